@@ -19,7 +19,7 @@ from core.web.rate_limits import open_rate_limits
 from exporter.access import load_web_config
 from exporter.server import build_app, open_runners
 
-# A scrape takes well under a second; what is still open then is a client that hangs.
+# A scrape takes well under a second; connections that are open for longer belong to clients that hang.
 SHUTDOWN_SECONDS = 2
 
 
@@ -39,7 +39,7 @@ def main() -> int:
         settings.exporter_host,
         settings.exporter_port,
     )
-    # uvicorn raises the signal again once it has stopped; the service must be closed then too
+    # uvicorn raises the signal again after it has stopped; with a handler, the service is closed in that case
     signal.signal(signal.SIGTERM, _leave)
     stack = settings.identify_stack()
     with (

@@ -1,9 +1,9 @@
 """Access to the exporter: TLS and users from the web-config file, and basic authentication (RFC 7617).
 
-Owns the supported part of the file's format with its error messages, the header, the open paths and the check
-of passwords. The format is that of Prometheus's exporter-toolkit:
+Owns the supported part of the file's format with its error messages, the `Authorization` header, the paths
+that need no password, and the check of passwords. The format is that of Prometheus's exporter-toolkit:
 https://prometheus.io/docs/prometheus/latest/configuration/https/. The file is read once, when the exporter
-starts; an unknown key is an error, because ignoring it could leave the exporter open.
+starts. An unknown key is an error, because to ignore it could leave the exporter unprotected.
 """
 
 import asyncio
@@ -35,20 +35,21 @@ VERSIONS: Mapping[str, ssl.TLSVersion] = MappingProxyType(
 )
 TLS_KEYS = ("cert_file", "key_file", "min_version")
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
-# bcrypt takes a tenth of a second on purpose; a scraper sends the same password each time.
+# The number of accepted passwords to remember: bcrypt is slow by design (0.1 s), and a scraper sends the same
+# password each time.
 REMEMBERED = 100
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="echo-markets", charset="UTF-8"'}
 
 
 class WebConfig(NamedTuple):
-    """The content of the file; without users no password is needed."""
+    """The content of the web-config file; without users, no password is needed."""
 
     tls: ssl.SSLContext | None = None
     users: Mapping[str, bytes] = MappingProxyType({})
 
 
 def load_web_config(path: Path | None) -> WebConfig:
-    """Read a file; None is neither TLS nor passwords. Raises `SettingsError` that names what is wrong."""
+    """Return the content of a file; without a path, no TLS and no users. Raises `SettingsError`."""
     if path is None:
         return WebConfig()
     try:
@@ -58,7 +59,7 @@ def load_web_config(path: Path | None) -> WebConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark is not None else ""
-        # the parser's own message repeats the line, a password's hash included
+        # not the parser's own message, which repeats the line and with it the hash of a password
         raise _wrong(f"{path} is no YAML{place}") from None
     sections = _check_keys(document or {}, (TLS, USERS), str(path))
     return WebConfig(
@@ -89,7 +90,7 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[version]
     try:
-        # with an empty password an encrypted key is an error, instead of a question on the terminal
+        # an empty password makes an encrypted key an error, instead of a prompt on the terminal
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
@@ -100,7 +101,7 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
 def _find_file(values: Mapping[str, Any], name: str, path: Path) -> Path:
     if not isinstance(values.get(name), str):
         raise _wrong(f"{TLS} lacks {name}, the name of a PEM file")
-    # relative to the file that names it, as in exporter-toolkit
+    # relative to the folder of the web-config file, as in exporter-toolkit
     return path.parent / str(values[name])
 
 
@@ -121,16 +122,16 @@ class Passwords:
     def __init__(self, users: Mapping[str, bytes]) -> None:
         self._users = users
         self._accepted: set[bytes] = set()
-        # one at a time: guessing passwords must not take the processor from scrapes
+        # one check at a time: attempts to guess passwords must not take processor time from scrapes
         self._checking = threading.Lock()
 
     def is_known(self, name: str, password: str) -> bool:
-        """Say whether this password was accepted before; takes no time."""
+        """Say whether this password was accepted before; fast, because no hash is computed with bcrypt."""
         return self._digest(name, password) in self._accepted
 
     def check(self, name: str, password: str) -> bool:
-        """Say whether the password is the user's; takes a tenth of a second."""
-        # an unknown user takes as long as a known one, so that names cannot be guessed by timing
+        """Say whether the password is correct for the user; takes a tenth of a second."""
+        # check a hash for unknown users, too: otherwise the time would reveal which users exist
         expected = self._users.get(name, next(iter(self._users.values())))
         with self._checking:
             try:
@@ -148,14 +149,14 @@ class Passwords:
 
 
 class BasicAuth:
-    """An ASGI application in front of another one (RFC 7617)."""
+    """ASGI middleware for basic authentication (RFC 7617)."""
 
     def __init__(self, app: ASGIApp, passwords: Passwords) -> None:
         self._app = app
         self._passwords = passwords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request with a valid password on, answer 401 to the others."""
+        """Pass a request with a valid password to the application; answer others with 401."""
         if scope["type"] != "http" or scope["path"] in PROBES or await self._is_allowed(scope):
             await self._app(scope, receive, send)
             return

@@ -1,8 +1,9 @@
-"""The text of `/metrics`: the metrics of all processes and of the servers, in the format that is asked for.
+"""The text of `/metrics`: the metrics of all processes and of the servers, in the requested format.
 
-Owns the isolation of collectors (each has its success and duration, and a failing one never turns the
-answer into an error) and the negotiation of format and time. prometheus_client's own negotiation ignores
-quality values, so that a refused format would be sent; its encoders are used.
+Owns the isolation of collectors, and the negotiation of format and timeout. Success and duration are reported
+for each collector, and a failing collector never turns the answer into an error. The negotiation of
+prometheus_client is not used, because it ignores quality values and would send a refused format; its encoders
+are used.
 """
 
 import logging
@@ -26,14 +27,15 @@ from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
 
-# Another reader holds the folder for milliseconds; within the margin of the shortest timeout.
+# Shortest wait for the lock of the metrics folder, which another reader holds for milliseconds. It is within
+# the margin of the shortest timeout.
 FOLDER_SECONDS = 0.1
 
 OPEN_METRICS = "application/openmetrics-text"
 PLAIN_TEXT = "text/plain"
-# Prometheus's own default, for a client that sends no timeout.
+# For clients that send no timeout: the default of Prometheus.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-# What encoding the answer and sending it to Prometheus may take.
+# Time to encode the answer and to send it to Prometheus.
 MARGIN_SECONDS = 0.5
 SHORTEST_SECONDS = 0.1
 LONGEST_SECONDS = 60.0
@@ -49,7 +51,7 @@ BUILD = gauge("echo_build_info", "The running release", "version", "revision")
 
 
 class ScrapeRequest(NamedTuple):
-    """What a client asks for: the seconds within which to answer, and the format."""
+    """The timeout and the format that a client requests."""
 
     seconds: float = DEFAULT_TIMEOUT_SECONDS - MARGIN_SECONDS
     encode: Callable[[Collector], bytes] = generate_latest
@@ -57,7 +59,7 @@ class ScrapeRequest(NamedTuple):
 
 
 class Exposition:
-    """Builds the answer to each scrape; keeps when each collector worked last."""
+    """Builds the answer to each scrape; stores the time of each collector's latest success."""
 
     def __init__(
         self, service: EnhancedDatabaseService, runners: Sequence[CollectorRunner[Any]] = ()
@@ -67,11 +69,11 @@ class Exposition:
         self._succeeded_at: dict[str, float] = {}
 
     def build(self, request: ScrapeRequest = ScrapeRequest()) -> bytes:  # noqa: B008  # immutable
-        """Return all metrics as text; never raises for a collector."""
+        """Return all metrics as text; never raises an error of a collector."""
         deadline = time.monotonic() + request.seconds
         for runner in self._runners:
             runner.start()
-        # health first: with no time left it would report servers as down that answer
+        # health first: without time left, it would report servers as down although they answer
         outcomes = [
             self._run("health", lambda: build_health_metrics(self._service.health(_remaining(deadline)))),
             self._run(
@@ -90,10 +92,10 @@ class Exposition:
         families: list[Metric] = []
         is_success = False
         try:
-            # as a whole: half a collector's metrics would look like a fact
+            # collect all metrics before any is shown: a part of them would look like a complete result
             families = list(collect())
         except Exception:
-            # every error is caught here: the others must still be seen
+            # catch every error: the other collectors must still report
             logger.exception("collector %s failed", name)
         else:
             is_success = True
@@ -103,7 +105,7 @@ class Exposition:
 
 
 class _Collected(Collector):
-    """The results of one scrape in the form that prometheus_client encodes."""
+    """The results of one scrape, as a collector for the encoders of prometheus_client."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = outcomes
@@ -130,9 +132,9 @@ def _collect_build() -> Iterator[Metric]:
 
 
 def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
-    """Return what these headers ask for.
+    """Return the timeout and the format that these headers request.
 
-    OpenMetrics 1.0 if it is accepted with at least the quality of plain text, else version 0.0.4.
+    The format is OpenMetrics 1.0 if its quality is at least that of plain text, else text format 0.0.4.
     """
     timeout = _parse_number(headers.get(TIMEOUT_HEADER, ""), DEFAULT_TIMEOUT_SECONDS)
     seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, timeout - MARGIN_SECONDS))
@@ -143,7 +145,7 @@ def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
 
 
 def _parse_qualities(header: str) -> dict[str, float]:
-    """Return the quality of each media type, without versions that cannot be served."""
+    """Return the quality of each media type in an Accept header, without unsupported versions."""
     qualities: dict[str, float] = {}
     for name, parameters in parse_items(header):
         version = parameters.get("version", "1.").strip('"')

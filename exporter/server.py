@@ -1,6 +1,6 @@
 """The HTTP side of the exporter: routes, status codes, the health document and readiness.
 
-The text of `/metrics` is built in `exporter.exposition`. Every other path is 404, every other method 405.
+The text of `/metrics` is built in `exporter.exposition`. Unknown paths get status 404, other methods 405.
 """
 
 import gzip
@@ -32,7 +32,7 @@ from exporter.collectors.runner import CollectorRunner
 from exporter.exposition import Exposition, negotiate
 
 NO_STORE = {"Cache-Control": "no-store"}
-# The text repeats itself: a higher level saves nothing.
+# The text is repetitive: a higher compression level saves nothing.
 GZIP_LEVEL = 4
 NO_USERS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -53,10 +53,10 @@ INDEX = """<!doctype html>
 
 
 def open_runners(settings: Settings, metrics: Metrics) -> tuple[CollectorRunner[Any], ...]:
-    """Return the collectors of the servers that `settings` name; they connect when they run.
+    """Return the runners for the servers in `settings`; they connect when they run.
 
-    Connections are counted by the roles of the stack, of METRICS_ROLES and of the live processes
-    that share their metrics with this one.
+    Database connections are counted by role: the roles of the stack, those in METRICS_ROLES, and those of
+    running processes that share their metrics with this process.
     """
 
     def find_roles() -> set[str]:
@@ -77,11 +77,11 @@ def build_app(
     requests_per_minute: int = 0,
     stack: StackIdentity | None = None,
 ) -> Starlette:
-    """Return the ASGI application; it closes `runners` at its end. Its health document names `stack`.
+    """Return the ASGI application, which closes `runners` when it ends; its health document names `stack`.
 
-    With `users`, names to bcrypt hashes, everything but the probes needs a password. Without, it answers
-    under addresses, this machine's own names and the host names `names` only. A client may ask
-    `requests_per_minute` times, as `limits` counts; 0 is no limit.
+    `users` maps names to bcrypt hashes. With users, every path except the probes needs a password. Without
+    users, requests are answered only if their Host header is an IP address, a name of this machine or one of
+    `names`. A client may send `requests_per_minute` requests, counted by `limits`; 0 means no limit.
     """
 
     @asynccontextmanager
@@ -105,7 +105,7 @@ def build_app(
     ]
     routes = _build_routes(service, Exposition(service, runners), stack)
     app = Starlette(routes=routes, middleware=access, lifespan=lifespan)
-    # /metrics/ is another path, and 404 like all others
+    # no redirect of /metrics/ to /metrics: it gets status 404, as all unknown paths do
     app.router.redirect_slashes = False
     return app
 
@@ -113,7 +113,7 @@ def build_app(
 def _build_routes(
     service: EnhancedDatabaseService, exposition: Exposition, stack: StackIdentity | None
 ) -> list[Route]:
-    """Return the routes; endpoints that check something are not async: they block, and run in threads."""
+    """Return the routes. Endpoints that block are not async functions, so that they run in threads."""
 
     def metrics(request: Request) -> Response:
         wanted = negotiate(request.headers)
@@ -149,9 +149,9 @@ def _build_routes(
 
 
 def build_health_document(health: Health, stack: StackIdentity | None = None) -> dict[str, Any]:
-    """Return the document of one evaluation; times are milliseconds, the timestamp is UTC.
+    """Return the health document of one evaluation; times are in milliseconds, the timestamp is in UTC.
 
-    `stack` says whose health it is: its name, and a digest of its database's address.
+    `stack` identifies the stack by its name and a digest of its database's address.
     """
     redis: dict[str, Any] = {"status": health.redis, "enabled": health.redis_enabled}
     if health.redis_enabled:
@@ -186,9 +186,10 @@ def _build_pool(pool: PoolUse) -> dict[str, Any]:
 
 
 def describe_readiness(health: Health) -> tuple[bool, str]:
-    """Return whether this version of the stack can serve, and the reason if it cannot.
+    """Return whether this version of the stack is ready, and the reason if it is not.
 
-    Not while migrations are pending: calls that need the new schema would fail. Nor without writes.
+    Among other conditions, no migrations are pending, because calls that need the new schema would fail, and
+    the database accepts writes.
     """
     if health.database == "unhealthy":
         return False, "not ready: the database does not answer"

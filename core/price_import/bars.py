@@ -1,7 +1,7 @@
-"""The bars of a price file: prices and volume of many rows, and the rules that they must obey.
+"""The bars of a price file: prices and volume of many rows, and the rules for valid bars.
 
 Owns how low and high are widened to include open and close, and how all prices are scaled when there is an
-adjusted close. Reads no file, and groups nothing by day.
+adjusted close. Reads no file, and does not combine bars of one day.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from core.simulation.amounts import Floats
 MIN_PRICE: Final = 1e-10
 MAX_PRICE: Final = 1e9
 MAX_VOLUME: Final = 2.0**53
-"""Up to here a float holds every whole number."""
+"""Floats represent every integer up to this one exactly."""
 
 TOLERANCE: Final = 0.01
-"""How far open and close may lie outside low and high: vendors adjust and correct each on its own."""
+"""The share by which open and close may lie outside low and high: vendors correct each price separately."""
 
 EVENT: Final = "(?i)dividend|stock split"
-"""The text that some files have in place of a price, in a row about a dividend or a split."""
+"""Matches the text that some files have instead of a price, in a row about a dividend or a split."""
 
 
 class RowCheck(NamedTuple):
-    """Rows that break one rule; `reason` is formatted with the texts of a row."""
+    """The rows that break one rule; `reason` is a template for `str.format` with the fields of such a row."""
 
     kind: str
     broken: Mask
@@ -35,10 +35,11 @@ class RowCheck(NamedTuple):
 
 
 class Bars:
-    """The bars of one series in a batch.
+    """The bars of one series of prices in a batch of rows.
 
-    `prices` are as written, NaN where a field is no number; `stored` has open, high, low and close
-    as they will be stored: adjusted, with low and high widened where they were off by a rounding.
+    `prices` are the values in the file divided by `scale`, NaN where a field is not a number. `stored` has
+    open, high, low and close as they will be stored: adjusted, with low and high widened to include open and
+    close.
     """
 
     def __init__(self, texts: dict[str, Any], rows: int, decimal: str, scale: float) -> None:
@@ -59,33 +60,33 @@ class Bars:
         low = np.where(self.missing["low"], np.nan, np.fmin(low, np.fmin(opens, close)))
         if self.adjusted is None:
             return [opens, high, low, close]
-        with np.errstate(all="ignore"):  # the checks of rows report invalid numbers
+        with np.errstate(all="ignore"):  # `check` reports invalid numbers
             factor = self.adjusted / close
-            # not close * factor, which can round to another digit than the one given
+            # store the adjusted close as given: close * factor could be rounded differently
             return [
                 round_adjusted(value)
                 for value in (opens * factor, high * factor, low * factor, self.adjusted)
             ]
 
     def are_without_trade(self) -> Mask:
-        """Return which rows have no price, or nothing but a close that was carried forward."""
+        """Return a mask of the rows without any price, or with only a close carried from an earlier day."""
         opens, high, low, close = (values == 0 for values in self.prices.values())
         is_still = opens & high & low & (close | (np.nan_to_num(self.volume) == 0))
         return np.asarray(np.logical_and.reduce(list(self.missing.values())) | is_still)
 
     def are_events(self) -> Mask:
-        """Return which rows tell of a dividend or split instead of a price."""
+        """Return a mask of the rows that report a dividend or split instead of a price."""
         is_text = np.isnan(self.prices["close"])
         return matches(self.texts["close"], EVENT) if is_text.any() else is_text
 
     def are_whole(self) -> Mask:
-        """Return which rows have whole prices only."""
+        """Return a mask of the rows in which all prices are integers."""
         return np.asarray(
             np.logical_and.reduce([values == np.rint(values) for values in self.prices.values()])
         )
 
     def list_mended(self) -> Iterator[tuple[str, Mask]]:
-        """Yield each kind of correction, such as a missing volume set to 0, with the rows that it changed."""
+        """Yield each kind of correction, such as a missing volume set to 0, and a mask of its rows."""
         opens, high, low, close = self.prices.values()
         partly = [self.missing[name] for name in PRICES[:3] if name in self.texts] or [
             np.zeros_like(self.no_volume)
@@ -98,7 +99,7 @@ class Bars:
             yield "volume with a fraction: rounded", (self.volume != np.rint(self.volume)) & ~self.no_volume
 
     def check(self) -> Iterator[RowCheck]:
-        """Yield the rules in the order in which a row's first problem is reported."""
+        """Yield the result of each rule; only the first rule that a row breaks is reported."""
         low, high = self.prices["low"], self.prices["high"]
         for name, values in self.prices.items():
             broken = ~((values > 0) & (values <= MAX_PRICE)) & (~self.missing[name] | (name == "close"))

@@ -1,6 +1,6 @@
-"""Builds the tick of each trading day from a table of prices, with its change in 24 hours and its volatility.
+"""Builds the tick of each trading day from a table of prices, with the change in 24 hours and the volatility.
 
-Reads no file and no database.
+Accesses no file and no database.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,16 @@ from core.simulation.amounts import Floats, divide_rounded, find_units, to_decim
 from core.simulation.price_statistics import PERCENT_UNITS, annualize_volatility, measure_change
 from core.simulation.trading_hours import close_of
 
-_MAX_UNITS: Final = 10**12  # multiplied by 2 * PERCENT_UNITS it fits into 64 bits
+_MAX_UNITS: Final = 10**12  # the product with 2 * PERCENT_UNITS fits into 64 bits
 
 _DAY_SECONDS: Final = 86_400
 
 
 def build_ticks(days: PriceTable, symbol: str, days_before: Sequence[tuple[date, Decimal]]) -> Iterator[Tick]:
-    """Return one tick for each row, which are one symbol's trading days in order.
+    """Return one tick for each row of `days`; the rows are the trading days of one symbol, in order.
 
-    `days_before` are the trading days before the first row with their closes, oldest first; without
-    one the first day has no change, and a day that fewer than `VOLATILITY_RETURNS` days precede
-    has no volatility.
+    `days_before` has the trading days before the first row with their closes, oldest first. Without them,
+    the first day has no change. A day with fewer than `VOLATILITY_RETURNS` days before it has no volatility.
     """
     prices = to_decimals(days["close"])
     closes_before = [close for _, close in days_before]
@@ -39,7 +38,7 @@ def build_ticks(days: PriceTable, symbol: str, days_before: Sequence[tuple[date,
     times += map(_close_of_ordinal, days["day"].tolist())
     changes, percents = _changes([*closes_before, *prices], all_closes, times)
     unknown = repeat(None)
-    # positional, in the order of the record's fields: keyword arguments double the cost
+    # positional arguments, in the order of the record's fields: keywords would double the cost
     return map(
         Tick,
         repeat(symbol),
@@ -73,9 +72,9 @@ def _close_of_ordinal(day: int) -> datetime:
 def _changes(
     exact: Sequence[Decimal], closes: Floats, times: Sequence[datetime]
 ) -> tuple[list[Decimal | None], list[Decimal | None]]:
-    """Return the changes in money and in percent; the closes are given as decimals and as floats.
+    """Return the changes in money and in percent; `exact` and `closes` are the same closes.
 
-    Each is against the last close at or before 24 hours earlier; only the first days have none.
+    Each change is from the last close at least 24 hours earlier; None for the first days, which have none.
     """
     seconds = np.array([time.timestamp() for time in times], np.float64)
     references = np.searchsorted(seconds, seconds - _DAY_SECONDS, side="right") - 1
@@ -84,7 +83,7 @@ def _changes(
     first: list[Decimal | None] = [None] * (len(exact) - len(references))
     units = find_units(closes)
     if units is not None and units.max(initial=0) < _MAX_UNITS:
-        # most prices have at most four places: the same result, by columns
+        # fast path with the same result: most prices have at most four decimal places
         change = units[known] - units[references]
         percent = divide_rounded(change * PERCENT_UNITS, units[references])
         return [*first, *to_prices(change)], [*first, *to_prices(percent)]
@@ -98,6 +97,6 @@ def _volatilities(closes: Floats) -> list[Decimal | None]:
     unknown = list(repeat(None, min(VOLATILITY_RETURNS, len(closes))))
     if len(returns) < VOLATILITY_RETURNS:
         return [*unknown]
-    # a running sum would depend on the first day of the series
+    # a window per day: the rounding errors of a running sum would depend on the first day of the series
     yearly = annualize_volatility(sliding_window_view(returns, VOLATILITY_RETURNS))
     return [*unknown, *to_prices(yearly)]

@@ -1,7 +1,7 @@
-"""Finds the dialect of a price file: separator, header, columns, symbol, forms of days and numbers.
+"""Finds the dialect of a price file: separator, header, columns, symbol, and formats of dates and numbers.
 
-Owns what is concluded from the first lines, and refuses what they leave open, with the option that
-decides it. Reads no rows below them.
+Owns the rules that derive these from the first lines of a file. An ambiguous file is an error whose message
+names the option that decides. Later lines are not read.
 """
 
 import csv
@@ -27,20 +27,20 @@ from core.price_import.vocabulary import (
 
 SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")
-"""Tried in this order when a file is not UTF-8 and its header makes no sense in Windows-1252."""
+"""Tried in this order when a file is not UTF-8 and no header is found in Windows-1252."""
 
 _HEADER_LINES: Final = 60
 _SAMPLE_ROWS: Final = 200
 _GIVEN: Final = -1
-"""The rank of a meaning that --columns gives."""
+"""The rank of a meaning that --columns sets: better than the rank of any name in the vocabulary."""
 
 _UNDECIDED: Final = -1
-"""The column of a volume of which several are equally good; the symbol decides."""
+"""Stands for the column of the volume while several are equally good; the symbol decides later."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The columns of one series of prices by meaning; `symbol` when the header names it."""
+    """The columns of one series of prices by meaning; `symbol` is None unless the header names it."""
 
     symbol: str | None
     columns: Mapping[str, int]
@@ -48,11 +48,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is written; columns are numbered from 0, lines from 1, and header line 0 is none.
+    """The format of a file. Columns are numbered from 0, lines from 1; `header_line` 0 means no header.
 
-    `shared` are the columns that all series have in common. `symbol` is that of a file without a
-    symbol column, and `symbol_from` says where it comes from. `date_form` holds several forms,
-    joined by " or ", when the first rows leave it open.
+    `shared` has the columns that all series have in common, by meaning. `symbol` is the symbol of a file
+    without a symbol column; `symbol_from` is the source of the symbol. When several date formats fit the
+    first rows, `date_form` has all of them, joined by " or ".
     """
 
     text: TextFormat
@@ -68,18 +68,18 @@ class Dialect:
 
     @property
     def used(self) -> set[int]:
-        """The columns that have a meaning."""
+        """The numbers of all columns that have a meaning."""
         return {*self.shared.values(), *(n for series in self.series for n in series.columns.values())}
 
     def describe(self, column: int) -> str:
-        """Name a column for people."""
+        """Return the name of a column for messages."""
         return repr(self.names[column]) if self.names[column] else f"column {column + 1}, without a name,"
 
 
 def find_dialect(name: str, text: Text, options: ReadingOptions) -> Dialect:
     """Return the dialect of a file from its first lines.
 
-    Raises `PriceFileError` when it has no columns of prices, or could be read in two ways.
+    Raises `PriceFileError` when the file has no columns of prices, or is ambiguous.
     """
     header = _find_header(name, text, options)
     columns = _Columns(name, header, options)
@@ -106,11 +106,11 @@ class _Record(NamedTuple):
 
 @dataclass(frozen=True)
 class _Header:
-    """The header and the first rows; `last_line` is the one above the first row.
+    """The header and the first rows of a file; `last_line` is the number of the line above the first row.
 
-    `names` has "" for a column without one; `symbols` are those that a second line names.
-    `has_index` says that the first column holds the days, whatever its name. Rows with another
-    number of fields are left out of `rows`.
+    `names` has "" for a column without a name; `symbols` are the symbols of the columns in a second header
+    line. With `has_index`, the first column has the dates, whatever its name is. `rows` has only rows whose
+    number of fields is that of `names`.
     """
 
     encoding: str
@@ -123,12 +123,12 @@ class _Header:
     rows: Sequence[list[str]] = ()
 
     def cells(self, column: int) -> list[str]:
-        """Return the first cells of a column that are not empty."""
+        """Return the cells of a column in the first rows, without empty ones."""
         return [row[column] for row in self.rows if row[column]]
 
 
 def _find_header(name: str, text: Text, options: ReadingOptions) -> _Header:
-    """Return the first header that makes sense, in the likeliest encoding and separator."""
+    """Return the first header that is found; encodings and separators are tried, the likeliest first."""
     for encoding in (text.encoding, *(_ENCODINGS if text.is_guess else ())):
         lines = re.split(r"\r\n|\n|\r", text.decode(encoding))[: _HEADER_LINES + _SAMPLE_ROWS]
         given = re.fullmatch(r"\ufeff?\"?sep=(.)\"?", lines[0].strip(" "), re.IGNORECASE)
@@ -164,7 +164,7 @@ def _split(lines: Sequence[str], separator: str) -> Iterator[_Record]:
             if any(plain):
                 yield _Record(before + 1, plain)
             before = reader.line_num
-    except csv.Error:  # reading the rows raises the same error with its line
+    except csv.Error:  # ignored here: a later step reads all rows, and reports this error with its line
         return
 
 
@@ -178,7 +178,7 @@ def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
 
 
 def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
-    """Read the lines around a header that name the symbols of its columns and the index, as yfinance's."""
+    """Return the header with the symbols and the index name from adjacent lines, which yfinance writes."""
     names, below = header.names, 0
     symbols: tuple[str, ...] = ()
     for other in (place + 1, place - 1):
@@ -195,16 +195,19 @@ def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _H
 
 
 def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
-    """Return whether a line has a symbol in every price column; the first column is not looked at."""
+    """Return whether a line has a symbol in every price column; the first column is ignored."""
     if len(fields) != len(names):
         return False
     beside = [value for value, name in zip(fields[1:], names[1:], strict=True) if is_price(parse_name(name))]
-    # a price such as $1.50 could be a symbol, but has no letter
+    # require a letter: a price such as $1.50 is also a valid symbol
     return bool(beside) and all(parse_symbol(value) and re.search(r"[^\W\d_]", value) for value in beside)
 
 
 def _add_rows(header: _Header, records: list[_Record]) -> _Header:
-    """Add the first rows to the header; where all of them end in an empty field, name its column too."""
+    """Return the header with the first rows.
+
+    Adds a column without a name when the rows end in an additional empty field.
+    """
     names, rows = header.names, [record.fields for record in records[:_SAMPLE_ROWS]]
     widths = Counter(map(len, rows)).most_common(1)
     width = widths[0][0] if widths else len(names)
@@ -216,7 +219,7 @@ def _add_rows(header: _Header, records: list[_Record]) -> _Header:
 
 
 class _Columns:
-    """Maps the columns of one file to meanings, and concludes from their first cells."""
+    """Maps the columns of one file to meanings, by their names and their cells in the first rows."""
 
     def __init__(self, name: str, header: _Header, options: ReadingOptions) -> None:
         self._file, self._header, self._options = name, header, options
@@ -255,12 +258,12 @@ class _Columns:
         return names
 
     def _list(self, meaning: str) -> list[int]:
-        """Return the columns with a meaning, the best first."""
+        """Return the numbers of the columns with a meaning, best rank first."""
         found = [(name.rank, n) for n, name in enumerate(self._names) if name and name.meaning == meaning]
         return [column for _, column in sorted(found)]
 
     def _choose(self, meaning: str, columns: Sequence[int]) -> int:
-        """Return the best of some columns; refuse two that are equally good."""
+        """Return the column with the best rank; raises `PriceFileError` when two are equally good."""
         ranks = {column: name.rank for column in columns if (name := self._names[column])}
         best = [column for column in columns if ranks[column] == min(ranks.values())]
         if len(best) == 1 or (
@@ -280,7 +283,7 @@ class _Columns:
         by_affix: dict[str, dict[str, list[int]]] = {}
         for column, name in enumerate(self._names):
             if name and is_price(name):
-                # the affix of a volume is its unit, unless a line of the header names symbols
+                # the affix of a volume is its unit, unless a second header line names symbols
                 affix = name.affix if self._header.symbols or name.meaning != "volume" else ""
                 by_affix.setdefault(affix, {}).setdefault(name.meaning, []).append(column)
         alone = [affix for affix, columns in by_affix.items() if affix and [*columns] == ["adjusted"]]
@@ -307,7 +310,7 @@ class _Columns:
         return series
 
     def _choose_columns(self, columns: dict[str, list[int]]) -> dict[str, int]:
-        """Return the column of each meaning; adjusted prices stand for those that a file does not have."""
+        """Return the column of each meaning; use adjusted prices for missing ones."""
         chosen = {
             meaning: self._choose(meaning, found)
             for meaning, found in columns.items()
@@ -322,7 +325,7 @@ class _Columns:
         return chosen
 
     def _find_date(self) -> int:
-        """Return the column of days: by name, else the first one without a name, else by its cells."""
+        """Return the column of dates: by name, else the first column if it has no name, else by its cells."""
         header = self._header
         named = self._list("date") or self._list("time")
         if header.has_index or (not named and not header.names[0]):
@@ -333,7 +336,7 @@ class _Columns:
         unknown = [n for n, name in enumerate(self._names) if name is None and header.cells(n)]
         dated = [n for n in unknown if self._find_date_forms(n) and not header.cells(n)[0].isdigit()]
         if len(dated) == 1 or (named and not dated):
-            return (dated or named)[0]  # where a named column holds no days, its rows are refused later
+            return (dated or named)[0]  # the rows of a named column without dates are refused later
         raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
 
     def _find_date_forms(self, column: int) -> list[str]:
@@ -342,11 +345,11 @@ class _Columns:
         return self._date_forms[column]
 
     def find_symbol(self, series: list[Series]) -> tuple[str | None, str]:
-        """Return the symbol of a file without a symbol column, and where the symbol comes from."""
+        """Return the symbol of a file without a symbol column, else None, and the source of the symbol."""
         ranks = {column: name.rank for column in self._list("symbol") if (name := self._names[column])}
         usable = [column for column, rank in ranks.items() if _are_symbols(rank, self._header.cells(column))]
         if ranks:
-            # a column of company names gives no symbols, but shows whether a file has one company or several
+            # company names are no symbols, but show whether a file has one company or several
             self.shared["symbol"] = self._choose("symbol", usable or [*ranks])
         if self._options.symbol:
             return self._options.symbol.upper(), "--symbol"
@@ -363,7 +366,10 @@ class _Columns:
         return symbol, "the file's name"
 
     def choose_volume(self, series: Series, symbol: str | None) -> Series:
-        """Choose the volume that counts shares or coins; refuse one in money when it cannot be told."""
+        """Return the series with the volume that counts shares or coins, not money.
+
+        Raises `PriceFileError` when the names do not show which volume that is.
+        """
         column = series.columns.get("volume")
         units = {n: name.affix for n in self._list("volume") if (name := self._names[n]) and name.affix}
         if column is None or self._header.symbols or (column != _UNDECIDED and column not in units):
@@ -385,7 +391,7 @@ class _Columns:
         return replace(series, columns={**series.columns, "volume": found[0]})
 
     def find_date_form(self) -> str:
-        """Return the form of the days, or several when the first rows leave it open."""
+        """Return the date format; several, joined by " or ", when more than one fits the first rows."""
         column = self.shared["date"]
         cells = self._header.cells(column)
         if self._options.date_format or not cells:
@@ -399,7 +405,7 @@ class _Columns:
         return " or ".join(forms)
 
     def find_decimal(self, series: list[Series]) -> str:
-        """Return the decimal mark."""
+        """Return the decimal mark: "." or ","."""
         if self._options.decimal:
             return self._options.decimal
         columns = {n for one in series for n in one.columns.values() if n != _UNDECIDED}
@@ -413,7 +419,7 @@ class _Columns:
         return found
 
     def find_currency(self, series: list[Series]) -> str | None:
-        """Return the currency that the header names."""
+        """Return the currency that the header names, None without one."""
         columns = {n for one in series for meaning, n in one.columns.items() if meaning != "volume"}
         found = {name.currency for n in columns if (name := self._names[n]) and name.currency}
         if len(found) > 1:
@@ -422,7 +428,7 @@ class _Columns:
 
 
 def _are_symbols(rank: int, cells: list[str]) -> bool:
-    """Return whether a column holds symbols: names of companies have spaces and small letters."""
+    """Return whether a column has symbols; company names have spaces and mixed case instead."""
     if not all(map(parse_symbol, cells)):
         return False
     is_mixed = any(cell not in {cell.upper(), cell.lower()} for cell in cells)

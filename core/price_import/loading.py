@@ -1,8 +1,8 @@
-"""Loads the days of price files: one tick a trading day, stamped with the day's close.
+"""Loads the days of price files: one tick per trading day, with the time of the day's close.
 
-Owns how the days fit to those that the database holds. Holds no SQL: ticks are written through
-`service.load_market_ticks`. Files are read and checked whole before the first row is written, so that
-a mistake in the last line of the last file leaves the database untouched.
+Owns the check that the new days continue the days in the database. Contains no SQL: ticks are written through
+`service.load_market_ticks`. All files are read and checked completely before the first row is written, so
+that a mistake in the last line of the last file leaves the database unchanged.
 """
 
 from collections.abc import Sequence
@@ -27,25 +27,25 @@ from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_
 from core.simulation.trading_hours import close_of
 
 PARALLEL_WRITES: Final = 2
-"""While the server stores one batch, the next one is encoded; more would not be faster."""
+"""While the server stores one batch, the next one is encoded; more batches in parallel are not faster."""
 
 DAYS_BEHIND: Final = 7
-"""A moved history ends within so many days before today."""
+"""A history that is moved to today ends within this number of days before today."""
 
 _CONTEXT: Final = timedelta(days=60)
-"""Long enough to hold the trading days that a volatility looks back on."""
+"""Long enough to contain the `VOLATILITY_RETURNS` trading days before a day."""
 
 _HALF_CENT: Final = 0.005  # vendors round to cents
 _SAME: Final = 0.001
-"""How far stored and new closes of one day may differ, relatively, and still be of one history."""
+"""The largest relative difference between the stored and the new close of one day in the same history."""
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """Days that were read, and how many of them were new or changed in the database.
+    """The number of days that were read, and how many of them were new or changed in the database.
 
-    `repeated` rows were equal to another row; `skipped` rows were invalid, `problems` has the first
-    of each kind.
+    `repeated` is the number of rows that were equal to another row, `skipped` the number of invalid rows that
+    were not loaded; `problems` has the first of each kind.
     """
 
     rows: int
@@ -61,13 +61,13 @@ class ImportResult:
 def load_prices(
     service: EnhancedDatabaseService, reading: PriceReading, *, progress: Progress = ignore_progress
 ) -> ImportResult:
-    """Load the days that were read; other days in the database are not changed.
+    """Load the days that were read; do not change other days in the database.
 
-    Change and volatility of a symbol's first days follow from the days before them in the database.
-    Raises `PriceFileError`, with nothing loaded, when the days do not fit to those in the database.
+    The change and volatility of a symbol's first days are computed with the days before them in the database.
+    Raises `PriceFileError`, before anything is loaded, when the days do not continue the stored ones.
     """
     table = reading.table
-    # another process may have imported a moment ago
+    # read from the primary: another process may have imported prices a moment ago
     with demanding(CURRENT):
         days_before = _fit_to_stored(service, reading)
     ticks = chain.from_iterable(
@@ -98,7 +98,7 @@ def load_prices(
 def _fit_to_stored(
     service: EnhancedDatabaseService, reading: PriceReading
 ) -> dict[str, list[tuple[date, Decimal]]]:
-    """Return the stored closes before each symbol's first day; refuse days that continue another history."""
+    """Return the stored closes before each symbol's first day; raises `PriceFileError` as `load_prices`."""
     table, days_before = reading.table, dict[str, list[tuple[date, Decimal]]]()
     stored = service.get_symbol_currencies()
     for code, symbol in enumerate(table.symbols):
@@ -134,9 +134,9 @@ def _fit_to_stored(
 def _check_seam(
     days: PriceTable, stored: dict[int, Candle], beside: Candle, *, is_first: bool, splits: Sequence[Split]
 ) -> None:
-    """Refuse days that do not continue the stored ones: another close on a shared day, or a split between.
+    """Raise `PriceFileError` for a different close on a shared day, or for a split next to the stored days.
 
-    `beside` is the stored day before the first one, or after the last one.
+    `beside` is the stored day before the first new day (`is_first`), or after the last new day.
     """
     symbol, edge = beside.symbol, 0 if is_first else -1
     shared = [row for row in range(len(days)) if int(days["day"][row]) in stored]
@@ -170,11 +170,11 @@ def _check_seam(
 def move_to_today(
     service: EnhancedDatabaseService, reading: PriceReading, today: date, *, keep_dates: bool = False
 ) -> int:
-    """Move all days of a reading by whole weeks, so that it ends in the week before `today`.
+    """Move all days of a reading by whole weeks, so that the last one is in the week before `today`.
 
-    Returns the number of weeks. A history that is in the database already is moved by the same weeks as
-    at its first import: at other dates the same days would be stored twice. With `keep_dates` the days
-    are not moved; raises `InvalidInput` when they were moved before.
+    Returns the number of weeks. A history that is already in the database is moved by as many weeks as at
+    its first import; otherwise the same days would be stored twice at different dates. With `keep_dates` the
+    days are not moved; raises `InvalidInput` when an earlier import has moved them.
     """
     with demanding(CURRENT):
         stored = service.get_moved_weeks()

@@ -1,6 +1,6 @@
-"""The options of the price import: symbol, columns, forms of days and numbers, splits.
+"""The options of the price import: symbol, columns, formats of dates and numbers, splits.
 
-Owns how they are written on the command line, and refuses invalid ones before a file is opened.
+Owns their syntax on the command line, and refuses invalid options before a file is opened.
 """
 
 import codecs
@@ -18,11 +18,11 @@ from core.service.inputs import check_symbol
 MEANINGS: Final = (
     "symbol", "date", "time", "open", "high", "low", "close", "adjusted", "volume", "split", "currency",
     "series",
-)  # fmt: skip  # one a line would hide that they are a list
+)  # fmt: skip  # with one name per line, the list would be hard to read
 
 
 class Split(NamedTuple):
-    """On the morning of a day, a proleptic ordinal, one share of a symbol became `ratio` shares."""
+    """A split: at the open of `day`, a proleptic Gregorian ordinal, one share became `ratio` shares."""
 
     symbol: str
     day: int
@@ -31,12 +31,12 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What a file does not say, or what must not be guessed.
+    """Facts that a file does not contain, or that must not be guessed.
 
-    `positions` are the meanings of the columns of a file without header, "-" for none; `columns`
-    maps meanings to names of columns, or to "-" for none. `where` maps names of columns to the
-    values that a row must have. Prices are divided by `scale`. `strict` refuses what is otherwise a
-    warning, `skip_invalid` loads the rows that are valid.
+    `positions` are the meanings of the columns of a file without header, "-" for an unused column; `columns`
+    maps meanings to column names, or to "-" for no column. `where` maps column names to the values that a row
+    must have to be loaded. Prices are divided by `scale`. With `strict`, warnings are errors. With
+    `skip_invalid`, invalid rows are skipped and valid rows are loaded.
     """
 
     symbol: str | None = None
@@ -67,7 +67,7 @@ def parse_options(
     strict: bool = False,
     skip_invalid: bool = False,
 ) -> ReadingOptions:
-    """Return the options of the command line. Raises `InvalidInput`."""
+    """Return the options for values from the command line; raises `InvalidInput` for an invalid value."""
     parts = [part.strip() for text in columns for part in text.split(",")]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if named and len(named) < len(parts):
@@ -99,7 +99,7 @@ def parse_options(
 
 
 def parse_split(text: str) -> Split:
-    """Return a split from SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput`."""
+    """Parse a split SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1; raises `InvalidInput`."""
     try:
         symbol, day, new, old = text.rsplit(":", 3)
         return Split(

@@ -1,6 +1,6 @@
-"""Parses text to numbers, days and times, a whole column at once.
+"""Parses columns of text to numbers, days and times.
 
-Owns the forms of dates, times and numbers. Knows neither files nor the meaning of a column.
+Owns the formats of dates, times and numbers. Does not depend on files or on the meaning of a column.
 """
 
 import re
@@ -41,7 +41,7 @@ _MONTHS: Final = {
     "nov": 11, "dec": 12, "mär": 3, "mrz": 3, "mai": 5, "okt": 10, "dez": 12, "fév": 2, "fev": 2, "avr": 4,
     "aoû": 8, "déc": 12, "ene": 1, "abr": 4, "ago": 8, "dic": 12, "set": 9, "out": 10, "gen": 1, "mag": 5,
     "giu": 6, "lug": 7, "ott": 10,
-}  # fmt: skip  # one month a line would be a page
+}  # fmt: skip  # with one month per line, this would fill a page
 _TIME: Final = (
     r"(?:[T\s,]+(?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,]\d+)?)?\s*(?P<p>[AaPp]\.?[Mm]\.?)?)?"
     r"\s*(?P<z>Z|UTC|GMT|[+-]\d{2}:?\d{2})?$"
@@ -69,9 +69,9 @@ _TIMES: Final = r"^(?P<H>\d{1,2}):?(?P<M>\d{2})(?::?(?P<S>\d{2})(?:[.,]\d+)?)?\s
 
 
 def to_array(column: Any, missing: Any = 0) -> NDArray[Any]:
-    """Return a column of numbers or truth values; `missing` stands for nulls.
+    """Return a pyarrow column of numbers or booleans as an array, with `missing` instead of nulls.
 
-    pyarrow's own conversions from and to Python import pandas: half a second and 45 MB.
+    pyarrow's own conversions to and from Python import pandas, which costs half a second and 45 MB.
     """
     if pa.types.is_boolean(column.type):
         return to_array(pc.cast(column, pa.uint8()), missing).astype(np.bool_)
@@ -83,7 +83,7 @@ def to_array(column: Any, missing: Any = 0) -> NDArray[Any]:
 
 
 def to_column(texts: Iterable[str]) -> Any:
-    """Return texts as a column."""
+    """Return texts as a pyarrow column."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
@@ -93,20 +93,20 @@ _EMPTY, _ZERO, _NAN = to_column(["", "0", "nan"])
 
 
 def equals(texts: Any, text: str) -> Mask:
-    """Return which texts of a column equal this one."""
+    """Return a mask of the texts in a column that equal `text`."""
     return np.asarray(to_array(pc.equal(texts, to_column([text])[0])), np.bool_)
 
 
 def matches(texts: Any, pattern: str) -> Mask:
-    """Return which texts of a column contain a pattern."""
+    """Return a mask of the texts in a column that contain a match of a pattern."""
     return np.asarray(to_array(pc.match_substring_regex(texts, pattern)), np.bool_)
 
 
 def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[Floats, Mask]:
-    """Return the numbers of a text column, NaN for other texts, and which cells are empty.
+    """Return the numbers in a text column, NaN for other texts, and a mask of the empty cells.
 
-    `decimal` is "." or ","; the other one, spaces and apostrophes group thousands. `-`, `N/A`
-    and `null` are empty, too. With `suffixes` 45.21M is a number.
+    `decimal` is the decimal mark, "." or ","; the other mark, spaces and apostrophes are thousands
+    separators. Texts such as `-`, `N/A` and `null` count as empty. With `suffixes`, 45.21M is a number.
     """
     try:
         values = to_array(pc.cast(texts, pa.float64()))
@@ -131,7 +131,7 @@ def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[
 
 
 def parse_ratio(text: str) -> float:
-    """Return how many shares one became: 4 of "4", "4.0", "4:1" and "4-for-1"; 1 of other texts."""
+    """Return the ratio of a split: 4 for "4", "4.0", "4:1" and "4-for-1"; 1 for other texts."""
     if found := _RATIO.fullmatch(text):
         return float(found[1]) / float(found[2]) if float(found[2]) else 1.0
     try:
@@ -141,11 +141,11 @@ def parse_ratio(text: str) -> float:
 
 
 def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | None:
-    """Return the decimal mark of numbers, None when it is open: 1,234 alone can be both.
+    """Return the decimal mark of numbers, None when both marks are possible, as for 1,234 alone.
 
-    So can 1.234 in a European file, which separates columns by semicolons.
+    In a European file, which separates columns by semicolons, 1.234 alone is ambiguous, too.
     """
-    # one text, because a call for each of some hundred cells is slow
+    # join all texts: one regex call per cell would be slow for several hundred cells
     numbers = re.sub(r"[$€£¥₹% \tKMBTkmbt]|USD|EUR", "", "\n".join(texts))
     comma = re.search(r",(\d{1,2}|\d{4,})$|^[+-]?0,|\.\d{3},|(\.\d{3}){2}", numbers, re.MULTILINE)
     point = re.search(
@@ -159,7 +159,7 @@ def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | No
 
 @dataclass(frozen=True)
 class Moments:
-    """Days as ordinals, 0 for none; seconds of the day; seconds east of UTC, NaN when unknown."""
+    """Days as ordinals, 0 for no day; times as seconds of the day; offsets in seconds east of UTC, or NaN."""
 
     days: NDArray[np.int32]
     seconds: NDArray[np.int32]
@@ -169,7 +169,7 @@ class Moments:
         return Moments(self.days[places], self.seconds[places], self.offsets[places])
 
     def move_to(self, zone: ZoneInfo) -> "Moments":
-        """Return days and times in another zone; the day is 0 where the zone is unknown."""
+        """Return days and times in another time zone; the day is 0 where the UTC offset is unknown."""
         moments = (self.days.astype(np.int64) - EPOCH_DAY) * _DAY_SECONDS + self.seconds - self.offsets
         known = (self.days > 0) & ~np.isnan(moments)
         unique, places = np.unique(moments[known], return_inverse=True)
@@ -185,13 +185,13 @@ class Moments:
 
 
 def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
-    """Return the forms in which the most texts are days, the same texts in each; they are at least `least`.
+    """Return the date formats that the largest number of texts match; several if they match the same texts.
 
-    Several forms mean that the texts leave open which one it is.
+    Returns an empty list when they match a smaller share of the texts than `least`.
     """
     counts = Counter(text.strip() for text in texts)
     unique = list(counts)
-    # trying a form on a column takes a millisecond or more
+    # select by regex first: to parse a column in one format takes a millisecond or more
     likely = [form for form in _FORMS if any(re.match(_FORMS[form], text) for text in unique[:_TRIED])]
     are_days = {form: parse_days(to_column(unique), form).days > 0 for form in likely}
     weights = np.array(list(counts.values()))
@@ -199,12 +199,12 @@ def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
     if best is None or not are_days[best].any() or weights[are_days[best]].sum() < least * weights.sum():
         return []
     found = [form for form in likely if (are_days[form] == are_days[best]).all()]
-    # 20240304 is a day of the calendar rather than a count of seconds
+    # prefer a calendar date: 20240304 is hardly a Unix time
     return [form for form in found if form not in {"Unix time", "Excel day"}] or found
 
 
 def parse_days(texts: Any, form: str) -> Moments:
-    """Return the days of a trimmed text column; `form` is one of DATE_FORMS or a format of strptime."""
+    """Return the days in a column of trimmed texts; `form` is one of DATE_FORMS or a strptime format."""
     if "%" in form:
         return _parse_with_strptime(texts, form)
     fields, matched = _extract(texts, _FORMS[form])
@@ -229,8 +229,8 @@ def parse_days(texts: Any, form: str) -> Moments:
 
 
 def parse_times(texts: Any) -> tuple[NDArray[np.int32], Mask]:
-    """Return the times of a trimmed text column as seconds of the day, and which cells are times."""
-    # 0 and 93000 are written without leading zeros; 930 is half past nine
+    """Return the times in a column of trimmed texts as seconds of the day, and a mask of the valid times."""
+    # pad 0 and 93000, which lack leading zeros; but 930 is half past nine
     padded = pc.replace_substring_regex(texts, r"^(\d{1,2}|\d{5})$", r"00000\1")
     is_padded = pc.match_substring_regex(texts, r"^(\d{1,2}|\d{5})$")
     texts = pc.if_else(is_padded, pc.utf8_slice_codeunits(padded, -6), texts)
@@ -262,7 +262,7 @@ def _to_months(texts: Any) -> Integers:
 
 
 def _to_offsets(texts: Any) -> Floats:
-    """Return seconds east of UTC, NaN where no zone is named."""
+    """Return offsets in seconds east of UTC, NaN for a text without a time zone."""
     unique = pc.dictionary_encode(pc.coalesce(texts, _EMPTY))
     known = [_parse_offset(text) for text in unique.dictionary.to_pylist()]
     return np.asarray(np.array(known)[to_array(unique.indices)], np.float64)
@@ -289,7 +289,7 @@ def _parse_with_strptime(texts: Any, form: str) -> Moments:
 
 def _strptime(text: str, form: str) -> tuple[float, float, float]:
     try:
-        time = datetime.strptime(text, form)  # noqa: DTZ007  # a day of the file is a day as it is written
+        time = datetime.strptime(text, form)  # noqa: DTZ007  # the day is used as written, in any time zone
     except ValueError:
         return 0, 0, float("nan")
     offset = time.utcoffset()

@@ -1,6 +1,6 @@
-"""Reads price files: finds them, understands each, checks all rows, and adjusts for splits.
+"""Reads price files: finds the files, detects their dialects, checks all rows, and adjusts for splits.
 
-Owns the order of these steps, and the sentences that say how the files were understood. Writes
+Owns the order of these steps, and the messages that describe how the files were interpreted. Writes
 nothing: `core.price_import.loading` loads the days that were read.
 """
 
@@ -34,7 +34,7 @@ from core.price_import.vocabulary import PRICES
 from core.simulation.bulk_load import Progress, ignore_progress
 
 MAX_ROWS: Final = 20_000_000
-"""Bounds the memory to about 2 GB."""
+"""Limits memory use to about 2 GB."""
 
 SHOWN_FILES: Final = 10
 SHOWN_ROWS: Final = 5
@@ -43,7 +43,7 @@ SHOWN_LINES: Final = 20
 
 @dataclass
 class PriceReading:
-    """The days that were read, the currencies by symbol, and how each file was understood.
+    """The days that were read, the currencies by symbol, and the dialect of each file.
 
     `--strict` turns `warnings` into errors; `bars_a_day` is the largest number of rows for one day in a file.
     """
@@ -59,13 +59,13 @@ class PriceReading:
     repeated: int = 0
 
     def tally(self, kind: Literal["skipped", "invalid"]) -> Tally:
-        """Add up the rows of all files that were skipped or invalid."""
+        """Return the number of skipped or invalid rows in all files, by kind."""
         return _add_up(
             reader.skipped if kind == "skipped" else reader.invalid for reader in self.files.values()
         )
 
     def describe(self) -> Iterator[str]:
-        """Yield the lines that say how the files were understood: each dialect once, then all rows."""
+        """Yield lines that describe how the files were interpreted: each dialect once, then all rows."""
         table = self.table
         alike: dict[tuple[str, ...], list[str]] = {}
         for name, reader in self.files.items():
@@ -94,7 +94,7 @@ class PriceReading:
                 yield f"{label}: and {len(sentences) - SHOWN_LINES} more"
 
     def describe_rows(self) -> Iterator[str]:
-        """Yield the first rows as they would be loaded."""
+        """Yield lines with a table of the first rows as they would be loaded."""
         table = self.table
         yield f"{'symbol':12} {'day':10} " + " ".join(f"{name:>14}" for name in (*PRICES, "volume"))
         for row in range(min(SHOWN_ROWS, len(table))):
@@ -111,10 +111,10 @@ def read_prices(
     progress: Progress = ignore_progress,
     now: datetime | None = None,
 ) -> PriceReading:
-    """Read files, folders and archives of prices, packed or not.
+    """Read files, folders and archives of prices, compressed or not.
 
-    Raises `PriceFileError`, naming file and line, when a file cannot be read or could be read in
-    two ways, for an invalid row unless `options.skip_invalid`, and for a warning if `options.strict`.
+    Raises `PriceFileError`, which names the file and line: when a file cannot be read or is ambiguous, for an
+    invalid row unless `options.skip_invalid`, and for a warning if `options.strict`.
     """
     options = options or ReadingOptions()
     files = _Files(options, now or datetime.now(UTC))
@@ -202,7 +202,7 @@ def _describe_file(reader: FileReader) -> Iterator[str]:
     preamble = text.skipped_lines - bool(dialect.header_line)
     if preamble:
         yield f"{preamble} more lines above the first row"
-    # not the symbol itself: files that differ only in their symbol share one description
+    # without the symbol, so that files that differ only in their symbol share one description
     yield f"symbol: from {dialect.symbol_from}"
     time = f", time {dialect.describe(dialect.shared['time'])}" if "time" in dialect.shared else ""
     date_name = dialect.describe(dialect.shared["date"])

@@ -1,8 +1,8 @@
-"""Parses the rows of one price file, a whole column at a time.
+"""Parses the rows of one price file, column by column.
 
-Owns the rules by which a row is invalid or skipped (it is no trading day), and the messages about such rows;
-the rules for prices are in `bars`. Rows are checked by columns; only a row that breaks a rule is looked at
-alone.
+Owns the rules by which a row is invalid, or is skipped because it is no trading day, and the messages about
+such rows; the rules for prices are in `bars`. Rules are checked for whole columns; only rows that break a
+rule are processed one by one.
 """
 
 import re
@@ -36,7 +36,7 @@ from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
 from core.simulation.trading_hours import last_closed_day
 
 FIRST_DAY: Final = date(1900, 1, 1)
-"""Earlier days are typing errors."""
+"""Earlier dates are refused as typing errors."""
 
 _NOTE: Final = (
     r"(?i)^\W*(?:total|sum|average|avg|mean|median|count|min|max|std|source|note|data|downloaded|copyright)\b"
@@ -49,7 +49,7 @@ _OPEN_QUOTE: Final = "a quote that is opened here is not closed on the line"
 
 
 class RowProblem(NamedTuple):
-    """A row that is not loaded, and the reason; `kind` is the reason without the row's values."""
+    """A row that is not loaded, and the reason; `kind` is a short reason without values of the row."""
 
     file: str
     line: int
@@ -62,18 +62,18 @@ class RowProblem(NamedTuple):
 
 @dataclass
 class Tally:
-    """How many rows are not loaded, by kind, and the first of each kind."""
+    """The number of rows that are not loaded, by kind, and the first row of each kind."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, RowProblem] = field(default_factory=dict)
 
     def add(self, problem: RowProblem, count: int = 1) -> None:
-        """Count rows of one kind."""
+        """Add `count` rows of the same kind as `problem`."""
         self.first.setdefault(problem.kind, problem)
         self.counts[problem.kind] = self.counts.get(problem.kind, 0) + count
 
     def describe(self) -> Iterator[str]:
-        """Yield a line for each kind."""
+        """Yield a line of text for each kind."""
         for kind, count in self.counts.items():
             first = self.first[kind]
             reason = "" if first.reason == kind else f": {first.reason}"
@@ -81,10 +81,10 @@ class Tally:
 
 
 class FileReader:
-    """Reads one file of a known dialect, and keeps what was found in it and what was skipped.
+    """Reads one file with a given dialect, and collects facts about its rows, such as skipped ones.
 
-    `currencies` has the text and the first line of each; `remarks` count rows that were completed
-    or rounded; `is_adjusted` tells that the file knows of splits and dividends.
+    `currencies` maps each currency to its text in the file and its first line; `remarks` counts rows that
+    were completed or rounded; `is_adjusted` says that the file has closes adjusted for splits and dividends.
     """
 
     def __init__(self, source: Source, dialect: Dialect, options: ReadingOptions, now: datetime) -> None:
@@ -107,9 +107,9 @@ class FileReader:
             self.dialect = replace(dialect, date_form=self._decide_date_form())
 
     def read(self, symbols: dict[str, int], progress: Callable[[int], None]) -> Iterator[Columns]:
-        """Yield the valid rows; `symbols` numbers the symbols, new ones are added.
+        """Yield the valid rows; `symbols` maps symbols to codes, and new symbols are added.
 
-        Raises `PriceFileError`, naming file and line, for an invalid row unless those are skipped.
+        Raises `PriceFileError`, which names the file and line, for an invalid row unless these are skipped.
         """
         for batch, position in read_batches(
             self._source, self.dialect.text, {0, *self.dialect.used, *self._where}
@@ -121,7 +121,7 @@ class FileReader:
                 yield columns
             for problem in sorted(problems, key=lambda problem: problem.line):
                 if problem.line in batch.lines[batch.spans]:
-                    # never skipped: an open quote may take in many rows
+                    # never skipped: an unclosed quote may contain many rows
                     raise self._fail(problem.line, _OPEN_QUOTE)
                 if not self._options.skip_invalid:
                     raise self._fail(problem.line, problem.reason)
@@ -134,7 +134,7 @@ class FileReader:
             )
 
     def describe_zone(self) -> str:
-        """Say in which time zone the days of the file are; empty when its times name none."""
+        """Return a text about the time zone of the file's days; empty when its times have no time zone."""
         if self._options.timezone is not None:
             return f", days of {self._options.timezone}"
         if self.dialect.date_form == "Unix time":
@@ -155,7 +155,7 @@ class FileReader:
         return names.index(name.casefold()) if column is None else column
 
     def _decide_date_form(self) -> str:
-        """Decide by all rows of the file the form of days that its first rows leave open."""
+        """Return the date format that all rows of the file fit, when the first rows fit several."""
         forms = self.dialect.date_form.split(" or ")
         column, first = self.dialect.shared["date"], ""
         for batch, _ in read_batches(self._source, self.dialect.text, {column}):
@@ -178,7 +178,7 @@ class FileReader:
         )
 
     def _find_wrong_widths(self, batch: Batch) -> Iterator[RowProblem]:
-        """Yield lines with a wrong number of fields; notes and totals are skipped and counted."""
+        """Yield lines with a wrong number of fields, but count notes and totals as skipped."""
         wanted = "the header has" if self.dialect.header_line else "--columns names"
         for line, count, text in batch.wrong_width:
             plain = text.replace('"', "").strip(" \t\r\n" + self.dialect.text.separator)
@@ -194,7 +194,7 @@ class FileReader:
     def _read_series(
         self, batch: Batch, series: Series, symbols: dict[str, int]
     ) -> tuple[Columns, list[RowProblem]]:
-        """Return the valid rows of one series of prices, and the problem of each invalid one."""
+        """Return the valid rows of one series of prices, and the problem of each invalid row."""
         columns = {**series.columns, **self.dialect.shared}
         texts = {meaning: batch.columns[column] for meaning, column in columns.items()}
         moments = self._parse_moments(batch, texts)
@@ -240,7 +240,7 @@ class FileReader:
         return moments
 
     def _skip_rows(self, batch: Batch, moments: Moments, bars: Bars) -> Mask:
-        """Return which rows are no trading day, and count them by kind."""
+        """Return a mask of the rows that are no trading day or that --where excludes; count them by kind."""
         names, date_column = self.dialect.names, self.dialect.shared["date"]
         dates, is_day = batch.columns[date_column], moments.days > 0
         is_note = matches(batch.columns[0], _NOTE) | matches(dates, _NOTE)
@@ -272,7 +272,7 @@ class FileReader:
         return np.asarray(skipped | found, np.bool_)
 
     def _parse_symbols(self, batch: Batch, series: Series, skipped: Mask, symbols: dict[str, int]) -> Any:
-        """Return the code of each row's symbol, -1 when it is none."""
+        """Return the code of each row's symbol, -1 when the text is not a symbol."""
         column = self.dialect.shared.get("symbol")
         given = series.symbol or self.dialect.symbol
         if column is None:
@@ -310,7 +310,7 @@ class FileReader:
         yield RowCheck("date is in the future", is_early, reason)
 
     def _refuse_two_date_forms(self, batch: Batch, dates: Any, broken: Mask) -> None:
-        """Refuse a file with DD/MM on one line and MM/DD on another: neither can be trusted."""
+        """Raise `PriceFileError` for a file with DD/MM on one line and MM/DD on another."""
         form = self.dialect.date_form
         if form in _OTHER_FORM and broken.any():
             rows = np.flatnonzero(broken & (parse_days(dates, _OTHER_FORM[form]).days > 0)).tolist()
@@ -319,7 +319,7 @@ class FileReader:
                 raise self._fail(int(batch.lines[rows[0]]), reason)
 
     def _note(self, batch: Batch, texts: dict[str, Any], bars: Bars, moments: Moments, valid: Mask) -> None:
-        """Keep what a row does not hold: zones, currencies, and counts of what was mended."""
+        """Record facts that are no part of the rows: time zones, currencies, and counts of corrections."""
         self.is_zoned = self.is_zoned or bool((valid & ~np.isnan(moments.offsets)).any())
         if bars.adjusted is not None:
             self.is_adjusted = self.is_adjusted or bool((bars.adjusted != bars.prices["close"])[valid].any())

@@ -1,7 +1,7 @@
 """Opens price files and splits their text into columns.
 
-Owns files, folders, archives and standard input, packed or not, the encoding of their text, and
-the numbers of their lines. Never looks at what a field means.
+Owns the access to files, folders, archives and standard input, compressed or not, the encoding of text, and
+line numbers. Does not interpret fields.
 """
 
 import bz2
@@ -30,10 +30,10 @@ from core.price_import.vocabulary import SUFFIXES
 from core.simulation.amounts import Integers
 
 SAMPLE_BYTES: Final = 1 << 15
-"""The size of the beginning of a file that is read to find its dialect: some hundred lines."""
+"""Size of the first part of a file that is read to find its dialect: several hundred lines."""
 
 BLOCK_BYTES: Final = 1 << 18
-"""Size of a block that is parsed at once, and the longest line; larger ones cost memory and save no time."""
+"""Size of a block for the parser, and limit for a line; larger blocks need more memory and save no time."""
 
 STANDARD_INPUT: Final = Path("-")
 _TABLES: Final = frozenset(f".{suffix}" for suffix in SUFFIXES.split("|"))
@@ -61,11 +61,11 @@ _UNREADABLE = (
     lzma.LZMAError,
     zipfile.BadZipFile,
     RuntimeError,  # zipfile: a member is encrypted
-    NotImplementedError,  # zipfile: a compression method that it does not know
+    NotImplementedError,  # zipfile: an unsupported compression method
 )
 _BOMS: Final = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, with whose mark this mark begins
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -74,7 +74,7 @@ _BOMS: Final = {
 
 @dataclass(frozen=True)
 class Source:
-    """One price file: its name for people, its stored size in bytes, and how to open it."""
+    """One price file: its name for messages, its stored size in bytes, and how to open it."""
 
     name: str
     size: int
@@ -82,9 +82,9 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
-        """Yield the unpacked bytes, and a function that returns how many stored bytes were read.
+        """Yield the decompressed bytes, and a function that returns how many stored bytes were read.
 
-        Raises `PriceFileError`, also for what cannot be read or unpacked inside the block.
+        Raises `PriceFileError` when the file cannot be read or decompressed, also inside the block.
         """
         with _readable(self.name), self._open() as raw:
             start = raw.read(8)
@@ -107,11 +107,11 @@ def _readable(name: str) -> Iterator[None]:
 
 @contextmanager
 def open_sources(paths: Sequence[Path]) -> Iterator[tuple[list[Source], list[str]]]:
-    """Yield the price files of paths, folders and archives, and the names of files that are left out.
+    """Yield the price files in files, folders and archives, and the names of files that are left out.
 
-    In a folder or an archive only files with the suffix of a table count. Standard input is stored
-    in a temporary file, because files are read twice. Raises `PriceFileError` when a path does not
-    exist or holds no table.
+    In a folder or an archive, only files with the suffix of a table are used. Standard input is stored in a
+    temporary file, because files are read twice. Raises `PriceFileError` when a path does not exist or
+    contains no table.
     """
     sources: list[Source] = []
     left_out: list[str] = []
@@ -169,7 +169,7 @@ def _is_table(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Text:
-    """What a scan of a whole file found: encoding, whether it is a guess, first bytes, and quotes."""
+    """The result of a scan of a file: the encoding, whether it is a guess, the first bytes, and quotes."""
 
     encoding: str
     is_guess: bool
@@ -177,7 +177,7 @@ class Text:
     has_quotes: bool
 
     def decode(self, encoding: str) -> str:
-        """Return the first lines; of a longer file without the last one, which may be cut."""
+        """Return the first lines as text, without a last line that may be incomplete."""
         text = self.sample.decode(encoding, errors="replace")
         if len(self.sample) == SAMPLE_BYTES:
             text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
@@ -185,9 +185,9 @@ class Text:
 
 
 def scan_text(source: Source, encoding: str | None) -> Text:
-    """Read a file once to find its encoding: the given one, by its mark, UTF-8, else Windows-1252.
+    """Read a file completely to find its encoding: `encoding`, or by its BOM, or UTF-8, or Windows-1252.
 
-    Raises `PriceFileError` when it is empty, no table, or not in the given encoding.
+    Raises `PriceFileError` when the file is empty, is no table, or is not valid in `encoding`.
     """
     with source.open() as (data, _):
         sample = piece = data.read(SAMPLE_BYTES)
@@ -218,7 +218,7 @@ def _wrong_encoding(name: str, line: int, encoding: str, error: UnicodeDecodeErr
 
 
 def _find_utf16(sample: bytes) -> str | None:
-    """Recognize UTF-16 without a mark: every other byte of plain text is zero."""
+    """Return the encoding of UTF-16 without a BOM, else None: every other byte of ASCII text is zero."""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if max(even, odd) * 4 < len(sample):
         return None
@@ -235,7 +235,7 @@ def _check_is_table(name: str, sample: bytes) -> None:
 
 
 class WrongWidth(NamedTuple):
-    """A line with another number of fields than there are columns."""
+    """A line whose number of fields is not the number of columns."""
 
     line: int
     fields: int
@@ -243,7 +243,7 @@ class WrongWidth(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Trimmed text by column number, the line that each row starts on, which rows span several lines."""
+    """Trimmed texts by column number, the first line of each row, and a mask of rows with several lines."""
 
     columns: dict[int, Any]
     lines: Integers
@@ -253,7 +253,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How lines are split into fields, and how many lines stand above the first row."""
+    """The encoding, the separator, the number of lines above the first row, and the number of columns."""
 
     encoding: str
     separator: str
@@ -263,11 +263,11 @@ class TextFormat:
 
 
 def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Iterator[tuple[Batch, int]]:
-    """Yield the rows of a file with the columns in `used`, and how many bytes were read.
+    """Yield batches of rows with at least the columns in `used`, and how many stored bytes were read so far.
 
     Raises `PriceFileError` for text that is no table.
     """
-    # a line break inside quotes, in any column, moves the lines below it
+    # with quotes, read all columns: a line break inside quotes in any column changes later line numbers
     columns = list(range(text.width)) if text.has_quotes else sorted(set(used))
     wrong: list[WrongWidth] = []
 
@@ -279,7 +279,7 @@ def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Itera
     with source.open() as (data, position):
         try:
             for rows in _open_csv(data, text, columns, note_wrong_width):
-                # pyarrow numbers rows and not lines, and tells of wrong ones up to a block ahead
+                # pyarrow counts rows instead of lines, and reports wrong rows up to a block ahead
                 numbers = np.arange(row, row + rows.num_rows + len(wrong))
                 numbers = numbers[~np.isin(numbers, [line.line for line in wrong])][: rows.num_rows]
                 row = int(numbers[-1]) + 1 if len(numbers) else row

@@ -1,8 +1,8 @@
-"""Daily prices of many symbols as columns of numbers, and what their rows say together.
+"""Daily prices of many symbols as columns of numbers, and the checks that need several rows.
 
-Owns the shape that price files are read into, the checks that need more than one row, one bar a day,
-and splits. A float holds every price of up to fifteen digits, so that its shortest text is the price
-as it was written. Never reads a file.
+Owns the table that price files are read into, the removal of repeated rows, the combination of bars to one
+bar per day, and splits. A float represents every price of up to fifteen digits, so that its shortest text is
+the price as written in the file. Never reads a file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,22 +25,22 @@ KEY: Final = ("code", "day", "second")
 VALUES: Final = (*PRICES, "volume")
 TYPES: Final = {
     **dict.fromkeys(KEY, np.int32), **dict.fromkeys(VALUES, np.float64), "file": np.int32, "line": np.int32
-}  # fmt: skip  # one a line would be a page
+}  # fmt: skip  # with one column per line, this would fill a page
 RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
-"""How many shares become of one in a split; the other way round in a reverse one."""
+"""Numbers of shares that one share becomes in a split, or that become one share in a reverse split."""
 
 _FIRST_ROWS: Final = 10_000
 _LEAST_JUMP: Final = 0.25
-# Differences of logarithms: how far a jump may be from a split's ratio, because prices move on that day too,
-# and the smallest split that prices alone can show.
+# Differences of logarithms: the largest distance between a jump and the ratio of its split, because prices
+# also move on that day; and the smallest split that can be recognized in the prices.
 _NEAR: Final = 0.14
 _LARGE_SPLIT: Final = 0.2
-_LOOKED_AT: Final = 500  # days of a symbol are enough to tell how far they are apart
+_LOOKED_AT: Final = 500  # number of a symbol's days from which the interval between rows is measured
 _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
 
 class TableBuilder:
-    """Grows a table in place: joining parts at the end would take its memory twice."""
+    """Grows a table in place: to join parts at the end would need twice the memory."""
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}
@@ -49,7 +49,7 @@ class TableBuilder:
         self._columns = {name: np.empty(_FIRST_ROWS, kind) for name, kind in TYPES.items()}
 
     def add(self, part: Columns) -> None:
-        """Append rows of the last file; `symbols` has their codes."""
+        """Append rows of the last file in `files`; their codes are indices of `symbols`."""
         first, self.rows = self.rows, self.rows + len(part["code"])
         for name, column in self._columns.items():
             if self.rows > len(column):
@@ -57,7 +57,7 @@ class TableBuilder:
             column[first : self.rows] = part.get(name, len(self.files) - 1)
 
     def build(self) -> "PriceTable":
-        """Return the table, sorted by symbol, day and time, with the symbols that have rows."""
+        """Return the table, sorted by symbol, day and time, without symbols that have no rows."""
         for column in self._columns.values():
             column.resize(self.rows, refcheck=False)
         names = list(self.symbols)
@@ -70,7 +70,7 @@ class TableBuilder:
 
 
 def _sort(columns: Columns) -> None:
-    """Sort rows by their key; equal ones keep their order."""
+    """Sort rows by their key; rows with equal keys keep their order."""
     is_later, is_same = np.zeros(max(len(columns["code"]) - 1, 0), np.bool_), np.True_
     for name in KEY:
         step = np.diff(columns[name])
@@ -78,16 +78,16 @@ def _sort(columns: Columns) -> None:
         is_same = is_same & (step == 0)
     if not (is_later | is_same).all():
         order = np.lexsort([columns[name] for name in reversed(KEY)])
-        for name in columns:  # one after the other: a copy of all at once takes twice the memory
+        for name in columns:  # one column at a time: a copy of the table would need twice the memory
             columns[name] = columns[name][order]
 
 
 @dataclass(frozen=True)
 class PriceTable:
-    """Rows of (symbol, day, time of day, bar, volume) with file and line, in 60 bytes each.
+    """Rows of symbol, day, time of day, bar and volume, with file and line; each row takes 60 bytes.
 
-    `symbols[code]` is the symbol of a row, `day` a proleptic Gregorian ordinal, `second` the time
-    of day; open, high and low are NaN where a file has none. `files[file]` is its file.
+    `symbols[code]` is the symbol of a row, `day` a proleptic Gregorian ordinal, `second` the time of day in
+    seconds; open, high and low are NaN where the file has no value. `files[file]` is the row's file.
     """
 
     symbols: tuple[str, ...]
@@ -101,7 +101,7 @@ class PriceTable:
         return self.columns[name]
 
     def select(self, rows: Any) -> "PriceTable":
-        """Return the rows at these places, given as numbers in any order or as a slice."""
+        """Return a table of the rows with these numbers, in this order, or in this slice."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return PriceTable(self.symbols, self.files, columns)
 
@@ -110,21 +110,21 @@ class PriceTable:
         return np.searchsorted(self["code"], np.arange(len(self.symbols) + 1, dtype=np.int32))
 
     def rows_of(self, code: int) -> slice:
-        """Return the rows of one symbol."""
+        """Return the row numbers of one symbol, as a slice."""
         return slice(int(self._starts[code]), int(self._starts[code + 1]))
 
     def opens(self, rows: slice) -> Floats:
-        """Return the opens of some rows, the close where there is none."""
+        """Return the opens of some rows, with the close where an open is missing."""
         return np.where(np.isnan(self["open"][rows]), self["close"][rows], self["open"][rows])
 
     def find_day(self, symbol: str, day: int) -> tuple[slice, int]:
-        """Return the rows of a symbol, and the number of its first row of `day` or later."""
+        """Return the rows of a symbol as a slice, and the number of its first row on `day` or later."""
         rows = self.rows_of(self.symbols.index(symbol))
         return rows, rows.start + int(np.searchsorted(self["day"][rows], day))
 
 
 def round_adjusted(prices: Floats) -> Floats:
-    """Round prices that were computed: to four places, below 0.1 to six significant digits."""
+    """Round computed prices to four decimal places, or below 0.1 to six significant digits."""
     with np.errstate(all="ignore"):  # NaN stays NaN
         rounded = np.rint(prices * 1e4) / 1e4
         unit = 10.0 ** (5 - np.floor(np.log10(prices)))
@@ -132,9 +132,9 @@ def round_adjusted(prices: Floats) -> Floats:
 
 
 def drop_repeats(table: PriceTable) -> tuple[PriceTable, int]:
-    """Return a sorted table without rows that say the same twice, and how many there were.
+    """Return a sorted table without repeated rows, and how many rows were removed.
 
-    Raises `PriceFileError` for two rows of one symbol and time that differ, naming both.
+    Raises `PriceFileError`, which names both rows, for two rows of one symbol and time with different values.
     """
     same = np.logical_and.reduce([np.diff(table[name]) == 0 for name in KEY])
     if not same.any():
@@ -159,9 +159,9 @@ def _fail_on_two(table: PriceTable, row: int, reason: str) -> PriceFileError:
 
 
 def join_days(table: PriceTable) -> tuple[PriceTable, int]:
-    """Make one bar of the bars of each day, in order of time; return the most that a day has.
+    """Return a table with the bars of each day combined into one, and the largest number of bars in a day.
 
-    Raises `PriceFileError` when a day has several rows in a file that has one on most days.
+    Raises `PriceFileError` when a day has several rows, but most days in the same file have one.
     """
     is_new = np.append(True, (np.diff(table["code"]) != 0) | (np.diff(table["day"]) != 0))
     if is_new.all():
@@ -192,7 +192,7 @@ def join_days(table: PriceTable) -> tuple[PriceTable, int]:
 
 
 def describe_intervals(table: PriceTable) -> list[str]:
-    """Return a sentence for symbols whose rows are weeks, months or more apart."""
+    """Return sentences about symbols whose rows are at weekly, monthly or longer intervals."""
     found: dict[str, list[str]] = {}
     for code, symbol in enumerate(table.symbols):
         gaps = np.diff(table["day"][table.rows_of(code)][:_LOOKED_AT])
@@ -207,17 +207,17 @@ def describe_intervals(table: PriceTable) -> list[str]:
 
 
 def is_shifted(table: PriceTable) -> bool:
-    """Return whether days run from Sunday to Thursday, as midnights of a zone east of UTC do."""
+    """Return whether the days are Sunday to Thursday, as when midnights east of UTC were converted to UTC."""
     weekdays = np.bincount((table["day"] - 1) % 7, minlength=7)
     return bool(weekdays.sum() >= 5 and weekdays[6] and not weekdays[4])
 
 
 def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Split]) -> list[str]:
-    """Divide the prices before each split by its ratio; return what was done, in sentences.
+    """Divide the prices before each split by its ratio; return sentences that describe the changes.
 
-    `found` are the splits in files: they count where the prices show them. `given` always count.
-    Raises `PriceFileError` for a given one on whose day there is no row, and when the prices show
-    some of the found ones only.
+    `found` are splits in the files, applied only if the prices jump on their days. `given` are always
+    applied. Raises `PriceFileError` for a given split without a row on its day, and when the prices jump at
+    only some of the found splits.
     """
     notes = []
     named = {(split.symbol, split.day) for split in given}
@@ -243,7 +243,10 @@ def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Spl
 
 
 def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
-    """Return whether the prices of one symbol jump at its splits; only large ones tell, or the largest."""
+    """Return whether the prices of one symbol jump at its splits.
+
+    Only large splits are checked or, without these, the largest one. Raises as `adjust_splits`.
+    """
     votes = {}
     for split in splits:
         rows, row = table.find_day(split.symbol, split.day)
@@ -265,10 +268,13 @@ def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
 
 
 def find_jumps(table: PriceTable, files: Sequence[bool]) -> Iterator[Split]:
-    """Yield where a price of some files jumps overnight as far as in a split, the next open as well."""
+    """Yield a possible split for each overnight jump, of both open and close, by the ratio of a split.
+
+    `files` says for each file whether its rows are checked.
+    """
     is_looked_at = np.array(files)
     for code, symbol in enumerate(table.symbols):
-        rows = table.rows_of(code)  # one symbol at a time: logarithms of all rows take much memory
+        rows = table.rows_of(code)  # one symbol at a time: logarithms of all rows would need much memory
         opens, closes = table.opens(rows), table["close"][rows]
         jumps = np.log([closes[:-1] / opens[1:], closes[:-1] / closes[1:]])
         is_jump = (np.abs(jumps) > _LEAST_JUMP).all(axis=0) & is_looked_at[table["file"][rows][1:]]
@@ -278,14 +284,14 @@ def find_jumps(table: PriceTable, files: Sequence[bool]) -> Iterator[Split]:
 
 
 def find_ratio(*jumps: float) -> float | None:
-    """Return the ratio of a split that explains all these logarithms of price changes, None for none."""
+    """Return the ratio of a split that fits all these logarithms of price ratios, None if none fits."""
     ratios = [*RATIOS, *(1 / size for size in RATIOS[1:])]
     best = min(ratios, key=lambda ratio: abs(jumps[0] - np.log(ratio)))
     return best if all(abs(jump - np.log(best)) < _NEAR for jump in jumps) else None
 
 
 def describe_jump(split: Split) -> str:
-    """Return a sentence on a jump that looks like a split."""
+    """Return a sentence about a price jump that looks like a split."""
     return (
         f"{split.symbol} jumps on {date.fromordinal(split.day)} as in a split of"
         f" {_describe_ratio(split.ratio)}; if it is one: --split {_describe(split)},"
@@ -307,6 +313,6 @@ def _describe_ratio(ratio: float) -> str:
 
 
 def list_some(names: Sequence[str], most: int) -> str:
-    """Return the first names, and how many more there are."""
+    """Return at most `most` names, joined, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -1,7 +1,7 @@
-"""The vocabulary of price files: names of columns, of currencies, and of the files themselves.
+"""The vocabulary of price files: column names, currencies, and file names.
 
-Never reads a row. Case, spaces, punctuation, numbering, accents and words such as "price" or
-"(USD)" around a name do not count.
+Never reads a row. Names are compared without case, spaces, punctuation, numbering, accents and surrounding
+words such as "price" or "(USD)".
 """
 
 import re
@@ -17,7 +17,7 @@ def _split(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# By meaning; when a file has several, names before a `|` are better than those behind it.
+# Column names by meaning. When a file has several, a name before a `|` is preferred to a name after it.
 _COLUMNS: Final = {
     "symbol": """symbol ticker tickersymbol tscode tckrsymb tic tradingsymbol stocksymbol actsymbol
         | code stock stockcode sccode instrument asset pair security 股票代码 代码 证券代码
@@ -53,14 +53,14 @@ _COLUMNS: Final = {
 PRICES: Final = ("open", "high", "low", "close")
 _SUBSTITUTES: Final = {"adjopen": "open", "adjhigh": "high", "adjlow": "low", "adjvolume": "volume"}
 _NOISE: Final = _split("price prices px daily day the in of trade trading total stock shares rs")
-# Words beside the name of a price that make it another price than the day's, such as `52w high`.
+# Words which show that a price is not the price of the day, such as `52w` in `52w high`.
 _OTHER_PRICES: Final = _split(
     """bid ask mid prev previous pre next first avg average mean vwap sma ema ma wma raw unadj unadjusted week
     year 52w 52 day settle upper lower change chg pct true typical heikin ashi ha log no net weighted
     deliverable deliv delivery time"""
 )
 _LOOSE_RANK: Final = 2
-"""Names from this rank on, behind the second `|` of their meaning, are also used for other things."""
+"""Names with this rank or a higher one, after the second `|`, are ambiguous: they have other uses, too."""
 
 CURRENCIES: Final = _split(
     """USD EUR GBP GBX JPY CNY CNH HKD INR KRW TWD SGD AUD NZD CAD CHF SEK NOK DKK PLN CZK HUF RUB TRY ZAR BRL
@@ -78,7 +78,7 @@ _FILE_WORDS: Final = _split(
     """
 )
 MAX_GUESS: Final = 15
-"""A longer name of a file is hardly a symbol."""
+"""A longer file name is probably not a symbol."""
 
 SUFFIXES: Final = "csv|txt|tsv|tab|psv|dat|data|asc|prn|gz|bz2|xz|zip"
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
@@ -92,9 +92,9 @@ _SYMBOL_NAME = re.compile(r"[$^.@#]?[A-Za-z0-9][A-Za-z0-9.^=:&_@#$!+-]*")
 
 
 class Name(NamedTuple):
-    """The meaning of a column's name; of two columns with one meaning the lower rank is better.
+    """The meaning of a column name; of two columns with one meaning, the lower rank is preferred.
 
-    `affix` is the text before or behind it, in capitals, such as the symbol in `AAPL.Open`.
+    `affix` is other text in the name, in capitals, such as the symbol in `AAPL.Open`.
     """
 
     meaning: str
@@ -118,7 +118,7 @@ _MEANINGS: Final = {
 
 @lru_cache(maxsize=4096)
 def parse_name(name: str) -> Name | None:
-    """Return the meaning of a column's name, None when it is unknown."""
+    """Return the meaning of a column name, None for an unknown name."""
     plain = re.sub(r"^\s*\d+[a-z]?\.\s+", "", name)
     if found := _MEANINGS.get(_compact(plain)):
         return found
@@ -145,14 +145,14 @@ def _parse_with_affix(name: str) -> Name | None:
     behind = [(name[:place], name[place + 1 :]) for place in reversed(places)]
     for word, around in before + behind:
         found = _MEANINGS.get(_compact(word))
-        # loose names do not count here: a "unit price" is no price of a day
+        # ambiguous names do not count here: a "unit price" is not the price of a day
         if found and is_price(found) and found.rank < _LOOSE_RANK and (affix := _parse_affix(around)):
             return found._replace(affix=affix)
     return None
 
 
 def is_price(name: Name | None) -> bool:
-    """Return whether a column belongs to one series of prices."""
+    """Return whether a column belongs to a series of prices: a price, a volume or an adjusted price."""
     return name is not None and name.meaning in {*PRICES, "adjusted", "volume", "ignored"}
 
 
@@ -163,7 +163,7 @@ def _parse_affix(text: str) -> str:
 
 
 def parse_symbol(text: str) -> str | None:
-    """Return a text in capitals if it is a symbol, else None."""
+    """Return a symbol in capitals, None for a text that is not a symbol."""
     symbol = text.strip().upper()
     if text in _NO_SYMBOLS or not _SYMBOL.match(symbol):
         return None
@@ -171,22 +171,22 @@ def parse_symbol(text: str) -> str | None:
 
 
 def parse_substitute(name: str) -> str | None:
-    """Return the meaning of an adjusted column in a file that has no other prices, such as `Adj Open`."""
+    """Return the meaning of a column such as `Adj Open` in a file without unadjusted prices, else None."""
     return _SUBSTITUTES.get(_compact(name))
 
 
 def parse_currency(text: str) -> str | None:
-    """Return the code of a currency, GBX for pence; None when the text is no code."""
+    """Return the code of a currency, GBX for pence; None when the text is not a currency code."""
     if text in {"GBp", "GBx", "p"}:
         return "GBX"
     return text.upper() if re.fullmatch(r"[A-Za-z]{3,5}", text) else None
 
 
 def guess_symbol(file: str) -> str | None:
-    """Return the symbol in the name of a file: AAPL of `aapl.csv` or `AAPL_2010-2020.csv`.
+    """Return the symbol in a file name, such as AAPL in `aapl.csv` or `AAPL_2010-2020.csv`.
 
-    Dates, intervals, vendors and words such as "history" are not part of it. None when no word or
-    several are left.
+    Ignores dates, intervals, vendors and words such as "history". Returns None unless exactly one word
+    remains.
     """
     stem = re.sub(rf"(\.({SUFFIXES}))+$", "", PurePath(file).name, flags=re.IGNORECASE)
     stem = re.sub(r"\(\d+\)", " ", stem)

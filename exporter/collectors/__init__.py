@@ -1,1 +1,1 @@
-"""What the exporter asks the servers themselves: a file per server, beside the pool and the cache."""
+"""Collectors that query the servers themselves; one module per server."""

@@ -1,4 +1,4 @@
-"""PostgreSQL's view of itself as metrics: connections, transactions, replicas and tables.
+"""Metrics from PostgreSQL's statistics views: connections, transactions, replicas and tables.
 
 Owns the statements of these collectors and their `echo_pg_*` metrics. The statement that measures tables
 is in `core.queries.server_statistics`, because the service uses it too.
@@ -16,13 +16,13 @@ from exporter.collectors.runner import Collector, CollectorRunner
 from exporter.collectors.statements import StatementCounters
 
 CLIENT_NAME = f"{APPLICATION_PREFIX}collector"
-# Each statement takes milliseconds; a slower one waits for a lock, or the server hangs.
+# Timeout of a statement. Each takes milliseconds, unless it waits for a lock or the server hangs.
 STATEMENT_SECONDS = 1.0
-# Two scrapers of the same exporter cost the server one run.
+# Short cache time: two scrapers of the same exporter cause only one run of the statements.
 BRIEF_SECONDS = 1.0
-# Sizes and statement counters are expensive to read and change slowly.
+# Long cache time: sizes and statement counters are expensive to read and change slowly.
 LONG_SECONDS = 30.0
-# Replicas name themselves; a longer list would be a mistake in their configuration.
+# Limits the label values: replicas choose their own names, and more than this would be a configuration error.
 MAX_REPLICAS = 10
 STATES = ("active", "idle", "idle_in_transaction", "idle_in_transaction_aborted", OTHER)
 
@@ -48,8 +48,8 @@ _LIMITS = """
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 _TRANSACTIONS = """
     SELECT xact_commit, xact_rollback, deadlocks FROM pg_stat_database WHERE datname = current_database()"""
-# A replica that has replayed everything is not late, however long ago that was; one that stopped
-# answering is.
+# A replica that has replayed everything has no lag, however long ago that was. A replica that does not answer
+# any more has a lag.
 _REPLICAS = """
     SELECT application_name, CASE
         WHEN replay_lsn >= CASE WHEN pg_is_in_recovery() THEN sent_lsn ELSE pg_current_wal_lsn() END THEN 0
@@ -61,9 +61,9 @@ _REPLICAS = """
 def open_postgres_runner(
     settings: Settings, operations: Collection[str], *, find_roles: Callable[[], Collection[str]]
 ) -> CollectorRunner[BoundedConnection]:
-    """Return PostgreSQL's collectors on their own connection, which is opened when they run.
+    """Return the runner of PostgreSQL's collectors, with a separate connection that is opened when they run.
 
-    `find_roles` returns the programs whose connections are counted by name.
+    `find_roles` returns the names of the programs whose connections are counted by name.
     """
     connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
     return CollectorRunner(
@@ -85,7 +85,7 @@ def open_postgres_runner(
 
 
 def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[Metric]:
-    """Yield the server's connections of all databases, their limit and the oldest transaction."""
+    """Yield the number of connections to all databases, its limit, and the age of the oldest transaction."""
     yield CONNECTIONS.build(count_connections(connection, (*CONNECTION_NAMES, *roles)))
     [(max_connections, oldest_seconds)] = connection.execute_sql(_LIMITS).fetchall()
     yield MAX_CONNECTIONS.build(max_connections)
@@ -93,9 +93,9 @@ def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[M
 
 
 def count_connections(connection: Executor, applications: Collection[str]) -> dict[tuple[str, str], int]:
-    """Return the connections by application and state, zeros included; any other name counts as `other`.
+    """Return the number of connections by application and state, including zeros.
 
-    `applications` are named without the prefix of the stack.
+    `applications` are names without the prefix of the stack; all other names are counted as `other`.
     """
     counts = {(application, state): 0 for application in (*applications, OTHER) for state in STATES}
     for application_name, state, count in connection.execute_sql(_ACTIVITY).fetchall():
@@ -111,21 +111,21 @@ def _format_state(state: str | None) -> str:
 
 
 def collect_transactions(connection: Executor) -> Iterator[Metric]:
-    """Yield the transactions of this database since its statistics were reset."""
+    """Yield the number of transactions in this database since its statistics were reset."""
     [counts] = connection.execute_sql(_TRANSACTIONS).fetchall()
     for definition, count in zip((COMMITS, ROLLBACKS, DEADLOCKS), counts, strict=True):
         yield definition.build(count)
 
 
 def collect_tables(connection: Executor) -> Iterator[Metric]:
-    """Yield size and estimated rows of every table."""
+    """Yield the size and the estimated number of rows of every table."""
     tables = list_tables(connection)
     yield TABLE_SIZE.build({(each.table,): each.size_bytes + each.index_size_bytes for each in tables})
     yield TABLE_ROWS.build({(each.table,): each.rows for each in tables})
 
 
 def collect_replication(connection: Executor) -> Iterator[Metric]:
-    """Yield the number of replicas that stream from this server, and how late each one is."""
+    """Yield the number of replicas that stream from this server, and the replication lag of each."""
     lags: dict[tuple[str], float] = {}
     for name, seconds in connection.execute_sql(_REPLICAS).fetchall():
         lags[name,] = max(lags.get((name,), 0.0), seconds or 0.0)

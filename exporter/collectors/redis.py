@@ -1,4 +1,4 @@
-"""Redis's view of itself as metrics, from the command INFO."""
+"""Metrics from Redis's command INFO."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from core.metrics.names import APPLICATION_PREFIX, counter, gauge
 from core.settings import Settings
 from exporter.collectors.runner import Collector, CollectorRunner
 
-# Two scrapers of the same exporter cost the server one run.
+# Short cache time: two scrapers of the same exporter cause only one run.
 BRIEF_SECONDS = 1.0
-# One section for each command: several at once need Redis 7.
+# One INFO command per section: a command with several sections needs Redis 7.
 SECTIONS = ("memory", "stats")
 METRICS = {
     "used_memory": gauge("echo_redis_memory_used_bytes", "Memory that Redis uses"),
@@ -22,11 +22,11 @@ METRICS = {
     "keyspace_misses": counter("echo_redis_keyspace_misses_total", "Keys that Redis did not have"),
     "evicted_keys": counter("echo_redis_evicted_keys_total", "Keys that Redis evicted for room"),
 }
-"""The metric of each field."""
+"""The metric for each field of INFO."""
 
 
 class InfoConnection:
-    """Connects for each run, within the short timeout of the cache, so that no broken connection is kept."""
+    """A client that connects for each run, with the short timeout of the cache, and keeps no connection."""
 
     is_usable = True
 
@@ -34,7 +34,7 @@ class InfoConnection:
         self._connect = make_connection_factory(settings, f"{APPLICATION_PREFIX}collector")
 
     def ping(self) -> bool:
-        """Return True: there is no kept connection that could be broken."""
+        """Return True: no connection is kept that could be broken."""
         return True
 
     def read_info(self) -> dict[str, str]:
@@ -49,14 +49,14 @@ class InfoConnection:
 
 
 def open_redis_runner(settings: Settings) -> CollectorRunner[InfoConnection]:
-    """Return Redis's collector; it connects when it runs."""
+    """Return the runner of Redis's collector, which connects when it runs."""
     return CollectorRunner(
         lambda: InfoConnection(settings), [Collector("redis", collect_redis, BRIEF_SECONDS)]
     )
 
 
 def collect_redis(connection: InfoConnection) -> Iterator[Metric]:
-    """Yield memory, and how often keys were found, missed and evicted."""
+    """Yield memory use, and the numbers of keyspace hits, misses and evictions."""
     info = connection.read_info()
     try:
         values = [int(info[field]) for field in METRICS]

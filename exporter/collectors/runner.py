@@ -1,8 +1,8 @@
 """Runs the collectors of one server, isolated from each other and from the scrape.
 
-Owns when collectors run and their latest outcomes. A runner has one connection and at most one thread: a
-server that hangs blocks that thread, while scrapes report the failure at their deadline and go on. Knows
-no particular server.
+Owns the schedule of collectors and their latest outcomes. A runner has one connection and at most one thread.
+A server that hangs blocks only this thread; scrapes report the failure at their deadline and continue.
+Independent of the kind of server.
 """
 
 import logging
@@ -17,24 +17,24 @@ logger = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
-    """The connection of a runner to its server."""
+    """The connection of a runner to its server, as the runner uses it."""
 
     @property
     def is_usable(self) -> bool:
-        """Say whether another collector may use it."""
+        """Say whether another collector can use this connection."""
 
     def ping(self) -> bool:
-        """Say whether the server answers on it."""
+        """Say whether the server answers on this connection."""
 
     def close(self) -> None:
-        """Close it; never raises."""
+        """Close the connection; never raises."""
 
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 class Collector(NamedTuple, Generic[ConnectionType]):
-    """A source of metrics; its result is shown again until it is `interval_seconds` old."""
+    """A source of metrics; its result is reused until it is `interval_seconds` old."""
 
     name: str
     collect: Callable[[ConnectionType], Iterable[Metric]]
@@ -42,10 +42,10 @@ class Collector(NamedTuple, Generic[ConnectionType]):
 
 
 class Outcome(NamedTuple):
-    """The result of one collector in a scrape; without families when it failed or has not finished.
+    """The result of one collector in a scrape; it has no families when the run failed or has not finished.
 
-    `seconds` is the duration of the latest run, and `succeeded_at` the time of the latest success in
-    seconds since the epoch.
+    `seconds` is the duration of the latest run, and `succeeded_at` the time of the latest success in seconds
+    since the epoch.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 class _Run:
-    """The latest run of a collector; times are monotonic."""
+    """The latest run of a collector; times are from the monotonic clock."""
 
     def __init__(self, name: str, interval_seconds: float) -> None:
         self.interval_seconds = interval_seconds
@@ -66,7 +66,7 @@ class _Run:
         self.has_failed = False
 
     def is_due(self, now: float) -> bool:
-        """Say whether it has to run; after a failure always."""
+        """Say whether the collector has to run now; always True after a failure."""
         return not self.outcome.is_success or now - self.finished >= self.interval_seconds
 
 
@@ -86,7 +86,7 @@ class CollectorRunner(Generic[ConnectionType]):
         self._started = 0.0
 
     def start(self) -> None:
-        """Run the due collectors in the background; does nothing while they still run."""
+        """Run the collectors that are due in the background; does nothing while earlier runs continue."""
         with self._changed:
             now = time.monotonic()
             due = [each for each in self._collectors if self._runs[each.name].is_due(now)]
@@ -99,7 +99,7 @@ class CollectorRunner(Generic[ConnectionType]):
         threading.Thread(target=self._run, args=(due,), name=f"collect {names}"[:60], daemon=True).start()
 
     def wait(self, deadline: float) -> list[Outcome]:
-        """Return the outcome of every collector; one that has not finished by `deadline` has failed."""
+        """Return the outcome of every collector; collectors that do not finish by `deadline` have failed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: not any(run.is_pending for run in self._runs.values()),
@@ -114,7 +114,7 @@ class CollectorRunner(Generic[ConnectionType]):
             ]
 
     def close(self) -> None:
-        """Run nothing any more; a run that has not ended closes the connection at its end."""
+        """Start no further runs, and close the connection; if a run is active, it does so at its end."""
         with self._changed:
             self._is_closed = True
             if not self._is_running:
@@ -135,20 +135,20 @@ class CollectorRunner(Generic[ConnectionType]):
                 self._changed.notify_all()
 
     def _open(self) -> ConnectionType | None:
-        """Return the connection, a new one if the last one broke; None if connecting fails."""
+        """Return the connection, or a new one if the last one is broken; None if the connection fails."""
         try:
             if self._connection is not None and not self._connection.ping():
                 self._disconnect()
             if self._connection is None:
                 self._connection = self._connect()
         except Exception:
-            # every error is caught here: its collectors all fail
+            # catch every error: a failed connection makes all collectors of this server fail
             logger.log(self._level(self._collectors[0].name), "a collector cannot connect", exc_info=True)
             return None
         return self._connection
 
     def _level(self, name: str) -> int:
-        """Return the log level of a failure: a lasting one is warned of once."""
+        """Return the log level of a failure: a warning only for the first failure in a row."""
         return logging.DEBUG if self._runs[name].has_failed else logging.WARNING
 
     def _collect(
@@ -157,10 +157,10 @@ class CollectorRunner(Generic[ConnectionType]):
         if connection is None or not connection.is_usable:
             return None
         try:
-            # as a whole: half a collector's metrics would look like a fact
+            # collect all metrics before any is shown: a part of them would look like a complete result
             return list(collector.collect(connection))
         except Exception:
-            # every error is caught here: the others must still be seen
+            # catch every error: the other collectors must still report
             logger.log(self._level(collector.name), "collector %s failed", collector.name, exc_info=True)
             return None
 
