@@ -56,12 +56,8 @@ def check_database_url(url: str) -> str:
 def check_replica_urls(urls: str) -> list[str]:
     """Return a list of the URLs in a text that has blanks between them; raises `DatabaseUrlError`.
 
-<<<<<<< HEAD
-    Each names one host: state is kept for each URL, and two servers would share it. Two URLs of one server
-    would each have a pool, and use twice the connections that are allowed.
-=======
-    Each URL must name only one host: state is kept per URL, and two servers would share it.
->>>>>>> e0dd6da (docs: reword records, models, settings and queries)
+    Each URL must name only one host: state is kept per URL, and two servers would share it. Two URLs of one
+    server would each have a pool, and use twice the connections that are allowed.
     """
     checked = [check_database_url(url) for url in urls.split()]
     servers = [_find_server(parse_dsn(url)) for url in checked]
