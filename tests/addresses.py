@@ -1,4 +1,4 @@
-"""E-mail addresses that are given to users by every call, and looked for where they must not be."""
+"""E-mail addresses that tests store with every call and then search for where they must not appear."""
 
 from msgspec.structs import replace
 
@@ -6,18 +6,18 @@ from core import EnhancedDatabaseService
 from core.records import User, freeze
 from core.service.writes import new_id
 
-# Parts of addresses that occur in nothing else.
+# Parts of the addresses; these texts occur nowhere else.
 SECRETS = ("zanzibar", "quokka", "example.org")
 FIRST, SECOND = "Zanzibar@Example.org", "quokka@example.org"
 
 
 def list_found(text: str) -> list[str]:
-    """Return the parts of addresses that a text has."""
+    """Return the parts of addresses that a text contains."""
     return [secret for secret in SECRETS if secret in text.lower()]
 
 
 def write_every_way(service: EnhancedDatabaseService) -> list[User]:
-    """Give users addresses by every call that can, and read them by every call that answers with users."""
+    """Store addresses with every call that accepts one; read them with every call that returns users."""
     alice = service.create_user(username="alice", email=FIRST)
     service.create_user(username="bob")
     bob = service.update_user_profile(service.get_user_by_username("bob").id, email=SECOND)
@@ -26,7 +26,7 @@ def write_every_way(service: EnhancedDatabaseService) -> list[User]:
     service.warm_cache(players=10)
     for user in (alice, bob, charlie):
         service.touch_last_active(user.id)
-        # from the database, from Redis, from the near cache
+        # the first read comes from the database, the second from Redis, the third from the near cache
         for _ in range(3):
             assert service.get_user_by_id(user.id).email == user.email
     assert {user.email for user in service.list_users()} == {FIRST, SECOND}

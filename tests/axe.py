@@ -1,7 +1,7 @@
-"""axe-core: the accessibility checker, fetched from npm for a run and never kept.
+"""axe-core: the accessibility checker, fetched from npm for each test run and not stored.
 
-Owns fetching its script and running it on a page that a browser shows. Which findings fail
-a test is the test's to say.
+Owns fetching its script and running it on a page in a browser. Each test decides which findings
+make it fail.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from playwright.sync_api import Page
 
 PACKAGE = "axe-core@4.11.0"
-"""One version, so that a new rule fails no run that nobody changed."""
+"""A fixed version: a new rule of axe-core must not fail a test run without a change in this repository."""
 
 FETCH_SECONDS = 120
 SCRIPT = "package/axe.min.js"
@@ -23,11 +23,11 @@ RUN = "options => axe.run(document, options)"
 
 
 class AxeMissing(Exception):
-    """The checker cannot be fetched here; the message says why."""
+    """The checker cannot be fetched on this machine; the message says why."""
 
 
 class Finding(NamedTuple):
-    """A rule that a page breaks, how badly, and where."""
+    """A rule that a page violates, the impact, and the place in the page."""
 
     rule: str
     impact: str
@@ -59,7 +59,7 @@ def fetch_axe(folder: Path) -> str:
 
 
 def find_violations(page: Page, script: str) -> list[Finding]:
-    """Check what a page shows now; past its content policy, which would refuse the script."""
+    """Check the current state of a page; bypasses its content policy, which would refuse the script."""
     page.evaluate(script)
     result = page.evaluate(RUN, {"runOnly": STANDARDS, "resultTypes": ["violations"]})
     return [

@@ -1,7 +1,7 @@
 """Fixtures on real servers: an embedded PostgreSQL and Valkey per run, a database per test.
 
-The configured database is never touched: every setting is removed from the
-environment before the first test, and URLs come from the embedded servers alone.
+The developer's database is never touched: every setting is removed from the
+environment before the first test, and all URLs are those of the embedded servers.
 """
 
 import itertools
@@ -34,7 +34,7 @@ from tests.roles import PASSWORDS, give_to_roles, url_with_password
 
 Execute = Callable[..., list[tuple[Any, ...]]]
 
-# The machines are noisy: a slow example is no failure.
+# Test machines are noisy, so a slow example must not count as a failure.
 hypothesis.settings.register_profile("noisy", deadline=None)
 hypothesis.settings.load_profile("noisy")
 
@@ -43,21 +43,22 @@ FAST = testing.FAST
 KEYS = testing.ENCRYPTION_KEYS
 
 AS_APP = "TESTS_AS_APP" in os.environ
-"""The services of tests connect as the application's role, instead of as superuser (`make test-as-app`)."""
+"""Whether services of tests connect as the application's role, not as superuser (`make test-as-app`)."""
 
-# A statement that waits for a lock of the same test fails: pytest-timeout cannot interrupt the driver.
+# Ends a statement that waits for a lock of its own test: pytest-timeout cannot interrupt the driver.
 PATIENCE = "-c statement_timeout=120s"
 
 
-# How output looks on the terminal of whoever runs the tests.
+# Variables of the developer's terminal that change the output of commands.
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _default_signals() -> None:
-    """Let processes that tests start be interrupted, also when a script runs the tests in the background.
+    """Restore default signal handlers, so that processes started by tests can be interrupted.
 
-    A shell lets its background jobs ignore SIGINT, and `nohup` SIGHUP; every child inherits that.
+    A shell makes its background jobs ignore SIGINT, and `nohup` makes them ignore SIGHUP; children inherit
+    this.
     """
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -81,7 +82,7 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _main_module() -> Iterator[None]:
-    """Undo what a page under test does: processes that are spawned later would run it as theirs."""
+    """Restore `__main__`, which a page under test replaces: processes spawned later would run that page."""
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
@@ -89,7 +90,7 @@ def _main_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Assert after every test that each cache and tier accounts for all that was asked of it."""
+    """Assert after every test that the counters of each cache and tier add up (see `find_imbalances`)."""
     opened: list[Metrics] = []
     define = Metrics.__init__
 
@@ -105,9 +106,9 @@ def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def find_imbalances(metrics: Metrics) -> list[str]:
-    """Return the caches and tiers whose requests are not hits + misses + bypasses.
+    """Return the caches and tiers whose requests are not equal to hits + misses + bypasses.
 
-    Only the shared cache is bypassed: while the near cache cannot be used it is not asked.
+    Only the shared cache counts bypasses: an unusable near cache gets no requests.
     """
     rest: Counter[str] = Counter()
     signs = {"requests": 1, "hits": -1, "misses": -1, "bypasses": -1}
@@ -121,7 +122,7 @@ def find_imbalances(metrics: Metrics) -> list[str]:
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[], Path]]:
-    """Make folders for servers; those of pytest would be closed to other users by its next run."""
+    """Yield a function that makes folders for servers; other users could not enter those of pytest later."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as root:
         numbers = itertools.count()
 
@@ -152,7 +153,7 @@ def valkey_server() -> Iterator[ValkeyServer]:
 
 @contextmanager
 def administered(server: PostgresServer) -> Iterator[Callable[[str], None]]:
-    """Run statements as the server's administrator, outside transactions."""
+    """Yield a function that runs statements as the server's administrator, outside transactions."""
     connection = psycopg2.connect(server.url())
     connection.autocommit = True
     try:
@@ -167,7 +168,7 @@ def created_database(server: PostgresServer, *, template: str = "template1") -> 
     """Create a database for one test and drop it afterwards; yields its URL."""
     name = f"test_{uuid.uuid4().hex}"
     with administered(server) as execute:
-        # a copy of a database does not have its owner
+        # CREATE DATABASE does not copy the owner of the template
         owner = f" OWNER {OWNER}" if AS_APP and template == TEMPLATE else ""
         execute(f"CREATE DATABASE {name} TEMPLATE {template}{owner}")
     try:
@@ -181,7 +182,7 @@ RowVersions = list[tuple[Any, ...]]
 
 
 def read_row_versions(execute: Execute) -> RowVersions:
-    """Return of each table how many rows it has, and which transactions wrote them."""
+    """Return for each table the number of rows, and the sum and maximum of their transaction ids."""
     tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
     parts = (
         f"SELECT '{name}', count(*), sum(xmin::text::bigint), max(xmin::text::bigint) FROM {name}"
@@ -192,7 +193,7 @@ def read_row_versions(execute: Execute) -> RowVersions:
 
 @pytest.fixture(scope="session")
 def template_database(postgres_server: PostgresServer) -> str:
-    """A migrated database that each test's own is copied from."""
+    """A migrated database from which the database of each test is copied."""
     with administered(postgres_server) as execute:
         execute(f"CREATE DATABASE {TEMPLATE}")
     url = postgres_server.url(TEMPLATE)
@@ -243,14 +244,14 @@ def service(settings: Settings) -> Iterator[EnhancedDatabaseService]:
 
 @pytest.fixture
 def redis_client(settings: Settings, valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
-    """A client of the test's Valkey, as a third party would use it."""
+    """A client for the test's Valkey that does not go through the service."""
     with redis.Redis.from_url(valkey_server.url, password=valkey_server.password) as client:
         yield client
 
 
 @contextmanager
 def connected(url: str) -> Iterator[Execute]:
-    """Run SQL past the service; each statement is committed at once."""
+    """Yield a function that runs SQL without the service, in autocommit, and returns the rows."""
     connection = psycopg2.connect(url, options=PATIENCE)
     connection.autocommit = True
 
@@ -267,14 +268,14 @@ def connected(url: str) -> Iterator[Execute]:
 
 @pytest.fixture
 def execute(database_url: str) -> Iterator[Execute]:
-    """Run SQL on the test's database past the service; returns the rows."""
+    """A function that runs SQL on the test's database without the service and returns the rows."""
     with connected(database_url) as run:
         yield run
 
 
 @pytest.fixture
 def other_host() -> Iterator[Host]:
-    """Another host, which can be cut off; skipped where this machine has none to give."""
+    """Another host that can be cut off; skips the test if this machine cannot create one."""
     with ExitStack() as stack:
         try:
             host = stack.enter_context(run_host())

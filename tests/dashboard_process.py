@@ -1,7 +1,7 @@
 """A real `python -m dashboard` on a free port for the length of a `with` block.
 
-Owns starting, waiting and stopping. The process gets the settings given here and
-nothing from the developer's environment or files.
+Owns starting the process, waiting until it answers, and stopping it. The process gets only the settings
+given here, nothing from the developer's environment or files.
 """
 
 import os
@@ -31,7 +31,7 @@ class Dashboard(NamedTuple):
     log: Path
 
     def fetch(self, path: str) -> tuple[int, str]:
-        """Return status and body of a GET."""
+        """Return status and body of a GET request."""
         try:
             with urlopen(self.url + path, timeout=5) as answer:  # loopback only
                 return answer.status, answer.read().decode()
@@ -55,7 +55,7 @@ def run_dashboard(folder: Path, *, port: int | None = None, **settings: str) -> 
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "dashboard"],
-            # not the checkout: a stack that runs there has a file of settings
+            # not the checkout, where a running stack may have a file of settings
             cwd=folder,
             env=environment,
             stdout=output,

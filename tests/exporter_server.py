@@ -15,7 +15,7 @@ from core.web.client_deadlines import LOOP, protocol_options
 
 START_SECONDS = 10
 LOCAL_URL = "http://127.0.0.1"
-"""For Starlette's test client, which calls the server `testserver` otherwise."""
+"""Base URL for Starlette's test client, whose default host name is `testserver`."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def served(app: ASGIApp, **options: Any) -> Iterator[int]:
 
 
 def write_tls(folder: Path) -> trustme.CA:
-    """Write a certificate for this machine; return who signed it."""
+    """Write a certificate for this machine; return the certificate authority that signed it."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(folder / "tls.crt")

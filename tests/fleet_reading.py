@@ -1,4 +1,4 @@
-"""How tests look at metrics: a counter that every role has, and reading one sample."""
+"""Metrics in tests: increments a counter that every role has, and reads single samples."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ TIMEOUTS = "echo_db_pool_timeouts_total"
 
 
 def read(folder: Path, name: str, **labels: str) -> float | None:
-    """Return a sample of the fleet as an exporter that has just started sees it."""
+    """Return a sample of the fleet as a newly started exporter sees it; None when it is not there."""
     return sample(FleetReader(MetricWriter(), folder), name, **labels)
 
 
@@ -36,6 +36,6 @@ def find_sample(families: Iterable[Metric], name: str, **labels: str) -> float |
 
 
 def count_timeouts(metrics: Metrics, count: int = 1) -> None:
-    """Count on a counter that every role has."""
+    """Increment a counter that every role has by `count`."""
     for _ in range(count):
         metrics.pool_timeouts.inc()

@@ -1,4 +1,4 @@
-"""Children of the test's own process, as programs that open the service before they fork have them."""
+"""Forked children of the test process, as in programs that open the service before they fork."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ ANSWER_SECONDS = 60.0
 
 
 class Child:
-    """A forked process that runs what it is asked for, by name, until it is told to end."""
+    """A forked process that runs commands by name until it is told to end."""
 
     def __init__(self, commands: Mapping[str, Callable[[], Any]]) -> None:
         self._pipe, end = multiprocessing.Pipe()
@@ -26,7 +26,7 @@ class Child:
         end.close()
 
     def ask(self, name: str) -> Any:
-        """Return what a command returns there, as JSON has it; raises `AssertionError` for its error."""
+        """Run a command in the child and return its JSON result; raises `AssertionError` if it failed."""
         self._pipe.send(name)
         if not self._pipe.poll(ANSWER_SECONDS):
             raise AssertionError(f"no answer of the child to {name}")
@@ -36,7 +36,7 @@ class Child:
         return answer
 
     def end(self, *, signal_number: int = 0) -> None:
-        """End it, with a signal or by itself, and wait for that."""
+        """End the child, with a signal or by asking it to exit, and wait until it has ended."""
         if signal_number:
             os.kill(self.pid, signal_number)
         self._pipe.close()

@@ -1,6 +1,6 @@
 """A small finished game: alice, bob and charlie over three sessions.
 
-Owns the figures that tests of the dashboard look for. Charlie and bob tie on quests;
+Owns the figures that tests of the dashboard expect. Charlie and bob tie on quests;
 dave has signed up and never played.
 """
 
@@ -51,7 +51,7 @@ def play_game(service: EnhancedDatabaseService) -> None:
 
 
 def build_portfolio(user_id: UUID, session: date, change: Decimal) -> Portfolio:
-    """Return the portfolio of a session that ended with this change, a quarter of it in cash."""
+    """Return the portfolio of a session that ended with this change; a quarter of its value is cash."""
     closed_at = datetime.combine(session, time(21), UTC)
     return Portfolio(
         id=UUID(int=user_id.int ^ session.toordinal()),

@@ -1,4 +1,4 @@
-"""Values that no caller means, each another trap: texts, numbers, times and shapes."""
+"""Invalid or extreme values, each a different trap: texts, numbers, times and shapes."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -8,7 +8,7 @@ from tests.integration.test_arguments import DAY, ID, NOON
 
 
 def nest(depth: int, *, is_list: bool = False) -> Any:
-    """Return documents, or lists, inside of each other."""
+    """Return dicts, or lists, nested `depth` levels deep."""
     value: Any = {}
     for _ in range(depth):
         value = [value] if is_list else {"d": value}
@@ -21,7 +21,7 @@ TEXTS: tuple[Any, ...] = (
     "", " ", "\x00", "a\x00b", "\ud800", "a\udfffb", "x" * 1_000_000, "é" * 1_000_000, "\u202ea", "\u200b",
     "\ufeff", "\u2028", "a\nb", "\x1b[31m", "'; DROP TABLE users; --", "%s", "%(a)s", "{}", "\\", "*", "nan",
     "Infinity", "1e999999999", "0x10", "1_000", "\u0661\u0662", "\U0010ffff", "-1", "0", "9" * 5_000, "9999d",
-)  # fmt: skip  # one value a line would hide that each is another trap
+)  # fmt: skip  # one value per line would make the list too long to read
 NUMBERS: tuple[Any, ...] = (
     0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**5_000, True, False, 0.1, -0.0, 1e308, 5e-324, float("nan"),
     float("inf"), float("-inf"), Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1E+999999"),

@@ -1,8 +1,8 @@
-"""Another host on this machine: a network namespace, whose one link can be cut.
+"""Another host on this machine: a network namespace whose only link can be cut.
 
 Owns the namespace and the link. While the link is cut, packets vanish in both directions: no connection is
-reset, and no connect is refused, as when a cable is pulled or a switch fails. Processes in the namespace have
-the file system and the process ids of this machine, so that a test starts and signals them as any other.
+reset and no connect is refused, as when a cable is pulled or a switch fails. Processes in the namespace share
+the file system and the process ids of this machine, so tests start and signal them like any other process.
 """
 
 import os
@@ -15,40 +15,40 @@ from typing import NamedTuple
 
 from core.stack.permissions import ServerUser
 
-# Set aside for tests of networks (RFC 2544), so no network of a machine has them.
+# Addresses reserved for network tests (RFC 2544), so no real network of a machine uses them.
 NETWORK = "198.18"
 INTERFACE = "eth0"
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
 
 
 class HostNotPossible(Exception):
-    """This machine does not allow a host of its own, and says why."""
+    """This machine does not allow another host; the message says why."""
 
 
 class Host(NamedTuple):
-    """A host of its own; the tests' side of the link has the address `outside`."""
+    """Another host; the tests' side of the link has the address `outside`."""
 
     name: str
     address: str
     outside: str
 
     def build_command(self, command: list[str], user: ServerUser | None = None) -> list[str]:
-        """Return the command line that runs a command there, as a user or as root."""
+        """Return the command line that runs a command on the host, as a user or as root."""
         ids = () if user is None else (f"--setuid={user.uid}", f"--setgid={user.gid}")
         return ["nsenter", f"--net=/run/netns/{self.name}", *ids, "--", *command]
 
     def cut_off(self) -> None:
-        """Let every packet to and from the host vanish."""
+        """Drop every packet to and from the host."""
         _run_ip("-netns", self.name, "link", "set", INTERFACE, "down")
 
     def reconnect(self) -> None:
-        """Let packets through again; connections that have not been given up go on."""
+        """Let packets through again; connections that have not timed out continue."""
         _run_ip("-netns", self.name, "link", "set", INTERFACE, "up")
 
 
 @contextmanager
 def run_host() -> Iterator[Host]:
-    """Have a host for the length of a `with` block; raises `HostNotPossible`."""
+    """Create a host for the length of a `with` block; raises `HostNotPossible`."""
     _check_machine()
     name = f"echo-{secrets.token_hex(3)}"
     network = f"{NETWORK}.{secrets.randbelow(256)}"
@@ -62,11 +62,11 @@ def run_host() -> Iterator[Host]:
         _run_ip("-netns", name, "address", "add", f"{host.address}/30", "dev", INTERFACE)
         _run_ip("-netns", name, "link", "set", "lo", "up")
         _run_ip("-netns", name, "link", "set", INTERFACE, "up")
-        # otherwise connecting to a host that is cut off would fail at once, as it does in one's own network
+        # a fixed ARP entry: without it, connecting to a host that is cut off would fail immediately
         _run_ip("neighbour", "replace", host.address, "lladdr", _read_hardware_address(name), "dev", name)
         yield host
     finally:
-        # the link goes with it
+        # this also deletes the link
         _run_ip("netns", "delete", name)
 
 
@@ -79,7 +79,7 @@ def _check_machine() -> None:
 
 
 def _read_hardware_address(name: str) -> str:
-    # link/ether 5a:... brd ...
+    # the output contains: link/ether 5a:... brd ...
     words = _run_ip("-netns", name, "link", "show", INTERFACE).split()
     return words[words.index("link/ether") + 1]
 

@@ -1,6 +1,6 @@
 """A small market: three symbols over ten days, one of them without a quote, and its events.
 
-Owns the figures that tests of the dashboard look for.
+Owns the figures that tests of the dashboard expect.
 """
 
 from datetime import UTC, datetime, timedelta

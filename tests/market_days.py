@@ -1,4 +1,4 @@
-"""A short piece of the shipped price history, for tests that need real prices but not all."""
+"""A short part of the shipped price history, for tests that need only some real prices."""
 
 import csv
 import gzip

@@ -1,8 +1,8 @@
 """A provider of OpenID Connect on loopback, for the length of a `with` block.
 
-Owns discovery, authorization, tokens and keys; signs in whoever the test says, without
-asking. Knows one client and checks what a provider has to: its secret, its redirect
-address, and that the code was challenged (PKCE).
+Owns discovery, authorization, tokens and keys; signs in the user that the test sets, without a
+login page. Knows one client and makes the checks of a real provider: the client's secret, its
+redirect address, and the PKCE challenge of the code.
 """
 
 import base64
@@ -31,7 +31,7 @@ START_SECONDS = 30.0
 
 
 class Provider:
-    """A running provider; `claims` are those of who signs in next."""
+    """A running provider; `claims` are the claims of the next user who signs in."""
 
     def __init__(self, url: str, redirect_uri: str) -> None:
         self.url = url
@@ -42,7 +42,7 @@ class Provider:
         self._codes: dict[str, dict[str, str]] = {}
 
     def settings(self) -> dict[str, str]:
-        """Return the environment of a dashboard that signs in here."""
+        """Return the environment variables of a dashboard that uses this provider."""
         return {
             "OIDC_CLIENT_ID": CLIENT_ID,
             "OIDC_CLIENT_SECRET": CLIENT_SECRET,

@@ -1,8 +1,8 @@
-"""Bounds of time on a machine that does other things as well.
+"""Time limits of tests on a machine that also runs other programs.
 
-Owns how far a bound is stretched: at most four times, so that a promise can still be broken on
-the busiest machine. A bound tells a promise that is kept from a wait without end; how quick
-something is, `tests/bench` measures.
+Owns how far a limit is extended under load: at most four times, so that a test can still fail on
+the busiest machine. A limit only distinguishes success from an endless wait; `tests/bench`
+measures speed.
 """
 
 import os
@@ -10,16 +10,16 @@ import os
 from coverage import Coverage
 
 MOST = 4.0
-# What counting every line costs at most.
+# Largest slowdown by coverage, which counts every line.
 COVERAGE_FACTOR = 4.0
 
 
 def stretch(seconds: float) -> float:
-    """Return the time that a promise of so many seconds has while others want the processors too."""
+    """Return a time limit in seconds, extended by the present load of the machine."""
     runnable_per_processor = os.getloadavg()[0] / (os.cpu_count() or 1)
     return seconds * min(MOST, max(1.0, runnable_per_processor))
 
 
 def stretch_processor(seconds: float) -> float:
-    """Return the processor time that a promise has, which coverage lengthens and other programs do not."""
+    """Return a limit of CPU seconds, extended under coverage; other programs do not change CPU time."""
     return seconds * (COVERAGE_FACTOR if Coverage.current() is not None else 1)

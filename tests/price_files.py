@@ -1,6 +1,6 @@
 """Writes price files for tests and reads them as the command does.
 
-Owns the rows that most of them have: three days from Friday on.
+Owns the rows that most of these files have: three days, beginning on a Friday.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ AS_GIVEN = [(day, *bar) for day, bar in zip(DAYS, BARS, strict=True)]
 
 
 def write_rows(header: str, form: str, days: Sequence[str] = DAYS, **values: Any) -> str:
-    """Return a header and a row for each bar; `form` has d, o, h, l, c, v and a, half of the close."""
+    """Return a header and a row per bar; `form` has the fields d, o, h, l, c, v and a (half of the close)."""
     rows = [
         form.format(d=day, o=o, h=h, l=low, c=c, v=v, a=c / 2, **values)
         for day, (o, h, low, c, v) in zip(days, BARS, strict=True)
@@ -35,7 +35,7 @@ def write_rows(header: str, form: str, days: Sequence[str] = DAYS, **values: Any
 
 
 def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: Any) -> PriceReading:
-    """Write a file, if there is content, and read it with options as the command line has them."""
+    """Write a file, if there is content, and read it with the options of the command line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if content:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -43,7 +43,7 @@ def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: An
 
 
 def refuse(path: Path, content: str | bytes, **options: Any) -> str:
-    """Return why a file is refused, without its folder."""
+    """Return the message with which a file is refused, without the file's folder."""
     with pytest.raises(PriceFileError) as caught:
         read(path, content, **options)
     return str(caught.value).replace(f"{path.parent}/", "")
@@ -71,7 +71,7 @@ def _rows(table: PriceTable) -> Iterator[tuple[Any, ...]]:
 
 
 def describe(reading: PriceReading) -> str:
-    """Return what the command prints of a reading."""
+    """Return the text that the command prints for a reading."""
     return "\n".join(reading.describe())
 
 

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that repeat the code: the table of settings, the API reference, the pictures.
+"""Writes the pages of docs/ that are generated from the code: settings, API reference and pictures.
 
 `python -m tests.reference` writes them; `tests/unit/test_documents.py` fails when one is out of date.
 """
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def build_pages(repository: Path) -> dict[str, str]:
-    """Return the text of each generated file by its path; what stands above a page's marker is kept."""
+    """Return the text of each generated file by its path; the text above a page's marker is kept."""
     pages = {"docs/settings.md": list_settings(repository), "docs/api.md": list_api()}
     written = {
         name: re.sub(
@@ -46,7 +46,7 @@ def build_pages(repository: Path) -> dict[str, str]:
 
 
 def list_settings(repository: Path) -> Iterator[str]:
-    """Yield a table for each part of `.env.example`: default and allowed values are the code's."""
+    """Yield a table for each part of `.env.example`; default and allowed values come from the code."""
     fields = {**RoleSettings.model_fields, **StackSettings.model_fields, **Settings.model_fields}
     text = (repository / ".env.example").read_text(encoding="utf-8")
     for title, part in re.findall(r"^# --- (.+?) -+\n(.*?)(?=^# ---|\Z)", text, re.DOTALL | re.MULTILINE):
@@ -68,7 +68,7 @@ def show_default(value: Any) -> str:
 
 
 def list_api() -> Iterator[str]:
-    """Yield the service by area, then records and errors, each with its signature and docstring."""
+    """Yield the calls of the service by area, then records and errors, each with signature and docstring."""
     yield "## Opening\n"
     yield from describe_function("open_service", open_service)
     for area in reversed(EnhancedDatabaseService.__mro__):
@@ -93,7 +93,7 @@ def list_api() -> Iterator[str]:
 
 
 def is_public_call(name: str, value: object) -> bool:
-    """Say whether a member of the service is one of its calls."""
+    """Return whether a member of the service is one of its public calls."""
     return not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, staticmethod))
 
 

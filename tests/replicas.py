@@ -1,6 +1,6 @@
-"""A primary with a streaming replica, both real, and the ways in which a replica goes wrong.
+"""A real primary with a streaming replica, and ways to disturb the replica.
 
-The primary waits for its log to be written, as every real one does: what is not flushed is not sent.
+The primary flushes its WAL at commit, as in production: WAL that is not flushed is not sent to a replica.
 """
 
 import os
@@ -42,7 +42,7 @@ class ReplicaPair(NamedTuple):
     replica: PostgresServer
 
     def settings(self, valkey: ValkeyServer | None, **more: Any) -> Settings:
-        """Return the settings of a process that has both."""
+        """Return the settings of a process that uses primary and replica."""
         return Settings(
             database_url=SecretStr(self.primary.url(DATABASE)),
             database_replica_urls=SecretStr(self.replica.url(DATABASE)),
@@ -54,14 +54,14 @@ class ReplicaPair(NamedTuple):
         )
 
     def paused(self) -> AbstractContextManager[None]:
-        """Let the replica receive the log and replay nothing."""
+        """Pause replay on the replica, which still receives the WAL."""
         return paused_replay(self.replica.url(DATABASE))
 
     @contextmanager
     def stopped_receiver(self) -> Iterator[None]:
-        """Stop the process that receives the log."""
+        """Stop the replica's WAL receiver process with SIGSTOP."""
         with connected(self.replica.url(DATABASE)) as run:
-            # none while it connects
+            # there is no receiver while the replica connects
             pids = [pid for (pid,) in run("SELECT pid FROM pg_stat_wal_receiver")]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -73,12 +73,12 @@ class ReplicaPair(NamedTuple):
                     os.kill(pid, signal.SIGCONT)
 
     def wait_until_replayed(self) -> None:
-        """Wait until the replica has everything."""
+        """Wait until the replica has replayed everything that was committed."""
         wait_until_replayed(self.primary, self.replica)
 
 
 def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> None:
-    """Wait until a replica has everything that was committed."""
+    """Wait until a replica has replayed everything that was committed."""
     with connected(primary.url()) as run:
         [(position,)] = run("SELECT pg_current_wal_flush_lsn()::text")
     with connected(replica.url()) as run:
@@ -90,7 +90,7 @@ def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> Non
 
 @contextmanager
 def paused_replay(url: str) -> Iterator[None]:
-    """Let a replica receive the log and replay nothing."""
+    """Pause replay on a replica, which still receives the WAL."""
     with connected(url) as run:
         run("SELECT pg_wal_replay_pause()")
         wait_until(lambda: run("SELECT pg_get_wal_replay_pause_state()") == [("paused",)], "replay is paused")
@@ -104,9 +104,9 @@ def paused_replay(url: str) -> Iterator[None]:
 def run_replica(
     directory: Path, primary: PostgresServer, *, port: int | None = None, through: int | None = None
 ) -> Iterator[PostgresServer]:
-    """Serve a replica whose files are in `directory`, copied from the primary when there are none.
+    """Serve a replica whose files are in `directory`; an empty directory is filled from the primary.
 
-    It reaches the primary on the port `through`, such as that of a proxy, else directly.
+    The replica connects to the primary on the port `through` (such as that of a proxy); None: directly.
     """
     files = prepare_replica(
         directory,
@@ -138,7 +138,7 @@ def run_pair(make_directory: Callable[[], Path]) -> Iterator[ReplicaPair]:
 
 @contextmanager
 def hung(server: PostgresServer) -> Iterator[None]:
-    """Stop every process of a server."""
+    """Stop every process of a server with SIGSTOP for the length of a `with` block."""
     parent = psutil.Process(server.pid)
     stopped = [parent, *parent.children(recursive=True)]
     for process in stopped:
@@ -154,7 +154,7 @@ def hung(server: PostgresServer) -> Iterator[None]:
 
 @contextmanager
 def disturbed(pair: ReplicaPair) -> Iterator[None]:
-    """Pause replay, delay it and stop the receiver in turn, for moments, as long as the block runs."""
+    """During the block, pause replay, delay replay and stop the receiver, in turn and for short times."""
     stopping = threading.Event()
 
     def disturb() -> None:
@@ -180,7 +180,7 @@ def disturbed(pair: ReplicaPair) -> Iterator[None]:
 
 
 def count_reads(service: EnhancedDatabaseService) -> dict[tuple[str, str], int]:
-    """Return how many reads ran where, by server and reason."""
+    """Return the number of reads by server and reason."""
     return {
         (sample.labels["server"], sample.labels["reason"]): int(sample.value)
         for family in service.metrics.collect_own()

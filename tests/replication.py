@@ -1,4 +1,4 @@
-"""A primary and its standby that change places: killed, cut off, promoted, started again."""
+"""A primary and its standby for failover tests: kill, cut off, promote, start again."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.hosts import Host
 from tests.replicas import OPTIONS, run_replica
 
 DATABASE = "replicated"
-# The name that a standby has without one of its own.
+# The default application name of a standby.
 STANDBY = "walreceiver"
 
 
@@ -34,9 +34,9 @@ class Pair:
         through: Callable[[int], int] = int,
         host: Host | None = None,
     ) -> None:
-        """Start both; `through` gets the primary's port and returns that for the standby's stream.
+        """Start both servers; `through` maps the primary's port to the port that the standby connects to.
 
-        With a `host` the primary runs there, and the standby here.
+        With a `host`, the primary runs on it, and the standby on this machine.
         """
         self._stack = stack
         self._directory = make_directory()
@@ -53,12 +53,12 @@ class Pair:
 
     @property
     def url(self) -> SecretStr:
-        """The URL that names both, the first primary first."""
+        """The URL with both servers, the first primary first."""
         first, second = (f"{server.host}:{server.port}" for server in (self.primary, self.standby))
         return SecretStr(self.primary.url(DATABASE).replace(first, f"{first},{second}"))
 
     def make_synchronous(self) -> None:
-        """Acknowledge a commit once the standby has it."""
+        """Make the primary acknowledge a commit only once the standby has it."""
         with open_cursor(self.primary.url()) as cursor:
             cursor.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
             cursor.execute("SELECT pg_reload_conf()")
@@ -68,11 +68,11 @@ class Pair:
         postmaster = psutil.Process(self.primary.pid)
         for process in (postmaster, *postmaster.children()):
             process.kill()
-        # a process that nobody has waited for keeps the lock file
+        # until the parent has waited for the process, its lock file still counts as in use
         os.waitpid(postmaster.pid, 0)
 
     def promote(self) -> float:
-        """Promote the standby; return when it accepted writes."""
+        """Promote the standby; return the monotonic time when it accepted writes."""
         with open_cursor(self.standby.url()) as cursor:
             cursor.execute("SELECT pg_promote()")
             if cursor.fetchone() != (True,):
@@ -80,13 +80,13 @@ class Pair:
         return time.monotonic()
 
     def stop_waiting_for_standby(self) -> None:
-        """Let the first primary acknowledge commits alone; works also while its host is cut off."""
+        """Let the first primary acknowledge commits without the standby; works while its host is cut off."""
         with (self._directory / "postgres" / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
             file.write("synchronous_standby_names = ''\n")
         os.kill(self.primary.pid, signal.SIGHUP)
 
     def start_former_primary(self) -> PostgresServer:
-        """Start the first primary again as it was, on its port: it accepts writes."""
+        """Start the first primary again, unchanged and on the same port, so that it accepts writes."""
         options = {**OPTIONS, "synchronous_standby_names": ""}
         return self._stack.enter_context(
             run_postgres(self._directory, port=self.primary.port, options=options)
@@ -95,7 +95,7 @@ class Pair:
 
 @contextmanager
 def run_postgres_on(host: Host, directory: Path) -> Iterator[PostgresServer]:
-    """Serve a PostgreSQL on another host, which accepts clients and standbys of this one."""
+    """Serve a PostgreSQL on another host that accepts clients and standbys from this machine."""
     files = prepare_postgres(directory)
     with (files.data / "pg_hba.conf").open("a", encoding="utf-8") as rules:
         rules.writelines(

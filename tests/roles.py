@@ -24,7 +24,7 @@ def url_as(role: str, url: str) -> str:
 
 
 def url_with_password(role: str, url: str) -> str:
-    """Return the URL of a database as one of the roles that sign in."""
+    """Return the URL of a database, with password, for one of the login roles."""
     return url_as(f"{role}:{quote(PASSWORDS[role], safe='')}", url)
 
 
@@ -41,7 +41,7 @@ def settings_as(role: str, url: str, **values: object) -> Settings:
 
 
 def give_to_roles(admin_url: str) -> None:
-    """Create the roles, give them the database, and migrate it; repeatable."""
+    """Create the roles, give them the database, and migrate it; can be called again."""
     with open_administrator(admin_url) as admin:
         create_roles(admin, PASSWORDS)
         hand_over(admin)
@@ -50,7 +50,7 @@ def give_to_roles(admin_url: str) -> None:
 
 @contextmanager
 def cursor_as(role: str, url: str) -> Iterator[Cursor]:
-    """Open a connection as one of the roles that sign in; each statement is committed at once."""
+    """Yield a cursor of a connection as one of the login roles, in autocommit."""
     with closing(psycopg2.connect(settings_as(role, url).database_url.get_secret_value())) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

@@ -1,7 +1,7 @@
-"""Worlds of the game that differ in attendance, dates and states, and their rows as data frames.
+"""Game data sets that differ in attendance, dates and states, and their rows as data frames.
 
-Owns the rows that tests of figures recompute: written through the bulk loads, the same for one moment `now`.
-Each situation has an open session (today) unless its name says otherwise.
+Owns the rows from which tests recompute figures. The rows are written with the bulk loads and depend only on
+the situation and the time `now`. Each situation has an open session (today) unless its name says otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ CENT: Final = Decimal("0.01")
 STARTING_CASH: Final = Decimal(10_000)
 SYMBOLS: Final = ("AAPL", "FB", "IBM")
 SILENT_SYMBOL: Final = "OLD"
-"""Its last price is the oldest of all."""
+"""The symbol whose last price is older than that of every other symbol."""
 
 CAST: Final = (
     "alice",
@@ -41,21 +41,21 @@ CAST: Final = (
 )
 QUEST_TYPES: Final = ("DAILY_GAIN", "MILESTONE", "TRADES")
 TICK_TIMES: Final = (Decimal("0.6"), Decimal("0.7"), Decimal("0.85"))
-"""When in a session there are prices, as a share of the day (of what has passed of an open one)."""
+"""Times of prices in a session, as a share of the day; in an open session, of the elapsed part."""
 
 
 class Situation(NamedTuple):
-    """Who plays when: `attends(player, age)` says whether a player plays the session `age` days ago."""
+    """Attendance: `attends(player, age)` returns whether a player plays the session `age` days ago."""
 
     players: int
     ages: tuple[int, ...]
     attends: Callable[[int, int], bool]
     shares: Decimal | None = None
-    """How many shares everybody buys, so that all tie; None for different numbers."""
+    """Number of shares that every player buys, so that all tie; None for different numbers."""
 
 
 def _comes_and_goes(player: int, age: int) -> bool:
-    """Some play always, some stopped, some joined late, some came back; the last never plays."""
+    """Return whether a player plays: some always, some stopped, joined late or came back; the last never."""
     plays = (
         True,  # alice: every session
         age % 2 == 0,  # bob: every other day
@@ -73,7 +73,7 @@ def _comes_and_goes(player: int, age: int) -> bool:
 
 
 _HELD: Final = tuple(age for age in range(45) if age not in {4, 5, 6, 11, 12, 25})
-"""A gap of three days, one of two and one of one; 45 days reach into another month and over seven weeks."""
+"""Ages of sessions, with gaps of three, two and one days; 45 days cover two months and seven weeks."""
 
 SITUATIONS: Final = {
     "players come and go": Situation(12, _HELD, _comes_and_goes),
@@ -87,12 +87,12 @@ SITUATIONS: Final = {
 
 
 def write_situation(service: EnhancedDatabaseService, name: str, now: datetime) -> None:
-    """Write the rows of a situation as of `now`; the database is empty before."""
+    """Write the rows of a situation as of `now`; the database must be empty."""
     _Writer(name, now).write(service)
 
 
 def read_table(execute: Execute, table: str) -> pd.DataFrame:
-    """Return all rows of a table past the service; numbers are Decimal, times aware, ids strings."""
+    """Return all rows of a table, read without the service: numbers as Decimal, times aware, ids as text."""
     columns = [
         name
         for (name,) in execute(
@@ -105,7 +105,7 @@ def read_table(execute: Execute, table: str) -> pd.DataFrame:
 
 
 class _Writer:
-    """Builds the records of one situation; every choice comes from its name, so it repeats."""
+    """Builds the records of one situation; its name is the random seed, so every run has the same records."""
 
     def __init__(self, name: str, now: datetime) -> None:
         self._situation = SITUATIONS[name]
@@ -185,7 +185,7 @@ class _Writer:
         """Buy at the first price of the session, perhaps sell some at the second; hold the rest."""
         user, day = self._users[player], self._day(age)
         cash, positions, trades = STARTING_CASH, [], []
-        # with equal shares everybody holds the same; one in four of the others does not trade at all
+        # with equal shares all players hold the same; otherwise one player in four does not trade at all
         same = self._situation.shares
         chosen = SYMBOLS if same else self._random.sample(SYMBOLS, self._random.choice((0, 1, 2, 3)))
         for symbol in chosen:
@@ -241,7 +241,7 @@ class _Writer:
             )
 
     def _build_quests(self) -> Iterator[Quest]:
-        """Completed, expired, overdue, running, untouched and endless quests, given at each fifth session."""
+        """Yield quests of each fifth session: completed, expired, overdue, running, untouched, endless."""
         for place, (player, age) in enumerate(self._list_sessions()):
             if place % 5:
                 continue
@@ -264,9 +264,9 @@ class _Writer:
                 reward_type=("cash", "badge", None)[place // 5 % 3],
                 reward_value=(Decimal(50), Decimal(1), None)[place // 5 % 3],
                 created_at=given,
-                # an active quest whose time is over stays ACTIVE until maintenance has seen it
+                # an overdue quest stays ACTIVE until maintenance marks it as expired
                 expires_at=None if place // 5 % 7 == 0 else given + timedelta(days=3),
-                # a third was completed before times were stored
+                # a third has no completion time, like quests completed before this column existed
                 completed_at=given + timedelta(hours=1 + place % 50)
                 if status == "COMPLETED" and place % 3
                 else None,

@@ -1,7 +1,7 @@
-"""Counts what code does instead of how long it takes, which a busy machine does not change.
+"""Counts the steps of code instead of its time, because steps do not depend on the load of a machine.
 
-Owns the counting: bytecode instructions of Python, and memory that is taken at one moment, which
-shows the loops inside of built-in functions that copy (`dict(x)`, `list(x)`, `sorted(x)`).
+Counts Python bytecode instructions, and the peak of allocated memory, which reveals loops inside
+built-in functions that copy (`dict(x)`, `list(x)`, `sorted(x)`).
 """
 
 import gc
@@ -23,7 +23,7 @@ def count_steps(act: Callable[[], object]) -> int:
         return trace
 
     before, is_collecting = sys.gettrace(), gc.isenabled()
-    # a collection may run finalizers of other objects in the middle of the call
+    # garbage collection could run finalizers of other objects during the call
     gc.disable()
     sys.settrace(trace)
     try:
@@ -36,7 +36,7 @@ def count_steps(act: Callable[[], object]) -> int:
 
 
 def measure_peak(act: Callable[[], object]) -> int:
-    """Return how many bytes more than before a call holds at its worst moment."""
+    """Return the peak memory of a call in bytes, minus the memory before the call."""
     is_mine = not tracemalloc.is_tracing()
     if is_mine:
         tracemalloc.start()

@@ -1,7 +1,7 @@
-"""A command that is run as a person would: on a terminal, with answers typed in.
+"""Runs a command as a person would: on a terminal, with typed answers.
 
-Owns the pseudo-terminal. What the command writes to standard output comes back apart from what
-it shows on the terminal.
+Owns the pseudo-terminal. Returns the standard output of the command separately from the text that it
+shows on the terminal.
 """
 
 import os
@@ -16,7 +16,7 @@ RUN_SECONDS = 60
 
 
 class Typed(NamedTuple):
-    """How a command ended: its exit status, its output, and what the terminal showed."""
+    """The result of a command: exit status, standard output, and the text on the terminal."""
 
     status: int
     output: str
@@ -27,7 +27,7 @@ def run_on_terminal(*arguments: str, answer: str, environment: Mapping[str, str]
     """Run an `echo-markets` command, type `answer` and a newline, and wait for its end."""
     master, slave = os.openpty()
     parts: list[bytes] = []
-    # read all the time: a terminal that nobody reads holds its writer up
+    # read in a thread: a command blocks when nobody reads its terminal
     reader = threading.Thread(target=_read_into, args=(parts, master))
     with subprocess.Popen(
         [sys.executable, "-m", "core.cli", *arguments],
@@ -47,7 +47,7 @@ def run_on_terminal(*arguments: str, answer: str, environment: Mapping[str, str]
 
 
 def _read_into(parts: list[bytes], master: int) -> None:
-    # EIO is what Linux says at the end of a pseudo-terminal
+    # Linux raises EIO at the end of a pseudo-terminal
     with suppress(OSError):
         while part := os.read(master, 4096):
             parts.append(part)

@@ -1,4 +1,4 @@
-"""Change and volatility of every stored tick once more, with pandas, from nothing but times and prices."""
+"""Recomputes change and volatility of every stored tick with pandas, from times and prices only."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ DAY = pd.Timedelta("24h")
 
 
 def recount_ticks(execute: Execute) -> pd.DataFrame:
-    """Return all ticks with the change in 24 hours and the volatility that their prices give."""
+    """Return all ticks with the 24-hour change and the volatility computed from their prices."""
     columns = ["symbol", "timestamp", "price", "volume", "change_24h", "change_percent_24h", "volatility"]
     rows = execute(f"SELECT {', '.join(columns)} FROM ticks ORDER BY symbol, timestamp")
     frame = pd.DataFrame(rows, columns=columns)
@@ -45,7 +45,7 @@ def deviate(closes: list[float]) -> float | None:
 
 
 def assert_ticks_add_up(ticks: Any) -> None:
-    """Assert that the stored values are the recounted ones, missing ones included."""
+    """Assert that stored and recomputed values are equal, and that the same values are missing."""
     for stored, expected in (
         ("change_24h", "expected_change"),
         ("change_percent_24h", "expected_percent"),

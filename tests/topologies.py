@@ -1,6 +1,6 @@
 """Draws the topologies of docs/topologies.md: the boxes and arrows of each, as SVG files of docs/images.
 
-`tests.reference` writes the files. Columns and rows are places of a grid, which may be fractions.
+`tests.reference` writes the files. Boxes are placed on a grid; their columns and rows may be fractions.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ TIP = (
 
 
 class Box(NamedTuple):
-    """A program, a server or a proxy, and its place in the grid."""
+    """A program, a server or a proxy, and its place on the grid."""
 
     name: str
     column: float
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
     @property
     def middle(self) -> tuple[float, float]:
-        """Its middle in pixels."""
+        """The middle of the box in pixels."""
         return (
             MARGIN + self.column * COLUMN + BOX_WIDTH / 2,
             MARGIN + self.row * ROW + BOX_HEIGHT / 2,
@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """Who opens the connection, to whom, and for what."""
+    """A connection: the box that opens it, the box that accepts it, and its purpose."""
 
     start: str
     end: str
@@ -50,7 +50,7 @@ class Arrow(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A topology, and the sentence for those who do not see it."""
+    """A topology, and its alternative text for screen readers."""
 
     title: str
     boxes: tuple[Box, ...]
@@ -175,7 +175,7 @@ def draw_pictures() -> dict[str, str]:
 
 
 def draw(picture: Picture) -> str:
-    """Return a picture as SVG, with a white ground, so that it can be read on a dark page too."""
+    """Return a picture as SVG, with a white background, so that it can be read on a dark page too."""
     right, bottom = (max(values) for values in zip(*(box.middle for box in picture.boxes), strict=True))
     width, height = round(right + BOX_WIDTH / 2 + MARGIN), round(bottom + BOX_HEIGHT / 2 + MARGIN)
     head = (

@@ -1,7 +1,7 @@
-"""Looks the locked packages up in public advisories; says so when nothing is known about them.
+"""Looks the locked packages up in public advisories, and reports packages that could not be checked.
 
-pip-audit succeeds when an index answers without the packages, as mirrors do that keep no advisories, and
-ends in a traceback when there is no network. Neither means that the packages are safe.
+pip-audit succeeds when an index has no data on the packages (such as a mirror without advisories) and ends
+with a traceback when there is no network. Neither result means that the packages are safe.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 LOCK_FILES = ("requirements-local.lock", "requirements-dev.lock", "requirements-security.lock")
 CLEAN, VULNERABLE, UNKNOWN = 0, 1, 2
-"""Exit codes; UNKNOWN: of some packages nothing could be found out."""
+"""Exit codes; UNKNOWN means that some packages could not be checked."""
 
 
 def main(command: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def _audit(command: Sequence[str], file: str) -> int:
 
 
 def judge(output: str, errors: str) -> tuple[int, list[str]]:
-    """Return the exit code and the lines that say what pip-audit's JSON means, or its last words."""
+    """Return the exit code and lines that describe pip-audit's JSON, or the end of its error output."""
     try:
         packages: Sequence[Mapping[str, Any]] = json.loads(output)["dependencies"]
     except (ValueError, KeyError):

@@ -1,7 +1,7 @@
 """A small web server for the length of a `with` block, with answers that a test sets.
 
-Owns serving and stopping. It stands in for exporters and Prometheus servers in states that
-real ones are hard to bring into: strange answers, slow ones, none.
+Owns serving and stopping. It replaces exporters and Prometheus servers in states that are hard to
+cause with real ones: wrong answers, slow answers, no answer.
 """
 
 import threading
@@ -27,7 +27,7 @@ def serving(respond: Respond) -> Iterator[str]:
             try:
                 self.wfile.write(body)
             except OSError:
-                return  # the client did not wait for it
+                return  # the client has disconnected
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the server's name
             """Print nothing."""

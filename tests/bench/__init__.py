@@ -1,1 +1,1 @@
-"""Measurements against other ways of doing the same: `make bench`."""
+"""Measurements of the service against other implementations of the same calls: `make bench`."""

@@ -1,7 +1,7 @@
-"""`python -m tests.bench`: the service against other ways of doing the same.
+"""`python -m tests.bench`: the service against other implementations of the same calls.
 
-Owns the command line and what is shown and written; servers, rows, contenders and
-workloads have their own modules.
+Owns the command line and the output; servers, rows, contenders and workloads have their own
+modules.
 """
 
 import os
@@ -20,7 +20,7 @@ from tests.bench.report import make_table
 from tests.bench.rounds import check_answers, run_rounds
 from tests.bench.servers import run_servers
 
-# of a table that goes into a file
+# width of a table that is written to a file, in characters
 WIDTH = 150
 
 
@@ -31,7 +31,7 @@ WIDTH = 150
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures here.")
 @click.option("--seed", default=1, show_default=True, help="Which calls are made.")
 def main(scale: str, rounds: int | None, only: tuple[str, ...], json_file: Path | None, seed: int) -> None:
-    """Measure every contender on servers of their own; times are compared, never judged."""
+    """Measure every contender on newly started servers; print times, without pass or fail."""
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH

@@ -1,8 +1,8 @@
 """`python -m tests.bench.audit`: what the audit log costs writers.
 
-Each write is made in three ways, one after the other in every round: without the triggers, with them and
-nobody named, and in the name of a person; the order of the ways changes. Compared are the quickest turns:
-what else the machine does only adds to the others.
+Each write is made in three ways in every round, in changing order: without the triggers, with the triggers
+but without an actor, and with an actor. The quickest turns are compared, because other load on the machine
+only makes turns slower.
 """
 
 import time
@@ -22,7 +22,7 @@ from tests.bench.servers import run_servers
 DAY = date(2026, 3, 2)
 WAYS = ("without triggers", "nobody named", "a person named")
 TABLES = ("users", "portfolios", "quests", "leaderboard_entries")
-# Short turns, many of them: whatever else the machine does then falls on every way alike.
+# Many short turns, so that other load on the machine affects every way equally.
 SINGLE_CALLS, SINGLE_ROUNDS = 20, 60
 BATCH_ROUNDS = 15
 EVENTS = ("inserted", "updated", "deleted")
@@ -31,7 +31,7 @@ Write = Callable[[int], object]
 
 
 def list_writes(service: EnhancedDatabaseService, users: list[User]) -> Iterator[tuple[str, int, Write]]:
-    """Yield name, number of calls in a turn, and the call, which writes other values each time."""
+    """Yield name, number of calls in a turn, and the call, which writes different values each time."""
     player = users[0].id
     quest = service.create_quest(player, type="T", title="T", target_value=Decimal(10) ** 12)
 
@@ -95,7 +95,7 @@ def _compare(
         for way in WAYS[turn % 3 :] + WAYS[: turn % 3]:
             switch(way)
             with service.acting_as("operator") if way == WAYS[2] else nullcontext():
-                # the server plans its functions anew after a switch
+                # not measured: after a switch the server plans its functions again
                 write(next(numbers))
                 started = time.perf_counter()
                 for _ in range(calls):

@@ -1,8 +1,8 @@
 """`python -m tests.bench.citus`: calls on one and two workers of a Citus cluster, and without Citus.
 
-Owns the calls that are compared. All three databases are on the servers of CITUS_URL, so of one version, with
-the same rows; the plain one is on the coordinator, without Citus. The calls take turns, and a ratio is taken
-within a round of each.
+Owns the calls that are compared. All three databases are on the servers of CITUS_URL, so they have the same
+version, and they have the same rows. The plain database is on the coordinator, without the Citus extension.
+The databases take turns, and each ratio compares two times of the same round.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""What the contenders work on: the rows, how many there are, and who asks for which.
+"""The data of the benchmark: the rows, their number, and the choice of keys for each call.
 
-Owns the fill of the tables and every random choice; the same seed chooses the same. Never
+Owns filling the tables and every random choice; the same seed gives the same choices. Never
 measures.
 """
 
@@ -22,10 +22,10 @@ DAY = date(2026, 3, 2)
 OPENING = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 LIMIT = 50
 SEARCH_LIMIT = 20
-# A leaderboard of a usual size, for the writes of single scores; its players have a quest each.
+# A leaderboard of usual size, for writes of single scores; each of its players has one quest.
 SMALL_CATEGORY = "weekly_returns"
 SMALL_PLAYERS = 3_000
-# The hottest of the mixed load's keys: place -> limit of the leaderboard. All others are portfolios.
+# The leaderboards among the hottest keys of the mixed load: place -> limit. All other keys are portfolios.
 HOT_LIMITS = {1: 50, 4: 10, 16: 100, 64: 25}
 LIMITS = tuple(HOT_LIMITS.values())
 # The hottest of 20,000 keys gets a seventh of all calls.
@@ -53,7 +53,7 @@ ORDER BY n DESC, s;
 
 
 class Scale(NamedTuple):
-    """How many rows there are, and how long each turn of each workload takes."""
+    """The number of rows, and the length of each turn of each workload."""
 
     players: int
     symbols: int
@@ -74,7 +74,7 @@ SCALES = {
 
 
 def fill_tables(url: str, scale: Scale) -> None:
-    """Write users, portfolios, entries, quests and ticks, and let the planner know of them."""
+    """Write users, portfolios, entries, quests and ticks, then run ANALYZE for the planner."""
     values = {
         "players": scale.players,
         "symbols": scale.symbols,
@@ -97,14 +97,14 @@ def fill_tables(url: str, scale: Scale) -> None:
 
 
 class Choices:
-    """Who asks for what: every choice of a run, from one seed."""
+    """The random choices of a run (keys, players, values), all from one seed."""
 
     def __init__(self, scale: Scale, seed: int) -> None:
         self.scale = scale
         self._random = random.Random(seed)
         weights = (1 / place**ZIPF_CONSTANT for place in range(1, scale.keys + 1))
         self._cumulated = list(itertools.accumulate(weights))
-        # spread over the table, not its first pages; the hottest first
+        # players from the whole table, not only from its first pages; the hottest first
         players = [player_id(n) for n in self._random.sample(range(1, scale.players + 1), scale.keys)]
         self._keys: list[UUID | int] = [
             HOT_LIMITS.get(place, player) for place, player in enumerate(players, start=1)
@@ -113,17 +113,17 @@ class Choices:
         self.numbers = itertools.count(1)
 
     def pick_players(self, count: int) -> list[UUID]:
-        """Return different players, each as likely as any other."""
+        """Return distinct players, chosen uniformly."""
         return [player_id(n) for n in self._random.sample(range(1, self.scale.players + 1), count)]
 
     def pick_keys(self, count: int) -> list[UUID | int]:
-        """Return keys by how hot they are, each many times: a portfolio's player or a leaderboard's limit."""
+        """Return keys, the hot ones more often: the player of a portfolio or the limit of a leaderboard."""
         total = self._cumulated[-1]
         places = (bisect.bisect(self._cumulated, self._random.random() * total) for _ in range(count))
         return [self._keys[min(place, len(self._keys) - 1)] for place in places]
 
     def pick_small(self, count: int) -> list[int]:
-        """Return numbers of players of the small leaderboard, the same one many times."""
+        """Return numbers of players of the small leaderboard; numbers repeat."""
         return self._random.choices(range(1, SMALL_PLAYERS + 1), k=count)
 
     def make_scores(self, count: int) -> list[Decimal]:
@@ -131,19 +131,19 @@ class Choices:
         return [Decimal(self._random.randrange(-10_000_000, 10_000_000)) / 100 for _ in range(count)]
 
     def make_prefixes(self, count: int) -> list[str]:
-        """Return beginnings of names that about a hundredth of all players have."""
+        """Return prefixes of names, each shared by about one player in a hundred."""
         return [f"player{self._random.randrange(10, 100)}" for _ in range(count)]
 
     def pick_flags(self, count: int, share: float) -> list[bool]:
-        """Return which of `count` calls belong to a share of them."""
+        """Return a flag for each of `count` calls, True for a random `share` of them."""
         return [self._random.random() < share for _ in range(count)]
 
     def pick_symbols(self, count: int) -> list[str]:
-        """Return different symbols."""
+        """Return distinct symbols."""
         return [f"S{n}" for n in self._random.sample(range(1, self.scale.symbols + 1), count)]
 
     def make_updates(self, count: int) -> list[PortfolioUpdate]:
-        """Return new values for different players' portfolios."""
+        """Return new values for the portfolios of distinct players."""
         cents = self._random.randrange(100)
         change = Decimal(cents) / 100
         return [
@@ -151,7 +151,7 @@ class Choices:
         ]
 
     def make_ticks(self, count: int) -> list[Tick]:
-        """Return ticks later than all before, one second apart for all symbols in turn."""
+        """Return ticks of all symbols in turn, one second apart and later than all earlier ones."""
         ticks: list[Tick] = []
         while len(ticks) < count:
             time = OPENING + timedelta(seconds=next(self._seconds))
@@ -174,7 +174,7 @@ def quest_id(number: int) -> UUID:
 
 
 def total_of(row: object, name: str) -> Decimal:
-    """Return one number of a contender's answer, whatever the answer is made of."""
+    """Return one number of a contender's answer, which is a mapping or an object."""
     return Decimal(str(field_of(row, name)))
 
 
@@ -184,7 +184,7 @@ def field_of(row: object, name: str) -> object:
 
 
 def describe_rows(rows: Sequence[object], *names: str) -> list[tuple[str, ...]]:
-    """Spell fields of rows out, so that the answers of contenders can be compared."""
+    """Return fields of rows as texts, so that the answers of contenders can be compared."""
     return [tuple(_spell(field_of(row, name)) for name in names) for row in rows]
 
 

@@ -1,6 +1,6 @@
-"""`python -m tests.bench.encryption`: what encrypted e-mail addresses cost, beside users without one.
+"""`python -m tests.bench.encryption`: cost of encrypted e-mail addresses, compared with users without one.
 
-Owns the pairs of calls that are compared. Both take turns in each round; a ratio is taken within a round.
+Owns the pairs of calls that are compared. Both calls take turns in each round; each ratio is of one round.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.bench.servers import run_servers
 
 ROUNDS = 60
 LOADED = 1_000
-# Calls in a turn: a tenth of a second at most.
+# Calls per turn: a turn takes at most a tenth of a second.
 CALLS = {"create": 20, "load 1,000": 1, "get": 100, "get, shared cache": 300, "get, near cache": 5_000}
 
 Call = Callable[[], object]
@@ -95,7 +95,7 @@ def list_pairs(
 
 
 def measure(plain: Call, encrypted: Call, *, rounds: int, calls: int) -> list[tuple[float, float]]:
-    """Return the seconds of one call of each, round by round; the first of a round changes each time."""
+    """Return the seconds per call of both, round by round; they alternate in which goes first."""
     figures = []
     for call in (plain, encrypted):
         clock(call, 1 + calls // 10)

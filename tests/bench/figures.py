@@ -1,7 +1,7 @@
-"""What was measured, and the arithmetic on it.
+"""The measured figures and the arithmetic on them.
 
-Owns medians and ratios. A ratio is taken within a round, where both contenders met the same
-machine, and the median of these is what counts.
+Owns medians and ratios. A ratio compares two contenders within one round, when the load on the
+machine was the same for both; the result is the median of these ratios.
 """
 
 import statistics
@@ -15,7 +15,7 @@ QUANTILES = 100
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One turn of one contender in one round: figures by name; `seconds` is always there."""
+    """One turn of one contender in one round: figures by name; `seconds` is always present."""
 
     workload: str
     contender: str
@@ -39,7 +39,8 @@ def choose_baseline(
 ) -> tuple[list[Turn], dict[str, str]]:
     """Return the turns, and the candidate that was quickest in each workload.
 
-    The turns of that one are the baseline's, those of other candidates are left out.
+    In each workload, the turns of the quickest candidate become the baseline's; turns of other candidates are
+    left out.
     """
     seconds: dict[str, dict[str, list[float]]] = {}
     for turn in turns:
@@ -89,7 +90,7 @@ def median_figures(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
 def divide_rounds(
     rounds: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]]
 ) -> list[dict[str, float]]:
-    """Divide figures by those of the baseline in the same round; a figure of 0 divides nothing."""
+    """Divide figures by those of the baseline in the same round; omit figures whose baseline is 0."""
     return [
         {
             name: value / baseline[number][name]
@@ -102,10 +103,10 @@ def divide_rounds(
 
 
 def percentile(seconds: Sequence[float], percent: int) -> float:
-    """Return the value that `percent` of 100 stay below."""
+    """Return the value below which `percent` % of the values lie."""
     return statistics.quantiles(seconds, n=QUANTILES, method="inclusive")[percent - 1]
 
 
 def to_document(summaries: Sequence[Summary], **about: Any) -> bytes:
-    """Return what is written to a file: how it was measured, then every summary, as JSON."""
+    """Return the content of the result file as JSON: `about` (how it was measured), then every summary."""
     return msgspec.json.format(msgspec.json.encode({**about, "results": summaries}), indent=2) + b"\n"

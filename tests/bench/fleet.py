@@ -1,7 +1,7 @@
-"""Processes that write metrics, for measuring who reads them.
+"""Processes that write metrics, for measuring the exporter that reads them.
 
-Owns what one process of the product writes: every operation, every cache and every bound.
-Run as a program it fills FOLDER, says so and stays until its standard input ends.
+Writes what one process of the product writes: every operation, every cache and every histogram
+bound. Run as a program, it fills FOLDER, reports that, and stays until its standard input ends.
 """
 
 import sys
@@ -25,7 +25,7 @@ OPERATIONS = {
     "job": ("create_", "insert_", "batch_", "maintain_"),
     "exporter": (),
 }
-"""What each role's operations begin with; they are named after the service's methods."""
+"""Prefixes of the operations of each role; operations are named after the service's methods."""
 
 
 def list_operations(role: Role) -> list[str]:
@@ -34,7 +34,7 @@ def list_operations(role: Role) -> list[str]:
 
 
 def fill(metrics: Metrics) -> None:
-    """Count in every series that a busy process has."""
+    """Increment every series that a busy process has."""
     for operation in list_operations(metrics.role):
         for seconds in SECONDS_BUCKETS:
             metrics.observe_operation(operation, seconds)
@@ -75,7 +75,7 @@ def run_writers(folder: Path, count: int) -> Iterator[list["Popen[str]"]]:
 
 
 def main() -> None:
-    """Fill the folder named first as the role named second, and stay."""
+    """Fill a folder (first argument) as a role (second argument), and stay until standard input ends."""
     role = next(role for role in ROLES if role == sys.argv[2])
     metrics = open_metrics(role, Path(sys.argv[1]))
     fill(metrics)

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.growth`: what an operation costs when there is more of everything.
+"""`python -m tests.bench.growth`: how the cost of an operation grows with the size of its data.
 
 Owns the operations of cache, pool and metrics on structures of a given size, and the table of
 their times at 1,000, 10,000 and 100,000 entries. `tests/unit/test_growth.py` counts their steps.
-Times are of the thread's processor and compared within a round, never judged.
+Times are CPU times of the thread and are compared within a round; there is no pass or fail.
 """
 
 import os
@@ -41,7 +41,8 @@ SIZES = (1_000, 10_000, 100_000)
 ROUNDS = 15
 FOREVER = 1e9
 DAY = date(2026, 3, 2)
-# values that depend on a version alone, and in hundreds; the rest depend on none
+# ALONE leaderboards have a version key each, and HUNDREDS version keys have a hundred leaderboards each;
+# portfolios depend on no version key
 ALONE = 100
 HUNDREDS = 5
 PUSHED = 1_000
@@ -49,7 +50,7 @@ CALLS_OF_SERVICE = 100
 
 
 class Trial(NamedTuple):
-    """Calls of one operation on a structure, and what brings it back to its size afterwards."""
+    """Calls of one operation on a structure, and a function that restores the size of the structure."""
 
     act: Callable[[int], object]
     calls: int = 50
@@ -60,7 +61,7 @@ Prepare = Callable[[int], Trial]
 
 
 def values_of(size: int) -> dict[str, tuple[str, ...]]:
-    """Return so many keys, each with what its value depends on."""
+    """Return `size` keys, each with the version keys on which its value depends."""
     leaderboards = {f"leaderboard:h{n}": (f"version:h{n // 100}",) for n in range(100 * HUNDREDS)}
     leaderboards |= {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(ALONE)}
     portfolios: dict[str, tuple[str, ...]] = {f"portfolio:{n}": () for n in range(size - len(leaderboards))}
@@ -68,7 +69,7 @@ def values_of(size: int) -> dict[str, tuple[str, ...]]:
 
 
 def open_near(size: int) -> NearCache:
-    """Return a near tier that is full, the portfolios used last."""
+    """Return a full near cache in which the portfolios were used last."""
     near = NearCache(ChangeLog(), max_entries=size, ttl_seconds=FOREVER)
     near.open()
     fill_near(near, values_of(size))
@@ -82,13 +83,13 @@ def fill_near(near: NearCache, values: dict[str, tuple[str, ...]]) -> None:
 
 
 def hit(size: int) -> Trial:
-    """Read a value from the near tier."""
+    """Read a value from the near cache."""
     near = open_near(size)
     return Trial(lambda n: near.get(f"portfolio:{n}"), 400)
 
 
 def miss(size: int) -> Trial:
-    """Ask the near tier for a value that it does not have, and begin a read."""
+    """Miss a value in the near cache, and begin a read."""
     near = open_near(size)
 
     def act(number: int) -> None:
@@ -99,7 +100,7 @@ def miss(size: int) -> Trial:
 
 
 def evict(size: int) -> Trial:
-    """Admit a value into a near tier that is full."""
+    """Admit a value into a full near cache."""
     near = open_near(size)
     numbers = iter(range(10**9))
 
@@ -110,7 +111,7 @@ def evict(size: int) -> Trial:
 
 
 def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
-    """Invalidate keys and what depends on them, then read all of it again."""
+    """Invalidate keys and the values that depend on them, then read all of them again."""
 
     def prepare(size: int) -> Trial:
         near = open_near(size)
@@ -126,7 +127,7 @@ def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
 
 
 def forget(size: int) -> Trial:
-    """Forget the fail-safe values that a write of a leaderboard outdates."""
+    """Drop the fail-safe values that a write of a leaderboard makes stale."""
     fail_safe = FailSafeValues(max_entries=size, seconds=FOREVER)
 
     def remember(values: dict[str, tuple[str, ...]]) -> None:
@@ -141,13 +142,13 @@ def forget(size: int) -> Trial:
 
 
 def flush(size: int) -> Trial:
-    """Drop everything that the near tier holds."""
+    """Drop all values of the near cache."""
     near = open_near(size)
     return Trial(lambda _: near.clear(), 1, partial(fill_near, near, values_of(size)))
 
 
 def share(size: int) -> Trial:
-    """Read a key through single-flight while many others are read."""
+    """Read a key through single-flight while reads of many other keys are in progress."""
     single_flight = SingleFlight(ChangeLog())
     for number in range(size):
         single_flight.do(f"k{number}", (), partial(keep_call, single_flight, f"k{number}"))
@@ -155,13 +156,13 @@ def share(size: int) -> Trial:
 
 
 def keep_call(single_flight: SingleFlight, key: str) -> None:
-    """Leave a read under way behind, as if it never ended."""
+    """Put a read that never ends into the single-flight, under this key."""
     call = single_flight._calls[key]
     single_flight._calls[key] = type(call)(call.names, call.ticket)
 
 
 def fail_to_flush(size: int) -> Trial:
-    """Try to send what is owed to a Redis that does not answer."""
+    """Try to flush the invalidation outbox to a Redis that does not answer."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError
@@ -196,11 +197,11 @@ class StandIn:
         return self._descriptor
 
     def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing."""
 
 
 def open_pool(limit: int, used: int) -> ConnectionPool:
-    """Return a pool of which so many connections are used; its clock stands still."""
+    """Return a pool with `used` connections checked out; its clock stands still."""
     descriptor, _ = os.pipe()
     pool = ConnectionPool(
         lambda: cast("ServerConnection", StandIn(descriptor)),
@@ -215,14 +216,14 @@ def open_pool(limit: int, used: int) -> ConnectionPool:
 
 
 def check_out(size: int) -> Trial:
-    """Check a connection out and in again while the others are used."""
+    """Check a connection out and in again while all others are in use."""
     pool = open_pool(limit=size + 1, used=size)
     pool.checkin(pool.checkout("first"))
     return Trial(lambda _: pool.checkin(pool.checkout("next")), 200)
 
 
 def give_up(size: int) -> Trial:
-    """Wait in vain for a connection behind many others."""
+    """Wait for a connection behind many pending requests, until the timeout."""
     pool = open_pool(limit=1, used=1)
     pool._pending.update(dict.fromkeys(PendingRequest() for _ in range(size)))
 
@@ -256,7 +257,7 @@ def scrape(size: int) -> Trial:
 
 
 def fill_cache(cache: Any, size: int) -> None:
-    """Fill the near tier and the fail-safe values of a cache."""
+    """Fill the near cache and the fail-safe values of a cache."""
     if not cache._near.is_live:
         cache._near.open()
     fill_near(cache._near, values_of(size))
@@ -309,12 +310,12 @@ def main(rounds: int, largest: int) -> None:
 
 
 def measure(trials: Sequence[Trial], rounds: int) -> list[list[float]]:
-    """Return the processor seconds of a call of each trial, round by round; all take turns."""
+    """Return the CPU seconds per call of each trial, round by round; the trials take turns."""
     return [[clock(trial) for trial in trials] for _ in range(rounds)]
 
 
 def clock(trial: Trial) -> float:
-    """Return the processor time of this thread for one call."""
+    """Return the CPU time of this thread per call."""
     started = time.thread_time()
     for number in range(trial.calls):
         trial.act(number)
@@ -335,11 +336,11 @@ def describe(rounds: Sequence[Sequence[float]]) -> list[str]:
 
 @contextmanager
 def open_services(sizes: Sequence[int]) -> Iterator[list[EnhancedDatabaseService]]:
-    """Serve one database to a service per size, whose near tier and fail-safe values are full."""
+    """Open one service per size, all on one database; near cache and fail-safe values are full."""
     with run_servers() as settings, ExitStack() as stack:
         services = []
         for number, size in enumerate(sizes):
-            # each with keys of its own, so that no feed hears of the others
+            # each service has its own key prefix, so that no feed gets the invalidations of another
             own = {"near_cache_size": size, "near_cache_ttl": 600_000, "redis_key_prefix": f"{number}:"}
             service = stack.enter_context(open_service(settings.model_copy(update=own)))
             wait_for_near(service)
@@ -349,7 +350,7 @@ def open_services(sizes: Sequence[int]) -> Iterator[list[EnhancedDatabaseService
 
 
 def wait_for_near(service: EnhancedDatabaseService) -> None:
-    """Return once the near tier serves."""
+    """Return once the near cache serves values."""
     deadline = time.monotonic() + 10
     while not service._cache._near.is_live:
         if time.monotonic() > deadline:
@@ -374,7 +375,7 @@ def write_leaderboard(service: EnhancedDatabaseService) -> Trial:
 
 
 def read_leaderboard(service: EnhancedDatabaseService) -> Trial:
-    """Read a leaderboard that is in no tier."""
+    """Read a leaderboard that is neither in the near cache nor in Redis."""
     service.update_leaderboard_entry(add_player(service), "growth", Decimal(1), DAY)
 
     def act(_: int) -> None:

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.isolation`: what a player's view costs, beside the same call of the service.
+"""`python -m tests.bench.isolation`: cost of a player's view, compared with the same call of the service.
 
-Owns the reads of one row that are compared, past the cache and from each of its tiers. Both calls take turns
-on one connection; a ratio is taken within a round of each.
+Owns the compared reads of one row: without the cache, from the shared cache and from the near cache. Both
+calls take turns on one connection; each ratio compares two times of the same round.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.roles import give_to_roles, settings_as
 ROUNDS = 60
 MOST = 1.15
 PLAYERS = 2_000
-# Of each call in each round: a tenth of a second at most.
+# Calls per round: a tenth of a second at most for each of the two.
 CALLS = {"past the cache": 100, "shared cache": 300, "near cache": 5_000}
 SETTINGS: dict[str, dict[str, object]] = {
     "past the cache": {"enable_redis_cache": False},
@@ -61,7 +61,7 @@ def main(rounds: int) -> None:
 
 @contextmanager
 def open_services() -> Iterator[dict[str, EnhancedDatabaseService]]:
-    """Serve a database of the roles to a service per tier, with a thousand players."""
+    """Open one service per cache tier on a database with roles and a thousand players."""
     with run_servers() as settings, ExitStack() as stack:
         url = settings.database_url.get_secret_value()
         give_to_roles(url)
@@ -81,7 +81,7 @@ def open_services() -> Iterator[dict[str, EnhancedDatabaseService]]:
 
 
 def list_pairs(service: EnhancedDatabaseService) -> dict[str, Pair]:
-    """Return the reads of one row of a player."""
+    """Return the reads that return one row of a player."""
     user = service.get_user_by_username("player7")
     view, today = service.as_user(user.id), datetime.now(UTC).date()
     return {
@@ -92,7 +92,7 @@ def list_pairs(service: EnhancedDatabaseService) -> dict[str, Pair]:
 
 
 def measure(pair: Pair, rounds: int, calls: int) -> list[tuple[float, float]]:
-    """Return the seconds of a call of each, round by round; the first of a round changes each time."""
+    """Return the seconds per call of both, round by round; they alternate in which goes first."""
     figures = []
     for call in pair:
         clock(call, calls // 10)

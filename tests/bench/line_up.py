@@ -1,7 +1,6 @@
-"""Who takes part, and what they are measured with.
+"""The contenders that take part, and the workloads.
 
-Owns the lists of contenders and of workloads, and leaves out a contender whose packages are
-not installed.
+Owns both lists, and leaves out a contender whose packages are not installed.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ from tests.bench.workloads import (
     measure_writers,
 )
 
-# whichever of these is quicker, workload by workload; contender -> its driver
+# contender -> its driver; in each workload, the quicker of the two is the baseline
 BASELINE = "raw"
 BASELINES = MappingProxyType({"raw, psycopg2": "psycopg2", "raw, psycopg 3": "psycopg 3"})
 # module and class of each contender; a module is imported only when its turn comes
@@ -72,7 +71,7 @@ WORKLOADS: Mapping[str, Measure] = MappingProxyType(
 
 
 class Entrant(NamedTuple):
-    """A contender that takes part, and the database of Valkey that is its own."""
+    """A contender that takes part, and the number of its own Valkey database."""
 
     contender: Contender
     number: int

@@ -1,8 +1,8 @@
-"""The mixed load: eight threads, 95 reads to 5 writes, keys by how hot they are, none of them warmed.
+"""The mixed load: eight threads, 95 % reads and 5 % writes, hot keys more often, caches empty at first.
 
-Owns the threads and what counts as stale: a read that started after a write was acknowledged
-and gave an older value. Each write of a portfolio has a higher value than the one before, and each
-of a leaderboard a higher score than all before, so an answer says which write it is of.
+Owns the threads and the definition of stale: a read is stale if it started after a write was
+acknowledged and returned an older value. Each write of a portfolio has a higher value than the one
+before, and each write of a leaderboard a higher score than all before, so the value identifies the write.
 Source of the mix: YCSB, workload B, with leaderboards among the hottest keys.
 """
 
@@ -22,21 +22,21 @@ from tests.bench.workloads import Stage
 THREADS = 8
 WRITE_SHARE = 0.05
 START_SECONDS = 60
-# who gets the scores of one thread's writes; no two threads write one entry
+# players whose scores one thread writes; no two threads write the same entry
 PLAYERS_OF_A_THREAD = 50
-# above every value that earlier turns wrote
+# offset between turns, so that each turn writes higher values than all earlier turns
 VALUES_OF_A_TURN = 1_000_000
 
 
 class _Call(NamedTuple):
-    """One call that a thread is to make: a portfolio's player or a leaderboard's limit."""
+    """A call of a thread; `key` is the player of a portfolio or the limit of a leaderboard."""
 
     key: UUID | int
     is_write: bool
 
 
 class _Versions:
-    """The last value of each key whose write was acknowledged; one writer a portfolio at a time."""
+    """The last acknowledged value of each key; a portfolio has at most one writer at a time."""
 
     def __init__(self, first: int) -> None:
         self._first = first
@@ -47,7 +47,7 @@ class _Versions:
         self.score = 0
 
     def write_portfolio(self, contender: Contender, player: UUID) -> float:
-        """Write the next value; return the seconds that it took."""
+        """Write the next value of a portfolio; return the seconds that the write took."""
         with self._guard:
             lock = self._locks.setdefault(player, threading.Lock())
         with lock:
@@ -59,7 +59,7 @@ class _Versions:
         return seconds
 
     def write_score(self, contender: Contender, player: UUID) -> float:
-        """Give a player the highest score of all; return the seconds that it took."""
+        """Give a player the highest score so far; return the seconds that the write took."""
         value = next(self._scores)
         started = time.perf_counter()
         contender.update_score(player, Decimal(value), CATEGORY)
@@ -74,7 +74,7 @@ class _Versions:
 
 
 class _Outcome(NamedTuple):
-    """What one thread saw."""
+    """The results of one thread."""
 
     seconds: list[float]
     stale: list[UUID | int]
@@ -82,7 +82,7 @@ class _Outcome(NamedTuple):
 
 
 def measure_mixed(stage: Stage) -> Mapping[str, float]:
-    """Run the load on empty caches; then look for keys that stay stale."""
+    """Run the load on empty caches; then count keys that stay stale."""
     count = stage.choices.scale.mixed_calls
     keys = stage.choices.pick_keys(count)
     flags = stage.choices.pick_flags(count, WRITE_SHARE)
@@ -111,7 +111,7 @@ def _run(
 
     def work(number: int) -> None:
         own = itertools.cycle(players[number::THREADS])
-        # connections are open before the clock starts; values are not there
+        # opens a connection before the clock starts; the value that this caches is removed below
         contender.get_portfolio(next(own))
         barrier.wait(START_SECONDS)
         barrier.wait(START_SECONDS)
@@ -153,7 +153,7 @@ def _read(contender: Contender, key: UUID | int) -> Decimal:
 
 
 def _count_left(contender: Contender, versions: _Versions) -> float:
-    """Return how many of 100 keys that were written give an old value when all is over."""
+    """Return the percentage of written keys that still return an old value after the load."""
     written = dict(versions.portfolios) | (dict.fromkeys(LIMITS, versions.score) if versions.score else {})
     left = sum(_read(contender, key) != value for key, value in written.items())
     return 100 * left / max(1, len(written))

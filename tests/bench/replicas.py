@@ -1,8 +1,8 @@
-"""`python -m tests.bench.replicas`: how many cold reads a replica takes beside writes, and what it costs.
+"""`python -m tests.bench.replicas`: share of cold reads that a replica serves under writes, and its cost.
 
 Owns the writer, the cold reads, the load of the primary with and without a replica, and the comparison of the
-same call with and without one, in one run. A cold read is a profile whose value has just left both tiers; the
-writer changes profiles of players that are drawn at random, each write a commit of its own.
+same call with and without a replica, in one run. A cold read reads a profile that was just removed from both
+cache tiers. The writer changes profiles of random players, one commit per write.
 """
 
 import os
@@ -34,12 +34,12 @@ SECONDS = 20.0
 ROUNDS = 30
 CALLS = 30
 WANTED_SHARE = 0.9
-# Slots are unknown for three seconds at first.
+# Positions in the slots (`core.cache.position_slots`) are unknown for the first three seconds.
 SETTLE_SECONDS = 8.0
 
 
 class Turn(NamedTuple):
-    """Where cold reads ran beside a writer, and what that took the primary."""
+    """Where cold reads ran during writes, and the load on the primary."""
 
     reads: dict[tuple[str, str], int]
     writes: int
@@ -96,7 +96,7 @@ def served() -> Iterator[tuple[ReplicaPair, Settings]]:
 
 
 def set_lag(pair: ReplicaPair, milliseconds: int) -> None:
-    """Let the replica replay each commit so much later."""
+    """Delay the replay of each commit on the replica."""
     with connected(pair.replica.url(DATABASE)) as run:
         run(f"ALTER SYSTEM SET recovery_min_apply_delay = {milliseconds}")
         run("SELECT pg_reload_conf()")
@@ -112,7 +112,7 @@ def prepare(service: EnhancedDatabaseService) -> list[Any]:
 
 
 def describe_share(turn: Turn, *, seconds: float, lag: int) -> str:
-    """Return which part of the cold reads ran on the replica, and why the others did not."""
+    """Return a text: the share of cold reads that ran on the replica, and why the others did not."""
     total = sum(turn.reads.values())
     share = turn.reads.get(ON_REPLICA, 0) / total
     verdict = "yes" if share >= WANTED_SHARE else "no"
@@ -125,7 +125,7 @@ def describe_share(turn: Turn, *, seconds: float, lag: int) -> str:
 
 
 def describe_load(turns: dict[str, Turn], *, seconds: float) -> Table:
-    """Show what the same reads and writes took the primary."""
+    """Return a table of the primary's load by the same reads and writes, with and without the replica."""
     table = Table("the primary", *turns, "ratio", box=None)
     for name, field in (("transactions a second", "transactions"), ("processors", "processor_seconds")):
         figures = [getattr(turn, field) / seconds for turn in turns.values()]
@@ -188,7 +188,7 @@ def _read_cold(reader: EnhancedDatabaseService, users: list[Any], *, seconds: fl
 
 
 def _read_load(pair: ReplicaPair) -> tuple[int, float]:
-    """Return the transactions of the primary so far, and the processor time of its processes."""
+    """Return the primary's number of transactions and the CPU time of its processes, both since start."""
     with connected(pair.primary.url(DATABASE)) as run:
         [(transactions,)] = run("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
     server = psutil.Process(pair.primary.pid)
@@ -202,7 +202,7 @@ def _read_load(pair: ReplicaPair) -> tuple[int, float]:
 
 
 def read_cold(service: EnhancedDatabaseService, user_id: Any) -> None:
-    """Read a profile that no tier has."""
+    """Read a profile that is in neither cache tier."""
     cache: Any = service._cache
     cache._shared._client.ask("DEL", f"user:{user_id}")
     cache._near.clear()
@@ -210,7 +210,7 @@ def read_cold(service: EnhancedDatabaseService, user_id: Any) -> None:
 
 
 def compare(settings: Settings, users: list[Any], rounds: int) -> Table:
-    """Measure calls with a replica beside the same calls without."""
+    """Return a table that compares calls with a replica and the same calls without one."""
     table = Table("call", "without", "with a replica", "ratio", box=None)
     with (
         open_service(settings.model_copy(update={"database_replica_urls": None})) as plain,

@@ -1,6 +1,6 @@
-"""The tables that are shown.
+"""The tables of results.
 
-Owns how figures read: a ratio to the raw contender, and beside it the raw contender's own figure.
+Owns the format of figures: the ratio to the raw contender and, for the raw contender itself, the figure.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tests.bench.figures import Summary
 
-# workload -> its figures, each with what it is called; a workload that is not here has its time only
+# workload -> its figures, each with its label; for any other workload only the time is shown
 SHOWN = {
     "mixed": (
         ("per_second", "calls/s"),
@@ -22,7 +22,7 @@ SHOWN = {
     "eight writers": (("per_second", "calls/s"), ("p99", "p99")),
 }
 TIME_ONLY = (("seconds", ""),)
-# figures that are shown as they are: a ratio to nothing says nothing
+# figures that are shown as values, because a baseline of 0 has no ratio
 ABSOLUTE = ("stale_per_100000", "keys_left_stale", "queries")
 
 
@@ -40,7 +40,7 @@ def make_table(summaries: Sequence[Summary], *, baseline: str) -> Table:
 
 
 def spell_cell(summary: Summary | None, figure: str, *, is_baseline: bool) -> str:
-    """Spell one figure of one contender out."""
+    """Format one figure of one contender."""
     if summary is None or figure not in summary.medians:
         return "-"
     if figure in ABSOLUTE:
@@ -53,7 +53,7 @@ def spell_cell(summary: Summary | None, figure: str, *, is_baseline: bool) -> st
 
 
 def spell_figure(figure: str, value: float) -> str:
-    """Spell a rate or a time in the unit that suits it."""
+    """Format a rate or a time in a suitable unit."""
     if figure == "per_second":
         return f"{value:,.0f}/s"
     if value < 0.001:

@@ -36,7 +36,7 @@ def run_rounds(
     rounds: int,
     on_turn: Callable[[str, str, int], None],
 ) -> Iterator[Turn]:
-    """Yield what each turn measured."""
+    """Yield the figures of each turn."""
     with _opened(settings, entrants) as clients:
         for number in range(rounds):
             for workload in workloads:
@@ -51,7 +51,7 @@ def run_rounds(
 
 
 def check_answers(settings: Settings, entrants: Sequence[Entrant], choices: Choices) -> None:
-    """Make every call with every contender, cold and warm; raise AssertionError when two differ."""
+    """Make every call with every contender, cold and warm; raise AssertionError if two answers differ."""
     [player] = choices.pick_players(1)
     symbols = choices.pick_symbols(min(MARKET_SYMBOLS, choices.scale.symbols))
     updates, ticks = choices.make_updates(100), choices.make_ticks(500)
@@ -86,7 +86,7 @@ def _answers(contender: Contender, player: Any, symbols: Sequence[str]) -> list[
 
 
 def _answers_of_game(game: Any, player: UUID, quest: UUID) -> list[Any]:
-    """Make the calls of a game, which give the same answers again and again."""
+    """Return the answers to the calls of a game; repeating a call does not change its answer."""
     return [
         describe_rows([game.update_score(player, Decimal(45), SMALL_CATEGORY)], *ENTRY_FIELDS),
         describe_rows([game.get_rank(player, SMALL_CATEGORY)], *ENTRY_FIELDS),
@@ -107,7 +107,7 @@ def _agree(entrants: Sequence[Entrant], ask: Callable[[Contender], Any]) -> Any:
 
 
 def _tidy(settings: Settings) -> None:
-    """Clean up what the turns before left, so that the next ones do not pay for it."""
+    """Clean up after earlier turns, so that they do not slow down the next ones."""
     with closing(psycopg2.connect(settings.database_url.get_secret_value())) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

@@ -1,7 +1,8 @@
-"""`python -m tests.bench.scaling`: what a number of players asks of the servers, and which limit comes first.
+"""`python -m tests.bench.scaling`: server load by number of players, and the limit that is reached first.
 
-Owns the assumptions about players, the unit costs with the machine that they were measured on, and the
-arithmetic. With `measure` it measures the unit costs anew. `docs/scaling.md` has the tables; a test compares.
+Owns the assumptions about players, the unit costs (with the machine on which they were measured), and the
+arithmetic. With `measure` it measures the unit costs again. `docs/scaling.md` has the tables; a test
+compares.
 """
 
 import statistics
@@ -25,28 +26,28 @@ PLAYERS = (10_000, 1_000_000, 100_000_000)
 # -- assumptions: a player of the demo, on a day on which it plays --------------------------------
 
 ACTIVE = 0.35
-"""The part of all players that play on a day."""
+"""Share of all players who play on a given day."""
 BUSY_HOURS = 4.0
-"""All of a day's play, spread over so many hours, is the busiest hour."""
+"""The busiest hour has the load of a whole day divided by this number of hours."""
 READS = 200
-"""Calls of a player's client that read: profile, portfolio, quests, prices, a leaderboard."""
+"""Read calls per active player and day: profile, portfolio, quests, prices, a leaderboard."""
 TRADES = 5
 POSITIONS = 3
 SCORES = 20
-"""New values of the portfolio in a day, each with its scores."""
+"""New portfolio values per active player and day; each also writes the player's scores."""
 BOARDS = 3
 QUESTS = 1
 SYMBOLS = 500
 TICK_SECONDS = 2.0
 NEAR_HITS, SHARED_HITS = 0.6, 0.3
-"""The parts of the reads that the near cache and Redis answer; the rest are cold."""
+"""Shares of reads that the near cache and Redis answer; all other reads are cold."""
 RETENTION_MONTHS = 12
 
 # -- unit costs: measured, see `measure` -----------------------------------------------------------
 
 
 class Costs(NamedTuple):
-    """What one of each takes; bytes with indexes, seconds of processor time."""
+    """The cost of one row, value or call: bytes including indexes, seconds of CPU time."""
 
     user_bytes: float
     portfolio_bytes: float
@@ -64,7 +65,7 @@ class Costs(NamedTuple):
     near_read_process_seconds: float
 
 
-# Two virtual cores, Linux, Python 3.11, PostgreSQL 18 and Valkey 9, both embedded.
+# Measured on two virtual cores, Linux, Python 3.11, with embedded PostgreSQL 18 and Valkey 9.
 COSTS = Costs(
     user_bytes=320,
     portfolio_bytes=234,
@@ -85,24 +86,24 @@ COSTS = Costs(
 # -- limits of one of each -------------------------------------------------------------------------
 
 SERVER_CORES = 32
-"""A large PostgreSQL; at most half of its processor time is for players in the busiest hour."""
+"""Cores of a large PostgreSQL server; players may use at most half of its CPU time in the busiest hour."""
 SHARE = 0.5
 CONNECTIONS = 500
-"""So many sessions of PostgreSQL work well without a pooler."""
+"""Number of PostgreSQL connections that work well without a pooler."""
 POOL = 10
 DISK = 4e12
 REDIS_MEMORY = 64e9
 REDIS_COMMANDS = 100_000.0
-"""Scripts and reads a second of one Redis, which has one thread for them."""
+"""Scripts and reads per second of one Redis, which runs them in a single thread."""
 PUSHES = 20_000.0
-"""Assumed: so many pushes of the feed can a process read in a second beside its work."""
+"""Assumed number of invalidation pushes per second that a process can read besides its other work."""
 
 
 LEAST_SHARE = 0.01
 
 
 class Demand(NamedTuple):
-    """What a number of players asks in the busiest hour, and in a month."""
+    """The demand of a number of players in the busiest hour and in a month."""
 
     players: int
     reads: float
@@ -119,14 +120,14 @@ class Demand(NamedTuple):
 
 
 def compute(players: int, costs: Costs = COSTS) -> Demand:
-    """Return what so many players ask."""
+    """Return the demand of a number of players."""
     active = players * ACTIVE
     seconds = BUSY_HOURS * 3600
     reads = active * READS / seconds
     writes = active * (SCORES + TRADES + QUESTS) / seconds
     ticks = SYMBOLS / TICK_SECONDS
     cold = reads * (1 - NEAR_HITS - SHARED_HITS)
-    # a value changes the portfolio, its leaderboard and the positions; ticks go out in one batch
+    # a new value invalidates portfolio, leaderboard and positions; ticks are sent in one batch
     invalidations = writes * 2 + SYMBOLS / TICK_SECONDS
     process_seconds = (
         cold * costs.cold_read_process_seconds
@@ -214,17 +215,17 @@ def show_size(size: float) -> str:
 
 
 def show_number(number: float) -> str:
-    """Return a number with three digits that count."""
+    """Return a number with three significant digits."""
     return f"{float(f'{number:.3g}'):,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def show_share(share: float) -> str:
-    """Return how much of a limit is used, without digits that nobody needs."""
+    """Return the used share of a limit, rounded for reading."""
     return show_number(share) if share >= LEAST_SHARE else f"< {LEAST_SHARE}"
 
 
 def build_assumptions() -> str:
-    """Return what is assumed and what was measured, as Markdown."""
+    """Return the assumptions and the measured unit costs, as Markdown."""
     assumed = f"""\
 - {ACTIVE:.0%} of all players play on a day; the busiest hour has one in {BUSY_HOURS:.0f} of a day's calls
 - each of them has {READS} calls that read, {TRADES} trades, {QUESTS} quest and {POSITIONS} positions
@@ -241,7 +242,7 @@ def build_assumptions() -> str:
 
 
 def build_tables() -> tuple[str, str]:
-    """Return what is asked, and how much of each limit that uses, as Markdown."""
+    """Return two Markdown tables: the demand, and the share of each limit that it uses."""
     demands = [compute(players) for players in PLAYERS]
     heads = " | ".join(f"{players:,} players" for players in PLAYERS)
     rows: list[tuple[str, Callable[[Demand], str]]] = [
@@ -319,7 +320,7 @@ def measure_rows(cursor: Any) -> dict[str, float]:
 
 
 def time_calls(call: Callable[[int], object], server: psutil.Process) -> tuple[float, float]:
-    """Return the processor seconds of a call in this process, and in PostgreSQL."""
+    """Return the CPU seconds of a call in this process, and in PostgreSQL."""
     call(0)
 
     def server_seconds() -> float:
@@ -333,7 +334,7 @@ def time_calls(call: Callable[[int], object], server: psutil.Process) -> tuple[f
 
 
 def find_server(url: str) -> psutil.Process:
-    """Return the process of a PostgreSQL."""
+    """Return the main process of the PostgreSQL server at `url`."""
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         row = cursor.fetchone()
@@ -344,7 +345,7 @@ def find_server(url: str) -> psutil.Process:
 
 
 def measure() -> Costs:
-    """Measure the unit costs on servers of its own."""
+    """Measure the unit costs on newly started servers."""
     with run_servers() as settings:
         url = settings.database_url.get_secret_value()
         connection = psycopg2.connect(url)
@@ -384,7 +385,7 @@ def measure() -> Costs:
             tracemalloc.start()
             for user in users:
                 service.get_user_by_id(user)
-            # the near cache and the fail-safe values, which share the decoded value
+            # near cache and fail-safe values together; both hold the same decoded value
             held, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             costs["near_value_bytes"] = held / len(users)
@@ -398,7 +399,7 @@ def measure() -> Costs:
 @click.command()
 @click.argument("what", type=click.Choice(["tables", "measure"]), default="tables")
 def main(what: str) -> None:
-    """Print the tables of docs/scaling.md, or measure the unit costs anew."""
+    """Print the tables of docs/scaling.md, or measure the unit costs again."""
     if what == "measure":
         for name, value in measure()._asdict().items():
             click.echo(f"    {name}={value:.3g},")

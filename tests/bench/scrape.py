@@ -1,7 +1,7 @@
 """`python -m tests.bench.scrape`: what a scrape of a whole fleet costs.
 
-Owns its command line and its figures: the merging alone and the answer over HTTP, with live
-writers, with ended ones before they are folded and after. Times are shown, never judged.
+Owns its command line and its figures: the time of merging alone and of the response over HTTP, with
+running writers, and with ended writers before and after they are folded. There is no pass or fail.
 """
 
 import os
@@ -38,7 +38,7 @@ START_SECONDS = 30.0
 @click.option("--ended", type=click.IntRange(0), default=400, show_default=True, help="Ended ones.")
 @click.option("--rounds", type=click.IntRange(2), default=100, show_default=True)
 def main(writers: int, ended: int, rounds: int) -> None:
-    """Measure scrapes of a fleet on servers of its own."""
+    """Measure scrapes of a fleet on newly started servers."""
     table = Table("scrape", "median ms", "p95 ms")
 
     def add(name: str, act: Callable[[], object], count: int = rounds) -> None:
@@ -92,7 +92,7 @@ def leave_ended_writers(folder: Path, count: int) -> None:
 
 
 def collect_plainly(folder: Path) -> bytes:
-    """Read the folder as prometheus_client does, which knows no writer that has ended."""
+    """Read the folder as prometheus_client does, which does not treat ended writers differently."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]  # it has no annotations
     return generate_latest(registry)
@@ -120,7 +120,7 @@ def run_exporter(settings: Settings, folder: Path) -> Iterator[tuple[psutil.Proc
 
 
 def wait_for(url: str) -> None:
-    """Return once something answers there; raises `TimeoutError`."""
+    """Return once a server answers at `url`; raises `TimeoutError`."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:

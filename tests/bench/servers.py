@@ -1,7 +1,7 @@
-"""The servers of a benchmark: started for the run, with their defaults, and forgotten.
+"""The servers of a benchmark: started for one run with default options, and deleted afterwards.
 
-Owns starting them and the settings that reach them; both listen on TCP loopback and
-PostgreSQL is as durable as it is by default.
+Owns starting them and the settings to connect to them; both listen on TCP loopback, and
+PostgreSQL has its default durability.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """`python -m tests.bench.size`: leaderboards of a million entries and ten million ticks.
 
-Owns the rows, the calls and the plain statements that answer the same; each call and its
-statement take turns in the same run. Times are compared, never judged.
+Owns the rows, the calls, and a simple SQL statement with the same result for each call; each call
+and its statement take turns in the same run. Times are compared, without pass or fail.
 """
 
 import os
@@ -27,7 +27,7 @@ DAY = date(2026, 3, 2)
 MONTHS_OF_TICKS = 18
 PARTITIONS = "0004_partition_ticks"
 
-# Players in the order of their ids, as version 7 makes them, with scores in no order.
+# The ids of players ascend, like UUIDs of version 7; scores are in random order.
 FILL_BOARD = """
 INSERT INTO users (id, username)
 SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'player' || n
@@ -72,7 +72,7 @@ NTH = """
 
 
 class Size(NamedTuple):
-    """How much there is."""
+    """The number of rows of each kind."""
 
     entries: int
     ticks: int
@@ -87,7 +87,7 @@ SIZES = {
 
 
 class Call(NamedTuple):
-    """A call of the service, and the plain statement that answers the same."""
+    """A call of the service, and the simple SQL statement with the same result."""
 
     name: str
     ours: Callable[[], object]
@@ -99,7 +99,7 @@ class Call(NamedTuple):
 @click.option("--scale", type=click.Choice(list(SIZES)), default="full", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
 def main(scale: str, rounds: int) -> None:
-    """Measure leaderboards and ticks at size on servers of their own."""
+    """Measure large leaderboards and many ticks on newly started servers."""
     size, console = SIZES[scale], Console(width=100)
     with run_servers() as settings:
         url = settings.database_url.get_secret_value()
@@ -117,7 +117,7 @@ def main(scale: str, rounds: int) -> None:
 
 
 def fill(settings: Settings, size: Size) -> dict[str, Any]:
-    """Write the rows, ticks into a partition per month; return what the statements need."""
+    """Write the rows, ticks into one partition per month; return the parameters of the statements."""
     now = datetime.now(UTC)
     parameters: dict[str, Any] = {
         **size._asdict(),
@@ -128,7 +128,7 @@ def fill(settings: Settings, size: Size) -> dict[str, Any]:
         "category": CATEGORY,
         "offset": size.entries // 2,
     }
-    # partitions of the past are made for what is there
+    # the migration creates past partitions only for existing ticks, so one tick is written first
     migrator, url = Migrator(settings), settings.database_url.get_secret_value()
     migrator.down(PARTITIONS)
     run(url, FIRST_TICK, parameters)
@@ -143,7 +143,7 @@ def fill(settings: Settings, size: Size) -> dict[str, Any]:
 
 
 def list_calls(service: EnhancedDatabaseService, parameters: dict[str, Any]) -> list[Call]:
-    """Return what is measured."""
+    """Return the calls that are measured."""
     middle, player, now = parameters["offset"], UUID(str(parameters["player"])), parameters["now"]
     some = parameters["symbols"][: len(parameters["symbols"]) * 2 // 5]
 
@@ -174,7 +174,7 @@ def list_calls(service: EnhancedDatabaseService, parameters: dict[str, Any]) -> 
 
 
 def measure(url: str, calls: list[Call], *, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """Yield the median milliseconds of each call and of its plain statement."""
+    """Yield the name and the median milliseconds of each call and of its simple statement."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
@@ -190,7 +190,7 @@ def measure(url: str, calls: list[Call], *, rounds: int) -> Iterator[tuple[str, 
 
 
 def measure_closing(service: EnhancedDatabaseService) -> tuple[float, float]:
-    """Return the seconds of storing every rank, and of finding them stored."""
+    """Return the seconds of closing a session, which stores every rank, and of closing it again."""
     first, again = (clock(partial(service.close_session, DAY)) / 1000 for _ in range(2))
     return first, again
 
@@ -203,7 +203,7 @@ def clock(call: Callable[[], object]) -> float:
 
 
 def run(url: str, statement: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
-    """Run SQL on a connection of its own."""
+    """Run SQL on a new connection."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
@@ -215,7 +215,7 @@ def run(url: str, statement: str, parameters: dict[str, Any] | None) -> list[tup
 
 
 def make_table(rows: list[tuple[str, float, float]]) -> Table:
-    """Return the figures beside each other."""
+    """Return a table with the figures of call and statement next to each other."""
     table = Table("", "service ms", "plain ms", "ratio")
     for name, ours, plain in rows:
         table.add_row(name, f"{ours:.2f}", f"{plain:.2f}", f"{ours / plain:.3f}")

@@ -1,4 +1,4 @@
-"""The stampede: 64 threads want the same cold leaderboard at the same time.
+"""The stampede: 64 threads read the same cold leaderboard at the same time.
 
 Owns the threads and the count of loads.
 """
@@ -14,7 +14,7 @@ START_SECONDS = 60
 
 
 def measure_stampede(stage: Stage) -> Mapping[str, float]:
-    """Let all threads ask at once; return until the last has its answer, and the loads."""
+    """Start all threads at once; return the seconds until the last answer, and the number of loads."""
     contender = stage.contender
     barrier = threading.Barrier(THREADS + 1)
 

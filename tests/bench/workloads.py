@@ -1,7 +1,7 @@
-"""The workloads: what is called, how often, and what of it is measured.
+"""The workloads: the calls, their number, and the measured figures.
 
-Owns single calls and batches; the loads by many threads are in `mixed` and `stampede`. What
-comes before the clock starts, such as filling or emptying a cache, is not measured.
+Owns single calls and batches; the loads by many threads are in `mixed` and `stampede`. Preparation,
+such as filling or emptying a cache, is not measured.
 """
 
 import statistics
@@ -27,18 +27,18 @@ WARM_UP_CALLS = 10
 
 
 class NotTaken(Exception):
-    """The contender does not make this workload's calls."""
+    """The contender does not implement the calls of this workload."""
 
 
 class Stage(NamedTuple):
-    """A contender whose turn it is, and what it is measured with."""
+    """A contender whose turn it is, its Redis client, and the choices of keys and values."""
 
     contender: Contender
     redis: redis.Redis
     choices: Choices
 
     def empty_caches(self) -> None:
-        """Empty Redis and what the contender keeps itself."""
+        """Empty Redis and the contender's own cache."""
         self.redis.flushdb()
         self.contender.forget()
 
@@ -81,7 +81,7 @@ def measure_cold_market(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_batch_of(count: int) -> Measure:
-    """Make the measurement of one batch update of `count` portfolios."""
+    """Return a function that measures one batch update of `count` portfolios."""
 
     def measure(stage: Stage) -> Mapping[str, float]:
         stage.contender.update_portfolios(stage.choices.make_updates(10))
@@ -99,7 +99,7 @@ def measure_single_ticks(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_bulk_ticks(stage: Stage) -> Mapping[str, float]:
-    """Insert ticks at once."""
+    """Insert many ticks in one call."""
     count = stage.choices.scale.bulk_ticks
     stage.contender.insert_ticks(stage.choices.make_ticks(10))
     ticks = stage.choices.make_ticks(count)
@@ -116,7 +116,7 @@ def measure_one_score(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_writers(stage: Stage) -> Mapping[str, float]:
-    """Let eight threads write scores of one leaderboard, each those of its own players."""
+    """Let eight threads write scores of one leaderboard; each thread has its own players."""
     game, choices = _game_of(stage), stage.choices
     count = choices.scale.single_calls
     # no two threads have a player in common
@@ -196,7 +196,7 @@ def _pick_players(stage: Stage) -> list[UUID]:
 
 
 def _time_single(call: Callable[[T], object], items: Sequence[T]) -> Mapping[str, float]:
-    """Return the median of all calls but the first ones, which connect and prepare."""
+    """Return the median time of all calls except the first ones, which connect and prepare statements."""
     seconds = statistics.median(_time_each(call, items)[WARM_UP_CALLS:])
     return {"seconds": seconds, "per_second": 1 / seconds}
 

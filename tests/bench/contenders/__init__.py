@@ -1,1 +1,1 @@
-"""The contenders: one module for each way of reading and writing the same data."""
+"""The contenders: each module implements the same reads and writes in a different way."""

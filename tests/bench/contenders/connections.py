@@ -1,8 +1,8 @@
-"""Connections that contenders without a library of their own are given.
+"""Connections for contenders whose library has none.
 
-Owns one small pool for either driver and a Redis client. A statement is a transaction of its own,
-one round trip; what both drivers can do faster than by default is done: psycopg 3 prepares each
-statement once a connection, psycopg2 makes no cursor twice.
+Owns a small pool for each of the two drivers and a Redis client. Each statement is one transaction and
+one round trip. Both drivers use faster options than their defaults: psycopg 3 prepares each statement
+once per connection, psycopg2 reuses its cursors.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ class Connections(ABC):
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.database_url.get_secret_value()
-        # append and pop of a deque need no lock; what was used last is used next
+        # append and pop of a deque need no lock; the connection used last is used next
         self._idle: deque[Any] = deque()
         self._opened: deque[Any] = deque()
 
@@ -59,7 +59,7 @@ class Connections(ABC):
 
     @abstractmethod
     def _connect(self) -> Any:
-        """Open a connection on which each statement is committed at once."""
+        """Open a connection in autocommit."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -73,7 +73,7 @@ class Psycopg2(Connections):
     driver: ClassVar[str] = "psycopg2"
 
     def _connect(self) -> Any:
-        # or ids would come as texts
+        # otherwise psycopg2 would return ids as texts
         register_uuid()  # type: ignore[no-untyped-call]  # types-psycopg2 leaves it out
         connection = psycopg2.connect(self._url)
         connection.autocommit = True
@@ -90,7 +90,7 @@ class Psycopg3(Connections):
 
 
 def open_redis(settings: Settings, *, number: int) -> redis.Redis:
-    """Return a client of one database of Valkey, with the driver's own options."""
+    """Return a client for database `number` of Valkey, with the driver's default options."""
     password = settings.redis_password
     return redis.Redis.from_url(
         redis_url(settings, number=number), password=password and password.get_secret_value()
@@ -98,5 +98,5 @@ def open_redis(settings: Settings, *, number: int) -> redis.Redis:
 
 
 def redis_url(settings: Settings, *, number: int) -> str:
-    """Return the URL of one database of Valkey; a number in the URL wins over every argument."""
+    """Return the URL of database `number` of Valkey; in redis-py the URL takes precedence over arguments."""
     return settings.redis_url.get_secret_value().removesuffix("/0") + f"/{number}"

@@ -1,8 +1,7 @@
-"""What every contender can do.
+"""The calls that every contender implements.
 
-Owns the list of calls. A contender answers with whatever is natural for it, mappings or
-objects whose fields are the column names; `loads` counts the leaderboards that it loads from the
-database.
+Owns the list of calls. A contender returns mappings, or objects whose fields are the column names,
+whichever fits its library; `loads` counts the leaderboards that it loads from the database.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +15,7 @@ from tests.bench.data import LIMIT
 
 
 class Contender(ABC):
-    """One way of caching and writing; the calls are thread safe."""
+    """One way of caching and writing; its calls are thread safe."""
 
     name: ClassVar[str]
 
@@ -30,7 +29,7 @@ class Contender(ABC):
 
     @abstractmethod
     def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
-        """Return the top with user_id, username, score and rank."""
+        """Return the first `limit` entries with user_id, username, score and rank."""
 
     @abstractmethod
     def get_portfolio(self, user_id: UUID) -> Any:
@@ -54,14 +53,14 @@ class Contender(ABC):
 
     @abstractmethod
     def insert_tick(self, tick: Tick) -> None:
-        """Insert a tick; one of a known symbol and time is replaced."""
+        """Insert a tick, or replace the tick with the same symbol and time."""
 
     @abstractmethod
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
         """Insert many ticks, all or none; return how many."""
 
     def forget(self) -> None:
-        """Forget what is kept in this process; Redis is emptied by the harness."""
+        """Drop all values cached in this process; the benchmark itself empties Redis."""
         return
 
     @abstractmethod
@@ -70,9 +69,9 @@ class Contender(ABC):
 
 
 class GameContender(Contender):
-    """A contender that also does what a game does all day, one call at a time.
+    """A contender that also implements the single calls that a game makes all day.
 
-    Here `update_score` and `update_portfolio` return the row that was written, the score with its rank.
+    Its `update_score` and `update_portfolio` return the written row, the score together with its rank.
     """
 
     @abstractmethod
@@ -85,7 +84,7 @@ class GameContender(Contender):
 
     @abstractmethod
     def update_quest(self, quest_id: UUID, progress: Decimal) -> Any:
-        """Set how far an active quest is; return the quest."""
+        """Set the progress of an active quest; return the quest."""
 
     @abstractmethod
     def search(self, prefix: str) -> Sequence[Any]:

@@ -1,7 +1,7 @@
 """SQLAlchemy 2 and dogpile.cache with its Redis backend, as their manuals advise.
 
-Owns the usual way with these libraries: a session per call, ORM statements, a region whose
-creators run under its lock, bulk statements for batches.
+Uses these libraries in the usual way: a session per call, ORM statements, a region that runs its
+creators under a lock, bulk statements for batches.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Dogpile(Contender):
         url = settings.database_url.get_secret_value().replace("postgresql:", "postgresql+psycopg2:")
         limit = settings.database_connection_limit
         self._engine = create_engine(url, pool_size=limit, max_overflow=0)
-        # the backend takes a password from nowhere but its URL
+        # the backend accepts a password only in its URL
         password = settings.redis_password.get_secret_value() if settings.redis_password else ""
         address = redis_url(settings, number=number).replace("://", f"://:{quote(password)}@")
         options = {
@@ -92,7 +92,7 @@ class Dogpile(Contender):
         return self._region.get_or_create(f"portfolio:{user_id}", load, expiration_time=PORTFOLIO_SECONDS)
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        """Read many values; the creator gets what is missing."""
+        """Read many values; the creator loads the missing ones."""
 
         def load(*keys: str) -> list[Any]:
             with Session(self._engine) as session:
@@ -136,7 +136,7 @@ class Dogpile(Contender):
         self._region.delete(f"portfolio:{user_id}")
 
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
-        """Look the keys up, then write by primary key in bulk."""
+        """Find the primary keys, then write by primary key in bulk."""
         by_user = {update.user_id: update for update in updates}
         query = select(PortfolioRow.id, PortfolioRow.user_id).where(
             PortfolioRow.user_id.in_(by_user), PortfolioRow.session_date == DAY
@@ -154,7 +154,7 @@ class Dogpile(Contender):
         self.insert_ticks([tick])
 
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Write a thousand rows a statement."""
+        """Write a thousand rows per statement."""
         with Session(self._engine) as session:
             for start in range(0, len(ticks), INSERT_ROWS):
                 session.execute(_upsert(ticks[start : start + INSERT_ROWS]))

@@ -1,7 +1,7 @@
-"""The bare drivers with leases: what it costs not to be stale.
+"""The bare drivers with leases: measures the cost of never storing a stale value.
 
-Owns a token per fill and the script that stores only while it is still there. A write drops
-the key, token included, so what was loaded before it is refused.
+A fill first stores a token under the key; a script stores the loaded value only if the token is still
+there. A write deletes the key with the token, so a value loaded before the write is refused.
 Source: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 3.2.1.
 """
 
@@ -14,12 +14,12 @@ from core import Settings
 from tests.bench.contenders import statements
 from tests.bench.contenders.raw import MARKET_SECONDS, RawPsycopg3
 
-TOKEN_MARK = b"\xc1"  # the one byte that msgpack never begins with
+TOKEN_MARK = b"\xc1"  # the only byte with which msgpack never begins a value
 LEASE_MILLISECONDS = 10_000
 WAIT_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.001
 LONGEST_PAUSE_SECONDS = 0.01
-# KEYS: values. ARGV: token, its milliseconds. Returns what is there; the token where nothing was.
+# KEYS: keys of values. ARGV: token, its lifetime in ms. Returns for each key the value, or else the token.
 GET_OR_LEASE = """
 local found = redis.call('MGET', unpack(KEYS))
 for i = 1, #KEYS do
@@ -30,7 +30,7 @@ for i = 1, #KEYS do
 end
 return found
 """
-# KEYS: values. ARGV: token, seconds, then the values.
+# KEYS: keys of values. ARGV: token, lifetime in seconds, then the values.
 FILL = """
 for i = 1, #KEYS do
   if redis.call('GET', KEYS[i]) == ARGV[1] then
@@ -62,7 +62,7 @@ class Fenced(RawPsycopg3):
         return value
 
     def _await(self, key: str, load: Callable[[], Any], decode: Callable[[bytes], Any]) -> Any:
-        """Wait for whoever loads, in this process or in another."""
+        """Wait for the value that another caller loads, in this process or another."""
         deadline, pause = time.monotonic() + WAIT_SECONDS, FIRST_PAUSE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(pause)

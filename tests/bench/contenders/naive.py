@@ -1,7 +1,7 @@
-"""peewee and redis-py as one begins with them.
+"""peewee and redis-py as beginners use them.
 
-Owns what the first tutorial shows: a pool that connects by itself, one query per symbol, a
-row at a time, JSON, and KEYS to find what to drop.
+Follows the first tutorials: a pool that connects automatically, one query per symbol, one row per
+statement, JSON, and KEYS to find the keys to delete.
 """
 
 import json
@@ -147,7 +147,7 @@ class Naive(Contender):
         self._drop(f"tick:{tick.symbol}")
 
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Write in batches of a hundred."""
+        """Write in batches of a hundred rows."""
         with self._database.atomic():
             for batch in peewee.chunked(ticks, 100):
                 self._insert(batch)

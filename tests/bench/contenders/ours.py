@@ -1,6 +1,6 @@
 """The service, with and without its near tier.
 
-Owns the calls of `core` that the benchmark makes; nothing is prepared for them.
+Owns the calls of `core` that the benchmark makes; the service is not tuned for them.
 """
 
 import time
@@ -28,7 +28,7 @@ class Ours(GameContender):
 
     def __init__(self, settings: Settings, *, number: int) -> None:
         super().__init__()
-        # the feed of one contender must not hear of the keys of another
+        # separate prefixes, so that the feed of one contender gets no invalidations of another
         changes = {
             "redis_url": SecretStr(redis_url(settings, number=number)),
             "redis_key_prefix": f"{number}:",
@@ -102,7 +102,7 @@ class Ours(GameContender):
         return self._service.insert_market_ticks(ticks)
 
     def forget(self) -> None:
-        """Empty the near tier, as the feed does a moment after Redis was emptied."""
+        """Empty the near cache, as the feed would do shortly after Redis was emptied."""
         self._service._cache._near.clear()
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The bare drivers: hand-written SQL, plain cache-aside, values as msgpack.
 
-Owns what a careful person does without a library: sets of rows at once, one MGET, one
-pipelined DEL, one load per cold key in the process. Reads race with writes, as in every
-plain cache-aside: a late SET may put an old row back.
+Does what a careful developer does without a library: many rows per statement, one MGET, one
+pipelined DEL, one load per cold key and process. Reads race with writes, as always in simple
+cache-aside: a late SET may store an old row again.
 """
 
 import threading
@@ -24,19 +24,19 @@ from tests.bench.data import LIMIT, LIMITS
 LEADERBOARD_SECONDS = 120
 PORTFOLIO_SECONDS = 60
 MARKET_SECONDS = 30
-# Two keys that share a lock wait for each other, which is rare and harmless.
+# Loads of two keys that share a lock wait for each other, which is rare and harmless.
 LOCKS = 256
 
 
 class Raw(GameContender):
-    """One driver and redis-py, nothing between."""
+    """One driver and redis-py, without any other library."""
 
     connections: ClassVar[type[Connections]]
 
     def __init__(self, settings: Settings, *, number: int) -> None:
         super().__init__()
         self._connections = self.connections(settings)
-        # redis-py's annotations hold for text replies too
+        # Any, because the annotations of redis-py also include text replies
         self._redis: Any = open_redis(settings, number=number)
         self._decode_leaderboard = msgspec.msgpack.Decoder(list[EntryRow]).decode
         self._decode_portfolio = msgspec.msgpack.Decoder(PortfolioRow).decode
@@ -85,7 +85,7 @@ class Raw(GameContender):
         stored = self._redis.get(key)
         if stored is not None:
             return decode(stored)
-        # one load per cold key: who had to wait finds what the other stored
+        # one load per cold key: a caller that had to wait finds the value that the other caller stored
         lock = self._locks[hash(key) % LOCKS]
         has_waited = not lock.acquire(blocking=False)
         if has_waited:

@@ -1,6 +1,6 @@
-"""The rows of the raw contender: what a careful person decodes into.
+"""The row types of the raw contender.
 
-Owns the shapes. Numbers, times and ids have their own types, from the database as from Redis.
+Numbers, times and ids have the same proper types, whether a row comes from the database or from Redis.
 """
 
 from datetime import date, datetime

@@ -1,7 +1,7 @@
-"""The SQL that a careful person writes by hand.
+"""SQL as a careful developer writes it by hand.
 
-Owns the statements of the raw contenders: the best known form of each for PostgreSQL, one
-statement and one round trip a call, batches as arrays. Runs on either driver.
+Owns the statements of the raw contenders: the fastest known form of each for PostgreSQL, one
+statement and one round trip per call, batches as arrays. Runs on both drivers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,8 +46,8 @@ LATEST = """
 UPDATE_ONE = f"""
     UPDATE portfolios SET total_value = %s, updated_at = now() WHERE user_id = %s AND session_date = %s
     RETURNING {_PORTFOLIO_COLUMNS}"""
-# Drivers send one long text much faster than a list of values. Of a parameter's array, the planner
-# expects few rows, and probes the index for each.
+# Arrays are sent as text: drivers send one long text much faster than a list of values. The planner
+# expects few rows from an array parameter and probes the index for each row.
 UPDATE_MANY = """
     UPDATE portfolios p SET total_value = b.total_value, day_change = b.day_change,
         day_change_percent = round(b.day_change / (b.total_value - b.day_change) * 100, 2),
@@ -83,7 +83,7 @@ UPDATE_QUEST = """
 
 
 def select_leaderboard(connections: Connections, limit: int) -> list[EntryRow]:
-    """Return the top of the leaderboard."""
+    """Return the first `limit` entries of the leaderboard."""
     return [EntryRow(*row) for row in connections.fetch(LEADERBOARD, (DAY, CATEGORY, limit))]
 
 
@@ -118,7 +118,7 @@ def update_portfolio(connections: Connections, user_id: UUID, total_value: Decim
 
 def update_portfolios(connections: Connections, updates: Sequence[PortfolioUpdate]) -> int:
     """Set many portfolios' values; return how many there are."""
-    # in one order everywhere, so that two batches do not wait for each other in a circle
+    # always the same order, so that two batches cannot deadlock
     ordered = sorted(updates, key=lambda update: str(update.user_id))
     columns = (
         [str(update.user_id) for update in ordered],
@@ -137,7 +137,7 @@ def insert_tick(connections: Connections, tick: Tick) -> None:
 
 def insert_ticks(connections: Connections, ticks: Sequence[Tick]) -> int:
     """Insert many ticks."""
-    # few times are shared by many ticks
+    # many ticks share few times, so each time is formatted once
     times = {time: f'"{time}"' for time in {tick.timestamp for tick in ticks}}
     columns = (
         [tick.symbol for tick in ticks],
@@ -163,7 +163,7 @@ def search_users(connections: Connections, prefix: str) -> list[UserRow]:
 
 
 def update_quest(connections: Connections, quest_id: UUID, progress: Decimal) -> QuestRow:
-    """Set how far an active quest is and return the quest."""
+    """Set the progress of an active quest and return the quest."""
     [row] = connections.fetch(UPDATE_QUEST, (progress, progress, quest_id))
     return QuestRow(*row)
 

@@ -1,6 +1,6 @@
-"""The tables as SQLAlchemy's ORM has them.
+"""The tables as classes of SQLAlchemy's ORM.
 
-Owns the mapping; the schema is made by the migrations.
+Owns the mapping; the migrations create the schema.
 """
 
 from datetime import date, datetime
@@ -24,7 +24,7 @@ class Row(DeclarativeBase):
 
 
 class UserRow(Row):
-    """A player; the columns that are asked for."""
+    """A player, with only the columns that the benchmark reads."""
 
     __tablename__ = "users"
 

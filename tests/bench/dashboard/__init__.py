@@ -1,1 +1,1 @@
-"""The dashboard under load: visitors by the dozen, times of pages, sessions that vanish."""
+"""The dashboard under load: dozens of visitors, page times, sessions whose client vanishes."""

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.dashboard`: what the dashboard costs, and what it holds out.
+"""`python -m tests.bench.dashboard`: what the dashboard costs, and how much load it takes.
 
-Owns the command line and what is shown. Figures are printed and never judged: a target is
-named beside each, and the machine is part of every one of them.
+Owns the command line and the output. Figures are printed with a target next to each; the program
+never passes or fails, because every figure depends on the machine.
 """
 
 import os
@@ -22,7 +22,7 @@ from tests.bench.dashboard.server import Server, run_server
 from tests.bench.servers import run_servers
 from tests.end_to_end.browsing import CHROMIUM
 
-# players, visitors, seconds
+# per scale: players, visitors, seconds
 SCALES = {"small": (2_000, 10, 15.0), "full": (100_000, 40, 60.0)}
 POOL = 10
 MEBIBYTE = 1024 * 1024
@@ -34,7 +34,7 @@ CONFIGURATION = Path(__file__).resolve().parents[3] / "dashboard" / ".streamlit"
 @click.option("--scale", type=click.Choice(list(SCALES)), default="full", show_default=True)
 @click.option("--only", "only", multiple=True, type=click.Choice(PARTS), help="Only this part.")
 def main(scale: str, only: tuple[str, ...]) -> None:
-    """Measure the dashboard on servers of its own."""
+    """Measure the dashboard on newly started servers."""
     console = Console()
     table = Table("figure", "value", "target", box=None)
     with (
@@ -45,7 +45,7 @@ def main(scale: str, only: tuple[str, ...]) -> None:
         players, visitors, seconds = SCALES[scale]
         fill_tables(settings.database_url.get_secret_value(), players=players)
         folder = Path(name)
-        # with the same options, so that only the page differs
+        # hello world gets the same options as the dashboard, so that only the page differs
         shutil.copytree(CONFIGURATION, folder / ".streamlit")
         environment = describe_settings(settings)
         with run_server(folder, environment) as server:
@@ -63,7 +63,7 @@ def main(scale: str, only: tuple[str, ...]) -> None:
 
 
 def describe_settings(settings: Settings) -> dict[str, str]:
-    """Return the variables of a dashboard on these servers."""
+    """Return the environment variables of a dashboard on these servers."""
     assert settings.redis_password is not None
     return {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -79,7 +79,7 @@ def _add(table: Table, figure: str, value: str, target: str) -> None:
 
 
 def _add_comparisons(table: Table, server: Server, hello: Server, parts: Sequence[str]) -> None:
-    """Add what the smallest page there is costs as well, on the same machine at the same time."""
+    """Add the costs of a leaderboard and of the smallest possible page, measured on the same machine."""
     if "processor" in parts:
         board, least = measure_processor(server, page=BOARD), measure_processor(hello, page="")
         _add(table, "processor time of a leaderboards rerun", f"{board * 1e3:.1f} ms", "15 ms")
@@ -103,7 +103,7 @@ def _add_crowd(table: Table, crowd: Crowd, visitors: int) -> None:
         "",
     )
     if crowd.runs:
-        # above a second divided by the runs wanted, a process cannot keep up, whatever else runs
+        # a process keeps up only while the CPU time of a run is below one second / runs per second
         spent = f"{crowd.processor / len(crowd.runs) * 1e3:.1f} ms"
         _add(
             table,

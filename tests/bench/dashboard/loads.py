@@ -1,7 +1,7 @@
-"""Loads that visitors without a browser put on the dashboard.
+"""Load on the dashboard by simulated visitors without a browser.
 
-Owns who asks for what and how often; every figure is what visitors, the server's pool and
-its process said. Never judges.
+Owns which pages visitors open and how often. Figures come from the visitors, the server's pool and its
+process; there is no pass or fail.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from tests.bench.dashboard.server import Server
 from tests.bench.dashboard.visitor import Run, Visitor
 
 RUNS_A_SESSION = 5
-"""After so many runs a visitor presses reload: a new session, as for a browser."""
+"""Runs after which a visitor reloads the page, which starts a new session as in a browser."""
 
 SETTLE_SECONDS = 150.0
-"""How long memory may take to come back: Streamlit keeps what left for two minutes."""
+"""How long memory may take to shrink again: Streamlit keeps closed sessions for two minutes."""
 
 VANISH_SECONDS = 10.0
 VANISHING = 50
@@ -26,7 +26,7 @@ BOARD = "leaderboards"
 
 
 class Crowd(NamedTuple):
-    """What came of many visitors at once; memory in bytes, times in seconds."""
+    """The result of a load with many visitors; memory in bytes, times in seconds."""
 
     runs: list[Run]
     errors: list[str]
@@ -41,7 +41,7 @@ class Crowd(NamedTuple):
 
 
 class Load:
-    """Visitors of one dashboard, what they saw and what went wrong."""
+    """Visitors of one dashboard, their runs and their errors."""
 
     def __init__(self, url: str, *, players: int, seed: int) -> None:
         self._url = url
@@ -59,7 +59,7 @@ class Load:
         )
 
     async def visit(self, *, until: float, delay: float) -> None:
-        """Run a page every second, and reload now and then; trouble is noted and the visit goes on."""
+        """Run a page every second, and reload after `RUNS_A_SESSION` runs; note errors and continue."""
         await asyncio.sleep(delay)
         while time.monotonic() < until:
             try:
@@ -73,7 +73,7 @@ class Load:
                         await asyncio.sleep(max(0.0, started + 1 - time.monotonic()))
             except (OSError, TimeoutError, EOFError) as error:
                 self.errors.append(f"{type(error).__name__}: {error}")
-            except Exception as error:  # websockets has an error of its own for each way to end
+            except Exception as error:  # websockets has many errors for the end of a connection
                 self.errors.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(1)
 
@@ -93,7 +93,7 @@ class Load:
 def load_with_crowd(server: Server, *, visitors: int, seconds: float, players: int, seed: int = 1) -> Crowd:
     """Let visitors run a page every second for a while, then leave, and wait for the memory."""
     load = Load(server.url, players=players, seed=seed)
-    # what a first visitor brings in stays: it is no session's
+    # warm up: memory that the first visits allocate stays, and belongs to no session
     asyncio.run(load.run_some(20))
     load.runs.clear()
     memory_before, processor_before = server.memory_bytes(), server.cpu_seconds()
@@ -129,7 +129,7 @@ async def _crowd(server: Server, load: Load, *, visitors: int, seconds: float) -
 
 
 def _wait_for_memory(server: Server, before: int) -> int:
-    """Return the memory once it is back within a twentieth, or after waiting for that."""
+    """Return the memory once it is at most 5 % above `before`, or after `SETTLE_SECONDS`."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while server.memory_bytes() > 1.05 * before and time.monotonic() < deadline:
         time.sleep(1)
@@ -137,7 +137,7 @@ def _wait_for_memory(server: Server, before: int) -> int:
 
 
 def measure_processor(server: Server, *, page: str) -> float:
-    """Return the processor seconds that one more run of a page costs the server."""
+    """Return the CPU seconds that one more run of a page costs the server."""
     return asyncio.run(_measure_processor(server, page))
 
 
@@ -162,11 +162,11 @@ async def _vanish_together(server: Server) -> None:
     async def come_and_go(number: int) -> None:
         async with Visitor.connected(server.url) as visitor:
             await visitor.begin(page=BOARD, query=f"top={(10, 25, 50, 100)[number % 4]}")
-            # some before the script has begun, some in the middle of it
+            # some leave before the script has begun, some in the middle of it
             await asyncio.sleep(number % 10 / 50)
             visitor.vanish()
 
     results = await asyncio.gather(*(come_and_go(n) for n in range(VANISHING)), return_exceptions=True)
-    # who vanishes meets its own closed connection; who could not connect has not vanished
+    # other errors are expected, because a visitor closes its own connection; a refused one is a failure
     if any(isinstance(result, ConnectionRefusedError) for result in results):
         raise RuntimeError(f"not everybody reached {server.url}")

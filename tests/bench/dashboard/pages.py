@@ -1,7 +1,7 @@
-"""How long a page takes in a browser, beside the smallest page there is.
+"""How long a page takes in a browser, compared with the smallest possible page.
 
-Owns the browser and the order of the visits: the two take turns, so that whatever else the
-machine does falls on both. The browser keeps its files between visits, as a visitor's does.
+Owns the browser and the order of the visits: the two pages take turns, so that other load on the
+machine affects both. The browser keeps its cache between visits, like the browser of a visitor.
 """
 
 import statistics

@@ -1,7 +1,7 @@
 """The game that the dashboard shows in a benchmark.
 
-Owns the rows and how many there are. Boards in the categories that the dashboard knows, for
-a few sessions, all players on each.
+Owns the rows and their number: leaderboards in the categories that the dashboard lists, for a few
+sessions, with all players on each.
 """
 
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ WHERE session_date > %(newest)s::date - 2 OR category = 'daily_returns';
 
 
 def fill_tables(url: str, *, players: int) -> None:
-    """Write the players, their portfolios and leaderboards, and let the planner know of them."""
+    """Write the players, their portfolios and leaderboards, then run ANALYZE for the planner."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:

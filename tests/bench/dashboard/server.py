@@ -1,8 +1,8 @@
-"""A dashboard that says what its pool does: the one of `python -m dashboard`, and a reporter.
+"""A dashboard process that also reports the figures of its connection pool.
 
-Owns the process that is measured and what it reports of itself; run as a program it serves,
-imported it starts one. `HELLO_SCRIPT` makes it serve that script instead: what Streamlit
-costs without a dashboard.
+Owns the measured process and its report. Run as a program, this module serves the dashboard; imported,
+it starts such a process. With `HELLO_SCRIPT` it serves that script instead, to measure the cost of
+Streamlit alone.
 """
 
 import json
@@ -55,17 +55,17 @@ class Server:
         return int(self._view.memory_info().rss)
 
     def pool(self) -> dict[str, float]:
-        """Return the newest figures of its pool, a tenth of a second old."""
+        """Return the newest figures of the server's pool, at most a tenth of a second old."""
         found: dict[str, float] = json.loads(self._report.read_text())
         return found
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until no connection is checked out, and say whether that came."""
+        """Wait until no connection is checked out; return whether this happened within `seconds`."""
         return wait_for(lambda: self.pool()["pool_in_use"] == 0, seconds)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until a condition holds, and say whether it did within this time."""
+    """Wait until a condition holds; return whether it did within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -76,7 +76,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 @contextmanager
 def run_server(folder: Path, settings: dict[str, str], *, hello: bool = False) -> Iterator[Server]:
-    """Serve the dashboard with these settings, or the smallest page there is."""
+    """Serve the dashboard with these settings, or with `hello` the smallest possible page."""
     port = find_free_port()
     report, log = folder / f"pool-{port}.json", folder / f"server-{port}.log"
     extra = {"DASHBOARD_PORT": str(port), "POOL_REPORT": str(report), **settings}
@@ -114,7 +114,7 @@ def _answers(url: str) -> bool:
 
 
 def _report_pool(file: Path) -> None:
-    """Write the pool's figures to a file, again and again, whole each time."""
+    """Replace a file with the current figures of the pool, again and again."""
     from dashboard import runtime  # noqa: PLC0415  # the parent measures without Streamlit's imports
 
     while True:
@@ -131,7 +131,7 @@ def _report_pool(file: Path) -> None:
 
 
 def main() -> None:
-    """Serve as the environment says."""
+    """Serve with the settings from the environment."""
     from dashboard.server import application  # noqa: PLC0415  # see above
 
     hello = os.environ.get("HELLO_SCRIPT")

@@ -1,7 +1,7 @@
 """A visitor without a browser: speaks Streamlit's protocol over its WebSocket.
 
-Owns connecting, running a page's script and waiting for its end. Draws nothing, so that one
-machine can be many visitors; what it is told to draw it only counts.
+Owns connecting, running a page's script and waiting for its end. A visitor only counts the elements
+and draws nothing, so that one machine can simulate many visitors.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 RUN_SECONDS = 60.0
-"""After this a run counts as failed; far above what a visitor would wait."""
+"""Time after which a run counts as failed; much longer than a person would wait."""
 
 FAILED_STATES = (b"state-problem", b"state-unexpected")
 """Names of the containers that the dashboard draws when it cannot show its figures."""
@@ -41,7 +41,7 @@ class Visitor:
     @classmethod
     @asynccontextmanager
     async def connected(cls, url: str) -> AsyncIterator[Self]:
-        """Connect as a page of `url` does, and leave politely."""
+        """Connect as a page of `url` does; close the WebSocket properly at the end."""
         async with connect(
             f"ws://{urlsplit(url).netloc}/_stcore/stream",
             origin=url,  # type: ignore[arg-type]  # a text by another name
@@ -89,7 +89,7 @@ class Visitor:
                 return sent
 
     def vanish(self) -> None:
-        """Be gone without a word, as a laptop that is shut."""
+        """Drop the connection without a close frame, as when a laptop is shut."""
         self._connection.transport.abort()
 
 

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.dashboard.workers`: how many visitors several processes of one dashboard hold out.
+"""`python -m tests.bench.dashboard.workers`: how many visitors one and several processes can serve.
 
 Owns the comparison: one process and several take turns on the same servers, with the same visitors. The
-visitors are one more process on the same processors, so its time is shown beside that of the dashboard.
+visitors run in another process on the same CPUs, so the CPU time of that process is shown too.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from tests.dashboard_process import Dashboard, run_dashboard
 
 READY_SECONDS = 120.0
 SETTLE_SECONDS = 3.0
-"""Until what starts with the last worker, such as the warming of caches, is over."""
+"""Pause until the work at the start of the last worker is over, such as warming caches."""
 
 WARMING_RUNS = 40
 
 
 class Turn(NamedTuple):
-    """What came of a load; times in seconds, and processors in use."""
+    """The result of a load; times in seconds, CPU use as a number of CPUs."""
 
     workers: int
     visitors: int
@@ -53,7 +53,7 @@ class Turn(NamedTuple):
 def main(
     workers: tuple[int, ...], visitors: tuple[int, ...], seconds: float, turns: int, players: int
 ) -> None:
-    """Measure on servers of its own."""
+    """Measure on newly started servers."""
     console = Console(width=120)
     table = Table("processes", "visitors", "runs a second", "median", "p95", "errors", box=None)
     for name in ("dashboard", "visitors", "all"):
