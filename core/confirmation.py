@@ -16,7 +16,7 @@ def is_somebody_there() -> bool:
 
 
 def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
-    """Ask whether to delete the data that `loss` names; return after a yes, otherwise raise `RowsWouldBeLost`.
+    """Ask whether to delete the data that `loss` names; return after a yes, else raise `RowsWouldBeLost`.
 
     Without a terminal nobody can answer: then the error says that `option` allows the deletion.
     """

@@ -89,7 +89,7 @@ class KnownTimeline:
             self._connect()
 
     def try_to_learn(self) -> EchoMarketsError | None:
-        """Connect like `learn`, but at most once a second; return the error instead of raising it, or None."""
+        """Connect like `learn`, but at most once a second; return the error, or None, and raise nothing."""
         if self._connected is not None or time.monotonic() < self._try_again_at:
             return None
         self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS

@@ -1,8 +1,8 @@
-"""The health of the stack: one evaluation for the document, the metrics, the pages and the command line.
+"""The health of the stack: one evaluation for health document, metrics, pages and command line.
 
-Owns the checks, the status that follows from them, and the rule when a pool is exhausted. Each check runs in
-its own thread within a second, on its own connection, so it never waits for an exhausted pool. Writes only
-scratch keys; no reason contains an address.
+Owns the checks, the status that is computed from their results, and the rule when a pool is exhausted. Each
+check runs in its own thread for at most a second, on its own connection, so it never waits for an exhausted
+pool. Writes only scratch keys in Redis; no `reason` contains an address.
 """
 
 import logging
@@ -36,21 +36,21 @@ T = TypeVar("T")
 
 CLIENT_NAME = f"{names.APPLICATION_PREFIX}health"
 CHECK_SECONDS = 1.0
-# Probes, scrapes and pages that ask within this time share one check of the servers.
+# Probes, scrapes and pages within this time share the result of one check of the servers.
 CACHE_SECONDS = 2.0
-# A caller waits for a running evaluation a little longer than it may take.
+# Added to the time that an evaluation may take: how long another caller waits for a running evaluation.
 GRACE_SECONDS = 0.2
 
 
 class CheckResult(NamedTuple, Generic[T]):
-    """The diagnosis of a check, None when it failed, and how long it took."""
+    """The diagnosis of a check, None if the check failed, and how long the check took."""
 
     diagnosis: T | None
     seconds: float
 
 
 class DatabaseDiagnosis(NamedTuple):
-    """The diagnosis of the database; `reason` says what is wrong, and is None when all is well."""
+    """The diagnosis of the database; `reason` says what is wrong, None if nothing is."""
 
     migrations: MigrationCount | None = None
     reason: str | None = None
@@ -59,10 +59,11 @@ class DatabaseDiagnosis(NamedTuple):
 
 
 class HealthEvaluator:
-    """Evaluates the health of the services that `settings` name; thread safe.
+    """Evaluates the health of the database and Redis that `settings` name, and of pools; thread safe.
 
-    `list_pools` returns the pools to judge without waiting: of this process, or of a whole host.
-    `find_bypass` returns why this process's cache does not use Redis as it should, or None.
+    `list_pools` returns the use of the pools to evaluate, of this process or of all processes of the host;
+    it must not wait. `find_bypass` returns why the cache of this process bypasses Redis or the near cache,
+    or None.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class HealthEvaluator:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Forget running checks, whose threads a child does not have, and the last answer."""
+        """Forget the last result and the running checks: a child does not have their threads."""
         self._evaluating = threading.Lock()
         self._last: Health | None = None
         self._last_at = float("-inf")
@@ -95,10 +96,11 @@ class HealthEvaluator:
         self._redis_check = _Check("redis", self._examine_redis)
 
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
-        """Return what the checks, side by side, found at `timestamp`, at most two seconds ago.
+        """Return the results of the checks, which run in parallel; they are at most two seconds old.
 
-        Takes `limit_seconds`, one second at most; a check that is not done by then counts as failed.
-        A caller that asks while checks run gets their answer.
+        `timestamp` of the result is the time when the checks began. Takes at most `limit_seconds`, and at
+        most one second; a check that has not ended by then counts as failed. A caller that comes while
+        checks are running gets their results.
         """
         limit_seconds = min(limit_seconds, CHECK_SECONDS)
         deadline = time.monotonic() + limit_seconds
@@ -106,11 +108,11 @@ class HealthEvaluator:
         try:
             if self._last is not None and self._monotonic() - self._last_at < CACHE_SECONDS:
                 return self._last
-            # read before the checks, so that no result is older than the timestamp
+            # read the clocks before the checks, so that no result is older than the timestamp
             asked_at, timestamp = self._monotonic(), self._clock()
             health = self._run(deadline, timestamp)
             if limit_seconds == CHECK_SECONDS:
-                # a check that had less time may have failed for lack of time alone
+                # keep only full evaluations: a check with less time may have failed only for lack of time
                 self._last, self._last_at = health, asked_at
             return health
         finally:
@@ -144,14 +146,14 @@ class HealthEvaluator:
         )
 
     def _diagnose_redis(self, deadline: float) -> tuple[Diagnosis | None, float]:
-        """Return what is wrong with Redis and how long the check took; None when it is disabled."""
+        """Return the diagnosis of Redis, None if it is disabled, and the duration of the check in seconds."""
         if self._redis_probe is None:
             return None, 0.0
         diagnosis, seconds = self._redis_check.result(deadline)
         diagnosis = diagnosis or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
         bypass = self._find_bypass()
         if diagnosis.reason is None and bypass is not None:
-            # the server answers this check, but not yet this process's cache
+            # the server passes this check, but the cache of this process does not use it yet
             diagnosis = Diagnosis(is_usable=True, reason=f"this process: {bypass}")
         return diagnosis, seconds
 
@@ -167,7 +169,7 @@ class HealthEvaluator:
         return "degraded" if is_limited else "healthy"
 
     def _examine_database(self) -> DatabaseDiagnosis:
-        """Ask on a new connection: an old one still works when the server accepts no further connection."""
+        """Check the database on a new connection: open ones still work if the server accepts no more."""
         try:
             connection = BoundedConnection(
                 self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
@@ -190,14 +192,14 @@ class HealthEvaluator:
         return DatabaseDiagnosis(migrations)
 
     def _examine_redis(self) -> Diagnosis | None:
-        """Connect anew, for the same reason, and run the capability check."""
+        """Run the capability check on a new connection, for the same reason as `_examine_database`."""
         return None if self._redis_probe is None else self._redis_probe.examine()
 
 
 def _name_database_state(database: DatabaseDiagnosis, pool: PoolUse) -> str:
     if database.migrations is not None:
         return "degraded" if database.is_read_only else "healthy"
-    # a full server refuses new connections, but the pool's open ones still work
+    # a server without free connections refuses new ones, but the pool's open connections still work
     return "degraded" if database.is_full and pool.pool_size else "unhealthy"
 
 
@@ -210,7 +212,7 @@ def _name_state(diagnosis: Diagnosis | None) -> str:
 
 
 class _Check(Generic[T]):
-    """One check in its own thread; the next one starts only when the last one has ended."""
+    """One check that runs in its own thread; a new run starts only when the last run has ended."""
 
     def __init__(self, name: str, check: Callable[[], T]) -> None:
         self._name = name
@@ -220,7 +222,7 @@ class _Check(Generic[T]):
         self._started = 0.0
 
     def start(self) -> None:
-        """Start it, unless it still runs: a server that hangs must not collect threads."""
+        """Start the check, unless its last run has not ended: threads must not pile up if a server hangs."""
         if self._running.done():
             self._running, self._started = Future(), time.monotonic()
             name = f"health-{self._name}"
@@ -230,15 +232,18 @@ class _Check(Generic[T]):
     def _run(self, running: "Future[CheckResult[T]]", started: float) -> None:
         try:
             diagnosis = self._check()
-            # measured here: a caller can have waited for an earlier check as well
+            # measured here, because the time of a caller may include an earlier run of the check
             running.set_result(CheckResult(diagnosis, time.monotonic() - started))
         except Exception as error:
-            # every error is caught here: whatever is wrong, the service is not healthy
+            # every error is caught here: after any error the service counts as unhealthy
             logger.debug("the health check of %s failed: %s", self._name, type(error).__name__)
             running.set_exception(error)
 
     def result(self, deadline: float) -> CheckResult[T]:
-        """Wait for the result until a time of `time.monotonic`."""
+        """Return the result of the check, waiting until `deadline`, a reading of `time.monotonic`.
+
+        The diagnosis is None if the check failed or has not ended by then.
+        """
         started = self._started
         try:
             return self._running.result(timeout=max(0.0, deadline - time.monotonic()))
@@ -249,7 +254,7 @@ class _Check(Generic[T]):
 
 
 def describe_pool(stats: PoolStats) -> PoolUse:
-    """Return the use of this process's pool; it is exhausted when a checkout would wait."""
+    """Return the use of this process's pool; the pool is exhausted if a checkout would have to wait."""
     return PoolUse(
         pool_max=stats.pool_max,
         pool_size=stats.pool_size,
@@ -261,7 +266,7 @@ def describe_pool(stats: PoolStats) -> PoolUse:
 
 
 def read_pool(gauges: Iterable[Sample]) -> PoolUse:
-    """Return the use of another process's pool from its gauges; all 0 when it has no pool."""
+    """Return the use of another process's pool from its gauges; all values are 0 if it has no pool."""
     limit_name, waiting_name = names.POOL_MAX.name, names.POOL_PENDING.name
     counts = dict.fromkeys((limit_name, waiting_name, "idle", "used"), 0)
     for sample in gauges:
@@ -280,7 +285,10 @@ def read_pool(gauges: Iterable[Sample]) -> PoolUse:
 
 
 def add_up_pools(pools: Sequence[PoolUse]) -> PoolUse:
-    """Return the sum of pools; exhausted as soon as one of them is: the others cannot help it."""
+    """Return the sum of pools.
+
+    The sum counts as exhausted if one pool is, because a process cannot use the pool of another one.
+    """
     return PoolUse(
         pool_max=sum(pool.pool_max for pool in pools),
         pool_size=sum(pool.pool_size for pool in pools),
@@ -309,7 +317,7 @@ def build_health_metrics(health: Health) -> Iterator[Metric]:
 
 
 def scrape_own(metrics: Metrics, health: Health) -> Scrape:
-    """Return the metrics and the health of this process alone, under the names that the exporter uses."""
+    """Return the metrics and the health of this process only, with the metric names of the exporter."""
     metrics.publish()
     families = [*metrics.collect_own(), *build_health_metrics(health)]
     reasons = {"database": health.database_reason, "redis": health.redis_reason}

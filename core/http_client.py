@@ -1,7 +1,7 @@
-"""A GET with a deadline, for reading the exporter and Prometheus.
+"""An HTTP GET with a deadline, to read from the exporter and from Prometheus.
 
-Owns the deadline and the limit of size; follows no redirect, uses no proxy and keeps no connection. A name
-and password in the URL are sent as basic authentication and are in no error.
+Owns the deadline and the size limit; follows no redirects, uses no proxy and keeps no connection open. A user
+name and password in the URL are sent as basic authentication and never appear in an error.
 """
 
 import base64
@@ -17,18 +17,18 @@ import msgspec
 
 from core.errors import EchoMarketsError
 
-# A scrape of a large fleet is a few hundred kilobytes; a larger page is not an exporter's.
+# Largest accepted body. A scrape of many processes has a few hundred kilobytes.
 BODY_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class FetchFailed(EchoMarketsError):
-    """There was no answer; the message says why, without the address."""
+    """The GET got no answer; the message says why, without the address."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a server answered; any status. Names of headers are in lower case."""
+    """The answer of a server, with any status; names of headers are in lower case."""
 
     status: int
     body: bytes
@@ -42,9 +42,10 @@ def fetch(
     headers: Mapping[str, str] = NO_HEADERS,
     authority: Path | None = None,
 ) -> Answer:
-    """GET a URL; the whole takes at most the timeout and one last read. Raises `FetchFailed`.
+    """GET a URL and return the answer; raises `FetchFailed`.
 
-    `authority` is a PEM file that signed an https server's certificate; the system's are trusted without.
+    All of it takes at most `timeout_seconds` and the duration of one more read. `authority` is a PEM file
+    with the CA certificate of an https server; without it the CAs of the system are trusted.
     """
     parts = urlsplit(url)
     deadline = time.monotonic() + timeout_seconds
@@ -69,7 +70,7 @@ def fetch(
 
 
 def _connect(parts: SplitResult, seconds: float, authority: Path | None) -> http.client.HTTPConnection:
-    # http.client: urllib would ask the proxy that the environment names
+    # http.client, because urllib would use the proxy that the environment names
     host = parts.hostname or ""
     if parts.scheme != "https":
         return http.client.HTTPConnection(host, parts.port, timeout=seconds)
@@ -96,6 +97,6 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         if size > BODY_BYTES:
             raise http.client.HTTPException("the answer is too long")
         if time.monotonic() > deadline:
-            # a server that sends a byte now and then never runs into the socket's timeout
+            # the socket's timeout is not enough: it never ends a read if a byte arrives now and then
             raise TimeoutError
     return b"".join(parts)

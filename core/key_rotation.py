@@ -1,7 +1,7 @@
 """`echo-markets rotate-keys`: encrypts every stored e-mail address with the current key.
 
-Repeats the service's call for one batch until no address is left, then sums up. Each row says which key it
-has, so the next run continues an interrupted one.
+Calls the service for one batch of rows after the other until no address is left, then reports the totals.
+Each stored address contains the id of its key, so a new run continues an interrupted one.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,11 @@ MOST_NAMED = 5
 
 
 class KeyRotation(NamedTuple):
-    """The result of a run: how many addresses changed, users whose address is unreadable, and all keys."""
+    """The result of a run.
+
+    `changed` counts the addresses that were encrypted again, `unreadable` has the users whose address cannot
+    be decrypted, and `keys` lists all keys and how many addresses have each.
+    """
 
     changed: int
     unreadable: tuple[UUID, ...]
@@ -27,7 +31,7 @@ class KeyRotation(NamedTuple):
         return all(key.is_current or not key.emails for key in self.keys)
 
     def describe(self) -> list[str]:
-        """Return what to print, one line for each thing to know or to do."""
+        """Return the lines to print: the result, and what the operator has to do for each key."""
         [current] = [key.id for key in self.keys if key.is_current]
         lines = [f"encrypted {self.changed:,} e-mail addresses with the key {current}"]
         for key in self.keys:
@@ -53,7 +57,7 @@ class KeyRotation(NamedTuple):
 def rotate_keys(
     service: EnhancedDatabaseService, *, progress: Callable[[str, int, int], None]
 ) -> KeyRotation:
-    """Encrypt every address that does not have the current key with it, batch after batch.
+    """Encrypt every address that has another key with the current key, in batches; return the result.
 
     Raises `EncryptionKeyMissing`.
     """

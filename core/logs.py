@@ -1,8 +1,8 @@
 """The format of a process's logs: one line for each message, as text or as JSON.
 
-Owns the two forms, and keeps values out of them: a driver's error is shown as its class and SQLSTATE, because
-the server's message repeats values of the row. Fields that belong to a message come in `extra={"fields":
-{...}}`.
+Owns the two formats, and keeps data out of the logs: a driver error is shown as its class and SQLSTATE,
+because the server's message contains values of the row. The fields of a message are passed in
+`extra={"fields": {...}}`.
 """
 
 import json
@@ -19,18 +19,19 @@ import psycopg2
 
 LogFormat = Literal["text", "json"]
 
-# peewee writes every statement with its parameters at DEBUG; `core.database.query_log` does it without
+# at DEBUG peewee logs every statement with its parameters; `core.database.query_log` logs statements without
+# parameters
 SILENCED = ("peewee",)
 
 OWN = ("core", "dashboard", "exporter", "echo_markets", "__main__")
 """The loggers to which level DEBUG applies; other libraries write cookies and headers at that level."""
 
-# characters that end a line, move the cursor, change colours or the writing direction, or are invalid
+# matches characters that end a line, move the cursor, change colours or the writing direction, or are invalid
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def configure_logs(level: str, form: LogFormat) -> None:
-    """Send the logs of this process, and Python's warnings, to standard error in one form."""
+    """Send the logs of this process, and Python's warnings, to standard error in the given format."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler])
@@ -42,18 +43,21 @@ def configure_logs(level: str, form: LogFormat) -> None:
 
 
 def escape_controls(text: str) -> str:
-    """Return the text in one line that a terminal shows as it is: a name from outside cannot forge a line."""
+    """Return the text on one line, with control characters escaped.
+
+    So a text from outside, such as a name, cannot forge a log line or control the terminal.
+    """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message, then the fields as `name=value`; tracebacks below."""
+    """Formats a record as a line: time, level, logger, message, fields as `name=value`; tracebacks below."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  # logging's signature
-        """Return the record's time in UTC, milliseconds."""
+        """Return the record's time in UTC, with milliseconds."""
         return _time(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
@@ -67,10 +71,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, process, fields, exception."""
+    """Formats a record as a line of JSON: time, level, logger, message, process, fields, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line; what JSON does not know is written as text."""
+        """Return the record as one line of JSON; values of other types are written as text."""
         document: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname,
@@ -84,12 +88,12 @@ class JsonFormatter(logging.Formatter):
         try:
             return msgspec.json.encode(document, enc_hook=str).decode()
         except UnicodeEncodeError:
-            # a text from outside may have a lone surrogate, half of a character, which UTF-8 cannot encode
+            # a text from outside may contain a lone surrogate, which UTF-8 cannot encode
             return json.dumps(document, default=str)
 
 
 def format_exception(error: BaseException | None) -> str:
-    """Return a traceback and those of its causes, oldest first; a driver's error shows no words."""
+    """Return the tracebacks of an error and its causes, oldest first; driver errors without their message."""
     lines = [line for item in reversed(list(_chain(error))) for line in _describe(item)]
     return "\n".join(lines)
 

@@ -1,11 +1,11 @@
 """Applies and reverts the numbered files of `migrations/`.
 
-Owns three things: the single transaction of a run, which does everything or nothing; the advisory lock by
-which a second run waits for the first; and the list of tables and columns with rows that a revert would
-delete. The lock belongs to the transaction and ends with it, also behind a transaction pooler. Names in
-migrations mean the current schema alone, whatever else is on the search path. If the schema belongs to the
-owner role of `core.database.roles`, each run switches to that role, and ends by setting the privileges of all
-roles.
+Owns three things: the single transaction of a run, which changes everything or nothing; the advisory lock,
+which makes a second run wait for the first; and the list of tables and columns with rows that a revert would
+delete. The lock belongs to the transaction and ends with it, even behind a transaction pooler. Names in
+migrations are resolved only in the current schema, whatever else is on the search path. If the schema belongs
+to the owner role of `core.database.roles`, each run switches to this role, and at its end sets the privileges
+of all roles.
 """
 
 import logging
@@ -43,14 +43,15 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 HISTORY_TABLE = "schema_migration"
-# Any fixed number: "echo" in ASCII. All versions of this program must use the same.
+# The key of the advisory lock: any fixed number, here "echo" in ASCII. It must be the same in all versions.
 ADVISORY_LOCK = 0x6563686F
 # How long to wait for another run, which may be rewriting years of ticks.
 WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
-# How long to wait for the lock on a table in use: later statements on the table wait behind the migration.
+# How long to wait for the lock on a table in use. The limit is needed, because all later statements on the
+# table wait behind the migration.
 TABLE_WAIT_SECONDS = 60.0
-# The application cannot change it: migration 25 has the table.
+# Store AUDIT_KEEP_MONTHS in the table of migration 25, which the application's role cannot change.
 SET_RETENTION = (
     "DELETE FROM audit_retention",
     "INSERT INTO audit_retention (keep_months) SELECT %(months)s WHERE %(months)s > 0",
@@ -66,9 +67,9 @@ FIND_HOLDER = f"""
     FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0 AND objid = {ADVISORY_LOCK}
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-# Rows are counted up to this number only: counting millions takes seconds.
+# Rows are counted only up to this number, because counting millions takes seconds.
 COUNTED_ROWS = 100_000
-# Partitions come and go with their table.
+# Lists the columns of each table, without partitions, which are dropped together with their table.
 LIST_COLUMNS = """
     SELECT relname, array_agg(attname::text)
     FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
@@ -77,24 +78,24 @@ LIST_COLUMNS = """
 
 
 class MigrationStatus(msgspec.Struct, frozen=True):
-    """One migration; `applied_at` is None while it is pending."""
+    """The status of one migration; `applied_at` is None while it is pending."""
 
     name: str
     applied_at: datetime | None
 
 
 class MigrationCount(NamedTuple):
-    """How many migrations are applied, those of a newer version included, and how many are pending."""
+    """How many migrations are applied, including those of a newer version, and how many are pending."""
 
     applied: int
     pending: int
 
 
 class Migrator:
-    """Brings one database's schema up or down.
+    """Applies and reverts the migrations of one database.
 
-    Raises `MigrationFailed` when there are no migrations: an incomplete installation must not
-    pass for an up-to-date schema.
+    Raises `MigrationFailed` if there are no migration files: otherwise, with an incomplete
+    installation, the schema would look up to date.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Migrator:
         wait_seconds: float = WAIT_SECONDS,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`wait_seconds` is the longest wait for another run."""
+        """Connect to nothing yet; `wait_seconds` is the longest wait for another run."""
         _list_names(directory)
         self._directory = directory
         self._wait_seconds = wait_seconds
@@ -115,10 +116,10 @@ class Migrator:
             settings,
             "echo-markets-migrate",
             url=url.get_secret_value(),
-            # building an index over years of ticks may take longer than any query may
+            # no timeout: building an index over years of ticks may take longer than the query timeout
             statement_timeout_ms=0,
             lock_timeout_ms=round(TABLE_WAIT_SECONDS * 1000),
-            # `_check_database` reports a missing schema, and what migrations would do without it
+            # `_check_database` reports a missing schema, and in which schema tables would be created instead
             needs_schema=False,
         )
         self._emails = ColumnCipher(settings.read_keyring(), EMAIL)
@@ -129,7 +130,8 @@ class Migrator:
     def up(self) -> list[str]:
         """Apply the pending migrations, all or none; return their names. Raises `MigrationFailed`.
 
-        Where AUDIT_KEEP_MONTHS is set, the database keeps so many months of the audit log from now on.
+        If AUDIT_KEEP_MONTHS is set, it becomes the minimum number of months of the audit log that the
+        database keeps.
         """
         with self._locked() as runner, _named("up"):
             execute_sql = runner.database.execute_sql
@@ -139,7 +141,7 @@ class Migrator:
             pending = [row.name for row in runner.status() if row.path and not row.applied]
             for name in pending:
                 runner.up(name)
-                # a table with pending checks cannot be altered by the next migration
+                # run deferred constraint checks now: the next migration cannot alter a table that has some
                 execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
             if self._audit_keep_months is not None:
                 for statement in SET_RETENTION:
@@ -154,10 +156,11 @@ class Migrator:
             return pending
 
     def down(self, target: str | None = None, *, drop_rows: bool = True) -> list[str]:
-        """Revert the newest migration, or all back through `target`, all or nothing; return the names.
+        """Revert the newest migration, or all from the newest to `target` inclusive; return their names.
 
-        Raises `InvalidInput` when `target` is not applied; without `drop_rows` `RowsWouldBeLost` when a
-        table or column goes that has rows; `MigrationFailed` otherwise.
+        Reverts all of them or none. Raises `InvalidInput` if `target` is not applied, `RowsWouldBeLost` if
+        a table or column with rows would be dropped and `drop_rows` is False, and `MigrationFailed` for any
+        other failure.
         """
         with self._locked() as runner:
             if target is not None and target not in runner.applied():
@@ -176,14 +179,14 @@ class Migrator:
             return names
 
     def status(self) -> list[MigrationStatus]:
-        """Return every migration in order; only reads, and waits for no lock."""
+        """Return the status of every migration, in order; changes nothing and waits for no lock."""
         with self._connected() as database, database.atomic():
             runner = self._runner(database)
             return [MigrationStatus(row.name, row.applied) for row in runner.status()]
 
     @contextmanager
     def _locked(self) -> Iterator[Runner]:
-        """Take the lock of migrations, and run the `with` block in the same transaction."""
+        """Take the advisory lock, and run the `with` block in the same transaction."""
         with self._connected() as database:
             _check_database(database.facts)
             wait = _LockWait(self._wait_seconds)
@@ -197,17 +200,17 @@ class Migrator:
                         return
                     holders = database.execute_sql(FIND_HOLDER).fetchall()
                 wait.note(holders)
-                # outside of the transaction, which would keep old rows from being removed
+                # sleep outside the transaction: an open one would keep VACUUM from removing old rows
                 self._sleep(WAIT_POLL_SECONDS)
 
     def _check_history(self, database: Any) -> None:
-        """Raise `MigrationFailed` when the history is that of another application."""
+        """Raise `MigrationFailed` if the history table belongs to another application."""
         columns = {row[0] for row in database.execute_sql(HISTORY_COLUMNS, (HISTORY_TABLE,)).fetchall()}
         if not columns:
             return
         is_ours = {"name", "applied"} <= columns
         if is_ours:
-            # our history is empty or contains the first migration, also when a newer version wrote it
+            # our history is empty or contains the first migration, even if a newer version has written it
             first = min(_list_names(self._directory))
             found = f"SELECT COALESCE(bool_or(name = %s), true) FROM {HISTORY_TABLE}"
             [(is_ours,)] = database.execute_sql(found, (first,)).fetchall()
@@ -236,7 +239,7 @@ class Migrator:
 
 
 class _MigrationDatabase(peewee.PostgresqlDatabase):
-    """peewee's database on a connection of a `Connector`; every statement runs in a transaction."""
+    """peewee's database class on a connection of a `Connector`; every statement runs in a transaction."""
 
     def __init__(self, connector: Connector, emails: ColumnCipher) -> None:
         self._connector = connector
@@ -249,11 +252,11 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
 
     @property
     def facts(self) -> SessionFacts:
-        """What the server reported when the connection was opened."""
+        """The facts that the server reported when the connection was opened."""
         return self._raw.facts
 
     def begin(self, isolation_level: Any = None) -> None:  # noqa: ARG002  # peewee's signature
-        """Begin a transaction with its settings."""
+        """Begin a transaction, and apply the session settings in it."""
         try:
             with self._raw.cursor() as cursor:
                 cursor.execute(f"BEGIN; {self._raw.unit_prefix}")
@@ -262,14 +265,14 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
 
 
 class _LockWait:
-    """The wait for another run's lock: logged once, and given up at a limit."""
+    """The wait for the lock of another run: logged once, and limited in time."""
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
         self._waited_seconds = 0.0
 
     def note(self, holders: list[tuple[int, str, int]]) -> None:
-        """Note that the lock is still held; raises `MigrationFailed` at the limit."""
+        """Note that the lock is still held; raises `MigrationFailed` when the time limit is reached."""
         who = ", ".join(f"{name} (process {pid}) for {seconds} s" for pid, name, seconds in holders)
         if self._waited_seconds == 0:
             logger.warning(
@@ -286,7 +289,7 @@ class _LockWait:
 
 
 def _check_database(facts: SessionFacts) -> None:
-    """Raise `MigrationFailed` when this database cannot have the tables, or must not have them."""
+    """Raise `MigrationFailed` if the tables cannot or must not be created in this database."""
     problem = None
     if facts.encoding != "UTF8":
         problem = (
@@ -312,7 +315,10 @@ def _check_database(facts: SessionFacts) -> None:
 
 
 def _become_owner(database: Any) -> None:
-    """Act as the owner until the transaction ends; raises `MigrationFailed` when this role may not."""
+    """Switch to the owner role until the transaction ends, if the schema belongs to that role.
+
+    Raises `MigrationFailed` if the role of the connection may not switch to it.
+    """
     if find_owned_schema(database.execute_sql) is None:
         return
     try:
@@ -343,14 +349,14 @@ def _named(direction: str) -> Iterator[None]:
 
 
 class _Table(NamedTuple):
-    """A table at one moment; `rows` is exact up to COUNTED_ROWS and one more beyond that."""
+    """A table at one moment; `rows` is exact up to COUNTED_ROWS, and COUNTED_ROWS + 1 if there are more."""
 
     columns: frozenset[str]
     rows: int
 
 
 def _read_tables(database: Any) -> dict[str, _Table]:
-    """Return the tables of the current schema, without that of the migrations."""
+    """Return the tables of the current schema by name, without the history table of the migrations."""
     found = dict(database.execute_sql(LIST_COLUMNS).fetchall())
     found.pop(HISTORY_TABLE, None)
     return {name: _Table(frozenset(columns), _count(database, name)) for name, columns in found.items()}
@@ -364,7 +370,7 @@ def _count(database: Any, name: str) -> int:
 
 
 def _list_losses(before: Mapping[str, _Table], after: Mapping[str, _Table]) -> list[str]:
-    """Return the tables and columns that had rows and exist no more: `quests (1,200 rows)`."""
+    """Return the tables and columns that had rows and no longer exist, such as `quests (1,200 rows)`."""
     losses = []
     for name, table in sorted(before.items()):
         if not table.rows:
@@ -395,7 +401,7 @@ def count_migrations(execute_sql: Callable[..., Any], directory: Path) -> Migrat
 
 @cache
 def _list_names(directory: Path) -> frozenset[str]:
-    # the files do not change under a process
+    # cached, because the files do not change while a process runs
     names = frozenset(migration.name for migration in Migration.load_directory(str(directory)))
     if not names:
         raise MigrationFailed(

@@ -48,13 +48,14 @@ EMAIL_CONDITION = (
     " AND email_index ~ '^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
     " AND split_part(email, '.', 2) = split_part(email_index, '.', 1)"
 )
-# One element in the text of an array: PostgreSQL puts quotes around the symbol NULL and around unusual texts.
+# Matches one element in the text form of an array: PostgreSQL puts quotes around the symbol NULL and around
+# symbols with special characters.
 _QUOTED_SYMBOL = f'"?{SYMBOL_PATTERN[1:-1]}"?'
 _DESCRIPTION = "char_length(description) BETWEEN 1 AND 10000"
 
 
 class NumericField(Field):
-    """`numeric` without a fixed scale: a price keeps the digits it was quoted with."""
+    """`numeric` without a fixed scale, so that a price keeps the digits with which it was quoted."""
 
     field_type = "NUMERIC"
 
@@ -99,7 +100,7 @@ class User(Model):
     updated_at = _now()
 
     class Meta:
-        """Prefix search is case-insensitive, hence the indexes on lower()."""
+        """The indexes on lower() are for prefix search, which is case-insensitive."""
 
         table_name = "users"
         constraints: ClassVar[list[Any]] = [
@@ -117,9 +118,9 @@ class User(Model):
 
 
 class Tick(Model):
-    """A price of one symbol at one time; append-mostly, partitioned by month.
+    """A price of one symbol at one time; mostly appended, partitioned by month.
 
-    The partitions are created by the migrations and by maintenance.
+    The migrations and the maintenance create the partitions.
     """
 
     symbol = TextField()
@@ -168,7 +169,7 @@ class Symbol(Model):
     moved_weeks = IntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
-        """Searched by its key only."""
+        """Rows are found only by the primary key, so there is no other index."""
 
         table_name = "symbols"
         constraints: ClassVar[list[Any]] = [
@@ -210,9 +211,9 @@ class Portfolio(Model):
 
 
 class Position(Model):
-    """What a player holds of one symbol in one session; `average_price` is what a share cost.
+    """A player's holding of one symbol in one session; `average_price` is the average cost of a share.
 
-    The quantity is positive: nobody sells what they do not have, and a closed position has no row.
+    The quantity is positive: short selling is not possible, and a closed position has no row.
     """
 
     user_id = UUIDField()
@@ -282,7 +283,7 @@ class Quest(Model):
     completed_at = DateTimeTZField(null=True)
 
     class Meta:
-        """Active quests are few beside the finished ones, hence the partial indexes."""
+        """Some indexes are partial, because few quests are active and most are finished."""
 
         table_name = "quests"
         constraints: ClassVar[list[Any]] = [
@@ -315,7 +316,7 @@ class Quest(Model):
 
 
 class QuestCounter(Model):
-    """How many quests end on a day, how far they came, and the sum of their rewards.
+    """How many quests end on a day, how far they have progressed, and the sum of their rewards.
 
     Several rows may have the same day, type, kind of reward and status: their sum is the exact number, which
     triggers maintain. A quest ends at its completion, otherwise in the last moment of its time.
@@ -350,9 +351,9 @@ class LeaderboardEntry(Model):
     created_at = _now()
 
     class Meta:
-        """The second index has the order of a leaderboard, so a page reads only its rows.
+        """The second index has the order of a leaderboard, so a page of it reads only its own rows.
 
-        Half of each page of the table is left for the ranks that closing a session stores.
+        Half of each block of the table is left free for the ranks, which are stored when a session is closed.
         """
 
         table_name = "leaderboard_entries"
@@ -375,7 +376,7 @@ class LeaderboardEntry(Model):
 
 
 class LeaderboardCounter(Model):
-    """A bucket of a leaderboard: how many entries stand from its place up to the place of the next bucket.
+    """A bucket of a leaderboard: the number of entries from its place up to the place of the next bucket.
 
     Several rows may have the same place: their sum is the exact number, which triggers maintain. `depth` is
     minus the score, so that depth, time of creation and id together have the order of a leaderboard.
@@ -402,7 +403,7 @@ class LeaderboardCounter(Model):
 
 
 class MarketEvent(Model):
-    """Something that moved the market."""
+    """An event that moved the market."""
 
     id = _id()
     type = CharField(50)
@@ -414,7 +415,7 @@ class MarketEvent(Model):
     created_at = _now()
 
     class Meta:
-        """Events are read newest first: all of them, or those of one type."""
+        """Events are read newest first, all of them or those of one type; there is an index for each case."""
 
         table_name = "market_events"
         constraints: ClassVar[list[Any]] = [
@@ -434,10 +435,10 @@ class MarketEvent(Model):
 
 
 class AuditEvent(Model):
-    """What a person did, or a row that a person changed; append-only, partitioned by month.
+    """An action of a person, or a change of a row by a person; append-only, partitioned by month.
 
-    The partitions are created by the migrations and by maintenance. An action that takes time has two rows:
-    its start, and its outcome, whose `start_id` names the start.
+    The migrations and the maintenance create the partitions. An action that takes time has two rows: one for
+    its start, and one for its outcome, whose `start_id` is the id of the start.
     """
 
     id = UUIDField(constraints=[SQL("DEFAULT gen_random_uuid()")])
@@ -486,7 +487,7 @@ class AuditEvent(Model):
 
 
 class AuditSeal(Model):
-    """A batch of audit events with a digest of each, and the hash of the seal before."""
+    """A batch of audit events: a digest of each event, and the hash of the previous seal."""
 
     number = BigIntegerField(primary_key=True)
     sealed_at = DateTimeTZField()
@@ -501,7 +502,7 @@ class AuditSeal(Model):
     hash = BlobField()
 
     class Meta:
-        """Searched for the seals that may list an event."""
+        """The index finds the seals whose time range contains an event."""
 
         table_name = "audit_seals"
         indexes: ClassVar[list[Any]] = [
@@ -519,7 +520,7 @@ class AuditRetention(Model):
     keep_months = IntegerField()
 
     class Meta:
-        """Written by the owner alone."""
+        """Only the owner role may write this table."""
 
         table_name = "audit_retention"
         constraints: ClassVar[list[Any]] = [

@@ -1,6 +1,6 @@
-"""The fault of the pool drill: all connections of this process's pool are used, and more threads want one.
+"""The fault of the pool drill: this process holds all connections of its pool, and more threads wait.
 
-Only the hidden command `echo-markets occupy-pool` uses it; `core.stack.drills` runs that command.
+Only the hidden command `echo-markets occupy-pool` uses this module; `core.stack.drills` runs that command.
 """
 
 import threading
@@ -9,11 +9,11 @@ from core.errors import EchoMarketsError, PoolTimeout
 from core.service import EnhancedDatabaseService
 
 WAITING = 3
-"""Threads beyond the limit: they wait, and give up after DATABASE_POOL_TIMEOUT."""
+"""Number of threads beyond the limit: they wait for a connection until DATABASE_POOL_TIMEOUT."""
 
 
 def occupy_pool(service: EnhancedDatabaseService, *, connections: int, stopping: threading.Event) -> None:
-    """Hold every connection until `stopping` is set, while more threads want one."""
+    """Hold every connection until `stopping` is set, while WAITING more threads wait for one."""
     threads = [
         threading.Thread(target=_occupy, args=(service, stopping), name=f"occupier-{number}")
         for number in range(connections + WAITING)
@@ -31,8 +31,8 @@ def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None
                 service.list_session_dates(limit=1)
                 stopping.wait()
         except PoolTimeout:
-            # expected; retry at once, so that requests wait at any moment
+            # expected; retry immediately, so that there are always waiting requests
             continue
         except EchoMarketsError:
-            # without a database, avoid a tight loop
+            # avoid a tight loop while the database is unavailable
             stopping.wait(0.1)

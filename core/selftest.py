@@ -1,9 +1,9 @@
 """Runs every call of the service against the configured database.
 
-Owns the sequence and what each call must answer. Works on a throw-away player, a
-session long past and a symbol of its own, and removes all of it again, also after
-a failure or an interruption. What a call does to the rows of others is rolled back. Two events of an
-action that does nothing stay in the audit log, which nobody can remove an event from.
+Owns the sequence of the calls and the expected answers. Works with its own temporary
+player and symbol and a session in 1970, and removes all their rows again, even after
+a failure or an interruption. Changes of a call to the rows of others are rolled back. Two events of an
+action that does nothing stay in the audit log, because events cannot be removed from it.
 """
 
 import time
@@ -46,12 +46,12 @@ START = datetime.combine(SESSION, datetime.min.time(), UTC)
 
 T = TypeVar("T")
 
-# The name of a call, the call, and its answer: a value, a type, or a function that says whether it is right.
+# The name of a call, the call, and the expected answer: a value, a type, or a function that checks it.
 Check = tuple[str, Callable[[], object], object]
 
 
 class _Run:
-    """One run: the names it uses, what it made so far, and how many checks failed."""
+    """One run: the names that it uses, the records that it has created, and how many checks have failed."""
 
     user: User
     quest: Quest
@@ -65,12 +65,12 @@ class _Run:
         self.symbol = symbol_of(self.name)
 
     def make(self, name: str, record: T) -> T:
-        """Keep a record for the checks that follow; `name` is an attribute of this class."""
+        """Keep a record for later checks as the attribute `name` of this object; return the record."""
         setattr(self, name, record)
         return record
 
     def check(self, name: str, call: Callable[[], object], expected: object) -> None:
-        """Make one call, compare its answer and print a line."""
+        """Make one call, compare its answer with the expected one, and report a line."""
         started = time.perf_counter()
         try:
             answer = call()
@@ -79,7 +79,7 @@ class _Run:
             self.report(f"skip {name:28} {error}")
             return
         except Exception as error:
-            # every error is caught here: whatever it raises, the others are still tried
+            # every error is caught here, so that the other calls are still tried
             problem = f"raised {type(error).__name__}: {error}"
         milliseconds = (time.perf_counter() - started) * 1000
         self.failed += problem is not None
@@ -98,15 +98,15 @@ def _at_least(least: int) -> Callable[[object], bool]:
 
 
 def _has_row_of(user: User) -> Callable[[Iterable[Any]], bool]:
-    """Return a check that the rows of many players have one of this player."""
+    """Return a function that checks whether rows of many players contain a row of this player."""
     return lambda rows: user.id in {row.user_id for row in rows}
 
 
 def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], object]) -> bool:
-    """Make every call, print a line for each, and say whether all answered as they must.
+    """Make every call, report a line for each, and return whether all gave the expected answer.
 
-    Nothing of it stays but its events in the audit log, whatever happens; what a killed run left is removed
-    by the next one.
+    All rows of the run are removed, even after an error, except its events in the audit log. The rows of a
+    run that was killed are removed by a later run.
     """
     run = _Run(service, report)
     try:
@@ -124,14 +124,14 @@ def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], o
 
 
 def _clean_up(run: _Run, name: str) -> None:
-    """Remove what carries a name; report what stays."""
+    """Remove all rows of the self-test with this name; report rows that cannot be removed."""
     for problem in remove(run.service, name):
         run.failed += 1
         run.report(f"FAIL {'cleanup':28} of {name}: {problem}")
 
 
 def _list_checks(run: _Run) -> Iterator[Check]:
-    """Yield every check; each finds what the ones before it made."""
+    """Yield every check; a check uses the rows that earlier checks have created."""
     yield "create_user", lambda: run.make("user", run.service.create_user(username=run.name)), User
     has_user = hasattr(run, "user")
     if has_user:
@@ -226,7 +226,8 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: getattr(service.find_leaderboard_summary(*leaderboard), "players", 0),
         _at_least(1),
     )
-    # its players may be some minutes old, and of another run of the self-test
+    # compare only the days: the players may come from a cached answer that is some minutes old, and so from
+    # another run of the self-test
     yield (
         "get_period_leaderboard",
         lambda: service.get_period_leaderboard(*leaderboard, sessions=1).days,
@@ -238,7 +239,7 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: all(found.day == SESSION for found in service.get_market_returns(SESSION, SESSION)),
         True,
     )
-    # the answer may be 15 s old, so it may lack the new symbol
+    # check only the type: the answer may be 15 s old, so the new symbol may be missing
     yield "get_price_statistics", lambda: isinstance(service.get_price_statistics(), tuple), True
     before_all = datetime.min.replace(tzinfo=UTC)
     yield "list_prices_at", lambda: service.list_prices_at([("AAPL", before_all)]), (None,)
@@ -365,7 +366,10 @@ def _list_market_checks(run: _Run) -> Iterator[Check]:
 
 
 def _list_bulk_checks(run: _Run) -> Iterator[Check]:
-    """Yield the checks of lists and streams of all players' rows; each begins right before this player's."""
+    """Yield the checks of lists and streams of all players' rows.
+
+    Users and quests are read from right before those of this player.
+    """
     service, user = run.service, run.user
     before, has_user = replace(user, id=UUID(int=user.id.int - 1)), _has_row_of(user)
 
@@ -417,7 +421,7 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
     yield "warm_cache", lambda: service.warm_cache(players=1), _at_least(1)
     yield "list_table_sizes", lambda: len(service.list_table_sizes()), _at_least(1)
     yield "list_unused_indexes", service.list_unused_indexes, tuple
-    # None where the server does not keep them
+    # None if the server does not have pg_stat_statements
     yield "list_slowest_statements", lambda: service.list_slowest_statements() or (), tuple
     yield "health", lambda: service.health().database, "healthy"
     yield "consistency_token", service.consistency_token, str
@@ -433,7 +437,7 @@ class _GivenUp(Exception):
 
 
 def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
-    """Make a call in a transaction that is rolled back; return its answer."""
+    """Make a call in a transaction that is rolled back; return the answer of the call."""
     answers = []
     with suppress(_GivenUp), service.transaction():
         answers.append(call())
@@ -442,13 +446,13 @@ def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
 
 
 def _read_at_least(service: EnhancedDatabaseService, user: User) -> User:
-    """Read the player as it is now or later, also where a replica answers."""
+    """Return the player with at least all changes up to now, even if a replica answers."""
     with service.at_least(service.consistency_token()):
         return service.get_user_by_id(user.id)
 
 
 def _find_by_email(service: EnhancedDatabaseService, user: User) -> tuple[UUID, ...]:
-    """Give the player an e-mail address in a transaction that is rolled back; return whom it finds."""
+    """Give the player an e-mail address in a transaction that is rolled back; return the users with it."""
     email = f"{user.username}@example.com"
 
     def find() -> tuple[UUID, ...]:
@@ -459,17 +463,17 @@ def _find_by_email(service: EnhancedDatabaseService, user: User) -> tuple[UUID, 
 
 
 def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
-    """Rename in a transaction that is rolled back; return the name that is there afterwards."""
+    """Rename the player in a transaction that is rolled back; return the name after the rollback."""
     _undo(service, lambda: service.update_user_profile(user.id, name="Rolled back"))
     return service.get_user_by_id(user.id).name
 
 
 def _read_as_player(service: EnhancedDatabaseService, user: User) -> User:
-    """Return the user as the user's own view shows it."""
+    """Return the user as `as_user` returns it."""
     try:
         view = service.as_user(user.id)
     except PlayersNotIsolated:
-        # a database of one role has no views
+        # a database with a single role does not support `as_user`
         return user
     return view.get_profile()
 
@@ -479,7 +483,10 @@ def _record_sign_in(service: EnhancedDatabaseService) -> AuditEvent:
 
 
 def _undo_change(service: EnhancedDatabaseService, user: User) -> tuple[str, object]:
-    """Rename as a person in a transaction that is rolled back; return the event of the change."""
+    """Rename the player as an actor in a transaction that is rolled back.
+
+    Returns action and new values from the audit event of this change.
+    """
 
     def rename() -> tuple[str, object]:
         service.update_user_profile(user.id, name="Audited")
@@ -491,6 +498,6 @@ def _undo_change(service: EnhancedDatabaseService, user: User) -> tuple[str, obj
 
 
 def _audit(service: EnhancedDatabaseService, name: str) -> str:
-    """Audit an action that does nothing; return the outcome that its record has meanwhile."""
+    """Audit an action that does nothing; return the outcome in its event while the action runs."""
     with service.audited(actor=ACTOR, action="clear_cache", target=name) as event:
         return event.outcome

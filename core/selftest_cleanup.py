@@ -1,7 +1,7 @@
-"""Removes every row that a self-test has made, wherever it stopped.
+"""Removes every row that a self-test has created, whether it finished or was interrupted.
 
-Owns the name that all these rows have. Rows are found by that name and not by the answers of calls: a call
-that was interrupted may have committed and returned nothing.
+Owns the name by which all these rows are found. The answers of calls are not used to find rows, because a
+call that was interrupted may have committed without returning an answer.
 """
 
 import re
@@ -17,12 +17,12 @@ from core.service import EnhancedDatabaseService
 ACTOR = "self-test"
 EVENT_TYPE = "SELF_TEST"
 PREFIX = "self-test-"
-# No game is played on that day, so no leaderboard that people look at is touched.
+# No game is played on this day, so no leaderboard of real players is changed.
 SESSION = date(1970, 1, 1)
 MOST = 1_000
-# A self-test takes seconds; one that was killed leaves its player behind for the next to find.
+# A self-test takes seconds, so a self-test player that is older than this comes from a run that was killed.
 ABANDONED_AFTER = timedelta(hours=1)
-# While another process writes entries, counters cannot be removed, so this is tried several times.
+# While another process writes entries, the counters of a leaderboard cannot be removed: try this many times.
 ATTEMPTS = 50
 ATTEMPT_SECONDS = 0.1
 
@@ -30,13 +30,13 @@ ATTEMPT_SECONDS = 0.1
 def new_name() -> str:
     """Return a name that no other self-test has.
 
-    It is that of the player, the leaderboard and the market events, and the target of audit events.
+    Player, leaderboard and market events have this name, and audit events have it as their target.
     """
     return f"{PREFIX}{secrets.token_hex(4)}"
 
 
 def symbol_of(name: str) -> str:
-    """Return the symbol of the self-test with this name."""
+    """Return the stock symbol of the self-test with this name."""
     return name.upper()
 
 
@@ -50,16 +50,16 @@ def find_abandoned(service: EnhancedDatabaseService, now: datetime) -> list[str]
 
 
 def remove(service: EnhancedDatabaseService, name: str) -> list[str]:
-    """Remove every row of a self-test; return what could not be removed, and why.
+    """Remove every row of a self-test; return a line for each kind of rows that could not be removed.
 
-    Its events stay in the audit log, which nobody can remove an event from.
+    The events of the self-test stay in the audit log, because events cannot be removed from it.
     """
     problems: list[str] = []
     steps: dict[str, Callable[[], object]] = {
         "ticks": lambda: service.delete_market_ticks(symbol_of(name)),
         "market events": lambda: _remove_events(service, name),
         "leaderboard": lambda: _remove_leaderboard(service, name),
-        # last: by it a later self-test finds what this one could not remove
+        # last, because a later self-test finds the rows that this one could not remove by the player's name
         "player": lambda: _remove_player(service, name),
     }
     for what, step in steps.items():
@@ -79,7 +79,7 @@ def _remove_events(service: EnhancedDatabaseService, name: str) -> None:
 
 
 def _remove_leaderboard(service: EnhancedDatabaseService, name: str) -> None:
-    """Remove the entries with their counters, which would stay when the entries go with the player."""
+    """Remove the entries and their counters: deleting the player would delete only the entries."""
     for _ in range(ATTEMPTS):
         with service._write_as("self_test") as (database, _):  # noqa: SLF001  # no public call does this
             if leaderboards.delete_leaderboard(database, SESSION, name):

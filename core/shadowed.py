@@ -1,7 +1,7 @@
-"""Finds out whether `import core` finds this package, or another project's of the same name.
+"""Finds out whether `import core` finds this package, or another project's package of the same name.
 
-Loaded by its path (`runpy.run_path`): by its name it would be looked for in the other package.
-Imports nothing of the stack.
+This file is loaded by its path (`runpy.run_path`), because importing it by name would search the other
+package. It imports no other module of this project.
 """
 
 import sys
@@ -14,7 +14,7 @@ WRONG_SETTING = 2
 
 
 def find_shadow() -> str | None:
-    """Return the path of another project's package that `import core` finds; None when it finds this one."""
+    """Return the path of the package that `import core` finds, or None if that is this package."""
     module = sys.modules.get("core")
     spec = getattr(module, "__spec__", None) if module else find_spec("core")
     if spec is None:
@@ -30,7 +30,7 @@ def find_shadow() -> str | None:
 
 
 def describe(shadow: str) -> str:
-    """Return the line that names both packages and the remedy."""
+    """Return the error message: it names both packages and the remedy."""
     return (
         f"`core` is {shadow}, not the package of Echo Markets in {OWN}: another project's package of that"
         " name comes first on the path; start this from another folder and without that project in"
@@ -39,18 +39,18 @@ def describe(shadow: str) -> str:
 
 
 def exit_when_shadowed() -> None:
-    """End the program with one line when `core` is another project's."""
+    """End the program with a line on standard error if `core` is another project's package."""
     shadow = find_shadow()
     if shadow is not None:
         _exit(shadow)
 
 
 def refuse_shadow() -> None:
-    """Raise `ImportError` when `core` is another project's; `python -m` ends with the line alone."""
+    """Raise `ImportError` if `core` is another project's package; under `python -m` end with one line."""
     shadow = find_shadow()
     if shadow is None:
         return
-    if sys.argv[:1] == ["-m"]:  # Python sets this while it looks for the module of `-m`
+    if sys.argv[:1] == ["-m"]:  # Python sets this while it searches for the module of `-m`
         _exit(shadow)
     raise ImportError(describe(shadow), name="core")
 

@@ -1,7 +1,7 @@
 """The running stack as tables for a terminal: `echo-markets health` and `echo-markets stats`.
 
-Owns the tables and the exit status. Everything comes from one scrape: the exporter's, of all processes,
-or without an exporter one of this process's own metrics and health.
+Owns the tables and the exit status. All values come from one scrape: from the exporter, for all processes, or
+without an exporter from the metrics and health of this process only.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.settings.stack_identity import StackIdentity, describe_database
 
-# Not 1, so that a script can accept a degraded stack, which still serves.
+# Degraded is not 1, so that a script can accept a degraded stack, which still serves requests.
 EXIT_STATUSES = {"healthy": 0, "degraded": 3}
 UNHEALTHY = 1
 
@@ -27,9 +27,9 @@ OPERATIONS_SHOWN = 20
 
 
 def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
-    """Return the exporter's scrape, or else this process's own, and a text that says which.
+    """Return a scrape, of the exporter if it answers, else of this process, and a text that names the source.
 
-    Raises `SettingsError` when the exporter belongs to another stack and EXPORTER_URL does not name it.
+    Raises `SettingsError` if the exporter belongs to another stack and EXPORTER_URL does not name it.
     """
     url = settings.find_exporter_url()
     try:
@@ -46,7 +46,7 @@ def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseServic
 
 
 def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
-    """Raise `SettingsError` when an exporter that EXPORTER_URL does not name is another stack's."""
+    """Raise `SettingsError` if an exporter belongs to another stack and EXPORTER_URL does not name it."""
     own = settings.identify_stack()
     if settings.exporter_url is not None or answering is None or answering.is_same(own):
         return
@@ -67,7 +67,7 @@ def show_health(scrape: Scrape, source: str, console: Console) -> int:
         seconds = scrape.total(names.SERVICE_CHECK_SECONDS.name, service=name)
         table.add_row(name, f"{'up' if up else 'down'}, {_milliseconds(seconds)}")
         if name in scrape.reasons:
-            # a message of OpenSSL begins with a bracket, which is markup here
+            # a message of OpenSSL begins with a bracket, which would be markup for rich
             table.add_row("", escape(scrape.reasons[name]))
     if ("redis",) not in scrape.sum_by(names.SERVICE_UP.name, "service"):
         table.add_row("redis", "disabled")
@@ -126,7 +126,7 @@ def _list_caches(scrape: Scrape) -> list[tuple[str, ...]]:
 
 
 def _list_operations(scrape: Scrape) -> list[tuple[str, ...]]:
-    """Return the operations with the highest total time since the first process started."""
+    """Return a row for each of the operations with the highest total time since the first process started."""
     duration = names.OPERATION_SECONDS.name
     seconds = scrape.sum_by(f"{duration}_sum", "op")
     calls = scrape.sum_by(f"{duration}_count", "op")

@@ -1,9 +1,9 @@
-"""Real servers for tests: a PostgreSQL and a Valkey for the length of a `with` block, and their settings.
+"""Real servers for tests: PostgreSQL and Valkey servers that run during a `with` block, and their settings.
 
-Used by the tests of other projects, and by the tests and benchmarks of this one. Never touches a
-configured server: the settings are built from these servers alone. The pytest fixtures are in
-`core/entry/pytest_plugin.py`, which pytest loads in every run and which therefore imports this module
-only when a test asks for a fixture.
+Used by the tests of other projects, and by the tests and benchmarks of this one. Never uses a
+configured server: the settings are built only from these servers. The pytest fixtures are in
+`core/entry/pytest_plugin.py`. Because pytest loads that file in every run, it imports this module only
+when a test requests a fixture.
 """
 
 import base64
@@ -38,20 +38,20 @@ from core.stack.permissions import ServerUser, run_as
 from core.stack.ports import LOOPBACK, find_free_port, is_port_free, postgres_answers, valkey_answers
 from core.stack.processes import read_last_lines
 
-START_SECONDS = 60.0  # a cold start takes 2 s; a loaded machine gets thirty times that
+START_SECONDS = 60.0  # a cold start takes 2 s; thirty times that for a loaded machine
 STOP_SECONDS = 30.0  # a fast shutdown writes one checkpoint
 POLL_SECONDS = 0.02
-PORT_ATTEMPTS = 3  # another program can take a free port before the server listens on it
+PORT_ATTEMPTS = 3  # another program may take the chosen port before the server listens on it
 
-# Durability is not under test, and costs most of the time of a small transaction.
+# Tests need no durability, and it takes most of the time of a small transaction.
 FAST = MappingProxyType({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
 DATABASE = "echo_markets_tests"
-# No secret: it only encrypts data of tests.
+# Not a secret: this key encrypts only test data.
 ENCRYPTION_KEYS = f"tests:{base64.b64encode(bytes(range(32))).decode()}"
-# A test that has stopped a server fails after this time instead of waiting for a minute.
+# Timeout of the settings for tests: a test that has stopped a server fails after this time, not a minute.
 TIMEOUT_MS = 5_000
 
-# A connection that a test has left open may hold locks.
+# End other connections, because a connection that a test has left open may hold locks.
 DISCONNECT_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
@@ -62,7 +62,7 @@ LIST_TABLES = """
 
 
 class PostgresServer(NamedTuple):
-    """A running PostgreSQL; `password` is that of the superuser `postgres`."""
+    """A running PostgreSQL server; `password` is the password of the superuser `postgres`."""
 
     port: int
     pid: int
@@ -75,7 +75,7 @@ class PostgresServer(NamedTuple):
 
 
 class ValkeyServer(NamedTuple):
-    """A running Valkey; its URL has no password, which is given separately."""
+    """A running Valkey server; `url` does not contain the `password`."""
 
     port: int
     pid: int
@@ -88,7 +88,7 @@ class ValkeyServer(NamedTuple):
 
 
 class ServerProgram(NamedTuple):
-    """How to start, probe and stop one kind of server."""
+    """The commands to start, probe and stop one kind of server."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -102,10 +102,10 @@ class ServerProgram(NamedTuple):
 def run_postgres(
     directory: Path, *, port: int | None = None, options: Mapping[str, str] = NO_OPTIONS
 ) -> Iterator[PostgresServer]:
-    """Serve a PostgreSQL 18 whose files are in `directory`, created when it has none.
+    """Run a PostgreSQL 18 server with its files in `directory`; they are created if there are none.
 
-    `port` None chooses a free one; `options` are server settings such as `fsync`.
-    Raises `StackError` when the server does not answer, with the end of its log.
+    With `port` None a free port is chosen; `options` are server settings such as `fsync`.
+    Raises `StackError` with the end of the server's log if the server does not answer.
     """
     files = prepare_postgres(directory)
     program = ServerProgram(
@@ -122,10 +122,10 @@ def run_postgres(
 
 @contextmanager
 def run_valkey(directory: Path, *, port: int | None = None) -> Iterator[ValkeyServer]:
-    """Serve a Valkey 9 whose configuration is in `directory`; it keeps nothing on disk.
+    """Run a Valkey 9 server with its configuration in `directory`; it stores no data on disk.
 
-    `port` None chooses a free one.
-    Raises `StackError` when the server does not answer, with the end of its log.
+    With `port` None a free port is chosen.
+    Raises `StackError` with the end of the server's log if the server does not answer.
     """
     files = prepare_valkey(directory)
     program = ServerProgram(
@@ -142,8 +142,8 @@ def run_valkey(directory: Path, *, port: int | None = None) -> Iterator[ValkeySe
 
 @contextmanager
 def serve_postgres() -> Iterator[PostgresServer]:
-    """Serve an empty PostgreSQL 18, fast and without durability, in a folder of its own."""
-    # not below pytest's folder: another run of the same user would close that to the server
+    """Run an empty PostgreSQL 18 server in a temporary folder, fast and without durability."""
+    # not in pytest's temporary folder: another run of the same user would remove the server's access to it
     with (
         tempfile.TemporaryDirectory(prefix="echo-markets-") as folder,
         run_postgres(Path(folder), options=FAST) as server,
@@ -153,14 +153,14 @@ def serve_postgres() -> Iterator[PostgresServer]:
 
 @contextmanager
 def serve_valkey() -> Iterator[ValkeyServer]:
-    """Serve an empty Valkey 9 in a folder of its own."""
+    """Run an empty Valkey 9 server in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder, run_valkey(Path(folder)) as server:
         yield server
 
 
 @contextmanager
 def run_server(program: ServerProgram, port: int | None) -> Iterator[tuple[int, int]]:
-    """Run a server on `port`, or on a free one; yield its port and its process id."""
+    """Run a server on `port`, or on a free port for None; yield its port and its process id."""
     chosen, process = _start(program, port)
     try:
         yield chosen, process.pid
@@ -172,7 +172,7 @@ def _start(program: ServerProgram, port: int | None) -> tuple[int, subprocess.Po
     for _ in range(PORT_ATTEMPTS if port is None else 1):
         chosen = port or find_free_port()
         if not is_port_free(chosen):
-            continue  # another server has the port, and would answer the probe
+            continue  # another server uses the port, and would answer the probe
         process = _launch(program, chosen)
         try:
             if _wait_until_ready(program, chosen, process):
@@ -193,13 +193,13 @@ def _launch(program: ServerProgram, port: int) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches only the caller, which then stops the server in order
+            start_new_session=True,  # Ctrl-C reaches only the caller, which then shuts the server down
         )
     return process
 
 
 def _wait_until_ready(program: ServerProgram, port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Return True once the server answers, False when it has ended."""
+    """Return True when the server answers, False if its process has ended; raises `StackError` at timeout."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None:
         if program.answers(port):
@@ -233,15 +233,15 @@ def create_database(server: PostgresServer, name: str = DATABASE) -> str:
 
 
 def clear_database(url: str) -> None:
-    """Delete every row, and end all other connections.
+    """Delete every row of a database, and end all other connections to it.
 
-    Takes a few milliseconds; TRUNCATE, or a copy of an empty database, takes ten times as long or more.
+    Takes a few milliseconds; TRUNCATE, or a new copy of an empty database, takes at least ten times as long.
     """
     with open_cursor(url) as cursor:
         cursor.execute(DISCONNECT_OTHERS)
         cursor.execute(LIST_TABLES, (HISTORY_TABLE,))
         tables = [sql.Identifier(name) for (name,) in cursor.fetchall()]
-        # all rows go, so foreign keys and triggers have nothing to keep consistent
+        # turns foreign keys and triggers off: all rows are deleted, so there is nothing to keep consistent
         cursor.execute("SET session_replication_role = replica")
         for table in tables:
             cursor.execute(sql.SQL("DELETE FROM {}").format(table))
@@ -254,7 +254,7 @@ def clear_cache(server: ValkeyServer) -> None:
 
 
 class GivenSettings(Settings):
-    """Settings from the arguments alone: the environment and files are not read."""
+    """Settings from the arguments only: neither the environment nor files are read."""
 
     @classmethod
     def settings_customise_sources(
@@ -270,7 +270,7 @@ class GivenSettings(Settings):
 
 
 def build_settings(database_url: str, valkey: ValkeyServer, **settings: Any) -> Settings:
-    """Return settings for these servers with short timeouts; `settings` win."""
+    """Return settings for these servers with short timeouts; values in `settings` have precedence."""
     given = {
         "database_url": SecretStr(database_url),
         "redis_url": SecretStr(valkey.url),
@@ -283,7 +283,7 @@ def build_settings(database_url: str, valkey: ValkeyServer, **settings: Any) -> 
 
 
 def build_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment variables with the same values as `settings` of `build_settings`."""
+    """Return the environment variables for a process with the same settings, which `build_settings` made."""
     values = settings.model_dump(exclude_unset=True)
     return {
         name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
