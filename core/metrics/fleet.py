@@ -29,12 +29,12 @@ from core.metrics.writer import LOCK_SUFFIX, STARTING_SUFFIX, MetricWriter, Pref
 logger = logging.getLogger(__name__)
 
 ARCHIVE = "archive.json"
-# Another reader needs milliseconds; one that was stopped must not stop the others.
+# Another reader holds the lock for milliseconds; one that was suspended must not block the others.
 LOCK_SECONDS = 2.0
 LOCK_POLL_SECONDS = 0.005
-# A writer needs its starting name for far less than a millisecond.
+# A lock file has its starting name for far less than a millisecond; after this time it is abandoned.
 ABANDONED_SECONDS = 3600.0
-# The gauges of an ended writer mean nothing any more.
+# Archived kinds of files; the other gauges of an ended writer have no meaning.
 FOLDED_PREFIXES: frozenset[Prefix] = frozenset({"counter", "histogram", "gauge_mostrecent"})
 
 
@@ -48,7 +48,7 @@ class _Archived(msgspec.Struct, array_like=True):
 class _Archive(msgspec.Struct):
     values: list[_Archived] = []
     writers: list[str] = []
-    """The writers that are contained and whose files may still be there."""
+    """The writers whose numbers the archive contains, and whose files may still exist."""
 
 
 class _File(NamedTuple):
@@ -63,7 +63,7 @@ class FleetReader:
     def __init__(self, own: MetricWriter, directory: Path | None) -> None:
         self._own = own
         self.directory = directory
-        # held while numbers are read, never while another exporter is waited for
+        # held while numbers are read, never while this reader waits for another exporter
         self._lock = threading.Lock()
         self._index = SeriesIndex()
         self._set_archive(_Archive(), None)
@@ -74,9 +74,9 @@ class FleetReader:
     def collect(self, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
         """Return every metric of the fleet at this moment, sorted by name.
 
-        This process's own come from memory, so they are there even when the folder cannot be read.
-        Those of others are up to a second old. Raises `TimeoutError` when another reader holds the
-        folder for `limit_seconds`, which is two at most.
+        The metrics of this process come from memory, so they are returned even when the folder cannot be
+        read. Those of other processes are up to a second old. Raises `TimeoutError` when another reader
+        holds the lock on the folder for `limit_seconds` (two at most).
         """
         if self.directory is None:
             return self.collect_own()
@@ -91,7 +91,7 @@ class FleetReader:
             return self.collect_own()
 
     def collect_own(self) -> list[Metric]:
-        """Return the metrics of this process, without those that its unusable files keep."""
+        """Return the metrics of this process, without counts that are only in its unusable files."""
         with self._lock:
             return self._index.build([self._index.read_values(self._own.snapshot()[1])])
 
@@ -193,7 +193,7 @@ class FleetReader:
         path = directory / ARCHIVE
         draft = path.with_suffix(".draft")
         try:
-            # not synchronised: after a power failure counters may start over, as after any restart
+            # no fsync: after a power failure counters may start over, as after any restart
             draft.write_bytes(msgspec.json.encode(archive))
             draft.replace(path)
         finally:
@@ -256,6 +256,6 @@ def _locked(directory: Path, deadline: float) -> Iterator[None]:
                 time.sleep(LOCK_POLL_SECONDS)
         yield
     finally:
-        # explicitly: a child that was forked meanwhile has a copy of the descriptor
+        # unlock explicitly: a copy of the descriptor in a child forked meanwhile would keep the lock
         fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

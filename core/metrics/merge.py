@@ -25,13 +25,13 @@ _NUMBER_BYTES = 8
 
 
 def format_bound(bound: float) -> str:
-    """Return a bucket's upper bound as its label has it."""
+    """Return a bucket's upper bound as the text of its label `le`."""
     text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # prometheus_client has no annotations here
     return text
 
 
 class WriterNumbers(NamedTuple):
-    """The numbers of one writer; `series` are of `SeriesIndex.find`. All lists have the same length."""
+    """The numbers of one writer, by series (an index from `SeriesIndex.find`); `timestamps` may be empty."""
 
     series: list[int]
     numbers: list[float]
@@ -69,7 +69,7 @@ class _Family(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the numbers of a file are, up to its first `used` bytes."""
+    """Where the numbers are in the first `used` bytes of a file."""
 
     inode: int
     used: int
@@ -97,7 +97,7 @@ class SeriesIndex:
     def _add(self, key: SeriesKey) -> int:
         metric, sample, labels, text = json.loads(key.key)
         kind = key.prefix.partition("_")[0]
-        # the help text, and a gauge's mode, may differ between releases that run side by side
+        # without the help text and a gauge's mode, which may differ between releases that run side by side
         identity = (kind, sample, tuple(sorted(labels.items())))
         if identity in self._by_identity:
             return self._by_identity[identity]
@@ -118,7 +118,7 @@ class SeriesIndex:
         return WriterNumbers([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def read_file(self, path: Path, prefix: Prefix) -> WriterNumbers:
-        """Return the numbers of a writer's file; none when it is gone, empty or damaged."""
+        """Return the numbers of a writer's file; empty lists when the file is gone, empty or damaged."""
         try:
             with path.open("rb", buffering=0) as file:
                 inode = os.fstat(file.fileno()).st_ino
@@ -225,7 +225,7 @@ def _add_to_buckets(
 
 def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample]:
     """Yield cumulative buckets, count and sum; the count of a bucket in a file is not cumulative."""
-    # its writer is still creating a histogram that lacks the last bound
+    # skip a histogram without the last bound: its writer is still creating it
     if float("inf") not in buckets.bounds or not any(merged.present[index] for index in buckets.sums):
         return
     count = 0.0

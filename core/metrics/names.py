@@ -30,9 +30,9 @@ MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 ReadReason = Literal["replayed", "current", "unknown", "behind", "conflict", "unavailable", "error"]
-"""Why a read ran where it did: a replica has `replayed` what it must see; all others are of the primary."""
+"""Why a read ran on its server: on a replica that has `replayed` what it must see, else on the primary."""
 Task = Literal["simulator", "warm_cache", "seal_audit_log"]
-"""A task that must succeed again and again."""
+"""A task that must succeed regularly."""
 Limiter = Literal["pages", "downloads", "sign_in", "operator_actions", "exporter", "connections", "messages"]
 AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in", "sign_out"]
 """A person's action on the dashboard that is written to the audit log."""
@@ -40,7 +40,7 @@ HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
 Labels = TypeVar("Labels", bound=Sequence[str])
 Kind = Literal["counter", "gauge", "histogram"]
-# How the values of several live processes combine; the most recent one also outlives its process.
+# How the values of several live processes combine; a `mostrecent` value also outlives its process.
 GaugeMode = Literal["livesum", "livemax", "mostrecent"]
 # From a warm point read (0.1 ms) to the default query timeout (30 s).
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -74,7 +74,7 @@ class Definition:
     mode: GaugeMode = "livesum"
 
     def build(self, values: float | Mapping[Labels, float]) -> Metric:
-        """Return the metric with these values, by the values of its labels: for a collector."""
+        """Return the metric for a collector; `values` is a number, or numbers by the values of the labels."""
         family_type = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         family = family_type(self.name, self.text, labels=self.labels)
         if isinstance(values, Mapping):
@@ -179,7 +179,7 @@ AUDIT_EVENTS = counter("echo_audit_events_total", "Actions of people written dow
 AUDIT_FAILURES = counter(
     "echo_audit_write_failures_total", "Actions of people that could not be written down", "action"
 )
-# These outlive their process: a task whose process died is late, not gone.
+# The next four gauges outlive their process: a task whose process died is late, not gone.
 AUDIT_INTACT = gauge(
     "echo_audit_intact",
     "1 when the latest verification found the audit log intact, else 0",
@@ -199,7 +199,7 @@ TASK_INTERVAL = gauge(
 )
 WRITERS = gauge("echo_metrics_writers", "Live processes that write metrics", "role")
 
-# Written by no process, but built from an evaluation of the health.
+# No process writes the metrics below: they are built from a health evaluation.
 SERVICE_UP = gauge("echo_service_up", "1 while the service answers; absent when disabled", "service")
 SERVICE_CHECK_SECONDS = gauge("echo_service_check_duration_seconds", "Time the check took", "service")
 HEALTH_STATUS = gauge("echo_health_status", "1 for the present status, 0 for the others", "status")
@@ -213,4 +213,4 @@ CLOSED_LABELS: Mapping[Definition, tuple[str, ...]] = {
     AUDIT_EVENTS: get_args(AuditedAction),
     AUDIT_FAILURES: get_args(AuditedAction),
 }
-"""Counters whose series are all shown from the start: one that appeared with 1 would show no increase."""
+"""Counters that show all series from the start: a series that first appears as 1 would show no increase."""

@@ -1,7 +1,7 @@
 """The metrics of one process: a method or an attribute for each metric that its code sets.
 
-Owns the publishing: figures that other objects keep (of the pool, of the cache) become metrics then. Names
-and labels are in `core.metrics.names`. Never reads a server.
+Owns publishing, which copies figures that other objects keep (pool, cache) into metrics. Names and labels are
+in `core.metrics.names`. Never reads a server.
 """
 
 import threading
@@ -38,7 +38,7 @@ PUBLISH_SECONDS = 1.0
 
 
 class Distribution:
-    """The buckets of a histogram for one set of labels; a file holds the count of each bucket alone."""
+    """The buckets of a histogram for one set of labels; a file holds counts that are not cumulative."""
 
     def __init__(self, buckets: list[Value], total: Value) -> None:
         self._buckets = buckets
@@ -84,7 +84,7 @@ class Metrics:
         call_in_forked_child(self._reset_after_fork)
 
     def _value(self, definition: Definition, *labels: str) -> Value:
-        """Return the number for these labels, the role not included; it is shown from now on."""
+        """Return the number for these labels (without the role); scrapes show the number from now on."""
         value = self._values.get((definition.name, *labels))
         if value is None:
             value = self._create(definition, definition.name, labels)
@@ -92,7 +92,7 @@ class Metrics:
         return value
 
     def _distribution(self, definition: Definition, *labels: str) -> Distribution:
-        """Return the distribution for these labels, the role not included; it is shown from now on."""
+        """Return the distribution for these labels (without the role); scrapes show it from now on."""
         found = self._distributions.get((definition.name, *labels))
         if found is None:
             total = self._create(definition, f"{definition.name}_sum", labels)
@@ -127,8 +127,8 @@ class Metrics:
     def collect(self, *, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
         """Return the metrics of this process and of every other one that shares its folder.
 
-        This process's are of this moment, those of others up to a second old. Raises
-        `TimeoutError` when another exporter holds the folder for `limit_seconds`, two at most.
+        The metrics of this process are current, those of other processes up to a second old. Raises
+        `TimeoutError` when another exporter holds the lock on the folder for `limit_seconds` (two at most).
         """
         self.publish()
         return self._fleet.collect(limit_seconds)
@@ -206,13 +206,13 @@ class Metrics:
         self._value(names.READS, server, reason).inc()
 
     def set_replica(self, number: int, *, lag_seconds: float | None, is_out: bool) -> None:
-        """Set the gauges of a replica; a lag that is not known leaves the last one."""
+        """Set the gauges of a replica; if the lag is unknown, its gauge keeps the last value."""
         self._value(names.REPLICA_OUT, str(number)).set(float(is_out))
         if lag_seconds is not None:
             self._value(names.REPLICA_LAG, str(number)).set(lag_seconds)
 
     def count_cache_reads(self, cache: str, tier: Tier, *, hits: int, misses: int) -> None:
-        """Count values that were looked up in a tier which could answer."""
+        """Count values that were looked up in a tier that answered."""
         self._value(names.CACHE_REQUESTS, cache, tier).inc(hits + misses)
         self._value(names.CACHE_HITS, cache, tier).inc(hits)
         self._value(names.CACHE_MISSES, cache, tier).inc(misses)
@@ -236,7 +236,7 @@ class Metrics:
         self._value(names.CACHE_STALE_READS, cache, tier).inc(int(is_stale))
 
     def observe_cache_load(self, cache: str, seconds: float) -> None:
-        """Record what loading a missing value cost."""
+        """Record how long it took to load a missing value."""
         self._distribution(names.CACHE_LOAD, cache).observe(seconds)
 
     def observe_render(self, page: str, seconds: float) -> None:
@@ -269,9 +269,9 @@ class Metrics:
 
     @contextmanager
     def regular_task(self, task: Task, *, interval_seconds: float) -> Iterator[Callable[[], None]]:
-        """Expect a task to succeed every `interval_seconds` inside the block; yields the call that says so.
+        """Expect a task to succeed every `interval_seconds` inside the block; yield a function to report it.
 
-        A process that is killed inside leaves a late task, which fires an alert.
+        If the process is killed inside the block, the task becomes late, which fires an alert.
         """
         interval = self._value(names.TASK_INTERVAL, task)
         interval.set(interval_seconds, time.time())

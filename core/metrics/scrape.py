@@ -1,7 +1,7 @@
-"""One scrape of an exporter, and questions about its samples.
+"""One scrape of an exporter, and queries on its samples.
 
-Owns reading the text format, sums over samples, and the reasons that only the health document gives. For
-the terminal, the dashboard and drills, which look at the stack from outside. Defines no metric.
+Owns reading the text format, sums over samples, and the reasons that only the health document gives. Used by
+the terminal, the dashboard and drills, which observe the stack from outside. Defines no metric.
 """
 
 from collections.abc import Iterable, Mapping
@@ -96,9 +96,10 @@ def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None =
 def read_scrape(
     exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS, authority: Path | None = None
 ) -> Scrape:
-    """Scrape an exporter; raises `FetchFailed` when it does not answer, or not with metrics.
+    """Scrape an exporter; raises `FetchFailed` when it does not answer, or answers without metrics.
 
-    The exporter hears of the timeout: it answers in time without what a server that hangs would add.
+    The request tells the exporter the timeout, so that it answers in time, without the metrics of a server
+    that hangs.
     """
     headers = {TIMEOUT_HEADER: f"{timeout_seconds:g}"}
     url = f"{exporter_url}/metrics"
@@ -120,7 +121,7 @@ def find_reasons(
     timeout_seconds: float = SCRAPE_SECONDS,
     authority: Path | None = None,
 ) -> Mapping[str, str]:
-    """Return why each service is not healthy, from the exporter's health document; empty without it."""
+    """Return why services are not healthy, from the exporter's health document; empty if it has no answer."""
     if scrape.find_status() in {None, "healthy"}:
         return NO_REASONS
     try:
@@ -141,8 +142,8 @@ def _read_text(answer: Answer) -> str:
 def estimate_quantile(quantile: float, buckets: Mapping[float, float]) -> float | None:
     """Return a quantile of a histogram from the counts up to each upper bound, +Inf included.
 
-    Linear within a bucket, as PromQL's histogram_quantile; None without an observation. In the
-    last bucket it is the highest finite bound.
+    Interpolates linearly within a bucket, as PromQL's histogram_quantile does; None without an observation.
+    A quantile in the last bucket is the highest finite bound.
     """
     bounds = sorted(buckets)
     if len(bounds) < 2 or buckets[bounds[-1]] <= 0:

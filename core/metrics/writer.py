@@ -25,7 +25,7 @@ from prometheus_client.mmap_dict import mmap_key
 
 logger = logging.getLogger(__name__)
 
-# How the name of a file begins, as in prometheus_client: what its values are and how they combine.
+# The beginning of a file's name, as in prometheus_client: the kind of its values and how they combine.
 Prefix = Literal["counter", "histogram", "gauge_livesum", "gauge_livemax", "gauge_mostrecent"]
 
 # Most processes never need more; a file doubles when it is full.
@@ -35,7 +35,7 @@ HEADER_BYTES = 8
 LENGTH = struct.Struct("i")
 _PAIR = struct.Struct("dd")
 LOCK_SUFFIX = ".lock"
-# Before its writer holds it, a lock file has this suffix.
+# A lock file has this suffix until its writer holds the lock.
 STARTING_SUFFIX = ".starting"
 _JOIN_ATTEMPTS = 3
 
@@ -94,7 +94,7 @@ class Value:
         self._file = file
 
     def detach(self) -> None:
-        """Stop mirroring; readers still add up what a counter has in its file."""
+        """Stop mirroring the number; readers still add the part of a counter that is in its file."""
         if self._file is not None and not self.key.prefix.startswith("gauge"):
             self._left_in_files = self.number
         self._file = None
@@ -137,9 +137,9 @@ class MetricWriter:
             return value
 
     def snapshot(self) -> tuple[str | None, list[tuple[SeriesKey, float, float]]]:
-        """Return the id whose files hold the same numbers, if there are any, and the numbers in memory.
+        """Return the writer's id if files hold the same numbers (else None), and the numbers in memory.
 
-        After the files became unusable they keep the counts up to then, and memory holds the rest.
+        If the files have become unusable, they keep the counts up to then, and this returns only later ones.
         """
         with self._lock:
             values = [(value.key, *value.unshared()) for value in self._values.values()]
@@ -164,7 +164,7 @@ class MetricWriter:
             self._leave()
 
     def reset_after_fork(self) -> None:
-        """Start at zero as another writer: the files are the parent's."""
+        """Start at zero with a new writer id: the present files belong to the parent process."""
         self._lock = threading.Lock()
         directory = self.directory if self.is_shared else None
         self._leave()
@@ -229,8 +229,8 @@ def _lock_writer(directory: Path, writer: str) -> int:
 class _ValueFile:
     """A memory-mapped file of numbers in prometheus_client's format.
 
-    Reserves its room on the disk first: a write to a mapped page without room is no `OSError` but a
-    SIGBUS, which ends the process.
+    Reserves disk space first: a write to a mapped page without disk space raises no `OSError` but SIGBUS,
+    which ends the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -263,7 +263,7 @@ class _ValueFile:
             self._map = self._grow(size)
         self._map[self._used : self._used + len(entry)] = entry
         self._used += len(entry)
-        # last: a reader sees either the whole entry or nothing of it
+        # set the length last: a reader sees either the whole entry or nothing of it
         LENGTH.pack_into(self._map, 0, self._used)
         return self._used - _PAIR.size
 
@@ -278,7 +278,7 @@ class _ValueFile:
 
 
 def _reserve(file: int, size_bytes: int) -> None:
-    """Lengthen a file that is open for appending with zeros that really take room on the disk."""
+    """Extend a file that is open for appending, with zeros that really occupy disk space."""
     missing = size_bytes - os.fstat(file).st_size
     while missing > 0:
         missing -= os.write(file, bytes(missing))

@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol with a deadline for every wait for a client.
 
-Owns the deadlines that uvicorn does not have: it disconnects a client that sends its request byte by byte or
-does not read the answer. It also limits how many connections may wait for a request, or for their TLS
-handshake, at once, so that silent clients never use up the open files of the process. The deadline of a
-scrape, after which a slow collector counts as failed, is in `exporter.exposition`.
+Owns the deadlines that uvicorn lacks: it disconnects a client that sends its request byte by byte, or does
+not read the answer. It also limits how many connections may wait for a request or for their TLS handshake at
+the same time, so that silent clients never use up the open files of the process. The deadline of a scrape,
+after which a slow collector counts as failed, is in `exporter.exposition`.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class BoundedProtocol(H11Protocol):
         self._begin_waiting()
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request; the deadline is that of the whole."""
+        """Receive a part of a request; the deadline is that of the whole request."""
         super().data_received(data)
         if self._is_handed_over:
             return
@@ -71,7 +71,7 @@ class BoundedProtocol(H11Protocol):
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it is there already."""
+        """Wait for the next request, unless it has already arrived."""
         self._disarm()
         self._begin_waiting()
         super().on_response_complete()
@@ -79,7 +79,7 @@ class BoundedProtocol(H11Protocol):
 
     def _time_answer(self) -> bool:
         """Start the timer of a new answer; say whether there is an unfinished one."""
-        # uvicorn sets it to None before the first request, against its own annotation
+        # uvicorn sets `cycle` to None before the first request, against its own annotation
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             return False
@@ -130,7 +130,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         self._handshakes: dict[asyncio.Future[None], asyncio.Transport] = {}
 
     async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
-        """Listen; uvicorn has no option for the handshake, and asyncio waits a minute."""
+        """Listen with a timeout for the TLS handshake: uvicorn has no option, and asyncio waits a minute."""
         if ssl is not None:
             options.setdefault("ssl_handshake_timeout", HEADER_SECONDS)
         return await super().create_server(*args, ssl=ssl, **options)
@@ -138,7 +138,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
     def _make_ssl_transport(
         self, rawsock: Any, protocol: Any, sslcontext: Any, waiter: Any = None, **options: Any
     ) -> Any:
-        """Begin a handshake, at whose end `waiter` is done; asyncio has no public place to count them."""
+        """Begin a handshake and count it until `waiter` is done; asyncio has no public hook for this."""
         transport = super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **options)  # type: ignore[misc]
         if options.get("server_side"):
             self._handshakes[waiter] = transport

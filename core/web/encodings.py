@@ -47,7 +47,7 @@ class Accepted(NamedTuple):
 
 
 def parse_accepted(header: str | None) -> Accepted:
-    """Read the value of Accept-Encoding.
+    """Return the quality values in the value of Accept-Encoding.
 
     Without the header `identity` is preferred, because the client may know no encoding.
     """
@@ -63,8 +63,9 @@ def parse_accepted(header: str | None) -> Accepted:
 class ChosenEncoding:
     """Replaces Accept-Encoding by the one encoding that was chosen.
 
-    The applications behind it, Starlette's middleware included, only look for the word `gzip` in that header,
-    and leave small answers uncompressed. For a client that refuses `identity` this class compresses those.
+    The wrapped application, including Starlette's middleware, only looks for the word `gzip` in that header,
+    and leaves small answers uncompressed. For a client that refuses `identity` this class compresses small
+    answers too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,7 +74,7 @@ class ChosenEncoding:
         self._compressing = GZipMiddleware(app, minimum_size=1, exclude_content_types=())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; 406 when the client accepts neither gzip nor plain."""
+        """Pass the request on; answer 406 when the client accepts neither gzip nor identity."""
         app = self._app
         if scope["type"] == "http":
             headers = MutableHeaders(raw=list(scope["headers"]))

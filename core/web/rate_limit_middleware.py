@@ -1,4 +1,4 @@
-"""ASGI middleware that counts requests against their rate limits and refuses those beyond."""
+"""ASGI middleware that counts requests against their rate limits and refuses requests over the limit."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Rate limits: requests of a client and actions of a person, counted in Redis by all processes together.
 
 Owns the counters (library `limits`, sliding window counter). Without Redis each process counts alone, except
-where a limit fails closed. To lose counters does no harm, so Redis is used without the cache's capability
+where a limit fails closed. The loss of counters does no harm, so Redis is used without the cache's capability
 check, and an error here does not disable the cache. A client's name is stored only as a digest.
 """
 
@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 # After a failure Redis is left alone for this time, so that in an outage few callers wait for a timeout.
 PAUSE_SECONDS = 1.0
 
-# A key holds the number of a window, the count of the window before it and its own count. Only commands that
-# the cache needs too, so the Redis user needs no further permission. Times are in milliseconds.
+# The value of a key is the number of a window, the count of the window before, and the count of the window.
+# The script uses only commands that the cache needs too, so the Redis user needs no further permission. Times
+# are in milliseconds.
 COUNT = Script("""
     local now = redis.call('TIME')
     now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -61,7 +62,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Decision(NamedTuple):
-    """Whether a request is allowed, how many more are, and in how many seconds the next one will be."""
+    """Whether a request is allowed, how many more are, and in how many seconds the next one is allowed."""
 
     is_allowed: bool
     remaining: int
@@ -87,7 +88,7 @@ class SharedWindows(RedisStorage):
         return bool(self._run(key, limit, expiry, amount)[0])
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return the count of the previous window and how long it still matters; then those of this one."""
+        """Return count and remaining seconds of the previous window, then those of the current window."""
         _, previous, left, current = self._run(key, 0, expiry, 0)
         return previous, left / 1000, current, left / 1000 + expiry
 
@@ -125,9 +126,9 @@ class RateLimits:
         self._is_logged = False
 
     def take(self, limit: RateLimit, name: str, *, fails_closed: bool = False) -> Decision:
-        """Count a request of `name`, unless it is over the limit.
+        """Count a request of `name`, unless it is over the limit; return the decision.
 
-        While Redis does not answer, this process counts alone, or nothing is allowed with `fails_closed`.
+        While Redis does not answer, this process counts alone, or with `fails_closed` refuses every request.
         """
         decision = self._take(limit, name, fails_closed=fails_closed)
         self._count(limit.limiter, not decision.is_allowed)

@@ -1,8 +1,8 @@
-"""Checks that refuse a request of any client: a foreign host name, or two lengths.
+"""Checks that refuse a request with an unknown host name, or with two lengths.
 
-Owns the form of the Host header and the check against DNS rebinding. There the owner of another site points
-its name to this machine, so that its page has the same origin as this server; but the Host header has the
-other site's name.
+Owns the form of the Host header and the check against DNS rebinding. In that attack the owner of another site
+points the site's name to this machine, so that the site's page has the same origin as this server. The Host
+header of its requests still has the other site's name.
 """
 
 import re
@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset({"/livez", "/readyz"})
-"""Paths that are answered under any host name, because an orchestrator uses its own; they show no data."""
+"""Paths that are answered under any host name, because orchestrators use other names; they show no data."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
 """RFC 9110, 7.2, without the parts that no browser sends: a user, a path, percent signs."""
@@ -76,10 +76,10 @@ def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:
 
 
 class KnownHosts:
-    """ASGI middleware that refuses unknown hosts; known are addresses, this machine's names and `names`."""
+    """ASGI middleware that refuses unknown hosts; known are IP addresses, localhost and `names`."""
 
     def __init__(self, app: ASGIApp, *, names: Collection[str], is_open: bool) -> None:
-        """With `is_open` every name is accepted, for a server whose password foreign pages do not have."""
+        """With `is_open` accept every name: for a server with a password, which pages of other sites lack."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
         self._is_open = is_open
