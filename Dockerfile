@@ -1,6 +1,6 @@
-# One image for every program of the stack, and one for the proxies of the profiles pooler and scale; compose.yaml
-# says which command each container runs.
-# The default tag stands in compose.yaml too, where `make pin-images` adds its digest.
+# Two images: one for all programs of the stack, and one for the proxies of the profiles pooler and scale.
+# compose.yaml defines the command of each container.
+# compose.yaml repeats the default tag of PYTHON_IMAGE; `make pin-images` adds the digest there.
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -24,7 +24,7 @@ RUN python -c "from setuptools import build_meta; build_meta.build_wheel('/wheel
     && pip --python /opt/echo-markets install --no-deps --no-index /wheel/*.whl \
     && cd /opt/echo-markets/lib/python3*/site-packages && echo "$REVISION" > REVISION
 
-# PgBouncer and HAProxy, as Debian has them
+# PgBouncer and HAProxy, from the packages of Debian
 FROM ${PYTHON_IMAGE} AS proxies
 
 RUN apt-get update \
@@ -34,7 +34,7 @@ WORKDIR /app
 COPY core/stack/probe.py ./
 USER 10001:10001
 
-# what runs: neither the sources, nor pip's cache, nor what builds a wheel
+# the image that runs: without the sources, pip's cache and build tools
 FROM ${PYTHON_IMAGE}
 
 ENV PATH=/opt/echo-markets/bin:$PATH \
@@ -44,10 +44,10 @@ ENV PATH=/opt/echo-markets/bin:$PATH \
 WORKDIR /app
 # a volume that is mounted here inherits the owner of this folder
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/echo-markets/metrics
-# without the stack's other modules: importing those takes a second
+# a single file, outside of the package: an import of the package takes a second
 COPY core/stack/probe.py ./
 COPY --from=build /opt/echo-markets /opt/echo-markets
 
-# a number, so that an orchestrator can see that it is not root
+# a numeric id, so that an orchestrator can verify that the user is not root
 USER 10001:10001
 CMD ["echo-markets", "--help"]

@@ -138,7 +138,7 @@ quote = '$(subst ','\'',$(1))'
 if_installed = if [ -x $(RUN) ]; then $(1); else \
 	echo "nothing is installed here, so nothing runs; try make up"; $(or $(2),:); fi
 
-# pip prints a line per file; this prints a line per 20 packages, and the complete output on failure
+# pip prints a line per file; this filter prints a line per 20 packages, and the complete output on failure
 define PIP_PROGRESS
 /^(Collecting|Requirement already)/ && ++count % 20 == 0 { print "  " count " of " total " packages"; fflush() }
 /^Installing collected/ { print "  unpacking"; fflush() }
@@ -147,7 +147,7 @@ define PIP_PROGRESS
 END { if (status) printf "%s", lines; exit status }
 endef
 export PIP_PROGRESS
-# compiled afterwards on all cores; pip compiles on one
+# byte code is compiled afterwards on all cores, because pip compiles on one core
 install_locked = { $(or $(2),$(RUN)) -m pip install --disable-pip-version-check --progress-bar off --no-compile \
 	--require-hashes --requirement $(1) 2>&1 || echo FAILED; } | \
 	awk -v total="$$(grep -c == $(1))" "$$PIP_PROGRESS" && $(RUN) -m compileall -q -j 0 -x /tests/ $(VENV)/lib
@@ -173,7 +173,7 @@ $(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed-package
 	@$(call install_locked,requirements-dev.lock)
 	@touch $@
 
-# apart, so that its packages are not among those that it judges
+# in a separate environment, so that the tools' own packages are not among the checked ones
 $(VENV)/installed-security: requirements-security.lock $(VENV)/installed
 	@echo "installing the locked security tools into $(VENV)/security"
 	@test -x $(VENV)/security/bin/python || $(RUN) -m venv $(VENV)/security

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Copies the primary, and serves the copy. Each start copies anew: the primary keeps no log for an old copy, which
-# is replaced when the new one is complete.
+# Copies the primary, and starts a server on the copy. Every start makes a new copy, because the primary keeps no WAL
+# for an old one. The old copy is replaced when the new one is complete.
 set -eu
 rm -rf "$PGDATA.new"
 pg_basebackup \

@@ -1,13 +1,13 @@
-"""Create `users` and `ticks`, or adopt the plain ones that are already there.
+"""Create the tables `users` and `ticks`, or adopt existing tables with these names.
 
 Adoption keeps every row: missing columns are added, types are converted in place,
 and ticks of one symbol with the same timestamp are moved apart by microseconds so
-that the pair can be unique. What was changed is remembered in the table's comment,
-by which `down` puts an adopted table back and drops only a table that `up` created.
+that (symbol, timestamp) can be unique. The changes are recorded in the table's comment.
+With this record, `down` reverts an adopted table and drops only a table that `up` created.
 
-Tables of another application that have these names are refused: what it has built on them
-(foreign keys, triggers, policies), or that only one of the two is there, tells them from
-plain ones. The comment `echo-markets` on a table says that it is ours all the same.
+Tables of another application are refused. A table is taken to be another application's
+if foreign keys, triggers or policies depend on it, or if only one of the two tables exists.
+The comment `echo-markets` on a table overrides this check.
 """
 
 import json
@@ -63,14 +63,14 @@ INDEXES = {
 
 
 TABLES = {"users": USERS, "ticks": TICKS}
-# Whoever owns a table says with this comment that it is to be adopted.
+# With this comment on a table, its owner requests the adoption.
 OURS = "echo-markets"
 FIND = """
     SELECT c.relkind::text, pg_has_role(c.relowner, 'USAGE'), obj_description(c.oid, 'pg_class')
     FROM pg_class c WHERE c.relname = %s
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"""
 KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "p": "a partitioned table"}
-# What another application has built on a table, in the words of the refusal.
+# Lists the objects that depend on a table, as texts for the error message.
 SIGNS = """
     SELECT 'foreign key ' || conname || ' of ' || conrelid::regclass FROM pg_constraint
     WHERE contype = 'f' AND %(table)s::regclass IN (conrelid, confrelid)
@@ -91,7 +91,7 @@ REQUIRED = """
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Bring both tables to their form, whatever was there."""
+    """Create or adopt both tables."""
     found = {table: find(db, table) for table in TABLES}
     for table, there in found.items():
         if there is not None:
@@ -106,7 +106,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop what `up` created; put back what it adopted."""
+    """Drop the tables that `up` created, and revert the tables that it adopted."""
     for table in ("ticks", "users"):
         [(comment,)] = db.execute_sql("SELECT obj_description(%s::regclass)", (table,)).fetchall()
         done = json.loads(comment)
@@ -128,12 +128,15 @@ def down(_migrator: Any, db: Any) -> None:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {column} {change}")
         for column, before in done["retyped"].items():
             convert(db, table, column, before)
-        # a version that did not note it made it NULL
+        # None for a record of an earlier version, which did not store the original comment
         write_comment(db, table, done.get("comment"))
 
 
 def find(db: Any, table: str) -> dict[str, Any] | None:
-    """Return what is in the current schema under a name; other schemas of the path do not count."""
+    """Return the kind, ownership and comment of a relation in the current schema, None if it does not exist.
+
+    Other schemas of the search path are ignored.
+    """
     row = db.execute_sql(FIND, (table,)).fetchone()
     return row and dict(zip(("kind", "is_owned", "comment"), row, strict=True))
 
@@ -162,7 +165,7 @@ def check_ours(db: Any, table: str, here: dict[str, Any], *, has_both: bool) -> 
 
 
 def refuse(table: str, reason: str) -> None:
-    """Raise with what can be done."""
+    """Raise an error that contains the reason and the remedies."""
     raise RuntimeError(
         f"table {table} {reason}; give Echo Markets a schema of its own, ?options=-csearch_path%3DNAME in"
         f" the URL; if it is its own table, correct that and say so: COMMENT ON TABLE {table} IS '{OURS}'"
@@ -176,7 +179,7 @@ def write_comment(db: Any, table: str, comment: str | None) -> None:
 
 
 def create(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
-    """Create the table in its final form."""
+    """Create the table with all columns; return the record for its comment."""
     body = ", ".join(f"{name} {definition}" for name, definition in columns.items())
     key = ", CONSTRAINT users_pkey PRIMARY KEY (id)" if table == "users" else ""
     db.execute_sql(f"CREATE TABLE {table} ({body}{key})")
@@ -184,7 +187,7 @@ def create(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
 
 
 def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
-    """Add and convert columns of a table that has rows; return what was changed."""
+    """Add and convert columns of an existing table; return the record of the changes."""
     found = {
         name: (kind, not_null, default)
         for name, kind, not_null, default in db.execute_sql(COLUMNS, (table,)).fetchall()
@@ -208,7 +211,7 @@ def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT")
             try:
                 convert(db, table, name, kind)
-            except Exception as error:  # the driver's, whichever that is
+            except Exception as error:  # an error of any driver
                 reason = str(error).strip().splitlines()[0]
                 refuse(table, f"has {name} as {old_kind}, which cannot become {kind} ({reason})")
             done["retyped"][name] = old_kind
@@ -236,7 +239,7 @@ def parse(definition: str) -> tuple[str, bool, str | None]:
 
 
 def convert(db: Any, table: str, column: str, kind: str) -> None:
-    """Change a column's type; times without a zone are taken as UTC."""
+    """Change a column's type; times without a time zone are interpreted as UTC."""
     [(old_kind,)] = db.execute_sql(
         """SELECT format_type(atttypid, atttypmod) FROM pg_attribute
            WHERE attrelid = %s::regclass AND attname = %s""",
@@ -248,7 +251,7 @@ def convert(db: Any, table: str, column: str, kind: str) -> None:
 
 
 def fill(db: Any, table: str, column: str, default: str | None) -> None:
-    """Give a required column a value where it has none; say so when none can be made up."""
+    """Set NULLs in a required column to its default; raise if it has NULLs and no default."""
     if default is None and (table, column) == ("users", "username"):
         default = "'player-' || id"
     [(empty,)] = db.execute_sql(f"SELECT count(*) FROM {table} WHERE {column} IS NULL").fetchall()
@@ -268,7 +271,7 @@ def has_primary_key(db: Any, table: str) -> bool:
 
 
 def separate_equal_timestamps(db: Any) -> None:
-    """Move ticks of one symbol and time back by microseconds; the one written last keeps its time."""
+    """Move ticks of one symbol with equal times back by microseconds; the last written one keeps its time."""
     while True:
         moved = db.execute_sql(
             """UPDATE ticks SET timestamp = ticks.timestamp - n * interval '1 microsecond'
@@ -282,7 +285,7 @@ def separate_equal_timestamps(db: Any) -> None:
 
 
 def add_checks(db: Any, table: str) -> list[str]:
-    """Add the constraints; one that old rows break holds for new rows only."""
+    """Add the constraints and return their names; one that old rows break is enforced for new rows only."""
     for name, condition in CHECKS[table].items():
         db.execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
         [(broken,)] = db.execute_sql(
@@ -294,7 +297,7 @@ def add_checks(db: Any, table: str) -> list[str]:
 
 
 def add_indexes(db: Any, table: str) -> list[str]:
-    """Create the indexes; a unique index that is there under another name is enough."""
+    """Create the indexes and return their names; an existing unique index with another name is sufficient."""
     names = []
     for name, statement in INDEXES[table].items():
         if " UNIQUE " in statement and has_unique_index(db, table, statement):
@@ -305,7 +308,7 @@ def add_indexes(db: Any, table: str) -> list[str]:
 
 
 def has_unique_index(db: Any, table: str, statement: str) -> bool:
-    """Say whether a plain unique index on the statement's columns exists."""
+    """Say whether a unique index on the statement's columns exists, without expressions or condition."""
     columns = [part.strip() for part in statement.rpartition("(")[2].rstrip(")").split(",")]
     return bool(
         db.execute_sql(

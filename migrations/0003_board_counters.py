@@ -1,21 +1,19 @@
 """Count the entries of each leaderboard in buckets, so that ranks and deep pages read one bucket.
 
-`leaderboard_counters` holds, for each leaderboard, where its buckets begin and how many entries
-each holds: the sum over the rows of one beginning. Writers only ever add rows, so they
-neither wait for each other nor deadlock; `leaderboard_fold` sums the rows of a beginning
-up and splits buckets that have grown. Beginnings are places in the order of a leaderboard
-(score descending, created_at, id), `depth` being minus the score, so buckets stay small
-whatever the scores are, a million equal ones included.
+`leaderboard_counters` has, for each leaderboard, the start of each bucket and its number of entries, which
+is the sum over all rows with the same start. Writers only insert rows, so they neither wait for each other
+nor deadlock. `leaderboard_fold` replaces the rows with the same start by their sum, and splits buckets that
+have grown. A start is a position in the order of a leaderboard (score descending, created_at, id); `depth`
+is minus the score. So buckets stay small for any scores, even for a million equal ones.
 
-A bucket may be split only while nobody has counted by the old beginnings and not yet
-committed. Writers therefore hold a shared advisory lock until they end, and a split gives
-up when it cannot have that lock alone at once. It runs as the last thing before a commit
-and waits for nothing, so it is in no cycle of waits.
+A bucket can be split only when no uncommitted transaction has counted with its old start. Therefore writers
+hold a shared advisory lock until they commit, and a split gives up unless it gets the exclusive lock
+immediately. A split runs just before the commit and waits for no lock, so it cannot cause a deadlock.
 """
 
 from typing import Any
 
-# How many entries a bucket has after a split; it is split again at twice as many.
+# Number of entries in a bucket after a split; a bucket with more than twice as many is split again.
 BUCKET = 2000
 
 TABLE = """
@@ -31,7 +29,7 @@ INDEX = """
     CREATE INDEX leaderboard_counters_bucket ON leaderboard_counters
         (session_date, category, depth, created_at, id) INCLUDE (entries)"""
 
-# Few locks, whatever number of boards a statement touches: the server's table of locks is small.
+# At most 64 locks for any number of leaderboards in a statement: the server's lock table is small.
 LOCK_SLOT = """
     CREATE FUNCTION leaderboard_lock_slot(day date, board varchar) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -60,8 +58,8 @@ _LOCK = f"""
         RETURN NULL;
     END IF;"""
 _KEYS = "session_date, category, score, created_at, id"
-# Storing final ranks changes no place on a board, so all rows drop out in the join, which
-# is not worth doing twice: the locks are taken for them too.
+# An update of final ranks changes no position, so this join returns no rows. Locks are taken for these rows
+# all the same, because a second join to exclude them would cost more.
 _UPDATED = """
     SELECT v.* FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
     CROSS JOIN LATERAL (VALUES
@@ -73,9 +71,9 @@ _UPDATED = """
           IS DISTINCT FROM (n.session_date, n.category, n.score, n.created_at)"""
 _TOUCHED = "SELECT session_date, category FROM old_rows UNION SELECT session_date, category FROM new_rows"
 
-# A plan is kept as long as the connection, and may be made while the counters are few: each
-# entry has to probe the index all the same.
-# The beginnings must be those of now: with a snapshot from before the lock they could be outdated.
+# A plan is cached for the life of the connection, and may be made while the table of counters is small. The
+# settings force index scans also in that case.
+# Read committed is required: with a snapshot from before the lock, the starts of buckets could be outdated.
 COUNT = f"""
     CREATE FUNCTION leaderboard_count() RETURNS trigger LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -101,7 +99,7 @@ COUNT = f"""
         RETURN NULL;
     END $$"""
 
-# Pieces of `target` entries each; the first keeps the beginning of what is cut.
+# Divides entries into buckets of `target` entries; the first one keeps the start of the divided bucket.
 _PIECES = """
     SELECT session_date, category,
            CASE WHEN piece = 0 THEN {depth} ELSE -max(score) END,
@@ -115,7 +113,8 @@ _PIECES = """
         FROM {rows}
     ) AS numbered) AS pieces
     GROUP BY session_date, category, piece"""
-# Three ranges of the index: equals of the first score, what lies between, equals of the next's.
+# The entries of a bucket, as three index ranges: scores equal to the bucket's start, scores between, and
+# scores equal to the start of the next bucket.
 _BUCKET_ROWS = f"""(
         SELECT {_KEYS} FROM leaderboard_entries
         WHERE session_date = day AND category = board AND score = -first.depth
@@ -134,7 +133,7 @@ _BUCKET_ROWS = f"""(
 _BUCKET_PIECES = _PIECES.format(
     depth="first.depth", created_at="first.created_at", id="first.id", target="target", rows=_BUCKET_ROWS
 )
-# Scores that all move on leave empty buckets behind.
+# Merges buckets: when all scores grow, the old buckets remain without entries.
 _MERGE = """
             WITH removed AS (
                 DELETE FROM leaderboard_counters WHERE session_date = day AND category = board
@@ -207,15 +206,15 @@ FOLD_LATER = """
         PERFORM leaderboard_fold(NEW.session_date, NEW.category);
         RETURN NULL;
     END $$"""
-# By chance, so that nothing has to be counted: about once for as many new entries as a bucket
-# may have, and once for 4,000 rows of counters, which a reader sums up in a millisecond.
+# Folds at random, so that no state is needed: about once for as many new entries as a bucket can have, and
+# once for 4,000 rows of counters, which a reader sums in a millisecond.
 FOLDING = f"""
     CREATE CONSTRAINT TRIGGER leaderboard_counters_fold AFTER INSERT ON leaderboard_counters
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
     WHEN (random() < NEW.entries / {2 * BUCKET}.0 + 0.00025)
     EXECUTE FUNCTION leaderboard_fold_later()"""
-# Half of each page is left for one more version of each row: a rank, which no index has, is
-# then stored without a new entry in three indexes, in a seventh of the time.
+# Half of each page is reserved for a second version of each row. Then an update of the rank, which is in no
+# index, is a HOT update: it adds no entry to the three indexes and takes a seventh of the time.
 ROOM = "ALTER TABLE leaderboard_entries SET (fillfactor = 50)"
 COUNTING = {
     "leaderboard_entries_inserted": "INSERT ON leaderboard_entries REFERENCING NEW TABLE AS new_rows",
@@ -239,8 +238,8 @@ BACKFILL = f"""
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Count what is there, and from then on every change."""
-    # nobody may write between the backfill and the triggers
+    """Count the existing entries, and create triggers that count every change."""
+    # no transaction may write between the backfill and the creation of the triggers
     db.execute_sql("LOCK TABLE leaderboard_entries IN SHARE ROW EXCLUSIVE MODE")
     for statement in (ROOM, TABLE, BACKFILL, INDEX, LOCK_SLOT, COUNT, FOLD, FOLD_LATER, FOLDING):
         db.execute_sql(statement.replace("%", "%%"))

@@ -1,25 +1,25 @@
 """Partition `ticks` by month, so that old history can be dropped without a scan.
 
-Months are created from the first tick on, but no further back than two years; what is
-older, such as imported history, is in `ticks_before`, which begins at the beginning of
-time. Ranges without a gap let a search for the latest tick go from the newest partition
-to the oldest and stop at the first hit; `ticks_default` only ever holds what is later
-than the last month, and is empty unless maintenance stopped.
+Monthly partitions begin with the first tick, but at most two years ago. Older ticks, such
+as imported history, are in `ticks_before`, which has no lower bound. The ranges have no gap,
+so a search for the latest tick can go from the newest partition to the oldest and stop at
+the first hit. `ticks_default` contains only ticks that are later than the last month; it is
+empty unless maintenance has stopped.
 
-Every row stays, and every column, check and index, also those of an adopted table. A
-unique index without `timestamp` cannot exist on partitions; `down` creates it again.
+All rows, columns, checks and indexes are kept, also those of an adopted table, except unique
+indexes without `timestamp`: they cannot exist on partitions, and `down` creates them again.
 
-`symbols` lists whatever had ticks, with the month of the latest, because a search for that
-would plan and look into every partition. Triggers add new ones and move the month on, which
-happens once a month for each; only maintenance, which keeps writers out meanwhile, removes
-what has no ticks left.
+`symbols` lists every symbol that had ticks, with the month of its latest tick, because a
+query for these would plan and read every partition. Triggers add new symbols and update the
+month, which happens once a month per symbol. Only maintenance removes symbols that have no
+ticks any more; it blocks writers during this.
 """
 
 import json
 from datetime import UTC, datetime
 from typing import Any
 
-# Two years of months plan in about a millisecond.
+# The planning of a query on two years of months takes about a millisecond.
 MONTHS_BACK = 24
 MONTHS_AHEAD = 2
 
@@ -30,7 +30,7 @@ COLUMNS = """
 CHECKS = """
     SELECT quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint
     WHERE conrelid = 'ticks'::regclass AND contype = 'c' ORDER BY conname"""
-# Name, whether it may be on partitions, and the statement that makes it.
+# For each index: the statement that creates it, and whether it can exist on partitions.
 INDEXES = """
     SELECT COALESCE('ALTER TABLE ticks ADD CONSTRAINT ' || quote_ident(k.conname) || ' '
                     || pg_get_constraintdef(k.oid),
@@ -105,7 +105,7 @@ def down(_migrator: Any, db: Any) -> None:
 
 
 def list_partitions(first: datetime | None, now: datetime) -> list[tuple[str, str]]:
-    """Return name and bounds of each partition."""
+    """Return the name and bounds of each partition."""
     month = now.year * 12 + now.month - 1
     oldest = month if first is None else min(month, first.year * 12 + first.month - 1)
     oldest = max(oldest, month - MONTHS_BACK)
@@ -118,17 +118,17 @@ def list_partitions(first: datetime | None, now: datetime) -> list[tuple[str, st
 
 
 def begin(month: int) -> str:
-    """Return when a month, counted from the year 0, begins."""
+    """Return the start of a month as text; months are counted from the year 0."""
     return f"{month // 12:04}-{month % 12 + 1:02}-01 00:00:00+00"
 
 
 def name(month: int) -> str:
-    """Name a month's partition."""
+    """Return the name of a month's partition."""
     return f"ticks_{month // 12:04}_{month % 12 + 1:02}"
 
 
 def rebuild(db: Any, *, partitions: list[tuple[str, str]]) -> list[str]:
-    """Make `ticks` anew, with or without partitions; return what could not be made on partitions."""
+    """Replace `ticks` by a copy, with or without partitions; return statements for the indexes left out."""
     run(db, "LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
     columns = ", ".join(column for (column,) in query(db, COLUMNS))
     checks, indexes, grants = query(db, CHECKS), query(db, INDEXES), query(db, GRANTS)
@@ -145,7 +145,7 @@ def rebuild(db: Any, *, partitions: list[tuple[str, str]]) -> list[str]:
     for sequence, column, is_identity in sequences:
         keep_sequence(db, sequence, column, is_identity=is_identity)
     run(db, "DROP TABLE ticks_old")
-    # after the rows: one that is not valid for old rows holds for new ones only
+    # after the rows are copied: old rows may break a check that is NOT VALID
     for check, condition in checks:
         run(db, f"ALTER TABLE ticks ADD CONSTRAINT {check} {condition}")
     for statement, fits in indexes:
@@ -158,7 +158,7 @@ def rebuild(db: Any, *, partitions: list[tuple[str, str]]) -> list[str]:
 
 
 def keep_sequence(db: Any, sequence: str, column: str, *, is_identity: bool) -> None:
-    """Let the new table go on counting where the old one was."""
+    """Let the new table continue the sequence of the old one."""
     if is_identity:
         run(
             db,
@@ -170,14 +170,14 @@ def keep_sequence(db: Any, sequence: str, column: str, *, is_identity: bool) -> 
 
 
 def read_comment(db: Any) -> dict[str, Any]:
-    """Return what the first migration noted in the table's comment."""
+    """Return the record that the first migration stored in the table's comment."""
     [(comment,)] = query(db, "SELECT obj_description('ticks'::regclass, 'pg_class')")
     note: dict[str, Any] = json.loads(comment)
     return note
 
 
 def write_comment(db: Any, note: dict[str, Any]) -> None:
-    """Note it again."""
+    """Store the record in the table's comment."""
     run(db, "COMMENT ON TABLE ticks IS '{}'".format(json.dumps(note, sort_keys=True).replace("'", "''")))
 
 

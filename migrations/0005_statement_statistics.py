@@ -1,7 +1,7 @@
-"""Let PostgreSQL count what each statement costs, where it can.
+"""Create the extension pg_stat_statements where possible, so that PostgreSQL counts the cost of statements.
 
-Many servers lack the extension, or keep it to their administrators: the schema is complete
-without it, and the exporter then shows no statements. One that is there already stays.
+Many servers lack the extension, or reserve it for administrators. The schema is complete
+without it; the exporter then shows no statements. An existing extension is kept.
 """
 
 from typing import Any
@@ -28,10 +28,10 @@ DROP = """
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Create the extension, if the server has it and this role may."""
+    """Create the extension, if the server has it and this role may create it."""
     db.execute_sql(CREATE.format(mark=MARK))
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop what was created here."""
+    """Drop the extension if this migration created it."""
     db.execute_sql(DROP.format(mark=MARK))

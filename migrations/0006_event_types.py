@@ -1,6 +1,6 @@
-"""Index market events by type: the list of types, and a filter that few pass, read few rows.
+"""Index market events by type, so that the list of types, and a filter by a rare type, read few rows.
 
-There is none by symbol: each has many events, so the newest of all are read until enough pass.
+There is no index by symbol: each symbol has many events, so the newest events are read until enough match.
 """
 
 from typing import Any

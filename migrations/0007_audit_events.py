@@ -1,4 +1,4 @@
-"""Create the table of what operators did."""
+"""Create the table of the actions of operators."""
 
 from typing import Any
 
@@ -27,5 +27,5 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop the table with what it recorded."""
+    """Drop the table and its rows."""
     db.execute_sql("DROP TABLE audit_events")

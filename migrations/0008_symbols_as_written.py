@@ -1,7 +1,7 @@
-"""Accept symbols as people write them, store a symbol's currency, and check the bars of ticks.
+"""Accept symbols in the forms that vendors use, store a symbol's currency, and check the bars of ticks.
 
-`7203.T`, `^GSPC`, `BTC/USDT` and `NYSE:LMT` are symbols. A bar's open and close lie within its
-low and high. A check that existing rows break holds for new rows only.
+Valid symbols are for example `7203.T`, `^GSPC`, `BTC/USDT` and `NYSE:LMT`. A bar's open and close must lie
+within its low and high. A check that existing rows break is enforced for new rows only.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ CURRENCY = "currency ~ '^[A-Z]{3,5}$'"
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Replace the check of symbols; add checks of prices and currencies, and the column for currencies."""
+    """Replace the check of symbols; add checks of prices and currencies, and the column `currency`."""
     drop_check(db, "ticks_symbol_format")
     add_check(db, "ticks_symbol_format", SYMBOL)
     add_check(db, "ticks_bar", BAR)
@@ -22,7 +22,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Put the narrow check back, for new rows only where wider symbols are stored."""
+    """Restore the stricter check of symbols, for new rows only if existing rows break it."""
     db.execute_sql("ALTER TABLE symbols DROP COLUMN currency")
     drop_check(db, "ticks_bar")
     drop_check(db, "ticks_symbol_format")
@@ -30,12 +30,12 @@ def down(_migrator: Any, db: Any) -> None:
 
 
 def drop_check(db: Any, name: str) -> None:
-    """Drop a check of the ticks."""
+    """Drop a check of `ticks`."""
     db.execute_sql(f"ALTER TABLE ticks DROP CONSTRAINT {name}")
 
 
 def add_check(db: Any, name: str, condition: str) -> None:
-    """Add a check to the ticks; one that stored rows break holds for new rows only."""
+    """Add a check to `ticks`; a check that existing rows break is enforced for new rows only."""
     db.execute_sql(f"ALTER TABLE ticks ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
     [(is_broken,)] = db.execute_sql(f"SELECT EXISTS (SELECT FROM ticks WHERE NOT ({condition}))").fetchall()
     if not is_broken:

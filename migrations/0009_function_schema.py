@@ -1,7 +1,7 @@
-"""Let the triggers find their tables whatever the search path of the writing session is.
+"""Let the triggers find their tables with any search path of the writing session.
 
-Their functions named tables without a schema, so a session with another path (another
-application's, or psql's) wrote to tables of the same name in its own schema, or failed.
+The trigger functions named tables without a schema. So a session with another search path, such as that of
+another application or psql, wrote to tables with the same names in its own schema, or failed.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ FUNCTIONS = (
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Pin each function to the path of the migration: the schema that they are in."""
+    """Set the search path of each function to that of the migration: the schema of the function."""
     for function in FUNCTIONS:
         db.execute_sql(f"ALTER FUNCTION {function} SET search_path FROM CURRENT")
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Let them follow the session again."""
+    """Let the functions use the search path of the session again."""
     for function in FUNCTIONS:
         db.execute_sql(f"ALTER FUNCTION {function} RESET search_path")

@@ -1,17 +1,17 @@
-"""Keep the statements that a game runs all day in functions, and buckets as small as they pay.
+"""Move the most frequent statements of a game into functions, and choose the best size of buckets.
 
-PostgreSQL plans a statement each time it comes as text, which takes longer than a rank or a score
-itself. What stands in a function is planned once a connection, also behind a transaction pooler.
-A plan may be made while the tables are empty, hence the settings: it must not read a table whole.
+PostgreSQL plans a statement each time it is sent as text, which takes longer than to read a rank or write a
+score. The statements in a function are planned once per connection, also behind a transaction pooler. A plan
+may be made while the tables are empty. Therefore the functions have settings that prevent full table scans.
 
-A bucket has about the square root of its leaderboard's entries, at least 64: a rank reads a part of
-one bucket and the counters of those before it, and both grow as slowly as they can. Counters are summed
-up more often for it, about once for a hundred scores that move.
+The number of entries in a bucket is about the square root of those in its leaderboard, at least 64. A rank
+reads a part of one bucket and the counters of the buckets before it; with this size, both grow as slowly as
+possible. In return, counters are folded more often, about once per hundred changed scores.
 """
 
 from typing import Any
 
-# The schema is that of the migration, whatever the session's path is.
+# Use the schema of the migration with any search path of the session, and plan once.
 PLANNED_ONCE = """
     SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off"""
@@ -45,13 +45,13 @@ FOLD_ALL = """
 _COLUMNS = """TABLE (id uuid, user_id uuid, username text, session_date date, category varchar,
         score numeric, rank bigint, metadata jsonb, created_at timestamp with time zone)"""
 _BOARD = "session_date = day AND category = board"
-# A range in the order of one index, because a plan that is made on empty tables may else take the other
-# one, and then goes through a whole leaderboard for one entry.
+# BETWEEN and ORDER BY force the index by user. Otherwise a plan that is made on empty tables could use the
+# other index and read a complete leaderboard for one entry.
 _FIND = f"""
         SELECT id INTO place FROM leaderboard_entries
         WHERE user_id BETWEEN player AND player AND {_BOARD} ORDER BY user_id LIMIT 1"""
-# Beginnings and places as in `leaderboard_counters`: the last bucket that begins above the score,
-# all before that one, and what of it is above the score.
+# Computes the rank from the last bucket that starts above the score: the entries of all buckets before it,
+# and its own entries above the score.
 _RETURN = f"""
         RETURN QUERY SELECT e.id, e.user_id, u.username, e.session_date, e.category, e.score, 1 + COALESCE((
             SELECT (SELECT COALESCE(sum(entries), 0) FROM leaderboard_counters
@@ -75,8 +75,8 @@ RANK = f"""
         {_FIND};
         {_RETURN};
     END $$"""
-# Most entries are there already, and an upsert fires the triggers of both of its halves. Metadata that was
-# not given leaves what is there. No row: there is no such player.
+# Tries an update first: most entries exist, and an upsert fires the triggers for both insert and update.
+# Empty metadata leaves the stored metadata unchanged. Returns no row when the player does not exist.
 SET_SCORE = f"""
     CREATE FUNCTION leaderboard_set_score(
         entry uuid, player uuid, day date, board varchar, points numeric, document jsonb
@@ -102,12 +102,12 @@ SET_SCORE = f"""
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Create the functions, and cut the buckets that are there."""
+    """Create the functions, and split the existing buckets."""
     for statement in (
         BUCKET_SIZE,
         _FOLD_LATER.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)"),
         _DROP_FOLDING,
-        # once for as many new entries as the least bucket may have
+        # about once for as many new entries as the smallest bucket can have
         _FOLDING.format(chance=f"greatest(NEW.entries / {2 * LEAST}.0, 0.001)"),
         RANK,
         SET_SCORE,
@@ -117,7 +117,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop the functions; buckets grow and are merged again as they are written."""
+    """Drop the functions; later writes merge the small buckets again."""
     db.execute_sql("DROP FUNCTION leaderboard_set_score")
     db.execute_sql("DROP FUNCTION leaderboard_rank")
     db.execute_sql(_DROP_FOLDING)

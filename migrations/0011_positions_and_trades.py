@@ -1,6 +1,6 @@
-"""Create the tables of what players hold and what they traded in a session.
+"""Create the tables of the positions and trades of players in a session.
 
-Both belong to a portfolio and go with it.
+Positions and trades belong to a portfolio and are deleted with it.
 """
 
 from typing import Any

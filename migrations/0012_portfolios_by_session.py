@@ -1,8 +1,8 @@
 """Index the portfolios of a session by user, instead of by value.
 
-A session is read in bulk in the order of its users, which no write changes, so that every portfolio
-comes exactly once; nothing reads a session in the order of its values. A value that changes no longer
-moves a row in an index, and where its page has room for it, PostgreSQL leaves all indexes alone.
+Bulk reads of a session are in the order of users, which no write changes, so that every portfolio is read
+exactly once. Nothing reads a session in the order of values. Without the index by value, an update of a value
+is a HOT update if the page has room: PostgreSQL changes no index.
 """
 
 from typing import Any

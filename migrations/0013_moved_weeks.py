@@ -1,10 +1,10 @@
-"""Remember by how many weeks the history of a symbol was moved when it was imported."""
+"""Store by how many weeks the history of a symbol was moved when it was imported."""
 
 from typing import Any
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Add the column; history that is there keeps its own dates."""
+    """Add the column; existing history counts as not moved."""
     db.execute_sql("ALTER TABLE symbols ADD COLUMN moved_weeks integer NOT NULL DEFAULT 0")
 
 

@@ -1,7 +1,8 @@
-"""Search players by the beginning of a name in a function, which is planned once a connection.
+"""Search players by the prefix of a name in a function, whose statements are planned once per connection.
 
-The range of names goes from the prefix to the text that follows all texts with it: the last letter
-that has a next one is replaced by that. The order is that of the indexes, by code points.
+The search is a range from the prefix to the first text after all texts with this prefix. That text is the
+prefix up to its last character that has a successor, with this character replaced by the successor. The
+order is by code points, as in the indexes.
 """
 
 from typing import Any

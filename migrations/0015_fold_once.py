@@ -1,8 +1,8 @@
-"""Sum the counters of a leaderboard up at most once in a transaction.
+"""Fold the counters of a leaderboard at most once in a transaction.
 
-Folding adds rows of its own, each with as many entries as a bucket has, and each of those called for a
-fold with a chance of one half. On a leaderboard that is written a thousand times a second every fold
-found enough new rows to sum up again, so that one write in some thousands folded for seconds.
+A fold inserts rows, each with the number of entries in a bucket, and each such row triggered another fold
+with a probability of one half. On a leaderboard with a thousand writes per second, every fold found enough
+new rows to fold again, so that one write in several thousand folded for seconds.
 """
 
 from typing import Any
@@ -32,11 +32,11 @@ EACH_TIME = """BEGIN
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Remember in the transaction which leaderboards it has folded."""
+    """Record in each transaction which leaderboards it has folded."""
     db.execute_sql(_FOLD_LATER.format(body=ONCE).replace("%", "%%"))
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Fold for each row that calls for it."""
+    """Restore the fold for each row that triggers one."""
     each_time = EACH_TIME.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)")
     db.execute_sql(_FOLD_LATER.format(body=each_time).replace("%", "%%"))

@@ -1,15 +1,15 @@
-"""Remember when a quest was completed.
+"""Store the time at which a quest was completed.
 
-No stored value says when the quests that are completed already were: a quest has only the time at which it
-was given, and the scores and metadata of leaderboards tell at most the day. Their time stays unknown (NULL).
-A repeated `echo-markets seed` gives the quests of its replay the times that follow from their sessions.
+For quests that are completed already, this time is unknown (NULL): a quest has only its creation time, and
+the scores and metadata of leaderboards show at most the day. A repeated `echo-markets seed` sets the times of
+the quests in its replay from their sessions.
 """
 
 from typing import Any
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Add the column, what it may hold, and an index for counts of a period."""
+    """Add the column, a constraint for its values, and an index for counts in a period."""
     db.execute_sql("""ALTER TABLE quests ADD COLUMN completed_at timestamptz,
         ADD CONSTRAINT quests_completed_at
             CHECK (completed_at IS NULL OR status = 'COMPLETED' AND completed_at >= created_at)""")

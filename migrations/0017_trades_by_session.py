@@ -1,10 +1,10 @@
 """Index the trades of a session, and the completed quests whose time of completion is unknown.
 
-Trades are stored in the order of their sessions, so an index of block ranges finds those of one day: with
-2.5 million trades of 14 sessions it has 24 kB, and the players who traded in one session are counted in 0.1 s
-instead of 0.4 s, which would grow with every session. A trade that is written costs no entry in it.
+Trades are stored in the order of their sessions, so a BRIN index finds the trades of one day. With 2.5
+million trades of 14 sessions the index has 24 kB, and a count of the players who traded in one session takes
+0.1 s instead of 0.4 s, which would grow with every session. A new trade adds no entry to the index.
 
-No quest that is completed from now on is in the other index: only those of older releases are.
+The second index contains only quests that were completed in older releases, and gets no new entries.
 """
 
 from typing import Any

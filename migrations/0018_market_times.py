@@ -1,12 +1,12 @@
-"""Close imported days when New York closes, and give falls a negative impact.
+"""Change the time of imported days to the close of New York, and give price falls a negative impact.
 
-Imported days were stored at 21:00 UTC all year. New York closes at 20:00 UTC in its daylight saving
-time, so days of that season move by an hour, and so do the market events that follow from them. A tick
-is taken for an imported day when it is the only one of its symbol and day and has no quote.
+Imported days were stored at 21:00 UTC all year. New York closes at 20:00 UTC during daylight saving time, so
+the days of that season, and the market events of these days, are moved back by an hour. A tick counts as an
+imported day when it is the only tick of its symbol and day and has no bid and ask.
 
-Locks only the rows that move, so pages read and new ticks are written meanwhile. On two slow cores it took
-117 s for 3,000,000 imported days, of which 1,808,400 moved, and 0.6 s for 3,000,000 ticks with quotes. The
-moved rows take their space twice until the next VACUUM.
+Only the moved rows are locked, so reads and inserts of new ticks continue. On two slow cores the migration
+took 117 s for 3,000,000 imported days, of which 1,808,400 moved, and 0.6 s for 3,000,000 ticks with quotes.
+The moved rows need twice their space until the next VACUUM.
 """
 
 from typing import Any
@@ -33,14 +33,14 @@ SIGN_IMPACTS = """
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Move the days of the daylight saving time an hour back, and sign the impacts of falls."""
+    """Move the days during daylight saving time back by an hour, and make the impacts of falls negative."""
     for statement in (MOVE_TICKS, MOVE_EVENTS):
         db.execute_sql(statement.format(**EARLIER))
     db.execute_sql(SIGN_IMPACTS.format(comparison=">"))
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Put these days back to 21:00 UTC, and the impacts of falls to their size."""
+    """Move these days back to 21:00 UTC, and make the impacts of falls positive."""
     for statement in (MOVE_TICKS, MOVE_EVENTS):
         db.execute_sql(statement.format(**LATER))
     db.execute_sql(SIGN_IMPACTS.format(comparison="<"))

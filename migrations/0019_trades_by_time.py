@@ -1,7 +1,7 @@
 """Index trades by time of execution, to count those before and after a market event.
 
-Trades are stored in the order of their time, so an index of block ranges finds an hour of 900,000 trades in
-0.07 s instead of 0.5 s. It takes no measurable time of a write; a B-tree by session and player added a third.
+Trades are stored in the order of their time, so a BRIN index finds one hour among 900,000 trades in 0.07 s
+instead of 0.5 s. It adds no measurable time to a write; a B-tree by session and player added a third.
 """
 
 from typing import Any
@@ -15,5 +15,5 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop it."""
+    """Drop the index."""
     db.execute_sql("DROP INDEX trades_executed")

@@ -1,21 +1,21 @@
 """Let the database decide which rows a player reads and writes.
 
-Row security is on for the tables of what players own, for their owner too, and lets everyone pass: what a
-role may do with a whole table is a matter of its privileges. The role of players does not exist in every
-database, so the policies that hold it back to its own rows stand in `core.database.row_security`, and are
-created with its privileges.
+This migration switches row security on for the tables with rows of players, also for the owner of these
+tables, with a policy that lets every role pass; privileges decide what a role may do with a table. The role
+of players does not exist in every database. Therefore the policies that limit this role to a player's own
+rows are in `core.database.row_security`, and are created together with its privileges.
 
-A leaderboard shows the usernames of others. They have a view of their own, whose rows the policies of its
-owner decide, so that a player sees no other column of another user.
+A leaderboard shows the usernames of other players. A separate view contains the usernames. The view is
+subject to the policies of its owner, so that a player sees no other column of another user.
 """
 
 from typing import Any
 
 TABLES = ("users", "portfolios", "positions", "trades", "quests")
 PLAYER = "echo_markets_player"
-# Ranks are public, usernames included: the function reads as its owner, and its schema is pinned.
+# Ranks and usernames are public, so the function runs with its owner's rights, with a fixed search path.
 RANK = "leaderboard_rank(uuid, date, varchar)"
-# Without policies the role would see the rows of everyone.
+# Revokes the role's privileges: without its policies, the role would see the rows of all players.
 TAKE_AWAY = """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN
@@ -34,7 +34,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Take the tables from players, and switch row security off."""
+    """Revoke the privileges of players on the tables, and switch row security off."""
     db.execute_sql(TAKE_AWAY.format(role=PLAYER, tables=", ".join(TABLES)))
     db.execute_sql(f"ALTER FUNCTION {RANK} SECURITY INVOKER")
     db.execute_sql("DROP VIEW usernames")

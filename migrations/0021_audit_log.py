@@ -1,15 +1,16 @@
-"""Make `audit_events` the one audit log: append-only, in months, with changes of rows, sealed in batches.
+"""Make `audit_events` the audit log: append-only, partitioned by month, with row changes, sealed in batches.
 
-An event is an action of an operator (its outcome is a second event, because nothing is ever updated), or a
-change of a row by a person: triggers write it while `app.actor` is set, and cost nothing without. E-mail
-addresses are never in it. Only dropping a month removes events.
+An event is an action of an operator or a change of a row by a person. The outcome of an action is a second
+event, because no event is ever updated. Triggers write row changes while `app.actor` is set; without it they
+cost nothing. Events never contain e-mail addresses. Events are removed only when their month is dropped.
 
-A seal lists a batch of events with a digest of each, and the hash of a seal contains that of the seal before.
-Nobody can therefore change or remove an event, or a seal, without a trace. A transaction that commits late
-is no hole: a seal takes every event that is visible and in no seal yet. `up_to` only says where to begin to
-look: every event of an earlier transaction (`pg_snapshot_xmin`: none of those runs any more) is sealed.
-Where a dump is restored, transactions are numbered anew, which `system` shows: then all events are looked at,
-and events with higher numbers than any transaction of this server are left to that one look.
+A seal lists a batch of events with a digest of each. The hash of a seal includes the hash of the previous
+seal, so no event or seal can be changed or removed without a trace. Events of a transaction that commits late
+are not missed: a seal contains every event that is visible and in no seal yet. `up_to` only limits the
+search: all events of transactions with lower ids are sealed, because none of these was still running
+(`pg_snapshot_xmin`). In a restored dump, transaction ids start anew; `system` shows that the server is a
+different one. The first seal on that server searches all events. Later seals skip events with higher
+transaction ids than the server has used, because the first one has sealed them.
 """
 
 from datetime import UTC, datetime
@@ -19,9 +20,9 @@ ACTIONS = "'clear_cache', 'warm_cache', 'close_session', 'expire_quests'"
 CHANGES = "'insert', 'update', 'delete'"
 MONTHS_AHEAD = 2
 MONTHS_BACK = 36
-# Any fixed number: "seal" in ASCII.
+# The key of an advisory lock: an arbitrary constant ("seal" in ASCII).
 SEAL_LOCK = 0x7365616C
-# One list of 48 bytes an event: a few hundred kilobytes at most.
+# A seal has a list of 48 bytes per event: at most a few hundred kilobytes.
 SEALED_AT_ONCE = 5_000
 
 TABLE = f"""
@@ -66,7 +67,7 @@ SEALS = (
         previous_hash bytea NOT NULL,
         hash bytea NOT NULL
     )""",
-    # digests cannot be compressed, and a part of the list is read without the rest
+    # EXTERNAL: digests cannot be compressed, and parts of an uncompressed value can be read alone
     "ALTER TABLE audit_seals ALTER COLUMN manifest SET STORAGE EXTERNAL",
     "CREATE INDEX audit_seals_range ON audit_seals USING gist (tstzrange(first_at, last_at, '[]'))",
 )
@@ -88,14 +89,14 @@ KEEP = tuple(
 
 # -- changes of rows -----------------------------------------------------------------------
 
-# Table, and the columns whose changes say nothing about what a person did.
+# Each table with the columns that are not audited, because their changes are no action of a person.
 AUDITED = {
     "users": "last_active,updated_at",
     "portfolios": "updated_at",
     "quests": "",
     "leaderboard_entries": "rank",
 }
-# A document keeps that an e-mail address is there, and not which.
+# A document shows only that an e-mail address exists, not the address itself.
 HIDE = """
     CREATE FUNCTION audit_hide(document jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
     RETURN CASE WHEN document ->> 'email' IS NULL THEN document - 'email_index'
@@ -103,9 +104,10 @@ HIDE = """
 _INTO = """INSERT INTO audit_events (created_at, actor, action, target, row_key, before, after, request_id)
             SELECT clock_timestamp(), current_setting('app.actor'), lower(TG_OP), TG_TABLE_NAME"""
 _REQUEST = "nullif(current_setting('app.request_id', true), '')"
-# A plan is kept as long as the connection, and may be made for one row or for a caller that wants no hash
-# join: with a nested loop, a batch of 10,000 rows compares each with each.
-# Each row becomes a document once: OFFSET 0 keeps the planner from computing it for every column.
+# The settings force a hash join. A plan is cached for the life of the connection, and may be made for one row
+# or for a caller that has disabled hash joins. A nested loop would compare all pairs in a batch of 10,000
+# rows.
+# OFFSET 0 prevents that the planner converts a row to jsonb again for every column.
 RECORD = f"""
     CREATE FUNCTION audit_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path FROM CURRENT SET timezone = 'UTC' SET enable_hashjoin = on SET enable_nestloop = off AS $$
@@ -145,7 +147,7 @@ TRIGGERS = tuple(
 
 # -- seals ---------------------------------------------------------------------------------
 
-# `core.queries.audit_seals` computes both once more, so that it does not trust these functions.
+# `core.queries.audit_seals` computes both independently, because it does not trust the functions here.
 DIGEST = """sha256(convert_to(jsonb_build_array(
         id, EXTRACT(epoch FROM created_at), actor, action, target, row_key, before, after, outcome, detail,
         request_id, start_id, transaction_id)::text, 'UTF8'))"""
@@ -153,7 +155,7 @@ HASH = """sha256(convert_to(jsonb_build_array(
         {0}number, EXTRACT(epoch FROM {0}sealed_at), {0}partition, EXTRACT(epoch FROM {0}first_at),
         EXTRACT(epoch FROM {0}last_at), {0}events, {0}up_to, {0}system)::text, 'UTF8')
         || {0}previous_hash || {0}manifest)"""
-# Events are new when no seal lists them; a seal that lists one spans its time.
+# Events are new when no seal lists them. Only seals whose time range contains the event's time are searched.
 SEAL = f"""
     CREATE FUNCTION audit_seal() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
     SET search_path FROM CURRENT AS $$
@@ -211,7 +213,7 @@ SEAL = f"""
 
 # -- months --------------------------------------------------------------------------------
 
-# Events that came before the partition of their month stay in the default one for good.
+# Events that were inserted before the partition of their month existed stay in the default partition.
 CREATE_MONTH = """
     CREATE FUNCTION audit_create_month(month timestamp with time zone) RETURNS text LANGUAGE plpgsql
     SET search_path FROM CURRENT AS $$
@@ -231,7 +233,7 @@ CREATE_MONTH = """
                        ' FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()', name);
         RETURN name;
     END $$"""
-# As few owner's rights as the application needs: it can neither drop the present month nor unsealed events.
+# Runs as the owner, but with limits: the application can drop neither the current month nor unsealed events.
 MAINTAIN = f"""
     CREATE FUNCTION audit_maintain(months_ahead integer, keep_months integer,
                                    OUT created text[], OUT dropped text[])
@@ -296,7 +298,7 @@ TAKE_OVER = (
         WHERE outcome <> 'started'""",
     "DROP TABLE audit_before",
 )
-"""Each action becomes two events: its start, and its outcome once that is known."""
+"""Each action becomes two events: its start and, if known, its outcome."""
 OLD_TABLE = (
     f"""CREATE TABLE audit_events (
         id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY,
@@ -322,7 +324,7 @@ OLD_TABLE = (
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Build the log, and take over what it had."""
+    """Create the audit log, and convert the existing events."""
     [(first,)] = db.execute_sql("SELECT min(created_at) FROM audit_events").fetchall()
     for statement in (SET_ASIDE, "DROP TABLE audit_events", TABLE, *INDEXES, *SEALS, REFUSE, *KEEP):
         run(db, statement)
@@ -343,7 +345,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Keep the actions of operators, as they were kept before; drop everything else."""
+    """Restore the earlier table with the actions of operators; drop everything else."""
     for table in AUDITED:
         for name in ROWS:
             run(db, f"DROP TRIGGER {table}_audit_{name} ON {table}")
@@ -356,7 +358,7 @@ def down(_migrator: Any, db: Any) -> None:
 
 
 def list_months(first: datetime | None, now: datetime) -> list[str]:
-    """Return when each month begins, from that of the first event on."""
+    """Return the start of each month, from the month of the first event on."""
     month = now.year * 12 + now.month - 1
     oldest = month if first is None else min(month, first.year * 12 + first.month - 1)
     months = range(max(oldest, month - MONTHS_BACK), month + MONTHS_AHEAD + 1)

@@ -1,7 +1,7 @@
 """Encrypt the e-mail addresses of users, and index them for equality.
 
-`db.emails` is the cipher of the column, with the keys of ENCRYPTION_KEYS; without an address in the table it
-needs no key.
+`db.emails` is the cipher of the column, with the keys of ENCRYPTION_KEYS. When the table contains no address,
+no key is needed.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from uuid import UUID
 from core.encryption import Undecipherable
 from core.errors import EncryptionKeyMissing
 
-# Written here as it was when the migration ran; core/models.py has the present one.
+# The constraint at the time of this migration; core/models.py has the current one.
 CONDITION = (
     "(email IS NULL) = (email_index IS NULL)"
     " AND email ~ '^v1[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
@@ -26,13 +26,13 @@ WRITE = """
     UPDATE users SET email = changed.email, email_index = changed.email_index
     FROM unnest(%s::uuid[], %s::text[], %s::text[]) AS changed (id, email, email_index)
     WHERE users.id = changed.id"""
-# Writes the table anew: the old file has the addresses in clear in its dead rows. The statistics of the
-# column, which have a sample of them, go as well.
+# Rewrites the table, because dead rows in the old file contain the addresses in clear text. This also removes
+# the statistics of the column, which contain a sample of the addresses.
 REWRITE = "ALTER TABLE users ALTER COLUMN email TYPE text USING email || ''"
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Encrypt every address, and keep others from being stored."""
+    """Encrypt every address, and add a constraint that refuses unencrypted ones."""
     db.execute_sql("ALTER TABLE users ADD COLUMN email_index text")
     try:
         changed = convert(
@@ -47,14 +47,14 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Store the addresses in clear again."""
+    """Store the addresses in clear text again."""
     db.execute_sql("ALTER TABLE users DROP CONSTRAINT users_email_encrypted")
     convert(db, lambda user_id, email: (decrypt(db, user_id, email), None))
     db.execute_sql("ALTER TABLE users DROP COLUMN email_index")
 
 
 def convert(db: Any, change: Callable[[UUID, str], tuple[str, str | None]]) -> int:
-    """Change every address, in batches; return how many there are."""
+    """Change every address, in batches; return the number of addresses."""
     after, count = None, 0
     while rows := db.execute_sql(BATCH, (after, after, BATCH_ROWS)).fetchall():
         changed = [(user_id, *change(user_id, email)) for user_id, email in rows]
@@ -64,7 +64,7 @@ def convert(db: Any, change: Callable[[UUID, str], tuple[str, str | None]]) -> i
 
 
 def decrypt(db: Any, user_id: UUID, email: str) -> str:
-    """Return an address in clear."""
+    """Return an address in clear text."""
     try:
         text: str = db.emails.decrypt(user_id, email)
     except Undecipherable as error:

@@ -1,13 +1,13 @@
-"""Refuse values that no call of the service stores: names, empty texts, and NaN, which passes `>= 0`.
+"""Add checks for values that the service never stores: invalid names, empty texts, and NaN, which is `>= 0`.
 
-Another program, or a release before the checks, may have stored such rows. They are not corrected here,
-because nobody but their owner knows what was meant, and not kept beside a check for new rows only, because
-an update of many rows would then fail at the first of them: the migration stops and names them.
+Another program, or an earlier release, may have stored such rows. The migration then fails and names them. It
+does not correct the rows, because only their owner knows the intended values. It does not add a check for new
+rows only either, because then an update of many rows would fail at the first invalid one.
 """
 
 from typing import Any
 
-# One element in the text of an array: PostgreSQL puts quotes around the symbol NULL and around unusual texts.
+# An element in the text form of an array: PostgreSQL quotes the symbol NULL and unusual texts.
 SYMBOL = '"?[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}"?'
 CHECKS = {
     ("users", "users_username_printable"): r"username !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'",
@@ -34,7 +34,7 @@ CHECKS = {
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Add the checks; raise when stored rows break one."""
+    """Add the checks; raise when stored rows violate one."""
     for (table, name), condition in CHECKS.items():
         db.execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
         broken = f"{table} WHERE NOT ({condition})"

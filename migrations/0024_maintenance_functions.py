@@ -1,24 +1,24 @@
-"""Keep maintenance that only the owner may do in functions, which run as the owner.
+"""Create functions for maintenance that needs the owner's rights; they run as the owner.
 
-A role that reads and writes rows can neither create nor drop a partition, nor collect the statistics of a
-table. It may call these functions instead (`core/database/privileges.py`). They take times and no names, run
-in the schema of the migration whatever the caller's search path is, and refuse what would leave a gap between
+A role that only reads and writes rows can neither create or drop a partition nor ANALYZE a table. It can call
+these functions instead (`core/database/privileges.py`). Their arguments are times, not names. They use the
+schema of the migration with any search path of the caller, and refuse a change that would leave a gap between
 partitions.
 """
 
 from typing import Any
 
-# A hundred years of months; a statement on all ticks plans each of them.
+# A limit of a hundred years: the planning time of a statement on all ticks grows with every partition.
 MOST = 1200
 _AS_OWNER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT"
-# The upper bound of each partition but the default one.
+# The upper bound of each partition except the default partition.
 _PARTITIONS = r"""
     SELECT c.relname AS name,
            (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS bound
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
-# Rows that came before the partition of their month are in the default one. They are not moved
-# through a temporary table, because a role may not be allowed to create one.
+# Moves rows from the default partition that were inserted before the partition of their month existed. Uses
+# no temporary table, because a role may lack the privilege to create one.
 CREATE = f"""
     CREATE FUNCTION ticks_create_partition(month timestamptz, OUT partition text, OUT moved bigint)
     {_AS_OWNER} AS $$
@@ -76,7 +76,7 @@ FUNCTIONS = (
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Create the functions, for the owner alone until privileges are applied."""
+    """Create the functions; only the owner can call them until privileges are granted."""
     for statement in (CREATE, DROP, ANALYZE):
         db.execute_sql(statement.replace("%", "%%"))
     for function in FUNCTIONS:

@@ -1,14 +1,14 @@
-"""Let the owner decide how long the audit log is kept, and leave a trace of each month that is dropped.
+"""Let the owner decide how long the audit log is kept, and record each month that is dropped.
 
-The application asks for months to be dropped, and may name any number of months. Now a table that it cannot
-write says how many are kept at least; without a row there, none is dropped. A dropped month becomes a link
-of the chain of seals: a seal of that month without events. A month that is missing without such a seal was
-removed by somebody else.
+The application requests that old months are dropped, and could pass any number of months to keep. Now a table
+that it cannot write contains the minimum number; without a row in this table, no month is dropped. For each
+dropped month, a seal of that month without events is added to the chain of seals. A missing month without
+such a seal was removed in another way.
 """
 
 from typing import Any
 
-# The same numbers as in migration 21: the lock of all sealing, and the hash of a seal.
+# The same as in migration 21: the key of the advisory lock for seals, and the hash of a seal.
 SEAL_LOCK = 0x7365616C
 HASH = """sha256(convert_to(jsonb_build_array(
         dropped.number, EXTRACT(epoch FROM dropped.sealed_at), dropped.partition,
@@ -21,7 +21,7 @@ TABLE = """
         CONSTRAINT audit_retention_one CHECK (id = 1),
         CONSTRAINT audit_retention_months CHECK (keep_months BETWEEN 1 AND 1200)
     )"""
-# A seal of an earlier transaction than any here (0) makes the next one look at every event.
+# Without an earlier seal, `up_to` is 0, lower than every transaction id: the next seal searches all events.
 DROP_MONTH = f"""
     CREATE FUNCTION audit_drop_month(month text) RETURNS void LANGUAGE plpgsql
     SET search_path FROM CURRENT AS $$
@@ -49,7 +49,7 @@ REFUSE = """
                 HINT = 'run `echo-markets migrate up` with AUDIT_KEEP_MONTHS';
         END IF;"""
 
-# As few owner's rights as the application needs.
+# Runs as the owner, with only the rights that the application needs.
 MAINTAIN = """
     CREATE OR REPLACE FUNCTION audit_maintain(months_ahead integer, keep_months integer,
                                               OUT created text[], OUT dropped text[])
@@ -104,13 +104,13 @@ HAS_TRACES = "SELECT EXISTS (SELECT FROM audit_seals WHERE events = 0)"
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Bound what may be dropped; months that are gone by now were dropped by retention."""
+    """Limit which months can be dropped; months that are missing already count as dropped by retention."""
     for statement in (TABLE, DROP_MONTH, BOUNDED, NOTE_EARLIER):
         run(db, statement)
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop any month that is asked for; impossible where seals of dropped months are part of the chain."""
+    """Remove the limit; fails when the chain contains seals of dropped months."""
     [(has_traces,)] = db.execute_sql(HAS_TRACES).fetchall()
     if has_traces:
         raise RuntimeError("months of the audit log were dropped, and earlier code cannot read their seals")

@@ -1,13 +1,13 @@
-"""Let a reader make sure that a replica has what the reader must see.
+"""Create a function that checks whether a replica has replayed the WAL up to a position.
 
-A statement before the query, in the same message: its snapshot is older than that of the query, so what it
-found replayed is in the query's answer.
+A reader calls the function in a statement before the query, in the same message. The snapshot of the query is
+newer than this statement, so the query sees everything that the function found replayed.
 """
 
 from typing import Any
 
-# The conditions have SQLSTATEs of their own (core/database/replica.py): a class that neither the standard nor
-# PostgreSQL uses.
+# The errors have SQLSTATEs in a class that neither the SQL standard nor PostgreSQL uses
+# (core/database/replica.py).
 REQUIRE = """
     CREATE FUNCTION replica_require(wanted pg_lsn) RETURNS void
     LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -22,7 +22,7 @@ REQUIRE = """
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Create the function, which changes nothing and which every role may call."""
+    """Create the function; it changes nothing, and every role can call it."""
     db.execute_sql(REQUIRE.replace("%", "%%"))
 
 

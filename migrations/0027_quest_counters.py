@@ -1,17 +1,19 @@
-"""Count quests by the day on which they end, so that reports on all quests read no quest.
+"""Count quests by the day on which they end, so that reports on all quests need not read `quests`.
 
-`quest_counters` holds, for each day, type, kind of reward and status, how many quests there are, how far they
-came and what their rewards are: the sum over the rows of one group. Triggers on `quests` add rows with the
-difference that a statement made, and change none, so that writers neither wait for each other nor deadlock.
-Now and then a writer sums the rows of each group up, in `quest_fold`, and so does every deletion: it is rare,
-and nothing shall stay of what was deleted.
+`quest_counters` has, for each group of day, type, kind of reward and status, the number of quests, the
+numbers that were started and that reached half of the target, and the sum of rewards. The value of a group
+is the sum over its rows. Triggers on `quests` only insert rows with the difference that a statement made, so
+that writers neither wait for each other nor deadlock. Occasionally a writer replaces the rows of each group
+by their sum, in `quest_fold`. Every deletion does this too: deletions are rare, and no counts of deleted
+quests must remain.
 
-The functions run as the owner: a player may advance a quest, and may not write counters.
+The functions run as the owner, because a player may update a quest but not the counters.
 """
 
 from typing import Any
 
-# A report sums up as many rows as there are groups, and about as many again as statements between two folds.
+# The probability of a fold after a statement. A report reads one row per group, and the rows of the
+# statements since the last fold.
 FOLD_CHANCE = 0.002
 FOLDERS = 0x71666F6C  # "qfol" in ASCII
 
@@ -26,7 +28,7 @@ TABLE = """
         halfway bigint NOT NULL,
         rewards numeric NOT NULL
     )"""
-# A quest ends at its completion, otherwise in the last moment of its time.
+# A completed quest ends at its completion, any other quest in the last microsecond before it expires.
 _SUMS = """
     SELECT (CASE WHEN status = 'COMPLETED' THEN completed_at ELSE expires_at - interval '1 microsecond' END
             AT TIME ZONE 'UTC')::date, type, reward_type, status, sum(sign),
@@ -42,7 +44,8 @@ _ADDED = "SELECT 1 AS sign, * FROM new_rows"
 _REMOVED = "SELECT -1 AS sign, * FROM old_rows"
 BACKFILL = _ADD.format(rows="SELECT 1 AS sign, * FROM quests")
 _AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
-# An older snapshot could not see what others have folded since, and one folder at a time is enough.
+# Folds at read committed only, because an older snapshot would not see the folds of others; and only one
+# transaction at a time.
 FOLD = f"""
     CREATE FUNCTION quest_fold() RETURNS void LANGUAGE plpgsql {_AS_OWNER} AS $$
     BEGIN
@@ -89,8 +92,8 @@ COUNTING = {
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Count what is there, and from then on every change."""
-    # nobody may write between the backfill and the triggers
+    """Count the existing quests, and create triggers that count every change."""
+    # no transaction may write between the backfill and the creation of the triggers
     db.execute_sql("LOCK TABLE quests IN SHARE ROW EXCLUSIVE MODE")
     for statement in (TABLE, BACKFILL, FOLD, COUNT):
         db.execute_sql(statement)
