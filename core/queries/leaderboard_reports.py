@@ -1,7 +1,7 @@
 """Statements on `leaderboard_entries` for reports: sizes, distributions, lists, histories, periods, streams.
 
-Like those of `leaderboards`, they read counters, one bucket per place and the rows they return; only a
-period reads every entry of its sessions.
+Like the statements of `leaderboards`, these read counters, one bucket per place and the rows they return.
+Only PERIOD reads every entry of its sessions.
 """
 
 from collections.abc import Sequence

@@ -268,7 +268,7 @@ def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUI
 
 
 def _claim_usernames(database: Database, users: Sequence[Any]) -> dict[str, UUID]:
-    """Reserve usernames for their users; return the id of each, for a name in use that of its user."""
+    """Reserve usernames for their users; return the user id of each, for a name in use the id of its user."""
     names = [user.username for user in users]
     database.execute_sql(CLAIM_USERNAMES, ([user.id for user in users], names))
     return dict(database.execute_sql(FIND_CLAIMED, (names,)).fetchall())

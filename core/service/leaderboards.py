@@ -67,9 +67,9 @@ class Leaderboards(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) from place `offset` on, best first.
 
-        Equal scores share their rank (1, 2, 2, 4) and stand in the order in which their entries were
-        created. The top (offset 0) is at most 120 s old and never older than the last change
-        through a service; other pages are as of now. Raises `InvalidInput`.
+        Equal scores share their rank (1, 2, 2, 4) and are ordered by the creation time of their entries.
+        The top (offset 0) is at most 120 s old and never older than the last change through a service;
+        other pages are as of now. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         limit, offset = check_limit(limit), check_int(offset, "offset", least=0, most=MAX_OFFSET)

@@ -1,7 +1,7 @@
 """Bulk loads for seeds, imports and backfills.
 
 Owns the chunks and the keys that a load invalidates. Every load is set-based (COPY, then one upsert per
-chunk) and repeatable; each chunk is one transaction. `record_checks` owns what a valid record is.
+chunk) and repeatable; each chunk is one transaction. `record_checks` owns the rules for a valid record.
 """
 
 import sys

@@ -338,10 +338,10 @@ class Market(ServiceBase):
         return self._read(queries.list_prices_at, checked, find_end_of_time(self._clock()))
 
     def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
-        """Return what all symbols gained on average in each day with prices, oldest first.
+        """Return the average return of all symbols on each UTC day with prices, oldest first.
 
-        From the first price of a UTC day, or its open, to the last; both dates are included,
-        3,660 days at most. At most 30 s old. Raises `InvalidInput`.
+        The return of a day is from its first price (or the open of that tick) to its last price. Both dates
+        are included, 3,660 days at most. At most 30 s old. Raises `InvalidInput`.
         """
         first, last = check_day(start, "start"), check_day(end, "end")
         if not 0 <= (last - first).days < MAX_MARKET_DAYS:

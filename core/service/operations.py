@@ -61,9 +61,9 @@ class Operations(Users, Market, Leaderboards, Quests):
         """Drop every cached report that no write invalidates, so that the next reads ask the database.
 
         A report is a call whose answer can be "at most ... s old" after any write: summaries of
-        sessions and quests, period leaderboards, numbers of players, trends of prices. The database
-        is asked for its time first: while it does not answer, its error is raised and the last known
-        values stay.
+        sessions and quests, period leaderboards, numbers of players, trends of prices. This call first
+        runs a statement: while the database does not answer, its error is raised and the last known
+        values stay in the cache.
         """
         self._read_current(server_statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])

@@ -67,7 +67,7 @@ class Players(ServiceBase):
         return tuple(found[_day_key(day)] for day in wanted)
 
     def get_player_report(self, *, weeks: int = 13) -> PlayerReport:
-        """Return all players in figures: last seen, windows of days, streaks, cohorts by week of joining.
+        """Return figures of all players: last seen, windows of days, streaks, cohorts by week of joining.
 
         The cohorts are those of the last 1 to 13 weeks, the running week included. Reads the session
         dates of every portfolio once: the answer is up to 900 s old, whatever was changed since. Raises

@@ -122,12 +122,12 @@ class QuestReports(ServiceBase):
     def list_stuck_quests(self, *, type: str | None = None, limit: int = 100) -> StuckQuests:
         """Return running quests that are stuck, of one type or of all.
 
-        A quest can be stuck once half of its time is over (without an end: after 7 days), unless it ends
-        within 24 hours; it is then expiring. Such a quest is stuck when it has no progress, when the part of
-        its target reached is less than half of the part of its time that is over (2 of 10 after 5 of 7
-        days), or when its player was not seen for 7 days (neither `last_active` nor a session since 00:00
-        UTC of the day 6 days ago). Quests of players who were seen come first; of these, and of the others,
-        the longest running come first. `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
+        A quest that ends within 24 hours is expiring, not stuck. Any other quest can be stuck once half of
+        its time is over (without an end: after 7 days). It is stuck if it has no progress, if the part of its
+        target that is reached is less than half of the part of its time that is over (2 of 10 after 5 of 7
+        days), or if its player was not seen for 7 days (neither `last_active` nor a session since 00:00 UTC
+        of the day 6 days ago). Quests of players who were seen come first; in both groups the longest running
+        come first. `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
         """
 
         def load(quest_type: str | None, count: int) -> StuckQuests:

@@ -98,7 +98,7 @@ class Quests(ServiceBase):
         return stream_pages(load, check_after(after, Quest))
 
     def get_quest_totals(self, *, within: timedelta = timedelta(hours=24)) -> tuple[QuestTotals, ...]:
-        """Return what became of all quests, by type and kind of reward.
+        """Return counts and rewards of all quests, by type and kind of reward.
 
         An active quest that ends within the time `within` counts as expiring. At most 180 s old. Raises
         `InvalidInput`.

@@ -69,7 +69,7 @@ def check_replica_urls(urls: str) -> list[str]:
 
 
 def _find_server(parts: dict[str, str]) -> tuple[str, ...]:
-    """Return what names a server; behind one pooler, databases of other names may be on other replicas."""
+    """Return the parts that identify a server. Behind one pooler, each database may be on another replica."""
     host = _find_hosts(parts).lower().replace("localhost", LOOPBACK)
     return host, parts.get("port") or DEFAULT_PORT, parts["dbname"], parts.get("service", "")
 

@@ -87,7 +87,7 @@ def _hide_wrong_ports(found: re.Match[str]) -> str:
 def _hide_password(found: re.Match[str]) -> str:
     user, colon, _ = found["login"].partition(":")
     if re.search(r"[/?#@]", user):
-        # with such a sign the password may begin earlier than the last colon
+        # with such a character, a part of the password may stand before the first colon
         return "://***@"
     return f"://{user}:***@" if colon else found[0]
 

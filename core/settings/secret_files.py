@@ -101,7 +101,7 @@ def read_secret(path: Path, *, name: str) -> str:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        # the secret itself may stand in the place of the path
+        # the setting may contain the secret itself instead of a path
         is_path = "/" in shown and not re.search("[:@=]", shown)
         what = shown if is_path else "(hidden, because it may be the secret)"
         raise SettingsError(f"{name} names {what}, which cannot be read: {reason}") from None

@@ -33,7 +33,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 def _check_replica_urls(value: SecretStr) -> SecretStr | None:
     urls = " ".join(check_replica_urls(value.get_secret_value()))
-    # nothing but blanks, as of "$FIRST $SECOND" without both, names no replica
+    # a text of blanks names no replica: it comes from "$FIRST $SECOND" when neither variable is set
     return SecretStr(urls) if urls else None
 
 

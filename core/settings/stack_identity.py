@@ -1,4 +1,4 @@
-"""The identity of a process's stack, so that nobody takes the health of another stack for that of this one.
+"""The identity of a process's stack, so that the health of two stacks is not mixed up.
 
 Owns the id, and the rule when two ids mean the same stack. Pure functions of settings; shows no address.
 """
