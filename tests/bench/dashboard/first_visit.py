@@ -97,7 +97,7 @@ def visit_first(browser: Browser, url: str) -> Visit:
 
 
 def _median(visits: list[Visit], figure: str) -> float:
-    return statistics.median(getattr(visit, figure) for visit in visits)
+    return float(statistics.median(getattr(visit, figure) for visit in visits))
 
 
 if __name__ == "__main__":
