@@ -84,12 +84,15 @@ class KnownTimeline:
         self._connect = connect
 
     def learn(self) -> None:
-        """Connect if no connection has been opened yet; raises what the database raises."""
+        """Connect to the database if no timeline is known; raises the errors of the database."""
         if self._connected is None:
             self._connect()
 
     def try_to_learn(self) -> EchoMarketsError | None:
-        """Connect like `learn`, but at most once a second; return the error, or None, and raise nothing."""
+        """Connect like `learn`, but at most once a second; return the error instead of raising it.
+
+        Returns None without an error, or if the last attempt was less than a second ago.
+        """
         if self._connected is not None or time.monotonic() < self._try_again_at:
             return None
         self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS

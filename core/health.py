@@ -50,7 +50,7 @@ class CheckResult(NamedTuple, Generic[T]):
 
 
 class DatabaseDiagnosis(NamedTuple):
-    """The diagnosis of the database; `reason` says what is wrong, None if nothing is."""
+    """The diagnosis of the database; `reason` says what is wrong, or is None if nothing is wrong."""
 
     migrations: MigrationCount | None = None
     reason: str | None = None

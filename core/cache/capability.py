@@ -166,7 +166,7 @@ class CapabilityCheck:
         return [*self._recheck[protocol], same, claim]
 
     def judge_recheck(self, connection: RedisConnection, steps: Sequence[Step], replies: list[Any]) -> bool:
-        """Judge the replies to `list_recheck`; say whether the timeline has changed. Raises `ErrorReply`."""
+        """Check the replies to `list_recheck`; return whether the timeline changed. Raises `ErrorReply`."""
         judge(steps, replies)
         if self._epochs is not None:
             self._epochs.confirm(connection)
@@ -203,7 +203,7 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
 
 
 def is_tolerated(error: ErrorReply) -> bool:
-    """Say whether the error means only that the server's memory is full: it can still delete keys."""
+    """Return whether the error means only that the server's memory is full, so it can still delete keys."""
     # up to Redis 6 the error of a script contains the error of the command that failed in the script
     return error.code == "OOM" or "-OOM " in str(error)
 

@@ -21,7 +21,10 @@ Ticket = int
 
 
 class _Known(NamedTuple):
-    """The number of the last change of each name, in two generations; the older one is dropped at once."""
+    """The number of the last change of each name, in two generations.
+
+    When the younger one is full, it becomes the older one, and the previous older one is dropped.
+    """
 
     since: Ticket
     """Every change with a higher number than this is in one of the two generations."""
@@ -120,7 +123,7 @@ class SingleFlight:
         return bool(self._changes.list_changed(call.ticket, call.names))
 
     def do_next(self, key: str, read: Callable[[], Any]) -> Any:
-        """Return the result of a read that begins after this call; otherwise like `do`.
+        """Return the result of a read that begins after this call; share it and raise errors like `do`.
 
         For a process without an invalidation feed: threads that find a running read wait until it has
         ended, and then one of them reads for all of them.

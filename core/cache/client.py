@@ -109,11 +109,11 @@ class RedisClient:
         self._check_in(self._check_out(is_checked=True, is_read=False))
 
     def doubt_checks(self) -> None:
-        """Check each connection again before it is used."""
+        """From now on check each connection again before its next use."""
         self._doubted_at = self._clock()
 
     def drop_connections(self) -> None:
-        """Never use the present connections again."""
+        """Never use any of the current connections again."""
         self._generation += 1
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
@@ -340,7 +340,7 @@ def _encode_run(script: Script, keys: Keys, arguments: Sequence[Any]) -> bytes:
 
 
 def _is_usable(connection: RedisConnection) -> bool:
-    """Say whether an idle connection can be used: the server may have closed it meanwhile."""
+    """Return whether an idle connection can be used: the server may have closed it while it was idle."""
     try:
         return connection.deliver_arrived()
     except (redis.RedisError, OSError):

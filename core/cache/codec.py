@@ -129,12 +129,12 @@ def new_token(mark: bytes) -> bytes:
 
 
 def is_lease(stored: bytes | None) -> bool:
-    """Say whether the stored bytes are a lease: another reader is loading the value."""
+    """Return whether the stored bytes are a lease, which means that another reader is loading the value."""
     return _is_token(stored, LEASE_MARK)
 
 
 def is_version(stored: bytes | None) -> bool:
-    """Say whether a version key holds a version, and not a fence, a lease or foreign bytes."""
+    """Return whether the stored bytes of a version key are a version, not a fence, lease or other bytes."""
     return _is_token(stored, VERSION_MARK)
 
 

@@ -195,7 +195,7 @@ class StaleReadSampler:
                 return
             try:
                 is_stale = self._is_stale(sample)
-            except Exception as error:  # every error is caught here: a loader raises what it likes
+            except Exception as error:  # every error is caught here: a loader may raise any exception
                 logger.debug("a sample could not be compared: %s", type(error).__name__)
                 continue
             self._metrics.count_stale_read_sample(sample.read.cached.name, sample.tier, is_stale=is_stale)

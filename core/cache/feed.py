@@ -76,10 +76,7 @@ class InvalidationFeed:
 
     @property
     def reason(self) -> str | None:
-        """Why the near cache is shut: the message of the server or the system; None while it is open.
-
-        Also None before the first attempt to connect has failed.
-        """
+        """Why the near cache is shut: the message of the server or the system; None while it is open."""
         return self._reason
 
     def close(self) -> None:

@@ -283,8 +283,8 @@ def parse_lease(
 ) -> Lease:
     """Return the lease that the reply of LEASE contains.
 
-    `origin` is that of the server that answered, `asked_origin` the one that the request was made for. If
-    they differ or are unknown, the position in the reply is not used.
+    `origin` is the origin of the server that answered, `asked_origin` the origin in the request. If they
+    differ or are unknown, the position in the reply is not used.
     """
     states = dict(zip(keys, reply, strict=False))
     versions = reply[len(keys) : len(keys) + len(version_keys)]

@@ -30,7 +30,7 @@ LEAST_KEYS = 8
 
 
 class Entries:
-    """Values by key; thread safe. When it is full, the least recently used value is evicted."""
+    """Values by key; thread safe. The least recently used value is evicted when `max_entries` is reached."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class NearCache(Entries):
         return self._changes.take_ticket() if self._is_live else None
 
     def end_read(self, ticket: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
-        """Store the values that the read found, except those whose key or version changed meanwhile."""
+        """Store the values that the read found, except those whose key or version changed during the read."""
         if ticket is not None and self._is_live:
             self.put(ticket, values, depends_on)
 

@@ -134,7 +134,7 @@ class SharedCache:
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create all missing slots at once, so that their unknown times are one and the same."""
+        """Create all missing slots with one script, so that all are unknown during the same time."""
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):

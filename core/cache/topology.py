@@ -151,7 +151,7 @@ class SentinelTopology(MovingTopology):
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def has_epochs(self, connection: RedisConnection) -> bool:  # noqa: ARG002  # see above
+    def has_epochs(self, connection: RedisConnection) -> bool:  # noqa: ARG002  # `SlotTopology` needs it
         """Return True: any replica may become the primary."""
         return True
 
@@ -230,7 +230,7 @@ class SentinelTopology(MovingTopology):
             while self._sentinels[0] != sentinel:
                 self._sentinels.rotate(-1)
 
-    def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # see above
+    def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # of the base class
         """Ask another sentinel first: the current one named a server that is no longer the primary."""
         with self._lock:
             self._sentinels.rotate(-1)
@@ -310,7 +310,7 @@ class SlotTopology(MovingTopology):
         self._node: RedisAddress | None = None
 
     def has_epochs(self, connection: RedisConnection) -> bool:
-        """Say whether the server is a node of a cluster."""
+        """Return whether the server is a node of a cluster."""
         return connection.mode == CLUSTER_MODE
 
     def open(self, connection: FoundConnection, deadline: float) -> None:
@@ -345,7 +345,7 @@ class SlotTopology(MovingTopology):
             connection.connect_to(self.address.at(_parse_moved(reply, connection.address)), deadline)
         raise ServerUnreachable("the nodes of the cluster do not agree on the node of the slot")
 
-    def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # see above
+    def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # of the base class
         """Forget the last known node, so that the next connect begins with REDIS_URL."""
         self._node = None
 

@@ -85,7 +85,7 @@ class BoundedConnection:
         return True
 
     def close(self) -> None:
-        """Close the connection at once, even while a statement runs."""
+        """Close the connection immediately, even while a statement runs."""
         self._raw.close()
 
     def _run(self, sql: str, params: Any = None) -> Any:

@@ -151,7 +151,7 @@ class Connector:
         self._names_host = "host" in given and "hostaddr" not in given
         self._hosts = Hosts.of_url(given)
         self._timeline = timeline
-        # libpq counts whole seconds and treats 1 as 2
+        # libpq takes integer seconds, and uses 2 if it is given 1
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
         self._needs_schema = needs_schema
         self._sends_options = True

@@ -99,7 +99,7 @@ _LIST_SEQUENCES = """
     JOIN pg_depend d ON d.objid = s.oid AND d.deptype IN ('a', 'i') JOIN pg_class t ON t.oid = d.refobjid
     WHERE s.relkind = 'S' AND t.relkind IN ('r', 'p')
       AND t.relnamespace = current_schema()::regnamespace"""
-# `CREATE EXTENSION IF NOT EXISTS` alone would fail on a server without this extension.
+# The check is needed, because `CREATE EXTENSION IF NOT EXISTS` fails on a server without this extension.
 _CREATE_EXTENSION = """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_available_extensions

@@ -12,7 +12,8 @@ from core.database.connector import Connector, ServerConnection
 from core.database.driver_errors import translate, translate_connect
 from core.database.statement_watch import StatementWatch
 
-# The second key of the lock is that of the schema: installations that share a database have one schema each.
+# The second key of the lock is a hash of the schema's name: installations that share a database have
+# different schemas, and must not share the lock.
 # The timeout is off, because the transaction is idle for as long as one step of the holder takes.
 TAKE = (
     "BEGIN; {prefix}SET LOCAL idle_in_transaction_session_timeout = 0;"

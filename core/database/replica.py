@@ -1,4 +1,4 @@
-"""One replica: its pool, the decision whether it is read from, and the meaning of its errors.
+"""One replica: its pool, its availability for reads, and the handling of its errors.
 
 Owns the circuit breaker of the replica. A `ServerWatch` decides whether reads may use the replica; after a
 failed read the replica is not used until the watch has received an answer again. Correctness depends on

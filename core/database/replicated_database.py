@@ -1,8 +1,8 @@
 """The database of a process that has replicas: chooses the server of each read, and notes commit positions.
 
-A read that is a whole unit of work runs on a replica that has replayed the position that the read must see,
-else on the primary. All other reads, in a transaction or in a unit of work with other statements, and all
-writes run on the primary. Each thread tries the same replica first, so that the reads of one thread do not go
+A read outside of an open unit of work runs on a replica that has replayed the position that the read must
+see, else on the primary. All other reads (in a transaction, or in a unit of work with other statements) and
+all writes run on the primary. Each thread always tries the same replica first, so that its reads do not go
 back in time while this replica is usable.
 """
 

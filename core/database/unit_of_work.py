@@ -237,7 +237,7 @@ class UnitsOfWork:
         unit.handle = loop.call_soon(_give_up_suspended, unit)
 
     def leave(self, unit: UnitOfWork) -> None:
-        """Let no more calls join a unit of work; takes no lock."""
+        """Stop further calls from joining a unit of work; takes no lock."""
         unit.is_left = True
         if unit in self._thread.units:
             self._thread.units.remove(unit)
@@ -290,7 +290,7 @@ class Sessions:
         self.units.enter(unit)
 
     def end(self, unit: UnitOfWork, before: UnitOfWork | None, *, is_collected: bool) -> None:
-        """Let no more calls join a unit of work, and check its connection in."""
+        """Stop further calls from joining a unit of work, and check its connection in."""
         self.units.leave(unit)
         self.units.use_again(before, unit)
         raw = unit.conn
