@@ -38,7 +38,7 @@ MINIMUM_BINNED = 5
 """Fewest values that are drawn as a distribution; fewer are easier to read in a table."""
 
 HISTOGRAMS_KEPT = 64
-"""Most recently drawn histograms in the cache, some kilobytes each; visitors share leaderboards."""
+"""Size of the cache of drawn histograms, some kilobytes each: visitors often open the same leaderboards."""
 
 DAY_LABELS = 6
 MARGIN: Spec = {"top": 8, "right": 24}

@@ -22,7 +22,7 @@ VISIBLE_ROWS = 12
 
 PROGRESS: dict[str, Any] = {"format": "%.0f%%", "min_value": 0, "max_value": 100}
 MINUTES: dict[str, Any] = {"format": "YYYY-MM-DD HH:mm", "timezone": "UTC"}
-"""Options of columns: a share in percent as a bar, a time to the minute."""
+"""Options of Streamlit columns: PROGRESS for a percentage as a bar, MINUTES for a time to the minute."""
 
 
 class ChangeColumn(msgspec.Struct, frozen=True):

@@ -257,7 +257,7 @@ def connected(url: str) -> Iterator[Execute]:
 
     def run(statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
-            cursor.execute(statement, parameters)  # type: ignore[arg-type]  # passed through
+            cursor.execute(statement, parameters)  # type: ignore[arg-type]  # checked by the driver
             return cursor.fetchall() if cursor.description else []
 
     try:

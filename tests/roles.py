@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg2
-from psycopg2.extensions import cursor as Cursor  # noqa: N812  # a class
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  # psycopg2 names this class in lower case
 from pydantic import SecretStr
 
 from core import Settings
@@ -36,7 +36,7 @@ def settings_as(role: str, url: str, **values: object) -> Settings:
         direct_url=SecretStr(url_as(OWNER, url)),
         direct_password=SecretStr(PASSWORDS[OWNER]),
         encryption_keys=SecretStr(ENCRYPTION_KEYS),
-        **values,  # type: ignore[arg-type]  # as given
+        **values,  # type: ignore[arg-type]  # validated by Settings
     )
 
 

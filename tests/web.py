@@ -19,7 +19,7 @@ def serving(respond: Respond) -> Iterator[str]:
     """Serve on a free port; `respond` gets the path and returns status and body. Yields the URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # the server's name
+        def do_GET(self) -> None:  # name required by BaseHTTPRequestHandler
             status, body = respond(self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -29,7 +29,7 @@ def serving(respond: Respond) -> Iterator[str]:
             except OSError:
                 return  # the client has disconnected
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the server's name
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # name of the base class
             """Print nothing."""
 
     server = ThreadingHTTPServer((LOOPBACK, 0), Handler)

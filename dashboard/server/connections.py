@@ -33,7 +33,7 @@ CLOSING_BYTES = 64 * 1024
 """Bytes that a client may still send after the server has announced the end of the connection."""
 
 TOO_LARGE, NO_BINARY = 1009, 1003
-"""Codes that end a connection (RFC 6455, 7.4.1)."""
+"""WebSocket close codes (RFC 6455, 7.4.1): message too large, message not binary."""
 
 
 class MessageRate(msgspec.Struct, frozen=True):
@@ -194,7 +194,7 @@ class _BoundedMessages:
         self._count("messages", seconds > 0)
         data = message.get("bytes")
         if data is None:
-            # Streamlit would log a traceback
+            # not passed on: Streamlit would log a traceback for a text message
             return await self._close(NO_BINARY)
         if len(data) > self._most_bytes:
             return await self._close(TOO_LARGE)

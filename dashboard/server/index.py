@@ -1,7 +1,7 @@
 """The HTML page that the browser loads first, and its script.
 
-Owns the changes to Streamlit's `index.html`: adds a text that is shown until a megabyte of scripts has
-arrived and the name of the product, and removes fonts that the theme does not use. Streamlit draws everything
+Owns the changes to Streamlit's `index.html`: adds the name of the product and a text that is shown until a
+megabyte of scripts has arrived, and removes fonts that the theme does not use. Streamlit draws everything
 else.
 """
 

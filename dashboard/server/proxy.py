@@ -26,7 +26,7 @@ class ProxyHeaders:
     def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
         self._app = app
         self._networks = [ip_network(each) for each in proxies]
-        self._believing = ProxyHeadersMiddleware(app, trusted_hosts=list(proxies))  # type: ignore[arg-type]  # uvicorn's own types of ASGI
+        self._believing = ProxyHeadersMiddleware(app, trusted_hosts=list(proxies))  # type: ignore[arg-type]  # uvicorn has its own ASGI types
         self._is_logged = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

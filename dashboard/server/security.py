@@ -39,7 +39,7 @@ DOWNLOADS = "/download/"
 HSTS_SECONDS = 365 * 24 * 3600
 
 ASSET_CONTENT = ("text/javascript", "text/css", "font/")
-"""Content types that no browser shows as a page. They need few security headers: saves 500 bytes per file."""
+"""Types that no browser shows as a page: few security headers suffice, which saves 130 times 500 bytes."""
 
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 

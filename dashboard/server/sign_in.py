@@ -105,7 +105,7 @@ def _show_sign_in() -> None:
 
 def _show_visitor(visitor: Visitor) -> None:
     if not _Access.policy.has_sign_in:
-        # only operators can change this
+        # the note is for operators: only they can turn sign-in on
         if visitor.is_operator:
             st.caption("No sign-in: every visitor is an operator. OIDC settings turn sign-in on.")
         return

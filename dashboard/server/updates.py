@@ -45,7 +45,7 @@ class OpenPages:
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
-        """Run each open page again if the state differs from the last call; the first call runs none."""
+        """Run the pages again that were open when the state last changed; the first state is no change."""
         if self._seen not in (None, state):
             runtime.count_update()
             self._waiting = frozenset(session.id for session in self._list_sessions())

@@ -35,7 +35,7 @@ LOAD_SECONDS = 0.1
 """Time between two counts of open connections; the parent gives new ones to the worker with the fewest."""
 
 SIGN_OF_LIFE = 10
-"""Number of counts after which the number is sent even if it has not changed."""
+"""The number of open connections is sent after this many counts, even if it has not changed."""
 
 
 class ParentPageLimits:
@@ -47,7 +47,7 @@ class ParentPageLimits:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, messages: socket.socket) -> asyncio.StreamReader:
-        """Connect to the parent; return the reader of its answers; the caller passes the lines to `take`."""
+        """Connect to the parent; return the reader of its answers. The caller passes each line to `take`."""
         reader, self._writer = await asyncio.open_unix_connection(sock=messages)
         return reader
 
@@ -131,7 +131,7 @@ class WorkerServer(uvicorn.Server):
 
         def make_protocol() -> Any:
             # the same call as in uvicorn's own `startup`
-            return self.config.http_protocol_class(  # type: ignore[call-arg]  # the class is one of several
+            return self.config.http_protocol_class(  # type: ignore[call-arg]  # mypy does not know the class
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
 

@@ -227,7 +227,7 @@ def compare(settings: Settings, users: list[Any], rounds: int) -> Table:
             "a lone statement that writes": lambda service: service.touch_last_active(users[8]),
         }
         for name, call in calls.items():
-            pair = Pair(lambda call=call: call(plain), lambda call=call: call(replicated))  # type: ignore[misc]  # bound at once
+            pair = Pair(lambda call=call: call(plain), lambda call=call: call(replicated))  # type: ignore[misc]  # call=call binds now
             with suppress(ZeroDivisionError):
                 figures = measure(pair, rounds, CALLS)
                 ratio = statistics.median(more / less for less, more in figures)

@@ -312,7 +312,7 @@ def measure_rows(cursor: Any) -> dict[str, float]:
     cursor.execute("VACUUM ANALYZE")
     sizes = {}
     for name, (table, rows) in TABLES.items():
-        cursor.execute(f"SELECT pg_total_relation_size('{table}')")  # names of this file
+        cursor.execute(f"SELECT pg_total_relation_size('{table}')")  # the names are constants of this file
         sizes[f"{name}_bytes"] = cursor.fetchone()[0] / (USERS * rows)
     cursor.execute("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('ticks') WHERE isleaf")
     sizes["tick_bytes"] = float(cursor.fetchone()[0]) / (USERS * 5)
@@ -353,7 +353,7 @@ def measure() -> Costs:
         with connection.cursor() as cursor:
             cursor.execute(FILL)
             costs = measure_rows(cursor)
-            cursor.execute(f"SELECT id FROM users LIMIT {CALLS + 1}")  # a number
+            cursor.execute(f"SELECT id FROM users LIMIT {CALLS + 1}")  # a constant number
             users = [row[0] for row in cursor.fetchall()]
         connection.close()
         server = find_server(url)

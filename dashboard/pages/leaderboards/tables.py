@@ -36,7 +36,7 @@ LEADERBOARDS_KEPT = 64
 """Most distributions in the cache, some kilobytes each; visitors often open the same leaderboards."""
 
 LARGE = 1_000
-"""Players from which a leaderboard is large: a move by ranks is then also shown as shares of the players."""
+"""Players from which a leaderboard is large: a rank's move is then also shown in percent of the players."""
 
 # Figures are sent as formatted text: a screen reader would read out the unformatted number.
 _TYPES = {

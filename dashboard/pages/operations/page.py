@@ -110,7 +110,7 @@ def _show_health(cards: Sequence[HealthCard]) -> None:
         for card in cards:
             with st.container(border=True, gap="xxsmall", height="stretch"):
                 st.caption(card.label, help=card.meaning)
-                st.badge(card.value, color=COLOURS[card.state])  # type: ignore[arg-type]  # one of its names
+                st.badge(card.value, color=COLOURS[card.state])  # type: ignore[arg-type]  # a colour name
                 more = "" if card.state == "good" else f" [What helps]({build_link(card.section)})"
                 st.caption(f"{escape_markdown(card.detail)}{more}")
 

@@ -14,7 +14,7 @@ from core.errors import InvalidInput
 from core.records import PlayerDay, PlayerReport, PlayerWindow, SilentPlayer
 
 LOST_DAYS = 30
-"""Days without activity after which a player counts as lost."""
+"""Days without activity after which a player who was seen at least once counts as lost."""
 
 DAYS_SHOWN = 30
 WEEKS_SHOWN = 13

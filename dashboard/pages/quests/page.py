@@ -35,7 +35,7 @@ TITLES_SHOWN = 20
 TITLE_PIXELS, REASON_PIXELS = 300, 190
 """Widths of the longest title of the game, and of the longest reason why a quest is stuck."""
 COMPARED_PLAYERS = 2_500
-"""Players in the sample: more would take seconds; its shares are off by one or two percentage points."""
+"""Size of the sample of players: more would take seconds; shares differ by a percentage point or two."""
 PLAYER_QUESTS_SHOWN = 100
 
 RANGES: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}
@@ -118,7 +118,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
         with weeks:
             _show_weeks(outcomes, totals, since=since)
 
-    # the first and the last part of the page show the same read, so containers fix their places
+    # containers reserve the order: the first and the last part of the page share one read
     first, middle, weeks = st.container(), st.container(), st.container()
     with first:
         live.show_section(("quests-outcomes", since, quest_type), load=load_outcomes, show=show_outcomes)
@@ -275,7 +275,7 @@ def _show_weeks(
 
 def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
     """Return the columns of a weekly table: the Monday, then one column for each type or kind."""
-    _, *others = list(table)  # type: ignore[call-overload]  # the names of a data frame
+    _, *others = list(table)  # type: ignore[call-overload]  # column names of a data frame
     labels = {name: format_key(name.partition(" ")[2]) for name in others}
     return {
         "week": st.column_config.TextColumn("Week of", help="Its Monday, UTC", pinned=True),

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 class Row(DeclarativeBase):
     """A row of any of the tables."""
 
-    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB, str: Text}  # noqa: RUF012  # as SQLAlchemy reads it
+    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB, str: Text}  # noqa: RUF012  # SQLAlchemy expects a class attribute
 
     def as_mapping(self) -> dict[str, Any]:
         """Return the columns, detached from any session."""

@@ -132,7 +132,7 @@ def _report_pool(file: Path) -> None:
 
 def main() -> None:
     """Serve with the settings from the environment."""
-    from dashboard.server import application  # noqa: PLC0415  # see above
+    from dashboard.server import application  # noqa: PLC0415  # as in _report_pool
 
     hello = os.environ.get("HELLO_SCRIPT")
     if hello is not None:

@@ -44,7 +44,7 @@ class Visitor:
         """Connect as a page of `url` does; close the WebSocket properly at the end."""
         async with connect(
             f"ws://{urlsplit(url).netloc}/_stcore/stream",
-            origin=url,  # type: ignore[arg-type]  # a text by another name
+            origin=url,  # type: ignore[arg-type]  # Origin is a NewType of str
             subprotocols=[Subprotocol("streamlit")],
             max_size=None,
             ping_interval=None,
