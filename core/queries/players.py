@@ -26,7 +26,7 @@ from core.records import (
 )
 
 DAYS_REPORTED = 91
-"""Number of last days for which the report counts players by day last seen; exceeds both longest windows."""
+"""Number of days for which the report counts players last seen on that day; more than two long windows."""
 
 AWAY_DAYS = 7
 """A player who plays again after this many days without a session has returned."""

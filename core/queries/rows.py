@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 REPORT_MEMORY = "SET LOCAL work_mem = '64MB';"
-"""Runs before a report that sorts or groups rows of 100,000 players: with less memory it sorts on disk."""
+"""Runs before a report that sorts or groups rows of 100,000 players: with less memory it would use files."""
 
 Row = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]

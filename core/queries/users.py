@@ -221,7 +221,7 @@ def count_keys(database: Database) -> dict[str, int]:
 def list_other_keys(
     database: Database, current: str, after: UUID | None, limit: int
 ) -> tuple[tuple[UUID, str], ...]:
-    """Return ids and addresses of users whose address another key than `current` encrypts, by id."""
+    """Return ids and encrypted addresses of users whose key is not `current`, in the order of their ids."""
     parameters = {"current": current, "after": after, "limit": limit}
     return fetch_all(database, lambda row: (row[0], row[1]), LIST_OTHER_KEYS, parameters)
 
