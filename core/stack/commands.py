@@ -1,4 +1,4 @@
-"""The `stack` commands: up, down, status, logs, clean, load, run and drill.
+"""The `stack` commands, such as up, down, status, backup and drill.
 
 Owns their options and exit statuses, and the choice between containers and embedded servers.
 """
@@ -120,7 +120,7 @@ def certs(folder: StackFolder) -> None:
 @stack.command("pin-images")
 @click.pass_obj
 def pin(folder: StackFolder) -> None:
-    """Write the digests of the images into the files that name them; needs their registries."""
+    """Write the current digests of the images into all files that refer to them; needs their registries."""
     for tag, digest in pin_images([folder.root / name for name in IMAGE_FILES]).items():
         click.echo(f"{tag}@{digest}")
 
@@ -150,7 +150,7 @@ def back_up(folder: StackFolder) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def restore(folder: StackFolder, file: Path) -> None:
-    """Start a stack without data with what is in the backup FILE."""
+    """Start a stack that has no data, and restore the backup FILE into it."""
     settings = StackSettings.load_for(folder.root)
     choose_stack(settings, folder, Console()).restore(settings, file)
 
