@@ -90,6 +90,11 @@ def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
             show()
 
 
+def is_phone() -> bool:
+    """Return whether the visitor's screen is as narrow as a phone."""
+    return st.context.cookies.get(NARROW_COOKIE) == "1"
+
+
 def show_table(
     table: pd.DataFrame | pa.Table,
     columns: Mapping[str, Any],
@@ -116,7 +121,7 @@ def show_table(
         row_height=ROW_PIXELS,
         alt=alt,
         column_config=shown,
-        column_order=on_phone if st.context.cookies.get(NARROW_COOKIE) == "1" else None,
+        column_order=on_phone if is_phone() else None,
         **options,
     )
 

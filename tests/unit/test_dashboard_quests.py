@@ -123,7 +123,7 @@ def test_every_step_of_the_chart_can_be_seen(palette: tuple[str, ...], backgroun
         assert (high + 0.05) / (low + 0.05) >= 4.5, colour
 
 
-def test_weeks_come_newest_first_with_a_column_a_type() -> None:
+def test_weeks_come_newest_first_with_all_types_and_a_column_a_type() -> None:
     """A type of which none ended in a week has an empty cell; an unknown week is the last."""
     table = tables.build_weeks_table(
         [
@@ -135,6 +135,7 @@ def test_weeks_come_newest_first_with_a_column_a_type() -> None:
         today=date(2013, 3, 11),
     )
     assert list(table["week"]) == ["2013-03-04", "2013-02-25", "unknown"]
+    assert list(table["of ALL_TYPES"]) == ["50% (5 of 10)", "25% (1 of 4)", "20% (2 of 10)"]
     assert list(table["type DAILY"]) == ["50% (5 of 10)", "", "20% (2 of 10)"]
     assert list(table["type WEEKLY"]) == ["", "25% (1 of 4)", ""]
 
@@ -154,15 +155,18 @@ def test_a_week_says_what_is_missing(since: date | None, today: date, text: str)
 
 
 def test_the_columns_of_the_weeks_are_the_rows_of_the_progress() -> None:
-    """In the same order: the type with most ended quests first."""
+    """In the same order, after all types: the type with most ended quests first. One type is all."""
     outcomes = [build_outcome("A", ended=3), build_outcome("B", ended=9), build_outcome("C", ended=5)]
     table = tables.build_weeks_table(outcomes, since=None, today=MONDAY)
     rows = tables.build_progress_table(tables.list_progress(outcomes), [])
     assert (
-        [str(name).removeprefix("type ") for name in table.columns[1:]]
+        [str(name).removeprefix("type ") for name in table.columns[2:]]
         == list(rows["type"])
         == ["B", "C", "A"]
     )
+    assert list(table.columns[:2]) == ["week", "of ALL_TYPES"]
+    alone = tables.build_weeks_table(outcomes[:1], since=None, today=MONDAY)
+    assert list(alone) == ["week", "type A"]
 
 
 def test_rewards_are_summed_by_kind_and_week() -> None:

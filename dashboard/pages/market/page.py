@@ -15,7 +15,7 @@ from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
 from core.service.inputs import check_symbol, list_accepted
 from dashboard import filters, live, runtime, states
-from dashboard.elements import CARD_PIXELS, MINUTES, ChangeColumn, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, MINUTES, ChangeColumn, is_phone, show_metric, show_table
 from dashboard.formats import (
     escape_markdown,
     format_count,
@@ -36,6 +36,8 @@ DEFAULT_RANGE = "1 month"
 EVENT_COUNTS = (10, 25, 50, 100)
 DEFAULT_COUNT = 25
 FEW_CANDLES = 5
+PHONE_TITLE_PIXELS = 190
+"""An event beside its time; the whole title stands above its effect."""
 ALL = "All"
 WINDOWS = {"30 minutes": timedelta(minutes=30), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
 """Time on either side of an event in which trades are counted."""
@@ -331,14 +333,14 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
         tables.build_events_table(events),
         {
             "time": st.column_config.DatetimeColumn("Time", **MINUTES),
-            # impact comes before the title, which can be long: a phone shows only the first columns
             "impact": ChangeColumn("Impact", unit="%", help="Move of the price in percent"),
-            "title": "Event",
+            "title": st.column_config.TextColumn("Event", width=PHONE_TITLE_PIXELS if is_phone() else None),
             "symbols": "Symbols",
             "sentiment": "Sentiment",
             "type": "Type",
         },
         alt=f"{format_quantity(len(events), 'market event')}, the newest first",
+        on_phone=("time", "title"),
         key="events-table",
         placeholder="-",
         on_select=partial(_choose_event, [event.id for event in events]),
@@ -377,6 +379,7 @@ def _show_effect(effect: EventEffect | None, window: str) -> None:
             "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
         },
         alt=f"Trades, players and median return before and after {effect.event.title}",
+        on_phone=("when", "traders", "trades", "median"),
         placeholder="-",
     )
     st.caption(

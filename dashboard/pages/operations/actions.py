@@ -227,7 +227,13 @@ def _show_events(events: tuple[AuditEvent, ...]) -> None:
     if not events:
         st.caption("Nobody has signed in or acted yet.")
         return
-    show_table(EVENTS.build(events), EVENTS.list_formats(), alt=EVENTS.alt, key="audit-events")
+    show_table(
+        EVENTS.build(events),
+        EVENTS.list_formats(),
+        alt=EVENTS.alt,
+        on_phone=EVENTS.on_phone,
+        key="audit-events",
+    )
 
 
 def _explain_absence(*, is_stale: bool) -> str:

@@ -125,7 +125,7 @@ def _show_listing(
     if frame.empty:
         st.caption(empty)
     else:
-        show_table(frame, listing.list_formats(), alt=listing.alt)
+        show_table(frame, listing.list_formats(), alt=listing.alt, on_phone=listing.on_phone)
     if advice:
         st.caption(build_advice(advice))
 

@@ -203,10 +203,11 @@ class Column(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A table: its description for screen readers, and its columns by label."""
+    """A table: its description for screen readers, its columns by label, and those that a phone shows."""
 
     alt: str
     columns: Mapping[str, Column]
+    on_phone: tuple[str, ...] | None = None
 
     def build(self, items: Iterable[Any]) -> pd.DataFrame:
         """Return a data frame with one row per item; its columns are named by their labels."""
@@ -257,6 +258,7 @@ OPERATIONS = Listing(
         "Errors/s": Column(NUMBER(format="%.2f"), lambda item: item.errors),
         **{f"{name} (ms)": _milliseconds(index) for index, name in enumerate(QUANTILES)},
     },
+    on_phone=("Operation", "Errors/s", "p95 (ms)"),
 )
 ALERTS = Listing(
     "Active alerts",
@@ -271,6 +273,7 @@ ALERTS = Listing(
             lambda item: build_rule_link(item.rule),
         ),
     },
+    on_phone=("State", "Alert", "What helps"),
 )
 INCIDENTS = Listing(
     "Incidents that this dashboard has seen",
@@ -283,6 +286,7 @@ INCIDENTS = Listing(
         "What": Column(TEXT(), lambda item: item.problem.name),
         "Reason": Column(TEXT(width="large"), lambda item: item.problem.words),
     },
+    on_phone=("Began (UTC)", "Lasted", "What"),
 )
 STATEMENTS = Listing(
     "Statements with the most total time",
@@ -298,6 +302,7 @@ STATEMENTS = Listing(
             TEXT(width="large"), lambda item: " ".join(item.statement.split())[:STATEMENT_LETTERS]
         ),
     },
+    on_phone=("Operation", "Total (s)", "Mean (ms)"),
 )
 SIZES = Listing(
     "Size of each table and its indexes",
@@ -307,6 +312,7 @@ SIZES = Listing(
         "Indexes (MiB)": _mebibytes("index_size_bytes"),
         "Rows, about": Column(NUMBER(format="%,d"), lambda item: item.rows),
     },
+    on_phone=("Table", "Table (MiB)", "Rows, about"),
 )
 INDEXES = Listing(
     "Indexes that no query has used",
@@ -315,6 +321,7 @@ INDEXES = Listing(
         "Table": Column(TEXT(), lambda item: item.table),
         "Size (MiB)": _mebibytes("size_bytes"),
     },
+    on_phone=("Index", "Size (MiB)"),
 )
 EVENTS = Listing(
     "The newest actions of people",
@@ -327,6 +334,7 @@ EVENTS = Listing(
             lambda item: item.outcome if item.detail is None else f"{item.outcome}: {item.detail}",
         ),
     },
+    on_phone=("When (UTC)", "What"),
 )
 
 

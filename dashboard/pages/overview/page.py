@@ -197,6 +197,7 @@ def _show_table(sessions: Sessions) -> None:
             "signed_up": number("Players", format="%,d", help=tables.PLAYERS_HELP),
         },
         alt=f"The last {len(sessions.summaries)} sessions, newest first",
+        on_phone=("session", "played", "median"),
         visible_rows=data.SESSIONS_SHOWN,
         placeholder="-",
     )

@@ -164,6 +164,7 @@ def _show_days_table(days: Sequence[PlayerDay]) -> None:
             "joined": number("New", help="Players who joined on the day"),
         },
         alt=f"Players who played and traded, and new players, of {len(days)} days, newest first",
+        on_phone=("day", "played", "traded", "joined"),
     )
 
 
@@ -204,6 +205,7 @@ def _show_retention_table(report: PlayerReport) -> None:
             },
         },
         alt="Players who played, and their share: a row a week of joining, a column a week since",
+        on_phone=("week", "players", "week 1"),
         placeholder="",
     )
 

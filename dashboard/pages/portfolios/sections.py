@@ -239,6 +239,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
         tables.build_gains_table(gains.window, gains.newest, gains.positions),
         {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
         alt="What each symbol added to the value",
+        on_phone=("symbol", "gain", "points", "trades"),
         placeholder="",
     )
     st.caption(GAINS_EXPLAINED)
@@ -392,4 +393,5 @@ def show_sessions(player: Player) -> None:
         tables.build_sessions_table(player.history, player.today),
         SESSION_COLUMNS,
         alt=f"{format_quantity(len(player.history), 'session')}, newest first",
+        on_phone=("session", "value", "change"),
     )

@@ -7,6 +7,7 @@ view has its own link. The reports refresh by themselves.
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -23,7 +24,7 @@ from core.records import (
 )
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
-from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, is_phone, link_player, show_metric, show_table
 from dashboard.formats import escape_markdown, format_count, format_key, format_quantity, format_share
 from dashboard.pages.quests import charts, download, tables
 
@@ -32,8 +33,10 @@ EXPIRING_SHOWN = 25
 EXPIRING_WITHIN = timedelta(hours=24)
 STUCK_SHOWN = 100
 TITLES_SHOWN = 20
-TITLE_PIXELS, REASON_PIXELS = 300, 190
-"""Widths of the longest title of the game, and of the longest reason why a quest is stuck."""
+TITLE_PIXELS, REASON_PIXELS, PROGRESS_PIXELS = 300, 190, 110
+"""Widths of the longest title of the game, of the longest reason why a quest is stuck, and of a bar."""
+PHONE_TITLE_PIXELS = 260
+"""Leaves room for one column beside the title."""
 COMPARED_PLAYERS = 2_500
 """Size of the sample of players: more would take seconds; shares differ by a percentage point or two."""
 PLAYER_QUESTS_SHOWN = 100
@@ -198,6 +201,7 @@ def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotal
             ),
         },
         alt="Share of the ended quests of each type that were started, half done and completed",
+        on_phone=("type", "ended", "completed"),
     )
 
 
@@ -246,6 +250,7 @@ def _show_weeks(
             table,
             _label_columns(table, help_text="Completed, of the quests that ended in the week"),
             alt="Share of the quests that ended in each week that were completed, by type",
+            on_phone=[str(name) for name in table.columns[:2]],
         )
     else:
         st.caption("No quest ended in this window.")
@@ -269,6 +274,7 @@ def _show_weeks(
             table,
             _label_columns(table, help_text="Sum of the rewards of the quests completed in the week"),
             alt="Rewards of the quests completed in each week, by kind",
+            on_phone=[str(name) for name in table.columns[:3]],
             width="content",
         )
 
@@ -286,6 +292,10 @@ def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
     }
 
 
+def _configure_title() -> Any:
+    return st.column_config.TextColumn("Quest", width=PHONE_TITLE_PIXELS if is_phone() else TITLE_PIXELS)
+
+
 def _show_times(times: CompletionTimes) -> None:
     if times.median is None:
         st.caption("No quest with a known time of completion was completed in this window.")
@@ -299,15 +309,16 @@ def _show_times(times: CompletionTimes) -> None:
         tables.build_times_table(times.titles),
         {
             "median": st.column_config.TextColumn(
-                "Median time", help="From the start to the completion", alignment="right"
+                "Median", help="Median time from the start to the completion", alignment="right"
             ),
-            "title": st.column_config.TextColumn("Quest", width=TITLE_PIXELS),
+            "title": _configure_title(),
             "completed": st.column_config.TextColumn(
                 "Completed", help="Quests completed in the window", alignment="right"
             ),
             "type": "Type",
         },
         alt="Median time to complete the quests of each title, slowest first",
+        on_phone=("median", "title"),
     )
 
 
@@ -322,7 +333,6 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
         tables.build_returns_table(returns),
         {
             "type": "Type",
-            # the difference comes before the shares, which are long: a phone shows only the first columns
             "difference": st.column_config.TextColumn(
                 "Difference", help="Percentage points", alignment="right"
             ),
@@ -330,6 +340,7 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
             "without": st.column_config.TextColumn("Returned without it", alignment="right"),
         },
         alt="Share of sessions after which players with and without a quest of each type played again",
+        on_phone=("type", "difference"),
     )
     st.caption(
         "Share of sessions after which the player played again within 7 days. With it: sessions of players "
@@ -385,7 +396,7 @@ def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
         {
             "player": link_player(),
             "title": "Quest",
-            "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
+            "progress": st.column_config.ProgressColumn("Progress", width=PROGRESS_PIXELS, **PROGRESS),
             "left": "Time left",
         },
         alt=f"{format_quantity(len(quests), 'quest')} that expire next, with player and progress",
@@ -429,7 +440,7 @@ def _show_player_quests(
     show_table(
         tables.build_player_table(quests, datetime.now(UTC)),
         {
-            "title": "Quest",
+            "title": _configure_title(),
             "status": "Status",
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "reward": "Reward",
@@ -438,6 +449,7 @@ def _show_player_quests(
             "left": "Time left",
         },
         alt=f"{format_quantity(len(quests), 'quest')} of {user.username}, the newest first",
+        on_phone=("title", "status"),
         placeholder="",
     )
 

@@ -123,14 +123,19 @@ def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTot
 
 
 def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
-    """Return one row per week, newest first: the share of ended quests that were completed, by type.
+    """Return one row per week, newest first: the share of ended quests that were completed.
 
-    The types have the order of `list_progress`. `since` is the first day of the window.
+    Of all types, where there are several, and of each type, in the order of `list_progress`. `since` is the
+    first day of the window.
     """
     rows = list(outcomes)
     weeks = _group(rows, lambda row: row.week)
     table = {"week": [format_week(week, since=since, today=today) for week in _sort_weeks(weeks)]}
-    for quest_type in (item.type for item in list_progress(rows)):
+    types = [item.type for item in list_progress(rows)]
+    if len(types) > 1:
+        done = [add_progress(weeks[week]) for week in _sort_weeks(weeks)]
+        table["of ALL_TYPES"] = [format_counted_share(item.completed, item.ended) for item in done]
+    for quest_type in types:
         progress = [add_progress(select_type(weeks[week], quest_type)) for week in _sort_weeks(weeks)]
         table[f"type {quest_type}"] = [format_counted_share(item.completed, item.ended) for item in progress]
     return pd.DataFrame(table)
