@@ -2,13 +2,20 @@
 
 import io
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
 
 import psycopg2
 import pytest
-from psycopg2.extensions import ISOLATION_LEVEL_REPEATABLE_READ
+from psycopg2 import IntegrityError
+from psycopg2.extensions import (
+    ISOLATION_LEVEL_READ_COMMITTED,
+    ISOLATION_LEVEL_REPEATABLE_READ,
+    TransactionRollbackError,
+)
 
 from core import EnhancedDatabaseService, Settings
 from core.migration import Migrator
@@ -29,6 +36,11 @@ RECOUNT = """
            count(CASE WHEN status = 'COMPLETED' OR current_progress / target_value >= 0.5 THEN 1 END),
            COALESCE(sum(reward_value), 0)
     FROM quests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+
+# compared in one statement, which has one snapshot
+DIFFERENCE = f"""
+    (SELECT c::text FROM ({COUNTERS}) AS c EXCEPT ALL SELECT q::text FROM ({RECOUNT}) AS q)
+    UNION ALL (SELECT q::text FROM ({RECOUNT}) AS q EXCEPT ALL SELECT c::text FROM ({COUNTERS}) AS c)"""
 
 
 def assert_counted(execute: Execute) -> None:
@@ -163,6 +175,59 @@ def test_a_history_by_chance_is_counted(
         values = {"id": str(chance.choice(quests).id), "n": chance.randrange(12)}
         execute(chance.choice(statements), values)
     assert_counted(execute)
+
+
+FAST_DEADLOCKS = "-c deadlock_timeout=20ms"
+CHANGES = (
+    "UPDATE quests SET current_progress = %(n)s WHERE id = ANY(%(ids)s::uuid[])",
+    "UPDATE quests SET status = 'EXPIRED' WHERE id = ANY(%(ids)s::uuid[]) AND status = 'ACTIVE'",
+    """UPDATE quests SET expires_at = CASE %(n)s WHEN 0 THEN 'infinity' WHEN 1 THEN '-infinity'
+        WHEN 2 THEN NULL ELSE created_at + %(n)s * interval '9 hours' END WHERE id = ANY(%(ids)s::uuid[])""",
+    "DELETE FROM quests WHERE id = ANY(%(ids)s::uuid[]) AND %(n)s = 3",
+    # quests go with their player; leaderboards allow that at read committed only
+    """DELETE FROM users WHERE %(n)s = 4 AND current_setting('transaction_isolation') = 'read committed'
+        AND id = (SELECT user_id FROM quests WHERE id = (%(ids)s::uuid[])[1])""",
+    """INSERT INTO quests (id, user_id, type, title, target_value, reward_value)
+        SELECT gen_random_uuid(), id, 'NEW', 't', 2, %(n)s FROM users LIMIT %(n)s""",
+    *("SELECT quest_fold()",) * 6,
+    "SAVEPOINT before; UPDATE quests SET type = 'LOST'; ROLLBACK TO SAVEPOINT before",
+)
+
+
+def change_by_chance(url: str, quests: list[Quest], *, seed: int) -> None:
+    """Write some transactions in a session of its own; a quarter of them is rolled back."""
+    chance = Random(seed)
+    zone = ("UTC", "Asia/Tokyo", "America/Los_Angeles")[seed % 3]
+    with closing(psycopg2.connect(url, options=f"{PATIENCE} -c TimeZone={zone} {FAST_DEADLOCKS}")) as other:
+        for _ in range(25):
+            level = chance.choice((ISOLATION_LEVEL_READ_COMMITTED, ISOLATION_LEVEL_REPEATABLE_READ))
+            other.set_isolation_level(level)
+            cursor = other.cursor()
+            # a conflict, a deadlock, or a player who was erased meanwhile
+            with suppress(TransactionRollbackError, IntegrityError):
+                for _ in range(chance.randrange(1, 5)):
+                    some = [str(quest.id) for quest in chance.sample(quests, 3)]
+                    cursor.execute(chance.choice(CHANGES), {"ids": some, "n": chance.randrange(12)})
+                if chance.random() < 0.75:
+                    other.commit()
+            other.rollback()
+
+
+def test_writers_at_once_are_counted_in_every_snapshot(
+    quests: list[Quest], execute: Execute, database_url: str
+) -> None:
+    """Four sessions of several zones and isolation levels change and fold; a reader never sees a half."""
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(change_by_chance, database_url, quests, seed=seed) for seed in range(4)]
+        while not all(writer.done() for writer in writers):
+            assert execute(DIFFERENCE) == []
+        for writer in writers:
+            writer.result()
+    execute("SELECT quest_fold()")
+    assert execute(DIFFERENCE) == []
+    assert execute("SELECT min(least(quests, started, halfway, rewards)) >= 0 FROM quest_counters") == [
+        (True,)
+    ]
 
 
 def test_an_upgrade_counts_what_is_there(quests: list[Quest], execute: Execute, settings: Settings) -> None:
