@@ -237,8 +237,8 @@ def test_paper_enlarges_no_chart(page: Page, dashboard: Dashboard) -> None:
     chart = page.locator("[data-testid=stVegaLiteChart] svg").first
     chart.wait_for(state="attached")
     drawn = chart.bounding_box()
-    # before the chart is drawn anew for its new box, which comes too late for the paper
-    chart.evaluate("e => e.setAttribute('data-drawn', '')")
+    # a copy, because Vega draws its own chart anew for the new box, and a printer does not wait for that
+    chart.evaluate("e => { e.setAttribute('data-drawn', ''); e.replaceWith(e.cloneNode(true)) }")
     page.emulate_media(media="print")
     printed = page.locator("svg[data-drawn]").bounding_box()
     assert drawn
