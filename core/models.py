@@ -307,10 +307,7 @@ class Quest(Model):
             SQL("CREATE INDEX quests_user_created ON quests (user_id, created_at)"),
             SQL("CREATE INDEX quests_active ON quests (user_id, created_at) WHERE status = 'ACTIVE'"),
             SQL("CREATE INDEX quests_expiring ON quests (expires_at) WHERE status = 'ACTIVE'"),
-            SQL(
-                "CREATE INDEX quests_completed ON quests (completed_at) INCLUDE (created_at, type, title)"
-                " WHERE completed_at IS NOT NULL"
-            ),
+            SQL("CREATE INDEX quests_completed ON quests (completed_at) WHERE completed_at IS NOT NULL"),
             SQL(
                 "CREATE INDEX quests_undated ON quests (id)"
                 " WHERE status = 'COMPLETED' AND completed_at IS NULL"
