@@ -33,11 +33,11 @@ class ProcessLock:
         self._is_held = False
 
     def hold(self) -> bool:
-        """Take or keep the lock until the next call; return whether this process has the lock. Never waits.
+        """Take the lock, or keep it; return whether this process has it now. Never waits.
 
-        Another process can get the lock between two calls only if this process lost its connection, or if the
-        other one asks in the microseconds between two transactions; then `hold` returns False. Raises
-        `DatabaseError`.
+        The lock belongs to an open transaction, and each call replaces that transaction by a new one. So
+        another process can take the lock only after this one lost its connection, or in the microseconds of
+        the replacement; `hold` then returns False. Raises `DatabaseError`.
         """
         if self._raw is None:
             self._raw = self._open()

@@ -43,9 +43,10 @@ SHOWN_LINES: Final = 20
 
 @dataclass
 class PriceReading:
-    """The days that were read, the currencies by symbol, and the dialect of each file.
+    """The result of reading price files: daily prices, the reader of each file, and currencies by symbol.
 
-    `--strict` turns `warnings` into errors; `bars_a_day` is the largest number of rows for one day in a file.
+    `--strict` turns `warnings` into errors. `bars_a_day` is the largest number of rows that one symbol has
+    for one day.
     """
 
     table: PriceTable

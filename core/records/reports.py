@@ -253,7 +253,10 @@ class CompletionTimes(Record, frozen=True):
 
 
 class QuestReturn(Record, frozen=True):
-    """Sessions of players with and without a quest of one type, and after how many they played again."""
+    """Sessions played with and without a quest of one type.
+
+    `returned_...` is how many of those sessions the same player followed with another one in time.
+    """
 
     type: str
     sessions_with: int

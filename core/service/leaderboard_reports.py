@@ -170,7 +170,7 @@ class LeaderboardReports(ServiceBase):
         limit: int = 50,
         base: Decimal = NO_BASE,
     ) -> PeriodLeaderboard:
-        """Return the best players by mean score over several sessions up to a date (None: today).
+        """Return the best players by mean score over several sessions up to a date (None: today's).
 
         These are the newest `sessions` sessions (at most 90) in which the category has entries, the date
         included. `base` is subtracted from each score; a session without a score counts as 0. Adds up every

@@ -53,7 +53,7 @@ class Players(ServiceBase):
         """Return how many players played, traded and joined on each of the last 1 to 90 days, oldest first.
 
         The last day is today (UTC), whose session is open. Days without a session are included. The figures
-        of today are at most 60 s old, those of the other days 3600 s. Raises `InvalidInput`.
+        of today are at most 60 s old, those of other days at most 3600 s. Raises `InvalidInput`.
         """
         count, today = check_int(days, "days", least=1, most=MAX_DAYS), self._find_today()
         wanted = [today - timedelta(days=age) for age in range(count - 1, -1, -1)]

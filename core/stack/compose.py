@@ -194,9 +194,9 @@ class ComposeStack(Stack):
         environment: Mapping[str, str] | None,
         profiles: tuple[str, ...] | None = None,
     ) -> list[str]:
-        """Return the command line of compose, with the files of `profiles`.
+        """Return a `docker compose` command line, with one `--file` for each profile.
 
-        By default, the profiles are those in `environment`, or without it those of the recorded stack.
+        If `profiles` is None, `environment` names them; if that is None too, the stack as last started does.
         """
         if profiles is None:
             profiles = list_profiles(self.folder.recorded() if environment is None else environment)
