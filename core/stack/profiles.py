@@ -28,7 +28,8 @@ SERVICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 _PLAIN: Final = frozenset({REPLICA, "pooler", "sentinel"})
 """The profiles that cannot be combined with `tls`, because their servers have no certificate."""
 
-FORM: Final = "one or several of replica, pooler, scale, sentinel, tls and dev, with commas between them"
+*_FIRST, _LAST = SERVICES
+FORM: Final = f"one or several of {', '.join(_FIRST)} and {_LAST}, with commas between them"
 
 
 def check_profiles(text: str) -> str:
