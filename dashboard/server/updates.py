@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from streamlit import runtime as streamlit_runtime
+from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.runtime.app_session import AppSession
 
 from core import EnhancedDatabaseService
@@ -30,6 +31,18 @@ def list_sessions() -> Iterable[AppSession]:
     """Return the open sessions of Streamlit."""
     manager = streamlit_runtime.get_instance()._session_mgr  # noqa: SLF001  # docs/private-apis.md
     return [info.session for info in manager.list_active_sessions()]
+
+
+def _describe_client(session: AppSession) -> ClientState:
+    """Return the page, address and widget values of the session's last run.
+
+    Without the widget values, Streamlit would read filters from the address of that run and send them to the
+    browser, where they would replace what the visitor has typed since.
+    """
+    state = ClientState()
+    state.CopyFrom(session._client_state)  # noqa: SLF001  # docs/private-apis.md
+    state.widget_states.widgets.extend(session.session_state.get_widget_states())
+    return state
 
 
 class OpenPages:
@@ -59,8 +72,7 @@ class OpenPages:
             if session._scriptrunner is not None:  # noqa: SLF001  # docs/private-apis.md
                 running.add(session.id)
             elif session.page_script_hash:
-                # Streamlit makes the same call when a source file of the page has changed
-                session.request_rerun(session._client_state)  # noqa: SLF001  # docs/private-apis.md
+                session.request_rerun(_describe_client(session))
         self._waiting = frozenset(running)
 
 

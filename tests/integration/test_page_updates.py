@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.TextInput_pb2 import TextInput
 
 from core import EnhancedDatabaseService, Settings
 from core.testing import PostgresServer, ValkeyServer
@@ -88,5 +90,37 @@ def test_open_pages_are_told_of_an_outage_and_of_its_end(
             await wait_until_told(visitors, lambda sent: note in sent)
             end()
             await wait_until_told(visitors, lambda sent: note not in sent)
+
+    asyncio.run(look())
+
+
+def find_search(messages: list[bytes]) -> TextInput:
+    """Return the search box for players among the elements that were sent."""
+    elements = (ForwardMsg.FromString(message).delta.new_element for message in messages)
+    return next(element.text_input for element in elements if element.text_input.label == "Find a player")
+
+
+def test_an_update_keeps_what_was_typed(dashboard: Dashboard, proxies: dict[str, Proxy]) -> None:
+    """The address of the last run may be older than the text: the browser changes it afterwards."""
+    proxy, page = proxies["database"], {"page": "portfolios", "query": "player=alice"}
+
+    async def look() -> None:
+        async with Visitor.connected(dashboard.url) as visitor:
+            await visitor.begin(**page)
+            search = find_search(await visitor.receive_messages())
+            assert (search.value, search.set_value) == ("alice", True)
+            await visitor.begin(**page, texts={search.id: "bob"})
+            assert b"Bob Example" in await visitor.receive_run()
+            for begin, noted in ((proxy.refuse, True), (proxy.accept_again, False)):
+                begin()
+                told = False
+                async with asyncio.timeout(stretch(TOLD_SECONDS)):
+                    while not told:
+                        messages = await visitor.receive_messages()
+                        sent = b"".join(messages)
+                        assert not find_search(messages).set_value
+                        assert b"Alice Example" not in sent
+                        assert b"player=alice" not in sent
+                        told = (NOTE in sent) == noted
 
     asyncio.run(look())

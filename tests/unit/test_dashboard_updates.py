@@ -1,7 +1,7 @@
 """Open pages run again when the health changes, once each, and not in the middle of a run."""
 
-from types import SimpleNamespace
-from typing import Any
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.runtime.state import SessionState
 
 from dashboard import runtime
 from dashboard.server.updates import OpenPages
@@ -14,10 +14,11 @@ class Page:
         self.id = name
         self.page_script_hash = page_script_hash
         self._scriptrunner: object | None = None
-        self._client_state = SimpleNamespace(query_string=f"player={name}")
+        self._client_state = ClientState(query_string=f"player={name}")
+        self.session_state = SessionState()
         self.runs: list[str] = []
 
-    def request_rerun(self, state: Any) -> None:
+    def request_rerun(self, state: ClientState) -> None:
         """Note with which filters the page runs."""
         self.runs.append(state.query_string)
 

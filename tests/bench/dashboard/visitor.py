@@ -6,7 +6,7 @@ and draws nothing, so that one machine can simulate many visitors.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -71,22 +71,28 @@ class Visitor:
                 ):
                     return Run(time.perf_counter() - started, size, elements, problem)
 
-    async def begin(self, *, page: str = "", query: str = "") -> None:
-        """Ask for a run of a page's script."""
+    async def begin(self, *, page: str = "", query: str = "", texts: Mapping[str, str] | None = None) -> None:
+        """Ask for a run of a page's script, with texts by the ids of their inputs."""
         message = BackMsg()
         message.rerun_script.page_name = page
         message.rerun_script.query_string = query
+        for widget_id, text in (texts or {}).items():
+            message.rerun_script.widget_states.widgets.add(id=widget_id, string_value=text)
         await self._connection.send(message.SerializeToString())
 
     async def receive_run(self) -> bytes:
         """Wait for a run that the server begins by itself, and return all it sends until its end."""
-        sent = b""
+        return b"".join(await self.receive_messages())
+
+    async def receive_messages(self) -> list[bytes]:
+        """Return the messages up to the end of the next run that ends."""
+        messages = []
         while True:
             data = await self._connection.recv()
             assert isinstance(data, bytes)
-            sent += data
+            messages.append(data)
             if ForwardMsg.FromString(data).WhichOneof("type") == "script_finished":
-                return sent
+                return messages
 
     def vanish(self) -> None:
         """Drop the connection without a close frame, as when a laptop is shut."""
