@@ -96,20 +96,21 @@ def test_open_pages_are_told_of_an_outage_and_of_its_end(
 
 def find_search(messages: list[bytes]) -> TextInput:
     """Return the search box for players among the elements that were sent."""
-    elements = (ForwardMsg.FromString(message).delta.new_element for message in messages)
-    return next(element.text_input for element in elements if element.text_input.label == "Find a player")
+    inputs = (ForwardMsg.FromString(message).delta.new_element.text_input for message in messages)
+    found: TextInput = next(box for box in inputs if box.label == "Find a player")
+    return found
 
 
 def test_an_update_keeps_what_was_typed(dashboard: Dashboard, proxies: dict[str, Proxy]) -> None:
     """The address of the last run may be older than the text: the browser changes it afterwards."""
-    proxy, page = proxies["database"], {"page": "portfolios", "query": "player=alice"}
+    proxy, page, query = proxies["database"], "portfolios", "player=alice"
 
     async def look() -> None:
         async with Visitor.connected(dashboard.url) as visitor:
-            await visitor.begin(**page)
+            await visitor.begin(page=page, query=query)
             search = find_search(await visitor.receive_messages())
             assert (search.value, search.set_value) == ("alice", True)
-            await visitor.begin(**page, texts={search.id: "bob"})
+            await visitor.begin(page=page, query=query, texts={search.id: "bob"})
             assert b"Bob Example" in await visitor.receive_run()
             for begin, noted in ((proxy.refuse, True), (proxy.accept_again, False)):
                 begin()
