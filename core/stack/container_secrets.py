@@ -49,7 +49,7 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
             sentinel_password=sentinel_password if "sentinel" in settings.list_profiles() else None,
         ),
         "redis.replication.conf": build_replication(sentinel_password),
-        "sentinel.conf": build_sentinel(sentinel_password),
+        "sentinel.conf": build_sentinel(sentinel_password, program_password=secrets.redis_password),
         "replication.pgpass": f"postgres:5432:replication:{REPLICATION}:{replication_password}\n",
         "pooler.users": f'"{APP}" "{secrets.app_password}"\n"{MONITOR}" "{monitor_password}"\n',
     }

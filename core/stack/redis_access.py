@@ -1,19 +1,21 @@
-"""The ACL of the stack's Redis: the user `echo`, the user of the sentinels, and the sentinels' configuration.
+"""The users of the stack's Redis and of its sentinels, and the sentinels' configuration.
 
-docs/redis.md shows the same rule for `echo`. A client that does not sign in may only send PING, which the
-health check of the container needs.
+Programs sign in as `echo`, at the servers and at the sentinels; docs/redis.md shows the same rules for it. A
+client that does not sign in may only send PING, which the health checks of the containers need.
 """
 
 import hashlib
 from typing import Final
 
 USER = "echo"
+_ANONYMOUS: Final = "user default reset on nopass +ping"
 COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
 SENTINEL_USER: Final = "sentinel"
-"""The user with which sentinels sign in at the servers, and a replica at its primary."""
+"""The user with which sentinels sign in at the servers and at each other, and a replica at its primary."""
+_ASK_SENTINEL: Final = "+sentinel|get-master-addr-by-name"
 # the commands that the Redis documentation lists for Sentinel and for replication
-_SENTINEL_COMMANDS: Final = (
+_OF_SENTINELS: Final = (
     "+multi +exec +ping +info +role +publish +subscribe +slaveof +config|rewrite"
     " +client|setname +client|kill +script|kill +psync +replconf"
 )
@@ -28,12 +30,12 @@ FAILOVER_MILLISECONDS: Final = 10_000
 def build_acl(password: str, *, sentinel_password: str | None = None) -> str:
     """Return the content of the server's `aclfile`, with SHA-256 digests instead of passwords."""
     lines = [
-        "user default reset on nopass +ping",
+        _ANONYMOUS,
         f"user {USER} reset on #{_digest(password)} ~* {COMMANDS}",
     ]
     if sentinel_password is not None:
         lines.append(
-            f"user {SENTINEL_USER} reset on #{_digest(sentinel_password)} allchannels {_SENTINEL_COMMANDS}"
+            f"user {SENTINEL_USER} reset on #{_digest(sentinel_password)} allchannels {_OF_SENTINELS}"
         )
     return "".join(f"{line}\n" for line in lines)
 
@@ -43,17 +45,30 @@ def build_replication(password: str) -> str:
     return f"masteruser {SENTINEL_USER}\nmasterauth {password}\n"
 
 
-def build_sentinel(password: str) -> str:
+def list_sentinel_users(password: str, *, program_password: str) -> list[str]:
+    """Return the lines of a sentinel's configuration with its users, and with its own sign-in at the others.
+
+    A program can only ask for the address of the primary.
+    """
+    return [
+        _ANONYMOUS,
+        f"user {USER} reset on #{_digest(program_password)} {_ASK_SENTINEL}",
+        f"user {SENTINEL_USER} reset on #{_digest(password)} allchannels allcommands",
+        f"sentinel sentinel-user {SENTINEL_USER}",
+        f"sentinel sentinel-pass {password}",
+    ]
+
+
+def build_sentinel(password: str, *, program_password: str) -> str:
     """Return the configuration of a sentinel; `containers/sentinel.sh` adds its name.
 
-    All use the same password: programs at the sentinels, sentinels at each other and at the servers.
+    Sentinels use the same password at each other and at the servers.
     """
     name = SENTINEL_SERVICE
     lines = [
         "port 26379",
         "dir /data",
-        f"requirepass {password}",
-        f"sentinel sentinel-pass {password}",
+        *list_sentinel_users(password, program_password=program_password),
         # use host names: a restarted container may have another IP address
         "sentinel resolve-hostnames yes",
         "sentinel announce-hostnames yes",

@@ -23,7 +23,7 @@ SERVER_USER = 999  # the server's user in the images postgres and redis
 PROMETHEUS_USER = 65534
 
 # compose.yaml mounts these folders by their names, the keys of RECEIVERS
-_EVERY_PROGRAM = ("redis.password", "sentinel.password", "ca.crt")
+_EVERY_PROGRAM = ("redis.password", "ca.crt")
 _READS_USERS = (*_EVERY_PROGRAM, "app.password", "encryption.keys")
 RECEIVERS = {
     "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
@@ -32,7 +32,7 @@ RECEIVERS = {
     "redis": Receiver(
         SERVER_USER, ("redis.acl", "redis.replication.conf", "redis.crt", "redis.key", "ca.crt")
     ),
-    "sentinel": Receiver(SERVER_USER, ("sentinel.conf", "sentinel.password")),
+    "sentinel": Receiver(SERVER_USER, ("sentinel.conf",)),
     "roles": Receiver(
         APPLICATION_USER,
         (

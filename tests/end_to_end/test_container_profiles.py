@@ -42,7 +42,10 @@ CLIENTS = """
         WHERE usename IN ('echo_markets_app', 'echo_markets_monitor', 'echo_markets_replication') GROUP BY 1
     ) AS clients"""
 NEWEST_TICK = "SELECT max(timestamp) FROM ticks"
-ASK_SENTINEL = "REDISCLI_AUTH=$(cat /run/secrets/sentinel.password) redis-cli -p 26379 --json sentinel"
+ASK_SENTINEL = (
+    "REDISCLI_AUTH=$(sed -n 's/^sentinel sentinel-pass //p' /run/secrets/sentinel.conf)"
+    " redis-cli -p 26379 --user sentinel --json sentinel"
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from core.stack.compose import Container, find_checkouts, parse_containers
 from core.stack.container_secrets import make_secrets, name_copies
 from core.stack.folder import StackFolder
 from core.stack.local import LocalStack
+from core.stack.secret_copies import RECEIVERS
 from core.stack.settings import StackSettings
 
 
@@ -70,7 +71,11 @@ def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path
     assert f"user sentinel reset on #{hashlib.sha256(password.encode()).hexdigest()} " in acl.read_text(
         encoding="utf-8"
     )
-    assert f"requirepass {password}\n" in (folder.secrets / "sentinel.conf").read_text(encoding="utf-8")
+    assert f"sentinel sentinel-pass {password}\n" in (folder.secrets / "sentinel.conf").read_text("utf-8")
+    # whoever has it can move the cache to another server
+    holders = {name for name, receiver in RECEIVERS.items() if "sentinel.conf" in receiver.names}
+    assert holders == {"sentinel"}
+    assert not any("sentinel.password" in receiver.names for receiver in RECEIVERS.values())
 
 
 def test_a_profile_needs_an_engine(tmp_path: Path) -> None:

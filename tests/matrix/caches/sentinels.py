@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.redis_access import SENTINEL_USER, list_sentinel_users
 from tests.hosts import Host
 from tests.matrix.caches.couple import wait_until
 from tests.matrix.caches.servers import START_SECONDS, STOP_SECONDS, RedisServer, TlsFiles, run_server
@@ -36,6 +37,7 @@ class Sentinel:
         port: int,
         lines: list[str],
         *,
+        username: str | None = None,
         password: str = "",
         tls: TlsFiles | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class Sentinel:
         self.client = redis.Redis(
             host=LOOPBACK,
             port=port,
+            username=username,
             password=password or None,
             protocol=2,
             ssl=tls is not None,
@@ -153,12 +156,14 @@ def run_sentinels(
     *,
     password: str = "",
     sentinel_password: str = "",
+    program_password: str = "",
     tls: TlsFiles | None = None,
     host: Host | None = None,
 ) -> Iterator[Sentinels]:
     """Serve, with a password of the servers and another one of the sentinels; with `tls` nothing is plain.
 
-    With a `host` the primary runs there, and all others here.
+    With a `program_password` the sentinels have the users of the containers, and that is the password of
+    `echo`. With a `host` the primary runs there, and all others here.
     """
     there, here = (LOOPBACK, LOOPBACK) if host is None else (host.address, host.outside)
     options = ["--repl-diskless-sync-delay", "0"]
@@ -166,7 +171,9 @@ def run_sentinels(
     if password:
         options += ["--requirepass", password, "--masterauth", password]
         lines.append(f'sentinel auth-pass {SERVICE} "{password}"')
-    if sentinel_password:
+    if program_password:
+        lines += list_sentinel_users(sentinel_password, program_password=program_password)
+    elif sentinel_password:
         lines += [f'requirepass "{sentinel_password}"', f'sentinel sentinel-pass "{sentinel_password}"']
     with ExitStack() as stack:
         primary = stack.enter_context(
@@ -200,7 +207,13 @@ def run_sentinels(
                 *lines,
             ]
             sentinel = Sentinel(
-                program, make_directory(), port, configuration, password=sentinel_password, tls=tls
+                program,
+                make_directory(),
+                port,
+                configuration,
+                username=SENTINEL_USER if program_password else None,
+                password=sentinel_password,
+                tls=tls,
             )
             stack.callback(sentinel.client.close)
             stack.callback(sentinel.kill)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from pydantic import SecretStr
 
 from core.cache.capability import RedisProbe
+from core.stack.redis_access import USER
 from tests.hosts import Host
 from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings, wait_until
-from tests.matrix.caches.sentinels import Sentinels, run_sentinels
+from tests.matrix.caches.sentinels import SERVICE, Sentinels, run_sentinels
 from tests.matrix.caches.servers import RedisServer
 
 
@@ -127,6 +129,54 @@ def test_passwords_of_the_servers_and_of_the_sentinels(
             wrong = signed_in.model_copy(update={field: SecretStr("x") if "pass" in field else "nobody"})
             reason = RedisProbe(wrong, client_name="health").examine().reason or ""
             assert "WRONGPASS" in reason
+
+
+# what whoever took over a program could use to lead all programs to another server
+NOT_FOR_PROGRAMS = (
+    f"SENTINEL FAILOVER {SERVICE}", f"SENTINEL SET {SERVICE} quorum 1", f"SENTINEL REMOVE {SERVICE}",
+    "SENTINEL MONITOR mine 127.0.0.1 6379 1", "SENTINEL CONFIG GET *", "SENTINEL RESET *",
+    "ACL LIST", "PUBLISH __sentinel__:hello x", "SHUTDOWN NOSAVE",
+)  # fmt: skip  # one command a line would be longer than the tests
+
+
+@pytest.fixture
+def guarded(program: str, server_directory: Callable[[], Path]) -> Iterator[Sentinels]:
+    """Sentinels with the users that those of the containers have."""
+    with run_sentinels(
+        program,
+        server_directory,
+        password="of echo",
+        sentinel_password="of-sentinels",
+        program_password="of programs",
+    ) as running:
+        yield running
+
+
+def test_a_program_can_only_ask_the_sentinels_of_the_containers(guarded: Sentinels) -> None:
+    """With the password that it has; without one it cannot even ask."""
+    port = guarded.sentinels[1].port
+    ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+    with redis.Redis(port=port, username=USER, password="of programs", protocol=2) as program:
+        assert program.execute_command(*ask)
+        for command in NOT_FOR_PROGRAMS:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                program.execute_command(*command.split())
+    with redis.Redis(port=port, protocol=2) as anonymous:
+        assert anonymous.ping()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            anonymous.execute_command(*ask)
+
+
+def test_the_sentinels_of_the_containers_fail_over(guarded: Sentinels) -> None:
+    """They sign in at each other, and a program that can only ask follows."""
+    signed_in = make_settings(guarded.url(), password="of echo").model_copy(
+        update={"redis_sentinel_username": USER, "redis_sentinel_password": SecretStr("of programs")}
+    )
+    with Couple(signed_in) as couple:
+        couple.warm()
+        primary, replica = guarded.find_primary()
+        primary.kill()
+        assert_followed(couple, guarded, replica)
 
 
 def test_a_process_that_stays_with_the_former_primary_is_stale(
