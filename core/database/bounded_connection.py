@@ -134,7 +134,7 @@ def _resolve(url: str) -> dict[str, str]:
         for address in _list_addresses(host)
     ]
     if not found:
-        raise psycopg2.OperationalError("the host of DATABASE_URL has no address")
+        raise psycopg2.OperationalError("the host of the URL has no address")
     names = ("host", "hostaddr", "port") if len(ports) > 1 else ("host", "hostaddr")
     return {name: ",".join(values) for name, values in zip(names, zip(*found, strict=True), strict=False)}
 
