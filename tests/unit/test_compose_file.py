@@ -154,6 +154,20 @@ def test_only_programs_that_use_the_servers_share_a_network_with_them() -> None:
         assert networks[name]["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
 
 
+def test_a_profile_brings_nobody_else_to_the_servers() -> None:
+    """HAProxy, which reads what visitors send, is apart, and each network has its members alone."""
+    for profile, file in FILES.items():
+        networks = file.get("networks") or {}
+        for name, network in networks.items():
+            assert network["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+            services = file["services"].items()
+            members = {each for each, service in services if name in service.get("networks", ())}
+            assert members == ({"dashboard", "haproxy"} if profile == "scale" else {"replica"})
+        joined = {name for name in ADDED_SERVICES[profile] if "data" in ADDED[name]["networks"]}
+        assert joined == set(ADDED_SERVICES[profile]) - {"haproxy"}
+    assert ADDED["haproxy"]["networks"] == ["pages"]
+
+
 def test_every_image_is_named_once() -> None:
     """In compose.yaml; the Dockerfile's default is the same."""
     images = COMPOSE["x-images"]
