@@ -1,8 +1,12 @@
 """`echo-markets rotate-keys`: another key for every stored address, while the stack runs."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
+import psycopg2
 import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
@@ -14,6 +18,7 @@ from core.errors import EchoMarketsError
 from core.key_rotation import rotate_keys
 from core.records import EncryptionKeyUse
 from core.simulation.bulk_load import ignore_progress
+from core.stack.processes import wait_until
 from core.testing import build_environment
 from tests.addresses import FIRST
 from tests.conftest import KEYS, Execute
@@ -167,6 +172,34 @@ def test_an_address_that_changed_meanwhile_is_left_alone(
     monkeypatch.undo()
     assert new.reencrypt_users().changed == 1
     assert new.get_user_by_id(changed.id).email == FIRST
+
+
+def test_a_rotation_that_is_killed_is_continued(
+    old: EnhancedDatabaseService, new: EnhancedDatabaseService, execute: Execute, settings: Settings
+) -> None:
+    """SIGKILL within a batch: each address is whole, under either key, and another run does the rest."""
+    new.reencrypt_users(limit=10)
+    environment = build_environment(with_keys(settings, NEW, KEYS))
+    with psycopg2.connect(settings.database_url.get_secret_value()) as holder, holder.cursor() as cursor:
+        # the batch waits for this row, with others changed before it
+        cursor.execute("SELECT FROM users WHERE username = %s FOR UPDATE", (f"player-{USERS - 1}",))
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "core.cli", "rotate-keys"], env={**os.environ, **environment}
+        )
+        try:
+            assert wait_until(lambda: is_waiting(execute), seconds=stretch(30))
+        finally:
+            killed.kill()
+            killed.wait()
+    check_addresses(new)
+    assert rotate_keys(new, progress=ignore_progress).is_complete
+    check_addresses(new)
+
+
+def is_waiting(execute: Execute) -> bool:
+    """Say whether an UPDATE of users waits for a lock."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'UPDATE users'"
+    return bool(execute(waiting))
 
 
 def test_the_command_says_what_is_done_and_what_is_left(

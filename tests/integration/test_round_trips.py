@@ -2,7 +2,8 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from operator import attrgetter
 from typing import Any, get_type_hints
 from uuid import UUID
@@ -15,9 +16,18 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import UserNotFound
 from core.models import SYMBOL_PATTERN
 from core.queries import loads
-from core.records import QUEST_STATUSES, SENTIMENTS, TRADE_SIDES, User, freeze
+from core.records import (
+    QUEST_STATUSES,
+    SENTIMENTS,
+    TRADE_SIDES,
+    LeaderboardEntry,
+    LeaderboardUpdate,
+    User,
+    freeze,
+)
 from core.service.writes import new_id
 from core.testing import PostgresServer
 from tests.conftest import KEYS as KEYS_OF_TESTS
@@ -193,7 +203,25 @@ def test_an_array_holds_any_text(database_url: str, arrays: list[tuple[str, ...]
 
 USER_FIELDS, EVENT_FIELDS = GIVEN["load_users"], GIVEN["load_market_events"]
 QUEST_FIELDS = {field: given for field, given in GIVEN["load_quests"].items() if field != "status"}
+
+
+def create_user(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) -> User:
+    """Create a user under a name that an earlier example may have had."""
+    with suppress(UserNotFound):
+        service.delete_user(service.get_user_by_username(row["username"]).id)
+    return service.create_user(**row)
+
+
+def update_entry(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) -> LeaderboardEntry:
+    """Write the entry of a new user in a batch, because empty metadata keeps what is stored."""
+    user_id = service.create_user(username=new_id().hex).id
+    service.batch_update_leaderboard("c", [LeaderboardUpdate(user_id, Decimal(1), row["metadata"])], DAY)
+    return service.get_user_rank(user_id, "c", DAY)
+
+
 WRITES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], Callable[[Any, UUID, dict[str, Any]], Any]]] = {
+    "create_user": (USER_FIELDS, create_user),
+    "batch_update_leaderboard": ({"metadata": DOCUMENTS}, update_entry),
     "create_market_event": (EVENT_FIELDS, lambda s, _, row: s.create_market_event(**row)),
     "create_quest": (QUEST_FIELDS, lambda s, user_id, row: s.create_quest(user_id, target_value=1, **row)),
     "update_user_profile": (USER_FIELDS, lambda s, user_id, row: s.update_user_profile(user_id, **row)),
@@ -212,7 +240,7 @@ def test_a_single_write_stores_what_it_was_given(
     fields, write = WRITES[name]
     columns = list_plain(fields)
     table = {"create_market_event": "market_events", "create_quest": "quests"}.get(
-        name, "users" if name == "update_user_profile" else "leaderboard_entries"
+        name, "users" if "user" in name else "leaderboard_entries"
     )
 
     @EXAMPLES
