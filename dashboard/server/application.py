@@ -177,8 +177,9 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 def _build_middleware(
     policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, page_limits: PageLimits
 ) -> list[Middleware]:
-    # also with a sign-in of the dashboard: a proxy in front may then do TLS only
-    can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
+    # with a sign-in of the dashboard a proxy in front may do TLS only, and one whose port is published on this
+    # machine only may spread visitors over several dashboards
+    can_have_proxy = policy.has_sign_in or settings.dashboard_behind != "nothing"
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
     shield = Middleware(
         Shield,

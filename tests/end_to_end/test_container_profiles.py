@@ -117,6 +117,11 @@ def test_all_profiles_run_together(checkout: Checkout) -> None:
     for service in (name for names in SERVICES.values() for name in names):
         assert_can_do_little(checkout, service)
     assert "already running" in checkout.up()
+    # a page whose name leads to this machine reads nothing
+    connection = http.client.HTTPConnection(LOOPBACK, checkout.ports["DASHBOARD_PORT"], timeout=10)
+    connection.request("GET", "/", headers={"Host": "evil.example"})
+    assert connection.getresponse().status == HTTPStatus.MISDIRECTED_REQUEST
+    connection.close()
 
 
 def test_programs_reach_the_primary_through_the_pooler_only(checkout: Checkout) -> None:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from core import EnhancedDatabaseService
 from core.stack.ports import LOOPBACK, find_free_port
@@ -66,9 +68,11 @@ def wait_until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def site(service: EnhancedDatabaseService, database_url: str, tmp_path: Path) -> Iterator[Site]:
-    """Two hosts with a dashboard each, on one database."""
+@pytest.fixture(params=["proxy"])
+def site(
+    request: pytest.FixtureRequest, service: EnhancedDatabaseService, database_url: str, tmp_path: Path
+) -> Iterator[Site]:
+    """Two hosts with a dashboard each, on one database; the parameter is DASHBOARD_BEHIND."""
     program = shutil.which("haproxy")
     if program is None:
         pytest.skip("haproxy is not installed; the Debian package haproxy has it")
@@ -76,7 +80,7 @@ def site(service: EnhancedDatabaseService, database_url: str, tmp_path: Path) ->
     settings = {
         "DATABASE_URL": database_url,
         "ENABLE_REDIS_CACHE": "false",
-        "DASHBOARD_BEHIND": "proxy",
+        "DASHBOARD_BEHIND": request.param,
         "RATE_LIMIT_DOWNLOADS": "3",
     }
     with ExitStack() as stack:
@@ -112,6 +116,27 @@ def test_a_host_that_is_killed_costs_its_visitors_a_reconnect(site: Site) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("site", ["loopback"], indirect=True)
+def test_a_foreign_name_is_refused_through_a_proxy_of_this_machine(site: Site) -> None:
+    """As in PROFILE=scale: a page whose name leads to this machine reads nothing, by HTTP or WebSocket."""
+    port = int(site.url.rpartition(":")[2])
+    own, foreign = f"localhost:{port}", f"evil.example:{port}"
+
+    async def open_page(name: str) -> None:
+        url = f"ws://{name}/_stcore/stream"
+        async with connect(url, host=LOOPBACK, port=port, origin=Origin(f"http://{name}")):
+            pass
+
+    for path in ("/", FILE):
+        assert httpx2.get(f"{site.url}{path}", headers={"Host": own}).status_code == 200
+        assert httpx2.get(f"{site.url}{path}", headers={"Host": foreign}).status_code == 421
+    asyncio.run(open_page(own))
+    with pytest.raises(InvalidStatus, match="403"):
+        asyncio.run(open_page(foreign))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", ["proxy", "loopback"], indirect=True)
 def test_a_client_is_the_one_that_the_proxy_names(site: Site) -> None:
     """A browser stays with its host; what a client says of itself and of TLS counts for nothing."""
     with httpx2.Client(headers={"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https"}) as browser:
@@ -125,3 +150,7 @@ def test_a_client_is_the_one_that_the_proxy_names(site: Site) -> None:
             for n in range(4)
         ]
     assert statuses == [200, 200, 200, 429]
+    # another client, at the same host
+    transport = httpx2.HTTPTransport(local_address="127.0.0.2")
+    with httpx2.Client(transport=transport, cookies={name: value}) as another:
+        assert another.get(f"{site.url}{FILE}").status_code == 200

@@ -168,6 +168,13 @@ def test_a_profile_brings_nobody_else_to_the_servers() -> None:
     assert ADDED["haproxy"]["networks"] == ["pages"]
 
 
+def test_dashboards_refuse_foreign_names_in_every_profile() -> None:
+    """With DASHBOARD_BEHIND=proxy they would leave that to HAProxy."""
+    for document in (COMPOSE, *FILES.values()):
+        environment = document["services"].get("dashboard", {}).get("environment", {})
+        assert environment.get("DASHBOARD_BEHIND", "loopback") == "loopback"
+
+
 def test_every_image_is_named_once() -> None:
     """In compose.yaml; the Dockerfile's default is the same."""
     images = COMPOSE["x-images"]
