@@ -8,6 +8,7 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 generation = 0
 """The number of forks from the process that first imported this module to this process."""
@@ -15,22 +16,25 @@ generation = 0
 _numbers = itertools.count()
 # in the order of registration; a separate list, because callbacks cannot be removed from the interpreter's
 # list, which would grow with each service that is opened
-_methods: dict[int, "weakref.WeakMethod[Callable[[], object]]"] = {}
+_methods: dict[int, tuple[Callable[[], object], Callable[..., object]]] = {}
 
 
 def call_in_forked_child(method: Callable[[], object]) -> None:
     """Call a bound method in each child process that is forked while the method's object exists."""
     number = next(_numbers)
-    _methods[number] = weakref.WeakMethod(method, lambda _: _methods.pop(number, None))
+    # no WeakMethod, whose callback may fail while the interpreter exits, and then prints a traceback
+    bound: Any = method
+    owner = weakref.ref(bound.__self__, lambda _: _methods.pop(number, None))
+    _methods[number] = (owner, bound.__func__)
 
 
 def _call_all() -> None:
     global generation  # noqa: PLW0603  # cheaper to compare than a process id
     generation += 1
-    for reference in list(_methods.values()):
-        method = reference()
-        if method is not None:
-            method()
+    for find_owner, function in list(_methods.values()):
+        owner = find_owner()
+        if owner is not None:
+            function(owner)
 
 
 os.register_at_fork(after_in_child=_call_all)

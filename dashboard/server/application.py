@@ -177,7 +177,7 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 def _build_middleware(
     policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, page_limits: PageLimits
 ) -> list[Middleware]:
-    # with a sign-in of the dashboard a proxy in front may do TLS only, and one whose port is published on this
+    # with a sign-in of the dashboard a proxy in front may do TLS only; one whose port is published on this
     # machine only may spread visitors over several dashboards
     can_have_proxy = policy.has_sign_in or settings.dashboard_behind != "nothing"
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()

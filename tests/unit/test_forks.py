@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -40,6 +42,14 @@ def test_a_child_resets_what_lives_in_order() -> None:
     assert calls == []
     os.close(reader)
     os.close(writer)
+
+
+def test_a_program_that_ends_prints_nothing() -> None:
+    """Its objects live until the interpreter exits, and parts of the interpreter are gone then."""
+    lines = ("from tests.unit.test_forks import Owner", "owner = Owner('last', [])", "owner.cycle = owner")
+    program = "\n".join((*lines, "print('end')"))
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.stderr) == ("end\n", "")
 
 
 def test_what_is_gone_is_registered_no_more() -> None:
