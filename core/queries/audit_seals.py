@@ -110,9 +110,10 @@ def list_seals(database: Database, after: int, limit: int) -> tuple[Seal, ...]:
 def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
     """Return the current id and digest of every event between the first and the last event of a seal.
 
-    None when the partition of their month does not exist, or when the seal says that it was dropped.
+    None when the partition of their month does not exist, when the seal says that it was dropped, or when the
+    seal was changed: its columns may then have any value.
     """
-    entries = seal.list_entries()
+    entries = seal.list_entries() if seal.is_intact else []
     if not entries:
         return None
     parameters = {

@@ -127,6 +127,43 @@ def test_what_a_superuser_changes_is_named(
     assert found == AuditBreak(kind, seal, None if place is None else sealed[place])  # type: ignore[arg-type]  # a kind
 
 
+# Another value for a column of each type.
+OTHER = {
+    "uuid": "gen_random_uuid()",
+    "text": "coalesce({0}, '') || '.'",
+    "character varying": "coalesce({0}, '') || '.'",
+    "timestamp with time zone": "{0} + interval '1 microsecond'",
+    "jsonb": """coalesce({0}, '{{}}') || '{{"a": 1}}'""",
+    "integer": "{0} + 10",
+    "bigint": "{0} + 10",
+    "numeric": "coalesce({0}, 0) + 1",
+    "xid8": "({0}::text::numeric + 1)::text::xid8",
+    "bytea": r"{0} || '\\x00'",
+}
+LIST_COLUMNS = """
+    SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute
+    WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""
+LIST_CHECKS = "SELECT conname::text FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'"
+
+
+@pytest.mark.parametrize("table", ["audit_events", "audit_seals"])
+def test_a_change_of_any_column_is_found(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], table: str
+) -> None:
+    """A new column too: the digests have to cover it."""
+    execute(f"CREATE TABLE kept AS TABLE {table}")
+    for (check,) in execute(LIST_CHECKS, (table,)):
+        execute(f"ALTER TABLE {table} DROP CONSTRAINT {check}")
+    is_one = f"id = '{sealed[4]}'" if table == "audit_events" else "number = 2"
+    for column, kind in execute(LIST_COLUMNS, (table,)):
+        execute(AS_SUPERUSER + f"UPDATE {table} SET {column} = {OTHER[kind].format(column)} WHERE {is_one}")
+        broken = service.verify_audit_log().broken
+        assert broken is not None, column
+        assert broken.seal in (2, 3), column
+        execute(AS_SUPERUSER + f"DELETE FROM {table}; INSERT INTO {table} TABLE kept")
+        assert service.verify_audit_log().broken is None, column
+
+
 def test_an_event_cannot_be_added_to_the_past(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
