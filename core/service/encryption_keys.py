@@ -7,7 +7,6 @@ from core.encryption import Undecipherable
 from core.queries import users as queries
 from core.queries.users import EmailChange
 from core.records import EncryptionKeyUse, Reencryption
-from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import check_id, check_limit
 from core.service.users import user_key
 from core.service.writes import ServiceBase
@@ -47,7 +46,7 @@ class EncryptionKeys(ServiceBase):
                 noted.invalidate(*map(user_key, changed))
 
         if changes:
-            retry_conflicts(self._database, write)
+            self._retry_conflicts(write)
         last = found[-1][0] if len(found) == most else None
         return Reencryption(len(changed), tuple(unreadable), last)
 

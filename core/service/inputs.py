@@ -43,6 +43,7 @@ MAX_VOLUME = 2**63 - 1
 CENT = Decimal("0.01")
 SMALLEST_PRICE = Decimal("1E-16000")  # any smaller one has more digits than PostgreSQL stores
 MAX_NAME = 200
+MAX_WAIT_SECONDS = Decimal(3600)  # a larger argument is likely to be in milliseconds
 MAX_DESCRIPTION = 10_000
 # Not `-MAX_MONEY`: the minus operator rounds to the precision of the caller's decimal context.
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
@@ -392,9 +393,9 @@ def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) 
     return width
 
 
-def check_seconds(value: Any, name: str, *, least: float, most: float) -> float:
-    """Return a number of seconds between two bounds."""
-    return float(check_decimal(value, name, least=Decimal(str(least)), most=Decimal(str(most))))
+def check_seconds(value: Any, name: str) -> float:
+    """Return a number of seconds, up to an hour."""
+    return float(check_decimal(value, name, least=Decimal(0), most=MAX_WAIT_SECONDS))
 
 
 def check_bucket(value: Any, name: str = "bucket") -> timedelta:

@@ -11,7 +11,6 @@ from core.cache.kinds import LEADERBOARD, USERNAMES_VERSION_KEY, version_key
 from core.errors import ConstraintViolated, LeaderboardEntryNotFound, UserNotFound
 from core.queries import leaderboards as queries
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
-from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     CENT,
     MAX_MONEY,
@@ -149,7 +148,7 @@ class Leaderboards(ServiceBase):
             return self._write_one(keys, queries.set_score, category, day, row)
 
         # retried if the user is deleted meanwhile: the statement still sees the row, the foreign key does not
-        entry = retry_conflicts(self._database, write, ConstraintViolated)
+        entry = self._retry_conflicts(write, ConstraintViolated)
         if entry is None:
             raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
         return entry
@@ -169,7 +168,9 @@ class Leaderboards(ServiceBase):
         """
         category, day = check_category(category), check_session_to_write(session_date, self._clock())
         given = check_records(updates, LeaderboardUpdate, "updates", "update")
-        checked = check_in_order(given, "update", _check_update)
+        checked = check_in_order(
+            given, "update", lambda update: _check_row(update.user_id, update.score, update.metadata)
+        )
         last = {row[1]: row for row in checked}
         if not last:
             return BatchResult(updated=0, missing=())
@@ -184,7 +185,7 @@ class Leaderboards(ServiceBase):
             return written
 
         # retried for the same reason as in update_leaderboard_entry
-        written = retry_conflicts(self._database, write, ConstraintViolated)
+        written = self._retry_conflicts(write, ConstraintViolated)
         missing = tuple(PlayerSession(user_id, day) for user_id in last if user_id not in written)
         return BatchResult(updated=len(written), missing=missing)
 
@@ -201,10 +202,6 @@ class Leaderboards(ServiceBase):
 def _check_row(user_id: Any, score: Any, metadata: Any) -> tuple[UUID, UUID, Decimal, dict[str, Any]]:
     checked = check_decimal(score, "score", least=MIN_MONEY, most=MAX_MONEY, quantum=CENT)
     return new_id(), check_id(user_id, "user_id"), checked, check_document(metadata, "metadata")
-
-
-def _check_update(update: LeaderboardUpdate) -> tuple[UUID, UUID, Decimal, dict[str, Any]]:
-    return _check_row(update.user_id, update.score, update.metadata)
 
 
 def _no_entry(user_id: UUID, category: str, day: date) -> LeaderboardEntryNotFound:

@@ -19,7 +19,6 @@ from core.errors import ConstraintViolated
 from core.queries import loads as queries
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.service import record_checks
-from core.service.conflict_retries import retry_conflicts
 from core.service.events import MARKET_EVENTS_VERSION_KEY
 from core.service.inputs import check_records, show
 from core.service.leaderboards import leaderboard_version_key
@@ -222,9 +221,7 @@ class Loads(ServiceBase):
         for given in chunked(check_records(records, load.target.record, load.names, load.name), CHUNK_ROWS):
             checked = check_chunk(given, load.checks, element=load.name, start=start, now=self._clock())
             try:
-                written += retry_conflicts(
-                    self._database, partial(write_chunk, _keep_last(load.target, checked))
-                )
+                written += self._retry_conflicts(partial(write_chunk, _keep_last(load.target, checked)))
             except ConstraintViolated as error:
                 if not error.key:
                     find = queries.find_refused_key

@@ -11,7 +11,6 @@ from core.cache.kinds import MARKET
 from core.errors import InvalidInput
 from core.queries import ticks as queries
 from core.records import Candle, MarketReturn, PriceStatistics, Sparkline, Tick
-from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     check_after,
     check_bucket,
@@ -172,7 +171,7 @@ class Market(ServiceBase):
                     queries.insert_ticks(database, chunk)
 
         # retried after a deadlock, which is possible because a trigger updates the symbols after each chunk
-        retry_conflicts(self._database, write)
+        self._retry_conflicts(write)
         return len(checked)
 
     def delete_market_ticks(self, symbol: str) -> int:

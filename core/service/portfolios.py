@@ -26,7 +26,6 @@ from core.records import (
     SymbolGain,
     Trade,
 )
-from core.service.conflict_retries import retry_conflicts
 from core.service.fence_ahead import LazyKeys
 from core.service.inputs import (
     MAX_LIMIT,
@@ -207,7 +206,7 @@ class Portfolios(ServiceBase):
             return missing
 
         # retried after a deadlock with another caller that deletes several players of the batch
-        missing = retry_conflicts(self._database, write)
+        missing = self._retry_conflicts(write)
         return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
     def list_positions(

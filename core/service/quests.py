@@ -11,7 +11,6 @@ from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
 from core.records import PlayerQuest, Quest, QuestTotals
-from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
@@ -214,7 +213,7 @@ class Quests(ServiceBase):
             return len(owners)
 
         # retried after a deadlock: two callers may lock the rows in different orders
-        return retry_conflicts(self._database, write)
+        return self._retry_conflicts(write)
 
     def _check_expiry(self, value: Any) -> datetime | None:
         if value is None:

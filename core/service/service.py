@@ -33,9 +33,6 @@ from core.service.quest_reports import QuestReports
 from core.service.record_conversions import RecordConversions
 from core.service.sessions import Sessions
 
-# A larger argument is likely to be in milliseconds.
-MAX_WAIT_SECONDS = 3600.0
-
 
 class EnhancedDatabaseService(
     Audit,
@@ -109,7 +106,7 @@ class EnhancedDatabaseService(
         than `limit_seconds` (0 to 3600; more than 1 means 1) counts as failed. Raises
         `InvalidInput`.
         """
-        limit = check_seconds(limit_seconds, "limit_seconds", least=0, most=MAX_WAIT_SECONDS)
+        limit = check_seconds(limit_seconds, "limit_seconds")
         return self._health.evaluate(limit)
 
     def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
@@ -119,7 +116,7 @@ class EnhancedDatabaseService(
         `pool_stats` and `cache_stats` still answer. A second `close` does nothing. Raises
         `InvalidInput`, and then closes nothing.
         """
-        drain_seconds = check_seconds(drain_seconds, "drain_seconds", least=0, most=MAX_WAIT_SECONDS)
+        drain_seconds = check_seconds(drain_seconds, "drain_seconds")
         self._database.shut_down(drain_seconds)
         self._cache.close()
         self.metrics.close()

@@ -10,7 +10,6 @@ from core.errors import InvalidInput
 from core.queries import leaderboard_reports, leaderboards
 from core.queries import sessions as queries
 from core.records import DAILY_RETURNS, SeenPlayers, SessionSummary
-from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     check_before,
     check_category,
@@ -134,4 +133,4 @@ class Sessions(ServiceBase):
                 return leaderboards.store_ranks(database, day)
 
         # retried after a deadlock: this locks rows in storage order, a batch update in the order of players
-        return retry_conflicts(self._database, write)
+        return self._retry_conflicts(write)

@@ -12,7 +12,6 @@ from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
 from core.records.game import StoredUser
-from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     MAX_NAME,
     check_address,
@@ -224,7 +223,7 @@ class Users(ServiceBase):
                 changes.invalidate(*map(user_key, changed))
             return len(changed)
 
-        return retry_conflicts(self._database, write)
+        return self._retry_conflicts(write)
 
     def delete_user(self, user_id: UUID | str) -> None:
         """Delete a user with its portfolios, positions, trades, quests and leaderboard entries.
@@ -244,7 +243,7 @@ class Users(ServiceBase):
                 queries.delete_user(database, checked)
 
         # retried after a deadlock: other writes lock rows of the user first, delete_user locks the user first
-        retry_conflicts(self._database, write)
+        self._retry_conflicts(write)
 
 
 def _no_user(user_id: UUID) -> UserNotFound:

@@ -15,6 +15,7 @@ thread while the statements run. Inside `transaction()` a write is a savepoint, 
 the outermost transaction ends.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -31,17 +32,21 @@ from core.database import Database
 from core.database.holder import Holder
 from core.database.identity import find_identity
 from core.database.log_positions import CURRENT, demanding
-from core.errors import DatabaseError, NotSupported, QueryTimeout
+from core.errors import DatabaseError, NotSupported, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
 from core.queries.rows import is_distributed
 from core.service.emails import UserEmails
 from core.service.fence_ahead import FenceAhead
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # Errors after which the outcome is known: the server refused or cancelled, and nothing was committed.
 OUTCOME_KNOWN = (DatabaseError, QueryTimeout)
+# Each deadlock takes the server's deadlock_timeout (1 s by default); two conflicts in a row are rare.
+CONFLICT_ATTEMPTS = 3
 _PACKAGE = __name__.rpartition(".")[0]
 
 
@@ -212,6 +217,23 @@ class ServiceBase:
                 self._cache.invalidate(ahead.cancel(), Fence(ahead.token))
             raise
         self._cache.invalidate(changes.list_all(), fence, position=unit.position)
+
+    def _retry_conflicts(self, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
+        """Run a write and return its result; after a conflict, run it again (three attempts in all).
+
+        A conflict is a deadlock, a serialization failure, or an error of a type in `conflicts`. Inside
+        `transaction()` only the types in `conflicts` are retried, because other writers wait for the rows
+        that the transaction has locked.
+        """
+        retried: tuple[type[DatabaseError], ...] = conflicts
+        if not self._database.in_transaction():
+            retried += (TransactionConflict,)
+        for _ in range(CONFLICT_ATTEMPTS - 1):
+            try:
+                return write()
+            except retried as error:
+                logger.info("repeating a write after a conflict: %s", error)
+        return write()
 
 
 def check_actor(database: Database) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import QueryTimeout, TransactionConflict, UserNotFound
 from core.records import LeaderboardUpdate, PlayerSession, PortfolioUpdate, Tick, User
-from core.service.conflict_retries import CONFLICT_ATTEMPTS
+from core.service.writes import CONFLICT_ATTEMPTS
 from tests.conftest import Execute, connected
 from tests.faults.subject import wait_until
 
