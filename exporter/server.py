@@ -22,8 +22,7 @@ from core.metrics.names import STACK_ROLES
 from core.records import Health, PoolUse
 from core.settings.stack_identity import StackIdentity
 from core.web.encodings import ChosenEncoding
-from core.web.rate_limit_middleware import Limited
-from core.web.rate_limits import RateLimit, RateLimits
+from core.web.rate_limits import Limited, RateLimit, RateLimits
 from core.web.requests import PROBES, KnownHosts
 from exporter.access import BasicAuth, Passwords
 from exporter.collectors.postgres import open_postgres_runner

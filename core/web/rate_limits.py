@@ -1,10 +1,12 @@
 """Rate limits: requests of a client and actions of a person, counted in Redis by all processes together.
 
-Owns the counters (library `limits`, sliding window counter). Without Redis each process counts alone, except
-where a limit fails closed. The loss of counters does no harm, so Redis is used without the cache's capability
-check, and an error here does not disable the cache. A client's name is stored only as a digest.
+Owns the counters (library `limits`, sliding window counter) and the middleware that refuses requests over a
+limit. Without Redis each process counts alone, except where a limit fails closed. The loss of counters does
+no harm, so Redis is used without the cache's capability check, and an error here does not disable the cache.
+A client's name is stored only as a digest.
 """
 
+import asyncio
 import hashlib
 import logging
 import math
@@ -17,11 +19,15 @@ import redis
 from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.cache.client import RedisClient, Script
 from core.cache.topology import make_connection_factory
 from core.metrics.names import Limiter
 from core.settings import Settings
+from core.web.requests import find_client
 
 logger = logging.getLogger(__name__)
 
@@ -188,3 +194,39 @@ def build_headers(limit: RateLimit, decision: Decision) -> dict[str, str]:
         "RateLimit": f'"{limit.limiter}";r={decision.remaining};t={seconds}',
     }
     return headers if decision.is_allowed else headers | {"Retry-After": str(seconds)}
+
+
+class Limited:
+    """ASGI middleware: refuses requests over a limit; `choose` returns the limit of a request, or None."""
+
+    def __init__(
+        self, app: ASGIApp, *, limits: RateLimits, choose: Callable[[Scope], RateLimit | None]
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._choose = choose
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 429; a WebSocket is closed before it is accepted."""
+        limit = self._choose(scope) if scope["type"] in {"http", "websocket"} else None
+        if limit is None or not limit.requests:
+            await self._app(scope, receive, send)
+            return
+        # a Redis that hangs must not hold up the event loop
+        decision = await asyncio.to_thread(self._limits.take, limit, find_client(scope))
+        headers = build_headers(limit, decision)
+        if decision.is_allowed:
+
+            async def send_with_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message).update(headers)
+                await send(message)
+
+            await self._app(scope, receive, send_with_headers)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            refusal = PlainTextResponse(
+                f"too many requests; try again in {headers['Retry-After']} s\n", 429, headers=headers
+            )
+            await refusal(scope, receive, send)

@@ -35,8 +35,7 @@ from core.errors import EchoMarketsError
 from core.metrics.names import Limiter
 from core.web.client_deadlines import MANY_AHEAD, protocol_options
 from core.web.encodings import ChosenEncoding
-from core.web.rate_limit_middleware import Limited
-from core.web.rate_limits import RateLimits, open_rate_limits
+from core.web.rate_limits import Limited, RateLimits, open_rate_limits
 from dashboard import runtime, states
 from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
