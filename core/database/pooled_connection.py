@@ -81,12 +81,11 @@ class PooledConnection:
             with self.raw.cursor() as cursor:
                 if hasattr(cursor, "limit_seconds"):
                     cursor.limit_seconds = PING_SECONDS
-                if self.raw.keeps_session:
-                    cursor.execute("SELECT 1")
-                    return True
-                cursor.execute(f"SELECT {TIMELINE_SQL}")
-                [reported] = cursor.fetchone() or (None,)
-                return Timeline.parse(reported) == self.raw.facts.timeline
+                if not self.raw.keeps_session:
+                    cursor.execute(f"SELECT {TIMELINE_SQL}")
+                    [reported] = cursor.fetchone() or (None,)
+                    return Timeline.parse(reported) == self.raw.facts.timeline
+                cursor.execute("SELECT 1")
         except psycopg2.Error:
             return False
         except BaseException:

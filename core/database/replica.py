@@ -76,7 +76,9 @@ class _ReplicaDatabase(Database):
         # separate metrics: this pool must not be counted as the primary's, and its errors do not reach a
         # caller, because then the primary answers
         super().__init__(
-            settings, application_name=application_name, metrics=Metrics(_find_role(application_name))
+            settings,
+            application_name=application_name,
+            metrics=Metrics(application_name.removeprefix(APPLICATION_PREFIX)),
         )
 
     def _open_raw(self) -> ServerConnection:
@@ -255,7 +257,3 @@ class Replica:
         elif reason is None and self._is_logged:
             logger.info("replica %d is read from again", self.number)
         self._is_logged = reason is not None
-
-
-def _find_role(application_name: str) -> str:
-    return application_name.removeprefix(APPLICATION_PREFIX)
