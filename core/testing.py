@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from core.errors import StackError
 from core.migration import HISTORY_TABLE, Migrator
 from core.settings import Settings
+from core.settings.texts import LOOPBACK
 from core.stack.embedded_servers import (
     NO_OPTIONS,
     SUPERUSER,
@@ -35,7 +36,7 @@ from core.stack.embedded_servers import (
     valkey_command,
 )
 from core.stack.permissions import ServerUser, run_as
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free, postgres_answers, valkey_answers
+from core.stack.ports import find_free_port, is_port_free, postgres_answers, valkey_answers
 from core.stack.processes import read_last_lines
 
 START_SECONDS = 60.0  # a cold start takes 2 s; thirty times that for a loaded machine

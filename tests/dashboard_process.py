@@ -16,7 +16,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from core import Settings
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0

@@ -23,7 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 
 CLIENT_ID = "echo-markets"
 CLIENT_SECRET = "s3cr3t-of-the-client"

@@ -16,8 +16,7 @@ import psutil
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings
-from core.stack.embedded_replica import prepare_replica
-from core.stack.embedded_servers import postgres_command
+from core.stack.embedded_servers import postgres_command, prepare_replica
 from core.stack.ports import postgres_answers
 from core.testing import (
     ENCRYPTION_KEYS,

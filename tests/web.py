@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from core.stack.ports import LOOPBACK
+from core.settings.texts import LOOPBACK
 
 Respond = Callable[[str], tuple[int, bytes]]
 

@@ -12,12 +12,11 @@ from urllib.parse import quote
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from core.settings.texts import LOOPBACK, is_port
+
 SCHEMES: Final = ("postgresql://", "postgres://")
 _UNKNOWN = re.compile(r'invalid URI query parameter: "([a-z_]{1,40})"')
-_PORT = re.compile(r"[0-9]{1,5}")
-_HIGHEST_PORT: Final = 65_535
 DEFAULT_PORT: Final = "5432"
-LOOPBACK: Final = "127.0.0.1"
 
 
 class DatabaseUrlError(ValueError):
@@ -48,7 +47,7 @@ def check_database_url(url: str) -> str:
         raise DatabaseUrlError("it names no database")
     hosts = _find_hosts(parts).split(",")
     ports = parts.get("port", "").split(",")
-    if len(ports) not in {1, len(hosts)} or not all(map(_is_port, ports)):
+    if len(ports) not in {1, len(hosts)} or not all(map(_is_port_or_default, ports)):
         raise DatabaseUrlError("a port is a number from 1 to 65535, one for all hosts or one for each")
     return SCHEMES[0] + rest
 
@@ -114,6 +113,5 @@ def _check_signs(rest: str) -> None:
         raise DatabaseUrlError("in a name or a password write '%' as %25")
 
 
-def _is_port(text: str) -> bool:
-    # without a port libpq uses its default
-    return not text or (_PORT.fullmatch(text) is not None and 0 < int(text) <= _HIGHEST_PORT)
+def _is_port_or_default(text: str) -> bool:
+    return not text or is_port(text)

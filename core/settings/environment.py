@@ -27,7 +27,7 @@ from core.errors import SettingsError
 from core.settings.database_url import DatabaseUrlError
 from core.settings.redis_url import RedisUrlError
 from core.settings.secret_files import SecretFileSource, has_secret, list_secrets
-from core.settings.texts import TextError, check_characters
+from core.settings.texts import HIGHEST_PORT, TextError, check_characters
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
@@ -49,7 +49,7 @@ def milliseconds(default: int, lowest: int = 1, highest: int = 3_600_000, *, zer
 
 def port(default: int) -> Any:
     """Return a field of a TCP port."""
-    return number(default, 1, 65_535, unit="a port")
+    return number(default, 1, HIGHEST_PORT, unit="a port")
 
 
 def number(default: int, lowest: int, highest: int, *, unit: str, zero: str = "") -> Any:

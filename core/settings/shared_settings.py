@@ -9,22 +9,22 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from core.settings.environment import EnvironmentSettings, number, port
 from core.settings.stack_identity import NAME_PATTERN
-from core.settings.texts import check_listener
+from core.settings.texts import LOOPBACK, check_listener
 
 Listener = Annotated[str, AfterValidator(check_listener)]
 StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 
 # a server that listens on every address is reached on the loopback interface
-_REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+_REACHABLE = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # nothing is bound here
 _LISTENER_FORM = "an address to listen on"
 
 
 class SharedSettings(EnvironmentSettings):
     """The part of the configuration that a process and the stack have in common."""
 
-    exporter_host: Listener = Field(default="127.0.0.1", description=_LISTENER_FORM)
+    exporter_host: Listener = Field(default=LOOPBACK, description=_LISTENER_FORM)
     exporter_port: int = port(9100)
-    dashboard_host: Listener = Field(default="127.0.0.1", description=_LISTENER_FORM)
+    dashboard_host: Listener = Field(default=LOOPBACK, description=_LISTENER_FORM)
     dashboard_port: int = port(8501)
     dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
     oidc_client_secret: SecretStr | None = Field(

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
-from core.settings.database_url import DEFAULT_PORT, LOOPBACK, DatabaseUrlError, check_database_url
+from core.settings.database_url import DEFAULT_PORT, DatabaseUrlError, check_database_url
+from core.settings.texts import LOOPBACK
 
 HEADER = "X-Echo-Markets-Stack"
 NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+LOOPBACK: Final = "127.0.0.1"
+HIGHEST_PORT: Final = 65_535
 MOST_CHARACTERS: Final = 100_000
 # NUL ends a text in C, and half of a surrogate pair has no UTF-8.
 _NEVER = re.compile("[\x00\ud800-\udfff]")
@@ -50,6 +52,11 @@ def is_host(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_port(text: str) -> bool:
+    """Say whether a text is the number of a TCP port."""
+    return re.fullmatch("[0-9]{1,5}", text) is not None and 0 < int(text) <= HIGHEST_PORT
 
 
 def check_listener(host: str) -> str:

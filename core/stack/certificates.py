@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from core.errors import StackError
+from core.settings.texts import LOOPBACK
 from core.stack.permissions import write_private
-from core.stack.ports import LOOPBACK
 
 AUTHORITY: Final = "ca"
 # the services in compose.yaml, whose names are also their host names

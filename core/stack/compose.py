@@ -20,10 +20,11 @@ from rich.table import Table
 from core.errors import StackError
 from core.installation import find_revision
 from core.settings.role_names import APP, OWNER
+from core.settings.texts import LOOPBACK
 from core.stack.certificates import check_certificates
 from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets, name_copies
 from core.stack.embedded_servers import SUPERUSER
-from core.stack.ports import LOOPBACK, check_ports
+from core.stack.ports import check_ports
 from core.stack.profiles import SERVICES as ADDED_SERVICES
 from core.stack.profiles import list_files, list_profiles
 from core.stack.redis_access import USER

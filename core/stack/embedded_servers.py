@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL 18 and Valkey 9: where their programs are, their files and command lines.
+"""The embedded PostgreSQL 18, its replica and Valkey 9: their programs, their files and command lines.
 
 Never starts or stops a server: `supervisor` does that for the stack, and `core.testing` for tests.
 The PostgreSQL wheel's own `get_server` is not used: it listens on unix sockets only, gives up after
@@ -8,7 +8,7 @@ disk and evicts the least recently used keys.
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ import psycopg2
 import psycopg2.extensions
 
 from core.errors import StackError
+from core.settings.texts import LOOPBACK
 from core.stack.permissions import (
     ServerUser,
     allow_access,
@@ -28,7 +29,6 @@ from core.stack.permissions import (
     run_as,
     write_private,
 )
-from core.stack.ports import LOOPBACK
 
 SUPERUSER = "postgres"
 STATEMENT_STATISTICS = "pg_stat_statements"
@@ -87,16 +87,37 @@ def _find_packages(name: str) -> Iterator[Path]:
 
 def prepare_postgres(directory: Path) -> PostgresFiles:
     """Return the cluster in `directory`, created if missing; every connection to it needs the password."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = PostgresFiles(
-        data=directory.resolve() / "postgres",
-        password=_load_postgres_password(directory),
-        user=ensure_server_user(),
-    )
-    allow_access(files.user, programs=find_postgres_programs(), data=files.data)
-    if not (files.data / "PG_VERSION").exists():
-        _create_cluster(files)
-    return files
+    return _prepare_cluster(directory, _run_initdb)
+
+
+def prepare_replica(
+    directory: Path,
+    *,
+    primary_port: int,
+    password: str,
+    primary_host: str = LOOPBACK,
+    programs: Path | None = None,
+) -> PostgresFiles:
+    """Return a streaming replica's copy of the primary in `directory`, copied if there is none yet.
+
+    `password` is the superuser's, on the primary as on the replica. `programs` is the folder of PostgreSQL's
+    programs, by default those of the embedded one. Raises `StackError` when the copy fails.
+    """
+
+    def copy(files: PostgresFiles, fresh: Path) -> None:
+        command = [
+            str((programs or find_postgres_programs() / "bin") / "pg_basebackup"),
+            f"--host={primary_host}",
+            f"--port={primary_port}",
+            f"--username={SUPERUSER}",
+            f"--pgdata={fresh}",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+        ]
+        _run(command, files.user, fresh, PGPASSWORD=password)
+
+    return _prepare_cluster(directory, copy, password)
 
 
 def postgres_command(
@@ -127,43 +148,59 @@ def _load_postgres_password(directory: Path) -> str:
     return load_password(path)
 
 
-def _create_cluster(files: PostgresFiles) -> None:
-    # create it in a new folder, and rename that when complete: a killed initdb leaves no half-made cluster
-    fresh = files.data.with_name("postgres.new")
+def _prepare_cluster(
+    directory: Path, fill: Callable[[PostgresFiles, Path], None], password: str | None = None
+) -> PostgresFiles:
+    """Return the cluster in `directory`; if there is none, `fill` writes it into an empty folder."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = PostgresFiles(
+        data=directory.resolve() / "postgres",
+        password=password or _load_postgres_password(directory),
+        user=ensure_server_user(),
+    )
+    allow_access(files.user, programs=find_postgres_programs(), data=files.data)
+    if not (files.data / "PG_VERSION").exists():
+        # fill a new folder, and rename it when complete: a killed program leaves no half-made cluster
+        fresh = files.data.with_name("postgres.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        give_to(files.user, fresh, mode=0o700)
+        fill(files, fresh)
+        fresh.rename(files.data)
+    return files
+
+
+def _run_initdb(files: PostgresFiles, fresh: Path) -> None:
+    # the built-in locale sorts and folds case in the same way on every operating system
+    locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     password_file = files.data.with_name("postgres.initdb")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    give_to(files.user, fresh, mode=0o700)
+    command = [
+        str(find_postgres_programs() / "bin" / "initdb"),
+        f"--pgdata={fresh}",
+        f"--username={SUPERUSER}",
+        f"--pwfile={password_file}",
+        "--auth=scram-sha-256",
+        *locale,
+    ]
     try:
         password_file.touch(mode=0o600)
         give_to(files.user, password_file, mode=0o600)
         password_file.write_text(files.password, encoding="utf-8")
-        _run_initdb(files, fresh, password_file)
+        _run(command, files.user, fresh)
     finally:
         password_file.unlink(missing_ok=True)
-    fresh.rename(files.data)
 
 
-def _run_initdb(files: PostgresFiles, fresh: Path, password_file: Path) -> None:
-    # the built-in locale sorts and folds case in the same way on every operating system
-    locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    result = subprocess.run(
-        [
-            str(find_postgres_programs() / "bin" / "initdb"),
-            f"--pgdata={fresh}",
-            f"--username={SUPERUSER}",
-            f"--pwfile={password_file}",
-            "--auth=scram-sha-256",
-            *locale,
-        ],
-        **run_as(files.user),
-        cwd=fresh,
-        capture_output=True,
-        text=True,
-        check=False,
+def _run(command: list[str], user: ServerUser | None, fresh: Path, **environment: str) -> None:
+    """Run one of PostgreSQL's programs that fills `fresh`; raises `StackError` when it fails."""
+    started = run_as(user)
+    started["env"] |= environment
+    result = subprocess.run(  # the command is built here
+        command, **started, cwd=fresh, capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
-        raise StackError(f"initdb failed in {fresh}: {result.stderr.strip() or result.stdout.strip()}")
+        reason = result.stderr.strip() or result.stdout.strip()
+        raise StackError(f"{Path(command[0]).name} failed in {fresh}: {reason}")
 
 
 def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> ValkeyFiles:

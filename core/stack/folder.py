@@ -57,10 +57,6 @@ class StackFolder:
         """Return the path of the file that receives a program's output."""
         return self.log / f"{program}.log"
 
-    def secret_file(self, name: str) -> Path:
-        """Return the path of a secret's file, such as `app.password`."""
-        return self.secrets / name
-
     @property
     def socket(self) -> Path:
         """The path of supervisord's control socket; in the temporary folder if it would be too long here."""

@@ -15,8 +15,8 @@ from redis.retry import Retry
 
 from core.errors import StackError
 from core.http_client import FetchFailed, fetch
+from core.settings.texts import LOOPBACK
 
-LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 5.0  # a server that needs longer for a trivial answer is not healthy
 
 

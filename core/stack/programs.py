@@ -12,19 +12,20 @@ from typing import NamedTuple
 from core.settings import build_listener_url
 from core.settings.database_url import add_password
 from core.settings.role_names import APP, MONITOR, OWNER
-from core.stack.embedded_replica import prepare_replica
+from core.settings.texts import LOOPBACK
 from core.stack.embedded_servers import (
     SUPERUSER,
     PostgresFiles,
     ValkeyFiles,
     postgres_command,
     prepare_postgres,
+    prepare_replica,
     prepare_valkey,
     valkey_command,
 )
 from core.stack.folder import StackFolder
 from core.stack.permissions import ServerUser, build_server_environment, load_password
-from core.stack.ports import LOOPBACK, http_answers, postgres_answers, valkey_answers
+from core.stack.ports import http_answers, postgres_answers, valkey_answers
 from core.stack.settings import StackSettings
 from core.stack.stack_env import find_secret
 from core.stack.start_order import PORT_SETTINGS, REPLICA
@@ -80,19 +81,19 @@ class Deployment(NamedTuple):
     def prepare(cls, settings: StackSettings, folder: StackFolder) -> "Deployment":
         """Create missing files of the servers: passwords and an empty cluster; return the deployment."""
         for file in SECRET_FILES.values():
-            load_password(folder.secret_file(file))
+            load_password(folder.secrets / file)
         return cls(
             settings=settings,
             folder=folder,
             postgres=prepare_postgres(folder.servers),
             valkey=prepare_valkey(
-                folder.servers, password_file=folder.secret_file(SECRET_FILES["REDIS_PASSWORD_FILE"])
+                folder.servers, password_file=folder.secrets / SECRET_FILES["REDIS_PASSWORD_FILE"]
             ),
         )
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which a process connects to this stack, as written to `stack.env`."""
-        secrets = {name: str(self.folder.secret_file(file)) for name, file in SECRET_FILES.items()}
+        secrets = {name: str(self.folder.secrets / file) for name, file in SECRET_FILES.items()}
         return self.settings.build_record(
             "local",
             generated_name=self.folder.load_stack_name(),
@@ -132,7 +133,7 @@ class Deployment(NamedTuple):
         environment = build_server_environment()
         monitoring = {
             "DATABASE_URL": self.settings.database_url(MONITOR),
-            "DATABASE_PASSWORD_FILE": str(self.folder.secret_file(SECRET_FILES["MONITOR_PASSWORD_FILE"])),
+            "DATABASE_PASSWORD_FILE": str(self.folder.secrets / SECRET_FILES["MONITOR_PASSWORD_FILE"]),
             **self._replica_url(MONITOR),
         }
         return [

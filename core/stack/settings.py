@@ -7,7 +7,7 @@ a port.
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -23,14 +23,13 @@ from core.settings import (
 )
 from core.settings.secret_files import list_secrets, read_secret
 from core.settings.stack_identity import describe_database
+from core.settings.texts import LOOPBACK
 from core.stack.backup import parse_key
-from core.stack.ports import LOOPBACK
 from core.stack.profiles import FORM, check_combination, check_profiles, list_profiles, separate_replica
-from core.stack.stack_env import FILE, find_secret
+from core.stack.stack_env import FILE, Mode, find_secret
 
 DATABASE = "echo_markets"
 
-Mode = Literal["local", "docker"]
 Profiles = Annotated[str, AfterValidator(check_profiles)]
 
 
@@ -107,16 +106,16 @@ class StackSettings(SharedSettings):
         given = {name: value for name, value in chosen.items() if value}
         return {"MODE": mode, **hosts, **ports, **workers, **given}
 
-    def database_url(self, account: str, database: str = DATABASE) -> str:
-        """Return the URL with which programs on this machine reach a database of the stack's PostgreSQL.
+    def database_url(self, account: str) -> str:
+        """Return the URL with which programs on this machine reach the stack's database.
 
         `account` is ROLE or ROLE:PASSWORD.
         """
-        return f"postgresql://{account}@{LOOPBACK}:{self.postgres_port}/{database}"
+        return f"postgresql://{account}@{LOOPBACK}:{self.postgres_port}/{DATABASE}"
 
-    def replica_url(self, account: str, database: str = DATABASE) -> str:
-        """Return the URL of a database on the replica, as `database_url` does for the primary."""
-        return f"postgresql://{account}@{LOOPBACK}:{self.replica_port}/{database}"
+    def replica_url(self, account: str) -> str:
+        """Return the URL of the stack's database on the replica."""
+        return f"postgresql://{account}@{LOOPBACK}:{self.replica_port}/{DATABASE}"
 
     def build_record(
         self, mode: Mode, *, generated_name: str, connections: Mapping[str, str]

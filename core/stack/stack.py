@@ -14,10 +14,10 @@ from rich.table import Table
 
 from core.errors import StackError
 from core.settings import redact
+from core.settings.texts import LOOPBACK
 from core.stack.backup import check_backup, fill_database, find_dump, write_backup
 from core.stack.folder import StackFolder
 from core.stack.health import read_stack_health
-from core.stack.ports import LOOPBACK
 from core.stack.programs import find_address, find_superuser_url
 from core.stack.settings import StackSettings
 

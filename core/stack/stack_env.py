@@ -5,21 +5,22 @@ message names the remedy.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 from dotenv import dotenv_values
 
 from core.errors import SettingsError, StackError
 from core.settings.database_url import DatabaseUrlError, check_database_url
 from core.settings.secret_files import read_secret
+from core.settings.texts import is_port
+from core.stack.start_order import PORT_SETTINGS, REPLICA
 
-MODES: Final = ("local", "docker")
-_PORTS: Final = ("POSTGRES_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")
+Mode = Literal["local", "docker"]
+_MODES: Final = get_args(Mode)
+_PORTS: Final = tuple(setting for program, setting in PORT_SETTINGS.items() if program != REPLICA)
 _NEEDED: Final = ("MODE", "STACK_NAME", "EXPORTER_HOST", "DASHBOARD_HOST", "DATABASE_URL", *_PORTS)
-HIGHEST_PORT: Final = 65_535
 FILE: Final = "_FILE"
 
 
@@ -46,10 +47,10 @@ def _find_problem(values: Mapping[str, str]) -> str | None:
     missing = [name for name in _NEEDED if not values.get(name)]
     if missing:
         return f"{missing[0]} is missing"
-    if values["MODE"] not in MODES:
-        return f"MODE is neither {' nor '.join(MODES)}"
+    if values["MODE"] not in _MODES:
+        return f"MODE is neither {' nor '.join(_MODES)}"
     for name in _PORTS:
-        if not (re.fullmatch(r"[0-9]{1,5}", values[name]) and 0 < int(values[name]) <= HIGHEST_PORT):
+        if not is_port(values[name]):
             return f"{name} is no port"
     try:
         check_database_url(values["DATABASE_URL"])

@@ -18,8 +18,9 @@ import pytest
 
 from core import Settings
 from core.settings import RoleSettings
+from core.settings.texts import LOOPBACK
 from core.stack.folder import StackFolder
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.stack.ports import find_free_port, is_port_free
 from core.stack.processes import is_alive
 from core.stack.programs import find_superuser_url
 from core.stack.settings import StackSettings

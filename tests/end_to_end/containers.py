@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from core.settings.texts import LOOPBACK
 from core.stack.compose import find_engine_problem
-from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.ports import find_free_port
 from core.stack.secret_copies import APPLICATION_USER
 from tests.end_to_end.checkout import Checkout, copy_checkout
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from core.stack.ports import LOOPBACK
+from core.settings.texts import LOOPBACK
 from core.stack.processes import wait_until
 from core.stack.profiles import SERVICES
 from core.stack.redis_access import SENTINEL_SERVICE

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from core.settings.texts import LOOPBACK
 from core.stack.compose import ONE_SHOT, SERVICES
-from core.stack.ports import LOOPBACK, is_port_free
+from core.stack.ports import is_port_free
 from core.stack.processes import wait_until
 from core.stack.profiles import SERVICES as PROFILES
 from core.stack.profiles import list_files

@@ -15,7 +15,8 @@ from urllib.request import urlopen
 import pytest
 
 from core.installation import MIGRATIONS
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from core.stack.processes import wait_until
 from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import created_database

@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from core import EnhancedDatabaseService
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from tests.conftest import Execute
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import WAIT_MS, visit, wait_until_complete

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port, is_port_free
 from core.stack.processes import wait_until
 from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, assert_nothing_left, copy_checkout
 from tests.patience import stretch

@@ -18,7 +18,8 @@ from joserfc.jwk import OctKey
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from core import EnhancedDatabaseService
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from dashboard.navigation import SCRIPTS
 from dashboard.server.page_limits import HostPageLimits
 from tests.bench.dashboard.visitor import Visitor

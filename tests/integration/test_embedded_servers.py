@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from core.errors import StackError
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port, is_port_free
 from core.testing import PostgresServer, ValkeyServer, run_postgres, run_valkey
 
 FAST = {"fsync": "off"}

@@ -14,7 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from core.web.client_deadlines import HEADER_SECONDS
 from dashboard.server.connections import ANONYMOUS_BYTES, MESSAGE_BYTES
 from tests.dashboard_process import Dashboard, run_dashboard

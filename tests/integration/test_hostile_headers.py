@@ -20,7 +20,8 @@ import bcrypt
 import pytest
 
 from core import Settings, open_service
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from core.testing import PostgresServer
 from exporter.server import build_app
 from tests.conftest import created_database

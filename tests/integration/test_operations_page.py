@@ -13,7 +13,8 @@ from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.settings.stack_identity import HEADER, build_identity
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from dashboard import runtime
 from dashboard.monitoring.prometheus import Prometheus
 from dashboard.monitoring.queries import HIT_RATIO, POOL_USED

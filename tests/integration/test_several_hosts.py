@@ -17,7 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from core import EnhancedDatabaseService
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from tests.bench.dashboard.visitor import Visitor
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.game import play_game

@@ -7,7 +7,8 @@ import httpx2
 import pytest
 
 from core import EnhancedDatabaseService
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from dashboard.server.sign_outs import PAGE, SignOuts, describe_sign_in
 from tests.dashboard_process import run_dashboard
 from tests.matrix.caches.couple import wait_until

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from core import Settings
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from core.web.client_deadlines import HEADER_SECONDS
 from tests.dashboard_process import build_environment, run_dashboard
 from tests.exporter_server import write_tls

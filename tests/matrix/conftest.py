@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.migration import Migrator
-from core.stack.ports import LOOPBACK
+from core.settings.texts import LOOPBACK
 from core.testing import ENCRYPTION_KEYS, PostgresServer
 from tests.conftest import administered, connected
 from tests.matrix.answers import play

@@ -15,9 +15,10 @@ import psycopg2
 import pytest
 import trustme
 
-from core.stack.embedded_replica import prepare_replica
+from core.settings.texts import LOOPBACK
+from core.stack.embedded_servers import prepare_replica
 from core.stack.permissions import ServerUser, ensure_server_user, give_to, open_ancestors, run_as
-from core.stack.ports import LOOPBACK, postgres_answers
+from core.stack.ports import postgres_answers
 from core.testing import PostgresServer, ServerProgram, run_server
 from tests.conftest import FAST
 

@@ -20,8 +20,9 @@ from core import Settings, open_service
 from core.errors import ConnectFailed
 from core.http_client import FetchFailed, fetch
 from core.migration import Migrator
+from core.settings.texts import LOOPBACK
 from core.stack.certificates import Certificate, make_authority, make_certificate, store_certificate
-from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.ports import find_free_port
 from core.stack.processes import wait_until
 from core.stack.redis_access import build_acl
 from core.testing import PostgresServer

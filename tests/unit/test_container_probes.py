@@ -7,8 +7,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from core.metrics.registry import open_metrics
+from core.settings.texts import LOOPBACK
 from core.stack import probe, task_probe
-from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.ports import find_free_port
 from tests.exporter_server import served
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from core.errors import StackError
 from core.settings import build_listener_url
+from core.settings.texts import LOOPBACK
 from core.stack.ports import (
-    LOOPBACK,
     check_ports,
     find_free_port,
     http_answers,

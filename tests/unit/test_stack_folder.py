@@ -137,11 +137,11 @@ def test_the_record_replaces_a_secret_of_the_environment(monkeypatch: pytest.Mon
 
 def test_secrets_are_for_their_owner_only(folder: StackFolder) -> None:
     """The folder is closed again when somebody has opened it."""
-    load_password(folder.secret_file("app.password"))
+    load_password(folder.secrets / "app.password")
     folder.secrets.chmod(0o755)
     folder.create()
     assert mode_of(folder.secrets) == 0o700
-    assert mode_of(folder.secret_file("app.password")) == 0o600
+    assert mode_of(folder.secrets / "app.password") == 0o600
 
 
 def test_second_command_is_refused(folder: StackFolder) -> None:

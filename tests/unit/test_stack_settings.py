@@ -8,7 +8,8 @@ import pytest
 
 from core.errors import SettingsError
 from core.stack.profiles import FORM, list_profiles
-from core.stack.settings import Mode, StackSettings
+from core.stack.settings import StackSettings
+from core.stack.stack_env import Mode
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ from urllib.request import urlopen
 import psutil
 
 from core import Settings
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from tests.dashboard_process import build_environment
 
 REPORT_SECONDS = 0.1

@@ -13,7 +13,8 @@ from typing import Any
 
 import redis
 
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from core.stack.redis_access import SENTINEL_USER, list_sentinel_users
 from tests.hosts import Host
 from tests.matrix.caches.couple import wait_until

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
+from core.settings.texts import LOOPBACK
 from core.stack.embedded_servers import find_valkey_program
-from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.ports import find_free_port
 from tests.hosts import Host
 from tests.patience import stretch
 

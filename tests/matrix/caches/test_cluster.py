@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.stack.ports import LOOPBACK
+from core.settings.texts import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer
 from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer

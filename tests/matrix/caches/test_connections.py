@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 from core.cache.capability import Diagnosis
-from core.stack.ports import LOOPBACK, find_free_port
+from core.settings.texts import LOOPBACK
+from core.stack.ports import find_free_port
 from tests.matrix.caches.conftest import MakeServer
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer, require_program, run_server

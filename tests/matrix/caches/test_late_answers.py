@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from core.cache.leases_and_fences import RELEASE
-from core.stack.ports import LOOPBACK
+from core.settings.texts import LOOPBACK
 from tests.faults.proxy import Proxy, run_proxy
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer

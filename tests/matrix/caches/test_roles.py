@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from core.stack.ports import LOOPBACK
+from core.settings.texts import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer
