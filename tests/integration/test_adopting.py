@@ -63,7 +63,7 @@ def names(execute: Execute) -> Callable[[], list[str]]:
 
 
 def test_every_example_is_run(repository: Path) -> None:
-    """Every section with an example has a test below."""
+    """Every section of the document with an example has a test below."""
     text = (repository / PAGE).read_text(encoding="utf-8")
     assert all(read_examples(repository).values())
     assert text.count("```python") == len(SECTIONS)
@@ -73,7 +73,7 @@ def test_every_example_is_run(repository: Path) -> None:
 def test_asyncio(
     run_example: Callable[[str, str], Any], service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Many accounts are opened at the same time, each as a whole."""
+    """Many accounts are opened at the same time, and each is stored completely."""
     example = run_example("asyncio", "my_game")
     asyncio.run(example.open_accounts(service, [f"user{n}" for n in range(8)]))
     assert names() == [f"user{n}" for n in range(8)]
@@ -85,7 +85,7 @@ def test_asyncio(
 def test_fastapi(
     run_example: Callable[[str, str], Any], names: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """Parallel requests work, errors become statuses, failed requests store nothing, reads write nothing."""
+    """Parallel requests work, errors become statuses, failed requests store nothing, reads do not write."""
     example = run_example("FastAPI", "my_api")
     with TestClient(example.app) as client, ThreadPoolExecutor(8) as pool:
         players = [f"user{n % 6}" for n in range(12)]

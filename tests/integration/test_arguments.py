@@ -289,7 +289,7 @@ def make_call(service: EnhancedDatabaseService, name: str, arguments: dict[str, 
 
 
 def test_every_call_and_parameter_is_in_the_table() -> None:
-    """A new parameter without a wrong value here would go untested."""
+    """A new parameter needs a wrong value in the table, or this test fails."""
     assert sorted(VALID) == list_public_calls()
     for name, arguments in VALID.items():
         assert list(arguments) == list_parameters(name), name
@@ -314,7 +314,7 @@ WRONG_CASES = [
 def test_a_wrong_argument_is_named(
     idle: EnhancedDatabaseService, name: str, parameter: str, wrong: object
 ) -> None:
-    """The message begins with the name of the parameter as the caller wrote it."""
+    """The message begins with the name of the parameter."""
     with pytest.raises(InvalidInput) as caught:
         make_call(idle, name, {**VALID[name], parameter: wrong})
     assert re.search(rf"\b{parameter}\b is ", str(caught.value)), caught.value
@@ -338,7 +338,7 @@ REQUIRED = [
 def test_none_is_no_value_for_a_required_argument(
     idle: EnhancedDatabaseService, name: str, parameter: str
 ) -> None:
-    """It is refused by name, as a value of a wrong type is."""
+    """The message names the argument, as for a value of a wrong type."""
     with pytest.raises(InvalidInput, match=rf"\b{parameter}\b is None"):
         make_call(idle, name, {**VALID[name], parameter: None})
 
@@ -382,7 +382,7 @@ def test_an_id_of_any_kind_names_the_user(
     ],
 )
 def test_a_price_of_any_kind_is_stored_as_it_prints(service: Any, price: Any, stored: str) -> None:
-    """Numbers of numpy and of enumerations, without a digit more or less."""
+    """Numbers of numpy and of enumerations are stored with exactly the digits that they print."""
     tick = service.insert_market_tick("AAPL", price, volume=np.int64(7))
     assert (tick.price, type(tick.price), str(tick.price)) == (Decimal(stored), Decimal, stored)
     assert (tick.volume, type(tick.volume)) == (7, int)
@@ -391,7 +391,7 @@ def test_a_price_of_any_kind_is_stored_as_it_prints(service: Any, price: Any, st
 
 
 def test_ticks_of_a_data_frame_are_taken(service: EnhancedDatabaseService) -> None:
-    """Rows as pandas gives them: Timestamp, numpy.float64, numpy.int64."""
+    """The rows have the types of pandas: Timestamp, numpy.float64, numpy.int64."""
     frame = pd.DataFrame(
         {
             "symbol": ["AAPL", "IBM"],
@@ -411,7 +411,7 @@ def test_ticks_of_a_data_frame_are_taken(service: EnhancedDatabaseService) -> No
 
 
 def test_limits_names_and_documents_of_any_kind_are_taken(service: Any, alice: User) -> None:
-    """What is stored is plain: no type of another library comes back."""
+    """Answers contain plain values only, no type of another library."""
     metadata = {"trades": np.int64(3), "share": np.float64(0.5), "won": np.bool_(True), "list": (Size.SMALL,)}
     entry = service.update_leaderboard_entry(
         alice.id,
@@ -434,7 +434,7 @@ def test_limits_names_and_documents_of_any_kind_are_taken(service: Any, alice: U
 
 
 def test_batches_take_numbers_of_any_kind(service: Any, alice: User) -> None:
-    """The same rules as for one row."""
+    """A batch follows the same rules as one row."""
     service.get_current_portfolio(alice.id, DAY)
     other = uuid_utils.UUID(str(alice.id))
     update = ANY_PORTFOLIO(other, DAY, np.float64(11_000.5), np.int64(1_000), np.float32(0.1))
@@ -498,7 +498,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_what_has_no_exact_meaning_is_refused_with_the_reason(
     idle: EnhancedDatabaseService, name: str
 ) -> None:
-    """The reason is the true one: a time of day, a missing zone, nanoseconds."""
+    """The reason is a time of day, a missing zone, or nanoseconds."""
     call, message = REFUSED[name]
     with pytest.raises(InvalidInput, match=message):
         call(idle)

@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
 
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_a_column_is_read_as_it_was_given(execute: Execute, kind: str) -> None:
-    """Also a text that looks like an array or like no value, and years that few write."""
+    """This includes texts that look like an array or like NULL, and years with more or fewer digits."""
     encoded, expected = COLUMNS[kind]
     read = [value for (value,) in execute(f"SELECT unnest(%s::{kind}[])", (encoded,))]
     assert list(map(str, read)) == list(map(str, expected)) if kind == "uuid" else read == expected

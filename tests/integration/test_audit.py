@@ -18,7 +18,7 @@ def read_counter(service: EnhancedDatabaseService, name: str, **labels: str) -> 
 def test_an_action_is_written_down_before_it_is_done(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Another connection sees it while it runs, without an outcome."""
+    """Another connection sees the event while the action runs, without an outcome."""
     with service.audited(actor="alice@example.com", action="expire_quests", target="all players"):
         rows = execute("SELECT actor, action, target, outcome FROM audit_events")
         [begun] = service.list_audit_events()
@@ -32,7 +32,7 @@ def test_an_action_is_written_down_before_it_is_done(
 
 
 def test_a_failed_action_says_why(service: EnhancedDatabaseService) -> None:
-    """The error goes on to the caller, and its name stays in the record."""
+    """The caller gets the error, and the event stores its name."""
     with (
         pytest.raises(InvalidInput),
         service.audited(actor="alice@example.com", action="close_session", target="2013-03-28"),
@@ -44,7 +44,7 @@ def test_a_failed_action_says_why(service: EnhancedDatabaseService) -> None:
 
 
 def test_what_cannot_be_written_down_is_not_done(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Without its table an action never starts, and the failure is counted."""
+    """When the table is missing, no action starts, and the failure is counted."""
     execute("DROP TABLE audit_events")
     done: list[str] = []
     with (
@@ -60,7 +60,7 @@ def test_what_cannot_be_written_down_is_not_done(service: EnhancedDatabaseServic
 def test_an_outcome_that_cannot_be_written_fails_nothing(
     service: EnhancedDatabaseService, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was done stays done; the log and a counter say that its outcome is missing."""
+    """The action is not undone; the log and a counter report the missing outcome."""
     with service.audited(actor="alice@example.com", action="clear_cache", target="market"):
         execute("DROP TABLE audit_events")
     assert read_counter(service, "echo_audit_write_failures_total", action="clear_cache") == 1
@@ -68,7 +68,7 @@ def test_an_outcome_that_cannot_be_written_fails_nothing(
 
 
 def test_newest_actions_come_first(service: EnhancedDatabaseService) -> None:
-    """As many as asked for."""
+    """At most `limit` actions are returned."""
     for target in ("first", "second", "third"):
         with service.audited(actor="alice@example.com", action="clear_cache", target=target):
             pass
@@ -86,7 +86,7 @@ def test_newest_actions_come_first(service: EnhancedDatabaseService) -> None:
 def test_the_set_of_actions_is_closed(
     service: EnhancedDatabaseService, changed: dict[str, Any], message: str
 ) -> None:
-    """Nothing else is written down, so nothing else is done."""
+    """An unknown action is refused before it is done."""
     values = {"actor": "alice@example.com", "action": "clear_cache", "target": "market"} | changed
     with pytest.raises(InvalidInput, match=message), service.audited(**values):
         pytest.fail("the action was run")
@@ -94,7 +94,7 @@ def test_the_set_of_actions_is_closed(
 
 
 def test_a_transaction_cannot_undo_what_was_written_down(service: EnhancedDatabaseService) -> None:
-    """Inside a transaction nothing is audited: a rollback would take the record with it."""
+    """Inside a transaction nothing is audited, because a rollback would remove the event."""
     with (
         pytest.raises(InvalidInput, match="inside a transaction"),
         service.transaction(),

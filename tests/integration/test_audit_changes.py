@@ -27,7 +27,7 @@ def read_changes(service: EnhancedDatabaseService, **options: Any) -> list[tuple
 
 
 def test_an_update_keeps_the_changed_columns_alone(service: EnhancedDatabaseService, alice: User) -> None:
-    """Before and after, with exact amounts; who, when, and in which request."""
+    """The event has the old and new values with exact amounts, the actor, the time and the request."""
     opened = service.get_current_portfolio(alice.id, DAY)
     begun = datetime.now(UTC)
     with service.acting_as("alice@example.com", request_id="request 7"):
@@ -47,7 +47,7 @@ def test_an_update_keeps_the_changed_columns_alone(service: EnhancedDatabaseServ
 
 
 def test_every_table_of_people_is_written_down(service: EnhancedDatabaseService, alice: User) -> None:
-    """Profile, portfolio, quest and score: what was inserted, changed and deleted, with the player too."""
+    """Profile, portfolio, quest and score have events for insert, update and delete, with the player's id."""
     with service.acting_as("operator"):
         bob = service.create_user(username="bob", name="Bob")
         service.update_user_profile(bob.id, name="Robert")
@@ -74,7 +74,7 @@ def test_every_table_of_people_is_written_down(service: EnhancedDatabaseService,
 def test_batches_write_one_event_for_each_row_that_changed(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """In one statement; a row that stays as it is has none."""
+    """A batch is one statement; a row that does not change has no event."""
     for user in (alice, bob):
         service.get_current_portfolio(user.id, DAY)
     updates = [
@@ -94,7 +94,7 @@ def test_batches_write_one_event_for_each_row_that_changed(
 def test_a_large_batch_after_a_small_one_takes_no_longer_than_it_must(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """The plan for one row, kept by the connection, would compare 4,000 rows with each other."""
+    """A plan for one row, which the connection has kept, would compare 4,000 rows with each other."""
     with service.transaction():
         users = [service.create_user(username=f"player{n}") for n in range(4_000)]
     with service.acting_as("operator"):
@@ -112,7 +112,7 @@ def test_a_large_batch_after_a_small_one_takes_no_longer_than_it_must(
 
 
 def test_what_nobody_did_is_not_written_down(service: EnhancedDatabaseService, alice: User) -> None:
-    """Without an actor nothing is; activity, ranks and ticks never are."""
+    """Without an actor nothing is recorded; activity, ranks and ticks never are."""
     service.update_user_profile(alice.id, name="Simulated")
     service.update_leaderboard_entry(alice.id, "c", ONE, DAY)
     with service.acting_as("operator"):
@@ -126,7 +126,7 @@ def test_what_nobody_did_is_not_written_down(service: EnhancedDatabaseService, a
 def test_an_e_mail_address_is_never_in_it(
     service: EnhancedDatabaseService, execute: Execute, alice: User
 ) -> None:
-    """That there is one, and that it changed, is; on every kind of change."""
+    """The event shows that there is an address and that it changed, not the address itself."""
     with service.acting_as("operator"):
         service.update_user_profile(alice.id, email="secret-2@example.com")
         service.update_user_profile(alice.id, email=None)
@@ -143,7 +143,7 @@ def test_an_e_mail_address_is_never_in_it(
 def test_a_change_and_its_event_are_committed_together(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """What is rolled back was never done."""
+    """After a rollback there is neither the change nor the event."""
     with service.acting_as("operator"):
         with pytest.raises(KeyError), service.transaction():
             service.update_user_profile(alice.id, name="Rolled back")
@@ -156,7 +156,7 @@ def test_a_change_and_its_event_are_committed_together(
 
 
 def test_the_innermost_person_counts(service: EnhancedDatabaseService, alice: User) -> None:
-    """Blocks nest, and a block without a request has one of its own."""
+    """Blocks nest, and a block without a request gets its own request id."""
     with service.acting_as("operator"):
         service.update_user_profile(alice.id, name="1")
         with service.acting_as("other"):
@@ -169,7 +169,7 @@ def test_the_innermost_person_counts(service: EnhancedDatabaseService, alice: Us
 
 
 def test_a_transaction_has_one_actor(service: EnhancedDatabaseService, alice: User) -> None:
-    """Who begins to act inside of one is told so: its changes would be written down as another's."""
+    """`acting_as` in a transaction is refused: its changes would be recorded for another actor."""
     with (
         pytest.raises(TransactionMisused, match="another identity"),
         service.transaction(),
@@ -181,14 +181,14 @@ def test_a_transaction_has_one_actor(service: EnhancedDatabaseService, alice: Us
 
 @pytest.mark.parametrize("actor", ["", "x" * 321, None, "a\0b"])
 def test_a_person_has_a_name(service: EnhancedDatabaseService, actor: Any) -> None:
-    """What cannot be stored is refused before anything is done."""
+    """A name that cannot be stored is refused before anything is done."""
     with pytest.raises(InvalidInput, match="actor is"), service.acting_as(actor):
         pytest.fail("the block was run")
 
 
 @pytest.mark.parametrize("actor", ["Robert'); DROP TABLE users; --", "100 %s \\ é💥", "a\nb"])
 def test_a_name_is_stored_as_it_is(service: EnhancedDatabaseService, alice: User, actor: str) -> None:
-    """Whatever characters it has."""
+    """All characters of a name are stored unchanged."""
     with service.acting_as(actor, request_id=actor):
         service.update_user_profile(alice.id, name="A")
     [event] = service.list_audit_changes()
@@ -198,7 +198,7 @@ def test_a_name_is_stored_as_it_is(service: EnhancedDatabaseService, alice: User
 def test_an_operators_action_and_its_changes_have_one_request(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """Whoever reads the log finds what an action did."""
+    """By the request id a reader finds the changes of an action."""
     with (
         service.audited(actor="operator", action="expire_quests", target="all") as event,
         service.acting_as("operator", request_id=str(event.id)),
@@ -223,7 +223,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("sql", REFUSED)
 def test_nothing_is_taken_back(service: EnhancedDatabaseService, execute: Execute, sql: str) -> None:
-    """Not even by the owner of the tables, without first changing the schema."""
+    """The owner of the tables cannot remove events either, unless it changes the schema first."""
     execute("INSERT INTO audit_events (actor, action, target) VALUES ('a', 'sign_in', 't')")
     # no month has it
     execute(
@@ -238,7 +238,7 @@ def test_nothing_is_taken_back(service: EnhancedDatabaseService, execute: Execut
 
 
 def test_an_action_that_is_over_is_one_event(service: EnhancedDatabaseService) -> None:
-    """A sign-in, and an action that was refused, with the reason."""
+    """Examples are a sign-in, and an action that was refused, with the reason."""
     service.record_audit_event(actor="alice", action="sign_in", target="dashboard")
     given = service.record_audit_event(
         actor="bob", action="close_session", target="session 1", outcome="refused", detail="no operator"

@@ -21,7 +21,7 @@ READ = """
 
 
 def test_actions_of_before_are_taken_over(empty_database_url: str, empty_execute: Execute) -> None:
-    """With ids, times and outcomes; they are sealed like new ones, and `down` puts them back."""
+    """Ids, times and outcomes are kept; the events are sealed like new ones, and `down` restores them."""
     settings = Settings(database_url=SecretStr(empty_database_url), enable_redis_cache=False)
     migrator = Migrator(settings)
     migrator.up()

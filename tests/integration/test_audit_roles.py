@@ -44,7 +44,7 @@ REFUSED = (
 @pytest.mark.parametrize("role", [APP, PLAYER, MONITOR])
 @pytest.mark.parametrize("statement", REFUSED)
 def test_nobody_who_serves_can_change_the_log(roles_url: str, role: str, statement: str) -> None:
-    """Neither its events nor its seals, nor what guards them."""
+    """They can change neither events nor seals nor the triggers that protect them."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")
@@ -55,7 +55,7 @@ def test_nobody_who_serves_can_change_the_log(roles_url: str, role: str, stateme
 @pytest.mark.parametrize("statement", ["SELECT * FROM audit_events", "SELECT * FROM audit_seals"])
 @pytest.mark.parametrize("role", [PLAYER, MONITOR])
 def test_the_log_is_read_by_the_application_alone(roles_url: str, role: str, statement: str) -> None:
-    """It says who did what."""
+    """Other roles cannot read it, because it contains who did what."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")
@@ -64,7 +64,7 @@ def test_the_log_is_read_by_the_application_alone(roles_url: str, role: str, sta
 
 
 def test_the_owner_cannot_add_a_seal_as_the_application_does(roles_url: str) -> None:
-    """The function belongs to the sealer, whom the owner alone can become; the owner may call it."""
+    """The function belongs to the sealer; the owner may call it, and only the owner may become the sealer."""
     with connected(roles_url) as execute:
         [(owner,)] = execute("SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'audit_seal'")
     assert owner == "echo_markets_sealer"
@@ -73,7 +73,7 @@ def test_the_owner_cannot_add_a_seal_as_the_application_does(roles_url: str) -> 
 
 
 def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> None:
-    """All that the service does, as the role that it has."""
+    """The application's role suffices for every call of the service."""
     old = datetime.now(UTC).replace(day=1) - timedelta(days=100)
     with connected(roles_url) as execute:
         [(month,)] = execute("SELECT audit_create_month(date_trunc('month', %s, 'UTC'))", (old,))
@@ -97,7 +97,7 @@ def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> 
 
 
 def test_a_players_own_changes_are_recorded_as_theirs(roles_url: str) -> None:
-    """A player may not write the log; the trigger does, whoever changes a row."""
+    """A player may not write to the log; the trigger does it for whoever changes a row."""
     with open_service(settings_as(APP, roles_url, enable_redis_cache=False)) as service:
         user = service.create_user(username="bob")
         service.as_user(user.id).update_user_profile(name="Robert")

@@ -51,7 +51,7 @@ def sealed(service: EnhancedDatabaseService) -> list[UUID]:
 def test_a_log_that_nobody_touched_is_intact(
     service: EnhancedDatabaseService, sealed: list[UUID], alice: User
 ) -> None:
-    """Actions and changes, sealed or not yet; sealing again seals nothing."""
+    """It has actions and changes, sealed or not; a second sealing seals nothing."""
     with service.acting_as("operator"):
         service.update_user_profile(alice.id, name="A", preferences={"ü": [1.5, None]})
         service.get_current_portfolio(alice.id, DAY)
@@ -67,7 +67,7 @@ def test_a_log_that_nobody_touched_is_intact(
 
 
 def test_an_empty_log_is_intact(service: EnhancedDatabaseService) -> None:
-    """It has no seal."""
+    """An empty log has no seal."""
     assert service.seal_audit_log().anchor is None
     result = service.verify_audit_log()
     assert (result.seals, result.unsealed, result.anchor, result.broken) == (0, 0, None, None)
@@ -120,7 +120,7 @@ TAMPERED: dict[str, tuple[str, tuple[str, int, int | None]]] = {
 def test_what_a_superuser_changes_is_named(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], name: str
 ) -> None:
-    """With triggers off, as somebody who owns the server can; the rest of the log does not hide it."""
+    """A superuser can turn the triggers off; the change is found whatever else is in the log."""
     statement, (kind, seal, place) = TAMPERED[name]
     execute(AS_SUPERUSER + statement, {f"e{n}": str(event_id) for n, event_id in enumerate(sealed)})
     found = service.verify_audit_log().broken
@@ -167,7 +167,7 @@ def test_a_change_of_any_column_is_found(
 def test_an_event_cannot_be_added_to_the_past(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """An event with the time and transaction of earlier ones is found, and no later seal hides it."""
+    """An event with the time and transaction of earlier ones is found, also after later seals."""
     [(added,)] = execute(
         "INSERT INTO audit_events (actor, action, target, created_at, transaction_id)"
         " SELECT 'mallory', 'sign_in', 'dashboard', created_at, transaction_id FROM audit_events"
@@ -194,7 +194,7 @@ def rewrite(execute: Execute, number: int) -> None:
 def test_a_seal_that_was_made_anew_breaks_the_chain(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """Its hash fits to its list, and not to the next seal."""
+    """Its hash fits its list of events, but not the next seal."""
     execute(AS_SUPERUSER + "UPDATE audit_seals SET sealed_at = now() WHERE number = 2")
     rewrite(execute, 2)
     assert service.verify_audit_log().broken == AuditBreak("seal_changed", 2)
@@ -203,7 +203,7 @@ def test_a_seal_that_was_made_anew_breaks_the_chain(
 def test_the_end_of_the_chain_is_held_by_an_anchor(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """The newest seals can be removed or made anew without a trace inside of the database."""
+    """Inside the database, the newest seals can be removed or replaced without a trace."""
     anchor = service.seal_audit_log().anchor
     assert anchor is not None
     execute(AS_SUPERUSER + "DELETE FROM audit_seals WHERE number = 3")
@@ -217,7 +217,7 @@ def test_the_end_of_the_chain_is_held_by_an_anchor(
 
 @pytest.mark.parametrize("anchor", ["", "1", "1:abc", f"0:{'0' * 64}", f"1:{'0' * 64}\n", 5])
 def test_an_anchor_has_a_form(service: EnhancedDatabaseService, anchor: Any) -> None:
-    """Anything else is refused before the log is read."""
+    """Any other form is refused before the log is read."""
     with pytest.raises(InvalidInput, match="anchor is"):
         service.verify_audit_log(anchor=anchor)
 
@@ -246,7 +246,7 @@ INSERT = "INSERT INTO audit_events (actor, action, target) VALUES ('late', 'sign
 def test_a_transaction_that_commits_late_is_sealed_later(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], other: Callable[..., Any]
 ) -> None:
-    """It began before events that are sealed; nothing of it is lost, and nothing sealed twice."""
+    """The transaction began before sealed events; no event of it is lost or sealed twice."""
     other(INSERT)
     for expected in (1, 1):
         service.record_audit_event(actor="a", action="sign_in", target="t")
@@ -264,7 +264,7 @@ def test_a_transaction_that_commits_late_is_sealed_later(
 def test_a_transaction_that_waits_for_its_number_is_sealed_later(
     service: EnhancedDatabaseService, sealed: list[UUID], other: Callable[..., Any]
 ) -> None:
-    """Its snapshot is older than a seal, its number is not."""
+    """Its snapshot is older than a seal, its transaction id is not."""
     other("SELECT 1")
     service.record_audit_event(actor="a", action="sign_in", target="t")
     assert service.seal_audit_log().events == 1
@@ -277,7 +277,7 @@ def test_a_transaction_that_waits_for_its_number_is_sealed_later(
 def test_many_writers_and_sealers_leave_an_intact_log(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """Transactions of different lengths, rollbacks and two sealers, all at once."""
+    """Transactions of different lengths, rollbacks and two sealers run at the same time."""
     until = time.monotonic() + WRITER_SECONDS
 
     def write(number: int) -> int:
@@ -339,7 +339,7 @@ def keep(settings: Settings, months: int) -> None:
 def test_months_are_created_and_dropped_with_their_seals_kept(
     service: EnhancedDatabaseService, settings: Settings, old_month: str
 ) -> None:
-    """What is dropped was sealed before, a seal says that it was dropped, and the chain stays whole."""
+    """Events are sealed before they are dropped, a seal records the drop, and the chain stays intact."""
     keep(settings, 2)
     assert service.maintain_audit_log(keep_months=5).dropped == ()
     before = service.verify_audit_log()
@@ -358,7 +358,7 @@ def test_months_are_created_and_dropped_with_their_seals_kept(
 def test_the_owner_decides_how_many_months_are_kept(
     service: EnhancedDatabaseService, settings: Settings, old_month: str
 ) -> None:
-    """All, until `migrate up` is run with AUDIT_KEEP_MONTHS; a run without the setting changes nothing."""
+    """By default all; `migrate up` with AUDIT_KEEP_MONTHS sets a number, which a run without it keeps."""
     with pytest.raises(DatabaseError, match=r"keep_months is 1200, and the owner .* keeps all months"):
         service.maintain_audit_log(keep_months=1_200)
     keep(settings, 3)
@@ -374,7 +374,7 @@ def test_the_owner_decides_how_many_months_are_kept(
 def test_a_month_that_somebody_else_dropped_is_found(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
 ) -> None:
-    """Its events are gone as after a retention, and no seal says so; a later one does not cover it up."""
+    """No seal records the drop, and later seals do not hide it."""
     execute(f"DROP TABLE {old_month}")
     keep(settings, 1)
     for _ in range(2):
@@ -387,7 +387,7 @@ def test_a_month_that_somebody_else_dropped_is_found(
 def test_a_month_without_events_leaves_a_trace_too(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute
 ) -> None:
-    """Also as the first link of the chain."""
+    """A seal records its drop, also as the first link of the chain."""
     execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
     keep(settings, 1)
     assert len(service.maintain_audit_log(keep_months=1).dropped) == 1
@@ -400,7 +400,7 @@ def test_a_month_without_events_leaves_a_trace_too(
 def test_months_that_were_dropped_before_get_their_trace(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
 ) -> None:
-    """The migration takes what is missing then for dropped; where there is a trace, it cannot be reverted."""
+    """The migration records months that are missing as dropped; with such a seal it cannot be reverted."""
     Migrator(settings).down("0025_audit_retention")
     assert service.maintain_audit_log(keep_months=2).dropped == (old_month,)
     Migrator(settings).up()
@@ -413,7 +413,7 @@ def test_months_that_were_dropped_before_get_their_trace(
 def test_the_result_of_a_verification_is_a_metric(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """So that somebody hears of it; absent before the first one."""
+    """An alert can use the metric; it is absent before the first verification."""
     assert read_metric(service, "echo_audit_intact") is None
     service.verify_audit_log()
     assert read_metric(service, "echo_audit_intact") == 1
@@ -441,7 +441,7 @@ def test_a_log_goes_through_a_dump(
     empty_database_url: str,
     old_month: str,
 ) -> None:
-    """pg_dump and pg_restore keep what the seals cover, dropped months too, and the log goes on there."""
+    """pg_dump and pg_restore keep all sealed columns and dropped months, and sealing continues."""
     keep(settings, 2)
     with service.acting_as("operator"):
         service.create_user(username="alice", name="Älice \U0001f4a5", preferences={"a": [1.50, "\u2028"]})
@@ -472,7 +472,7 @@ def test_a_log_goes_through_a_dump(
 def test_events_without_a_month_of_their_own_are_sealed_and_kept(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """A month that has events in the default partition is not created any more."""
+    """A month that has events in the default partition is not created afterwards."""
     future = datetime.now(UTC).replace(day=15) + timedelta(days=150)
     execute(
         "INSERT INTO audit_events (actor, action, target, created_at) VALUES ('a', 'sign_in', 't', %s)",
@@ -487,7 +487,7 @@ def test_events_without_a_month_of_their_own_are_sealed_and_kept(
 def test_a_log_that_was_restored_elsewhere_goes_on(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """There transactions are numbered anew: what waited for a seal and what is new are both sealed."""
+    """The other server numbers transactions anew; waiting and new events are both sealed."""
     execute(
         "INSERT INTO audit_events (actor, action, target, transaction_id)"
         " VALUES ('waits', 'sign_in', 't', 1000000000)"
@@ -522,7 +522,7 @@ def test_the_commands_seal_and_verify(
     monkeypatch: pytest.MonkeyPatch,
     sealed: list[UUID],
 ) -> None:
-    """Exit status 0 while the log is intact; 1 with the event's name when it is not; 2 for a wrong anchor."""
+    """Exit status 0 if the log is intact, 1 with the event's id if not, 2 for a wrong anchor."""
     monkeypatch.setattr(Settings, "load", lambda: settings)
     service.record_audit_event(actor="a", action="sign_in", target="t")
     seal = CliRunner().invoke(main, ["audit", "seal"])
@@ -546,7 +546,7 @@ def test_the_commands_seal_and_verify(
 def test_a_seal_reads_new_events_alone(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """However many are sealed; on a connection that has sealed often as well."""
+    """The cost does not depend on the number of sealed events or on earlier calls of the connection."""
     execute(
         "INSERT INTO audit_events (actor, action, target)"
         " SELECT 'a', 'sign_in', 't' FROM generate_series(1, 20000)"
@@ -565,7 +565,7 @@ def test_a_seal_reads_new_events_alone(
 def test_an_event_of_the_past_is_compared_with_few_seals(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """After a dump was restored, every event is: a search through all later seals would take hours."""
+    """After a restore this holds for every event: comparing all later seals would take hours."""
     execute(
         """INSERT INTO audit_seals
         SELECT 3 + n, sealed_at, partition, first_at + n * interval '1 minute',

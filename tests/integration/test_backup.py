@@ -54,7 +54,7 @@ def restored_url(postgres_server: object) -> Iterator[str]:
 def test_a_restored_database_has_the_same_leaderboards(
     service: EnhancedDatabaseService, settings: Settings, restored_url: str, tmp_path: Path, key: bytes | None
 ) -> None:
-    """In full, and it is written to as before."""
+    """All leaderboards are equal, and the database accepts writes."""
     play_game(service)
     path = tmp_path / "backups" / "game.dump"
     size = write_backup(find_dump(settings.database_url.get_secret_value()), path, key=key)
@@ -76,7 +76,7 @@ def test_a_restored_database_has_the_same_leaderboards(
 def test_a_damaged_backup_changes_nothing(
     service: EnhancedDatabaseService, settings: Settings, restored_url: str, tmp_path: Path
 ) -> None:
-    """The end of the dump is missing, whether it is encrypted or not."""
+    """The end of the dump is missing, in an encrypted and in a plain backup."""
     play_game(service)
     for key in (None, KEY):
         path = tmp_path / f"{key is None}.dump"
@@ -90,7 +90,7 @@ def test_a_damaged_backup_changes_nothing(
 
 
 def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> None:
-    """Its words are the error; there is no password in them."""
+    """The error has the program's message, without a password."""
     url = f"{database_url}_missing"
     path = tmp_path / "game.dump"
     with pytest.raises(StackError, match=r"pg_dump failed with status 1: .*does not exist") as raised:
@@ -100,7 +100,7 @@ def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> 
 
 
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
-    """A server's tools need not be installed where its client is."""
+    """The programs of a server may be missing where only its client is installed."""
     program = DatabaseProgram([str(tmp_path / "pg_dump")], {})
     with pytest.raises(StackError, match="pg_dump cannot be started: No such file"):
         write_backup(program, tmp_path / "game.dump", key=None)
@@ -110,7 +110,7 @@ def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_what_is_restored_is_what_was_dumped(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int
 ) -> None:
-    """However many blocks there are."""
+    """The dump is unchanged for every number of blocks."""
     folder = tmp_path_factory.mktemp("backup")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backup, "BLOCK_BYTES", size)
@@ -125,7 +125,7 @@ def _split(content: bytes, size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("size", [3, 1 << 20], ids=["many-blocks", "one-block"])
 def test_every_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Any byte changed, the end cut off anywhere, blocks swapped, another key."""
+    """Any changed byte, any cut end, swapped blocks and another key are noticed."""
     monkeypatch.setattr(backup, "BLOCK_BYTES", size)
     path = tmp_path / "b"
     whole = b"".join(backup._encrypt(_split(b"PGDMP and more", size), KEY))
@@ -160,7 +160,7 @@ def test_another_file_is_no_backup(tmp_path: Path, content: bytes) -> None:
 
 
 def test_every_backup_has_a_key_of_its_own(tmp_path: Path) -> None:
-    """The same dump twice gives files that share nothing but their form."""
+    """Two files of the same dump share only their header."""
     for name in ("a", "b"):
         write_backup(_print(b"PGDMP the same"), tmp_path / name, key=KEY)
     a, b = ((tmp_path / name).read_bytes() for name in ("a", "b"))
@@ -171,12 +171,12 @@ def test_every_backup_has_a_key_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "secret", base64.b64encode(b"x" * 31).decode(), "é" * 44])
 def test_a_wrong_key_says_how_one_is_made(text: str) -> None:
-    """Without repeating it."""
+    """The message does not show the key."""
     with pytest.raises(StackError, match="`openssl rand -base64 32` makes one") as raised:
         parse_key(text)
     assert not text or text not in str(raised.value)
 
 
 def test_a_key_is_base64() -> None:
-    """As openssl prints it."""
+    """The form is that of `openssl rand -base64`."""
     assert parse_key(base64.b64encode(KEY).decode()) == KEY

@@ -29,7 +29,7 @@ def connect(
 
 
 def test_a_statement_is_cancelled_by_the_server_first(settings: Settings) -> None:
-    """Its own refusal leaves the connection usable."""
+    """The error comes from the server, so the connection stays usable."""
     # a busy server has a part of the limit to cancel in
     with contextlib.closing(connect(settings, limit_seconds=4)) as connection:
         with pytest.raises(psycopg2.errors.QueryCanceled):
@@ -41,7 +41,7 @@ def test_a_statement_is_cancelled_by_the_server_first(settings: Settings) -> Non
 
 
 def test_an_error_leaves_the_connection_usable(settings: Settings) -> None:
-    """Each statement is its own transaction."""
+    """Each statement is a separate transaction."""
     with contextlib.closing(connect(settings)) as connection:
         with pytest.raises(psycopg2.errors.DivisionByZero):
             connection.execute_sql("SELECT 1 / 0")
@@ -49,7 +49,7 @@ def test_an_error_leaves_the_connection_usable(settings: Settings) -> None:
 
 
 def test_a_silent_server_is_given_up(settings: Settings) -> None:
-    """It takes the connection and says nothing: psycopg2 alone would wait for two seconds at least."""
+    """The server accepts the connection and sends nothing; psycopg2 alone would wait at least two seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         started = time.monotonic()
         with pytest.raises(NoAnswer, match=r"no answer within 0\.5 s"):
@@ -58,7 +58,7 @@ def test_a_silent_server_is_given_up(settings: Settings) -> None:
 
 
 def test_every_address_of_every_host_is_tried(settings: Settings, postgres_server: PostgresServer) -> None:
-    """The first that answers is taken, as libpq does: of a name with two addresses, and of two hosts."""
+    """As in libpq the first that answers is used, for two addresses of one name and for two hosts."""
     url, nobody = settings.database_url.get_secret_value(), find_free_port()
     port = postgres_server.port
     with contextlib.closing(connect(settings, url.replace("127.0.0.1", "localhost"))) as connection:
@@ -70,7 +70,7 @@ def test_every_address_of_every_host_is_tried(settings: Settings, postgres_serve
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".invalid"])
 def test_a_name_without_an_address_is_an_error(settings: Settings, host: str) -> None:
-    """Without the name in it: health must not tell it."""
+    """The error does not contain the name, because the health document shows it."""
     with pytest.raises(psycopg2.OperationalError, match="has no address") as error:
         connect(settings, f"postgresql://echo@{host}/echo")
     assert host not in str(error.value)
@@ -79,7 +79,7 @@ def test_a_name_without_an_address_is_an_error(settings: Settings, host: str) ->
 def test_a_slow_name_server_keeps_no_other_thread_waiting(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name is looked up in a call that lets others run, and libpq gets the address."""
+    """The name is resolved in a call that releases the GIL, and libpq gets the address."""
     url = settings.database_url.get_secret_value()
     asked, answer = threading.Event(), threading.Event()
     look_up = socket.getaddrinfo

@@ -68,7 +68,7 @@ def counts_add_up(service: EnhancedDatabaseService) -> None:
 def test_a_late_fill_is_refused(
     service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read the old row, let a writer commit and invalidate, then fill: the old row must not stay."""
+    """A reader reads the old row, a writer commits and invalidates; then the fill is refused."""
     loaded, may_fill = threading.Event(), threading.Event()
     find_user = user_queries.find_user
 
@@ -93,7 +93,7 @@ def test_a_late_fill_is_refused(
 def test_a_late_leaderboard_is_refused(
     service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for a leaderboard, whose entry changed while the page was loaded."""
+    """An entry changes while the page of its leaderboard is loaded."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
     loaded, may_fill = threading.Event(), threading.Event()
     list_page = leaderboards.list_page
@@ -130,7 +130,7 @@ def test_a_rolled_back_write_drops_nothing(
 def test_a_third_party_may_delete_any_key(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Whatever disappears is loaded again, version keys included."""
+    """A key that another program deletes is loaded again, version keys included."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
     service.get_leaderboard("b", DAY)
     for key in list(redis_client.scan_iter()):
@@ -150,7 +150,7 @@ def test_a_foreign_value_is_replaced(
 def test_a_miss_that_was_expected_replaces_what_is_in_the_way(
     settings: Settings, alice: User, redis_client: redis.Redis
 ) -> None:
-    """After a miss the next key is leased in the same breath; what is foreign there is replaced."""
+    """After a miss the next key is leased in the same round trip, and a foreign value there is replaced."""
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         bob = service.create_user(username="bob")
         for _ in range(2):
@@ -180,7 +180,7 @@ def test_a_key_of_another_type_is_replaced(
 def test_two_processes_share_the_cache(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """What one filled the other reads, and what one changed the other sees."""
+    """One process reads what the other has filled, and sees what the other has changed."""
     with open_service(settings) as other:
         service.get_user_by_id(alice.id)
         other.get_user_by_id(alice.id)
@@ -218,7 +218,7 @@ def test_disabled_redis_is_never_asked(settings: Settings, alice: User) -> None:
 
 
 def test_missing_redis_is_bypassed(settings: Settings, alice: User) -> None:
-    """Nothing listens there: every call answers from the database, at once after the first."""
+    """No server listens there: every call is answered from the database, without a wait after the first."""
     changed = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
     with open_service(changed) as service:
         service.update_user_profile(alice.id, name="Alone")
@@ -229,7 +229,7 @@ def test_missing_redis_is_bypassed(settings: Settings, alice: User) -> None:
 
 
 def test_a_wrong_password_is_a_bypass(settings: Settings, alice: User) -> None:
-    """A Redis that refuses is as good as none, and never an error of the caller."""
+    """A Redis that refuses the password is bypassed, and no caller gets an error."""
     with open_service(settings.model_copy(update={"redis_password": SecretStr("wrong")})) as service:
         assert service.get_user_by_id(alice.id) == alice
         assert service.cache_stats().caches["user"].bypasses == 1
@@ -239,7 +239,7 @@ def test_a_wrong_password_is_a_bypass(settings: Settings, alice: User) -> None:
 def test_a_hung_redis_costs_one_timeout(
     faulty: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User, settings: Settings
 ) -> None:
-    """SIGSTOP: one call waits for the timeout, the next ones pass by; afterwards nothing is stale."""
+    """After SIGSTOP one call waits for the timeout and later ones do not; afterwards nothing is stale."""
     faulty.get_user_by_id(alice.id)
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
@@ -299,7 +299,7 @@ def test_a_write_while_redis_is_down_is_not_forgotten(
 def test_a_full_redis_is_read_past(
     faulty: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User
 ) -> None:
-    """Maxmemory with noeviction refuses fills, but invalidations still work."""
+    """Maxmemory with noeviction refuses fills, but accepts invalidations."""
     client = redis.Redis.from_url(own_valkey.url, password=own_valkey.password)
     faulty.get_user_by_id(alice.id)
     client.config_set("maxmemory-policy", "noeviction")
@@ -337,7 +337,7 @@ def test_too_many_owed_invalidations_drop_everything(
 def test_missing_rows_are_remembered_for_a_while(
     service: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """Asking again for what does not exist costs no statement, until it is created."""
+    """Another read of a missing row runs no statement, until the row is created."""
     statements: list[str] = []
     service._database.query_hooks.append(lambda event: statements.append(event.sql))
     unknown = "018f0000-0000-7000-8000-000000000001"
@@ -357,7 +357,7 @@ def test_missing_rows_are_remembered_for_a_while(
 def test_a_failed_load_gives_its_lease_up(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next reader fills at once, and need not wait for a lease to expire."""
+    """The next reader fills at once, without waiting for the lease to expire."""
 
     def fail(*_: object) -> None:
         raise DatabaseUnavailable("gone")
@@ -374,7 +374,7 @@ def test_a_failed_load_gives_its_lease_up(
 def test_what_is_filled_together_expires_apart(
     service: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """Spread over a tenth of the time to live, and never longer than it."""
+    """Expiry times are jittered by a tenth of the time to live, and never exceed it."""
     service._warm_users("warm_cache", [service.create_user(username=f"player{n}").id for n in range(40)])
     left = [redis_client.pttl(key) for key in redis_client.scan_iter("user:*", count=1_000)]
     assert len(left) == 40
@@ -385,7 +385,7 @@ def test_what_is_filled_together_expires_apart(
 def test_warm_cache_fills_what_is_asked_first(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Leaderboards, symbols, active players; with progress, and the reads that follow are hits."""
+    """It fills leaderboards, symbols and active players with progress; the reads that follow are hits."""
     service.touch_last_active(alice.id)
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
     service.insert_market_tick("AAPL", Decimal(1))
@@ -409,7 +409,7 @@ def test_warm_cache_fills_what_is_asked_first(
 def test_warm_leaderboards_are_those_that_are_read(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """Each limit is the beginning of the largest, a hit, and follows the leaderboard like any other."""
+    """Each limit is a part of the largest one, is a hit, and is invalidated like any other."""
     for score, user in enumerate((alice, bob)):
         service.update_leaderboard_entry(user.id, "b", Decimal(score))
     service.warm_cache(limits=(2, 1, 2), players=1)
@@ -471,7 +471,7 @@ def is_running(pid: int) -> bool:
 def test_the_last_known_value_stands_in_for_the_database(
     fragile: tuple[EnhancedDatabaseService, Callable[[], None]], redis_client: redis.Redis
 ) -> None:
-    """What was read before is still served, marked stale; what this process changed is not."""
+    """Values that were read before are served, marked stale, except those that this process changed."""
     service, stop = fragile
     alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
     for user in (alice, bob):
@@ -493,7 +493,7 @@ def test_the_last_known_value_stands_in_for_the_database(
 
 
 def test_a_stampede_is_one_query(settings: Settings, alice: User) -> None:
-    """Sixty-four threads in two processes' services want one cold key: the database is asked once."""
+    """Sixty-four threads of two services read one cold key, which is loaded once."""
     with open_service(settings) as one, open_service(settings) as two:
         statements: list[str] = []
         barrier = threading.Barrier(64)

@@ -115,7 +115,7 @@ def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute)
 def test_missed_quests_are_completed_when_their_target_was_reached(
     game: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """As holdings and prices say: at the first step with enough gain, or with enough lead over the mean."""
+    """Holdings and prices decide: the first step with enough gain, or with enough lead over the mean."""
     play_missed_sessions(game, TODAY)
     values = execute(
         """
@@ -184,7 +184,7 @@ def test_missed_sessions_are_the_same_every_time(
 
 
 def test_a_long_gap_is_not_played(game: EnhancedDatabaseService, execute: Execute) -> None:
-    """History that keeps its own dates ends years ago."""
+    """A history with its own dates ended years ago."""
     before = content(execute)
     assert play_missed_sessions(game, LAST_SESSION + timedelta(days=MOST_DAYS + 2)) == []
     assert content(execute) == before

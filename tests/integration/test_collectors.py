@@ -51,7 +51,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def test_a_scrape_has_the_servers_figures(client: TestClient) -> None:
-    """Every documented name, each collector's success, and nothing of the statements, which are not kept."""
+    """It has every documented name and each collector's success, and nothing of statements, which are off."""
     text = client.get("/metrics").text
     found = parse(text)
     for name in (
@@ -89,7 +89,7 @@ def test_a_scrape_has_the_servers_figures(client: TestClient) -> None:
 def test_connections_are_counted_by_application_and_state(
     connection: BoundedConnection, settings: Settings, database_url: str
 ) -> None:
-    """Names and states of others become `other`, and all of them are there."""
+    """Unknown names and states are counted as `other`, and no connection is missing."""
     applications = ("collector", "dashboard", "my-api")
     before = postgres.count_connections(connection, applications)
     with contextlib.ExitStack() as opened:
@@ -128,7 +128,7 @@ def count_added(
 
 
 def test_the_oldest_transaction_has_an_age(connection: BoundedConnection, database_url: str) -> None:
-    """Somebody else's, not the one that asks."""
+    """The transaction of the collector itself does not count."""
     with contextlib.closing(psycopg2.connect(database_url)) as raw, raw.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(0.3)")
         found = find_sample(postgres.collect_activity(connection, ()), postgres.OLDEST_TRANSACTION.name)
@@ -152,7 +152,7 @@ def list_lags(connection: BoundedConnection) -> dict[str, float]:
 
 
 def test_transactions_are_counted(connection: BoundedConnection, execute: Execute) -> None:
-    """Commits and rollbacks go up by what happened."""
+    """The counters increase by the number of commits and rollbacks."""
     commits, rollbacks, deadlocks = count_transactions(connection)
     for _ in range(5):
         execute("SELECT 1")
@@ -170,7 +170,7 @@ def test_transactions_are_counted(connection: BoundedConnection, execute: Execut
 def test_partitions_are_summed_up_under_the_table(
     service: EnhancedDatabaseService, connection: BoundedConnection, tmp_path: Path, execute: Execute
 ) -> None:
-    """One row a table: the ticks of all months, estimated without being counted, and `other` for the rest."""
+    """There is one row a table: ticks of all months, estimated rows, and `other` for the rest."""
     imported = import_days(service, tmp_path, "2012-01-01")
     execute("ANALYZE ticks")
     execute("CREATE TABLE foreign_table AS SELECT generate_series(1, 50) AS n")
@@ -191,7 +191,7 @@ def test_partitions_are_summed_up_under_the_table(
 def test_unused_indexes_are_those_that_no_query_used(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Constraints are needed anyway; an index whose partition was used is used."""
+    """Indexes of constraints are not listed, nor an index of which one partition was used."""
     unused = {(each.table, each.index): each for each in service.list_unused_indexes()}
     assert ("market_events", "market_events_recent") in unused
     assert ("ticks", "ticks_timestamp") in unused
@@ -211,13 +211,13 @@ def test_unused_indexes_are_those_that_no_query_used(
 
 
 def test_the_service_lists_tables_and_no_statements(service: EnhancedDatabaseService) -> None:
-    """Without pg_stat_statements the answer is None, which is not an empty list."""
+    """Without pg_stat_statements the answer is None and not an empty list."""
     assert {each.table for each in service.list_table_sizes()} == {*server_statistics.TABLES, "other"}
     assert service.list_slowest_statements() is None
 
 
 def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: PostgresServer) -> None:
-    """Who replayed everything is not late; who stays behind is, by name."""
+    """A replica that has replayed everything has no lag; one that is behind has a lag under its name."""
     assert list_lags(connection) == {}
     factory = psycopg2.extras.PhysicalReplicationConnection
     with contextlib.ExitStack() as opened:

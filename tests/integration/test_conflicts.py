@@ -72,7 +72,7 @@ def conflicts(service: EnhancedDatabaseService, alice: User, execute: Execute) -
 def test_a_victim_of_a_deadlock_is_repeated(
     service: EnhancedDatabaseService, alice: User, conflicts: Callable[[int], None], call: str
 ) -> None:
-    """With all that it was given, iterators included."""
+    """The write is repeated with all its arguments, iterators included."""
     conflicts(1)
     assert CALLS[call](service, alice)
 
@@ -80,7 +80,7 @@ def test_a_victim_of_a_deadlock_is_repeated(
 def test_a_deadlock_without_an_end_is_an_error(
     service: EnhancedDatabaseService, alice: User, conflicts: Callable[[int], None]
 ) -> None:
-    """Nothing was written then, nobody was fenced out, and the next call works."""
+    """Nothing is written or stays fenced, and the next call works."""
     conflicts(CONFLICT_ATTEMPTS)
     with pytest.raises(TransactionConflict, match="repeat it"):
         service.update_leaderboard_entry(alice.id, "b", Decimal(2))
@@ -92,7 +92,7 @@ def test_a_deadlock_without_an_end_is_an_error(
 def test_a_transaction_is_repeated_by_who_began_it(
     service: EnhancedDatabaseService, alice: User, conflicts: Callable[[int], None]
 ) -> None:
-    """It holds what the other waits for, so that its call cannot get any further."""
+    """The transaction holds the locks that the other waits for, so its call cannot be repeated alone."""
     conflicts(1)
 
     def write() -> None:
@@ -121,7 +121,7 @@ def test_a_player_who_is_deleted_meanwhile_is_missing(
     deleted: Callable[[], object],
     execute: Execute,
 ) -> None:
-    """The rest of the batch is written, and a single score names the player who is gone."""
+    """The rest of the batch is written; a single score raises the error for the missing player."""
     updates = [LeaderboardUpdate(user.id, Decimal(1)) for user in (alice, bob)]
     results: list[object] = []
 
@@ -149,7 +149,7 @@ def test_a_player_who_is_deleted_meanwhile_is_missing(
 def test_a_write_that_was_cancelled_leaves_its_key_open(
     settings: Settings, alice: User, database_url: str, redis_client: redis.Redis
 ) -> None:
-    """The server said that it gave up, so nobody is kept from the cache for fear of a late commit."""
+    """The server reported the cancellation, so the key is released at once."""
     with (
         open_service(settings.model_copy(update={"database_query_timeout": 500})) as service,
         connected(database_url) as run,
@@ -168,7 +168,7 @@ def test_a_write_that_was_cancelled_leaves_its_key_open(
 def test_of_two_loaded_records_of_one_key_the_last_wins(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """Portfolios, entries, quests and events as well as users and ticks."""
+    """This holds for portfolios, entries, quests, events, users and ticks."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1))
     quest = service.create_quest(alice.id, type="t", title="first", target_value=Decimal(1))
     event = service.create_market_event(type="news", title="first")

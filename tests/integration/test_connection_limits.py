@@ -46,7 +46,7 @@ def hold_connections(service: EnhancedDatabaseService, count: int) -> None:
 def test_a_write_does_not_meet_a_connection_that_the_server_closed(
     settings: Settings, execute: Execute
 ) -> None:
-    """Every idle one is gone, as after a restart; the first write works, and so do the others."""
+    """Every idle connection is gone, as after a restart; the first write works, and so do others."""
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         hold_connections(service, 4)
         execute(END_IDLE)
@@ -60,7 +60,7 @@ def test_a_write_does_not_meet_a_connection_that_the_server_closed(
 
 @pytest.mark.slow
 def test_idle_session_timeout_costs_no_write(settings: Settings, postgres_server: PostgresServer) -> None:
-    """A server or pooler that ends what idles for a second: pauses of two between the writes."""
+    """The server ends sessions that are idle for a second; the writes are two seconds apart."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     with administered(postgres_server) as run:
         run(f"ALTER DATABASE {name} SET idle_session_timeout = '1s'")
@@ -75,7 +75,7 @@ def test_idle_session_timeout_costs_no_write(settings: Settings, postgres_server
 
 
 def test_a_message_is_no_reason_to_reconnect(settings: Settings, execute: Execute) -> None:
-    """A session that was told something while it idled is pinged and used again."""
+    """A session that received a message while idle is pinged and used again."""
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         with service._database.session("listen") as database:
             database.execute_sql("LISTEN news")
@@ -109,7 +109,7 @@ def limited(server: PostgresServer, settings: Settings, *, connections: int, of:
 def test_callers_queue_for_what_the_server_gives(
     settings: Settings, postgres_server: PostgresServer, of: str
 ) -> None:
-    """Twelve threads on a limit of three, below the pool's of ten: all of them are served."""
+    """Twelve threads share three connections, below the pool's limit of ten, and all are served."""
     with (
         limited(postgres_server, settings, connections=3, of=of) as few,
         open_service(few) as service,
@@ -140,7 +140,7 @@ def test_callers_queue_for_what_the_server_gives(
 def test_without_any_connection_the_refusal_names_all_limits(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """The role has none left for this process: an error at once, in the server's words."""
+    """The role has no connection left for this process: an error at once, with the server's message."""
     with (
         limited(postgres_server, settings, connections=1, of="role") as few,
         open_service(few) as first,
@@ -156,7 +156,7 @@ def test_without_any_connection_the_refusal_names_all_limits(
 def test_a_session_ended_for_idling_in_a_transaction_is_lost(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """The role's limit for that: the block fails as with any lost connection, nothing stays, all goes on."""
+    """The block fails as for any lost connection, nothing is stored, and the next call works."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     with administered(postgres_server) as run:
         run(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '200ms'")

@@ -114,7 +114,7 @@ def test_settings_do_not_depend_on_server_role_or_environment(
 
 @pytest.mark.parametrize("sends_options", [True, False], ids=["direct", "pooled"])
 def test_texts_are_quoted_as_the_session_reads_them(odd_defaults: Settings, *, sends_options: bool) -> None:
-    """Also where backslashes are not plain letters, in every statement of a transaction."""
+    """This includes sessions in which backslashes escape, in every statement of a transaction."""
     texts = ["\\", "\\'", "'; --", "\\\\'", "%s", "E'\\n'"]
     with open_service(odd_defaults) as service:
         service._database._connector._sends_options = sends_options
@@ -125,7 +125,7 @@ def test_texts_are_quoted_as_the_session_reads_them(odd_defaults: Settings, *, s
 
 
 def test_nothing_stays_behind_in_a_session_that_is_shared(odd_defaults: Settings) -> None:
-    """Without start-up options, what a statement was given is gone after it."""
+    """Without start-up options, the settings of a statement end with it."""
     connector = Connector(odd_defaults, "probe")
     connector._sends_options = False
     with contextlib.closing(connector.open()) as raw, raw.cursor() as cursor:
@@ -144,7 +144,7 @@ def test_nothing_stays_behind_in_a_session_that_is_shared(odd_defaults: Settings
 def test_another_clients_settings_are_not_taken_for_ours(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session with the right values that did not get our options may be shared all the same."""
+    """A session with equal values but without our options may be shared, and counts as shared."""
     monkeypatch.setattr(
         Connector,
         "_build_parameters",
@@ -155,7 +155,7 @@ def test_another_clients_settings_are_not_taken_for_ours(
 
 
 def test_a_new_connection_costs_one_question(settings: Settings, execute: Execute) -> None:
-    """And statements on a server without a pooler carry nothing more."""
+    """Statements on a server without a pooler have no prefix."""
     with open_service(settings) as service:
         asked: list[str] = []
         service._database.query_hooks.append(lambda event: asked.append(event.sql))
@@ -165,7 +165,7 @@ def test_a_new_connection_costs_one_question(settings: Settings, execute: Execut
 
 
 def test_an_old_server_is_refused_in_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By migrate, by the pool and by the health check."""
+    """Migrate, the pool and the health check refuse it."""
     monkeypatch.setattr(connectors, "MINIMUM_SERVER", 990_000)
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         for call in (Migrator(settings).up, lambda: service.search_users("a")):
@@ -181,7 +181,7 @@ def test_an_old_server_is_refused_in_one_line(settings: Settings, monkeypatch: p
 def test_a_database_that_is_not_utf8_is_refused(
     postgres_server: PostgresServer, settings: Settings, encoding: str
 ) -> None:
-    """One line that says what to do, and no table."""
+    """The error is one line with the remedy, and no table is created."""
     name = f"encoding_{encoding.lower()}"
     with administered(postgres_server) as execute:
         execute(
@@ -203,7 +203,7 @@ def test_a_database_that_is_not_utf8_is_refused(
 def test_letters_of_every_alphabet_pass_a_latin_environment(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PGCLIENTENCODING is for psql."""
+    """PGCLIENTENCODING is ignored."""
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     with open_service(settings) as service:
         user = service.create_user(username="ΣΊΣΥΦΟΣ", name="名前 🎲")
@@ -213,7 +213,7 @@ def test_letters_of_every_alphabet_pass_a_latin_environment(
 def test_a_standby_or_a_read_only_database_is_not_migrated(
     postgres_server: PostgresServer, empty_database_url: str
 ) -> None:
-    """The line names what makes it read-only."""
+    """The error names the cause of the read-only mode."""
     name = empty_database_url.rsplit("/", 1)[1]
     with administered(postgres_server) as execute:
         execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -224,7 +224,7 @@ def test_a_standby_or_a_read_only_database_is_not_migrated(
 def test_a_connection_that_cannot_be_introduced_is_closed(
     service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failing probe leaves no session behind, and the pool has its place again."""
+    """A failing probe leaves no session on the server, and the pool has its slot again."""
     opened: list[Any] = []
 
     def fail(_: Connector, raw: Any, __: Any) -> None:
@@ -256,7 +256,7 @@ def several_hosts(url: str, server: PostgresServer) -> dict[str, str]:
 def test_several_hosts_are_tried_in_turn(
     settings: Settings, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the pool, by migrate, by the health check and so by the exporter."""
+    """The pool, migrate, the health check and so the exporter do this."""
     for url in several_hosts(settings.database_url.get_secret_value(), postgres_server).values():
         monkeypatch.setenv("DATABASE_URL", url)
         monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
@@ -292,7 +292,7 @@ def test_a_host_that_accepts_no_writes_is_named_with_both_causes(
 def test_a_port_of_the_environment_is_that_of_every_connection(
     settings: Settings, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A URL without a port leaves it to PGPORT, for the health check as for the pool."""
+    """A URL without a port uses PGPORT, in the health check as in the pool."""
     monkeypatch.setenv("PGPORT", str(postgres_server.port))
     url = settings.database_url.get_secret_value().replace(f":{postgres_server.port}/", "/")
     own = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
@@ -304,7 +304,7 @@ def test_a_port_of_the_environment_is_that_of_every_connection(
 def test_an_address_of_the_environment_does_not_replace_the_host(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PGHOSTADDR is for psql; the URL says where the database is."""
+    """PGHOSTADDR is ignored, because the URL names the host."""
     with monkeypatch.context() as environment:
         environment.setenv("PGHOSTADDR", "127.0.0.254")
         with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:

@@ -118,7 +118,7 @@ def test_leaderboards_follow_a_link(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_link_may_name_the_category_by_its_key(game: EnhancedDatabaseService) -> None:
-    """The key of the API works in an address too."""
+    """The address may contain the key of the API."""
     page = open_page(LEADERBOARDS, category="quests_completed")
     assert page.selectbox(key="category").value == "Quests completed"
     assert list(page.dataframe[0].value["rank"]) == [1, 2, 2]
@@ -136,7 +136,7 @@ def test_an_unknown_view_is_named_and_replaced(game: EnhancedDatabaseService) ->
 
 
 def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None:
-    """A session that has portfolios only is offered, and its leaderboard is empty."""
+    """A session with portfolios only is offered, and its leaderboard is empty."""
     alice = game.get_user_by_username("alice")
     today = game.get_current_portfolio(alice.id).session_date
     page = open_page(LEADERBOARDS, day=today.isoformat())
@@ -145,14 +145,14 @@ def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None
 
 
 def test_choosing_a_category_changes_the_table(game: EnhancedDatabaseService) -> None:
-    """The filters work by hand as well."""
+    """The filters also work when they are set on the page."""
     page = open_page(LEADERBOARDS)
     page.selectbox(key="category").select("Total value").run()
     assert read_metrics(page)["Best score"] == "$10,310.75"
 
 
 def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabaseService) -> None:
-    """By the first letters in any case, with the rank on the whole leaderboard and the neighbours."""
+    """The search takes the first letters in any case; the rank is that of the whole leaderboard."""
     page = open_page(LEADERBOARDS, find="Ch")
     assert [list(table.value["player"]) for table in page.dataframe] == [
         ["charlie"],
@@ -164,13 +164,13 @@ def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabas
 
 
 def test_an_order_is_followed(game: EnhancedDatabaseService) -> None:
-    """Lowest first and by name, from the address."""
+    """The address can choose lowest first and by name."""
     assert read_players(open_page(LEADERBOARDS, order="Lowest first")) == ["charlie", "bob", "alice"]
     assert read_players(open_page(LEADERBOARDS, order="Name, Z to A")) == ["charlie", "bob", "alice"]
 
 
 def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
-    """Ranks and scores against the session in the address."""
+    """Ranks and scores are compared with the session in the address."""
     page = open_page(LEADERBOARDS, against="2013-02-27")
     assert list(page.dataframe[0].value["moved"]) == ["=", "↑ 1", "↓ 1"]
     assert list(page.dataframe[0].value["change"]) == ["+1.91 pts", "+1.10 pts", "-2.10 pts"]
@@ -179,7 +179,7 @@ def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
-    """The mean of the sessions, with who is found in it."""
+    """The table has the mean of the sessions, limited by the search."""
     page = open_page(LEADERBOARDS, period="7 sessions")
     assert read_players(page) == ["alice", "bob", "charlie"]
     assert list(page.dataframe[0].value["score"]) == ["+1.30%", "+0.34%", "-0.68%"]
@@ -188,7 +188,7 @@ def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
 
 
 def test_pages_divide_a_leaderboard(game: EnhancedDatabaseService) -> None:
-    """The second page begins where the first ends; one that is not there says so."""
+    """The second page begins where the first ends; a page that does not exist is reported."""
     day = SESSIONS[2]
     users = [game.create_user(username=f"more{n:02}") for n in range(15)]
     updates = [LeaderboardUpdate(user.id, Decimal(n)) for n, user in enumerate(users)]
@@ -222,7 +222,7 @@ def test_a_portfolio_shows_the_newest_session(game: EnhancedDatabaseService) -> 
 
 
 def test_looking_at_a_player_creates_nothing(game: EnhancedDatabaseService) -> None:
-    """No portfolio of today appears by looking."""
+    """Viewing a player creates no portfolio of today."""
     dave = game.get_user_by_username("dave")
     page = open_page(PORTFOLIOS, player="dave")
     assert "dave has not played a session yet" in read_text(page)
@@ -230,12 +230,12 @@ def test_looking_at_a_player_creates_nothing(game: EnhancedDatabaseService) -> N
 
 
 def test_a_name_is_found_in_any_case(game: EnhancedDatabaseService) -> None:
-    """`Alice` is alice."""
+    """`Alice` finds alice."""
     assert read_metrics(open_page(PORTFOLIOS, player="Alice"))["Day change"] == "+$310.75"
 
 
 def test_the_first_letters_offer_players(game: EnhancedDatabaseService) -> None:
-    """A prefix lists who starts with it; choosing one opens the player."""
+    """A prefix lists the players whose name begins with it; a click opens one."""
     page = open_page(PORTFOLIOS, player="ch")
     page.button(key="choose-player-charlie").click().run()
     assert page.text_input(key="player").value == "charlie"
@@ -244,21 +244,21 @@ def test_the_first_letters_offer_players(game: EnhancedDatabaseService) -> None:
 
 @pytest.mark.parametrize("name", ["zorro", "a" * 90, "%", "'; DROP TABLE users"])
 def test_an_unknown_player_is_named(game: EnhancedDatabaseService, name: str) -> None:
-    """The page says whom it looked for, and how to find somebody."""
+    """The page repeats the name, and says how to find a player."""
     page = open_page(PORTFOLIOS, player=name)
     assert not page.exception
     assert "No player is called" in read_text(page)
 
 
 def test_portfolios_without_a_player_offer_the_best(game: EnhancedDatabaseService) -> None:
-    """A start without a name."""
+    """The page without a name lists the best players."""
     page = open_page(PORTFOLIOS)
     offered = [button.label for button in page.button]
     assert offered == ["Refresh", "alice", "bob", "charlie"]
 
 
 def test_two_players_stand_side_by_side(game: EnhancedDatabaseService) -> None:
-    """Found by their first letters in the second box, with the figures of both."""
+    """The second search box finds the other player by the first letters."""
     page = open_page(PORTFOLIOS, player="alice", rival="b", window="All")
     page.button(key="choose-rival-bob").click().run()
     assert page.text_input(key="rival").value == "bob"
@@ -268,7 +268,7 @@ def test_two_players_stand_side_by_side(game: EnhancedDatabaseService) -> None:
 
 
 def test_nobody_is_compared_with_himself(game: EnhancedDatabaseService) -> None:
-    """The page says so and shows the player all the same; so with one who is unknown."""
+    """The page says so and shows the player, as it does for an unknown second player."""
     page = open_page(PORTFOLIOS, player="alice", rival="ALICE")
     assert "both are the same" in page.info[0].value
     assert read_metrics(page)["Day change"] == "+$310.75"
@@ -293,7 +293,7 @@ def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseServic
 
 
 def test_a_rival_who_has_not_played_is_named(game: EnhancedDatabaseService) -> None:
-    """The player's own figures stay."""
+    """The figures of the player stay."""
     page = open_page(PORTFOLIOS, player="alice", rival="dave")
     assert "dave has not played a session yet" in read_text(page)
     assert read_metrics(page)["Day change"] == "+$310.75"
@@ -301,7 +301,7 @@ def test_a_rival_who_has_not_played_is_named(game: EnhancedDatabaseService) -> N
 
 @pytest.mark.parametrize("view", PAGES)
 def test_a_page_says_when_it_reads_again(game: EnhancedDatabaseService, view: str) -> None:
-    """And stops when it is paused."""
+    """It does not when it is paused."""
     page = open_page(view, player="alice")
     assert "refreshes every 30 s" in read_text(page)
     page.toggle(key="live").set_value(False).run()
@@ -314,7 +314,7 @@ def test_a_page_says_when_it_reads_again(game: EnhancedDatabaseService, view: st
 def test_what_refreshes_fails_in_its_place(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, view: str
 ) -> None:
-    """Filters and what was typed stay, and the page says when it tries again."""
+    """Filters and typed text stay, and the page says when it tries again."""
     page = open_page(view, player="alice", find="al")
 
     def fail(*_: object, **__: object) -> None:
@@ -332,7 +332,7 @@ def test_what_refreshes_fails_in_its_place(
 
 
 def test_a_leaderboard_moves_on_to_a_session_that_began(game: EnhancedDatabaseService) -> None:
-    """A page that is open at midnight does not stay with the session that was."""
+    """A page that is open at midnight moves to the new session."""
     page = open_page(LEADERBOARDS)
     bob = game.get_user_by_username("bob")
     monday = date(2013, 3, 4)
@@ -345,7 +345,7 @@ def test_a_leaderboard_moves_on_to_a_session_that_began(game: EnhancedDatabaseSe
 
 
 def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseService) -> None:
-    """As after a replay of old prices: longer than the market is read at once, and nothing fails."""
+    """After a replay of old prices the span is longer than one read of the market, and nothing fails."""
     alice = game.get_user_by_username("alice")
     game.get_current_portfolio(alice.id)
     page = open_page(PORTFOLIOS, player="alice", window="All")
@@ -359,7 +359,7 @@ def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseServ
 
 @pytest.mark.parametrize("page", PAGES)
 def test_an_empty_database_names_the_next_step(empty: EnhancedDatabaseService, page: str) -> None:
-    """Nobody has played: how to get data."""
+    """The page says how to load data."""
     text = read_text(open_page(page))
     assert "No sessions yet" in text
     assert "make seed" in text
@@ -370,7 +370,7 @@ def test_an_empty_database_names_the_next_step(empty: EnhancedDatabaseService, p
 def test_a_database_that_is_down_has_a_state(
     unreachable: None, page: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A friendly text with a next step; the id on the page is in the log, the cause only there."""
+    """The page has a next step and an error id, under which the log has the cause."""
     opened = open_page(page, player="alice")
     text = read_text(opened)
     assert not opened.exception
@@ -383,7 +383,7 @@ def test_a_database_that_is_down_has_a_state(
 
 
 def test_retry_brings_the_page_back(unreachable: None, settings: Settings) -> None:
-    """Once the database answers, one click shows the figures."""
+    """When the database answers again, one click shows the figures."""
     page = open_page(LEADERBOARDS)
     with open_service(settings) as service:
         play_game(service)
@@ -402,7 +402,7 @@ def test_retry_brings_the_page_back(unreachable: None, settings: Settings) -> No
 def test_a_busy_or_slow_database_has_a_state(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, error: Exception, title: str
 ) -> None:
-    """Waiting too long is told apart from being down."""
+    """A timeout has another state than an outage."""
 
     def give_up(**_: object) -> None:
         raise error
@@ -414,7 +414,7 @@ def test_a_busy_or_slow_database_has_a_state(
 
 
 def test_a_database_without_tables_names_the_migration(settings: Settings, empty_database_url: str) -> None:
-    """Before the first migration there is nothing to read."""
+    """Before the first migration the page names the command."""
     bare = settings.model_copy(update={"database_url": SecretStr(empty_database_url)})
     with open_service(bare) as service:
         runtime.set_service(service)
@@ -424,7 +424,7 @@ def test_a_database_without_tables_names_the_migration(settings: Settings, empty
 
 
 def test_an_unexpected_error_shows_an_id_and_no_cause(caplog: pytest.LogCaptureFixture) -> None:
-    """The handler tells Streamlit to show nothing else; the log has the traceback."""
+    """Streamlit shows nothing else, and the log has the traceback."""
 
     def fail() -> None:
         from dashboard import states  # noqa: PLC0415  # Streamlit runs this body as a script of its own
@@ -443,7 +443,7 @@ def test_an_unexpected_error_shows_an_id_and_no_cause(caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("is_operator", [False, True])
 def test_only_operators_read_about_the_sign_in(game: EnhancedDatabaseService, *, is_operator: bool) -> None:
-    """A visitor who looks at figures cannot change settings."""
+    """Other visitors cannot change settings."""
     sign_in.set_policy(Policy(is_local_operator=is_operator))
     try:
         assert ("No sign-in" in read_text(open_page(LEADERBOARDS))) == is_operator
@@ -452,7 +452,7 @@ def test_only_operators_read_about_the_sign_in(game: EnhancedDatabaseService, *,
 
 
 def test_folded_filters_name_what_is_chosen(game: EnhancedDatabaseService) -> None:
-    """The switch above them is for small screens; the filters stay part of the page."""
+    """The switch above the filters is for small screens; the filters stay part of the page."""
     page = open_page(LEADERBOARDS, category="Total value", top="10", find="al")
     label = page.toggle(key="filters-open").label
     assert label.startswith("Filters: ")

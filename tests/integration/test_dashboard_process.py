@@ -32,7 +32,7 @@ STOP_SECONDS = 5.0
 
 
 def test_probes_of_a_running_dashboard(settings: Settings, tmp_path: Path) -> None:
-    """Alive and ready, both short JSON."""
+    """Both probes are short JSON."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         assert dashboard.fetch("/livez") == (200, '{"status":"alive"}')
@@ -40,7 +40,7 @@ def test_probes_of_a_running_dashboard(settings: Settings, tmp_path: Path) -> No
 
 
 def test_it_starts_without_a_database(tmp_path: Path) -> None:
-    """Alive but not ready; the page itself is served."""
+    """It is alive and not ready, and serves the page."""
     url = f"postgresql://nobody:hidden@127.0.0.1:{find_free_port()}/nothing"
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         assert dashboard.fetch("/livez")[0] == 200
@@ -52,7 +52,7 @@ def test_it_starts_without_a_database(tmp_path: Path) -> None:
 def test_a_leaderboard_is_downloaded(
     service: EnhancedDatabaseService, settings: Settings, tmp_path: Path
 ) -> None:
-    """All rows, best first; an empty leaderboard is its header; what cannot be one is named."""
+    """The file has all rows, best first; without rows only the header; a wrong name is an error."""
     play_game(service)
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
@@ -78,7 +78,7 @@ def test_a_leaderboard_is_downloaded(
 
 
 def test_a_download_without_a_database_is_unavailable(tmp_path: Path) -> None:
-    """No traceback and no half of a file."""
+    """The answer has neither a traceback nor a part of a file."""
     url = f"postgresql://nobody:hidden@127.0.0.1:{find_free_port()}/nothing"
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         status, body = dashboard.fetch("/download/leaderboard.csv?category=a&day=2013-03-01")
@@ -92,7 +92,7 @@ def test_a_signal_stops_it_cleanly(
     execute: Callable[..., list[tuple[object, ...]]],
     number: signal.Signals,
 ) -> None:
-    """Status 0, soon, without a traceback, and no connection is left."""
+    """The exit status is 0 within seconds, without a traceback or an open connection."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         dashboard.fetch("/readyz")
@@ -136,7 +136,7 @@ async def _stop_under_load(dashboard: Dashboard, *, is_loaded: Callable[[], bool
 def test_a_signal_under_load_ends_it_within_5_seconds(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path, execute: Execute
 ) -> None:
-    """While statements hang at a lock and others wait for a connection; none is left afterwards."""
+    """Statements wait for a lock and callers for a connection; no connection is left afterwards."""
     play_game(service)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
     waiting = f"{count} AND wait_event_type = 'Lock'"
@@ -155,7 +155,7 @@ def test_a_signal_under_load_ends_it_within_5_seconds(
 
 
 def test_nothing_but_pages_is_public(settings: Settings, tmp_path: Path) -> None:
-    """Neither Streamlit's figures nor a connection that no page opened; every answer has its headers."""
+    """Streamlit's metrics and foreign WebSockets are refused; every answer has the security headers."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         assert dashboard.fetch("/_stcore/metrics")[0] == 404
@@ -176,7 +176,7 @@ async def _connect(url: str, origin: str | None) -> None:
 
 
 def test_scripts_come_compressed(settings: Settings, tmp_path: Path) -> None:
-    """As the page names them, and for a year."""
+    """They have the names of the page, and may be cached for a year."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         found = re.search(r'src="\.(/static/js/index\.[^"]+)"', dashboard.fetch("/")[1])
@@ -192,7 +192,7 @@ def test_scripts_come_compressed(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_it_does_not_open_itself_to_others(tmp_path: Path) -> None:
-    """Listening elsewhere without a sign-in ends with one line that names the remedies."""
+    """Listening on another address without a sign-in ends with one line that names the remedies."""
     environment = build_environment(
         DATABASE_URL="postgresql://user:hidden@127.0.0.1/echo", DASHBOARD_HOST="0.0.0.0"
     )
@@ -212,7 +212,7 @@ def test_it_does_not_open_itself_to_others(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(tmp_path: Path) -> None:
-    """The variable, its value and what is allowed; no traceback, no password."""
+    """The line has the variable, its value and what is allowed; no traceback and no password."""
     environment = build_environment(
         DATABASE_URL="postgresql://user:hidden@127.0.0.1/echo", DASHBOARD_PORT="eighty"
     )

@@ -129,7 +129,7 @@ def test_visitors_are_spread_evenly_and_outlive_a_worker(dashboard: Dashboard) -
 
 @pytest.mark.slow
 def test_every_request_may_reach_another_worker(dashboard: Dashboard) -> None:
-    """Probes, pages and downloads are the same from each; no page has a file that only its own worker has."""
+    """Each worker gives the same probes, pages and downloads; no page has a file of one worker only."""
     for _ in range(4):
         assert dashboard.fetch("/livez") == (200, '{"status":"alive"}')
         assert dashboard.fetch("/readyz") == (200, '{"status":"ready"}')
@@ -155,7 +155,7 @@ def test_every_request_may_reach_another_worker(dashboard: Dashboard) -> None:
 
 @pytest.mark.slow
 def test_a_signal_stops_all_workers(dashboard: Dashboard, execute: Execute) -> None:
-    """Status 0, soon, and neither a process nor a connection to the database is left."""
+    """The exit status is 0 within seconds, and neither a process nor a database connection is left."""
 
     async def stop() -> float:
         async with AsyncExitStack() as stack:
@@ -175,7 +175,7 @@ def test_a_signal_stops_all_workers(dashboard: Dashboard, execute: Execute) -> N
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_and_a_parent_that_is_killed(dashboard: Dashboard) -> None:
-    """A paused worker is passed over after some seconds. Without their parent workers end by themselves."""
+    """A paused worker gets no connections after some seconds; without their parent the workers end."""
     workers = list_workers(dashboard)
     workers[0].suspend()
     wait_until(lambda: all(answers(dashboard) for _ in range(6)), "visitors still meet the paused worker")
@@ -197,7 +197,7 @@ def answers(dashboard: Dashboard) -> bool:
 
 
 def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
-    """It names the address and the settings, and starts no worker."""
+    """The line names the address and the settings, and no worker starts."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(
@@ -218,7 +218,7 @@ def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
 
 
 def test_a_place_is_given_back() -> None:
-    """To the client that had it, and to all."""
+    """The client and the total have one more page free."""
 
     async def come_and_go() -> None:
         page_limits = HostPageLimits(most=2, most_of_client=1)
@@ -236,7 +236,7 @@ def test_a_place_is_given_back() -> None:
 def test_a_sign_in_is_known_to_every_worker(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path
 ) -> None:
-    """Each step on a connection of its own, and so with another worker; then files are there from both."""
+    """Each step uses another connection and so another worker; then both send the files."""
     play_game(service)
     with run_provider(f"http://{LOOPBACK}:{find_free_port()}/oauth2callback") as provider:
         provider.claims = {"sub": "2", "email": "victor@example.com", "email_verified": True}

@@ -46,7 +46,7 @@ def direct(settings: Settings) -> Iterator[EnhancedDatabaseService]:
 
 
 def test_opening_connects_to_nothing(settings: Settings) -> None:
-    """A process starts while its servers are down."""
+    """A process can start while its servers are down."""
     nowhere = SecretStr(f"postgresql://u:p@127.0.0.1:{find_free_port()}/d")
     with open_service(changed(settings, database_url=nowhere)) as service:
         assert service.pool_stats().connections_num == 0
@@ -56,7 +56,7 @@ def test_opening_connects_to_nothing(settings: Settings) -> None:
 
 
 def test_connections_carry_their_limits(direct: EnhancedDatabaseService) -> None:
-    """The server enforces the query timeout and knows who is connected."""
+    """The server enforces the query timeout and knows the application's name."""
     with direct._database.session("probe") as database:
         [row] = database.execute_sql(
             "SELECT current_setting('statement_timeout'), current_setting('application_name'),"
@@ -66,7 +66,7 @@ def test_connections_carry_their_limits(direct: EnhancedDatabaseService) -> None
 
 
 def test_options_of_the_url_are_kept(settings: Settings) -> None:
-    """What somebody put into the URL, such as a search path, is not lost to ours."""
+    """Options in the URL, such as a search path, are used beside ours."""
     url = settings.database_url.get_secret_value() + "?options=-c%20search_path%3Dpg_catalog"
     with open_service(changed(settings, database_url=SecretStr(url))) as service:
         with service._database.session("probe") as database:
@@ -77,7 +77,7 @@ def test_options_of_the_url_are_kept(settings: Settings) -> None:
 
 
 def test_a_long_statement_is_cancelled(settings: Settings) -> None:
-    """DATABASE_QUERY_TIMEOUT names itself in the error, and the connection stays usable."""
+    """The error names DATABASE_QUERY_TIMEOUT, and the connection stays usable."""
     with open_service(changed(settings, database_query_timeout=50)) as service:
         with (
             pytest.raises(QueryTimeout, match="DATABASE_QUERY_TIMEOUT"),
@@ -90,7 +90,7 @@ def test_a_long_statement_is_cancelled(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_long_operation_may_take_longer(settings: Settings) -> None:
-    """Neither the server nor this process's own watch ends it; what follows is bounded again."""
+    """Neither the server nor this process ends the statement; later statements have the usual timeout."""
     with open_service(changed(settings, database_query_timeout=50)) as service:
         with service._database.transaction_of("long") as database, database.with_long_timeout(60):
             # longer than the watch waits after the timeout
@@ -100,7 +100,7 @@ def test_a_long_operation_may_take_longer(settings: Settings) -> None:
 
 
 def test_threads_that_end_leak_nothing(direct: EnhancedDatabaseService) -> None:
-    """A hundred short threads, as of a dashboard, leave no connection checked out."""
+    """A hundred short threads leave no connection checked out."""
     for _ in range(100):
         thread = threading.Thread(target=lambda: direct.search_users("a"))
         thread.start()
@@ -110,7 +110,7 @@ def test_threads_that_end_leak_nothing(direct: EnhancedDatabaseService) -> None:
 
 
 def test_an_exhausted_pool_says_who_holds_it(settings: Settings) -> None:
-    """The error names the operation; health answers beside the pool, at once."""
+    """The error names the operation; health answers at once, outside the pool."""
     with (
         open_service(changed(settings, database_connection_limit=1, database_pool_timeout=100)) as service,
         service._database.session("report"),
@@ -131,7 +131,7 @@ def test_an_exhausted_pool_says_who_holds_it(settings: Settings) -> None:
 
 
 def test_many_threads_share_few_connections(settings: Settings) -> None:
-    """Thirty threads on a pool of three all get their answers."""
+    """Thirty threads on a pool of three are all answered."""
     with open_service(changed(settings, database_connection_limit=3)) as service:
         errors: list[BaseException] = []
 
@@ -154,7 +154,7 @@ def test_many_threads_share_few_connections(settings: Settings) -> None:
 
 
 def test_a_read_survives_a_terminated_backend(direct: EnhancedDatabaseService, execute: Execute) -> None:
-    """The connection is lost, the read is tried once more and answers."""
+    """The read is tried once more on another connection."""
     direct.search_users("a")
     assert execute(TERMINATE)[0][0] >= 1
     assert direct.search_users("a") == ()
@@ -181,7 +181,7 @@ def test_a_read_survives_many_dead_connections(direct: EnhancedDatabaseService, 
 
 
 def test_a_write_is_never_repeated(direct: EnhancedDatabaseService, execute: Execute, alice: User) -> None:
-    """A lost connection in a transaction is the caller's error: what ran before is gone."""
+    """A connection lost in a transaction is an error of the caller, because earlier statements are gone."""
     with (
         pytest.raises(DatabaseUnavailable),
         direct._database.transaction_of("two_steps") as database,
@@ -194,7 +194,7 @@ def test_a_write_is_never_repeated(direct: EnhancedDatabaseService, execute: Exe
 
 
 def test_a_transaction_begins_with_its_first_statement(direct: EnhancedDatabaseService) -> None:
-    """In one round trip; without a statement there is none, and nothing is left open."""
+    """BEGIN is sent with it; without a statement there is no transaction, and none is left open."""
     statements: list[str] = []
     database = direct._database
     database.query_hooks.append(lambda event: statements.append(event.sql))
@@ -213,7 +213,7 @@ def test_a_transaction_begins_with_its_first_statement(direct: EnhancedDatabaseS
 def test_a_failed_first_statement_undoes_nothing_else(
     direct: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """A savepoint that fails first leaves the transaction around it usable."""
+    """The first savepoint fails, and the transaction around it stays usable."""
     with direct.transaction():
         with pytest.raises(InvalidInput):
             direct.create_user(username="")
@@ -224,7 +224,7 @@ def test_a_failed_first_statement_undoes_nothing_else(
 
 
 def test_one_transaction_may_load_a_table_twice(direct: EnhancedDatabaseService, execute: Execute) -> None:
-    """The staging table of the first load is in nobody's way."""
+    """The second load is not disturbed by the staging table of the first."""
     now = datetime(2026, 3, 2, tzinfo=UTC)
     with direct.transaction():
         for price in (1, 2):
@@ -235,7 +235,7 @@ def test_one_transaction_may_load_a_table_twice(direct: EnhancedDatabaseService,
 
 
 def test_a_restarted_server_heals(settings: Settings, server_directory: Callable[[], Path]) -> None:
-    """Down is an error that names the remedy; up again works without a restart of ours."""
+    """During the outage the error names the remedy; afterwards calls work without a restart."""
     directory, port = server_directory(), find_free_port()
     with run_postgres(directory, port=port, options=FAST) as server:
         own = changed(settings, database_url=SecretStr(server.url()))
@@ -260,7 +260,7 @@ def wait_for_status(service: EnhancedDatabaseService, status: str) -> Health:
 
 
 def test_health_of_a_hung_server_is_bounded(settings: Settings, server_directory: Callable[[], Path]) -> None:
-    """SIGSTOP: the evaluation answers unhealthy instead of waiting."""
+    """After SIGSTOP the evaluation reports unhealthy within its time."""
     with run_postgres(server_directory(), options=FAST) as server:
         service = open_service(changed(settings, database_url=SecretStr(server.url())))
         Migrator(changed(settings, database_url=SecretStr(server.url()))).up()
@@ -276,7 +276,7 @@ def test_health_of_a_hung_server_is_bounded(settings: Settings, server_directory
 
 
 def test_close_leaves_no_connection(settings: Settings, execute: Execute) -> None:
-    """After close the server knows of none, and the service says that it is closed."""
+    """After `close` the server has no connection, and calls raise `PoolClosed`."""
     service = open_service(changed(settings))
     service.search_users("a")
     service.health()
@@ -292,7 +292,7 @@ def test_close_leaves_no_connection(settings: Settings, execute: Execute) -> Non
 
 
 def test_a_password_is_never_in_an_error(settings: Settings, postgres_server: PostgresServer) -> None:
-    """A refused login names the server's reason, not the secret."""
+    """The error of a refused login has the server's reason and not the password."""
     url = SecretStr(f"postgresql://postgres:wr0ng-s3cret@127.0.0.1:{postgres_server.port}/postgres")
     with (
         open_service(changed(settings, database_url=url)) as service,

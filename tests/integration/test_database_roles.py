@@ -95,7 +95,7 @@ def _another_schema(roles_url: str) -> None:
 @pytest.mark.parametrize("role", LOGINS)
 @pytest.mark.parametrize("statement", REFUSED_TO_ALL)
 def test_no_role_rules_the_server(roles_url: str, role: str, statement: str) -> None:
-    """Not its programs, files, passwords, other roles, other schemas, nor its settings."""
+    """No role may use programs, files, passwords, other roles, other schemas or settings of the server."""
     with cursor_as(role, roles_url) as cursor, pytest.raises(errors.InsufficientPrivilege):
         cursor.execute(statement)
 
@@ -103,7 +103,7 @@ def test_no_role_rules_the_server(roles_url: str, role: str, statement: str) -> 
 @pytest.mark.parametrize("role", [APP, PLAYER, MONITOR])
 @pytest.mark.parametrize("statement", REFUSED_TO_OTHERS)
 def test_only_the_owner_changes_the_schema(roles_url: str, role: str, statement: str) -> None:
-    """Whoever serves players cannot create, alter or drop anything, nor empty a table at once."""
+    """The roles of serving processes cannot create, alter, drop or truncate anything."""
     login = APP if role == PLAYER else role
     with cursor_as(login, roles_url) as cursor:
         if role == PLAYER:
@@ -114,7 +114,7 @@ def test_only_the_owner_changes_the_schema(roles_url: str, role: str, statement:
 
 @pytest.mark.parametrize("role", LOGINS)
 def test_a_role_becomes_only_what_it_is_a_member_of(roles_url: str, role: str) -> None:
-    """The application the player, the owner the sealer, and nobody anybody else."""
+    """The application may become the player, the owner the sealer, and no role any other."""
     allowed = {APP: {PLAYER}, OWNER: {SEALER}, MONITOR: set()}[role] | {role}
     with cursor_as(role, roles_url) as cursor:
         for other in ROLES:
@@ -128,13 +128,13 @@ def test_a_role_becomes_only_what_it_is_a_member_of(roles_url: str, role: str) -
 
 @pytest.mark.parametrize("role", [PLAYER, SEALER])
 def test_some_roles_cannot_sign_in(roles_url: str, role: str) -> None:
-    """They are only become."""
+    """Other roles switch to them."""
     with pytest.raises(psycopg2.OperationalError, match=r"password|not permitted"):
         psycopg2.connect(url_as(role, roles_url), password="any")
 
 
 def test_the_application_does_not_inherit_from_the_player(roles_url: str) -> None:
-    """What is granted to players alone is the application's only after SET ROLE."""
+    """Privileges of players are the application's only after SET ROLE."""
     with connected(roles_url) as execute, cursor_as(APP, roles_url) as cursor:
         execute(f"GRANT USAGE ON SCHEMA elsewhere TO {APP}")
         execute(f"GRANT SELECT ON elsewhere.secrets TO {PLAYER}")
@@ -149,7 +149,7 @@ def test_the_application_does_not_inherit_from_the_player(roles_url: str) -> Non
 
 
 def test_public_has_nothing(roles_url: str) -> None:
-    """A role without a grant cannot connect; in the schema it could neither see nor create anything."""
+    """A role without a grant cannot connect, and in the schema can neither see nor create anything."""
     name = f"stranger_{uuid4().hex[:8]}"
     with connected(roles_url) as execute:
         execute(f"CREATE ROLE {name} LOGIN PASSWORD 'stranger'")
@@ -170,7 +170,7 @@ def test_public_has_nothing(roles_url: str) -> None:
 
 
 def test_every_table_and_function_is_declared(roles_url: str) -> None:
-    """One that is missing in the declaration would be usable by nobody, or by everybody."""
+    """A table or function that is not declared would be usable by nobody, or by everybody."""
     with connected(roles_url) as execute:
         tables = execute(
             """SELECT relname FROM pg_class c WHERE relnamespace = 'public'::regnamespace
@@ -192,7 +192,7 @@ def test_every_table_and_function_is_declared(roles_url: str) -> None:
 
 
 def test_passwords_are_stored_as_scram(roles_url: str) -> None:
-    """And only those of roles that sign in."""
+    """Only roles that sign in have one."""
     with connected(roles_url) as execute:
         rows = execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY(%s)", (list(ROLES),))
     stored = dict(rows)
@@ -201,7 +201,7 @@ def test_passwords_are_stored_as_scram(roles_url: str) -> None:
 
 
 def test_the_monitor_reads_statistics_and_no_player(roles_url: str) -> None:
-    """Who else is connected and what they run, the size of each table; no row of one."""
+    """It sees connections, their statements and the size of each table, and no row."""
     with cursor_as(MONITOR, roles_url) as cursor, cursor_as(APP, roles_url) as other:
         other.execute("SELECT 1 AS seen_by_the_monitor")
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%seen_by_the_monitor'")
@@ -229,13 +229,13 @@ NOT_A_MONTH = (
 
 @pytest.mark.parametrize("month", NOT_A_MONTH)
 def test_the_application_cannot_leave_a_gap_between_partitions(roles_url: str, month: str) -> None:
-    """What runs as the owner checks what it is given."""
+    """Functions that run as the owner check their arguments."""
     with cursor_as(APP, roles_url) as cursor, pytest.raises(errors.InvalidParameterValue):
         cursor.execute(f"SELECT ticks_create_partition({month})")
 
 
 def test_what_runs_as_the_owner_keeps_to_its_schema(roles_url: str) -> None:
-    """Another search path, or a temporary table of the same name, does not lead it elsewhere."""
+    """Another search path, or a temporary table of the same name, does not change their schema."""
     with cursor_as(APP, roles_url) as cursor:
         cursor.execute("CREATE TEMPORARY TABLE leaderboard_entries (id int)")
         cursor.execute("SET search_path = pg_temp, public")
@@ -246,7 +246,7 @@ def test_what_runs_as_the_owner_keeps_to_its_schema(roles_url: str) -> None:
 
 @pytest.mark.parametrize("role", [MONITOR, PLAYER])
 def test_others_cannot_run_maintenance(roles_url: str, role: str) -> None:
-    """Only the application, and the owner itself."""
+    """Only the application and the owner may run it."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")
@@ -272,7 +272,7 @@ def app_settings(roles_url: str, valkey_server: ValkeyServer) -> Settings:
 
 
 def test_the_self_test_passes_as_the_application(app_settings: Settings) -> None:
-    """Every call of the service needs no more than rows."""
+    """The privileges of the application suffice for every call of the service."""
     lines: list[str] = []
     with open_service(app_settings) as service:
         is_passed = run_self_test(service, report=lines.append)
@@ -280,7 +280,7 @@ def test_the_self_test_passes_as_the_application(app_settings: Settings) -> None
 
 
 def test_a_record_that_is_refused_is_named_to_the_application(app_settings: Settings) -> None:
-    """Row security keeps the server from naming the key: the service finds it, in a transaction too."""
+    """Row security keeps the server from naming the key; the service finds it, also in a transaction."""
     today, one = datetime.now(UTC).date(), Decimal(1)
     with open_service(app_settings) as service, suppress(RolledBack), service.transaction():
         alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
@@ -297,7 +297,7 @@ def test_a_record_that_is_refused_is_named_to_the_application(app_settings: Sett
 
 
 def test_the_application_maintains_partitions(app_settings: Settings) -> None:
-    """Months are created and dropped, and what was in the default one is moved."""
+    """Months are created and dropped, and ticks of the default partition are moved."""
     now = datetime.now(UTC)
     with open_service(app_settings) as service:
         before = service.maintain_partitions()
@@ -313,7 +313,7 @@ def test_the_application_maintains_partitions(app_settings: Settings) -> None:
 
 
 def test_another_role_cannot_migrate(roles_url: str) -> None:
-    """The line names the role and DIRECT_URL."""
+    """The error names the role and DIRECT_URL."""
     url = settings_as(APP, roles_url).database_url
     for direction in ("up", "down"):
         with pytest.raises(MigrationFailed, match=f"'{APP}' may not .*{OWNER}; point DIRECT_URL"):
@@ -321,7 +321,7 @@ def test_another_role_cannot_migrate(roles_url: str) -> None:
 
 
 def test_a_superuser_migrates_as_the_owner(roles_url: str) -> None:
-    """Everything has one owner, whoever connects; a function of a superuser would run as one."""
+    """Every object has one owner; a superuser's function would run with all rights."""
     Migrator(Settings(database_url=SecretStr(roles_url))).up()
     with connected(roles_url) as execute:
         assert execute(

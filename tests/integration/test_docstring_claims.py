@@ -190,7 +190,7 @@ def list_calls() -> list[str]:
 
 
 def test_every_call_that_reads_is_tried() -> None:
-    """A new one has to be added to the table."""
+    """A new call has to be added to the table."""
     assert sorted(READS) == sorted(
         name
         for name in list_calls()
@@ -205,7 +205,7 @@ def test_every_call_that_reads_is_tried() -> None:
 def test_an_answer_is_as_old_as_its_docstring_says(
     game: EnhancedDatabaseService, redis_client: redis.Redis, name: str
 ) -> None:
-    """The keys that a call fills live as long as an age that it names; "as of now" fills none."""
+    """The keys that a call fills expire at an age that it names; "as of now" fills none."""
     alice = find_player(game)
     redis_client.flushall()
     READS[name](game, alice)
@@ -230,7 +230,7 @@ def test_an_answer_is_as_old_as_its_docstring_says(
 def test_a_part_of_a_list_is_as_old_as_it_says(
     game: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """A later page of a leaderboard, and sparklines of some symbols, are as of now: no key is filled."""
+    """A later page of a leaderboard, and sparklines of some symbols, are as of now and fill no key."""
     redis_client.flushall()
     game.get_leaderboard("total_value", DAY, 2, offset=1)
     game.get_sparklines(["AAPL"])
@@ -312,7 +312,7 @@ CURRENT = [name for name in READS if "ever older than the last" in read_docstrin
 
 
 def test_every_call_that_writes_is_tried() -> None:
-    """What is neither a read nor in the tables is new."""
+    """A new call that is neither a read nor in the tables fails here."""
     assert set(list_calls()) == {*READS, *WRITES, *NO_CHANGE}
     assert CURRENT
 
@@ -467,7 +467,7 @@ def list_documented_errors(name: str) -> set[type[EchoMarketsError]]:
 
 
 def test_every_documented_error_is_tried() -> None:
-    """And every error that a test raises is documented."""
+    """Every error that a test raises is documented too."""
     documented = {(name, error) for name in list_calls() for error in list_documented_errors(name)}
     assert documented - ELSEWHERE == set(RAISED)
 
@@ -477,7 +477,7 @@ def test_every_documented_error_is_tried() -> None:
 def test_a_documented_error_is_raised(
     game: EnhancedDatabaseService, execute: Execute, name: str, error: type[EchoMarketsError]
 ) -> None:
-    """By that name or a narrower one, with a message that names a remedy."""
+    """The error has this name or a narrower one, and its message names a remedy."""
     skip_with_roles(name)
     with pytest.raises(error) as caught:
         RAISED[name, error](game, execute)
@@ -510,7 +510,7 @@ def list_calls_with_ids() -> Iterator[tuple[str, dict[str, Any]]]:
 def test_an_id_of_nobody_raises_what_is_documented(
     game: EnhancedDatabaseService, name: str, arguments: dict[str, Any]
 ) -> None:
-    """Or nothing at all, where the docstring says so."""
+    """A call whose docstring says so raises nothing."""
     skip_with_roles(name)
     if documented := list_documented_errors(name):
         with pytest.raises(tuple(documented)):
@@ -526,7 +526,7 @@ TODAYS = [name for name in list_calls() if "(None: today's" in read_docstring(na
 
 
 def test_every_call_with_a_default_session_says_which() -> None:
-    """A parameter that may be left out has its meaning in the docstring."""
+    """The docstring says what the default of the parameter means."""
     for name in list_calls():
         parameter = inspect.signature(getattr(EnhancedDatabaseService, name)).parameters.get("session_date")
         if parameter is not None and parameter.default is None:
@@ -534,7 +534,7 @@ def test_every_call_with_a_default_session_says_which() -> None:
 
 
 def test_none_is_the_session_of_today_in_utc(service: EnhancedDatabaseService) -> None:
-    """Half an hour before midnight elsewhere it may be another day; writes and reads agree."""
+    """Half an hour before midnight another zone may have another date; writes and reads use the same."""
     service._clock = lambda: datetime(2013, 3, 1, 23, 30, tzinfo=UTC)
     user = service.create_user(username="alice")
     assert service.get_current_portfolio(user.id).session_date == DAY

@@ -28,7 +28,7 @@ ONE = Decimal(1)
 
 
 def test_a_search_chooses_the_first_by_username_or_by_name(service: EnhancedDatabaseService) -> None:
-    """Of more matches than asked for; the answer is in the order of usernames."""
+    """With more matches than the limit; the answer is in the order of usernames."""
     for username, name in (("zed", "Abel"), ("yan", "Adam"), ("abby", "Zoe"), ("Alan", None), ("amy", "Bea")):
         service.create_user(username=username, name=name)
     assert [user.username for user in service.search_users("A")] == ["abby", "Alan", "amy", "yan", "zed"]
@@ -39,7 +39,7 @@ def test_a_search_chooses_the_first_by_username_or_by_name(service: EnhancedData
 
 
 def test_a_profile_keeps_what_is_not_given(service: EnhancedDatabaseService) -> None:
-    """None removes, preferences are replaced as a whole, and a name that is taken changes nothing."""
+    """None removes, preferences are replaced completely, and a taken name changes nothing."""
     user = service.create_user(username="alice", name="Alice", email="a@b.c", preferences={"a": 1, "b": 2})
     assert user.id.version == 7
     changed = service.update_user_profile(user.id, preferences={"c": 3})
@@ -53,7 +53,7 @@ def test_a_profile_keeps_what_is_not_given(service: EnhancedDatabaseService) -> 
 
 
 def test_usernames_are_told_apart_by_case(service: EnhancedDatabaseService, alice: User) -> None:
-    """Exactly this username, although a search finds any case."""
+    """Only this exact username is found, although a search ignores case."""
     other = service.create_user(username="ALICE")
     assert service.get_user_by_username("ALICE") == other
     assert service.get_user_by_username("alice") == alice
@@ -64,7 +64,7 @@ def test_usernames_are_told_apart_by_case(service: EnhancedDatabaseService, alic
 def test_a_deleted_user_is_gone_from_everything_at_once(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Also from what is cached: the profile, the leaderboard, the portfolio, the quests."""
+    """Cached profiles, leaderboards, portfolios and quests omit the user too."""
     for user in (alice, bob):
         service.get_current_portfolio(user.id, DAY)
         service.update_leaderboard_entry(user.id, "c", ONE, DAY)
@@ -85,7 +85,7 @@ def test_a_deleted_user_is_gone_from_everything_at_once(
 
 
 def test_only_later_times_of_activity_count(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """How many changed is returned; a user that does not exist changes nothing."""
+    """The number of changed users is returned; a user that does not exist changes nothing."""
     later = NOON + timedelta(hours=1)
     assert service.batch_touch_last_active({alice.id: NOON, str(bob.id): NOON, uuid.uuid4(): NOON}) == 2
     assert service.batch_touch_last_active({alice.id: NOON, bob.id: later}) == 1
@@ -98,7 +98,7 @@ def test_only_later_times_of_activity_count(service: EnhancedDatabaseService, al
 
 
 def test_equal_scores_of_a_batch_stand_in_its_order(service: EnhancedDatabaseService) -> None:
-    """The order in which they were created, which a later score does not change."""
+    """This is the order of creation, which a later score does not change."""
     users = [service.create_user(username=f"p{n}") for n in range(60)]
     Random(3).shuffle(users)
     service.batch_update_leaderboard("c", [LeaderboardUpdate(user.id, ONE) for user in users], DAY)
@@ -110,7 +110,7 @@ def test_equal_scores_of_a_batch_stand_in_its_order(service: EnhancedDatabaseSer
 
 
 def test_categories_are_in_alphabetical_order(service: EnhancedDatabaseService, alice: User) -> None:
-    """Whatever the order in which they began."""
+    """The order does not depend on when they began."""
     for category in ("b", "c", "a"):
         service.update_leaderboard_entry(alice.id, category, ONE, DAY)
     assert service.list_leaderboard_categories(DAY) == ("a", "b", "c")
@@ -119,7 +119,7 @@ def test_categories_are_in_alphabetical_order(service: EnhancedDatabaseService, 
 def test_matches_of_a_prefix_are_counted_up_to_a_thousand(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Without a prefix exactly, however many there are."""
+    """Without a prefix the count is exact."""
     execute(
         "INSERT INTO users (id, username) SELECT gen_random_uuid(), 'p' || n FROM generate_series(1, 1100) n;"
         "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
@@ -133,7 +133,7 @@ def test_matches_of_a_prefix_are_counted_up_to_a_thousand(
 def test_a_score_comes_once_however_often_it_is_asked_for(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """By player and session, for at most 5,000 pairs; without a score there is no row."""
+    """There is one row by player and session, for at most 5,000 pairs, and none without a score."""
     for user in (alice, bob):
         service.update_leaderboard_entry(user.id, "c", ONE, DAY)
     days = [DAY, DAY - timedelta(days=1), DAY]
@@ -149,7 +149,7 @@ def test_a_score_comes_once_however_often_it_is_asked_for(
 def test_a_stored_rank_answers_for_a_closed_session(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """Closing is safe to repeat, and returns how many entries there are."""
+    """A second `close_session` changes nothing, and returns the number of entries."""
     service.update_leaderboard_entry(alice.id, "c", Decimal(2), DAY)
     service.update_leaderboard_entry(bob.id, "c", ONE, DAY)
     assert service.close_session(DAY) == service.close_session(DAY) == 2
@@ -160,7 +160,7 @@ def test_a_stored_rank_answers_for_a_closed_session(
 
 
 def test_bins_are_as_they_are_described(service: EnhancedDatabaseService) -> None:
-    """At most so many, of one width of 1, 2 or 5 times a power of ten, and each score is in one."""
+    """They are at most `bins`, of one width of 1, 2 or 5 times a power of ten, and hold each score once."""
     random = Random(5)
     users = [service.create_user(username=f"p{n}") for n in range(30)]
     scores = [Decimal(random.randrange(-100_000, 100_000)).scaleb(-2) for _ in users]
@@ -186,7 +186,7 @@ def test_bins_are_as_they_are_described(service: EnhancedDatabaseService) -> Non
 def test_a_period_counts_a_missing_session_as_nothing(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """The mean over all sessions that the category has, up to and with the date."""
+    """The mean is over all sessions of the category up to and including the date."""
     for back, user, score in ((0, alice, 9), (1, bob, 6), (2, bob, 6), (5, alice, 99)):
         service.update_leaderboard_entry(user.id, "c", Decimal(score), DAY - timedelta(days=back))
     board = service.get_period_leaderboard("c", DAY, sessions=3)
@@ -202,7 +202,7 @@ def test_a_period_counts_a_missing_session_as_nothing(
 
 
 def test_a_days_return_is_from_its_first_price_to_its_last(service: EnhancedDatabaseService) -> None:
-    """Or from its open; both dates are included, and the mean is that of all symbols with prices."""
+    """The return may begin at the open; both dates are included, and the mean is over symbols with prices."""
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     service.insert_market_ticks(
         [
@@ -224,7 +224,7 @@ def test_a_days_return_is_from_its_first_price_to_its_last(service: EnhancedData
 
 
 def test_prices_keep_their_digits(service: EnhancedDatabaseService) -> None:
-    """However many, alone and in bulk; scores and amounts have two."""
+    """Prices have any number of digits, scores and amounts two."""
     price = Decimal("1.234567890123456789012345678901234567890")
     tick = service.insert_market_tick("AAPL", price, timestamp=NOON)
     service.insert_market_ticks([Tick("IBM", NOON, price)])
@@ -234,7 +234,7 @@ def test_prices_keep_their_digits(service: EnhancedDatabaseService) -> None:
 
 
 def test_how_many_ticks_are_written_is_returned(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Of two of one symbol and time the last; deleting counts them, and forgets the symbol."""
+    """Of two with one symbol and time the last counts; deleting returns the number and drops the symbol."""
     ticks = [Tick("AAPL", NOON, Decimal(price)) for price in (1, 2)] + [
         Tick("AAPL", NOON - timedelta(1), ONE)
     ]
@@ -248,7 +248,7 @@ def test_how_many_ticks_are_written_is_returned(service: EnhancedDatabaseService
 
 
 def test_events_are_types_and_times(service: EnhancedDatabaseService) -> None:
-    """Types in alphabetical order; since is included and until is not."""
+    """Types are in alphabetical order; `since` is included and `until` is not."""
     for title, kind in (("1", "B"), ("2", "A"), ("3", "B")):
         service.create_market_event(type=kind, title=title, impact_magnitude=Decimal("1.235"))
     newest, middle, oldest = service.get_recent_market_events()
@@ -271,7 +271,7 @@ def test_events_are_types_and_times(service: EnhancedDatabaseService) -> None:
 
 
 def test_a_quest_moves_until_it_is_complete(service: EnhancedDatabaseService, alice: User) -> None:
-    """Its progress may fall, is rounded half-even, and ends at the target; then it does not change."""
+    """Its progress may fall, is rounded half-even and ends at the target; then nothing changes it."""
     with pytest.raises(InvalidInput, match=r"expires_at is .* past"):
         service.create_quest(alice.id, type="T", title="T", target_value=ONE, expires_at=NOON)
     quest = service.create_quest(alice.id, type="T", title="T", target_value=Decimal("10.005"))
@@ -290,7 +290,7 @@ def test_a_quest_moves_until_it_is_complete(service: EnhancedDatabaseService, al
 
 
 def test_the_percent_follows_from_value_and_change(service: EnhancedDatabaseService, alice: User) -> None:
-    """Of the value before the change; a new portfolio has 10,000 in cash and nothing else."""
+    """The percentage is of the value before the change; a new portfolio has 10,000 in cash."""
     opened = service.get_current_portfolio(alice.id, DAY)
     assert opened.current_cash == opened.starting_cash == opened.total_value == 10_000
     changed = service.update_portfolio_value(alice.id, DAY, Decimal(12_500), Decimal(2_500))
@@ -304,7 +304,7 @@ def test_the_percent_follows_from_value_and_change(service: EnhancedDatabaseServ
 def test_a_closed_service_answers_nothing_from_its_cache(
     service: EnhancedDatabaseService, settings: Settings, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Calls raise PoolClosed, and no connection is opened again; closing twice is no error."""
+    """Calls raise `PoolClosed`, no connection is opened again, and closing twice is no error."""
     with open_service(settings) as other:
         other.get_user_by_id(alice.id)
         other.get_leaderboard("c", DAY)
@@ -331,7 +331,7 @@ def test_a_closed_service_answers_nothing_from_its_cache(
 
 
 def test_running_calls_have_time_to_end(settings: Settings, execute: Execute) -> None:
-    """A call that runs when the service is closed is finished, if it ends in time."""
+    """A call that runs when the service is closed is finished if it ends in time."""
     service: Any = open_service(settings)
     user = service.create_user(username="alice")
     inside, closing = threading.Event(), threading.Event()
@@ -354,7 +354,7 @@ def test_running_calls_have_time_to_end(settings: Settings, execute: Execute) ->
 
 
 def test_health_is_checked_beside_a_pool_that_is_used_up(settings: Settings, alice: User) -> None:
-    """Within a second, with the time when it was true, and kept for two seconds."""
+    """The check takes at most a second, has the time when it began, and is kept for two seconds."""
     narrow = settings.model_copy(update={"database_connection_limit": 1})
     with open_service(narrow) as service, service.transaction():
         service.search_users("a")
@@ -367,7 +367,7 @@ def test_health_is_checked_beside_a_pool_that_is_used_up(settings: Settings, ali
 
 
 def test_counters_begin_with_the_service(settings: Settings, alice: User) -> None:
-    """Requests are hits, misses and bypasses; those of the near cache have its name."""
+    """Requests are the sum of hits, misses and bypasses; those of the near cache are counted apart."""
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         assert service.cache_stats().state == "enabled"
         assert service.cache_stats().caches["user"].requests == 0
@@ -384,7 +384,7 @@ def test_counters_begin_with_the_service(settings: Settings, alice: User) -> Non
 def test_tables_and_indexes_are_those_of_the_database(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Sizes in bytes, partitions under their table, foreign tables under `other`, largest index first."""
+    """Sizes are in bytes, partitions count under their table, foreign tables as `other`."""
     execute("CREATE TABLE somebody_elses (a int); INSERT INTO somebody_elses VALUES (1); ANALYZE")
     sizes = {figures.table: figures for figures in service.list_table_sizes()}
     assert {"users", "ticks", "portfolios", "other"} <= set(sizes)
@@ -402,7 +402,7 @@ def test_tables_and_indexes_are_those_of_the_database(
 def test_warming_fills_what_it_counts(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Today's leaderboards, every symbol, profiles and quests; progress ends at all of them."""
+    """It fills today's leaderboards, every symbol, profiles and quests; progress ends at the total."""
     service.touch_last_active(alice.id)
     service.update_leaderboard_entry(alice.id, "c", ONE)
     service.insert_market_tick("AAPL", ONE)

@@ -63,7 +63,7 @@ def list_times(record: Record) -> list[datetime]:
 
 
 def test_every_value_has_the_type_that_its_record_declares(service: EnhancedDatabaseService) -> None:
-    """Money is Decimal, times are aware UTC, ids are UUID; from the database and from the cache."""
+    """Money is Decimal, times are aware UTC, ids are UUID, from the database and from the cache."""
     play_game(service)
     alice = service.get_user_by_username("alice")
     service.insert_market_ticks(Tick("AAPL", NOON + timedelta(hours=n), ONE) for n in range(3))
@@ -120,14 +120,14 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
 
 @pytest.mark.parametrize("name", [n for n in records.__all__ if isinstance(getattr(records, n), type)])
 def test_a_record_cannot_be_changed(name: str) -> None:
-    """Each says what it is in a sentence, and none of its attributes can be set."""
+    """Each record has a docstring, and none of its attributes can be set."""
     kind = getattr(records, name)
     assert inspect.getdoc(kind)
     assert kind.__struct_config__.frozen
 
 
 def test_a_batch_says_what_has_no_row(service: EnhancedDatabaseService, alice: User) -> None:
-    """Rows written, and the key of each update without one."""
+    """The result has the number of written rows, and the key of each update without a row."""
     opened = service.get_current_portfolio(alice.id, DAY)
     before = DAY - timedelta(days=1)
     updates = [
@@ -147,7 +147,7 @@ def test_a_batch_says_what_has_no_row(service: EnhancedDatabaseService, alice: U
 def test_a_session_is_summed_up_as_its_record_says(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Signed up are those who were there by the end of the day; returns without a leaderboard are None."""
+    """Players count if they joined by the end of the day; returns without a leaderboard are None."""
     execute("UPDATE users SET created_at = %s WHERE id = %s", (NOON, alice.id))
     execute("UPDATE users SET created_at = %s WHERE id = %s", (NOON + timedelta(days=1), bob.id))
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal("1.5"), DAY)
@@ -171,7 +171,7 @@ def test_a_session_is_summed_up_as_its_record_says(
 
 
 def test_an_action_has_no_end_until_its_outcome_is_known(service: EnhancedDatabaseService) -> None:
-    """Then it has one, and the reason when it failed."""
+    """Then it has an end, and after a failure the reason."""
     with pytest.raises(KeyError), service.audited(actor="a", action="warm_cache", target="t"):
         [begun] = service.list_audit_events()
         assert (begun.outcome, begun.finished_at, begun.detail) == ("started", None, None)
@@ -321,7 +321,7 @@ ELSEWHERE = {
 
 
 def test_every_error_can_be_met() -> None:
-    """A new one is tried here, or where its means are."""
+    """A new error is raised here, or in the file that the table names."""
     named = {
         each
         for each in vars(errors).values()
@@ -336,7 +336,7 @@ def test_every_error_can_be_met() -> None:
 def test_an_error_is_what_its_name_says(
     settings: Settings, execute: Execute, kind: type[EchoMarketsError]
 ) -> None:
-    """Exactly this one, with a remedy behind a semicolon, and short enough for a log line."""
+    """The error has exactly this type, a remedy after a semicolon, and fits into a log line."""
     with pytest.raises(EchoMarketsError) as caught:
         MET[kind](settings, execute)
     assert type(caught.value) is kind
@@ -360,7 +360,7 @@ def test_an_error_is_what_its_name_says(
     ],
 )
 def test_an_error_is_also_what_python_calls_it(kind: type[Exception], builtin: type[Exception]) -> None:
-    """A program that knows nothing of this package can catch it."""
+    """A program that does not know this package can catch it."""
     assert issubclass(kind, builtin)
 
 
@@ -401,7 +401,7 @@ def test_opening_waits_for_no_server(listener: socket.socket, near_cache_size: i
 def test_a_service_without_settings_reads_the_environment(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own role is in pg_stat_activity; without a database there is an error of ours."""
+    """Its own role is in pg_stat_activity; without a database it raises an error of the stack."""
     with pytest.raises(errors.SettingsError, match="DATABASE_URL is not set"):
         open_service()
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())

@@ -48,7 +48,7 @@ def is_stopped(process: psutil.Process) -> bool:
 def test_a_paused_server_is_resumed_whatever_ends_the_drill(
     running: RunningStack, server: psutil.Process, error: type[BaseException]
 ) -> None:
-    """Ctrl-C, a signal or an error: the fault is undone."""
+    """After Ctrl-C, a signal or an error the fault is undone."""
     with pytest.raises(error), hang_valkey(running):
         assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
         raise error
@@ -56,7 +56,7 @@ def test_a_paused_server_is_resumed_whatever_ends_the_drill(
 
 
 def test_make_up_resumes_what_a_killed_drill_paused(running: RunningStack, server: psutil.Process) -> None:
-    """After SIGKILL a drill cannot repair; programs that run are not touched."""
+    """A drill that got SIGKILL cannot undo its fault; running programs are left alone."""
     assert resume_paused(running.folder) == []
     server.suspend()
     assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
@@ -65,7 +65,7 @@ def test_make_up_resumes_what_a_killed_drill_paused(running: RunningStack, serve
 
 
 def test_a_server_that_ends_during_a_drill_is_no_error(running: RunningStack, server: psutil.Process) -> None:
-    """The supervisor starts another one; there is nothing to undo."""
+    """The supervisor starts another server, so nothing has to be undone."""
     with hang_valkey(running):
         server.kill()
         server.wait(SECONDS)
@@ -84,7 +84,7 @@ def is_waited_for(service: EnhancedDatabaseService) -> bool:
 
 
 def test_an_occupied_pool_is_full_until_the_stop_request(settings: Settings) -> None:
-    """Every connection is used, and other requests wait and time out; afterwards none is held."""
+    """All connections are used and other requests time out; afterwards no connection is held."""
     small = {"database_connection_limit": LIMIT, "database_pool_timeout": 200}
     stopping = threading.Event()
     with open_service(settings.model_copy(update=small)) as service:

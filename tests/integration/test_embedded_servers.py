@@ -53,14 +53,14 @@ def fetch(url: str, statement: str) -> object:
 
 
 def test_postgres_is_version_18(postgres: PostgresServer) -> None:
-    """It is the real server, with the options that were given."""
+    """The server is PostgreSQL 18 with the given options."""
     assert str(fetch(postgres.url(), "SHOW server_version")).startswith("18.")
     assert fetch(postgres.url(), "SHOW fsync") == "off"
     assert fetch(postgres.url(), "SHOW timezone") == "UTC"
 
 
 def test_postgres_sorts_in_the_same_way_everywhere(postgres: PostgresServer) -> None:
-    """The locale is built in, so that no operating system's library decides the order."""
+    """The built-in locale makes the order independent of the operating system."""
     statement = "SELECT datlocprovider FROM pg_database WHERE datname = current_database()"
     assert fetch(postgres.url(), statement) == "b"
 
@@ -85,7 +85,7 @@ def test_servers_listen_on_loopback_only(postgres: PostgresServer, valkey: Valke
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives the servers another user")
 def test_servers_of_root_have_no_privilege(postgres: PostgresServer, valkey: ValkeyServer) -> None:
-    """PostgreSQL refuses to run as root, and Valkey does not need to."""
+    """PostgreSQL refuses to run as root, and Valkey does not need root."""
     for pid in (postgres.pid, valkey.pid):
         assert psutil.Process(pid).username() == "echo-markets"
 
@@ -111,7 +111,7 @@ def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
 
 
 def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path]) -> None:
-    """A folder that has a cluster is served again unchanged."""
+    """A folder that has a cluster is used again unchanged."""
     directory = server_directory()
     with run_postgres(directory, options=FAST) as first:
         connection = psycopg2.connect(first.url())
@@ -124,7 +124,7 @@ def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path
 
 
 def test_nothing_is_left_running(directory: Path) -> None:
-    """After the block neither process nor port is left."""
+    """After the block neither a process nor a listener is left."""
     with run_postgres(directory) as postgres, run_valkey(directory) as valkey:
         pass
     assert not psutil.pid_exists(postgres.pid)
@@ -134,7 +134,7 @@ def test_nothing_is_left_running(directory: Path) -> None:
 
 
 def test_paused_and_dead_servers_are_ended(directory: Path) -> None:
-    """A test that pauses or kills a server does not hang the next one."""
+    """A test that pauses or kills a server does not block the next one."""
     with run_valkey(directory) as valkey, run_postgres(directory) as postgres:
         os.kill(valkey.pid, signal.SIGSTOP)
         os.kill(postgres.pid, signal.SIGKILL)

@@ -55,7 +55,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
 def test_the_address_is_in_clear_for_callers_only(
     settings: Settings, execute: Execute, redis_client: redis.Redis, log: Path
 ) -> None:
-    """Not in the table, Redis, the log at DEBUG with every statement, statistics or the metrics."""
+    """Table, Redis, the log at DEBUG, statistics and metrics do not contain it."""
     noisy = settings.model_copy(update={"database_log_queries": "all", "log_level": "DEBUG"})
     with open_service(noisy) as service:
         alice, _, _ = write_every_way(service)
@@ -80,7 +80,7 @@ def test_the_address_is_in_clear_for_callers_only(
 
 
 def test_a_dump_has_no_address(service: EnhancedDatabaseService, database_url: str) -> None:
-    """Whoever finds a backup learns none."""
+    """A reader of a backup learns no address."""
     write_every_way(service)
     program = find_postgres_programs() / "bin" / "pg_dump"
     dumped = subprocess.run([program, database_url], capture_output=True, text=True, check=True)
@@ -89,7 +89,7 @@ def test_a_dump_has_no_address(service: EnhancedDatabaseService, database_url: s
 
 
 def test_messages_show_no_address(service: EnhancedDatabaseService, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a wrong address, of a record in the wrong place, of a name that is taken."""
+    """This holds for a wrong address, a wrong place of a record, and a taken name."""
     alice = service.create_user(username="alice", email=FIRST)
     calls: list[Callable[[], object]] = [
         lambda: service.create_user(username="bob", email=f"{FIRST} "),
@@ -121,7 +121,7 @@ def test_a_load_can_be_repeated(service: EnhancedDatabaseService, execute: Execu
 def test_a_load_binds_addresses_to_the_ids_that_rows_have(
     service: EnhancedDatabaseService, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of users that another writer creates between the look-up and the load."""
+    """This includes users that another writer creates between the look-up and the load."""
     find = loads.find_emails
     with open_service(settings) as other:
 
@@ -143,7 +143,7 @@ def test_a_load_binds_addresses_to_the_ids_that_rows_have(
 def test_without_a_key_everything_but_addresses_works(
     settings: Settings, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An address is refused, with the setting's name, and nothing is stored of the call."""
+    """An address is refused with the setting's name, and the call stores nothing."""
     with open_service(settings) as service:
         alice = service.create_user(username="alice", email=FIRST)
     before = execute(STORED)
@@ -175,7 +175,7 @@ def test_without_a_key_everything_but_addresses_works(
 
 
 def test_a_damaged_row_breaks_no_list(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """An address that was moved to another row, by whoever writes the table, is not shown there."""
+    """An address that was moved to another row is not shown there, and the other rows are."""
     alice, bob, charlie = write_every_way(service)
     execute(
         "UPDATE users SET (email, email_index) = (SELECT email, email_index FROM users WHERE id = %s)"
@@ -209,14 +209,14 @@ def test_a_damaged_row_breaks_no_list(service: EnhancedDatabaseService, execute:
 def test_the_database_refuses_an_address_in_clear(
     service: EnhancedDatabaseService, execute: Execute, values: str
 ) -> None:
-    """Whoever writes it, such as an older release or a person."""
+    """It refuses it from every program, such as an older release."""
     with pytest.raises(psycopg2.errors.CheckViolation, match="users_email_encrypted"):
         execute(f"INSERT INTO users (username, email, email_index) VALUES ('eve', {values})")
     assert service.list_users() == ()
 
 
 def test_addresses_are_found_under_every_key(settings: Settings) -> None:
-    """While keys are rotated, rows have different ones."""
+    """While keys are rotated, rows have different keys."""
     new = new_key_line("new")
     with open_service(settings) as service:
         alice = service.create_user(username="alice", email=FIRST)
@@ -230,7 +230,7 @@ def test_addresses_are_found_under_every_key(settings: Settings) -> None:
 
 
 def test_the_log_of_a_program_shows_no_address(settings: Settings, tmp_path: Path) -> None:
-    """A program that logs a user, and an error with one, as it is configured by the stack."""
+    """The program logs a user, and an error with one, with the stack's configuration."""
     program = (
         "import sys, logging, core; from core.logs import configure_logs; configure_logs('DEBUG', 'text');"
         "s = core.open_service();"

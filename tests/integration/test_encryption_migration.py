@@ -49,7 +49,7 @@ def _clear(empty_database_url: str, empty_execute: Execute) -> None:
 
 @pytest.mark.usefixtures("_clear")
 def test_addresses_are_encrypted_and_decrypted(empty_database_url: str, empty_execute: Execute) -> None:
-    """By up and down, each exactly as it was."""
+    """After `up` and `down` each address is exactly as before."""
     before = empty_execute(READ)
     make_migrator(empty_database_url, KEYS).up()
     stored: dict[str, str | None] = dict(empty_execute(READ))
@@ -70,7 +70,7 @@ def test_addresses_are_encrypted_and_decrypted(empty_database_url: str, empty_ex
 def test_nothing_in_clear_stays_on_the_disk(
     empty_database_url: str, empty_execute: Execute, postgres_server: PostgresServer
 ) -> None:
-    """Neither in dead rows of the table's file nor in the statistics of the planner."""
+    """It is neither in dead rows of the table's file nor in the planner's statistics."""
 
     def read_file() -> bytes:
         with administered(postgres_server) as execute:
@@ -94,7 +94,7 @@ def test_nothing_in_clear_stays_on_the_disk(
 
 @pytest.mark.usefixtures("_clear")
 def test_without_a_key_nothing_is_changed(empty_database_url: str, empty_execute: Execute) -> None:
-    """The error says what is missing; down needs the key of each address."""
+    """The error names what is missing; `down` needs the key of each address."""
     before = empty_execute(READ)
     with pytest.raises(MigrationFailed, match=r"users have e-mail addresses.*ENCRYPTION_KEYS is not set"):
         make_migrator(empty_database_url, None).up()
@@ -107,7 +107,7 @@ def test_without_a_key_nothing_is_changed(empty_database_url: str, empty_execute
 
 
 def test_without_addresses_no_key_is_needed(empty_database_url: str, empty_execute: Execute) -> None:
-    """A new database is migrated by a process without keys."""
+    """A process without keys can migrate a new database."""
     migrator = make_migrator(empty_database_url, None)
     migrator.up()
     empty_execute("INSERT INTO users (username) VALUES ('alice')")

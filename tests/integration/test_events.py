@@ -13,7 +13,7 @@ from tests.conftest import Execute
 
 
 def test_newest_first_and_at_once(service: EnhancedDatabaseService) -> None:
-    """A new event shows on every cached limit."""
+    """Every cached limit shows a new event."""
     first = service.create_market_event(type="NEWS", title="First")
     for limit in (1, 5, 20):
         assert service.get_recent_market_events(limit) == (first,)
@@ -55,6 +55,6 @@ def test_bad_input_makes_no_event(
 
 
 def test_events_key_and_ttl(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
-    """The key is the design's, and lives up to 600 s."""
+    """The key is as documented, and expires within 600 s."""
     service.get_recent_market_events(20)
     assert 520 < redis_client.ttl("market_events:recent:20") <= 600

@@ -60,7 +60,7 @@ def without_redis(settings: Settings) -> Settings:
 
 
 def test_health_document_of_a_healthy_stack(client: TestClient) -> None:
-    """The specified JSON, and nothing less."""
+    """The document is exactly the specified JSON."""
     response = client.get("/api/health/database")
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
@@ -97,7 +97,7 @@ def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: Te
 def test_a_failing_collector_does_not_fail_the_scrape(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others are still there, and the failure is a metric."""
+    """The other collectors are shown, and a metric reports the failure."""
 
     def fail() -> None:
         raise RuntimeError("broken")
@@ -192,7 +192,7 @@ def test_the_process_serves_the_fleet_and_stops_on_sigterm(
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(environment: dict[str, str], repository: Path) -> None:
-    """No traceback before the first line of configuration is right."""
+    """The output is one line without a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "exporter"],
         cwd=repository,
@@ -220,7 +220,7 @@ def get_when_up(url: str, trusting: ssl.SSLContext | None = None) -> httpx2.Resp
 def test_the_process_takes_tls_and_passwords_from_its_file(
     environment: dict[str, str], repository: Path, tmp_path: Path
 ) -> None:
-    """A scraper needs the password, a probe does not; the collectors work, and plain HTTP gets nothing."""
+    """A scrape needs the password, a probe does not; collectors work, and plain HTTP is refused."""
     authority = write_tls(tmp_path)
     digest = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
     (tmp_path / "web.yml").write_text(
@@ -249,7 +249,7 @@ def test_the_process_takes_tls_and_passwords_from_its_file(
 def test_a_wrong_web_config_is_one_line_and_status_2(
     environment: dict[str, str], repository: Path, tmp_path: Path
 ) -> None:
-    """Better no exporter than one that is open by mistake."""
+    """No exporter is better than an unprotected one."""
     (tmp_path / "web.yml").write_text("basic_auth_user: {alice: x}\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "exporter"],

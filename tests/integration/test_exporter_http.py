@@ -63,7 +63,7 @@ def port(service: EnhancedDatabaseService) -> Iterator[int]:
 def test_metrics_come_in_the_format_that_is_liked_best(
     client: TestClient, accept: str, content_type: str
 ) -> None:
-    """The type says what the text is, and a parser of that format reads it."""
+    """The content type matches the text, and a parser of that format reads it."""
     response = client.get("/metrics", headers={"Accept": accept})
     assert response.status_code == 200
     assert response.headers["content-type"] == content_type
@@ -87,7 +87,7 @@ def test_metrics_come_in_the_format_that_is_liked_best(
     ],
 )
 def test_metrics_are_compressed_for_who_accepts_it(port: int, accept: str, encoding: str | None) -> None:
-    """A fleet's text is large and repeats itself; caches are told what it depends on."""
+    """The text is large and repetitive; `Vary` names the headers that it depends on."""
     with httpx2.stream(
         "GET", f"http://127.0.0.1:{port}/metrics", headers={"Accept-Encoding": accept}
     ) as response:
@@ -102,7 +102,7 @@ def test_metrics_are_compressed_for_who_accepts_it(port: int, accept: str, encod
 
 
 def test_the_index_links_what_there_is(client: TestClient) -> None:
-    """Every link of the page answers."""
+    """Every link on the page is answered."""
     page = client.get("/").text
     for path in PATHS[1:]:
         assert f'href="{path}"' in page
@@ -111,7 +111,7 @@ def test_the_index_links_what_there_is(client: TestClient) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_any_other_method_is_405(client: TestClient, path: str) -> None:
-    """The exporter only reads, and says what is allowed."""
+    """The answer lists the allowed methods."""
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         response = client.request(method, path)
         assert response.status_code == 405
@@ -120,7 +120,7 @@ def test_any_other_method_is_405(client: TestClient, path: str) -> None:
 
 
 def test_a_client_that_asks_too_often_is_told_when_to_come_back(service: EnhancedDatabaseService) -> None:
-    """429 with the limit, what is left and the seconds; probes are answered as before."""
+    """The answer is 429 with the limit, the rest and the seconds; probes are answered as before."""
     app = build_app(service, limits=RateLimits(), requests_per_minute=2)
     with TestClient(app, base_url=LOCAL_URL) as client:
         answers = [client.get("/api/health/database") for _ in range(3)]
@@ -136,13 +136,13 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(service: Enhance
 
 @pytest.mark.parametrize("host", ["evil.example:9100", "evil@127.0.0.1"])
 def test_a_foreign_name_is_refused(client: TestClient, host: str) -> None:
-    """A page whose name leads to this machine cannot read the metrics; probes are answered."""
+    """A page whose name resolves to this machine cannot read the metrics; probes are answered."""
     assert client.get("/metrics", headers={"Host": host}).status_code == 421
     assert client.get("/livez", headers={"Host": host}).status_code == 200
 
 
 def test_a_request_with_two_lengths_is_answered_once(port: int) -> None:
-    """400, and the connection ends: what follows is no second request."""
+    """The answer is 400 and the connection is closed, so the rest is not a second request."""
     with connect(port) as raw:
         raw.sendall(
             b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -175,7 +175,7 @@ def seconds_until_closed(raw: socket.socket) -> float:
 
 
 def test_slow_clients_keep_nobody_waiting(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty that never finish their header sit there, a scrape answers, and they are put out."""
+    """Fifty clients that never finish their header do not delay a scrape, and are disconnected."""
     monkeypatch.setattr(client_deadlines, "HEADER_SECONDS", 4.0)
     with contextlib.ExitStack() as opened:
         slow = [opened.enter_context(connect(port)) for _ in range(50)]
@@ -207,7 +207,7 @@ def test_slow_clients_keep_nobody_waiting(port: int, monkeypatch: pytest.MonkeyP
 def test_dripping_does_not_extend_the_deadline(
     port: int, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    """A byte now and then is no progress: the deadline is that of the whole request."""
+    """A byte now and then does not extend the deadline of the whole request."""
     monkeypatch.setattr(client_deadlines, "HEADER_SECONDS", 1.0)
     with connect(port) as raw:
         raw.sendall(beginning)
@@ -226,7 +226,7 @@ def test_dripping_does_not_extend_the_deadline(
 
 
 def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that nobody takes ends at its deadline, and so does what it holds."""
+    """An answer that the client does not read ends at its deadline, with all that it holds."""
     monkeypatch.setattr(client_deadlines, "RESPONSE_SECONDS", 1.0)
     ended = threading.Event()
 
@@ -242,7 +242,7 @@ def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch
 
 
 def test_large_headers_are_answered(port: int) -> None:
-    """8 KB of header are served, a megabyte is refused, and neither hangs."""
+    """A header of 8 KB is answered, one of a megabyte is refused, and neither hangs."""
     with connect(port) as raw:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 8192 + b"\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 200")
@@ -257,7 +257,7 @@ def test_large_headers_are_answered(port: int) -> None:
 
 
 def test_what_is_no_http_is_refused(port: int) -> None:
-    """A TLS client or a scanner gets an answer or an end."""
+    """A TLS client or a scanner gets an answer or is disconnected."""
     for noise in (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"\r\n\r\n\r\nhello\r\n\r\n",

@@ -61,7 +61,7 @@ def test_a_database_without_an_answer_is_stood_in_for(
     busy: Callable[[EnhancedDatabaseService, str], AbstractContextManager[None]],
     error: type[Exception],
 ) -> None:
-    """What was read before is served, marked stale; what was not is an error; both only meanwhile."""
+    """Values read before are served, marked stale; others raise an error; only during the outage."""
     service = impatient
     assert service.get_user_by_id(alice.id) == alice
     redis_client.flushall()

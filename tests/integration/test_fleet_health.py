@@ -30,7 +30,7 @@ def another_process(settings: Settings, role: Role) -> Iterator[EnhancedDatabase
 def test_the_exporter_sees_the_exhausted_pool_of_any_process(
     settings: Settings, tmp_path: Path, role: Role
 ) -> None:
-    """It has a pool of its own that nobody uses; what is used up is another's, and only while it lives."""
+    """Its own pool is idle; another process has an exhausted one, which counts while that process lives."""
     shared = settings.model_copy(update={"metrics_dir": tmp_path / "metrics"})
     with (
         open_service(shared, role="exporter") as service,

@@ -70,7 +70,7 @@ def run_command(environment: dict[str, str], repository: Path, *arguments: str) 
 def test_one_shot_jobs_report(
     environment: dict[str, str], repository: Path, tmp_path: Path, execute: Execute
 ) -> None:
-    """Migrate, import and seed are gone, and what they did is there."""
+    """Migrate, import and seed have ended, and their counts are still there."""
     prices = write_days(tmp_path / "days.csv", "2013-02-25")
     run_command(environment, repository, "migrate", "up")
     run_command(environment, repository, "import-prices", str(prices))
@@ -85,7 +85,7 @@ def test_one_shot_jobs_report(
 def test_the_simulator_reports_and_is_late_when_killed(
     environment: dict[str, str], repository: Path, service: EnhancedDatabaseService, tmp_path: Path
 ) -> None:
-    """Its last success outlives SIGKILL, so that an alert can say how long ago that was."""
+    """Its last success is kept after SIGKILL, so an alert can say how long ago that was."""
     import_days(service, tmp_path, "2013-02-25")
     seed(service, players=5, sessions=2, seed=1)
     name = "echo_task_last_success_timestamp_seconds"
@@ -107,7 +107,7 @@ def test_the_simulator_reports_and_is_late_when_killed(
 def test_a_simulator_that_is_stopped_is_not_late(
     environment: dict[str, str], repository: Path, service: EnhancedDatabaseService, tmp_path: Path
 ) -> None:
-    """After SIGTERM nothing is expected of it any more."""
+    """After SIGTERM its interval is 0."""
     import_days(service, tmp_path, "2013-02-25")
     command = [sys.executable, "-m", "core.cli", "simulate"]
     with subprocess.Popen(command, cwd=repository, env=environment) as simulator:
@@ -118,7 +118,7 @@ def test_a_simulator_that_is_stopped_is_not_late(
 
 
 def test_series_do_not_grow_with_users_and_symbols(service: EnhancedDatabaseService) -> None:
-    """10,000 users and 500 symbols, loaded, read, searched and warmed: under 1,000 series."""
+    """10,000 users and 500 symbols, loaded, read, searched and warmed, make under 1,000 series."""
     now = datetime.now(UTC)
     users = [make_user(f"player_{number}", now) for number in range(USERS)]
     service.load_users(users)

@@ -136,13 +136,13 @@ async def _receive(connection: ClientConnection) -> None:
 def test_a_flood_before_any_sign_in_keeps_nobody_waiting(
     dashboard: Dashboard, send: Callable[[ClientConnection], Awaitable[None]]
 ) -> None:
-    """Four clients that send without a pause wait themselves, or are put out."""
+    """Four clients that send without a pause are delayed or disconnected."""
     slowest = asyncio.run(measure_probe(dashboard, lambda: flood(dashboard, send)))
     assert slowest < stretch(PROBE_SECONDS)
 
 
 def test_unfinished_messages_take_no_memory(dashboard: Dashboard) -> None:
-    """A frame that announces 100 MB, or the beginning of a large message, ends its connection."""
+    """A frame that announces 100 MB, and the beginning of a large message, end the connection."""
 
     async def send_beginnings() -> None:
         for _ in range(3):
@@ -163,7 +163,7 @@ def test_unfinished_messages_take_no_memory(dashboard: Dashboard) -> None:
 def test_what_no_page_sends_ends_the_connection(
     dashboard: Dashboard, message: bytes | str, code: int
 ) -> None:
-    """And Streamlit does not log a traceback for it."""
+    """Streamlit logs no traceback for it."""
 
     async def send_one() -> int | None:
         async with connected(dashboard) as connection:
@@ -176,7 +176,7 @@ def test_what_no_page_sends_ends_the_connection(
 
 
 def test_a_client_has_so_many_pages(tmp_path: Path) -> None:
-    """One more is refused; after one is closed there is room again; others are not affected by its number."""
+    """One more page is refused; after one is closed there is room again; other clients are not affected."""
 
     async def visit(dashboard: Dashboard) -> None:
         first = await connected(dashboard)
@@ -203,7 +203,7 @@ def test_a_client_has_so_many_pages(tmp_path: Path) -> None:
 
 
 def test_a_page_that_is_only_read_stays_connected(dashboard: Dashboard) -> None:
-    """The deadline of a request is over when the connection has become a page's."""
+    """The deadline of a request ends when the connection becomes a WebSocket."""
 
     async def read() -> None:
         async with connected(dashboard) as page:

@@ -24,7 +24,7 @@ def backend_of(service: EnhancedDatabaseService) -> int:
 
 
 def test_a_child_has_connections_of_its_own(service: EnhancedDatabaseService) -> None:
-    """The child works on a new connection, and the parent's still answers afterwards."""
+    """The child uses a new connection, and the parent's still works afterwards."""
     before = backend_of(service)
     assert ask_child(lambda: backend_of(service)) != before == backend_of(service)
 
@@ -89,7 +89,7 @@ def test_a_child_cannot_end_the_transaction_of_its_parent(
 
 
 def test_a_child_keeps_a_near_tier_of_its_own(service: EnhancedDatabaseService, alice: User) -> None:
-    """Forked with a live feed, the child serves nothing of its parent's and hears for itself."""
+    """The child drops the parent's values, and subscribes with its own feed."""
     service.get_user_by_id(alice.id)
 
     def work() -> list[object]:
@@ -109,7 +109,7 @@ def test_a_child_keeps_a_near_tier_of_its_own(service: EnhancedDatabaseService, 
 def test_a_child_waits_for_no_lock_of_a_thread_that_it_does_not_have(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """Forked while threads of the cache look whether they shall end, it serves and closes its own."""
+    """Threads of the cache hold locks at the fork; the child still works and closes its cache."""
     cache = service._cache
     assert cache._shared is not None
     assert cache._feed is not None

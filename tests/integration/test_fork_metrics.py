@@ -87,7 +87,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_a_child_begins_with_the_gauges_of_a_process(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
-    """Each is what it is in a process that has just opened the service; so is what is counted."""
+    """Gauges and counters have the values of a process that has just opened the service."""
     with open_service(shared) as fresh:
         expected = read_gauges(fresh.metrics)
         counted = (fresh.pool_stats(), fresh.cache_stats())
@@ -105,7 +105,7 @@ def test_a_child_begins_with_the_gauges_of_a_process(
 def test_the_exporter_sees_each_process_of_a_family(
     preloaded: EnhancedDatabaseService, total: Callable[..., float]
 ) -> None:
-    """Limits and writers of parent, child and grandchild add up, and each call is counted once."""
+    """Limits and writers of parent, child and grandchild add up, and each call counts once."""
     stack = ExitStack()
     children: list[Any] = []
 
@@ -133,7 +133,7 @@ def test_the_exporter_sees_each_process_of_a_family(
 def test_a_child_does_not_count_what_its_parent_has_still_to_publish(
     preloaded: EnhancedDatabaseService, total: Callable[..., float]
 ) -> None:
-    """The cache counts in memory and publishes once a second; a fork may come in between."""
+    """The cache counts in memory and publishes once a second; the fork happens in between."""
     alice = preloaded.search_users("alice")[0]
     for _ in range(20):
         preloaded.get_user_by_id(alice.id)
@@ -159,7 +159,7 @@ def test_a_child_does_not_count_what_its_parent_has_still_to_publish(
 def test_an_exhausted_worker_of_a_preloaded_program_is_seen(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
-    """One master, two workers: the one that has no connection left makes the host degraded, not healthy."""
+    """One of two workers has no connection left, so the host is degraded."""
     held: list[ExitStack] = []
 
     def hold() -> int:
@@ -214,7 +214,7 @@ def ask_again(service: EnhancedDatabaseService) -> Any:
 
 
 def test_a_child_knows_that_redis_is_bypassed(settings: Settings) -> None:
-    """Forked during an outage, it says so until it has found Redis itself."""
+    """A child forked during an outage reports the bypass until it has connected to Redis itself."""
     nowhere = SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")
     with open_service(settings.model_copy(update={"redis_url": nowhere})) as service:
         alice = service.create_user(username="alice")
@@ -233,7 +233,7 @@ def test_a_child_knows_that_redis_is_bypassed(settings: Settings) -> None:
 def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
-    """Forked while a check of health and a scrape are under way, it makes its own, at once."""
+    """A child forked during a health check and a scrape makes its own without waiting."""
     health, metrics = preloaded._health, preloaded.metrics
     metrics.collect()
     metrics.list_gauges()
@@ -266,7 +266,7 @@ def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
 def test_a_child_rolls_back_what_is_left_open_there(
     preloaded: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """The thread that watches statements and connections is started anew in a child."""
+    """The child starts its own thread that watches statements and connections."""
     alice = preloaded.search_users("alice")[0]
     kept: list[Any] = []
 
@@ -289,7 +289,7 @@ def test_a_child_rolls_back_what_is_left_open_there(
 
 
 def test_ids_of_children_are_their_own(preloaded: EnhancedDatabaseService) -> None:
-    """Children that are forked in one moment make different ids and tokens."""
+    """Children forked at the same moment make different ids and tokens."""
     assert preloaded.pool_stats().requests_num
 
     def work() -> list[str]:
@@ -304,7 +304,7 @@ def test_ids_of_children_are_their_own(preloaded: EnhancedDatabaseService) -> No
 def test_a_worker_that_is_killed_leaves_its_counts(
     preloaded: EnhancedDatabaseService, total: Callable[..., float]
 ) -> None:
-    """Its gauges go with it, and what it counted stays."""
+    """Its gauges end, and its counters are kept."""
 
     def use() -> bool:
         preloaded.search_users("b")

@@ -45,7 +45,7 @@ def haunted(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatab
 
 
 def test_no_list_begins_in_the_far_future(haunted: EnhancedDatabaseService) -> None:
-    """Neither sessions, nor leaderboards, nor a player's history, nor prices, nor events."""
+    """This holds for sessions, leaderboards, a player's history, prices and events."""
     newest = SESSIONS[-1]
     assert haunted.list_session_dates(limit=1) == (newest + timedelta(days=10),)
     assert haunted.list_session_dates(before=date.max)[0] == newest + timedelta(days=10)
@@ -62,7 +62,7 @@ def test_no_list_begins_in_the_far_future(haunted: EnhancedDatabaseService) -> N
 
 
 def test_the_row_itself_can_still_be_read(haunted: EnhancedDatabaseService) -> None:
-    """A read of an exact date or range answers with what is stored."""
+    """A read of an exact date or range returns what is stored."""
     alice = haunted.get_user_by_username("alice")
     portfolio = haunted.find_portfolio(alice.id, FAR)
     assert portfolio is not None
@@ -73,7 +73,7 @@ def test_the_row_itself_can_still_be_read(haunted: EnhancedDatabaseService) -> N
 
 
 def test_the_session_of_tomorrow_is_no_newest_one(service: EnhancedDatabaseService) -> None:
-    """Lists begin with today's; only a list that is asked for tomorrow's has it."""
+    """Lists begin with today's session; only a list that is asked for tomorrow's has it."""
     write_tomorrow(service, noon := datetime(2026, 3, 2, 12, tzinfo=UTC))
     today, tomorrow = noon.date(), noon.date() + timedelta(days=1)
     alice = service.get_user_by_username("alice")
@@ -109,7 +109,7 @@ def write_tomorrow(service: EnhancedDatabaseService, now: datetime) -> None:
 
 @pytest.mark.parametrize("page", list(SCRIPTS))
 def test_pages_show_today_as_open_whatever_tomorrow_has(service: EnhancedDatabaseService, page: str) -> None:
-    """Rows of tomorrow are in no figure, and today's session stays so far."""
+    """Rows of tomorrow count in no figure, and today's session is marked so far."""
     now = datetime.now(UTC)
     write_tomorrow(service, now)
     runtime.set_service(service)
@@ -131,7 +131,7 @@ def test_pages_show_today_as_open_whatever_tomorrow_has(service: EnhancedDatabas
 def test_pages_open_on_the_newest_session_with_a_leaderboard(
     haunted: EnhancedDatabaseService, page: str
 ) -> None:
-    """Neither the far future nor ten days with portfolios alone push it aside."""
+    """Neither the far future nor ten days with only portfolios are chosen."""
     runtime.set_service(haunted)
     runtime.get_cache().clear()
     assert data.find_newest_leaderboard_day(haunted) == SESSIONS[-1]
@@ -152,7 +152,7 @@ def test_the_example_of_the_readme_runs_on_any_database(
     capsys: pytest.CaptureFixture[str],
     with_rows: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    """As printed: on an empty database, and on one whose newest session has no leaderboard."""
+    """It runs as printed on an empty database, and where the newest session has no leaderboard."""
     if with_rows:
         request.getfixturevalue("haunted")
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
@@ -185,7 +185,7 @@ WRITES: dict[str, Callable[[Any, User, date, datetime], object]] = {
 def test_no_write_takes_what_is_after_tomorrow(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The day after tomorrow, and the year 9999; the message names the value and what is allowed."""
+    """The message names the value and what is allowed, for the day after tomorrow and the year 9999."""
     noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
     service._clock = lambda: noon
     for day in (date(2026, 3, 4), FAR):
@@ -198,7 +198,7 @@ def test_no_write_takes_what_is_after_tomorrow(
 
 @pytest.mark.parametrize("day", [date.min, date(1970, 1, 1), date(2026, 3, 2), date(2026, 3, 3)])
 def test_sessions_up_to_tomorrow_are_played(service: EnhancedDatabaseService, alice: User, day: date) -> None:
-    """However long ago: replays write sessions of old prices."""
+    """Past sessions of any age are accepted, because replays write sessions of old prices."""
     service._clock = lambda: datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC)
     service.get_current_portfolio(alice.id, day)
     assert service.update_portfolio_value(alice.id, day, Decimal(5), Decimal(0)).total_value == 5

@@ -14,7 +14,7 @@ STEPS_RATIO = 1.3
 
 
 def test_a_write_takes_the_same_steps_however_much_is_cached(settings: Settings, alice: User) -> None:
-    """A score with 10,000 cached portfolios and leaderboards, and with none."""
+    """A score is written with 10,000 cached portfolios and leaderboards, and with none."""
     with open_service(settings.model_copy(update={"near_cache_size": 20_000})) as service:
         wait_for_near(service)
         without = count_write(service, alice)

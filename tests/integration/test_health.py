@@ -104,7 +104,7 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
 def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execute, state: State) -> None:
-    """Whoever is asked gives the answer of the same evaluation, at once and without an address."""
+    """All show the same evaluation, without an address."""
     with (
         open_service(state.change(settings)) as service,
         state.prepare(service, execute),
@@ -152,7 +152,7 @@ def assert_strip_agrees(
 
 
 def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) -> None:
-    """Each reason has its own words, and the remedy."""
+    """Each reason has its own message with the remedy."""
     execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
     texts = []
     for change in (unchanged, without_database):
@@ -168,7 +168,7 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
 
 
 def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute) -> None:
-    """The document and the readiness say which of its causes it is; reads go on."""
+    """Document and readiness name the cause; reads work."""
     make_read_only(None, execute)  # type: ignore[arg-type]  # not looked at
     with (
         open_service(disabling_redis(settings)) as service,
@@ -187,7 +187,7 @@ def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute)
 def test_a_server_without_another_connection_serves_who_has_one(
     settings: Settings, postgres_server: PostgresServer, *, holds: bool
 ) -> None:
-    """The check gets none of its own then: degraded for a pool that has connections, else unhealthy."""
+    """The check gets no connection: degraded if the pool has connections, else unhealthy."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     role = f"scarce_{name[-8:]}"
     with administered(postgres_server) as run:
@@ -234,7 +234,7 @@ def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
 
 
 def test_an_evaluation_is_kept_for_two_seconds_with_its_timestamp(settings: Settings) -> None:
-    """It is the same object until then, and says when it was true."""
+    """Until then calls return the same object, which has the time of the check."""
     clock = Clock()
     with evaluator(settings, clock) as health:
         first = health.evaluate()
@@ -270,7 +270,7 @@ def silent_server() -> Iterator[int]:
 
 
 def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Settings) -> None:
-    """Ten evaluations later there is one thread for each check at most, and soon none."""
+    """After ten evaluations each check has at most one thread, and later none."""
     clock = Clock()
     with silent_server() as port:
         silent = settings.model_copy(
@@ -296,7 +296,7 @@ def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Setting
 
 
 def test_each_check_has_its_own_time(settings: Settings) -> None:
-    """A server that answers at once took no second, although the evaluation waited for the other one."""
+    """The time of a fast server does not include the wait for the slow one."""
     with silent_server() as port:
         url = SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{port}/echo")
         with evaluator(settings.model_copy(update={"database_url": url}), Clock()) as health:
@@ -307,7 +307,7 @@ def test_each_check_has_its_own_time(settings: Settings) -> None:
 
 
 def test_checks_run_side_by_side_and_a_second_at_most(settings: Settings) -> None:
-    """With both servers silent, an evaluation takes the one second, not two."""
+    """When both servers hang, an evaluation takes one second, not two."""
     with silent_server() as port:
         silent = settings.model_copy(
             update={
@@ -326,7 +326,7 @@ def test_checks_run_side_by_side_and_a_second_at_most(settings: Settings) -> Non
 def test_a_server_without_a_free_connection_is_down(
     settings: Settings, server_directory: Callable[[], Path]
 ) -> None:
-    """Whoever is not connected yet cannot be served, whatever older connections do."""
+    """New callers cannot be served, even while open connections work."""
     options = {**FAST, "max_connections": "4", "superuser_reserved_connections": "0"}
     with run_postgres(server_directory(), options=options) as server:
         own = settings.model_copy(update={"database_url": SecretStr(server.url())})
@@ -361,6 +361,6 @@ def heals(health: HealthEvaluator, clock: Clock) -> Health:
 
 @pytest.mark.parametrize("limit", [-1, -0.001, math.nan, math.inf, "soon", None, True])
 def test_a_wrong_limit_is_an_error_of_ours(service: EnhancedDatabaseService, limit: Any) -> None:
-    """It names the argument; a negative one was an error of Python's locks."""
+    """It names the argument, also for a negative number."""
     with pytest.raises(InvalidInput, match="limit_seconds is "):
         service.health(limit)

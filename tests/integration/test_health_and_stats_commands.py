@@ -47,7 +47,7 @@ def closed_url(scheme: str) -> str:
 
 
 def test_the_fleet_comes_from_the_exporter(run: Run, service: EnhancedDatabaseService) -> None:
-    """Roles, caches and operations of every process, under the exporter's status."""
+    """Roles, caches and operations of every process are shown, with the exporter's status."""
     user = service.create_user(username="alice")
     for _ in range(3):
         service.get_user_by_id(user.id)
@@ -64,7 +64,7 @@ def test_the_fleet_comes_from_the_exporter(run: Run, service: EnhancedDatabaseSe
 
 
 def test_without_an_exporter_the_process_checks_itself(run: Run) -> None:
-    """The same tables, and a line that says why they show one process."""
+    """It shows the same tables, and a line that says why they are of one process."""
     for command in ("health", "stats"):
         result = run(command)
         assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def test_without_an_exporter_the_process_checks_itself(run: Run) -> None:
 
 
 def test_without_redis_it_is_degraded(run: Run) -> None:
-    """Exit status 3: it serves, but not as it should."""
+    """The exit status is 3."""
     result = run("health", REDIS_URL=f"{closed_url('redis')}/0")
     assert result.exit_code == 3
     assert "degraded" in result.output
@@ -83,7 +83,7 @@ def test_without_redis_it_is_degraded(run: Run) -> None:
 def test_a_redis_that_refuses_is_degraded_with_its_words(
     run: Run, settings: Settings, redis_client: redis.Redis, valkey_server: ValkeyServer
 ) -> None:
-    """The same reason from the exporter and from the process alone, on a line of its own."""
+    """The exporter and the single process show the same reason on a line of its own."""
     rules = "on >secret ~* +@all -time"
     redis_client.execute_command("ACL", "SETUSER", "figures", *rules.split())  # type: ignore[no-untyped-call]  # has no annotations
     url = valkey_server.url.replace("//", "//figures:secret@")
@@ -101,7 +101,7 @@ def test_a_redis_that_refuses_is_degraded_with_its_words(
 
 
 def test_without_a_database_it_is_unhealthy(run: Run) -> None:
-    """Exit status 1, the state by name, and no address or password."""
+    """The exit status is 1; the state is named, without an address or password."""
     url = closed_url("postgresql").replace("//", "//echo:s3cr3t@") + "/echo"
     result = run("health", DATABASE_URL=url)
     assert result.exit_code == 1
@@ -120,7 +120,7 @@ def exporting(service: EnhancedDatabaseService, stack: StackIdentity | None) -> 
 def test_the_exporter_of_the_same_stack_is_named(
     run: Run, service: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """By its name where both have one, else by the database."""
+    """It is named by its name if both have one, else by the database."""
     url = settings.database_url.get_secret_value()
     for exporters, own in (("main-1a2b", "main-1a2b"), ("main-1a2b", ""), (None, "main-1a2b"), (None, "")):
         stack = build_identity(exporters, url)
@@ -147,7 +147,7 @@ def test_another_stack_is_refused(
     name: str | None,
     url: str | None,
 ) -> None:
-    """Two checkouts on one machine, or a record of yesterday: one line names both, exit status 2."""
+    """One line names both stacks, and the exit status is 2."""
     own_url = settings.database_url.get_secret_value()
     other = build_identity(name, url or own_url)
     with exporting(service, other) as port:
@@ -161,7 +161,7 @@ def test_another_stack_is_refused(
 
 
 def test_an_exporter_that_is_named_is_meant(run: Run, service: EnhancedDatabaseService) -> None:
-    """EXPORTER_URL chooses whom to ask, also on another machine; the answer says whose it is."""
+    """EXPORTER_URL selects it, also on another machine; the output says whose it is."""
     other = build_identity("production", "postgresql://db.example/game")
     with exporting(service, other) as port:
         result = run("health", EXPORTER_URL=f"http://127.0.0.1:{port}", STACK_NAME="main-1a2b")
@@ -170,7 +170,7 @@ def test_an_exporter_that_is_named_is_meant(run: Run, service: EnhancedDatabaseS
 
 
 def test_a_server_that_is_no_exporter_of_ours_is_not_asked(run: Run) -> None:
-    """Prometheus's node exporter has the same default port: it says nothing about this stack."""
+    """The node exporter of Prometheus has the same default port, and is ignored."""
     with serving(lambda _: (200, b"# TYPE up gauge\nup 1\n")) as url:
         result = run("health", EXPORTER_PORT=url.rpartition(":")[2])
     assert result.exit_code == 0, result.output
@@ -178,7 +178,7 @@ def test_a_server_that_is_no_exporter_of_ours_is_not_asked(run: Run) -> None:
 
 
 def test_the_health_document_says_whose_it_is(service: EnhancedDatabaseService) -> None:
-    """The same id as in the header of every answer."""
+    """It has the same id as the header of every answer."""
     stack = build_identity("main-1a2b", "postgresql://db.example/game")
     with exporting(service, stack) as port:
         for path in ("/", "/livez", "/readyz", "/metrics", "/api/health/database", "/nothing"):
@@ -189,7 +189,7 @@ def test_the_health_document_says_whose_it_is(service: EnhancedDatabaseService) 
 
 
 def test_an_exporter_without_a_status_is_no_health(run: Run) -> None:
-    """A page of other metrics does not pass for a healthy stack."""
+    """A page with other metrics does not count as a healthy stack."""
     with serving(lambda _: (200, b"# TYPE up gauge\nup 1\n")) as url:
         result = run("health", EXPORTER_URL=url)
     assert result.exit_code == 1

@@ -90,7 +90,7 @@ def list_queries(valid: dict[str, str]) -> Iterator[str]:
 def test_every_query_of_a_download_is_answered(
     game: EnhancedDatabaseService, execute: Execute, path: str
 ) -> None:
-    """With a file, or with one line that says what is wrong."""
+    """The answer is a file, or one line with the error."""
     endpoint, valid = DOWNLOADS[path]
     before = read_row_versions(execute)
     wrong = []
@@ -119,7 +119,7 @@ def list_parameters() -> list[str]:
 def test_every_parameter_of_a_page_may_have_any_value(
     game: EnhancedDatabaseService, execute: Execute, page: str
 ) -> None:
-    """All parameters at once, because each is read by itself."""
+    """All parameters are set at once, because each is read separately."""
     names = list_parameters()
     assert {"category", "day", "player", "symbol", "find"} <= set(names)
     before = read_row_versions(execute)
@@ -132,7 +132,7 @@ def test_every_parameter_of_a_page_may_have_any_value(
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/health/database", "/livez", "/readyz"])
 def test_the_exporter_reads_no_parameter(game: EnhancedDatabaseService, path: str) -> None:
-    """Whatever they are, the answer is that without them."""
+    """The answer does not depend on them."""
     with TestClient(build_app(game), base_url=LOCAL_URL) as client:
         for value in ("%00", "%ED%A0%80", "a" * LARGE, "%0D%0AX-Header:a"):
             answer = client.get(f"{path}?name[]={value}&{value}")

@@ -160,7 +160,7 @@ def find_faults_of_refusal(game: Game, name: str, error: Exception, since: int) 
 
 
 def test_a_write_before_an_error_would_be_noticed(game: Game) -> None:
-    """A call that stores a row sends statements and commits, one that reads commits nothing."""
+    """The check can fail: a call that stores a row commits, one that reads commits nothing."""
     # the player of the file may have been erased by a test that ran before
     player = replace(build_record("load_users", ID), username="erin", email="erin@example.com")
     game.service.load_users([player])
@@ -174,7 +174,7 @@ def test_a_write_before_an_error_would_be_noticed(game: Game) -> None:
 
 @pytest.mark.parametrize("name", VALID)
 def test_no_argument_leads_to_a_foreign_error(game: Game, name: str) -> None:
-    """Each value in each argument, the others valid."""
+    """Each value is given for each argument, while the others are valid."""
     cases = (
         (f"{parameter}, value {place}", {parameter: value})
         for parameter in VALID[name]
@@ -197,7 +197,7 @@ RECORDS = [
 def test_no_field_of_a_record_leads_to_a_foreign_error(
     game: Game, name: str, parameter: str, kind: type[msgspec.Struct]
 ) -> None:
-    """Each value in each field of the records that a call takes: of loads, batches and pages."""
+    """Each value is set in each field of the records of loads, batches and pages."""
     base = build_base(name, kind)
     is_list = any(word in str(HINTS[name][parameter]) for word in ("Iterable", "Sequence"))
     cases = (

@@ -214,7 +214,7 @@ def check_served(server: Server) -> None:
 
 @pytest.mark.parametrize("name", OWN_VALUES)
 def test_no_value_breaks_a_request_or_the_next_one(server: Server, name: bytes) -> None:
-    """Each value of a header, once and twice; the next request comes on the same connection if it is open."""
+    """Each header value is sent once and twice; the next request uses the same connection if it is open."""
     faults, raw, place = [], server.connect(), count()
     for value in (*VALUES, *OWN_VALUES[name]):
         for times in (1, 2):
@@ -235,7 +235,7 @@ def test_no_value_breaks_a_request_or_the_next_one(server: Server, name: bytes) 
 
 @pytest.mark.parametrize("name", FRAMING)
 def test_no_framing_breaks_the_server(server: Server, name: bytes) -> None:
-    """Each value of a header that says where a request ends; the connection may be unusable afterwards."""
+    """Each value is sent in headers that define the length; the connection may be closed afterwards."""
     faults = []
     for place, value in enumerate((*VALUES, *FRAMING[name])):
         path = server.paths[place % len(server.paths)]
@@ -248,7 +248,7 @@ def test_no_framing_breaks_the_server(server: Server, name: bytes) -> None:
 
 
 def test_a_client_that_refuses_plain_answers_gets_none(server: Server) -> None:
-    """Small answers and parts of files too."""
+    """This includes small answers and ranges."""
     headers = ((b"Accept-Encoding", b"identity;q=0, gzip"), (b"Range", b"bytes=0-1"))
     for path in server.paths:
         with closing(server.connect()) as raw, closing(server.connect()) as other:

@@ -160,7 +160,7 @@ def list_markup(page: AppTest) -> Iterator[str]:
 def test_no_page_makes_markup_of_stored_texts_or_fails(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Every text of every table, on every page and with filters set; no part of a page is missing."""
+    """Every text of every table is shown on every page, also with filters; no part is missing."""
     write_situation(service, "players come and go", datetime.now(UTC))
     sign_in.set_policy(Policy(is_local_operator=True))
     with service.audited(actor="alice", action="clear_cache", target="bob"):
@@ -181,7 +181,7 @@ def test_no_page_makes_markup_of_stored_texts_or_fails(
 def test_names_that_no_call_accepts_are_not_offered(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """A leaderboard whose name was stored past the service is in no list, and warming does not fail."""
+    """A leaderboard with such a name is in no list, and `warm_cache` works."""
     write_situation(service, "one player", datetime.now(UTC))
     before = service.list_leaderboard_categories()
     spoil(execute)

@@ -45,7 +45,7 @@ def heard(service: EnhancedDatabaseService) -> tuple[object, ...]:
 
 
 def test_each_unit_of_work_has_the_identity_of_its_block(direct: EnhancedDatabaseService) -> None:
-    """A single statement, a transaction and a COPY have it; the next unit of work does not."""
+    """This holds for a statement, a transaction and a COPY; the next unit of work has none."""
     assert heard(direct) == NOBODY
     with acting_as(ALICE):
         assert heard(direct) == HEARD
@@ -62,7 +62,7 @@ def test_each_unit_of_work_has_the_identity_of_its_block(direct: EnhancedDatabas
 
 
 def test_the_innermost_block_counts(direct: EnhancedDatabaseService) -> None:
-    """After it, that around it counts again."""
+    """After it ends, the outer block counts again."""
     with acting_as(ALICE):
         with acting_as(Identity(actor="bob")):
             assert heard(direct) == ("postgres", None, "bob", None)
@@ -70,7 +70,7 @@ def test_the_innermost_block_counts(direct: EnhancedDatabaseService) -> None:
 
 
 def test_it_ends_with_an_error_or_a_lost_connection(direct: EnhancedDatabaseService) -> None:
-    """Whatever ends a unit of work, nothing of it is left on the connection."""
+    """However a unit of work ends, its connection keeps nothing of the identity."""
 
     def fail(statement: str) -> None:
         with acting_as(ALICE), direct._database.transaction_of("fail") as database:
@@ -85,7 +85,7 @@ def test_it_ends_with_an_error_or_a_lost_connection(direct: EnhancedDatabaseServ
 
 
 def test_a_read_that_is_repeated_has_it_again(direct: EnhancedDatabaseService) -> None:
-    """The connection is lost under the first attempt."""
+    """The first attempt loses its connection."""
     attempts: list[tuple[object, ...]] = []
 
     def lose(database: Database) -> None:
@@ -100,13 +100,13 @@ def test_a_read_that_is_repeated_has_it_again(direct: EnhancedDatabaseService) -
 
 
 def test_a_text_is_heard_as_it_was_given(direct: EnhancedDatabaseService) -> None:
-    """It is a value, whatever is in it."""
+    """Any text is sent as a value."""
     with acting_as(Identity(actor=HOSTILE, request_id="100%")):
         assert heard(direct) == ("postgres", None, HOSTILE, "100%")
 
 
 def test_the_log_leaves_it_out(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """The text of a statement is the same for everyone."""
+    """The logged text of a statement is the same for every identity."""
     changed = settings.model_copy(update={"enable_redis_cache": False, "database_log_queries": "all"})
     with caplog.at_level(logging.INFO, "core.database.query_log"), open_service(changed) as service:
         with acting_as(Identity(actor=HOSTILE, user_id=USER_ID)):
@@ -119,7 +119,7 @@ def test_the_log_leaves_it_out(settings: Settings, caplog: pytest.LogCaptureFixt
 def test_a_call_of_another_identity_is_no_part_of_a_transaction(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """It is refused, whichever of the two has an identity, and nothing of it is written."""
+    """It is refused with and without an identity on either side, and writes nothing."""
     operator = Identity(actor="operator")
     with service.transaction(), acting_as(operator), pytest.raises(TransactionMisused, match="identity"):
         service.update_user_profile(alice.id, name="No")
@@ -133,7 +133,7 @@ def test_a_call_of_another_identity_is_no_part_of_a_transaction(
 
 
 def test_threads_and_tasks_have_their_own(direct: EnhancedDatabaseService) -> None:
-    """A thread begins with none, a call of `asyncio.to_thread` with that of its task."""
+    """A thread begins without one, a call of `asyncio.to_thread` with that of its task."""
     found = []
     with acting_as(ALICE):
         thread = threading.Thread(target=lambda: found.append(heard(direct)))

@@ -40,7 +40,7 @@ def row(day: int, close: float = 100, symbol: str = "AAPL") -> str:
 
 
 def test_the_shipped_history_is_imported_once(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """3,270 days of AAPL; the split of 2005-02-28 is no crash; a second import changes nothing."""
+    """AAPL has 3,270 days, the split of 2005-02-28 is no crash, and a second import changes nothing."""
     first = import_prices(service, SHIPPED)
     assert (first.rows, first.changed, first.skipped, first.repeated) == (12_154, 12_154, 0, 0)
     rows = execute(ALL_TICKS)
@@ -62,7 +62,7 @@ def test_the_shipped_history_is_imported_once(service: EnhancedDatabaseService, 
 def test_moved_history_ends_within_the_last_week(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path, days: int
 ) -> None:
-    """Before today, on the weekday that it was; moved again later, it stays where it is."""
+    """The weekday is kept; a later import moves it by the same weeks."""
     prices = read_prices(write(tmp_path / "prices.csv", row(2), row(3), row(4)))
     today = date(2020, 11, 20) + timedelta(days=days)
     weeks = move_to_today(service, prices, today)
@@ -79,7 +79,7 @@ def test_moved_history_ends_within_the_last_week(
 
 
 def test_history_keeps_its_dates_where_asked(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """And where it came without being moved."""
+    """This holds for a history that was first imported without being moved."""
     prices = read_prices(write(tmp_path / "prices.csv", row(2), row(3)))
     assert move_to_today(service, prices, date(2026, 11, 26), keep_dates=True) == 0
     load_prices(service, prices)
@@ -87,7 +87,7 @@ def test_history_keeps_its_dates_where_asked(service: EnhancedDatabaseService, t
 
 
 def test_a_day_is_one_tick_at_its_close(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Its candle has the day's open, high and low."""
+    """The candle of the day has the open, high and low of the file."""
     import_prices(service, write(tmp_path / "prices.csv", "IBM,2013-01-02,100,110,90,105,1000.0"))
     assert service.get_latest_market_data() == (
         Tick(
@@ -108,7 +108,7 @@ def test_a_day_is_one_tick_at_its_close(service: EnhancedDatabaseService, tmp_pa
 def test_a_part_of_the_history_changes_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Change and volatility of its first days count on the days in the database."""
+    """Change and volatility of its first days use earlier days of the database."""
     import_days(service, tmp_path, "2012-06-01")
     rows = execute(ALL_TICKS)
     assert import_days(service, tmp_path, "2012-09-04", "2012-12-31").changed == 0
@@ -116,7 +116,7 @@ def test_a_part_of_the_history_changes_nothing(
 
 
 def test_days_can_be_added(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
-    """Two files in order give the ticks of one."""
+    """Two files in order give the same ticks as one."""
     import_days(service, tmp_path, "2012-06-01")
     whole = execute(ALL_TICKS)
     execute("TRUNCATE ticks")
@@ -129,7 +129,7 @@ def test_days_can_be_added(service: EnhancedDatabaseService, execute: Execute, t
 def test_a_corrected_row_is_the_only_change(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """And cached prices follow it; a row that comes twice counts once."""
+    """Cached prices follow the change; a row that comes twice counts once."""
     import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4)))
     service.get_latest_market_data()
     result = import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4, 104), row(4, 104)))
@@ -141,7 +141,7 @@ def test_a_corrected_row_is_the_only_change(
 def test_a_malformed_row_loads_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """However late in the file it stands."""
+    """The row may be at the end of the file."""
     path = write_days(tmp_path / "prices.csv", "2000-03-01")
     with path.open("a", encoding="utf-8") as file:
         file.write("AAPL,2013-03-04,1,2,3,oops,5,6\n")
@@ -151,7 +151,7 @@ def test_a_malformed_row_loads_nothing(
 
 
 def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """The others are loaded; all are counted, and the first of each kind is described."""
+    """The others are loaded, all are counted, and the first of each reason is shown."""
     bad = [f"AAPL,2013-01-{day},1,2,1,1,1" for day in range(40, 50)]
     path = write(tmp_path / "prices.csv", row(2), *bad, row(2, -1, "IBM"), row(3))
     result = import_prices(service, path, parse_options(skip_invalid=True))
@@ -166,7 +166,7 @@ def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path:
 def test_a_file_without_a_valid_row_is_refused(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """With a header only, and when every row is invalid; a lost quote is never skipped."""
+    """It has a header only, or every row is invalid; an unclosed quote is never skipped."""
     with pytest.raises(PriceFileError, match="has no valid row"):
         import_prices(service, write(tmp_path / "prices.csv"))
     with pytest.raises(PriceFileError, match="has no valid row"):
@@ -181,7 +181,7 @@ def test_a_file_without_a_valid_row_is_refused(
 
 
 def test_progress_reaches_the_end(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Both of reading and of loading, in units of their own."""
+    """Reading and loading each have a bar with its own unit."""
     seen: dict[str, tuple[int, int]] = {}
 
     def note(stage: str, done: int, total: int) -> None:
@@ -196,7 +196,7 @@ def test_progress_reaches_the_end(service: EnhancedDatabaseService, tmp_path: Pa
 def test_an_undescribed_history_is_recounted(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Its symbol column is called Stock, its adjusted one AdjClose, and its first one has no name."""
+    """The symbol column is Stock, the adjusted one AdjClose, and the first column has no name."""
     generator = random.Random(7)
     rows, bars = [",Stock,Date,Open,High,Low,Close,AdjClose,Volume"], dict[tuple[str, date], list[Fraction]]()
     for symbol in ("brk-b", "0700.HK"):
@@ -232,7 +232,7 @@ def test_an_undescribed_history_is_recounted(
 
 
 def test_a_split_is_no_event(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
-    """100, 100, then 25 with a ratio of 4: no change is stored, and no market event follows from it."""
+    """100, 100, then 25 with a ratio of 4 is no change, and makes no market event."""
     path = tmp_path / "AAPL.csv"
     path.write_text("Date,Close,Split Ratio\n2024-03-01,100,1\n2024-03-04,100,1\n2024-03-05,25,4\n")
     import_prices(service, path)
@@ -246,7 +246,7 @@ def test_a_split_is_no_event(service: EnhancedDatabaseService, execute: Execute,
 
 
 def test_prices_keep_their_digits(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
-    """From 0.00016 to 0.00024 is half as much again, also on the dashboard's candles."""
+    """From 0.00016 to 0.00024 is 50 %, also on the dashboard's candles."""
     path = tmp_path / "SHIB-USD.csv"
     path.write_text("Date,Close\n2024-03-01,0.00016\n2024-03-02,0.00024\n2024-03-03,0.0002400000000000001\n")
     import_prices(service, path)
@@ -297,7 +297,7 @@ def test_days_that_do_not_continue_what_is_stored_are_refused(
     closes: list[float],
     reason: str,
 ) -> None:
-    """They are adjusted for another split or dividend, before or after; nothing is loaded."""
+    """They were adjusted for another split or dividend; nothing is loaded."""
     import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
     path = write(tmp_path / "more.csv", *days(first, closes))
     with pytest.raises(PriceFileError, match="import the whole history again") as caught:
@@ -309,7 +309,7 @@ def test_days_that_do_not_continue_what_is_stored_are_refused(
 def test_a_history_can_be_continued_and_replaced(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """With days that fit, with a jump that is said to be none, and as a whole."""
+    """Accepted are days that fit, a jump that is declared to be none, and a whole history."""
     import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
     import_prices(service, write(tmp_path / "more.csv", *days(4, [100.04, 101])))
     crash = write(tmp_path / "crash.csv", *days(6, [25]))
@@ -326,7 +326,7 @@ def test_a_history_can_be_continued_and_replaced(
 
 
 def test_a_currency_is_stored_with_its_symbol(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Another one is refused, unless it replaces the whole history."""
+    """Another currency is refused unless the whole history is replaced."""
     path = tmp_path / "prices.csv"
 
     def rows(first: int, currency: str) -> Path:
@@ -349,7 +349,7 @@ def test_a_currency_is_stored_with_its_symbol(service: EnhancedDatabaseService, 
 def test_days_before_and_after_what_is_loaded_fit(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Symbols of any market, side by side in one import of a folder, loaded again without a change."""
+    """A folder with several markets is imported, and a second import changes nothing."""
     folder = tmp_path / "folder"
     folder.mkdir()
     for symbol in ("7203.T", "^GSPC", "BRK_A", "M&M"):
@@ -361,7 +361,7 @@ def test_days_before_and_after_what_is_loaded_fit(
 
 
 def test_many_files_are_one_import(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """A folder of 500 files has one progress of reading and one of loading."""
+    """A folder of 500 files has one progress bar for reading and one for loading."""
     for n in range(500):
         (tmp_path / f"S{n:03}.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-03-01,1,2,1,2,5\n")
     stages: dict[str, list[tuple[int, int]]] = {}
@@ -387,7 +387,7 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 
 
 def test_the_command_names_file_line_and_reason(run: Callable[..., Result], tmp_path: Path) -> None:
-    """Exit status 2 and one line; with --skip-invalid the rest is loaded, and each reason is counted."""
+    """The exit status is 2; with --skip-invalid the rest is loaded, and each reason is counted."""
     path = write(
         tmp_path / "prices.csv", row(2), "AAPL,2013-01-03,0,1,1,1,1", "AAPL,2013-01-04,0,1,1,1,1", "bad"
     )
@@ -404,7 +404,7 @@ def test_the_command_names_file_line_and_reason(run: Callable[..., Result], tmp_
 def test_the_command_says_what_it_understood(
     run: Callable[..., Result], execute: Execute, tmp_path: Path
 ) -> None:
-    """In a few lines; --dry-run shows the first rows and loads nothing, and needs no database."""
+    """It prints a few lines; --dry-run shows the first rows, loads nothing and needs no database."""
     path = tmp_path / "AAPL.csv"
     path.write_text(
         "Date,Open,High,Low,Close,Adj Close,Volume\n"
@@ -435,7 +435,7 @@ def test_the_command_says_what_it_understood(
 
 
 def test_the_command_reads_standard_input(run: Callable[..., Result], execute: Execute) -> None:
-    """With the options that a file without name and header needs."""
+    """The options replace the name and header that the input lacks."""
     rows = "20130102 00:00;1000000;1010000;990000;1005000;5\n"
     result = run(
         "-", "--symbol", "spy", "--columns", "date,open,high,low,close,volume", "--scale", 10_000, input=rows
@@ -458,14 +458,14 @@ def test_the_command_reads_standard_input(run: Callable[..., Result], execute: E
 def test_wrong_arguments_are_refused(
     run: Callable[..., Result], arguments: tuple[str, ...], reason: str
 ) -> None:
-    """With one line and exit status 2."""
+    """The output is one line, and the exit status 2."""
     result = run(*arguments)
     assert result.exit_code == 2
     assert reason in result.output
 
 
 def test_help_names_the_columns(run: Callable[..., Result]) -> None:
-    """And the options."""
+    """The help also lists the options."""
     text = " ".join(run("--help").output.split())
     for word in (
         "Close/Last",
@@ -479,7 +479,7 @@ def test_help_names_the_columns(run: Callable[..., Result]) -> None:
 
 
 def test_files_are_read_once_for_all(tmp_path: Path) -> None:
-    """Reading says what it understood before anything is loaded."""
+    """The description is printed before anything is loaded."""
     path = write(tmp_path / "prices.csv", row(2), row(3))
     reading = read_prices(path, parse_options(symbol="X"))
     assert reading.table.symbols == ("X",)

@@ -202,7 +202,7 @@ def list_own(service: EnhancedDatabaseService, player: Player) -> list[object]:
 
 
 def test_every_call_of_the_view_is_tried() -> None:
-    """None of them names a user, and none yields rows while other code of the thread runs."""
+    """No call takes a user, and none is a generator."""
     calls = {name: call for name, call in inspect.getmembers(PlayerView, callable) if name[0] != "_"}
     assert set(calls) == {*READS, *WRITES}
     for name, call in calls.items():
@@ -213,7 +213,7 @@ def test_every_call_of_the_view_is_tried() -> None:
 def test_a_read_answers_as_the_service_does(
     service: EnhancedDatabaseService, direct: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """Cold, cached and uncached; what the view has read fills the cache with the same value."""
+    """The answer is the same cold, cached and uncached; the view fills the cache with the same value."""
     user_id = alice.user.id
     for name, call in READS.items():
         expected = call.of_service(direct, user_id)
@@ -228,7 +228,7 @@ def test_a_read_answers_as_the_service_does(
 def test_a_write_changes_the_rows_of_the_player_alone(
     service: EnhancedDatabaseService, direct: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """The answer of the service is new at once, and bob's rows are as they were."""
+    """The service returns the new value at once, and bob's rows are unchanged."""
     before = list_own(direct, bob)
     view = service.as_user(alice.user.id)
     for name, write in WRITES.items():
@@ -243,7 +243,7 @@ def test_a_write_changes_the_rows_of_the_player_alone(
 
 
 def test_a_portfolio_is_opened_for_the_player(service: EnhancedDatabaseService, alice: Player) -> None:
-    """It is the player's, with the starting cash."""
+    """It belongs to the player and has the starting cash."""
     day = TODAY - timedelta(days=1)
     view = service.as_user(alice.user.id)
     assert view.find_portfolio(day) is None
@@ -254,7 +254,7 @@ def test_a_portfolio_is_opened_for_the_player(service: EnhancedDatabaseService, 
 def test_rows_of_another_player_do_not_exist(
     service: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """By the only ids that a call takes, those of quests."""
+    """The only ids that a call takes are those of quests."""
     view = service.as_user(alice.user.id)
     with pytest.raises(QuestNotFound):
         view.update_quest_progress(bob.quest.id, ONE)
@@ -264,7 +264,7 @@ def test_rows_of_another_player_do_not_exist(
 
 
 def test_a_view_of_nobody_has_no_rows(service: EnhancedDatabaseService, bob: Player) -> None:
-    """The user does not exist, or not any more."""
+    """The user does not exist, or was deleted."""
     view = service.as_user(uuid4())
     with pytest.raises(UserNotFound):
         view.get_profile()
@@ -353,7 +353,7 @@ def run_as(service: EnhancedDatabaseService, user_id: UUID, statement: str, **va
 def test_raw_statements_find_the_player_s_rows_alone(
     direct: EnhancedDatabaseService, service: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """In each table, whatever is asked for."""
+    """Statements on each table return only the player's rows."""
     view = direct.as_user(alice.user.id)
     for table, column in OWN_ROWS.items():
         assert run_as(direct, alice.user.id, f"SELECT DISTINCT {column} FROM {table}") == [(alice.user.id,)]
@@ -373,7 +373,7 @@ def test_raw_statements_find_the_player_s_rows_alone(
 def test_a_raw_statement_changes_nothing_of_others(
     direct: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """It is refused, or finds no row; the next unit of work on the connection is as if it had not been."""
+    """It is refused or finds no row, and the next unit of work is not affected."""
     before = list_own(direct, bob)
     values = {"bob": bob.user.id, "quest": bob.quest.id, "day": TODAY}
     for statement in ATTEMPTS:
@@ -387,7 +387,7 @@ def test_a_raw_statement_changes_nothing_of_others(
 
 
 def test_without_a_player_the_role_sees_nothing(direct: EnhancedDatabaseService, alice: Player) -> None:
-    """A statement that was sent without an id finds no row, and stores none."""
+    """A statement that is sent without a user id finds and stores no row."""
     direct.as_user(alice.user.id).get_profile()
     for table in OWN_ROWS:
         with acting_as(Identity(role=PLAYER)), direct._database.session("raw") as database:
@@ -412,7 +412,7 @@ FAULTS = {
 def test_a_fault_leaves_no_player_behind(
     direct: EnhancedDatabaseService, alice: Player, bob: Player, fault: str, *, is_transaction: bool
 ) -> None:
-    """Of each player and of the service, before and after, on the one connection that there is."""
+    """Before and after each fault, players and service share one connection."""
 
     def look() -> None:
         assert direct.as_user(alice.user.id).get_profile() == alice.user
@@ -439,7 +439,7 @@ def test_a_fault_leaves_no_player_behind(
 def test_a_view_is_no_part_of_the_service_s_transaction(
     service: EnhancedDatabaseService, alice: Player
 ) -> None:
-    """A call in it would run with the rights of the service."""
+    """A call in it would have the rights of the service."""
     view = service.as_user(alice.user.id)
     view.get_profile()
     with service.transaction():
@@ -453,7 +453,7 @@ def test_a_view_is_no_part_of_the_service_s_transaction(
 def test_an_error_of_a_read_is_not_shared_between_roles(
     service: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """A view of a role without rights fails, and fills nothing with that."""
+    """A view of a role without rights fails, and its error is not cached."""
     stranger = PlayerView(service, bob.user.id, Identity(role="pg_monitor", user_id=bob.user.id))
     service.clear_user_cache(bob.user.id)
     with pytest.raises(DatabaseError):
@@ -465,7 +465,7 @@ def test_an_error_of_a_read_is_not_shared_between_roles(
 
 
 def test_twenty_threads_on_four_connections_see_their_own(service: EnhancedDatabaseService) -> None:
-    """Each round plays another player, through the cache and past it, while rows change and calls fail."""
+    """Each round acts for another player, cached and uncached, while rows change and calls fail."""
     service.insert_market_ticks([Tick("AAPL", NOW, ONE)])
     players = [add_player(service) for _ in range(8)]
     failures: list[BaseException] = []
@@ -519,7 +519,7 @@ def play_round(
 
 
 def test_a_database_whose_policies_are_gone_has_no_view(postgres_server: PostgresServer) -> None:
-    """The service asks before it acts for anybody, and a migration puts back what is missing."""
+    """The service checks before the first call, and a migration restores missing policies."""
     with created_database(postgres_server) as url:
         give_to_roles(url)
         app = settings_as(APP, url, enable_redis_cache=False)
@@ -533,7 +533,7 @@ def test_a_database_whose_policies_are_gone_has_no_view(postgres_server: Postgre
 
 
 def test_a_database_of_one_role_has_no_view(database_url: str) -> None:
-    """Everything else works there; who asks for a view is told what is missing."""
+    """All other calls work; `as_user` says what is missing."""
     with open_service(Settings(database_url=SecretStr(database_url), enable_redis_cache=False)) as service:
         service.create_user(username="alice")
         with pytest.raises(PlayersNotIsolated, match="echo-markets roles"):

@@ -67,7 +67,7 @@ def check_addresses(service: EnhancedDatabaseService) -> None:
 def test_batches_continue_where_the_last_one_ended(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Nothing but the address of users is changed, and a batch in a transaction that fails is undone."""
+    """Only the users' addresses change, and a batch in a failed transaction is undone."""
     before = execute("SELECT id, username, name, last_active, created_at, updated_at FROM users ORDER BY id")
     first = new.reencrypt_users(limit=10)
     assert (first.changed, first.unreadable) == (10, ())
@@ -94,7 +94,7 @@ def test_batches_continue_where_the_last_one_ended(
 def test_the_old_key_is_not_needed_afterwards(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """Not by the table, and not by values that were cached before in either tier."""
+    """Neither the table nor values cached before need it."""
     players = [user for user in old.list_users() if user.email]
     with open_service(with_keys(settings, NEW)) as alone:
         assert all("no key 'tests'" in str(alone.get_user_by_id(user.id).email) for user in players)
@@ -111,7 +111,7 @@ def test_the_old_key_is_not_needed_afterwards(
 
 
 def test_writers_beside_it_lose_nothing(old: EnhancedDatabaseService, new: EnhancedDatabaseService) -> None:
-    """Each address is what its writer stored last, whichever key that writer has."""
+    """Each address is what its writer stored last, with the key of that writer."""
     players = [user for user in old.list_users() if user.email]
     stopping = threading.Event()
     last: dict[str, str] = {}
@@ -154,7 +154,7 @@ def test_writers_beside_it_lose_nothing(old: EnhancedDatabaseService, new: Enhan
 def test_an_address_that_changed_meanwhile_is_left_alone(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the read of a batch and its write, one user gets another address and one is deleted."""
+    """Between read and write of a batch one user's address changes, and one user is deleted."""
     changed, deleted, *_ = (user for user in old.list_users() if user.email)
     reencrypt = new._reencrypt
 
@@ -208,7 +208,7 @@ def test_the_command_says_what_is_done_and_what_is_left(
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Keys that are no longer used, missing keys, damaged addresses; status 1 while one is left."""
+    """It lists unused keys, missing keys and damaged addresses; status 1 while an address is left."""
     assert old.reencrypt_users().changed == 0
 
     def run(*lines: str) -> tuple[int, list[str]]:

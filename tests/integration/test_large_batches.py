@@ -56,7 +56,7 @@ def test_readers_are_kept_out_meanwhile(
     held_row: Callable[[], object],
     redis_client: redis.Redis,
 ) -> None:
-    """Every key is fenced before the statement ends, and none once the call has returned."""
+    """Every key is fenced before the statement ends, and none after the call."""
     batch = threading.Thread(target=service.batch_update_portfolios, args=(updates,))
     batch.start()
     wait_until(lambda: count_fences(redis_client, updates) == len(updates), "all are fenced")
@@ -75,7 +75,7 @@ def test_a_lost_statement_opens_the_keys(
     redis_client: redis.Redis,
     database_url: str,
 ) -> None:
-    """Nothing was committed, so nothing stays fenced."""
+    """Nothing was committed, so no key stays fenced."""
     errors: list[Exception] = []
 
     def write() -> None:

@@ -58,7 +58,7 @@ def fold(execute: Execute, target: int = 3, board: str = BOARDS[0]) -> None:
 def test_every_kind_of_write_is_counted(
     service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
 ) -> None:
-    """Batches, single updates, COPY, deletes, cascades, moves between leaderboards and TRUNCATE."""
+    """These are batches, single updates, COPY, deletes, cascades, moves and TRUNCATE."""
     write(service, players, list(range(30)), BOARDS[0])
     fold(execute)
     assert count_buckets(execute) > 5
@@ -85,7 +85,7 @@ def test_every_kind_of_write_is_counted(
 def test_folding_again_and_again_stays_exact(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Random leaderboards, folded into random buckets: nothing is lost and buckets stay small."""
+    """Random leaderboards are folded into random buckets: no entry is lost, and buckets stay small."""
     random = Random(7)
     for _ in range(25):
         write(service, random.sample(players, 25), random.choices(range(6), k=25), BOARDS[0])
@@ -99,7 +99,7 @@ def test_folding_again_and_again_stays_exact(
 def test_empty_buckets_are_merged(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Scores that move on through the day do not leave ever more buckets behind."""
+    """Scores that change during the day do not leave more and more buckets."""
     for hour in range(12):
         write(service, players, [100 * hour + n for n in range(40)], BOARDS[0])
         fold(execute, 4)
@@ -110,7 +110,7 @@ def test_empty_buckets_are_merged(
 def test_equals_are_split_by_who_came_first(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """A leaderboard on which all are equal has buckets as small as any other."""
+    """A leaderboard with equal scores has buckets as small as any other."""
     write(service, players, [7] * 40, BOARDS[0])
     fold(execute, 4)
     assert count_buckets(execute) == 10
@@ -124,7 +124,7 @@ def test_equals_are_split_by_who_came_first(
 def test_a_rolled_back_write_was_never_counted(
     service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
 ) -> None:
-    """Neither while it runs, for others, nor afterwards."""
+    """It counts neither for others while it runs, nor afterwards."""
     write(service, players, list(range(40)), BOARDS[0])
     with transaction_on(database_url) as other, other.cursor() as cursor:
         cursor.execute("UPDATE leaderboard_entries SET score = score + 100")
@@ -137,7 +137,7 @@ def test_a_rolled_back_write_was_never_counted(
 def test_nothing_is_split_while_somebody_counts(
     service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
 ) -> None:
-    """A write that is not committed yet goes by the old buckets; the split gives up, and waits for nobody."""
+    """A write that is not committed uses the old buckets; the split gives up and does not wait."""
     write(service, players[:20], list(range(20)), BOARDS[0])
     with transaction_on(database_url) as other, other.cursor() as cursor:
         cursor.execute("UPDATE leaderboard_entries SET score = 50 WHERE score = 3")
@@ -153,7 +153,7 @@ def test_nothing_is_split_while_somebody_counts(
 def test_an_old_snapshot_may_not_write(
     service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
 ) -> None:
-    """It would count by buckets that may have been split since."""
+    """It would use buckets that may have been split since."""
     write(service, players, [1] * 40, BOARDS[0])
     with transaction_on(database_url) as other, other.cursor() as cursor:
         other.set_isolation_level(ISOLATION_LEVEL_REPEATABLE_READ)
@@ -165,7 +165,7 @@ def test_an_old_snapshot_may_not_write(
 def test_concurrent_writers_of_the_same_leaderboards_do_not_deadlock(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Each writes its own players to both leaderboards, in opposite orders, while they are folded."""
+    """Each writes its own players to both leaderboards, in opposite orders, during folds."""
     errors: list[Exception] = []
 
     def work(worker: int) -> None:
@@ -192,7 +192,7 @@ def test_concurrent_writers_of_the_same_leaderboards_do_not_deadlock(
 
 
 def test_a_large_leaderboard_is_split_by_itself(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Whoever commits a large number of entries leaves buckets of about its square root."""
+    """A commit of many entries leaves buckets of about the square root of their number."""
     execute("INSERT INTO users (username) SELECT 'many' || n FROM generate_series(1, 20000) n")
     execute(
         "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
@@ -233,7 +233,7 @@ def test_scores_that_move_are_summed_up_by_themselves(
 def test_what_is_there_is_counted_by_the_migration(
     service: EnhancedDatabaseService, players: list[User], execute: Execute, settings: Settings
 ) -> None:
-    """Down and up again, and every entry is in its bucket."""
+    """After `down` and `up` every entry is in its bucket."""
     write(service, players, [n // 3 for n in range(40)], BOARDS[0])
     write(service, players, [1] * 40, BOARDS[1])
     before = service.get_leaderboard_around(players[20].id, BOARDS[0], DAY)
@@ -246,7 +246,7 @@ def test_what_is_there_is_counted_by_the_migration(
 
 
 def test_a_leaderboard_is_folded_once_in_a_transaction(execute: Execute) -> None:
-    """The rows that a fold writes call for no other: under load each found new rows to sum up."""
+    """The rows that a fold writes cause no further fold in the same transaction."""
     execute("CREATE TABLE folds (category varchar)")
     execute(
         """

@@ -54,7 +54,7 @@ def read_all(service: EnhancedDatabaseService, day: date = DAYS[2]) -> list[Lead
 
 
 def test_a_leaderboard_is_counted_exactly(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
-    """Also after a player has left, and by prefix in any case."""
+    """This holds after a player has left, and for a prefix in any case."""
     assert service.count_leaderboard("returns", DAYS[0]) == PLAYERS
     assert service.count_leaderboard("returns", DAYS[0], prefix="bEa") == PLAYERS // 2
     assert service.count_leaderboard("returns", DAYS[0], prefix="amy%") == 0
@@ -69,7 +69,7 @@ def test_a_leaderboard_is_counted_exactly(service: EnhancedDatabaseService, buck
 def test_pages_of_an_order_are_the_sorted_leaderboard(
     service: EnhancedDatabaseService, bucketed: list[User], order: str, prefix: str
 ) -> None:
-    """Every page, the last short one and what is behind it; ranks are those of the whole leaderboard."""
+    """This includes the last short page and pages behind it; ranks are those of the whole leaderboard."""
     matches = [e for e in read_all(service) if e.username.lower().startswith(prefix.lower())]
     expected = sorted(matches, key=ORDERS[order.lstrip("-")], reverse=order.startswith("-"))
     for offset in range(0, len(expected) + 10, 9):
@@ -80,7 +80,7 @@ def test_pages_of_an_order_are_the_sorted_leaderboard(
 
 
 def test_a_summary_is_that_of_all_scores(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
-    """Best, worst, median, who shares the lead, and each score in the bin that holds it."""
+    """It has best, worst, median, the number of leaders, and each score in its bin."""
     entries = read_all(service)
     summary = service.find_leaderboard_summary("returns", DAYS[2], bins=10)
     assert summary is not None
@@ -97,7 +97,7 @@ def test_a_summary_is_that_of_all_scores(service: EnhancedDatabaseService, bucke
 def test_a_summary_is_exact_whatever_the_callers_decimal_context_is(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """A program that computes with three digits, and raises on rounding, gets the same figures."""
+    """A caller's context with three digits that raises on rounding gives the same figures."""
     service.update_leaderboard_entry(alice.id, "value", Decimal("10250.25"), DAYS[0])
     with localcontext() as context:
         context.prec = 3
@@ -110,7 +110,7 @@ def test_a_summary_is_exact_whatever_the_callers_decimal_context_is(
 
 
 def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """It is cached, and never older than the last change; without entries there is none."""
+    """It is cached, and never older than the last change; without entries it is None."""
     assert service.find_leaderboard_summary("luck", DAYS[0]) is None
     service.find_leaderboard_summary("returns", DAYS[0])
     service.update_leaderboard_entry(players[5].id, "returns", Decimal(500), DAYS[0])
@@ -134,7 +134,7 @@ def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: l
     ],
 )
 def test_edges_are_round_and_hold_all_scores(low: str, high: str, least: str, width: str) -> None:
-    """The width is 1, 2 or 5 times a power of ten, and the ends lie within the bins."""
+    """The width is 1, 2 or 5 times a power of ten, and both ends are in a bin."""
     edges = leaderboard_reports.choose_edges(Decimal(low), Decimal(high), bins=24, least_width=Decimal(least))
     assert edges[1] - edges[0] == Decimal(width)
     assert edges[0] <= Decimal(low) < edges[1]
@@ -145,7 +145,7 @@ def test_edges_are_round_and_hold_all_scores(low: str, high: str, least: str, wi
 def test_dates_are_those_with_entries(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Of the category alone, newest first, page by page."""
+    """They are dates of the category only, newest first, in pages."""
     service.update_leaderboard_entry(players[0].id, "other", Decimal(1), DAYS[2] + timedelta(days=1))
     assert service.list_leaderboard_dates("returns") == DAYS[::-1]
     assert service.list_leaderboard_dates("returns", limit=2) == (DAYS[2], DAYS[1])
@@ -156,7 +156,7 @@ def test_dates_are_those_with_entries(
 def test_a_day_without_entries_any_more_is_no_date(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Its counters may still have rows, which add up to nothing."""
+    """Its counters may still have rows, whose sum is zero."""
     execute("DELETE FROM leaderboard_entries WHERE session_date = %s", (DAYS[2],))
     assert service.list_leaderboard_dates("returns") == (DAYS[1], DAYS[0])
     for player in players:
@@ -167,7 +167,7 @@ def test_a_day_without_entries_any_more_is_no_date(
 def test_scores_of_players_are_those_of_their_leaderboards(
     service: EnhancedDatabaseService, bucketed: list[User]
 ) -> None:
-    """By player and session, with ranks when asked for; who was not there has no row."""
+    """There is a row by player and session, with ranks on request, and none without a score."""
     some = [user.id for user in bucketed[10:13]]
     missing = DAYS[0] - timedelta(days=1)
     found = service.list_player_scores(some, "returns", [missing, *DAYS[:2]], ranked=True)
@@ -186,7 +186,7 @@ def test_scores_of_players_are_those_of_their_leaderboards(
 def test_a_closed_session_answers_with_its_final_ranks(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """They are stored once and for all, so they are not counted again."""
+    """They are stored, and are not counted again."""
     service.close_session(DAYS[0])
     execute("UPDATE leaderboard_entries SET rank = 77 WHERE user_id = %s", (str(players[0].id),))
     [row] = service.list_player_scores([players[0].id], "returns", [DAYS[0]], ranked=True)
@@ -196,7 +196,7 @@ def test_a_closed_session_answers_with_its_final_ranks(
 def test_a_period_ranks_by_the_sum_of_its_sessions(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
-    """Mean score, ranks and players of the sessions up to a date; few are the best of many."""
+    """It has mean scores, ranks and players of the sessions up to a date, limited to the best."""
     absent = service.create_user(username="carl")
     service.update_leaderboard_entry(absent.id, "returns", Decimal(30), DAYS[1])
     sums: dict[str, Decimal] = {}
@@ -217,7 +217,7 @@ def test_a_period_ranks_by_the_sum_of_its_sessions(
 
 
 def test_a_period_before_the_first_session_is_empty(service: EnhancedDatabaseService) -> None:
-    """No sessions, no players."""
+    """There are no sessions and no players."""
     board = service.get_period_leaderboard("returns", DAYS[0])
     assert (board.days, board.players, board.entries) == ((), 0, ())
 
@@ -225,7 +225,7 @@ def test_a_period_before_the_first_session_is_empty(service: EnhancedDatabaseSer
 def test_a_stream_has_every_entry_once(
     service: EnhancedDatabaseService, bucketed: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Best first with ranks, whatever the size of the batches; equals lie across their ends."""
+    """The best is first, with ranks for each size of batches; equal scores continue over their ends."""
     expected = read_all(service)
     for rows in (1, 7, 60, 1_000):
         monkeypatch.setattr(paging, "STREAM_ROWS", rows)
@@ -233,14 +233,14 @@ def test_a_stream_has_every_entry_once(
 
 
 def test_a_stream_holds_no_connection(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """One that is given up in the middle leaves nothing checked out."""
+    """A stream that is abandoned leaves no connection checked out."""
     entries = service.stream_leaderboard("returns", DAYS[2])
     assert len(list(islice(entries, 3))) == 3
     assert service.pool_stats().pool_in_use == 0
 
 
 def test_market_returns_are_the_mean_of_all_symbols(service: EnhancedDatabaseService) -> None:
-    """From the day's open, or its first price, to its last; days without prices are left out."""
+    """A return is from the day's open or first price to its last; days without prices are left out."""
     day = date(2026, 3, 2)
     service.insert_market_ticks(
         [
@@ -279,6 +279,6 @@ def test_market_returns_are_the_mean_of_all_symbols(service: EnhancedDatabaseSer
 def test_wrong_input_is_named(
     service: EnhancedDatabaseService, call: Callable[[EnhancedDatabaseService], object], named: str
 ) -> None:
-    """Before any statement, with the value and what is allowed."""
+    """The error comes before any statement, with the value and what is allowed."""
     with pytest.raises(InvalidInput, match=named):
         call(service)

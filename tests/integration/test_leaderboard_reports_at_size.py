@@ -53,7 +53,7 @@ def run(filled_url: str) -> Iterator[Execute]:
 
 
 def test_a_distribution_is_that_of_a_plain_count(large: EnhancedDatabaseService, run: Execute) -> None:
-    """Every bin, the size, the median and the ends."""
+    """Every bin, the size, the median and the ends are equal."""
     summary = large.find_leaderboard_summary("returns", DAY)
     assert summary is not None
     count = "SELECT count(*) FROM leaderboard_entries WHERE score >= %s AND score < %s"
@@ -66,7 +66,7 @@ def test_a_distribution_is_that_of_a_plain_count(large: EnhancedDatabaseService,
 
 
 def test_a_stream_is_the_whole_leaderboard(large: EnhancedDatabaseService) -> None:
-    """Every entry once, ranked as pages rank it."""
+    """Every entry comes once, with the rank that pages show."""
     entries = list(large.stream_leaderboard("returns", DAY))
     assert len({entry.id for entry in entries}) == len(entries) == ENTRIES
     page = large.get_leaderboard("returns", DAY, 50, offset=70_000)
@@ -87,13 +87,13 @@ def test_a_stream_is_the_whole_leaderboard(large: EnhancedDatabaseService) -> No
 def test_a_fraction_of_the_leaderboard_is_read(
     run: Execute, statement: str, more: dict[str, object], most: int
 ) -> None:
-    """No more than some buckets, or what is returned."""
+    """A call reads some buckets and the rows that it returns."""
     assert count_rows_read(run, statement, {**BOARD, **more}, "leaderboard_entries") <= most
 
 
 @pytest.mark.parametrize("order", leaderboard_reports.ORDERS)
 def test_a_search_reads_who_is_found(run: Execute, order: str) -> None:
-    """A prefix of some hundred players: they, and for each row of the page a bucket."""
+    """A prefix of some hundred players reads these and a bucket for each row of the page."""
     parameters = {**BOARD, "limit": 25, "offset": 0, "pattern": "bea\\_12%"}
     read = count_rows_read(run, leaderboard_reports.LIST_MATCHES[order], parameters, "leaderboard_entries")
     assert read <= 25 * 4_000 + 1_000

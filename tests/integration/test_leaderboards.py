@@ -34,7 +34,7 @@ def fill(service: EnhancedDatabaseService, players: list[User], scores: list[int
 
 
 def test_equal_scores_share_their_rank(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """1, 2, 2, 4; among equals the earlier entry stands first."""
+    """The ranks are 1, 2, 2, 4; of equal scores the earlier entry is first."""
     fill(service, players, [5, 3, 3, 1])
     board = service.get_leaderboard(BOARD, DAY)
     assert [entry.rank for entry in board] == [1, 2, 2, 4]
@@ -45,7 +45,7 @@ def test_equal_scores_share_their_rank(service: EnhancedDatabaseService, players
 def test_among_equals_the_first_to_enter_stands_first(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
-    """A later change of score does not lose the place in the order of entry."""
+    """A later change of the score keeps the order of entry."""
     fill(service, players[::-1], [1] * 12)
     service.update_leaderboard_entry(players[11].id, BOARD, Decimal(2), DAY)
     service.update_leaderboard_entry(players[11].id, BOARD, Decimal(1), DAY)
@@ -75,7 +75,7 @@ def test_pages_ranks_and_neighbours_agree(  # each is a dimension of the propert
     bucket: int,
     data: st.DataObject,
 ) -> None:
-    """Whatever the scores and the buckets, every call shows the same order and the same ranks."""
+    """For all scores and buckets every call has the same order and the same ranks."""
     execute("TRUNCATE leaderboard_entries")
     before = data.draw(st.lists(st.integers(0, 4), max_size=len(scores)))
     fill(service, players, before)
@@ -95,7 +95,7 @@ def test_pages_ranks_and_neighbours_agree(  # each is a dimension of the propert
 
 
 def test_every_limit_follows_a_change(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """Whatever limits are cached, one new score shows on all of them."""
+    """One new score is shown under all cached limits."""
     fill(service, players, [3, 2, 1])
     limits = (1, 2, 10, 50, 999)
     for limit in limits:
@@ -111,7 +111,7 @@ def test_every_limit_follows_a_change(service: EnhancedDatabaseService, players:
 def test_a_change_leaves_other_leaderboards_cached(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
-    """Neither another category nor another day is loaded again."""
+    """Other categories and other days are not loaded again."""
     fill(service, players, [1])
     service.update_leaderboard_entry(players[0].id, "total_value", Decimal(1), DAY)
     service.get_leaderboard("total_value", DAY)
@@ -124,7 +124,7 @@ def test_a_change_leaves_other_leaderboards_cached(
 def test_a_renamed_player_shows_on_every_cached_leaderboard(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
-    """The new name at once, on all categories and limits."""
+    """All categories and limits show the new name at once."""
     fill(service, players, [1])
     service.update_leaderboard_entry(players[0].id, "total_value", Decimal(1), DAY)
     for category in (BOARD, "total_value"):
@@ -137,7 +137,7 @@ def test_a_renamed_player_shows_on_every_cached_leaderboard(
 
 
 def test_a_cached_leaderboard_is_read_once(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """The second read asks no database."""
+    """The second read runs no statement."""
     fill(service, players, [1])
     first = service.get_leaderboard(BOARD, DAY)
     statements: list[str] = []
@@ -149,7 +149,7 @@ def test_a_cached_leaderboard_is_read_once(service: EnhancedDatabaseService, pla
 def test_batch_writes_last_wins_and_reports_missing(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
-    """Unknown players are named, known ones written, the later of two scores stays."""
+    """Unknown players are returned, known ones written, and of two scores the later is stored."""
     nobody = uuid.uuid4()
     result = service.batch_update_leaderboard(
         BOARD,
@@ -171,7 +171,7 @@ def test_batch_writes_last_wins_and_reports_missing(
 
 
 def test_metadata_stays_unless_given(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """A new score is not a new story."""
+    """A new score keeps the stored metadata."""
     service.update_leaderboard_entry(players[0].id, BOARD, Decimal(1), DAY, {"note": "first"})
     entry = service.update_leaderboard_entry(players[0].id, BOARD, Decimal(2), DAY)
     assert entry.metadata == {"note": "first"}
@@ -197,7 +197,7 @@ def test_bad_input_changes_nothing(
     score: Any,
     message: str,
 ) -> None:
-    """Alone or in a batch."""
+    """This holds for a single score and for a batch."""
     with pytest.raises(InvalidInput, match=message):
         service.update_leaderboard_entry(players[0].id, category, score, DAY)
     with pytest.raises(InvalidInput, match=message):
@@ -223,7 +223,7 @@ def test_bad_pages_are_refused(service: EnhancedDatabaseService, players: list[U
 
 
 def test_who_is_not_there(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """A player without an entry and a user that does not exist are different errors."""
+    """A player without an entry and a missing user raise different errors."""
     for call in (service.get_user_rank, service.get_leaderboard_around):
         with pytest.raises(LeaderboardEntryNotFound, match=BOARD):
             call(players[0].id, BOARD, DAY)
@@ -235,7 +235,7 @@ def test_who_is_not_there(service: EnhancedDatabaseService, players: list[User])
 def test_close_session_stores_the_ranks(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Of every category of that day, and of no other day; again changes nothing."""
+    """It stores them for every category of that day only; a second call changes nothing."""
     fill(service, players, [5, 3, 3, 1])
     service.update_leaderboard_entry(players[0].id, "total_value", Decimal(1), DAY)
     service.update_leaderboard_entry(players[0].id, BOARD, Decimal(1))
@@ -250,7 +250,7 @@ def test_close_session_stores_the_ranks(
 
 
 def test_categories_of_a_session(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """In order, each once."""
+    """They are in alphabetical order, each once."""
     for category in ("total_value", BOARD, "quests_completed"):
         for player in players[:2]:
             service.update_leaderboard_entry(player.id, category, Decimal(1), DAY)

@@ -111,7 +111,7 @@ def check_answers(service: EnhancedDatabaseService, run: Execute, category: str)
 def test_answers_are_those_of_a_plain_ranking(
     large: EnhancedDatabaseService, run: Execute, category: str
 ) -> None:
-    """Anywhere on the leaderboard, before and after thousands of changes."""
+    """This holds anywhere on the leaderboard, before and after thousands of changes."""
     check_answers(large, run, category)
     random = Random(category)
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_answers_are_those_of_a_plain_ranking(
 @pytest.mark.parametrize("category", SCORES)
 @pytest.mark.parametrize("place", [1_000, ENTRIES // 2, ENTRIES - 1_000])
 def test_a_fraction_of_the_leaderboard_is_read(run: Execute, category: str, place: int) -> None:
-    """No more than some buckets, whatever the scores are, and no table from end to end."""
+    """A call reads some buckets for any scores, and no whole table."""
     [(user_id,)] = run(
         "SELECT user_id FROM leaderboard_entries WHERE session_date = %s AND category = %s"
         " ORDER BY score DESC, created_at, id LIMIT 1 OFFSET %s",

@@ -173,7 +173,7 @@ OTHER_NAMES = {"affected_symbols": "affected_symbols|symbol", "bid": "bid|ask", 
 
 
 def test_every_field_that_is_loaded_is_refused_by_name_somewhere(alice: User) -> None:
-    """The table names every field; a leaderboard entry's username is not loaded."""
+    """The table names every field except the username of a leaderboard entry, which is not loaded."""
     for name, fields in REFUSED.items():
         record = build_record(name, alice.id)
         names = {field.name for field in msgspec.structs.fields(type(record))} - {"username"}
@@ -184,7 +184,7 @@ def test_every_field_that_is_loaded_is_refused_by_name_somewhere(alice: User) ->
 def test_a_wrong_value_is_named_by_record_and_field(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """Whatever its field and its kind: nothing is stored, and the message can be logged."""
+    """For every field and type nothing is stored, and the message fits into a log."""
     load, table = getattr(service, name), TABLES[name]
     before = execute(f"SELECT * FROM {table}")
     for field, values in REFUSED[name].items():
@@ -203,7 +203,7 @@ def test_a_wrong_value_is_named_by_record_and_field(
 def test_a_record_of_nobody_is_named(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The error has the place, the value and the remedy, and knows the constraint."""
+    """The error has the place, the value, the remedy and the constraint."""
     nobody = UUID(int=7)
     records = [build_record(name, alice.id), replace(build_record(name, nobody), user_id=nobody)]
     with pytest.raises(ConstraintViolated, match=rf" 1 has user_id '{nobody}'.*create_user") as caught:
@@ -217,7 +217,7 @@ def test_a_record_of_nobody_is_named(
 def test_an_id_that_another_row_has_is_named(
     service: EnhancedDatabaseService, alice: User, bob: User, name: str
 ) -> None:
-    """The natural key is new, and the id is taken."""
+    """The natural key is new, and another row has the id."""
     first = build_record(name, alice.id)
     getattr(service, name)([first])
     change = {"username": "erin"} if name == "load_users" else {"user_id": bob.id}
@@ -230,7 +230,7 @@ def test_an_id_that_another_row_has_is_named(
 def test_a_record_without_a_portfolio_is_named(
     service: EnhancedDatabaseService, alice: User, name: str
 ) -> None:
-    """With both values that name the portfolio, and how to open it."""
+    """The error has user and session, and how to open the portfolio."""
     service.get_current_portfolio(alice.id, DAY)
     before = DAY - timedelta(days=1)
     records = [build_record(name, alice.id), replace(build_record(name, alice.id), session_date=before)]
@@ -242,7 +242,7 @@ def test_a_record_without_a_portfolio_is_named(
 def test_places_count_over_all_chunks_and_chunks_before_stay(
     service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each chunk is a transaction; inside of another one all of them go."""
+    """Each chunk is a transaction; inside another transaction all are undone together."""
     monkeypatch.setattr(loads, "CHUNK_ROWS", 2)
     quests = [build_record("load_quests", alice.id) for _ in range(5)]
     quests[3] = replace(quests[3], title="")
@@ -262,7 +262,7 @@ def test_places_count_over_all_chunks_and_chunks_before_stay(
 def test_a_load_rounds_as_every_other_write(
     service: EnhancedDatabaseService, alice: User, given: str, stored: str
 ) -> None:
-    """Half-even to two decimals, whichever call stores the number; the server rounds half up."""
+    """Every call rounds half-even to two decimals; the server would round half up."""
     amount, expected = Decimal(given), Decimal(stored)
     entry = replace(build_record("load_leaderboard_entries", alice.id), score=amount)
     service.load_leaderboard_entries([entry])
@@ -276,7 +276,7 @@ def test_a_load_rounds_as_every_other_write(
 
 
 def test_values_of_other_libraries_are_loaded(service: EnhancedDatabaseService, alice: User) -> None:
-    """As from a data frame; what is stored and returned is plain."""
+    """Values as in a data frame are stored and returned as plain values."""
     day: Any = np.datetime64("2026-03-02")
     portfolio = replace(
         build_record("load_portfolios", alice.id), id=str(new_id()), session_date=day,
@@ -294,7 +294,7 @@ def test_values_of_other_libraries_are_loaded(service: EnhancedDatabaseService, 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_load_can_be_repeated(service: EnhancedDatabaseService, alice: User, name: str) -> None:
-    """Nothing is new the second time, and a changed value is."""
+    """The second load changes no row, except a changed value."""
     record, load = build_record(name, alice.id), getattr(service, name)
     if name in {"load_positions", "load_trades"}:
         service.get_current_portfolio(alice.id, DAY)
@@ -305,7 +305,7 @@ def test_a_load_can_be_repeated(service: EnhancedDatabaseService, alice: User, n
 
 
 def test_what_an_existing_row_keeps(service: EnhancedDatabaseService, alice: User) -> None:
-    """A user its id and dates, portfolios and entries their id and date of creation."""
+    """A user keeps its id and dates; portfolios and entries keep their id and creation time."""
     later = NOON + timedelta(hours=1)
     user = build_record("load_users", alice.id)
     changed = replace(user, id=new_id(), name="David", created_at=later, last_active=later, updated_at=later)

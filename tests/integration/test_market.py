@@ -29,7 +29,7 @@ def tick(symbol: str, minutes: int, price: str, **more: Any) -> Tick:
 
 
 def test_a_tick_is_the_latest_at_once(service: EnhancedDatabaseService) -> None:
-    """Cached prices of the symbol and of all follow the insert."""
+    """The insert invalidates the cached prices of the symbol and of all symbols."""
     service.insert_market_tick("AAPL", Decimal("10.25"), timestamp=START)
     service.get_latest_market_data()
     service.get_latest_market_data(["AAPL"])
@@ -41,7 +41,7 @@ def test_a_tick_is_the_latest_at_once(service: EnhancedDatabaseService) -> None:
 
 
 def test_latest_is_by_time_not_by_insertion(service: EnhancedDatabaseService) -> None:
-    """A late arrival of an old price is not the latest."""
+    """An old price that arrives late is not the latest."""
     newest = tick("AAPL", 5, "12")
     service.insert_market_ticks([newest, tick("AAPL", 1, "11")])
     service.insert_market_tick("AAPL", Decimal(10), timestamp=START)
@@ -51,7 +51,7 @@ def test_latest_is_by_time_not_by_insertion(service: EnhancedDatabaseService) ->
 def test_many_symbols_are_ordered_and_missing_ones_left_out(
     service: EnhancedDatabaseService,
 ) -> None:
-    """Some from the cache, some from the database, in one answer."""
+    """One answer has symbols from the cache and from the database."""
     service.insert_market_ticks([tick(symbol, 0, "1") for symbol in ("MSFT", "AAPL", "IBM")])
     service.get_latest_market_data(["IBM"])
     found = service.get_latest_market_data(["MSFT", "NONE", "IBM", "AAPL", "AAPL"])
@@ -76,7 +76,7 @@ WRITTEN = (
 
 
 def test_symbols_are_stored_as_people_write_them(service: EnhancedDatabaseService) -> None:
-    """Through the database, both caches, candles, sparklines, events and bulk loads, and told apart."""
+    """They pass through the database, both caches, candles, sparklines, events and loads unchanged."""
     written = sorted(WRITTEN)
     service.insert_market_ticks([tick(symbol, 0, str(place + 1)) for place, symbol in enumerate(written)])
     service.load_market_ticks([tick(symbol, 1, str(place + 1)) for place, symbol in enumerate(written)])
@@ -98,7 +98,7 @@ def test_symbols_are_stored_as_people_write_them(service: EnhancedDatabaseServic
     ["aapl", "A B", "A,B", "A\nB", "A;B", "A'B", "A*", "..A", "-A", "^", "", "Ä", "A" * 33, *WRITTEN],
 )
 def test_the_database_has_the_same_rule_for_symbols(execute: Execute, symbol: str) -> None:
-    """What the service refuses cannot be stored past it, and what it takes can."""
+    """The database refuses what the service refuses, and accepts what the service accepts."""
     statement = "INSERT INTO ticks (symbol, timestamp, price) VALUES (%s, now(), 1)"
     if symbol in WRITTEN:
         assert check_symbol(symbol) == symbol
@@ -114,7 +114,7 @@ def test_the_database_has_the_same_rule_for_symbols(execute: Execute, symbol: st
     "bar", [(500, 101, 99, 100), (100, 101, 99, 10), (None, 101, 99, 102), (100, 99, 101, 100)]
 )
 def test_the_database_refuses_a_bar_that_cannot_be(execute: Execute, bar: tuple[float | None, ...]) -> None:
-    """Open and close lie within low and high, which a tick need not have."""
+    """Open and close must lie within low and high; a tick may have none of these."""
     statement = """INSERT INTO ticks (symbol, timestamp, open, high, low, price)
                    VALUES ('A', clock_timestamp(), %s, %s, %s, %s)"""
     for possible in ((10, 11, 9, 10.5), (9, 11, 9, 11), (None, None, None, 10), (None, 11, 9, 10)):
@@ -124,7 +124,7 @@ def test_the_database_refuses_a_bar_that_cannot_be(execute: Execute, bar: tuple[
 
 
 def test_a_symbol_has_a_currency(service: EnhancedDatabaseService) -> None:
-    """Once somebody named it; a symbol without ticks has none."""
+    """The currency is None until it is set; a symbol without ticks has none."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("LLOY.L", 0, "50")])
     assert service.get_symbol_currencies() == {"AAPL": None, "LLOY.L": None}
     assert service.update_symbol_currencies({"LLOY.L": "GBX", "NONE": "USD"}) == 1
@@ -138,7 +138,7 @@ def test_a_symbol_has_a_currency(service: EnhancedDatabaseService) -> None:
 
 
 def test_a_symbol_knows_by_how_much_its_history_was_moved(service: EnhancedDatabaseService) -> None:
-    """Prices with their own dates were moved by none; a symbol without ticks has no history."""
+    """For prices with their own dates it is 0; a symbol without ticks has no history."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("FB", 0, "2")])
     assert service.update_moved_weeks({"AAPL": 715, "NONE": 715}) == 1
     assert service.update_moved_weeks({"AAPL": 715}) == 0
@@ -149,7 +149,7 @@ def test_a_symbol_knows_by_how_much_its_history_was_moved(service: EnhancedDatab
 
 
 def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> None:
-    """Not one per symbol, once it is known which month the latest ticks are in."""
+    """The month of the latest ticks is known, so there is not one query per symbol."""
     symbols = [f"S{n}" for n in range(50)]
     service.insert_market_ticks([tick(symbol, 0, "1") for symbol in [*symbols, "AAPL"]])
     service.get_latest_market_data(["AAPL"])
@@ -177,7 +177,7 @@ def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> N
 def test_a_bad_tick_is_refused(
     service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
 ) -> None:
-    """Before any SQL, and the table is as it was."""
+    """It is refused before any SQL, and the table is unchanged."""
     with pytest.raises(InvalidInput, match=message):
         service.insert_market_tick(**values)
     assert execute("SELECT count(*) FROM ticks") == [(0,)]
@@ -186,14 +186,14 @@ def test_a_bad_tick_is_refused(
 def test_a_bad_tick_in_a_batch_is_named_by_its_place(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """All or none."""
+    """All ticks of the batch are written or none."""
     with pytest.raises(InvalidInput, match="tick 1: price is"):
         service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 1, "-1")])
     assert execute("SELECT count(*) FROM ticks") == [(0,)]
 
 
 def test_of_two_ticks_of_one_time_the_last_wins(service: EnhancedDatabaseService) -> None:
-    """In one batch and across batches."""
+    """This holds in one batch and over several."""
     assert service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 0, "2")]) == 1
     assert service.get_latest_market_data(["AAPL"])[0].price == 2
     service.insert_market_tick("AAPL", Decimal(3), timestamp=START)
@@ -218,7 +218,7 @@ def test_candles_are_aggregated(service: EnhancedDatabaseService) -> None:
 
 
 def test_a_bar_brings_its_own_extremes(service: EnhancedDatabaseService) -> None:
-    """An imported day is one tick, and yet a whole candle."""
+    """An imported day is one tick with the open, high and low of a candle."""
     bar = tick("AAPL", 0, "10", open=Decimal(8), high=Decimal(13), low=Decimal(7))
     service.insert_market_ticks([bar])
     [candle] = service.get_price_history("AAPL", START, START + timedelta(days=1), "1d")
@@ -226,14 +226,14 @@ def test_a_bar_brings_its_own_extremes(service: EnhancedDatabaseService) -> None
 
 
 def test_the_end_is_outside(service: EnhancedDatabaseService) -> None:
-    """[start, end): a tick at the end belongs to the next page."""
+    """In [start, end) a tick at the end belongs to the next page."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 5, "2")])
     candles = service.get_price_history("AAPL", START, START + timedelta(minutes=5), "1m")
     assert [candle.close for candle in candles] == [1]
 
 
 def test_weeks_begin_on_monday(service: EnhancedDatabaseService) -> None:
-    """2026-03-02 is one."""
+    """2026-03-02 is a Monday."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 60 * 24 * 6, "2")])
     candles = service.get_price_history("AAPL", START, START + timedelta(days=14), "1w")
     assert [candle.bucket for candle in candles] == [datetime(2026, 3, 2, tzinfo=UTC)]
@@ -250,13 +250,13 @@ def test_weeks_begin_on_monday(service: EnhancedDatabaseService) -> None:
 def test_bad_ranges_are_refused(
     service: EnhancedDatabaseService, start: datetime, end: datetime, bucket: str, message: str
 ) -> None:
-    """Before any SQL."""
+    """They are refused before any SQL."""
     with pytest.raises(InvalidInput, match=message):
         service.get_price_history("AAPL", start, end, bucket)
 
 
 def test_clear_and_delete(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
-    """Clearing drops the cached prices only, deleting the ticks of one symbol."""
+    """Clearing drops cached prices only; deleting removes the ticks of one symbol."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("MSFT", 0, "1")])
     service.get_latest_market_data()
     service.get_latest_market_data(["AAPL", "MSFT"])
@@ -267,7 +267,7 @@ def test_clear_and_delete(service: EnhancedDatabaseService, redis_client: redis.
 
 
 def test_a_symbol_goes_with_its_ticks(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """It is no longer listed, which only maintenance noticed."""
+    """The symbol is not listed after its last tick is deleted."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("MSFT", 0, "1")])
     service.delete_market_ticks("AAPL")
     assert execute("SELECT symbol FROM symbols") == [("MSFT",)]
@@ -278,7 +278,7 @@ def test_a_symbol_goes_with_its_ticks(service: EnhancedDatabaseService, execute:
 def test_a_symbol_that_gets_a_tick_meanwhile_stays(
     service: EnhancedDatabaseService, execute: Execute, database_url: str
 ) -> None:
-    """A writer that found its symbol listed, and has not committed, is waited for."""
+    """The deletion waits for a writer of the symbol that has not committed."""
     service.insert_market_ticks([tick("AAPL", 0, "1")])
     writer = psycopg2.connect(database_url)
     with writer.cursor() as cursor:
@@ -309,7 +309,7 @@ def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: red
 
 @pytest.mark.parametrize("bucket", ["1d", "366d"])
 def test_candles_begin_with_time(service: EnhancedDatabaseService, bucket: str) -> None:
-    """Whoever asks for everything since the year 1 gets it, the first bucket cut short."""
+    """A request from the year 1 on is answered, with a shorter first bucket."""
     begin = datetime.min.replace(tzinfo=UTC)
     service.insert_market_tick("AAPL", Decimal(1), timestamp=begin)
     [candle] = service.get_price_history("AAPL", begin, begin + timedelta(days=20), bucket)
@@ -317,7 +317,7 @@ def test_candles_begin_with_time(service: EnhancedDatabaseService, bucket: str) 
 
 
 def test_volumes_of_a_candle_add_up_beyond_64_bits(service: EnhancedDatabaseService) -> None:
-    """Each fits its column, and their sum is exact, a first and a second time."""
+    """Each volume fits its column, and the sum is exact from the database and from the cache."""
     most = 2**63 - 1
     service.insert_market_ticks([tick("AAPL", minute, "1", volume=most) for minute in range(3)])
     for _ in range(2):
@@ -332,7 +332,7 @@ def deviate(prices: list[float]) -> float:
 
 
 def test_the_last_price_at_or_before_a_time(service: EnhancedDatabaseService) -> None:
-    """Of many symbols and times at once, in the order given; none before the first price."""
+    """Many symbols and times are answered in the order given; None before the first price."""
     service.insert_market_ticks(
         [
             tick("AAPL", -60 * 24 * 365 * 20, "1"),
@@ -353,7 +353,7 @@ def test_the_last_price_at_or_before_a_time(service: EnhancedDatabaseService) ->
 
 
 def test_statistics_follow_from_the_prices_alone(service: EnhancedDatabaseService) -> None:
-    """Not from what ticks were stored with; days without a price are left out, today counts so far."""
+    """The stored changes are ignored; days without a price are left out, today counts so far."""
     closes = [100 + (n * n) % 17 for n in range(30)]
     ticks = [tick("AAPL", 1440 * (n + n // 5 * 2), str(close)) for n, close in enumerate(closes)]
     last = ticks[-1].timestamp
@@ -378,12 +378,12 @@ def test_statistics_follow_from_the_prices_alone(service: EnhancedDatabaseServic
 
 
 def test_statistics_of_no_market(service: EnhancedDatabaseService) -> None:
-    """None, rather than an error."""
+    """The answer is empty and no error."""
     assert service.get_price_statistics() == ()
 
 
 def test_volatility_needs_twenty_one_days(service: EnhancedDatabaseService) -> None:
-    """Twenty returns; equal prices have a volatility of zero."""
+    """It needs twenty returns; equal prices have a volatility of zero."""
     days = {"AAPL": 20, "IBM": 21}
     service.insert_market_ticks([tick(symbol, 1440 * n, "5") for symbol in days for n in range(days[symbol])])
     assert [found.volatility for found in service.get_price_statistics()] == [None, 0]

@@ -55,7 +55,7 @@ def read_times(execute: Execute, table: str, column: str) -> pd.DataFrame:
 
 @pytest.mark.usefixtures("situation")
 def test_statistics_are_those_of_a_recount(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Of the last price of every symbol, also of one whose last price is the oldest of all."""
+    """The statistics are of each symbol's last price, however old."""
     statistics = {found.symbol: found for found in service.get_price_statistics()}
     if not statistics:
         assert execute("SELECT count(*) FROM ticks") == [(0,)]
@@ -85,7 +85,7 @@ def assert_close(value: Any, wanted: Any) -> None:
 def test_the_effect_of_every_event_is_that_of_a_recount(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Trades and traders on either side, and the sessions around it, whoever attended them."""
+    """Trades and traders on both sides, and the sessions around the event, are equal."""
     trades = read_times(execute, "trades", "executed_at").to_dict("records")
     portfolios = read_table(execute, "portfolios").to_dict("records")
     entries = read_table(execute, "leaderboard_entries").to_dict("records")
@@ -131,7 +131,7 @@ def assert_sessions(effect: EventEffect, **tables: list[dict[Any, Any]]) -> None
 
 
 def test_there_is_no_effect_of_an_event_that_is_gone(service: EnhancedDatabaseService) -> None:
-    """Also after it was deleted, although its effect is cached."""
+    """The effect is None after the event was deleted, although it was cached."""
     assert service.find_event_effect(UUID(int=1)) is None
     event = service.create_market_event(type="NEWS", title="A rumour")
     effect = service.find_event_effect(event.id)
@@ -145,7 +145,7 @@ def test_there_is_no_effect_of_an_event_that_is_gone(service: EnhancedDatabaseSe
 
 
 def test_the_page_shows_what_a_recount_gives(situation: str, execute: Execute) -> None:
-    """Cards of each range, the table of symbols, the list of events and the effect of the newest."""
+    """Cards of each range, table, list of events and the newest effect are equal."""
     ticks = read_times(execute, "ticks", "timestamp")
     if ticks.empty:
         assert "No prices yet" in read_text(open_page(MARKET))

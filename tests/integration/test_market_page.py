@@ -44,7 +44,7 @@ def read_events(page: AppTest) -> list[str]:
 
 
 def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService) -> None:
-    """Prices, figures, the chart in a sentence, and the feed, newest first."""
+    """The page has prices, figures, the chart's text, and the feed, newest first."""
     page = open_page(MARKET)
     assert not page.exception
     assert list(page.dataframe[0].value["symbol"]) == ["AAPL", "FB", "IBM"]
@@ -60,7 +60,7 @@ def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService)
 
 
 def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService) -> None:
-    """All filters come from the address, keys of the database included."""
+    """All filters come from the address, also with keys of the database."""
     page = open_page(
         MARKET, symbol="IBM", range="10 years", type="PRICE_MOVE", sentiment="Negative", events="10"
     )
@@ -78,7 +78,7 @@ def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService)
     "symbol", ["$SPX", "^GSPC", "BRK_A", "BTC/USDT", "NYSE:LMT", "M&M", "CAD=X", "0700.HK"]
 )
 def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, symbol: str) -> None:
-    """The link to it chooses it, and its marks are text, not markdown."""
+    """A link selects the symbol, and its marks are shown as text."""
     market.insert_market_tick(symbol, Decimal(7), timestamp=LAST)
     address = parse_qs(urlsplit(build_symbol_link(symbol)).query)
     assert address == {"symbol": [symbol]}
@@ -90,21 +90,21 @@ def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, sym
 
 
 def test_the_page_says_by_how_many_weeks_the_history_was_moved(market: EnhancedDatabaseService) -> None:
-    """For the chosen symbol; nothing for one whose prices have their own dates."""
+    """It is shown for the chosen symbol, unless its prices have their own dates."""
     market.update_moved_weeks({"AAPL": 715})
     assert "real trading days, moved by 715 weeks: 1 Mar 2013 stands for" in read_text(open_page(MARKET))
     assert "moved by" not in read_text(open_page(MARKET, symbol="IBM"))
 
 
 def test_choosing_another_symbol_changes_the_chart(market: EnhancedDatabaseService) -> None:
-    """By hand as well as by link."""
+    """It may be chosen on the page or by a link."""
     page = open_page(MARKET)
     page.selectbox(key="symbol").select("FB").run()
     assert find_price(page, "FB") == "$20.00"
 
 
 def test_a_symbol_stays_what_a_link_names(market: EnhancedDatabaseService) -> None:
-    """Also the first one, which is shown without a link: another symbol can be the first tomorrow."""
+    """The first symbol stays in the address too, because another one may be first tomorrow."""
     page = open_page(MARKET, symbol="AAPL")
     assert page.query_params["symbol"] == "AAPL"
     # Streamlit leaves a widget's default out of the address, so it has none
@@ -114,7 +114,7 @@ def test_a_symbol_stays_what_a_link_names(market: EnhancedDatabaseService) -> No
 def test_the_page_has_one_present_price(
     market: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A price that comes between two reads is in the table and in the cards, or in neither."""
+    """A price that arrives between two reads is in the table and in the cards, or in neither."""
     read = market.get_latest_market_data
 
     def read_and_write() -> tuple[Tick, ...]:
@@ -131,7 +131,7 @@ def test_the_page_has_one_present_price(
 
 
 def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) -> None:
-    """A symbol, range or filter that does not exist says so; the rest is shown."""
+    """An unknown symbol, range or filter is reported, and the rest is shown."""
     page = open_page(MARKET, symbol="ZZZ", range="1 hour", type="Luck", affects="YYY", events="7")
     shown = " ".join(warning.value for warning in page.warning)
     for value in ("ZZZ", "1 hour", "Luck", "YYY", "“7”"):
@@ -141,13 +141,13 @@ def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) 
 
 
 def test_filters_that_nothing_passes_say_so(market: EnhancedDatabaseService) -> None:
-    """With what to do about it."""
+    """The page says how to see events again."""
     page = open_page(MARKET, sentiment="Neutral")
     assert "No event matches these filters" in read_text(page)
 
 
 def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseService) -> None:
-    """The feed ends where it was asked to, and says so."""
+    """The feed ends at its limit, and says so."""
     for number in range(10):
         market.create_market_event(type="NEWS", title=f"News {number}")
     page = open_page(MARKET, events="10")
@@ -156,7 +156,7 @@ def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseServic
 
 
 def test_prices_of_long_ago_are_in_no_month(market: EnhancedDatabaseService) -> None:
-    """A range is time on the calendar; its change is from the last price before it, however old."""
+    """A range is calendar time; its change is from the last price before it, however old."""
     market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST + timedelta(days=4000), volume=7)
     page = open_page(MARKET)
     text = read_text(page)
@@ -166,7 +166,7 @@ def test_prices_of_long_ago_are_in_no_month(market: EnhancedDatabaseService) -> 
 
 
 def test_a_day_of_daily_prices_is_one_price(market: EnhancedDatabaseService) -> None:
-    """Not the last 24 days with prices; its change is that in 24 hours."""
+    """The range is not the last 24 days with prices; its change is that in 24 hours."""
     page = open_page(MARKET, range="1 day")
     figures = read_metrics(page)
     assert figures["Volume"] == "1.0 M"
@@ -176,7 +176,7 @@ def test_a_day_of_daily_prices_is_one_price(market: EnhancedDatabaseService) -> 
 
 
 def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) -> None:
-    """Whatever a tick was stored with, unless there is no price of 24 hours before."""
+    """The stored change of a tick is used only if no price of 24 hours before exists."""
     market.insert_market_tick("NEW", Decimal(5), timestamp=LAST, change_percent_24h=Decimal("2.5"))
     market.insert_market_tick("OLD", Decimal(5), timestamp=LAST - timedelta(hours=23))
     market.insert_market_tick("OLD", Decimal(6), timestamp=LAST)
@@ -186,7 +186,7 @@ def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) 
 
 
 def test_an_event_is_chosen_in_the_list(market: EnhancedDatabaseService) -> None:
-    """Without a choice the newest; the choice stays with its event when a new one arrives."""
+    """The newest is the default; the choice stays when another event arrives."""
     page = open_page(MARKET)
     assert "**AAPL rose 6\\.1%**, 1 Mar 2013 21:00" in read_text(page)
     events = market.list_market_events(3)
@@ -201,7 +201,7 @@ def test_an_event_is_chosen_in_the_list(market: EnhancedDatabaseService) -> None
 
 
 def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -> None:
-    """One price makes a poor chart."""
+    """With one price the page suggests a longer range."""
     market.delete_market_ticks("AAPL")
     market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST)
     page = open_page(MARKET)
@@ -210,7 +210,7 @@ def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -
 
 
 def test_pause_stops_the_refresh(market: EnhancedDatabaseService) -> None:
-    """Every part says that it is paused."""
+    """Every part is marked as paused."""
     page = open_page(MARKET)
     assert "refreshes every 5 s" in read_text(page)
     page.toggle(key="live").set_value(False).run()
@@ -220,7 +220,7 @@ def test_pause_stops_the_refresh(market: EnhancedDatabaseService) -> None:
 
 
 def test_refresh_reads_again(market: EnhancedDatabaseService) -> None:
-    """A price that came meanwhile is shown."""
+    """A price that arrived meanwhile is shown."""
     page = open_page(MARKET, live="false")
     market.insert_market_tick("AAPL", market.get_latest_market_data(["AAPL"])[0].price + 5)
     page.button(key="refresh").click().run()
@@ -228,7 +228,7 @@ def test_refresh_reads_again(market: EnhancedDatabaseService) -> None:
 
 
 def test_no_price_at_all_names_the_next_step(service: EnhancedDatabaseService) -> None:
-    """How to import some."""
+    """The page says how to import prices."""
     runtime.set_service(service)
     text = read_text(open_page(MARKET))
     assert "No prices yet" in text
@@ -251,7 +251,7 @@ def test_a_part_that_fails_leaves_the_others(
     error: Exception,
     text: str,
 ) -> None:
-    """The chart's place says what happened under an id that the log has; prices and events stay."""
+    """The chart is replaced by a message with an error id of the log; prices and events stay."""
 
     def fail(*_: object) -> None:
         raise error

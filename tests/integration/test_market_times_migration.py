@@ -45,7 +45,7 @@ def read_ticks(execute: Execute) -> dict[int, str]:
 
 
 def test_imported_days_of_summer_close_an_hour_earlier(migrator: Migrator, empty_execute: Execute) -> None:
-    """Days of winter and live prices stay, falls get their sign, and down puts all back."""
+    """Days of winter and live prices stay, falls get a minus, and `down` restores all."""
     empty_execute(IMPORTED)
     empty_execute(EVENTS)
     ticks = read_ticks(empty_execute)
@@ -65,7 +65,7 @@ def test_imported_days_of_summer_close_an_hour_earlier(migrator: Migrator, empty
 
 
 def test_a_database_without_rows_is_migrated(migrator: Migrator, empty_execute: Execute) -> None:
-    """And can be migrated down again."""
+    """`down` works too."""
     assert migrator.up()[0] == MIGRATION
     assert migrator.down(MIGRATION)[-1] == MIGRATION
     assert empty_execute("SELECT count(*) FROM ticks") == [(0,)]

@@ -41,7 +41,7 @@ def run(database_url: str, *arguments: str) -> Result:
 
 @pytest.mark.usefixtures("_filled")
 def test_tables_with_rows_are_kept_unless_that_is_wanted(database_url: str, execute: Execute) -> None:
-    """One line names them with their rows, exit status 1, and the schema is what it was."""
+    """One line names them with their rows, the exit status is 1, and the schema is unchanged."""
     applied, portfolios = execute(APPLIED), execute("SELECT * FROM portfolios")
     refused = run(database_url, "--to", SESSIONS)
     assert (refused.exit_code, refused.stdout) == (1, "")
@@ -62,14 +62,14 @@ def test_tables_with_rows_are_kept_unless_that_is_wanted(database_url: str, exec
 
 
 def test_empty_tables_go_without_a_question(database_url: str, execute: Execute) -> None:
-    """There is nothing to lose."""
+    """No row would be lost."""
     done = run(database_url, "--to", SESSIONS)
     assert (done.exit_code, done.stderr) == (0, "")
     assert execute("SELECT to_regclass('portfolios')") == [(None,)]
 
 
 def test_columns_with_rows_count_too(empty_database_url: str, empty_execute: Execute) -> None:
-    """What `up` added to a table of before goes with what was written into it since."""
+    """A column that `up` added to an older table is dropped with the values stored since."""
     empty_execute("CREATE TABLE users (id uuid PRIMARY KEY, username text)")
     empty_execute("INSERT INTO users VALUES (gen_random_uuid(), 'alice')")
     empty_execute("COMMENT ON TABLE users IS 'echo-markets'")
@@ -86,7 +86,7 @@ def test_columns_with_rows_count_too(empty_database_url: str, empty_execute: Exe
 def test_a_person_is_asked(
     answer: str, status: int, database_url: str, execute: Execute, environment: dict[str, str]
 ) -> None:
-    """On a terminal the question comes after what would be lost; only a yes does it."""
+    """On a terminal the question follows the list of what would be lost; only a yes continues."""
     typed = run_on_terminal("migrate", "down", "--to", SESSIONS, answer=answer, environment=environment)
     assert typed.status == status
     assert "portfolios (1 row)" in typed.shown

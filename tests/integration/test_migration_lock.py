@@ -59,7 +59,7 @@ def migrate(url: str, *, wait_seconds: float, sleep: Callable[[float], object]) 
 def test_waiting_is_announced_and_bounded(
     empty_database_url: str, empty_execute: Execute, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """One line says for whom; in the end an error does. Also for the session lock of an earlier version."""
+    """One line names the holder, and an error ends the wait, also for an earlier version's session lock."""
     sleep = Sleep()
     before = describe(empty_execute)
     with held(empty_database_url, f"SELECT {kind}({ADVISORY_LOCK})") as other:
@@ -75,7 +75,7 @@ def test_waiting_is_announced_and_bounded(
 
 
 def test_who_waited_goes_on(empty_database_url: str, empty_execute: Execute) -> None:
-    """As soon as the other has ended; no lock is left behind by either."""
+    """It continues when the other run ends, and no lock is left."""
     with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
         sleep = Sleep({3: other.rollback})
         assert migrate(empty_database_url, wait_seconds=60, sleep=sleep)
@@ -84,7 +84,7 @@ def test_who_waited_goes_on(empty_database_url: str, empty_execute: Execute) -> 
 
 
 def test_nothing_is_held_while_it_waits(empty_database_url: str, empty_execute: Execute) -> None:
-    """No transaction either, which would keep the server from removing old rows."""
+    """No transaction stays open, which would keep VACUUM from removing old rows."""
     open_transactions = """SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'echo-markets-migrate' AND xact_start IS NOT NULL"""
     seen: list[object] = []
@@ -97,7 +97,7 @@ def test_nothing_is_held_while_it_waits(empty_database_url: str, empty_execute: 
 def test_a_table_that_others_use_is_not_waited_for_without_end(
     empty_database_url: str, empty_execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes later waits behind a migration; it gives up, and all of it is undone."""
+    """Later statements would wait behind the migration; it gives up, and everything is undone."""
     monkeypatch.setattr(migrations, "TABLE_WAIT_SECONDS", 0.2)
     settings = Settings(database_url=SecretStr(empty_database_url))
     Migrator(settings).up()
@@ -111,7 +111,7 @@ def test_a_table_that_others_use_is_not_waited_for_without_end(
 
 
 def test_a_run_is_all_or_nothing(empty_database_url: str, empty_execute: Execute, tmp_path: Path) -> None:
-    """What came before the step that fails is undone with it, and named as pending."""
+    """The steps before the one that fails are undone with it, and are pending."""
     for name, statement in {"0001_one": "CREATE TABLE one ()", "0002_two": "SELECT 1 / 0"}.items():
         lines = ["def up(migrator, db):", f"    db.execute_sql('{statement}')"]
         (tmp_path / f"{name}.py").write_text("\n".join(lines), encoding="utf-8")
@@ -123,7 +123,7 @@ def test_a_run_is_all_or_nothing(empty_database_url: str, empty_execute: Execute
 
 
 def test_a_killed_migration_leaves_no_lock(empty_database_url: str, empty_execute: Execute) -> None:
-    """SIGKILL in the middle: the next one finds the lock free and the schema as it was."""
+    """After SIGKILL the next run finds no lock and the earlier schema."""
     code = (
         "import os, signal; from core import migration; from core.settings import Settings\n"
         "with migration.Migrator(Settings.load())._locked() as runner:\n"
@@ -141,7 +141,7 @@ def test_a_killed_migration_leaves_no_lock(empty_database_url: str, empty_execut
 
 
 def test_the_command_says_for_whom_it_waits(empty_database_url: str, repository: Path) -> None:
-    """On standard error, before anything else."""
+    """The line is on standard error, before anything else."""
     command = [sys.executable, "-m", "core.cli", "migrate"]
     with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
         pid = other.info.backend_pid

@@ -65,7 +65,7 @@ def migrator(empty_database_url: str) -> Migrator:
 def test_tables_of_another_application_are_refused(
     migrator: Migrator, empty_execute: Execute, statements: str, reason: str
 ) -> None:
-    """In one line that says why and what to do; nothing is changed, and nothing recorded."""
+    """One line has the reason and the remedy; nothing is changed or recorded."""
     empty_execute(statements)
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match=reason) as caught:
@@ -86,7 +86,7 @@ def test_tables_of_another_application_are_refused(
 def test_the_history_of_another_application_is_not_continued(
     migrator: Migrator, empty_execute: Execute, statement: str
 ) -> None:
-    """Two that keep theirs under the same name would revert each other's steps."""
+    """Two applications with a history of the same name would revert each other's steps."""
     empty_execute(statement)
     before = describe(empty_execute), empty_execute("SELECT * FROM schema_migration")
     for run in (migrator.up, migrator.down):
@@ -96,7 +96,7 @@ def test_the_history_of_another_application_is_not_continued(
 
 
 def test_a_comment_says_that_a_table_is_ours(migrator: Migrator, empty_execute: Execute) -> None:
-    """It is adopted whatever stands beside it, and down puts its comment back."""
+    """A table with the comment is adopted whatever is beside it, and `down` restores its comment."""
     empty_execute(f"{PLAIN_USERS}; {OURS_ALL_THE_SAME}")
     before = describe(empty_execute)
     migrator.up()
@@ -106,7 +106,7 @@ def test_a_comment_says_that_a_table_is_ours(migrator: Migrator, empty_execute: 
 
 
 def test_a_comment_of_a_plain_table_is_put_back(migrator: Migrator, empty_execute: Execute) -> None:
-    """Adoption keeps its notes in the comment meanwhile."""
+    """Meanwhile the adoption stores its notes in the comment."""
     empty_execute(f"{LEGACY}; COMMENT ON TABLE users IS '50 % of it''s owners'")
     migrator.up()
     migrator.down("0001_adopt_users_and_ticks")
@@ -123,7 +123,7 @@ def with_search_path(url: str, path: str) -> Migrator:
 def test_other_schemas_of_the_search_path_are_left_alone(
     empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """Plain tables there would be adopted if names were looked up along the path."""
+    """If names were resolved along the path, plain tables there would be adopted."""
     empty_execute(
         f"CREATE SCHEMA echo; {LEGACY}; CREATE TABLE schema_migration (name text); CREATE TABLE quests ()"
     )
@@ -151,7 +151,7 @@ def test_other_schemas_of_the_search_path_are_left_alone(
 def test_a_service_does_not_take_the_tables_of_another_schema_for_its_own(
     empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """Before migrate, its tables are missing, and those of the other application are not written."""
+    """Before migrate the tables are missing, and the other application's are not written."""
     empty_execute(f"CREATE SCHEMA echo; {LEGACY}; CREATE TABLE schema_migration (name text)")
     url = SecretStr(f"{empty_database_url}?options=-csearch_path%3Decho,public")
     with open_service(Settings(database_url=url, enable_redis_cache=False)) as service:
@@ -164,7 +164,7 @@ def test_a_service_does_not_take_the_tables_of_another_schema_for_its_own(
 def test_a_service_does_not_use_the_next_schema_in_place_of_a_missing_one(
     empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """It would read and write the tables of another application there."""
+    """Otherwise it would read and write the tables of another application."""
     empty_execute(LEGACY)
     before = empty_execute("SELECT * FROM users")
     url = SecretStr(f"{empty_database_url}?options=-csearch_path%3Decho,public")
@@ -183,7 +183,7 @@ def test_a_service_does_not_use_the_next_schema_in_place_of_a_missing_one(
 def test_a_schema_that_is_missing_is_not_replaced_by_the_next(
     empty_database_url: str, empty_execute: Execute, path: str
 ) -> None:
-    """The tables would go where somebody else's are."""
+    """Otherwise the tables would be created among those of another application."""
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match=r"the schema 'echo', which the search path .* names first"):
         with_search_path(empty_database_url, path).up()
@@ -195,7 +195,7 @@ def test_a_schema_that_is_missing_is_not_replaced_by_the_next(
 def test_triggers_write_to_the_schema_that_they_are_in(
     empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """Whoever writes, with whatever search path: here psql with tables of the same names in `public`."""
+    """The writer is psql with another search path and tables of the same names in `public`."""
     empty_execute(
         "CREATE SCHEMA echo; CREATE TABLE leaderboard_counters (id int); CREATE TABLE symbols (symbol text)"
     )
@@ -215,7 +215,7 @@ def test_triggers_write_to_the_schema_that_they_are_in(
 
 
 def test_every_function_names_its_schema(migrator: Migrator, empty_execute: Execute) -> None:
-    """By a path of its own, or because its body was parsed when it was created."""
+    """The function has its own search path, or its body was parsed at creation."""
     migrator.up()
     unpinned = """SELECT proname FROM pg_proc p WHERE pronamespace = 'public'::regnamespace
         AND prosqlbody IS NULL AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = p.oid AND deptype = 'e')

@@ -53,7 +53,7 @@ def modelled(postgres_server: PostgresServer) -> Iterator[Execute]:
 
 
 def test_migrated_schema_is_the_models(migrator: Migrator, empty_execute: Execute, modelled: Execute) -> None:
-    """Columns, constraints and indexes are to the letter what the models declare."""
+    """Columns, constraints and indexes are exactly those that the models declare."""
     migrator.up()
     migrated, declared = describe(empty_execute), describe(modelled)
     for part in MODELLED:
@@ -61,7 +61,7 @@ def test_migrated_schema_is_the_models(migrator: Migrator, empty_execute: Execut
 
 
 def test_every_down_reverses_its_up(migrator: Migrator, empty_execute: Execute) -> None:
-    """Step by step back, the schema is what it was before each step."""
+    """After each step back the schema is as before that step."""
     names = sorted(path.stem for path in MIGRATIONS.glob("0*.py"))
     assert migrator.up() == names
     after_all = describe(empty_execute)
@@ -76,7 +76,7 @@ def test_every_down_reverses_its_up(migrator: Migrator, empty_execute: Execute) 
 def test_each_single_step_is_reversible(
     postgres_server: PostgresServer, tmp_path: Path, empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """Up to a step, one further up and down again: nothing has changed."""
+    """After one step up and down again, the schema is unchanged."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in sorted(MIGRATIONS.glob("0*.py")):
         before = describe(empty_execute)
@@ -91,7 +91,7 @@ def test_each_single_step_is_reversible(
 def test_completed_quests_of_before_have_no_time(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """Nothing stored says when they were completed, so nothing is invented; they stay completed."""
+    """Their time of completion is unknown, so it stays NULL; they stay completed."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in sorted(MIGRATIONS.glob("0*.py"))[:15]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -112,14 +112,14 @@ def test_completed_quests_of_before_have_no_time(
 
 
 def test_up_twice_changes_nothing(migrator: Migrator) -> None:
-    """Starting again is harmless."""
+    """A second run applies nothing."""
     assert migrator.up()
     assert migrator.up() == []
     assert all(row.applied_at for row in migrator.status())
 
 
 def test_adopting_plain_tables_keeps_every_row(migrator: Migrator, empty_execute: Execute) -> None:
-    """Users and ticks of before are all there, converted, times taken as UTC."""
+    """All users and ticks are kept and converted, with their times in UTC."""
     empty_execute(LEGACY)
     migrator.up()
     users = empty_execute(
@@ -157,7 +157,7 @@ def test_the_service_works_on_adopted_tables(
 
 
 def test_down_puts_adopted_tables_back(migrator: Migrator, empty_execute: Execute) -> None:
-    """After down, the old tables have their old columns, and every row still."""
+    """After `down` the tables have their old columns and every row."""
     empty_execute(LEGACY)
     before = describe(empty_execute)
     migrator.up()
@@ -172,7 +172,7 @@ def test_down_puts_adopted_tables_back(migrator: Migrator, empty_execute: Execut
 def test_adopted_ticks_are_partitioned_with_all_they_have(
     migrator: Migrator, empty_execute: Execute, database_url: str
 ) -> None:
-    """Recent ticks in months, old ones before; the sequence, an own index and grants go on."""
+    """Recent ticks are in months, old ones before; the sequence, an own index and grants are kept."""
     empty_execute(LEGACY)
     empty_execute("CREATE INDEX ticks_volume ON ticks (volume); GRANT SELECT ON ticks TO PUBLIC")
     empty_execute("INSERT INTO ticks (symbol, timestamp, price) VALUES ('AAPL', now() AT TIME ZONE 'UTC', 1)")
@@ -188,7 +188,7 @@ def test_adopted_ticks_are_partitioned_with_all_they_have(
 
 
 def test_adoption_names_what_it_cannot_make_up(migrator: Migrator, empty_execute: Execute) -> None:
-    """A table without the one column that matters is left as it is, with a message."""
+    """A table without a required column is unchanged, and the message names the column."""
     empty_execute("CREATE TABLE ticks (symbol text, timestamp timestamp)")
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match="ticks has no column price"):
@@ -199,7 +199,7 @@ def test_adoption_names_what_it_cannot_make_up(migrator: Migrator, empty_execute
 def test_a_failing_migration_is_rolled_back(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """Half a migration never stays, and it stays pending."""
+    """Nothing of it is stored, and it stays pending."""
     (tmp_path / "0001_broken.py").write_text(
         "def up(migrator, db):\n"
         "    db.execute_sql('CREATE TABLE half (id int)')\n"
@@ -213,7 +213,7 @@ def test_a_failing_migration_is_rolled_back(
 
 
 def test_two_starters_do_not_collide(migrator: Migrator, empty_execute: Execute) -> None:
-    """Eight at once: one applies, the others find it done, nobody fails."""
+    """Of eight at once one applies the migrations, and the others find them applied."""
     applied: list[list[str]] = []
     barrier = threading.Barrier(8)
 
@@ -232,7 +232,7 @@ def test_two_starters_do_not_collide(migrator: Migrator, empty_execute: Execute)
 def test_direct_url_is_where_migrations_connect(
     postgres_server: PostgresServer, empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """With a pooler between, DIRECT_URL goes past it."""
+    """DIRECT_URL avoids the pooler."""
     settings = Settings(
         database_url=SecretStr("postgresql://nobody:nothing@127.0.0.1:1/nowhere"),
         direct_url=SecretStr(empty_database_url),
@@ -242,7 +242,7 @@ def test_direct_url_is_where_migrations_connect(
 
 
 def test_an_unknown_target_is_refused(migrator: Migrator) -> None:
-    """Down to a name that was never applied says so and reverts nothing."""
+    """A name that was never applied is an error, and nothing is reverted."""
     applied = migrator.up()
     with pytest.raises(InvalidInput, match="'0009_none' is not applied"):
         migrator.down("0009_none")
@@ -251,7 +251,7 @@ def test_an_unknown_target_is_refused(migrator: Migrator) -> None:
 
 
 def test_a_server_that_is_down_is_named_without_a_password() -> None:
-    """The error says what to check and shows no secret."""
+    """The error says what to check and shows no password."""
     settings = Settings(database_url=SecretStr("postgresql://echo:s3cr3t@127.0.0.1:1/echo"))
     with pytest.raises(DatabaseUnavailable, match="cannot connect") as caught:
         Migrator(settings).status()
@@ -259,7 +259,7 @@ def test_a_server_that_is_down_is_named_without_a_password() -> None:
 
 
 def test_status_exits_1_while_something_is_pending(empty_database_url: str, repository: Path) -> None:
-    """A deploy can wait on it: pending is 1, done is 0, and down makes it 1 again."""
+    """The exit status is 1 while a migration is pending, also after `down`, else 0."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -280,6 +280,6 @@ def test_status_exits_1_while_something_is_pending(empty_database_url: str, repo
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
-    """Two with one number would run in the order of their names."""
+    """Two with the same number would run in the order of their names."""
     names = sorted(path.name for path in MIGRATIONS.glob("[0-9]*.py"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))

@@ -58,7 +58,7 @@ def make_warm(service: EnhancedDatabaseService, user: User) -> None:
 
 
 def test_a_second_read_asks_nobody(warm: EnhancedDatabaseService, alice: User) -> None:
-    """Neither Redis nor the database; a user is made anew each time: the near cache keeps no address."""
+    """Neither Redis nor the database is asked; a user is built each time, so no address is cached."""
     before = warm.cache_stats().caches["user"]
     assert warm.get_user_by_id(alice.id) == warm.get_user_by_id(alice.id) == alice
     after = warm.cache_stats().caches["user"]
@@ -66,7 +66,7 @@ def test_a_second_read_asks_nobody(warm: EnhancedDatabaseService, alice: User) -
 
 
 def test_the_own_write_is_seen_at_once(warm: EnhancedDatabaseService, alice: User) -> None:
-    """Within one process there is no bound to wait for."""
+    """Within one process a write is visible when it returns."""
     for n in range(100):
         warm.update_user_profile(alice.id, name=str(n))
         assert warm.get_user_by_id(alice.id).name == str(n)
@@ -75,7 +75,7 @@ def test_the_own_write_is_seen_at_once(warm: EnhancedDatabaseService, alice: Use
 def test_an_interrupted_write_leaves_nothing_in_its_own_process(
     warm: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller that interrupts an invalidation reads what was committed, even when the feed is late."""
+    """The caller interrupts an invalidation, and then reads the committed value even if the feed is late."""
     shared = warm._cache._shared
     assert shared is not None
 
@@ -91,7 +91,7 @@ def test_an_interrupted_write_leaves_nothing_in_its_own_process(
 
 
 def test_another_process_is_heard(warm: EnhancedDatabaseService, settings: Settings, alice: User) -> None:
-    """What another service changes is gone here when the feed says so."""
+    """The feed reports the change of another service, and the value is dropped."""
     with open_service(settings) as other:
         make_warm(other, alice)
         warm.update_user_profile(alice.id, name="One")
@@ -103,7 +103,7 @@ def test_another_process_is_heard(warm: EnhancedDatabaseService, settings: Setti
 def test_a_third_partys_delete_is_heard(
     warm: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """redis-cli DEL reaches the near cache, and so does FLUSHALL."""
+    """The near cache drops the values after DEL and FLUSHALL of redis-cli."""
     for command in (("DEL", f"user:{alice.id}"), ("FLUSHALL",)):
         make_warm(warm, alice)
         misses = warm.cache_stats().caches["user"].misses
@@ -119,7 +119,7 @@ def test_a_third_partys_delete_is_heard(
 def test_a_renamed_player_shows_on_every_near_leaderboard(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """Leaderboards of another process depend on the usernames, whatever their limits."""
+    """Leaderboards of another process depend on the usernames, for every limit."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1))
     with open_service(settings) as other:
         for limit in (1, 10, 50):
@@ -155,7 +155,7 @@ def on_own_valkey(settings: Settings, own_valkey: ValkeyServer) -> Settings:
 def test_a_dead_feed_is_noticed_within_two_seconds(
     on_own_valkey: Settings, own_valkey: ValkeyServer, alice: User
 ) -> None:
-    """SIGSTOP: nothing is heard any more, so nothing is served from near; it opens again by itself."""
+    """After SIGSTOP nothing is served from the near cache; it works again by itself."""
     with open_service(on_own_valkey) as service:
         make_warm(service, alice)
         os.kill(own_valkey.pid, signal.SIGSTOP)
@@ -174,7 +174,7 @@ def test_a_dead_feed_is_noticed_within_two_seconds(
 def test_a_cut_feed_heals(
     on_own_valkey: Settings, own_valkey: ValkeyServer, settings: Settings, alice: User
 ) -> None:
-    """The feed's connection is killed alone: what changes before it is back is not missed."""
+    """Only the feed's connection is killed; no change during the gap is missed."""
     client = redis.Redis.from_url(own_valkey.url, password=own_valkey.password)
     with open_service(on_own_valkey) as service, open_service(on_own_valkey) as other:
         make_warm(service, alice)
@@ -196,7 +196,7 @@ def test_no_near_cache_no_thread(settings: Settings, alice: User) -> None:
 
 
 def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
-    """However often the feed has failed to connect, it and everybody else still may."""
+    """After many failed attempts the feed and other clients can still connect."""
     nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
     connect = make_connection_factory(nowhere, "test")
     client = RedisClient(connect)
@@ -212,7 +212,7 @@ def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
 def test_a_forked_child_hears_for_itself(
     warm: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """The child has no thread of its parent's feed: it opens its own before it serves from near."""
+    """The child starts its own feed before it serves from the near cache."""
     from_child, to_parent = os.pipe()
     from_parent, to_child = os.pipe()
     child = os.fork()
@@ -245,7 +245,7 @@ def test_two_databases_do_not_share_a_cache(
     redis_client: redis.Redis,
     near_cache_size: int,
 ) -> None:
-    """Even when they share the server, the prefix and an id; the second one says so and works without."""
+    """They share the server, the prefix and an id; the second one reports it and works without Redis."""
     ours = settings.model_copy(update={"near_cache_size": near_cache_size})
     with (
         created_database(postgres_server, template=template_database) as url,

@@ -24,21 +24,21 @@ def client(settings: Settings) -> Iterator[RedisClient]:
 
 
 def test_any_bytes_come_back(client: RedisClient) -> None:
-    """Keys are text, values are bytes, numbers are spelled."""
+    """Keys are text, values are bytes, and numbers are encoded as text."""
     value = bytes(range(256)) + "ü\r\n".encode()
     assert client.ask("SET", "schlüssel", value, "PX", 10_000) == b"OK"
     assert client.get_many(["schlüssel", "nothing"]) == [value, None]
 
 
 def test_a_script_is_loaded_where_it_is_unknown(client: RedisClient, redis_client: redis.Redis) -> None:
-    """A server that was restarted has forgotten it."""
+    """A server that was restarted has no scripts, and gets the text."""
     assert client.run(ECHO, ["k"], [b"v"]) == [b"k", b"v"]
     redis_client.script_flush()
     assert client.run_each(ECHO, [["a"], ["b"]], [1]) == [[b"a", b"1"], [b"b", b"1"]]
 
 
 def test_an_error_leaves_the_connection_in_use(client: RedisClient) -> None:
-    """The next command on it gets its own reply."""
+    """The next command on the connection gets its own reply."""
     with pytest.raises(redis.ResponseError):
         client.ask("NONSENSE")
     with pytest.raises(redis.ResponseError):
@@ -48,7 +48,7 @@ def test_an_error_leaves_the_connection_in_use(client: RedisClient) -> None:
 
 
 def test_a_connection_that_was_cut_is_not_used(client: RedisClient, redis_client: redis.Redis) -> None:
-    """The server hung up while it idled: no command is lost on it, however often that happens."""
+    """The server closed it while idle: no command is lost on it, however often that happens."""
     for _ in range(120):
         own_id = client.ask("CLIENT", "ID")
         redis_client.client_kill_filter(_id=own_id)
@@ -57,7 +57,7 @@ def test_a_connection_that_was_cut_is_not_used(client: RedisClient, redis_client
 
 
 def test_each_connection_is_checked_for_itself(settings: Settings) -> None:
-    """Behind a moved address one may have the new server and another the old one: no check is shared."""
+    """Behind a moved address two connections may lead to two servers, so no check is shared."""
     now, checked = [0.0], list[RedisConnection]()
 
     def check(connection: RedisConnection) -> tuple[()]:
@@ -91,7 +91,7 @@ def wait_until(is_met: Callable[[], bool]) -> None:
 
 
 def test_a_script_that_nobody_waits_for_is_heard_of_later(client: RedisClient) -> None:
-    """Its reply never is that to another command, and its error is no error of another command."""
+    """Its reply is never returned for another command, and its error never raised in one."""
     heard: list[Any] = []
     fail = Script("return redis.call('NONSENSE')")
     for script in (ECHO, ECHO, ECHO):
@@ -107,7 +107,7 @@ def test_a_script_that_nobody_waits_for_is_heard_of_later(client: RedisClient) -
 
 
 def test_a_script_is_sent_now_and_read_along_later(client: RedisClient) -> None:
-    """Meanwhile its connection is nobody else's; a script that the server has yet to learn is not sent."""
+    """Meanwhile no other command uses its connection; an unknown script is not sent in this way."""
     assert client.send(ECHO, ["k"], [1]) is None
     sent = client.send(ECHO, ["k"], [1])
     assert sent is not None
@@ -120,7 +120,7 @@ def test_a_script_is_sent_now_and_read_along_later(client: RedisClient) -> None:
 
 
 def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client: redis.Redis) -> None:
-    """The script runs; its connection is closed, so that no later command takes its reply."""
+    """The script runs; its connection is closed, so that no later command gets its reply."""
     keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
     client.run(keep, ["k"], [0])
     sent = client.send(keep, ["k"], [1])
@@ -134,7 +134,7 @@ def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client
 def test_a_server_that_forgot_its_scripts_learns_them_again(
     client: RedisClient, redis_client: redis.Redis
 ) -> None:
-    """Whether they are waited for or not."""
+    """This holds for scripts that are waited for and for others."""
     heard: list[Any] = []
     client.run(ECHO, ["k"], [1])
     redis_client.script_flush()
@@ -152,7 +152,7 @@ def test_a_server_that_forgot_its_scripts_learns_them_again(
 
 
 def test_one_script_that_is_gone_says_that_all_are(client: RedisClient, redis_client: redis.Redis) -> None:
-    """They are flushed together, so each is given anew before anybody sends it without waiting."""
+    """SCRIPT FLUSH removes all, so each is sent as text before it is sent without waiting."""
     heard: list[Any] = []
     other = Script("return 2")
     client.run(ECHO, ["k"], [1])
@@ -164,7 +164,7 @@ def test_one_script_that_is_gone_says_that_all_are(client: RedisClient, redis_cl
 
 
 def test_a_cut_connection_owes_no_reply(client: RedisClient, redis_client: redis.Redis) -> None:
-    """The callback gets the reply or the end of the connection; the next command has another connection."""
+    """The callback gets the reply or an error; the next command uses another connection."""
     heard: list[Any] = []
     own_id = client.ask("CLIENT", "ID")
     client.run(ECHO, ["k"], [1])
@@ -177,7 +177,7 @@ def test_a_cut_connection_owes_no_reply(client: RedisClient, redis_client: redis
 
 
 def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_client: redis.Redis) -> None:
-    """A process that fills the cache and ends leaves no lease behind."""
+    """A process that fills the cache and ends leaves no lease."""
     client = RedisClient(make_connection_factory(settings, "client"))
     keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
     client.run(keep, ["k"], [0])
@@ -187,7 +187,7 @@ def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_cli
 
 
 def test_a_child_process_connects_for_itself(client: RedisClient) -> None:
-    """After a fork the parent's sockets are left alone."""
+    """After a fork the child does not use the parent's sockets."""
     own_id = client.ask("CLIENT", "ID")
     client.close_in_child()
     assert client.ask("CLIENT", "ID") != own_id

@@ -78,7 +78,7 @@ DECISIONS: dict[str, Callable[[EnhancedDatabaseService, PriceReading], object]] 
 def test_no_decision_follows_from_a_replica_that_is_behind(
     service: EnhancedDatabaseService, pair: ReplicaPair, reading: PriceReading, name: str
 ) -> None:
-    """Nothing is read from a replica that lacks what another process has written."""
+    """A decision does not depend on a replica that lacks the writes of another process."""
     with open_service(pair.settings(None)) as other, pair.paused():
         other.create_user(username=f"u{uuid4().hex[:12]}")
         service.search_users("nobody")
@@ -96,7 +96,7 @@ def count_on_replica(service: EnhancedDatabaseService) -> int:
 def test_a_seed_is_asked_about_players_who_have_just_joined(
     service: EnhancedDatabaseService, pair: ReplicaPair
 ) -> None:
-    """The survey counts a person whom the replica does not have yet."""
+    """The survey counts a player whom the replica does not have yet."""
     plan = plan_seed(service, players=PLAYERS)
     with open_service(pair.settings(None)) as other, pair.paused():
         name = f"u{uuid4().hex[:12]}"

@@ -86,7 +86,7 @@ def forget(service: EnhancedDatabaseService, key: str) -> None:
 
 
 def test_cold_reads_run_on_the_replica(service: EnhancedDatabaseService) -> None:
-    """A value that no cache has is loaded from the replica once its position is known."""
+    """A missing value is loaded from the replica once its position is known."""
     user_id = add_user(service)
     know_slots(service, user_id)
     before = count_on(service, "primary") + count_on(service, "replica")
@@ -98,7 +98,7 @@ def test_cold_reads_run_on_the_replica(service: EnhancedDatabaseService) -> None
 def test_a_reader_never_fills_from_before_an_invalidation(
     service: EnhancedDatabaseService, settings: Settings, pair: ReplicaPair
 ) -> None:
-    """While replay is paused, another process fills and reads what was written, from the primary."""
+    """While replay is paused, another process loads the written value from the primary."""
     user_id = add_user(service)
     know_slots(service, user_id)
     with open_service(settings) as other, pair.paused():
@@ -113,7 +113,7 @@ def test_a_reader_never_fills_from_before_an_invalidation(
 def test_an_uncached_read_sees_what_its_process_wrote(
     service: EnhancedDatabaseService, pair: ReplicaPair
 ) -> None:
-    """Without a cache between them, a read asks the primary for what the replica does not have yet."""
+    """Without a cache, a read of what the replica does not have yet runs on the primary."""
     user_id = add_user(service)
     pair.wait_until_replayed()
     with pair.paused():
@@ -146,7 +146,7 @@ def test_a_token_carries_what_was_written_to_another_process(
 def test_a_replica_that_is_behind_is_left_out_and_comes_back(
     service: EnhancedDatabaseService, pair: ReplicaPair
 ) -> None:
-    """The breaker names how far it is behind, and closes without a call."""
+    """The reason says how far it is behind; the breaker closes without a call."""
     with pair.paused():
         add_user(service)
         wait_until(lambda: "behind" in (service.replica_stats()[0].reason or ""), "it is left out")
@@ -157,7 +157,7 @@ def test_a_replica_that_is_behind_is_left_out_and_comes_back(
 
 
 def test_a_stopped_receiver_costs_no_correctness(service: EnhancedDatabaseService, pair: ReplicaPair) -> None:
-    """The log does not arrive: the replica is left out, and is used again when it goes on."""
+    """Without the log the replica is not used; it is used again when the receiver continues."""
     user_id = add_user(service)
     with pair.stopped_receiver():
         service.update_user_profile(user_id, name="new")
@@ -169,7 +169,7 @@ def test_a_stopped_receiver_costs_no_correctness(service: EnhancedDatabaseServic
 def test_a_flushed_redis_makes_positions_unknown(
     service: EnhancedDatabaseService, settings: Settings, pair: ReplicaPair
 ) -> None:
-    """What Redis has lost is unknown: the primary is asked until the replica must have it anyway."""
+    """After a flush reads run on the primary until the replica must have replayed every write."""
     user_id = add_user(service)
     know_slots(service, user_id)
     with pair.paused():
@@ -183,7 +183,7 @@ def test_a_flushed_redis_makes_positions_unknown(
 def test_an_invalidation_without_a_position_is_unknown_for_a_while(
     service: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """A process without replicas leaves no position, so its keys are loaded from the primary at first."""
+    """A process without replicas stores no position, so its keys are first loaded from the primary."""
     user_id = add_user(service)
     know_slots(service, user_id)
     with open_service(settings.model_copy(update={"database_replica_urls": None})) as plain:
@@ -199,7 +199,7 @@ def test_an_invalidation_without_a_position_is_unknown_for_a_while(
 def test_a_commit_that_was_cancelled_may_have_happened(
     service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cancellation that meets the question for the position is no failed write, and leaves no old value."""
+    """A cancellation of the query for the position is no failed write, and leaves no old value."""
     user_id = add_user(service)
     know_slots(service, user_id)
     monkeypatch.setattr(
@@ -216,7 +216,7 @@ def test_a_commit_that_was_cancelled_may_have_happened(
 def test_without_the_setting_nothing_is_counted_or_stored(
     settings: Settings, valkey_server: ValkeyServer
 ) -> None:
-    """A process without replicas has no slots, no series, and no state of replicas."""
+    """A process without replicas has no slots, no series and no replica state."""
     with open_service(settings.model_copy(update={"database_replica_urls": None})) as plain:
         user_id = add_user(plain)
         plain.update_user_profile(user_id, name="new")
@@ -230,7 +230,7 @@ def test_without_the_setting_nothing_is_counted_or_stored(
 def test_a_replica_that_hangs_is_killed_or_is_promoted_costs_no_call(
     server_directory: Callable[[], Path], valkey_server: ValkeyServer
 ) -> None:
-    """Each call is answered by the primary meanwhile; a replica that comes back is used again."""
+    """The primary answers each call meanwhile; a replica that returns is used again."""
     directory = server_directory()
     with run_postgres(server_directory(), options=OPTIONS) as primary, ExitStack() as stack:
         with run_replica(directory, primary) as replica:

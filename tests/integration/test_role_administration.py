@@ -139,7 +139,7 @@ def assert_works(url: str) -> None:
 
 @pytest.mark.parametrize(("schema", "inherit"), [("public", "INHERIT"), ("echo", "NOINHERIT")])
 def test_an_administrator_need_not_be_superuser(place: Place, admin: str, schema: str, inherit: str) -> None:
-    """One with CREATEROLE sets the roles up, changes passwords later, and keeps no membership."""
+    """A role with CREATEROLE creates the roles, later changes passwords, and keeps no membership."""
     with administered(place.server) as execute:
         execute(f"ALTER ROLE {admin} {inherit}")
     url = make_database(place, owner=admin, schema=schema)
@@ -158,7 +158,7 @@ def test_an_administrator_need_not_be_superuser(place: Place, admin: str, schema
 
 
 def test_a_database_that_one_role_has_used_is_handed_over(place: Place, admin: str) -> None:
-    """Its tables, with their rows, are the owner's afterwards."""
+    """Afterwards the owner role has its tables, with their rows."""
     url = make_database(place, owner=admin)
     Migrator(Settings(database_url=SecretStr(as_admin(url)))).up()
     with connected(as_admin(url)) as execute:
@@ -170,7 +170,7 @@ def test_a_database_that_one_role_has_used_is_handed_over(place: Place, admin: s
 
 
 def test_what_an_administrator_lacks_is_said_in_the_servers_words(place: Place, admin: str) -> None:
-    """And the remedy: attributes, the database, roles that another administrator has created."""
+    """The remedy names attributes, the database, and roles that another administrator created."""
     url = make_database(place, owner=admin)
     with administered(place.server) as execute:
         execute(f"ALTER ROLE {admin} NOCREATEDB")
@@ -199,7 +199,7 @@ def test_what_an_administrator_lacks_is_said_in_the_servers_words(place: Place, 
 
 
 def test_two_databases_of_a_server_share_the_roles(place: Place) -> None:
-    """Rows of one are not in the other, and tables of the same names in another schema are left alone."""
+    """Each has its own rows, and tables of the same names in another schema are not changed."""
     first, second = make_database(place), make_database(place, schema="echo")
     with connected(second.partition("?")[0]) as execute:
         execute("CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
@@ -221,7 +221,7 @@ def test_two_databases_of_a_server_share_the_roles(place: Place) -> None:
 
 @pytest.mark.parametrize("shared", [SERVERS[0]], indirect=True)
 def test_databases_that_are_set_up_at_once_wait_for_each_other(place: Place) -> None:
-    """Roles are shared and locks are not: what collides is repeated."""
+    """Roles are shared between databases and locks are not, so a step that collides is repeated."""
     urls = [make_database(place) for _ in range(2)]
     together = threading.Barrier(len(urls))
 
@@ -242,7 +242,7 @@ def test_databases_that_are_set_up_at_once_wait_for_each_other(place: Place) -> 
 def test_a_password_that_changes_is_read_from_its_file_again(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections that are open go on; new ones use the new password, without a restart."""
+    """Open connections continue; new ones use the new password without a restart."""
     url = make_database(place)
     give_to_roles(url)
     file = tmp_path / "app.password"
@@ -273,7 +273,7 @@ def end_sessions(url: str) -> None:
 def test_no_password_is_in_the_log_or_the_statistics(
     place: Place, admin: str, monkeypatch: pytest.MonkeyPatch, *, is_superuser: bool
 ) -> None:
-    """The server logs every statement; a superuser's run leaves not even the verifiers there."""
+    """The server logs every statement, and even the verifiers are not in the log of a superuser's run."""
     url = make_database(place, owner=admin)
     with connected(url) as execute:
         has_statistics = bool(
@@ -315,7 +315,7 @@ def pooled(place: Place, directory: Path, url: str) -> Iterator[str]:
 def test_everything_works_behind_a_transaction_pooler(
     place: Place, server_directory: Callable[[], Path]
 ) -> None:
-    """The set-up, migrations as the owner, the application, a player's view, the exporter as monitor."""
+    """This covers set-up, migrations as owner, the application, a player's view and the exporter."""
     with pooled(place, server_directory(), make_database(place)) as url:
         set_up(url)
         assert_works(url)
@@ -332,7 +332,7 @@ def test_everything_works_behind_a_transaction_pooler(
 
 
 def test_a_role_for_replicas_is_created_where_it_has_a_password(place: Place) -> None:
-    """It copies the log and may do nothing else; without its password nothing creates it."""
+    """It may only stream the log; without a password it is not created."""
     url = make_database(place, owner="postgres", schema="public")
     assert REPLICATION not in set_up(url)
     passwords = {**PASSWORDS, REPLICATION: "copy"}

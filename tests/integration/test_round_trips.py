@@ -107,7 +107,7 @@ def list_plain(fields: Iterable[str]) -> list[str]:
 
 
 def test_every_text_of_every_load_is_in_the_table() -> None:
-    """A new field that holds text is loaded with every text, too; an entry's username is not loaded."""
+    """A new text field has to be loaded with every text; the username of an entry is not loaded."""
     for name, fields in GIVEN.items():
         kind = type(build_record(name, uuid.UUID(int=1)))
         hints = get_type_hints(kind).items()
@@ -162,7 +162,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_load_stores_what_it_was_given(loader: tuple[EnhancedDatabaseService, Execute], name: str) -> None:
-    """Several records a load, with any text in each field that has one; read past the service."""
+    """Several records have any text in each text field, and are read without the service."""
     service, execute = loader
     user_id = service.load_users([replace(build_record("load_users", new_id()), username="owner")])["owner"]
     service.load_portfolios([build_record("load_portfolios", user_id)])
@@ -190,7 +190,7 @@ def test_a_load_stores_what_it_was_given(loader: tuple[EnhancedDatabaseService, 
 @EXAMPLES
 @given(st.lists(st.lists(texts(20), max_size=4).map(tuple), min_size=1, max_size=5))
 def test_an_array_holds_any_text(database_url: str, arrays: list[tuple[str, ...]]) -> None:
-    """A symbol needs no quotes, but another text in an array would."""
+    """Symbols need no quotes in an array, but other texts do."""
     with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE arrays (place int, texts text[])")
         cursor.copy_expert("COPY arrays FROM STDIN", loads.encode_rows([range(len(arrays)), arrays]))
@@ -236,7 +236,7 @@ WRITES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], Callable[[Any, UUID, 
 def test_a_single_write_stores_what_it_was_given(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The row that the call returns, and that is stored, has every text and document as it was given."""
+    """The returned row and the stored one have every text and document unchanged."""
     fields, write = WRITES[name]
     columns = list_plain(fields)
     table = {"create_market_event": "market_events", "create_quest": "quests"}.get(

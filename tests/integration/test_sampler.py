@@ -44,7 +44,7 @@ def wait_for(sampler: Sampler, count: int = 1) -> None:
 
 
 def test_it_samples_by_itself_and_stops(sampler: Sampler) -> None:
-    """From the start on, and not after its end."""
+    """It samples after `start`, and not after `close`."""
     wait_for(sampler, 3)
     assert sampler.is_current
     sampler.close(5)
@@ -56,7 +56,7 @@ def test_it_samples_by_itself_and_stops(sampler: Sampler) -> None:
 def test_it_survives_a_service_that_fails(
     sampler: Sampler, service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logged, and tried again: one bad moment must not end the watch."""
+    """The error is logged, and the next sample is tried."""
     wait_for(sampler)
     with monkeypatch.context() as patch:
         failed = threading.Event()
@@ -71,7 +71,7 @@ def test_it_survives_a_service_that_fails(
 
 
 def test_it_reads_all_servers_gone(settings: Settings, quick: None) -> None:
-    """PostgreSQL, Redis and the exporter away: a sample says so."""
+    """Without PostgreSQL, Redis and the exporter, a sample reports all three."""
     gone = settings.model_copy(update={"enable_redis_cache": False})
     with open_service(gone) as service:
         lonely = Sampler(service, exporter_url=closed_url(), prometheus=None)
@@ -84,7 +84,7 @@ def test_it_reads_all_servers_gone(settings: Settings, quick: None) -> None:
 def test_a_forked_child_has_no_thread_and_is_not_stuck(
     sampler: Sampler, service: EnhancedDatabaseService
 ) -> None:
-    """Its locks are new, so that it can sample for itself and stop."""
+    """Its locks are new, so that it can start to sample and stop."""
     wait_for(sampler)
     with sampler._sampling:  # the parent is in the middle of a sample
         child = os.fork()
@@ -97,7 +97,7 @@ def test_a_forked_child_has_no_thread_and_is_not_stuck(
 
 
 def test_rates_are_what_the_service_counted(service: EnhancedDatabaseService) -> None:
-    """Calls a second of the page, recomputed from the calls that were made."""
+    """The rates on the page equal those computed from the calls that were made."""
     clock = [0.0]
     with served(build_app(service)) as port:
         watching = Sampler(service, exporter_url=f"http://127.0.0.1:{port}", clock=lambda: clock[0])

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_scrape_of_twenty_live_writers(folder: Path, settings: Settings) -> None:
-    """Under 50 ms of the processor from the request to the compressed answer, whatever else runs."""
+    """It takes under 50 ms of processor time from request to compressed answer."""
     shared = settings.model_copy(update={"metrics_dir": folder})
     with (
         open_service(shared, role="exporter") as service,
@@ -89,7 +89,7 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
 
 
 def test_a_scrape_adds_little_time_in_the_database(settings: Settings, database_url: str) -> None:
-    """Under 5 ms by the server's account, with twenty more connections that it has to count."""
+    """It takes under 5 ms by the server's statistics, with twenty more connections to count."""
     held = [psycopg2.connect(database_url) for _ in range(WRITERS)]
     connection = BoundedConnection(settings, "echo-markets-collector", limit_seconds=5)
     timed = _Timed(connection)

@@ -55,7 +55,7 @@ def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
 def test_a_seed_writes_what_it_reports(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The sessions are the last trading days, and nobody plays them all."""
+    """The sessions are the last trading days, and no player plays all of them."""
     result = play(service, tmp_path)
     assert (result.players, result.sessions) == (PLAYERS, SESSIONS)
     assert PLAYERS * SESSIONS / 4 < result.portfolios < PLAYERS * SESSIONS * 3 / 4
@@ -243,7 +243,7 @@ def test_every_large_move_is_an_event(
 def test_a_repeated_seed_changes_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """No row and no column changes, and a name that a player has changed since stays."""
+    """No row changes, and a name that a player has changed since is kept."""
     play(service, tmp_path)
     service.update_user_profile(player_ids(range(1))[0], username="alice")
     rows = content(execute)
@@ -347,7 +347,7 @@ def test_other_users_are_not_touched(
 
 
 def test_live_days_are_not_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """A day with many ticks is no trading day."""
+    """A day with many ticks counts as a live day."""
     import_days(service, tmp_path, FIRST_DAY)
     for second in range(3):
         service.insert_market_tick(
@@ -357,7 +357,7 @@ def test_live_days_are_not_replayed(service: EnhancedDatabaseService, tmp_path: 
 
 
 def test_a_day_on_which_nothing_moved_is_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Its only tick is at the close, as on any imported day."""
+    """Its only tick is at the close, like on every imported day."""
     path = tmp_path / "flat.csv"
     path.write_text("Symbol,Date,Open,High,Low,Close,Volume\nIBM,2013-03-04,7,7,7,7,0\n", encoding="utf-8")
     import_prices(service, path)
@@ -365,7 +365,7 @@ def test_a_day_on_which_nothing_moved_is_replayed(service: EnhancedDatabaseServi
 
 
 def test_more_sessions_than_days_are_all_days(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """A new symbol joins on its first day."""
+    """A symbol that begins later joins on its first day."""
     import_days(service, tmp_path, "2012-05-14", "2012-05-25")
     result = seed(service, players=20, sessions=1_000, now=NOW)
     assert (result.sessions, result.first_day) == (10, date(2012, 5, 14))
@@ -384,7 +384,7 @@ def test_more_sessions_than_days_are_all_days(service: EnhancedDatabaseService, 
 def test_numbers_out_of_range_are_refused(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path, numbers: dict[str, int]
 ) -> None:
-    """Before anything is written."""
+    """They are refused before anything is written."""
     import_days(service, tmp_path, "2013-02-25")
     with pytest.raises(InvalidInput, match="give a whole number from"):
         seed(service, **numbers)  # type: ignore[arg-type]  # no key is another parameter's

@@ -56,7 +56,7 @@ def play_live(service: EnhancedDatabaseService) -> Portfolio:
 def test_players_that_it_did_not_make_are_not_mixed_with_others(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """One line names them and what would happen; exit status 1, and nothing has changed."""
+    """One line names them and the consequence; the exit status is 1, and nothing is changed."""
     for name in ("alice", "bob", "charlie", "dora"):
         service.create_user(username=name)
     before = read_all(execute)
@@ -77,7 +77,7 @@ def test_players_that_it_did_not_make_are_not_mixed_with_others(
 def test_live_sessions_are_not_removed_unasked(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Another replay would remove the live sessions of its players."""
+    """Another replay would remove the live sessions of its players, so it asks."""
     assert run(*FIRST).exit_code == 0
     portfolio = play_live(service)
     before = read_all(execute)
@@ -102,7 +102,7 @@ def test_live_sessions_are_not_removed_unasked(
 def test_a_repeated_replay_needs_no_consent(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """It replaces nothing, neither live sessions nor real players."""
+    """It replaces neither live sessions nor real players."""
     assert run(*FIRST).exit_code == 0
     play_live(service)
     service.create_user(username="alice")
@@ -113,7 +113,7 @@ def test_a_repeated_replay_needs_no_consent(
 
 
 def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execute: Execute) -> None:
-    """Without players there is no question; the number of replaced players is printed."""
+    """Without players nothing is asked; the number of replaced players is printed."""
     first = run(*FIRST)
     assert (first.exit_code, "replacing" in first.stderr) == (0, False), first.output
     second = run(*OTHER)
@@ -126,7 +126,7 @@ def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execu
 def test_a_simulated_player_with_changed_preferences_counts_as_replaced(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Its preferences no longer name its replay: a seed would remove it, so it asks."""
+    """Its preferences do not name its replay any more, so a seed would remove it, and asks."""
     assert run(*FIRST).exit_code == 0
     player = service.list_users(limit=1)[0]
     service.update_user_profile(player.id, username="alice", preferences={})

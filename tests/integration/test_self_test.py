@@ -61,7 +61,7 @@ def people(service: EnhancedDatabaseService) -> User:
 def test_every_call_passes_and_nothing_stays(
     service: EnhancedDatabaseService, execute: Execute, people: User
 ) -> None:
-    """Each public call has its line, and every table is as it was."""
+    """Each public call has a line, and every table is unchanged."""
     before = read_tables(execute)
     lines: list[str] = []
     assert run_self_test(service, report=lines.append), "\n".join(lines)
@@ -71,7 +71,7 @@ def test_every_call_passes_and_nothing_stays(
 
 
 def test_every_call_is_really_made(service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the self-test itself and not by another call, and loads with rows."""
+    """The self-test itself makes each call, and loads with rows."""
     made: set[str] = set()
     rows: dict[str, int] = {}
 
@@ -95,7 +95,7 @@ def test_every_call_is_really_made(service: EnhancedDatabaseService, monkeypatch
 
 
 def test_its_lock_is_that_of_the_triggers() -> None:
-    """Who counts entries holds it, so that a leaderboard's counters are removed by nobody meanwhile."""
+    """Triggers hold the same lock while they count, so no counters are removed meanwhile."""
     text = (MIGRATIONS / "0003_board_counters.py").read_text("utf-8")
     assert f"WRITERS, FOLDERS = 0x{WRITERS_LOCK:X}, " in text
 
@@ -103,7 +103,7 @@ def test_its_lock_is_that_of_the_triggers() -> None:
 def test_it_waits_for_who_counts_on_other_leaderboards(
     service: EnhancedDatabaseService, execute: Execute, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without holding up anybody: it tries again, and gives up with a line when that never ends."""
+    """It tries again without blocking others, and gives up with a line after its attempts."""
     writer = psycopg2.connect(database_url)
     with writer.cursor() as cursor:
         for slot in range(64):
@@ -122,7 +122,7 @@ def test_it_waits_for_who_counts_on_other_leaderboards(
 
 
 def test_it_can_be_repeated_at_once(service: EnhancedDatabaseService) -> None:
-    """What the first run has left in the cache does not fail the second."""
+    """Cached values of the first run do not fail the second."""
     for _ in range(2):
         lines: list[str] = []
         assert run_self_test(service, report=lines.append), "\n".join(lines)
@@ -131,7 +131,7 @@ def test_it_can_be_repeated_at_once(service: EnhancedDatabaseService) -> None:
 def test_quests_of_people_are_left_alone(
     service: EnhancedDatabaseService, execute: Execute, people: User
 ) -> None:
-    """Quests are expired and partitions are maintained for real, and rolled back."""
+    """It expires quests and maintains partitions in a transaction that is rolled back."""
     service.create_quest(people.id, type="DAILY", title="Over", target_value=Decimal(1))
     execute("UPDATE quests SET expires_at = now() - interval '1 hour'")
     execute("INSERT INTO symbols (symbol, month) VALUES ('GONE', '2020-01-01')")
@@ -149,7 +149,7 @@ def test_a_broken_call_fails_the_run_and_cleans_up(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    """A wrong answer and an error that nobody expects are lines; the other calls are made all the same."""
+    """A wrong answer and an unexpected error are reported; all other calls are made."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -168,7 +168,7 @@ def test_a_broken_call_fails_the_run_and_cleans_up(
 def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """What cannot be tried is said, and the user is removed as far as that goes."""
+    """The output says what was not tried, and the user is removed if possible."""
     execute("DROP TABLE quests, portfolios, leaderboard_entries, market_events CASCADE")
     lines: list[str] = []
     assert not run_self_test(service, report=lines.append)
@@ -189,7 +189,7 @@ def interrupted_inside(manager: Any) -> Iterator[Any]:
 def test_an_interruption_anywhere_leaves_nothing(
     service: EnhancedDatabaseService, execute: Execute, people: User
 ) -> None:
-    """After each call in turn, which has committed by then and returns nothing to the self-test."""
+    """Each call in turn is interrupted after its commit, so the self-test gets no answer."""
     before = read_tables(execute)
     for name in sorted(list_public(service)):
         method = getattr(service, name)
@@ -213,7 +213,7 @@ def test_an_interruption_anywhere_leaves_nothing(
 def test_what_a_killed_run_left_is_removed_by_the_next(
     service: EnhancedDatabaseService, execute: Execute, people: User
 ) -> None:
-    """Once it is old enough to be no run of this moment; people with similar names stay."""
+    """A run older than an hour counts as killed; people with similar names are kept."""
     service.create_user(username=PERSON)
     before = read_tables(execute)
     left = service.create_user(username=ABANDONED)
@@ -242,7 +242,7 @@ def test_a_signal_ends_it_without_a_trace(
     people: User,
     number: signal.Signals,
 ) -> None:
-    """Ctrl-C, a supervisor that stops it, a terminal that is closed: exit status 130 and no row."""
+    """Ctrl-C, SIGTERM and SIGHUP end it with exit status 130 and no row."""
     assert settings.redis_password is not None
     environment = build_environment(
         DATABASE_URL=settings.database_url.get_secret_value(),

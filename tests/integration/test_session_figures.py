@@ -111,7 +111,7 @@ def list_days(rows: Rows) -> list[date]:
 def test_the_table_of_sessions_is_that_of_the_rows(
     service: EnhancedDatabaseService, execute: Execute, name: str, today: date
 ) -> None:
-    """Every figure of the last fourteen sessions; days without a session are not among them."""
+    """Every figure of the last fourteen sessions is equal; days without a session are not listed."""
     rows = write(service, execute, name)
     page = open_page(OVERVIEW)
     assert not page.exception
@@ -128,7 +128,7 @@ def test_the_table_of_sessions_is_that_of_the_rows(
 def test_the_cards_are_those_of_the_newest_session(
     service: EnhancedDatabaseService, execute: Execute, name: str, today: date
 ) -> None:
-    """Seen today by activity or by playing; an open session has no difference, a finished one has."""
+    """Seen today means active or played; only a finished session has a difference."""
     rows = write(service, execute, name)
     page = open_page(OVERVIEW)
     newest, figures = list_days(rows)[0], sum_up(rows, list_days(rows)[0])
@@ -157,7 +157,7 @@ def test_the_cards_are_those_of_the_newest_session(
 
 
 def test_who_was_seen_is_part_of_who_is_counted(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Players who joined after the newest session are in both numbers: never 3 of 1."""
+    """Players who joined after the newest session count in both numbers."""
     write(service, execute, "one player")
     execute("DELETE FROM leaderboard_entries WHERE session_date = %s", (datetime.now(UTC).date(),))
     execute("UPDATE users SET last_active = now()")
@@ -173,7 +173,7 @@ def test_who_was_seen_is_part_of_who_is_counted(service: EnhancedDatabaseService
 def test_a_game_without_a_session_has_no_figures(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """And says how to get some."""
+    """The page says how to get data."""
     write(service, execute, name)
     page = open_page(OVERVIEW)
     assert "No sessions yet" in read_text(page)
@@ -207,7 +207,7 @@ def read_board(page: AppTest, table: int = 0) -> list[tuple[int, str, str]]:
 def test_a_leaderboard_is_ranked_by_value(
     service: EnhancedDatabaseService, execute: Execute, name: str, today: date
 ) -> None:
-    """Ranks, scores, figures, moves and the file of the newest session; ties only of equal values."""
+    """Ranks, scores, figures, moves and file agree; only equal values are ties."""
     rows = write(service, execute, name)
     days = list_days(rows)
     expected = rank_by_value(rows, days[0])
@@ -237,7 +237,7 @@ def test_a_leaderboard_is_ranked_by_value(
 
 
 def test_the_best_score_is_that_of_the_leader(service: EnhancedDatabaseService, today: date) -> None:
-    """Also while a new return is stored and its value, which ranks, is not yet."""
+    """This holds while a new return is stored and its total value is not."""
     runtime.set_service(service)
     for name, value, percent in (("alice", 10_500, "6.00"), ("bob", 10_550, "5.50")):
         player = service.create_user(username=name).id
@@ -253,7 +253,7 @@ def test_the_best_score_is_that_of_the_leader(service: EnhancedDatabaseService, 
 def test_a_period_is_the_mean_of_its_sessions(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """Of exact returns; a session without a score counts as 0, and a gap is no session."""
+    """It is the mean of exact returns; a session without a score counts as 0, a day without session not."""
     rows = write(service, execute, name)
     days = list_days(rows)[:7]
     if len(days) < 2:
@@ -279,7 +279,7 @@ def test_a_period_is_the_mean_of_its_sessions(
 
 
 def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseService) -> None:
-    """The best of two equal returns is the one with more money; equal money shares the rank and the medal."""
+    """Of two equal returns the one with more money is better; equal money shares rank and medal."""
     day = date(2026, 3, 2)
     values = {"alice": "10100.01", "bob": "10100.04", "charlie": "10100.04", "dave": "10099.98"}
     ids = {name: service.create_user(username=name).id for name in values}
@@ -305,7 +305,7 @@ def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseServic
 
 
 def test_refresh_reads_everything_again(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Reports that are kept for minutes change at once, but not once for each impatient click."""
+    """Reports that are kept for minutes change at once, at most every few seconds."""
     rows = write(service, execute, "one player")
     page = open_page(OVERVIEW)
     before = int(read_metrics(page)["Quests completed"])
@@ -323,7 +323,7 @@ def test_refresh_reads_everything_again(service: EnhancedDatabaseService, execut
 def test_refresh_keeps_what_is_known_while_the_database_is_away(
     service: EnhancedDatabaseService, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The button must not take the last known values away."""
+    """The button does not remove the last known values."""
     write(service, execute, "one player")
     page = open_page(OVERVIEW)
     figures = read_metrics(page)

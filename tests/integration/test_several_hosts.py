@@ -92,7 +92,7 @@ def site(
 
 @pytest.mark.slow
 def test_a_host_that_is_killed_costs_its_visitors_a_reconnect(site: Site) -> None:
-    """Pages are spread evenly; afterwards all are on the other host, and no request fails any more."""
+    """Pages are spread evenly; afterwards all are on the other host, and no request fails."""
 
     async def visit() -> None:
         async with AsyncExitStack() as stack:
@@ -139,7 +139,7 @@ def test_a_foreign_name_is_refused_through_a_proxy_of_this_machine(site: Site) -
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["proxy", "loopback"], indirect=True)
 def test_a_client_is_the_one_that_the_proxy_names(site: Site) -> None:
-    """A browser stays with its host; what a client says of itself and of TLS counts for nothing."""
+    """A browser stays on its host; headers of the client itself are ignored."""
     with httpx2.Client(headers={"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https"}) as browser:
         first = browser.get(f"{site.url}/")
         [(name, value)] = browser.cookies.items()

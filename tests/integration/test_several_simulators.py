@@ -42,7 +42,7 @@ def make_lock(settings: Settings) -> Iterator[Callable[[], ProcessLock]]:
 
 
 def test_one_of_two_has_the_lock(make_lock: Callable[[], ProcessLock]) -> None:
-    """It keeps it from call to call; the other gets it as soon as it is given up."""
+    """It keeps the lock between calls; the other gets it when it is released."""
     alice, bob = make_lock(), make_lock()
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
     alice.release()
@@ -51,7 +51,7 @@ def test_one_of_two_has_the_lock(make_lock: Callable[[], ProcessLock]) -> None:
 
 
 def test_a_lost_connection_gives_the_lock_up(make_lock: Callable[[], ProcessLock], execute: Execute) -> None:
-    """Its holder learns it at the next call, and is then one of several again."""
+    """The holder notices at its next call, and then competes for the lock again."""
     alice, bob = make_lock(), make_lock()
     assert alice.hold()
     execute(
@@ -68,7 +68,7 @@ def test_a_lost_connection_gives_the_lock_up(make_lock: Callable[[], ProcessLock
 def test_the_lock_survives_a_servers_limit_of_idle_transactions(
     make_lock: Callable[[], ProcessLock], execute: Execute
 ) -> None:
-    """A step may take longer than the server lets others be idle in a transaction."""
+    """A step may take longer than the server's limit for idle transactions."""
     [(name,)] = execute("SELECT current_database()")
     execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'")
     alice, bob = make_lock(), make_lock()
@@ -79,7 +79,7 @@ def test_the_lock_survives_a_servers_limit_of_idle_transactions(
 
 
 def test_who_waits_keeps_no_transaction_open(make_lock: Callable[[], ProcessLock], execute: Execute) -> None:
-    """An open transaction of a process that only waits would be an alert."""
+    """An open transaction of a waiting process would cause an alert."""
     alice, bob = make_lock(), make_lock()
     assert (alice.hold(), bob.hold()) == (True, False)
     assert execute(
@@ -91,7 +91,7 @@ def test_who_waits_keeps_no_transaction_open(make_lock: Callable[[], ProcessLock
 def test_only_the_holder_is_late(
     service: EnhancedDatabaseService, make_lock: Callable[[], ProcessLock]
 ) -> None:
-    """A simulator that waits is not expected to succeed; one that runs the market is."""
+    """A waiting simulator is not expected to succeed, the running one is."""
     alice = make_lock()
     assert alice.hold()
     stop = threading.Event()
@@ -164,7 +164,7 @@ def _started(folder: Path, name: str, url: str, *arguments: str) -> Iterator[_Co
 def test_a_killed_simulator_is_replaced_by_the_one_that_waits(
     service: EnhancedDatabaseService, database_url: str, execute: Execute, tmp_path: Path
 ) -> None:
-    """Two processes: until the first is killed only its ticks are there, then those of the second."""
+    """Only the first writes ticks until it is killed, then the second does."""
     import_days(service, tmp_path, "2013-02-20")
     seed(service, players=5, sessions=5)
     newest = "SELECT count(*), count(DISTINCT (symbol, timestamp)) FROM ticks WHERE timestamp > '2020-01-01'"
@@ -187,7 +187,7 @@ def test_a_killed_simulator_is_replaced_by_the_one_that_waits(
 def test_hosts_that_start_together_migrate_and_maintain_once(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """Both succeed; the one that comes second finds the work done."""
+    """Both succeed; the second finds the work done."""
     for arguments in (("migrate", "up"), ("maintain", "--months-ahead", "3")):
         with (
             _started(tmp_path, "first", empty_database_url, *arguments) as first,

@@ -26,7 +26,7 @@ def sign_out(service: EnhancedDatabaseService, actor: str, issued_at: datetime) 
 
 
 def test_a_sign_in_and_the_earlier_ones_have_ended(service: EnhancedDatabaseService) -> None:
-    """In every process that reads the log, also after a restart; later ones and other people stay."""
+    """This holds in every process that reads the log, also after a restart, and for no other person."""
     sign_out(service, ALICE, NOW)
     # an older sign-in, ended later on another device, does not bring the newer one back
     sign_out(service, ALICE, NOW - timedelta(hours=1))
@@ -41,7 +41,7 @@ def test_a_sign_in_and_the_earlier_ones_have_ended(service: EnhancedDatabaseServ
 
 
 def test_what_is_new_is_read_among_many_actions(service: EnhancedDatabaseService) -> None:
-    """More than a page of other actions hides no sign-out, neither the first time nor later."""
+    """A sign-out is found behind more than a page of other actions, at first and later."""
     sign_outs = SignOuts()
     for round_number in range(2):
         issued_at = NOW + timedelta(seconds=round_number)
@@ -53,7 +53,7 @@ def test_what_is_new_is_read_among_many_actions(service: EnhancedDatabaseService
 
 
 def test_a_sign_in_without_a_time_does_not_end() -> None:
-    """It could not be told from the next one, which would be refused for ever."""
+    """It could not be told apart from the next one, which would be refused forever."""
     sign_outs = SignOuts()
     unknown = datetime.fromtimestamp(0, UTC)
     sign_outs.end(ALICE, unknown)
@@ -64,7 +64,7 @@ def test_a_sign_in_without_a_time_does_not_end() -> None:
 
 @pytest.mark.parametrize("detail", [None, "signed in at", "signed in at noon", "another"])
 def test_other_details_end_nothing(service: EnhancedDatabaseService, detail: str | None) -> None:
-    """Sign-outs of before have none."""
+    """Sign-outs of earlier releases have no such detail."""
     service.record_audit_event(actor=ALICE, action="sign_out", target="dashboard", detail=detail)
     sign_outs = SignOuts()
     sign_outs.refresh(service)
@@ -74,7 +74,7 @@ def test_other_details_end_nothing(service: EnhancedDatabaseService, detail: str
 def test_a_copied_cookie_is_refused_after_the_sign_out(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path
 ) -> None:
-    """By a process that did not see the click, within seconds, and by one that starts later."""
+    """A process that did not see the click refuses it within seconds, and so does a new one."""
     port = find_free_port()
     origin = f"http://{LOOPBACK}:{port}"
     claims = {"is_logged_in": True, "sub": "1", "email": ALICE, "email_verified": True, "origin": origin}

@@ -120,7 +120,7 @@ def connect_silently(server: Server, held: contextlib.ExitStack) -> None:
 
 
 def test_a_thousand_silent_clients_keep_nobody_out(server: Server) -> None:
-    """Others are served while they stay connected, and the server keeps none of them for long."""
+    """Other clients are served meanwhile, and the silent ones are soon disconnected."""
     process = psutil.Process(server.pid)
     few = process.num_fds() + OTHER_FILES
     with contextlib.ExitStack() as held:
@@ -150,7 +150,7 @@ def make_client_hello() -> bytes:
 
 @pytest.mark.parametrize("server", ["exporter with TLS"], indirect=True)
 def test_unfinished_handshakes_keep_nobody_out(server: Server) -> None:
-    """The probe answers at once, before any of them has reached its deadline, and memory is bounded."""
+    """A probe is answered before any deadline of them ends, and the memory is bounded."""
     process, hello = psutil.Process(server.pid), make_client_hello()
     before = process.memory_info().rss
     # nothing, a part of the first message, all of it

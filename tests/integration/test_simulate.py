@@ -162,7 +162,7 @@ def test_a_step_writes_prices_portfolios_and_leaderboards(
 def test_live_ticks_have_the_change_in_24_hours_and_the_volatility_so_far(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Over midnights, a pause, a restart and with a new symbol, as a recount of the stored prices has it."""
+    """A recount of stored prices agrees over midnights, a pause, a restart and a new symbol."""
     game.insert_market_tick("NEW", Decimal(50), timestamp=NOON - timedelta(hours=1))
     sim = open_simulator(game, clock, interval_seconds=3600)
     for pause_hours in (5, 5, 5, 8, 1, 1, 30, 2, 9):
@@ -261,7 +261,7 @@ def test_midnight_closes_a_session_and_opens_the_next(
 def test_most_players_have_a_quest_today(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """They have one until midnight, besides the milestones; a restart creates no second one."""
+    """They have it until midnight, besides milestones; a restart creates no second one."""
     for _ in range(2):
         run_steps(open_simulator(game, clock), clock, 2)
     players = [
@@ -325,7 +325,7 @@ def test_a_kill_between_score_and_quest_counts_once(
 def test_milestones_count_live_sessions(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """After midnight a won session is progress; a completed milestone is followed by the next."""
+    """A session that is won after midnight is progress; a completed milestone is followed by the next."""
     execute(
         "UPDATE quests SET target_value = 1 + (SELECT count(*) FROM portfolios p WHERE p.day_change > 0"
         " AND p.user_id = quests.user_id) WHERE type = 'MILESTONE' AND status = 'ACTIVE'"
@@ -354,7 +354,7 @@ def test_milestones_count_live_sessions(
 def test_a_large_move_is_announced_once(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Per symbol, direction and session, restarts included."""
+    """A move is announced once for each symbol, direction and session, also across restarts."""
     for number in range(1, 4):
         run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
     rows = execute(
@@ -393,7 +393,7 @@ def test_players_may_change_while_it_runs(
 def test_new_players_are_noticed(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the next upkeep, without a restart."""
+    """Players who are created meanwhile trade from the next upkeep on, without a restart."""
     monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
     sim = open_simulator(game, clock)
     run_steps(sim, clock, 1)
@@ -406,7 +406,7 @@ def test_new_players_are_noticed(
 def test_the_audit_log_is_sealed_and_kept_as_long_as_wanted(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each upkeep; months are dropped when a session opens. What the simulator writes is not recorded."""
+    """The log is sealed at each upkeep, old months are dropped when a session opens."""
     monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
     execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
     execute("INSERT INTO audit_retention (keep_months) VALUES (1)")
@@ -424,7 +424,7 @@ def test_the_audit_log_is_sealed_and_kept_as_long_as_wanted(
 def test_another_strategy_counts_from_the_next_session_on(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Holdings stay until midnight, also after a restart."""
+    """Holdings stay as they are until midnight, also after a restart."""
     run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 1)
     held = execute("SELECT * FROM positions WHERE session_date = %s ORDER BY 1, 3", (TODAY,))
     for user in game.search_users("", limit=PLAYERS):
@@ -508,7 +508,7 @@ def running(game: EnhancedDatabaseService, clock: Clock, quick_retries: None) ->
 
 
 def test_it_stops_within_a_second(running: Running) -> None:
-    """In a pause and in the middle of a step."""
+    """A signal ends it within a second, in a pause as well as in the middle of a step."""
     running.wait_for_steps(1)
     begun = time.monotonic()
     running.stop.set()

@@ -50,7 +50,7 @@ def test_players_come_and_go(service: EnhancedDatabaseService, execute: Execute)
 
 
 def test_ties_are_ties(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Everybody who plays a session of `ties` ends it with the same value."""
+    """All players of a session of `ties` end it with the same value."""
     write_situation(service, "ties", datetime.now(UTC))
     values = read_table(execute, "portfolios").groupby("session_date").total_value.agg(["nunique", "size"])
     assert (values["nunique"] == 1).all()

@@ -32,7 +32,7 @@ def ask(port: int) -> StackHealth:
 
 @pytest.mark.parametrize("name", STATES)
 def test_the_line_has_the_status_and_the_reasons(settings: Settings, execute: Execute, name: str) -> None:
-    """In every state that the document, the metrics and the dashboard agree on."""
+    """It has every status on which the document, the metrics and the dashboard agree."""
     state = STATES[name]
     with (
         open_service(state.change(settings)) as service,
@@ -47,7 +47,7 @@ def test_the_line_has_the_status_and_the_reasons(settings: Settings, execute: Ex
 def test_another_stacks_exporter_is_not_believed(
     service: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """Its address is in an old record, but its answers are about another stack."""
+    """An old record has its address, and it answers for another stack."""
     url = settings.database_url.get_secret_value()
     other = build_identity("other-9f8e", url)
     with served(build_app(service, stack=other), headers=[(HEADER, str(other))]) as port:
@@ -67,7 +67,7 @@ def test_another_stacks_exporter_is_not_believed(
 
 
 def test_an_exporter_that_does_not_answer_says_nothing() -> None:
-    """Neither when nothing listens, nor when another server has its port."""
+    """No server listens, or another server has its port."""
     unknown = "unknown: the exporter does not say"
     with served(PlainTextResponse("hello"), lifespan="off") as port:
         assert str(ask(port)) == unknown

@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def test_a_forged_value_is_counted(
     past_near: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """An older profile that somebody put back into Redis is served, and noticed."""
+    """An older profile that another program stored in Redis is served, and counted as stale."""
     past_near.get_user_by_id(alice.id)
     older = redis_client.get(f"user:{alice.id}")
     assert isinstance(older, bytes)
@@ -65,7 +65,7 @@ def test_a_forged_value_is_counted(
 def test_a_write_past_the_service_is_counted_near_too(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """What changes a row behind the cache's back makes the near cache stale."""
+    """A row that was changed without the service makes the near cache stale."""
 
     def is_near() -> bool:
         before = service.cache_stats().caches["user"].near_hits
@@ -79,7 +79,7 @@ def test_a_write_past_the_service_is_counted_near_too(
 
 
 def test_a_healthy_run_counts_none(service: EnhancedDatabaseService, settings: Settings, alice: User) -> None:
-    """Two services write and read the same keys: hits are compared, and none disagrees."""
+    """Two services write and read the same keys; sampled hits agree with the database."""
     with open_service(settings) as other:
         for number in range(50):
             (service, other)[number % 2].update_user_profile(alice.id, name=str(number))
@@ -101,7 +101,7 @@ def test_a_healthy_run_counts_none(service: EnhancedDatabaseService, settings: S
 def test_a_slow_database_slows_nobody(
     past_near: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The queue is bounded: what does not fit is dropped, and no hit waits."""
+    """The queue is bounded: further samples are dropped, and no hit waits."""
     past_near.get_user_by_id(alice.id)
     with past_near._database.session("busy"):
         # every other connection is taken, so that no comparison comes to an end
@@ -128,7 +128,7 @@ class HasOne:
 def test_a_row_that_gets_its_value_back_is_not_stale(
     service: EnhancedDatabaseService, answers: tuple[int, ...], *, is_stale: bool
 ) -> None:
-    """Sampled 1, changed to 2 and back to 1, which was cached then: no disagreement."""
+    """The value was sampled as 1, changed to 2 and back to 1, and cached again."""
     loads = iter(answers)
     read = Read(Cached(USER, int, str), lambda keys: {keys[0]: next(loads)}, ())
     judge = counters.StaleReadSampler(

@@ -57,7 +57,7 @@ def statements(execute: Execute, database_url: str) -> Callable[..., None]:
 def test_a_schema_that_the_role_may_not_use_is_none(
     statements: Callable[..., None], execute: Execute, settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """Statements are not shown then; the collector has not failed."""
+    """The collector then reports no statements, and has not failed."""
     role = "outsider"
     execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
     own = settings.database_url.get_secret_value()
@@ -80,7 +80,7 @@ def totals(counters: StatementCounters, connection: BoundedConnection) -> dict[s
 
 
 def test_statements_are_summed_up_by_operation(statements: Callable[..., None], settings: Settings) -> None:
-    """By the tag behind them, when it is an operation's; everything else is `other`."""
+    """The tag at the end names the operation; statements without a known tag count as `other`."""
     statements(
         (1, "SELECT $1 /* op=get_leaderboard */", 10, 500.0, 100),
         (2, "WITH x AS (SELECT) SELECT /* op=get_leaderboard */", 5, 250.0, 1),
@@ -96,7 +96,7 @@ def test_statements_are_summed_up_by_operation(statements: Callable[..., None], 
 
 
 def test_counters_never_go_back(statements: Callable[..., None], settings: Settings) -> None:
-    """Neither when the server forgets a statement to make room, nor when it starts over."""
+    """This holds when the server discards a statement, and when its statistics are reset."""
     tagged = "SELECT $1 /* op=create_user */"
     counters = StatementCounters(["create_user", "search_users"])
     with contextlib.closing(BoundedConnection(settings, "c", limit_seconds=5)) as connection:
@@ -113,7 +113,7 @@ def test_counters_never_go_back(statements: Callable[..., None], settings: Setti
 
 
 def test_slowest_statements_are_the_services(statements: Callable[..., None], settings: Settings) -> None:
-    """Those of others are left out, because a password may be in their texts."""
+    """Other statements are left out, because their texts may contain a password."""
     statements(
         (1, "SELECT $1 /* op=get_leaderboard */", 10, 500.0, 100),
         (2, "ALTER ROLE echo PASSWORD 's3cr3t'", 1, 9000.0, 0),
@@ -132,7 +132,7 @@ def test_slowest_statements_are_the_services(statements: Callable[..., None], se
 def test_every_statement_of_the_service_carries_its_operation(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a self-test sends is tagged with a name that the exporter knows, in nested calls too."""
+    """Every statement of a self-test has a tag that the exporter knows, in nested calls too."""
     known = {name for name in dir(EnhancedDatabaseService) if not name.startswith("_")}
     sent: list[str] = []
     with open_service(settings) as service:

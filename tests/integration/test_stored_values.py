@@ -49,7 +49,7 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
 def test_tables_refuse_what_the_service_refuses(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """Each value, of a row that is stored otherwise."""
+    """Each value is given in a row that is valid otherwise."""
     record = build_record(name, alice.id)
     getattr(service, name)([record])
     table = name.removeprefix("load_")
@@ -60,7 +60,7 @@ def test_tables_refuse_what_the_service_refuses(
 
 
 def test_rows_in_the_way_are_named(empty_database_url: str, empty_execute: Execute, tmp_path: Path) -> None:
-    """The migration stops with the table, an id and a statement that lists them; corrected, it goes on."""
+    """The migration stops with table, id and a statement that lists them; corrected, it continues."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in MIGRATIONS.glob("0*.py"):
         if path.name < "0023":

@@ -29,7 +29,7 @@ def write_ticks(service: EnhancedDatabaseService, symbol: str, prices: dict[date
 
 
 def test_a_sparkline_has_the_last_price_of_each_step(service: EnhancedDatabaseService) -> None:
-    """Two ticks of one hour are one point, oldest first; each symbol has its own."""
+    """Two ticks of an hour make one point, oldest first; each symbol has its own points."""
     minute = timedelta(minutes=1)
     write_ticks(service, "AAPL", {NOON: 1, NOON + minute: 2, NOON + 61 * minute: 3, NOON + 62 * minute: 4})
     write_ticks(service, "IBM", {NOON: 9})
@@ -40,14 +40,14 @@ def test_a_sparkline_has_the_last_price_of_each_step(service: EnhancedDatabaseSe
 
 
 def test_a_sparkline_skips_steps_without_prices(service: EnhancedDatabaseService) -> None:
-    """A weekend or a gap of years costs no point."""
+    """A weekend, or a gap of years, takes no point."""
     write_ticks(service, "AAPL", {NOON - timedelta(days=age): age + 1 for age in (0, 3, 4, 4000, 4001)})
     [apple] = service.get_sparklines(["AAPL"], points=4, step="1d")
     assert apple.prices == (Decimal(4001), Decimal(5), Decimal(4), Decimal(1))
 
 
 def test_a_sparkline_of_tomorrows_price_ends_with_it(service: EnhancedDatabaseService) -> None:
-    """A price in the default partition is the latest like any other, once its day is there."""
+    """A price in the default partition is the latest once its day has come."""
     later = datetime.now(UTC) + timedelta(days=400)
     service._clock = lambda: later - timedelta(days=1)
     write_ticks(service, "AAPL", {NOON: 1, later: 2})
@@ -56,7 +56,7 @@ def test_a_sparkline_of_tomorrows_price_ends_with_it(service: EnhancedDatabaseSe
 
 
 def test_symbols_without_prices_have_no_sparkline(service: EnhancedDatabaseService) -> None:
-    """Neither one that was asked for, nor any on an empty database."""
+    """This holds for a symbol that was asked for, and for an empty database."""
     assert service.get_sparklines() == ()
     assert service.get_sparklines(["AAPL"]) == ()
 
@@ -91,7 +91,7 @@ def events(service: EnhancedDatabaseService) -> tuple[MarketEvent, ...]:
 def test_events_pass_every_filter(
     service: EnhancedDatabaseService, events: tuple[MarketEvent, ...], filters: Any, titles: str
 ) -> None:
-    """Filters narrow each other down; newest first."""
+    """All filters apply together; the newest is first."""
     found = service.list_market_events(**filters)
     assert "".join(event.title[-1] for event in found) == titles
     assert all(event in events for event in found)
@@ -109,7 +109,7 @@ def test_events_are_paged_without_loss(
 
 
 def test_events_of_a_time(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """The beginning counts, the end does not."""
+    """The beginning is included, the end is not."""
     for hour in range(3):
         execute(
             "INSERT INTO market_events (type, title, created_at) VALUES ('T', %s, %s)",
@@ -120,7 +120,7 @@ def test_events_of_a_time(service: EnhancedDatabaseService, execute: Execute) ->
 
 
 def test_types_follow_a_new_event(service: EnhancedDatabaseService, events: tuple[MarketEvent, ...]) -> None:
-    """The list is cached, and dropped by the next event."""
+    """The list is cached, and invalidated by the next event."""
     assert service.list_market_event_types() == ("EARNINGS", "PRICE_MOVE")
     service.create_market_event(type="MERGER", title="New")
     assert service.list_market_event_types() == ("EARNINGS", "MERGER", "PRICE_MOVE")
@@ -150,7 +150,7 @@ def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execu
 def test_the_median_of_an_even_leaderboard_lies_between(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """The mean of the two in the middle; a session without such a leaderboard has none."""
+    """It is the mean of the two in the middle; without a leaderboard there is none."""
     scores = [LeaderboardUpdate(alice.id, Decimal(1)), LeaderboardUpdate(bob.id, Decimal(4))]
     service.batch_update_leaderboard("daily_returns", scores, DAY)
     service.batch_update_leaderboard("luck", scores, DAY - timedelta(days=1))
@@ -161,7 +161,7 @@ def test_the_median_of_an_even_leaderboard_lies_between(
 
 
 def test_no_sessions_on_an_empty_database(service: EnhancedDatabaseService) -> None:
-    """Nothing was played, so nothing is summed up."""
+    """The list is empty."""
     assert service.get_session_summaries() == ()
     assert service.get_quest_totals() == ()
     assert service.list_quest_outcomes() == ()
@@ -173,7 +173,7 @@ def test_no_sessions_on_an_empty_database(service: EnhancedDatabaseService) -> N
 def test_active_players_are_those_seen_since(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Who was never active is not counted."""
+    """A player without a time of activity does not count."""
     execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (NOON,))
     assert service.count_active_players(NOON) == 1
     assert service.count_active_players(NOON + timedelta(seconds=1)) == 0
@@ -182,7 +182,7 @@ def test_active_players_are_those_seen_since(
 def test_a_summary_is_cached_no_longer_than_is_said(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Each kind of summary lives under a name of the cache's families, and for its time."""
+    """Each summary has a key of a kind, with its time to live."""
     for age in range(2):
         service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1), DAY - timedelta(days=age))
     service.get_sparklines()
@@ -239,7 +239,7 @@ def quests(service: EnhancedDatabaseService, alice: User, bob: User, execute: Ex
 
 @pytest.mark.usefixtures("quests")
 def test_quests_are_counted_step_by_step(service: EnhancedDatabaseService) -> None:
-    """Each step is part of the one before; rewards are earned or open, or lost with the time."""
+    """Each step is a part of the one before; rewards are earned, open or lost."""
     daily, milestone = service.get_quest_totals()
     assert (daily.type, daily.reward_type) == ("DAILY", "COINS")
     assert (daily.given, daily.started, daily.halfway, daily.completed) == (4, 3, 2, 1)
@@ -253,7 +253,7 @@ def test_quests_are_counted_step_by_step(service: EnhancedDatabaseService) -> No
 def test_expiring_quests_come_soonest_and_nearest_first(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Of two that end together the further one is first; finished and past ones are left out."""
+    """Of two with the same end the one nearer to its target is first; ended quests are left out."""
     execute("UPDATE quests SET expires_at = now() + interval '2 hours' WHERE title IN ('Half', 'Begun')")
     found = service.list_expiring_quests()
     assert [(item.username, item.quest.title) for item in found] == [("alice", "Half"), ("bob", "Begun")]
@@ -265,7 +265,7 @@ def test_expiring_quests_come_soonest_and_nearest_first(
 def test_each_width_of_time_is_an_answer_of_its_own(
     service: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """Half a second more is another key: the answers differ, and neither stands in for the other."""
+    """A width of half a second more has another key and another answer."""
     for within in (timedelta(seconds=1.5), timedelta(seconds=2), timedelta(days=366)):
         service.get_quest_totals(within=within)
     keys = {key.decode() for key in redis_client.scan_iter(match="quests:totals:*")}
@@ -274,7 +274,7 @@ def test_each_width_of_time_is_an_answer_of_its_own(
 
 @pytest.mark.usefixtures("quests")
 def test_a_players_quests_of_every_status(service: EnhancedDatabaseService, alice: User) -> None:
-    """Finished ones too; somebody unknown has none."""
+    """Completed ones are included; an unknown user has none."""
     assert {quest.status for quest in service.get_user_quests(alice.id)} == {"ACTIVE", "COMPLETED"}
     assert len(service.get_user_quests(alice.id, limit=1)) == 1
     assert service.get_user_quests("00000000-0000-7000-8000-000000000000") == ()
@@ -307,6 +307,6 @@ WRONG: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_arguments_are_refused(service: EnhancedDatabaseService, name: str) -> None:
-    """Before any statement runs."""
+    """The error is raised before any statement."""
     with pytest.raises(InvalidInput, match="give"):
         WRONG[name](service)

@@ -43,7 +43,7 @@ def filled(postgres_server: PostgresServer, template_database: str) -> Iterator[
 
 
 def test_a_sparkline_reads_one_tick_a_point(filled: Execute) -> None:
-    """Of a hundred thousand ticks."""
+    """It reads one of a hundred thousand ticks for each point."""
     parameters = {
         "points": 24,
         "step": timedelta(hours=1),
@@ -53,14 +53,14 @@ def test_a_sparkline_reads_one_tick_a_point(filled: Execute) -> None:
 
 
 def test_a_rare_type_reads_few_events(filled: Execute) -> None:
-    """Neither the filter nor the list of types goes through all of them."""
+    """Neither the filter nor the list of types reads all events."""
     parameters = {**NO_FILTER, "type": "RARE", "limit": 50}
     assert count_rows_read(filled, events.FILTERED, parameters, "market_events") <= 2
     assert count_rows_read(filled, events.TYPES, None, "market_events") <= 5
 
 
 def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
-    """Without a filter, and from any place on."""
+    """This holds without a filter, and from any place on."""
     [(time, event)] = filled(
         "SELECT created_at, id FROM market_events ORDER BY created_at OFFSET 9999 LIMIT 1"
     )
@@ -69,7 +69,7 @@ def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
 
 
 def test_a_session_reads_its_own_leaderboards_only(filled: Execute) -> None:
-    """Half of a leaderboard for its middle."""
+    """For the middle it reads half of a leaderboard."""
     days = [day for (day,) in filled(sessions.DATES_WITH_ENTRIES, {"limit": 1, "before": "9999-01-01"})]
     parameters = {"days": days, "returns": "daily_returns"}
     read = count_rows_read(filled, sessions.SUMMARIES, parameters, "leaderboard_entries")
@@ -85,20 +85,20 @@ def test_days_are_found_by_jumps(filled: Execute) -> None:
 
 
 def test_who_was_active_is_counted_in_an_index(filled: Execute) -> None:
-    """The table of players is not read for it."""
+    """The table of users is not read."""
     since = datetime.now(UTC) - timedelta(hours=1)
     assert list_scans(filled, users.ACTIVE_SINCE, (since,)) == {("Index Only Scan", "users")}
 
 
 def test_a_players_quests_are_read_alone(filled: Execute) -> None:
-    """Four of twenty thousand."""
+    """Four rows of twenty thousand are read."""
     [(user,)] = filled("SELECT id FROM users LIMIT 1")
     parameters = {"user_id": user, "after": None, "after_id": None, "limit": 100}
     assert count_rows_read(filled, quests.OF_USER, parameters, "quests") == 4
 
 
 def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
-    """Those that end later, or are over, are not read."""
+    """Quests that end later or have ended are not read."""
     now = datetime.now(UTC)
     parameters = {
         "now": now - timedelta(hours=1),
@@ -110,13 +110,13 @@ def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
 
 
 def test_statistics_read_one_tick_a_day(filled: Execute) -> None:
-    """And one of 24 hours before, of a hundred thousand ticks that reach over three or four days."""
+    """It also reads one tick of 24 hours before; the ticks cover three or four days."""
     parameters = {**ticks.STATISTICS_WALK, "beyond": ticks.month_after(datetime.now(UTC))}
     assert count_rows_read(filled, ticks.STATISTICS, parameters, "ticks") <= 5 * (4 + 1)
 
 
 def test_a_price_at_a_time_reads_one_tick(filled: Execute) -> None:
-    """However many there are before it."""
+    """The number of earlier ticks does not matter."""
     hours = range(1, 31)
     parameters = {
         "symbols": ["S1", "S2"] * 15,
@@ -127,7 +127,7 @@ def test_a_price_at_a_time_reads_one_tick(filled: Execute) -> None:
 
 
 def test_times_to_complete_are_read_by_the_time_of_completion(filled: Execute) -> None:
-    """Those of the window, and no other completed quest."""
+    """Only those of the window are read."""
     filled(
         "UPDATE quests SET completed_at = now() + n * interval '1 minute'"
         " FROM (SELECT id, row_number() OVER () AS n FROM quests WHERE status = 'COMPLETED') AS done"
@@ -140,7 +140,7 @@ def test_times_to_complete_are_read_by_the_time_of_completion(filled: Execute) -
 
 
 def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) -> None:
-    """However many others have played."""
+    """The number of other players does not matter."""
     filled(
         "INSERT INTO portfolios (user_id, session_date)"
         " SELECT id, '2026-03-02'::date + day FROM users, generate_series(0, 19) day"
@@ -153,7 +153,7 @@ def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) ->
 
 @pytest.mark.parametrize("order", players.ORDERS)
 def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str) -> None:
-    """Of some thousand silent players; those who were seen since stand before them in one order."""
+    """There are some thousand silent players, behind the others in one of the orders."""
     today = datetime.now(UTC).date()
     parameters = {
         **dict.fromkeys(("joined", "prefix", "last_active", "username", "id")),
@@ -192,7 +192,7 @@ def played(postgres_server: PostgresServer, template_database: str) -> Iterator[
 
 
 def test_the_report_on_all_players_passes_once_over_portfolios_and_players(played: Execute) -> None:
-    """It is about everybody, so it reads all, but nothing twice; the answer is cached."""
+    """It reads all rows once, and the answer is cached."""
     today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
     monday = today - timedelta(days=today.weekday())
     statement = players.build_report_statement(players.MAX_WEEKS, today.weekday())
@@ -207,7 +207,7 @@ def test_the_report_on_all_players_passes_once_over_portfolios_and_players(playe
 
 
 def test_today_reads_the_portfolios_of_today(played: Execute) -> None:
-    """Once to count them, once to ask for a trade of each; those who joined have no index of their own."""
+    """They are read once to count them, and once to look for a trade of each."""
     today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
     parameters = {"days": [today], "first": today, "last": today}
     assert count_rows_read(played, players.DAY, parameters, "portfolios") == 2 * PLAYERS
@@ -216,7 +216,7 @@ def test_today_reads_the_portfolios_of_today(played: Execute) -> None:
 
 
 def test_days_read_each_of_their_rows_once(played: Execute) -> None:
-    """Half of the days, in one pass over the portfolios, the trades and the players."""
+    """Half of the days are read in one pass over portfolios, trades and players."""
     last = FIRST_DAY + timedelta(days=PLAYED_DAYS // 2 - 1)
     days = [FIRST_DAY + timedelta(days=day) for day in range(PLAYED_DAYS // 2)]
     parameters = {"days": days, "first": FIRST_DAY, "last": last}
@@ -227,7 +227,7 @@ def test_days_read_each_of_their_rows_once(played: Execute) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "player"])
 def test_silent_players_are_counted_up_to_a_limit(played: Execute, prefix: str) -> None:
-    """Counting ends there, after one look at each player and at their newest portfolios."""
+    """Counting stops there, with one look at each player and at its newest portfolios."""
     silence = players.Silence(30, 0, None, prefix)
     statement = players.COUNT_MATCHES if prefix else players.COUNT
     parameters = players._name_silence(silence, datetime.now(UTC) + timedelta(days=40))

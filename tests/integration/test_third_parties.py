@@ -25,7 +25,7 @@ def get_bytes(client: redis.Redis, key: str) -> bytes:
 def test_a_document_that_cannot_be_cached_is_read_all_the_same(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute, redis_client: redis.Redis
 ) -> None:
-    """A number of 70 bits in one row fails neither its own reads nor those of the leaderboard it is on."""
+    """A number of 70 bits in a row breaks neither its own reads nor those of its leaderboard."""
     service.update_leaderboard_entry(alice.id, "b", 1)  # type: ignore[arg-type]  # a whole number is one
     execute("UPDATE users SET preferences = %s WHERE id = %s", (f'{{"n": {2**70}}}', alice.id))
     execute("UPDATE leaderboard_entries SET metadata = %s", (f'{{"n": {2**70}}}',))
@@ -45,7 +45,7 @@ def test_a_document_that_cannot_be_cached_is_read_all_the_same(
 def test_a_byte_that_was_changed_is_noticed(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """What would decode as another name is a miss, and replaced, although it looks current."""
+    """The value would be decoded as another name; it is a miss, and is replaced."""
     service.update_user_profile(alice.id, name="a" * 20)
     service.get_user_by_id(alice.id)
     key = f"user:{alice.id}"
@@ -63,7 +63,7 @@ def test_one_reader_waits_for_a_lease_whose_owner_died(
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first finds out that nobody fills the key; who comes after does not wait again."""
+    """The first reader finds that nobody fills the key; later readers do not wait again."""
     key = f"user:{alice.id}"
 
     def read() -> float:
@@ -87,7 +87,7 @@ def test_one_reader_waits_for_a_lease_whose_owner_died(
 def test_prices_of_a_symbol_that_was_deleted_are_cleared_too(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Whoever deletes ticks past the service has one call to show it."""
+    """Someone who deletes ticks without the service has one call to drop cached prices."""
     for symbol in ("AAPL", "MSFT"):
         service.insert_market_tick(symbol, Decimal(1))
     assert len(service.get_latest_market_data(["AAPL", "MSFT"])) == 2
@@ -103,7 +103,7 @@ def test_a_key_that_goes_between_look_and_lease_is_filled(
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was seen is gone when the lease is asked for, which is granted: nobody waits for it in vain."""
+    """The key disappears before its lease is requested; the lease is granted, and nobody waits."""
     shared = service._cache._shared
     assert shared is not None
     key, client = f"user:{alice.id}", shared._client

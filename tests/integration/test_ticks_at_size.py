@@ -63,7 +63,7 @@ def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
 
 
 def test_the_latest_of_all_reads_one_row_a_symbol(large: EnhancedDatabaseService, run: Execute) -> None:
-    """And is what a search through everything finds."""
+    """The result equals that of a search through all ticks."""
     latest = large.get_latest_market_data()
     assert len(latest) == SYMBOLS
     assert [(t.symbol, t.timestamp, t.price) for t in latest] == sorted(run(PLAIN_LATEST))
@@ -75,7 +75,7 @@ def test_the_latest_of_all_reads_one_row_a_symbol(large: EnhancedDatabaseService
 def test_a_month_of_candles_reads_that_month_of_the_symbol(
     large: EnhancedDatabaseService, run: Execute
 ) -> None:
-    """From the two partitions that it touches at most."""
+    """It reads at most the two partitions of the month."""
     start = NOW - timedelta(days=28)
     candles = large.get_price_history("S7", start, NOW, "1d")
     count = sum(candle.ticks for candle in candles)
@@ -91,7 +91,7 @@ def test_a_month_of_candles_reads_that_month_of_the_symbol(
 
 
 def test_retention_drops_partitions_and_not_rows(large: EnhancedDatabaseService, run: Execute) -> None:
-    """What is left is what is younger than the first month that was kept; nothing is deleted row by row."""
+    """Ticks since the first kept month stay, and no row is deleted by itself."""
     statements: list[str] = []
     large._database.query_hooks.append(lambda event: statements.append(event.sql))
     [(before,)] = run("SELECT count(*) FROM ticks")

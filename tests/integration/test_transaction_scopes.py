@@ -114,7 +114,7 @@ def test_what_two_coroutines_report_is_what_is_stored(
 def test_a_block_that_awaits_is_refused_with_the_remedy(
     service: EnhancedDatabaseService, run: Run, alice: User, execute: Execute, order: str
 ) -> None:
-    """It is rolled back before any other task of the thread could wait for what it has locked."""
+    """It is rolled back before another task of the thread could wait for its locks."""
 
     async def work() -> None:
         go = asyncio.Event()
@@ -150,7 +150,7 @@ def test_a_block_that_awaits_is_refused_with_the_remedy(
 def test_an_error_of_a_block_that_awaits_is_the_callers_own(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """What was rolled back would have been rolled back anyway."""
+    """The error of the block itself is raised, because its transaction is rolled back anyway."""
 
     async def work() -> None:
         with pytest.raises(LookupError), service.transaction():
@@ -165,7 +165,7 @@ def test_an_error_of_a_block_that_awaits_is_the_callers_own(
 def test_a_block_without_an_await_works_in_a_coroutine(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """Also where a coroutine is awaited that does not wait for anything, and nested."""
+    """This includes a coroutine that does not wait for anything, and nested blocks."""
 
     async def write(name: str) -> None:
         with service.transaction():
@@ -188,7 +188,7 @@ def test_a_block_without_an_await_works_in_a_coroutine(
 def test_whole_blocks_run_in_threads(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """The remedy: many at once, on threads that are used again, each all or none."""
+    """Many blocks at once on reused threads are each committed or rolled back."""
 
     def write(number: int) -> None:
         with service.transaction():
@@ -211,7 +211,7 @@ def test_whole_blocks_run_in_threads(
 def test_calls_elsewhere_are_not_half_in_a_block(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]], how: str
 ) -> None:
-    """A write or read in the block's context, on another thread or task, is refused; nothing is stored."""
+    """A write or read in the block's context on another thread or task is refused."""
     refused: list[str] = []
 
     def call(name: str) -> None:
@@ -243,7 +243,7 @@ def test_calls_elsewhere_are_not_half_in_a_block(
 def test_a_task_that_outlives_the_block_is_on_its_own(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """Created inside, run after the end: its calls have nothing to do with the block any more."""
+    """It was created inside and runs after the end: its calls are independent of the block."""
 
     async def later(name: str) -> None:
         service.create_user(username=name)
@@ -267,7 +267,7 @@ def test_a_block_that_is_left_open_ends_with_the_turn_of_its_task(
     names: Callable[[], list[str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Entered by a callback, or by a task that returns: it is rolled back and logged."""
+    """A callback, or a task that returns, entered it: it is rolled back and logged."""
     kept: list[Any] = []
 
     def open_and_return() -> None:
@@ -351,7 +351,7 @@ class Turn:
 def test_tasks_of_other_event_loops_have_transactions_of_their_own(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Interleaved on one thread, each commits or is undone by itself."""
+    """Interleaved on one thread, each is committed or rolled back by itself."""
 
     def build(name: str, *, fails: bool) -> Callable[[], Awaitable[None]]:
         async def write() -> None:
@@ -398,7 +398,7 @@ async def serve(dependency: Any, endpoint: Callable[[], Any]) -> Any:
 def test_dependencies_with_yield_are_refused(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """Eight requests that raise leave nothing open and store nothing; the next write is quick."""
+    """Eight failing requests leave nothing open and store nothing; the next write is fast."""
     ready = threading.Barrier(8)
 
     def endpoint(name: str) -> None:
@@ -423,7 +423,7 @@ def test_dependencies_with_yield_are_refused(
 def test_blocks_inside_endpoints_work(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """What the documentation tells FastAPI's users to write."""
+    """The documentation recommends this form for FastAPI."""
 
     def endpoint(name: str, *, fails: bool) -> str:
         with service.transaction():
@@ -512,7 +512,7 @@ def workers() -> Iterator[tuple[Worker, Worker]]:
 def test_a_block_that_another_thread_leaves_is_rolled_back(
     service: EnhancedDatabaseService, workers: tuple[Worker, Worker], names: Callable[[], list[str]]
 ) -> None:
-    """The error names both threads; what the first calls afterwards is stored."""
+    """The error names both threads; later calls of the first one are stored."""
     first, second = workers
     block = service.transaction()
     first(block.__enter__)
@@ -529,7 +529,7 @@ def test_a_block_that_another_thread_leaves_is_rolled_back(
 def test_an_error_on_one_thread_says_nothing_of_another(
     service: EnhancedDatabaseService, workers: tuple[Worker, Worker], names: Callable[[], list[str]]
 ) -> None:
-    """A thread without the block's context has calls of its own, whatever becomes of the block."""
+    """A thread without the block's context has independent calls."""
     first, second = workers
     block = service.transaction()
     first(block.__enter__)
@@ -543,7 +543,7 @@ def test_an_error_on_one_thread_says_nothing_of_another(
 def test_a_write_in_a_copied_context_is_refused(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """The thread is meant to take part, and cannot."""
+    """The other thread cannot take part in the transaction."""
     with ThreadPoolExecutor(1) as pool:
         with service.transaction():
             service.create_user(username="alice")
@@ -559,7 +559,7 @@ def test_a_write_in_a_copied_context_is_refused(
 def test_a_pool_does_not_enter_a_block_by_itself(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Its thread would go on to other work with the block open."""
+    """Its thread would run other functions while the block is open."""
     stack = ExitStack()
     with ThreadPoolExecutor(1) as pool:
         for enter in (
@@ -585,7 +585,7 @@ def generate(service: EnhancedDatabaseService) -> Generator[int]:
 def test_a_thread_that_is_used_again_does_not_join_an_earlier_block(
     service: EnhancedDatabaseService, names: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a function left open is rolled back and logged; the next function's writes are stored."""
+    """A block that a function left open is rolled back and logged; later writes are stored."""
     kept: list[Any] = []
 
     def open_and_return() -> None:
@@ -611,7 +611,7 @@ def test_a_thread_that_is_used_again_does_not_join_an_earlier_block(
 def test_what_is_left_open_is_rolled_back_without_another_call(
     service: EnhancedDatabaseService, execute: Execute, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody asks for a connection; the locks are released all the same, and a line says why."""
+    """Without any other call its locks are released, and a line says why."""
     alice = service.create_user(username="alice")
     kept: list[Any] = []
 
@@ -642,7 +642,7 @@ def test_what_is_left_open_is_rolled_back_without_another_call(
 def test_blocks_may_be_held_by_a_stack(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Entered in one function and left in another, as a test's set-up and tear-down do."""
+    """It is entered in one function and left in another, as in set-up and tear-down."""
     stack = ExitStack()
 
     def enter() -> None:
@@ -664,7 +664,7 @@ def test_blocks_may_be_held_by_a_stack(
 def test_a_generator_may_hold_a_block(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """On one thread, in whatever context it goes on, it is one transaction."""
+    """On one thread it is one transaction, whatever the context."""
     assert list(generate(service)) == [1]
     assert names() == ["generated", "generated2"]
     other = generate(service)
@@ -677,7 +677,7 @@ def test_a_generator_may_hold_a_block(
 def test_contexts_of_one_thread_share_its_block(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Nothing runs meanwhile, so a call in another context is part of the transaction."""
+    """Nothing else runs meanwhile, so a call in another context is part of the transaction."""
     generator = generate(service)
     contextvars.copy_context().run(next, generator)
     contextvars.Context().run(service.create_user, username="alice")
@@ -693,7 +693,7 @@ def test_a_generator_that_is_dropped_is_rolled_back(
     how: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What it wrote is gone, the next call of the thread works, and a line says so."""
+    """Its writes are gone, the next call of the thread works, and a line says so."""
     cycle: list[Any] = [generate(service)]
     next(cycle[0])
     with caplog.at_level(logging.WARNING):
@@ -712,7 +712,7 @@ def test_a_generator_that_is_dropped_is_rolled_back(
 def test_a_block_may_be_collected_while_the_pool_is_locked(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """The garbage collector runs anywhere, also inside of what a check-in would wait for."""
+    """The garbage collector may run anywhere, also where a check-in would wait for a lock."""
     generator = generate(service)
     next(generator)
     done = threading.Event()
@@ -729,7 +729,7 @@ def test_a_block_may_be_collected_while_the_pool_is_locked(
 
 
 def test_a_context_that_lives_on_keeps_nothing_of_a_block(service: EnhancedDatabaseService) -> None:
-    """A task that was created inside may run for ever; what the block's function had is let go."""
+    """A task created inside may run forever; connection and holder of the block are freed."""
 
     class Large:
         """Something that a function has."""
@@ -750,7 +750,7 @@ def test_a_context_that_lives_on_keeps_nothing_of_a_block(service: EnhancedDatab
 def test_services_do_not_share_blocks(
     service: EnhancedDatabaseService, settings: Settings, names: Callable[[], list[str]]
 ) -> None:
-    """A block of one leaves the other's calls alone, in whatever order they are left."""
+    """Calls of another service are not part of a block, in whatever order blocks are left."""
     with open_service(settings) as other:
         with pytest.raises(LookupError), service.transaction():
             service.create_user(username="alice")
@@ -774,7 +774,7 @@ def test_services_do_not_share_blocks(
 
 
 def test_an_audited_block_may_await_and_change_threads(service: EnhancedDatabaseService, run: Run) -> None:
-    """Its two rows are transactions of their own."""
+    """Its two events are separate transactions."""
 
     async def act(name: str) -> None:
         with service.audited(actor=name, action="warm_cache", target="all"):
@@ -793,7 +793,7 @@ def test_an_audited_block_may_await_and_change_threads(service: EnhancedDatabase
 
 
 def test_a_stream_goes_on_in_other_threads(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """Each part is a read of its own; in a transaction it is read by its thread alone."""
+    """Each part is a separate read; in a transaction only its own thread may read it."""
     for score, user in enumerate((alice, bob)):
         service.update_leaderboard_entry(user.id, "b", score)  # type: ignore[arg-type]  # a whole number
     stream = service.stream_leaderboard("b")

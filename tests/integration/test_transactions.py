@@ -26,7 +26,7 @@ def is_value(client: redis.Redis, user: User) -> bool:
 
 
 def test_all_is_committed_at_the_end(service: EnhancedDatabaseService, alice: User) -> None:
-    """Two calls, one commit; afterwards everybody sees both."""
+    """Two calls are committed together; afterwards everybody sees both."""
     with service.transaction():
         service.update_user_profile(alice.id, name="New")
         bob = service.create_user(username="bob")
@@ -38,7 +38,7 @@ def test_all_is_committed_at_the_end(service: EnhancedDatabaseService, alice: Us
 def test_an_error_undoes_everything(
     service: EnhancedDatabaseService, alice: User, execute: Execute, redis_client: redis.Redis
 ) -> None:
-    """Nothing is written, and nothing is dropped from the cache."""
+    """Nothing is stored, and no key is invalidated."""
     service.get_user_by_id(alice.id)
     stored = redis_client.get(f"user:{alice.id}")
 
@@ -58,7 +58,7 @@ def test_an_error_undoes_everything(
 def test_the_writer_sees_its_writes_and_nobody_else(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """Inside, the thread reads past every tier; other threads and processes read what is committed."""
+    """Inside, the thread reads from the database; other threads and processes read what is committed."""
     service.get_user_by_id(alice.id)
     seen: list[str | None] = []
     with open_service(settings) as other, service.transaction():
@@ -73,7 +73,7 @@ def test_the_writer_sees_its_writes_and_nobody_else(
 
 
 def test_what_is_read_inside_is_not_cached(service: EnhancedDatabaseService, alice: User) -> None:
-    """A value of a transaction that is rolled back must not be found by anybody."""
+    """No reader finds a value of a transaction that is rolled back."""
 
     def read_and_fail() -> None:
         with service.transaction():
@@ -90,7 +90,7 @@ def test_what_is_read_inside_is_not_cached(service: EnhancedDatabaseService, ali
 def test_an_error_that_is_caught_undoes_its_call_alone(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """The rest of the transaction goes on."""
+    """The rest of the transaction continues."""
     with service.transaction():
         service.update_user_profile(alice.id, name="New")
         with pytest.raises(InvalidInput, match="is taken"):
@@ -100,7 +100,7 @@ def test_an_error_that_is_caught_undoes_its_call_alone(
 
 
 def test_a_read_that_fails_undoes_nothing_else(service: EnhancedDatabaseService, alice: User) -> None:
-    """A query that the server refused, caught inside, leaves the transaction usable."""
+    """A refused query that is caught leaves the transaction usable."""
 
     def divide(database: Database) -> object:
         return database.execute_sql("SELECT 1 / 0")
@@ -117,7 +117,7 @@ def test_a_read_that_fails_undoes_nothing_else(service: EnhancedDatabaseService,
 def test_transactions_nest_and_invalidate_once(
     service: EnhancedDatabaseService, alice: User, bob: User, redis_client: redis.Redis
 ) -> None:
-    """The inner commit is no commit; the keys go at the outermost."""
+    """Only the outermost commit commits, and invalidates the keys."""
     service.get_user_by_id(alice.id)
     service.get_user_by_id(bob.id)
     with service.transaction():
@@ -134,7 +134,7 @@ def test_transactions_nest_and_invalidate_once(
 
 
 def test_threads_have_transactions_of_their_own(service: EnhancedDatabaseService, alice: User) -> None:
-    """One thread's rollback is not another's."""
+    """A rollback of one thread does not affect another."""
     barrier = threading.Barrier(2)
 
     def create(name: str, *, fails: bool) -> None:
@@ -157,7 +157,7 @@ def test_threads_have_transactions_of_their_own(service: EnhancedDatabaseService
 def test_a_lost_connection_before_the_commit_changes_nothing(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """The caller learns of it, the pool heals, and the row is as it was."""
+    """The caller gets an error, the pool recovers, and the row is unchanged."""
 
     def lose() -> None:
         with service.transaction():
@@ -178,7 +178,7 @@ def test_an_ambiguous_commit_invalidates(
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server commits and the answer is lost: the caller gets an error, readers the new row."""
+    """The server commits and its reply is lost: the caller gets an error, readers the new row."""
     service.get_user_by_id(alice.id)
     commit = Database.commit
 
@@ -216,7 +216,7 @@ def _die_while_writing(settings: Settings, user_id: object, step: str) -> None:
 def test_a_writer_killed_at_any_step_leaves_nothing_stale(
     service: EnhancedDatabaseService, settings: Settings, alice: User, step: str
 ) -> None:
-    """Whatever was committed is what everybody reads afterwards, in this process and another."""
+    """Afterwards every reader of this process and another reads what was committed."""
     service.get_user_by_id(alice.id)
     context = multiprocessing.get_context("spawn")
     writer = context.Process(target=_die_while_writing, args=(settings, alice.id, step))
@@ -237,7 +237,7 @@ def test_a_writer_killed_at_any_step_leaves_nothing_stale(
 def test_a_table_can_be_loaded_twice_in_one_transaction(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """The second load does not meet what the first was staged in."""
+    """The second load does not find the staged rows of the first."""
     portfolios = [service.get_current_portfolio(alice.id)]
     with service.transaction():
         assert service.load_portfolios(portfolios) == 0

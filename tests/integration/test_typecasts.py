@@ -17,14 +17,14 @@ def fetch(service: EnhancedDatabaseService, statement: str, value: object) -> li
 
 
 def test_an_id_is_a_uuid(service: EnhancedDatabaseService) -> None:
-    """Also alone among NULLs, and whatever its digits are."""
+    """This includes a single id among NULLs, with any digits."""
     for given in (uuid4(), UUID(int=0), UUID(int=2**128 - 1)):
         assert fetch(service, "SELECT %s::uuid, NULL::uuid", str(given)) == [given, None]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_document_is_what_was_stored(service: EnhancedDatabaseService, document: object) -> None:
-    """An empty one is one's own: what one caller adds to it no other one sees."""
+    """An empty document is a new object: a change of one caller is not seen by others."""
     [found] = fetch(service, "SELECT %s::jsonb", json.dumps(document))
     assert found == document
     if isinstance(found, dict):

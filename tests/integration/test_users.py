@@ -20,7 +20,7 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 def test_create_and_get(service: EnhancedDatabaseService) -> None:
-    """What was created is found by id, by the id's text, and by username."""
+    """A user is found by id, by the id's text and by username."""
     user = service.create_user(
         username="alice", name="Alice", email="alice@example.com", preferences={"theme": ["dark"]}
     )
@@ -39,7 +39,7 @@ def test_ids_are_time_ordered(service: EnhancedDatabaseService) -> None:
 
 
 def test_results_cannot_be_changed(alice: User) -> None:
-    """A value may be shared by every thread, so nobody can write to it."""
+    """Threads may share a value, so no caller can change it."""
     with pytest.raises(AttributeError):
         alice.name = "Mallory"  # type: ignore[misc]  # on purpose
     with pytest.raises(TypeError):
@@ -47,7 +47,7 @@ def test_results_cannot_be_changed(alice: User) -> None:
 
 
 def test_unknown_users_are_named(service: EnhancedDatabaseService) -> None:
-    """The error says which id or name there is not."""
+    """The error has the id or the name."""
     unknown = uuid.uuid4()
     with pytest.raises(UserNotFound, match=str(unknown)):
         service.get_user_by_id(unknown)
@@ -80,7 +80,7 @@ def test_bad_input_creates_nobody(
 
 
 def test_a_username_is_taken_once(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """Neither creating nor renaming takes another's name; the error names it."""
+    """Creating and renaming with a taken name is an error that names it."""
     with pytest.raises(InvalidInput, match="'alice', which is taken"):
         service.create_user(username="alice")
     with pytest.raises(InvalidInput, match="'alice', which is taken"):
@@ -89,7 +89,7 @@ def test_a_username_is_taken_once(service: EnhancedDatabaseService, alice: User,
 
 
 def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """Usernames and names count; LIKE's own characters are ordinary ones."""
+    """Usernames and names are searched; characters of LIKE have no meaning."""
     odd = service.create_user(username="al_ice%", name="Zed")
     assert service.search_users("AL") == (odd, alice)
     assert service.search_users("alice ad") == (alice,)
@@ -103,7 +103,7 @@ def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice
 def test_search_finds_what_begins_with_the_last_letters_there_are(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """The range of a prefix ends behind all names with it, whatever its last letters are."""
+    """The range of a prefix includes all names with it, whatever its last letters are."""
     prefixes = ["a", "z", "\u00e9", "\ud7ff", "\ue000", "\uffff", "\U0010fffe", "\U0010ffff"]
     prefixes += [f"b{letter}" for letter in prefixes] + ["b\U0010ffff\U0010ffff"]
     names = [f"{prefix}{rest}" for prefix in prefixes for rest in ("", "a", "\U0010ffff", "\U0010ffffz")]
@@ -114,7 +114,7 @@ def test_search_finds_what_begins_with_the_last_letters_there_are(
 
 
 def test_update_changes_what_was_given(service: EnhancedDatabaseService, alice: User) -> None:
-    """Other columns stay; the cached profile is the new one at once."""
+    """Other columns stay, and the cached profile is invalidated."""
     service.get_user_by_id(alice.id)
     changed = service.update_user_profile(alice.id, name="Alicia", preferences={"a": 1})
     assert (changed.name, changed.email, changed.preferences) == ("Alicia", alice.email, {"a": 1})
@@ -127,14 +127,14 @@ def test_update_changes_what_was_given(service: EnhancedDatabaseService, alice: 
 def test_update_refuses_other_columns(
     service: EnhancedDatabaseService, alice: User, changes: dict[str, Any]
 ) -> None:
-    """The error names what cannot be changed, and nothing is."""
+    """The error names the column, and nothing is changed."""
     with pytest.raises(InvalidInput, match="cannot change"):
         service.update_user_profile(alice.id, **changes)
     assert service.get_user_by_id(alice.id) == alice
 
 
 def test_touch_sets_the_time(service: EnhancedDatabaseService, alice: User) -> None:
-    """Active now, also where the profile is cached."""
+    """The time is now, also in the cached profile."""
     assert service.get_user_by_id(alice.id).last_active is None
     before = datetime.now(UTC)
     service.touch_last_active(alice.id)
@@ -146,7 +146,7 @@ def test_touch_sets_the_time(service: EnhancedDatabaseService, alice: User) -> N
 def test_delete_takes_everything_along(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """Portfolios, quests and entries go with the player, from the cache as well."""
+    """Portfolios, quests and entries are deleted with the user, and dropped from the cache."""
     service.get_current_portfolio(alice.id)
     service.create_quest(alice.id, type="T", title="Quest", target_value=Decimal(1))
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
@@ -166,7 +166,7 @@ def test_delete_takes_everything_along(
 def test_a_portfolio_that_is_opened_while_its_user_is_deleted_goes_too(
     service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is either among what is dropped, or there is no user any more to open it for."""
+    """Either it is deleted too, or opening it fails because the user does not exist."""
     list_keys = users.list_portfolio_keys  # type: ignore[attr-defined]  # as the module knows it
     refused: list[BaseException] = []
 

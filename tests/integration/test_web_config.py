@@ -18,7 +18,7 @@ HASH = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
 
 
 def test_passwords_are_asked_for_everywhere_but_at_the_probes(service: EnhancedDatabaseService) -> None:
-    """Wrong, missing and broken ones are 401 with a challenge; the right one is let in again and again."""
+    """A wrong, missing or malformed password gets 401 with a challenge; the right one is accepted."""
     with TestClient(build_app(service, users={"alice": HASH.encode()}), base_url=LOCAL_URL) as client:
         for path in ("/", "/metrics", "/api/health/database", "/nowhere"):
             for auth in (None, ("alice", "wrong"), ("bob", "open sesame"), ("alice", "a" * 100)):
@@ -35,7 +35,7 @@ def test_passwords_are_asked_for_everywhere_but_at_the_probes(service: EnhancedD
 
 
 def test_tls_is_served_as_the_file_says(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Names in the file are relative to it, and what is older than min_version is refused."""
+    """Names in the file are relative to it, and versions older than min_version are refused."""
     authority = write_tls(tmp_path)
     config = tmp_path / "web.yml"
     config.write_text(
@@ -80,7 +80,7 @@ def test_tls_is_served_as_the_file_says(service: EnhancedDatabaseService, tmp_pa
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
-    """What is not understood is an error and names its place, without any password."""
+    """An unknown part is an error that names its place, without any password."""
     write_tls(tmp_path)
     config = tmp_path / "web.yml"
     config.write_text(text, encoding="utf-8")
@@ -93,14 +93,14 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, complaint: str) -> 
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    """The name and the system's reason."""
+    """The line has the name and the system's reason."""
     with pytest.raises(SettingsError, match=r"web\.yml cannot be read \(No such file or directory\)"):
         load_web_config(tmp_path / "web.yml")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
 def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
-    """As with the toolkit: neither TLS nor passwords."""
+    """As in exporter-toolkit there is then neither TLS nor a password."""
     (tmp_path / "web.yml").write_text(text, encoding="utf-8")
     web = load_web_config(tmp_path / "web.yml")
     assert (web.tls, dict(web.users)) == (None, {})

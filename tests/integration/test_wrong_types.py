@@ -60,14 +60,14 @@ NASTY: dict[str, Callable[[Any, User], object]] = {
 
 @pytest.mark.parametrize("name", NASTY)
 def test_is_refused_by_name(service: EnhancedDatabaseService, alice: User, name: str) -> None:
-    """One error, InvalidInput, whatever it was."""
+    """The error is `InvalidInput` for every value."""
     with pytest.raises(InvalidInput):
         NASTY[name](service, alice)
     assert service.get_user_by_id(alice.id) == alice
 
 
 def test_a_message_is_short(service: EnhancedDatabaseService) -> None:
-    """However large a value is, the error that names it can be logged."""
+    """The error for a large value fits into a log line."""
     with pytest.raises(InvalidInput) as caught:
         service.search_users("x" * 1_000_000)
     assert len(str(caught.value)) < 200

@@ -62,27 +62,27 @@ def week(*last: int) -> Integers:
 
 
 def test_momentum_buys_what_rose_most() -> None:
-    """And nothing that fell, even when the player wants more symbols."""
+    """It buys no symbol that fell, even when the player wants more symbols."""
     assert bought(traits_of("momentum"), week(110, 120, 90)) == [1]
     assert bought(traits_of("momentum", symbols=3), week(110, 120, 90)) == [0, 1]
     assert bought(traits_of("momentum", symbols=3), week(99, 100, 90)) == []
 
 
 def test_mean_reversion_buys_what_fell_most() -> None:
-    """And nothing that rose or stood still."""
+    """It buys no symbol that rose or did not change."""
     assert bought(traits_of("mean_reversion"), week(95, 120, 90)) == [2]
     assert bought(traits_of("mean_reversion", symbols=3), week(95, 100, 90)) == [0, 2]
 
 
 def test_buy_and_hold_stays_with_its_symbols() -> None:
-    """Whatever the prices did before."""
+    """It keeps its symbols whatever the prices did before."""
     first = bought(traits_of("buy_and_hold", symbols=2), week(110, 120, 90))
     assert len(first) == 2
     assert bought(traits_of("buy_and_hold", symbols=2), week(90, 80, 300)) == first
 
 
 def test_cash_buys_nothing() -> None:
-    """The leaderboard needs someone to beat."""
+    """A player with this strategy holds only cash, so that other players have someone to beat."""
     assert bought(traits_of("cash", symbols=3), week(110, 120, 90)) == []
 
 
@@ -94,7 +94,7 @@ def test_only_what_trades_is_bought(strategy: str) -> None:
 
 
 def test_a_symbol_without_history_has_no_return() -> None:
-    """Neither one that was not listed yet, nor any before enough days have passed."""
+    """This holds before a symbol is listed, and until enough days have passed."""
     closes = week(110, 120, 130)
     closes[0, 1] = 0
     assert bought(traits_of("momentum", symbols=3), closes) == [0, 2]
@@ -103,21 +103,21 @@ def test_a_symbol_without_history_has_no_return() -> None:
 
 
 def test_players_do_not_depend_on_how_many_there_are() -> None:
-    """The first players of a large game are those of a small one."""
+    """The first players of a large game are the same as the players of a small game."""
     few, many = (draw_traits(5, player_ids(range(count))) for count in (10, 1_000))
     for small, large in zip(few, many, strict=True):
         assert small.tolist() == large[:10].tolist()
 
 
 def test_every_strategy_is_played() -> None:
-    """And each seed number draws other players."""
+    """Every strategy occurs, and another seed number draws other players."""
     traits = draw_traits(1, player_ids(range(200)))
     assert set(traits.strategy.tolist()) == set(range(len(STRATEGIES)))
     assert traits.strategy.tolist() != draw_traits(2, player_ids(range(200))).strategy.tolist()
 
 
 def user_with(user_id: UUID, preferences: dict[str, object]) -> User:
-    """Return a user with these preferences."""
+    """The seed stores the traits in the profile; the live market reads them and buys the same symbols."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return User(user_id, "alice", None, None, None, frozendict(preferences), now, now)
 
@@ -133,7 +133,7 @@ def test_traits_survive_the_profile() -> None:
 
 
 def test_strange_preferences_are_brought_into_range() -> None:
-    """They are a profile's, which anyone can change."""
+    """Anyone can change the preferences in a profile, so the values are limited to the valid range."""
     strange = {"strategy": "momentum", "lookback": 7, "symbols": 99, "invested_percent": "all"}
     traits = read_traits([user_with(UUID(int=1), strange)])
     assert [column.tolist() for column in traits[:4]] == [[1], [0], [4], [100]]
@@ -157,7 +157,7 @@ def sessions(draw: st.DrawFn) -> tuple[Integers, Integers, Integers, Integers]:
 def test_value_is_cash_plus_holdings_to_the_cent(
     session: tuple[Integers, Integers, Integers, Integers],
 ) -> None:
-    """Recomputed in decimals from shares and prices; no more is spent than there is."""
+    """The value is computed again in decimals from shares and prices; no player spends more than the cash."""
     weights, percent, opens, closes = session
     result = value_holdings(buy_shares(weights, percent, opens), closes)
     for player, shares in enumerate(result.holdings.shares.tolist()):
@@ -177,7 +177,7 @@ def test_value_is_cash_plus_holdings_to_the_cent(
 
 
 def test_a_symbol_without_a_price_is_not_bought() -> None:
-    """Its weight is lost, not given to another symbol."""
+    """The weight of a symbol without a price is not given to another symbol."""
     holdings = buy_shares(np.array([[1, 1]]), np.array([100]), np.array([0, 20_000]))
     result = value_holdings(holdings, np.array([0, 30_000]))
     assert result.holdings.shares.tolist() == [[0, 2_500]]
@@ -186,13 +186,13 @@ def test_a_symbol_without_a_price_is_not_bought() -> None:
 
 @given(st.integers(-(10**12), 10**12), st.integers(1, 10**6))
 def test_halves_are_rounded_away_from_zero(value: int, divisor: int) -> None:
-    """As PostgreSQL rounds numeric values."""
+    """PostgreSQL rounds numeric values in the same way."""
     expected = (Decimal(value) / divisor).quantize(Decimal(1), ROUND_HALF_UP)
     assert divide_rounded(np.array([value]), divisor).tolist() == [int(expected)]
 
 
 def test_percent_is_of_the_starting_cash() -> None:
-    """In hundredths of a percent: one unit of cash is one of them."""
+    """The percentage has two decimals and refers to the starting cash."""
     changes = np.array([STARTING_CENTS, -150, 149, 0])
     assert percent_hundredths(changes).tolist() == [10_000, -2, 1, 0]
 
@@ -214,7 +214,7 @@ def test_usernames_are_unique_and_readable() -> None:
 
 
 def test_ids_are_version_7_in_the_order_of_time() -> None:
-    """Different for each kind, seed, time and number, and the same in every run."""
+    """Ids differ by kind, seed, time and number, and are the same in every run."""
     start = datetime(2013, 3, 1, 21, tzinfo=UTC)
     numbers = np.arange(1_000)
     ids = make_ids(Kind.PORTFOLIO, seed=1, when=start, numbers=numbers)

@@ -29,14 +29,14 @@ def turns() -> list[Turn]:
 
 
 def test_a_ratio_is_taken_within_a_round() -> None:
-    """A round on a busy machine counts like any other."""
+    """Each round is compared with the baseline of the same round, so a busy machine changes no ratio."""
     raw, ours = summarise(turns(), baseline="raw")
     assert (raw.contender, raw.medians["seconds"], raw.ratios["seconds"]) == ("raw", 1.0, 1.0)
     assert (ours.contender, ours.medians["seconds"], ours.ratios["seconds"]) == ("ours", 3.0, 2.0)
 
 
 def test_the_baseline_is_the_quicker_driver_of_each_workload() -> None:
-    """One workload may be quicker with one driver, the next with the other."""
+    """The faster of two drivers is the baseline, chosen for each workload separately."""
     seconds = {"warm": {"two": 2.0, "three": 1.0}, "cold": {"two": 3.0, "three": 4.0}}
     given = [
         Turn(workload, name, number, {"seconds": value})
@@ -58,14 +58,14 @@ def test_the_baseline_is_the_quicker_driver_of_each_workload() -> None:
 
 
 def test_nothing_is_divided_by_nothing() -> None:
-    """A figure of 0, and a round that the baseline did not take part in, give no ratio."""
+    """A figure of 0, and a round without the baseline, give no ratio."""
     [_, ours] = summarise(turns(), baseline="raw")
     assert "queries" not in ours.ratios
     assert divide_rounds({7: {"seconds": 1.0}}, {0: {"seconds": 1.0}}) == []
 
 
 def test_the_median_is_per_figure() -> None:
-    """A figure counts in the rounds that have it."""
+    """The median of a figure includes only the rounds that have this figure."""
     assert median_figures([{"a": 1, "b": 5}, {"a": 3}, {"a": 2}]) == {"a": 2, "b": 5}
 
 
@@ -76,7 +76,7 @@ def test_percentiles_are_between_the_extremes() -> None:
 
 
 def test_a_cell_reads_as_a_ratio() -> None:
-    """The baseline shows its own figure; counts are shown as they are."""
+    """The baseline shows its own figure, the contenders a ratio; counts are shown unchanged."""
     raw, ours = summarise(turns(), baseline="raw")
     assert spell_cell(raw, "seconds", is_baseline=True) == "1.00 (1 s)"
     assert spell_cell(ours, "seconds", is_baseline=False) == "2.00"
@@ -96,7 +96,7 @@ def test_figures_have_units() -> None:
 
 
 def test_the_table_has_a_row_per_figure_and_a_column_per_contender() -> None:
-    """What a contender did not take part in stays empty."""
+    """A cell is empty when the contender did not take part in the workload."""
     mixed = Turn("mixed", "raw", 0, {"per_second": 3_677.0, "p50": 0.001, "stale_per_100000": 537.0})
     console = Console(width=150)
     with console.capture() as capture:
@@ -108,7 +108,7 @@ def test_the_table_has_a_row_per_figure_and_a_column_per_contender() -> None:
 
 
 def test_the_document_says_how_it_was_measured() -> None:
-    """JSON with the scale beside the figures."""
+    """The document is JSON with the scale beside the figures."""
     document = json.loads(to_document(summarise(turns(), baseline="raw"), scale="small"))
     assert document["scale"] == "small"
     assert document["results"][1]["ratios"] == {"seconds": 2.0}
@@ -123,7 +123,7 @@ def test_the_same_seed_chooses_the_same() -> None:
 
 
 def test_leaderboards_are_among_the_hottest_keys() -> None:
-    """The first place is a leaderboard and gets a seventh of all calls; most keys are portfolios."""
+    """A leaderboard is the most requested key, with a seventh of all calls; most keys are portfolios."""
     keys = Choices(SCALES["small"], 7).pick_keys(20_000)
     share = {limit: keys.count(limit) / len(keys) for limit in HOT_LIMITS.values()}
     assert 0.12 < share[50] < 0.25
@@ -132,7 +132,7 @@ def test_leaderboards_are_among_the_hottest_keys() -> None:
 
 
 def test_answers_are_compared_by_value() -> None:
-    """A mapping of texts and an object of numbers say the same."""
+    """A mapping of texts and an object of numbers with the same values are equal."""
     summary = Summary("1.50", "raw", {}, {})
     assert describe_rows([summary], "workload", "contender") == describe_rows(
         [{"workload": "1.5", "contender": "raw"}], "workload", "contender"

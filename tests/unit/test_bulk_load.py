@@ -21,7 +21,7 @@ def shown(*, is_terminal: bool) -> str:
 
 
 def test_a_log_gets_a_few_lines() -> None:
-    """One for each quarter of a stage, not one for each call."""
+    """The log gets one line for each quarter of a stage."""
     lines = shown(is_terminal=False).splitlines()
     assert len(lines) == PLAIN_STEPS + 1
     assert lines[0] == "reading prices: 25 %"
@@ -29,7 +29,7 @@ def test_a_log_gets_a_few_lines() -> None:
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    """Each stage has its own."""
+    """Each stage has a progress bar of its own."""
     text = shown(is_terminal=True)
     assert "reading prices" in text
     assert "loading prices" in text
@@ -68,7 +68,7 @@ def test_an_error_ends_the_writing() -> None:
 
 
 def test_the_last_error_is_raised_on_leaving() -> None:
-    """An error of the last batch is raised at the end of the block."""
+    """The end of the block raises the error of the last batch."""
 
     def load(_: Sequence[int]) -> int:
         raise ValueError("late")

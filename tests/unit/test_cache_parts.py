@@ -60,7 +60,7 @@ class NewUser(msgspec.Struct):
 
 
 def test_a_value_comes_back_equal_and_immutable() -> None:
-    """What goes in comes out, nested documents frozen."""
+    """The decoded value equals the encoded one, and nested documents are frozen."""
     decoded = CODEC.decode(CODEC.encode((ENTRY,), HEAD), HEAD)
     assert isinstance(decoded, tuple)
     [entry] = decoded
@@ -70,7 +70,7 @@ def test_a_value_comes_back_equal_and_immutable() -> None:
 
 
 def test_a_value_is_bound_to_its_versions_and_its_origin() -> None:
-    """When one of the keys it depends on changed, or the server has other data, the value is a miss."""
+    """The value is a miss once a key that it depends on has changed, or the server has other data."""
     stored = CODEC.encode((ENTRY,), CODEC.make_head(ORIGIN, [b"one", b"two"]))
     assert CODEC.decode(stored, CODEC.make_head(ORIGIN, [b"one", b"two"])) == (ENTRY,)
     for origin, versions in (
@@ -84,7 +84,7 @@ def test_a_value_is_bound_to_its_versions_and_its_origin() -> None:
 
 
 def test_that_there_is_no_row_is_a_value_too() -> None:
-    """It is stored and bound to versions like any other, and is no value of the type."""
+    """The absence of a row is stored and bound to versions like a value, and is no value of the type."""
     one, two = (CODEC.make_head(ORIGIN, [version]) for version in (b"one", b"two"))
     stored = CODEC.encode(ABSENT, one)
     assert CODEC.decode(stored, one) is ABSENT
@@ -93,7 +93,7 @@ def test_that_there_is_no_row_is_a_value_too() -> None:
 
 
 def test_another_schema_is_a_miss() -> None:
-    """A deploy never decodes what the release before stored."""
+    """A process never decodes values that a release with other fields stored."""
     old, new = Codec[OldUser](OldUser), Codec[NewUser](NewUser)
     stored = old.encode(OldUser(1), old.make_head(ORIGIN, []))
     assert new.decode(stored, new.make_head(ORIGIN, [])) is None
@@ -101,13 +101,13 @@ def test_another_schema_is_a_miss() -> None:
 
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_a_miss(stored: bytes) -> None:
-    """Whatever somebody else wrote under a key, it is never an error."""
+    """Bytes that another program wrote under a key are a miss and never an error."""
     assert CODEC.decode(stored, HEAD) is None
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
 def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None:
-    """A truncated or overwritten value never raises, and is never a value that nobody wrote."""
+    """A truncated or overwritten value raises no error and is never decoded as another value."""
     stored = CODEC.encode((ENTRY,), HEAD)
     place %= len(stored)
     assert CODEC.decode(stored[:place], HEAD) is None
@@ -116,7 +116,7 @@ def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None
 
 
 def test_another_form_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that stores values differently never decodes those of this one."""
+    """A release with another stored form never decodes the values of this one."""
     stored = CODEC.encode((ENTRY,), HEAD)
     monkeypatch.setattr(codec, "FORM", "another")
     other: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
@@ -124,14 +124,14 @@ def test_another_form_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_msgpack_cannot_hold_is_said() -> None:
-    """A number that somebody else put into a document is no reason for any other error."""
+    """A number that another program put into a document raises `Unstorable` and no other error."""
     entry = msgspec.structs.replace(ENTRY, metadata=frozendict({"n": 2**70}))
     with pytest.raises(Unstorable):
         CODEC.encode((entry,), HEAD)
 
 
 def test_a_lease_is_no_value() -> None:
-    """A token under the key says that somebody is loading; a fence, that somebody commits."""
+    """A lease means that a reader is loading the value, a fence that a writer is committing."""
     assert not is_lease(b"F123")
     assert is_lease(b"L123456789abcdef")
     assert not is_lease(b"Lorem ipsum"), "no token: somebody else wrote it"
@@ -141,7 +141,7 @@ def test_a_lease_is_no_value() -> None:
 
 
 def test_a_version_is_nothing_else() -> None:
-    """A lease token can never be taken for a version: it has another mark."""
+    """A lease token is never accepted as a version, because it has another mark."""
     assert is_version(new_token(VERSION_MARK))
     assert not is_lease(new_token(VERSION_MARK))
     for mark in (LEASE_MARK, FENCE_MARK, VALUE_MARK):
@@ -150,7 +150,7 @@ def test_a_version_is_nothing_else() -> None:
 
 
 def test_a_version_is_never_proposed_twice() -> None:
-    """Not to two keys of one call, and not for a lease token that is used again."""
+    """Two keys of one call get different versions, also when a lease token is used again."""
     token = new_token(LEASE_MARK)
     asked = [build_lease_request(token, ["board"], ["a", "b"], b"schema")[-2:] for _ in range(2)]
     assert len({*asked[0], *asked[1], token}) == 5
@@ -158,7 +158,7 @@ def test_a_version_is_never_proposed_twice() -> None:
 
 
 def test_a_damaged_value_is_still_current() -> None:
-    """Its head says that it was stored for this reader, so no lease is granted for it."""
+    """Its head is current, so no lease is granted for the key."""
     stored, other = CODEC.encode((ENTRY,), HEAD), Codec[OldUser](OldUser)
     assert is_current(stored[:-1], HEAD)
     assert is_current(CODEC.encode(ABSENT, HEAD), HEAD)
@@ -178,5 +178,5 @@ def test_a_damaged_value_is_still_current() -> None:
     ],
 )
 def test_an_origin_is_found_or_unknown(answer: object, found: bytes) -> None:
-    """Whatever a server answers to INFO."""
+    """The origin is known or unknown for every possible reply to INFO."""
     assert find_field(answer, b"run_id") == found

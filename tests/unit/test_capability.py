@@ -29,13 +29,13 @@ def judge_with(**changed: Any) -> ErrorReply | None:
 
 
 def test_good_answers_are_good() -> None:
-    """An unknown script is what EVALSHA should find; RESP2 has lists for maps."""
+    """EVALSHA of an unknown script must fail; on RESP2 the server answers with lists instead of maps."""
     assert judge_with() is None
     assert judge_with(HELLO=[b"server", b"redis", b"proto", 2, b"role", b"master"]) is None
 
 
 def test_a_refusal_names_every_command() -> None:
-    """In the words of the first, whose code comes first."""
+    """The error begins with the first refusal of the server, whose code comes first."""
     no_time, no_set = ErrorReply("NOPERM no 'time'"), ErrorReply("NOPERM no 'set'")
     with pytest.raises(ErrorReply, match=r"^NOPERM no 'time' \(refused: TIME, SET\)$") as caught:
         judge_with(TIME=no_time, SET=no_set)
@@ -44,7 +44,7 @@ def test_a_refusal_names_every_command() -> None:
 
 @pytest.mark.parametrize("full", [OOM, OOM_IN_SCRIPT_OF_6])
 def test_a_full_server_is_tolerated(full: ErrorReply) -> None:
-    """It invalidates; but not if it is something else besides."""
+    """A server with full memory is tolerated, because it can invalidate; any other refusal is not."""
     assert judge_with(SET=full) is full
     with pytest.raises(ErrorReply, match="NOPERM"):
         judge_with(SET=full, UNLINK=ErrorReply("NOPERM no 'unlink'"))
@@ -57,19 +57,19 @@ def test_a_full_server_is_tolerated(full: ErrorReply) -> None:
     [("TIME", b"OK"), ("SET", b"OK"), ("MGET", None), ("UNLINK", b"QUEUED"), ("EVAL", 7), ("EVALSHA", 1)],
 )
 def test_an_answer_of_another_kind_is_none(name: str, reply: Any) -> None:
-    """Somebody else's server: its answers mean something else."""
+    """A reply of another type is refused: the server is not Redis."""
     with pytest.raises(Incapable, match=f"it answers {name} in another way than Redis"):
         judge_with(**{name: reply})
 
 
 @pytest.mark.parametrize("code", HINTS)
 def test_a_known_code_comes_with_what_to_do(code: str) -> None:
-    """After the server's words."""
+    """The hint for a known code stands after the server's message."""
     assert describe(ErrorReply(f"{code} words")) == f"{code} words; {HINTS[code]}"
 
 
 def test_other_words_stand_alone() -> None:
-    """Of the system, or with a code that says enough."""
+    """An error of the system, or a code without a hint, is shown unchanged."""
     assert describe(OSError("Connection refused")) == "Connection refused"
     assert describe(ErrorReply("MISCONF cannot save")) == "MISCONF cannot save"
 

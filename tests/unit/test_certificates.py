@@ -20,7 +20,7 @@ def list_new(folder: Path, now: datetime) -> tuple[str, ...]:
 
 
 def test_certificates_are_made_once(tmp_path: Path) -> None:
-    """For the names of containers and of this machine; every file is for its owner alone."""
+    """They are valid for the names of containers and this machine; only the owner can read the files."""
     folder = tmp_path / "certificates"
     assert list_new(folder, NOW) == ALL
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
@@ -35,7 +35,7 @@ def test_certificates_are_made_once(tmp_path: Path) -> None:
 
 
 def test_certificates_are_renewed_a_month_before_they_expire(tmp_path: Path) -> None:
-    """The authority lives longer; a new one makes new certificates for all."""
+    """The authority lives longer; after a new authority every certificate is replaced."""
     list_new(tmp_path, NOW)
     assert list_new(tmp_path, NOW + timedelta(days=397 - 31)) == ()
     assert list_new(tmp_path, NOW + timedelta(days=397 - 29)) == SERVERS
@@ -43,7 +43,7 @@ def test_certificates_are_renewed_a_month_before_they_expire(tmp_path: Path) -> 
 
 
 def test_a_certificate_of_another_authority_is_replaced(tmp_path: Path) -> None:
-    """As is one whose key is missing."""
+    """A certificate whose key is missing is replaced too."""
     for name in ("mine", "other"):
         list_new(tmp_path / name, NOW)
     for suffix in ("crt", "key"):
@@ -53,7 +53,7 @@ def test_a_certificate_of_another_authority_is_replaced(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_expired_is_said(tmp_path: Path) -> None:
-    """With the command that helps."""
+    """The error names the command that makes the certificate."""
     with pytest.raises(StackError, match=r"ca\.crt is missing; `make certs` makes it"):
         check_certificates(tmp_path, now=NOW)
     list_new(tmp_path, NOW)
@@ -62,7 +62,7 @@ def test_what_is_missing_or_expired_is_said(tmp_path: Path) -> None:
 
 
 def test_files_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
-    """They may be somebody's."""
+    """Files that are no certificate and key may belong to somebody, so they are kept."""
     list_new(tmp_path, NOW)
     (tmp_path / "redis.key").write_bytes((tmp_path / "exporter.key").read_bytes())
     with pytest.raises(StackError, match=r"redis\.key is not the key of .*redis\.crt; remove both"):

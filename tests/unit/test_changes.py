@@ -16,7 +16,7 @@ STEPS: st.SearchStrategy[tuple[str, list[str]]] = st.one_of(
 
 
 def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
-    """And by no other, whatever else changed."""
+    """Reads that began later, and reads of other keys, are not affected."""
     changes = ChangeLog()
     before = changes.take_ticket()
     changes.note(["a", "b"])
@@ -29,7 +29,7 @@ def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
 
 @given(st.lists(STEPS, max_size=40))
 def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
-    """However little is remembered: each ticket is told all that changed since, and never too little."""
+    """However few changes are kept, each ticket is told at least all changes since it was taken."""
     changes = ChangeLog(remembered_names=2)
     tickets: list[tuple[int, set[str]]] = []
     for step, names in steps:
@@ -47,7 +47,7 @@ def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
 
 @given(st.lists(st.sampled_from(NAMES), max_size=30))
 def test_what_is_remembered_is_exact(names: list[str]) -> None:
-    """A read is told of nothing that did not change since, as long as the changes are remembered."""
+    """As long as the changes are kept, a read is not told of a name that did not change since."""
     changes = ChangeLog(remembered_names=len(NAMES))
     for number, name in enumerate(names):
         ticket = changes.take_ticket()
@@ -58,7 +58,7 @@ def test_what_is_remembered_is_exact(names: list[str]) -> None:
 
 
 def test_names_are_bounded() -> None:
-    """A process that changes a million keys remembers the last ones alone."""
+    """A process that changes a million keys keeps only the last ones."""
     changes = ChangeLog(remembered_names=10)
     ticket = changes.take_ticket()
     for number in range(1_000):
@@ -68,7 +68,7 @@ def test_names_are_bounded() -> None:
 
 
 def test_a_number_never_comes_back() -> None:
-    """A ticket from before a flush is told that everything changed, whatever follows."""
+    """A ticket from before `note_all` is told that everything changed, whatever changes follow."""
     changes = ChangeLog()
     changes.note(["a"])
     ticket = changes.take_ticket()
@@ -80,7 +80,7 @@ def test_a_number_never_comes_back() -> None:
 
 @pytest.mark.parametrize("changed", ["key", "version"])
 def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
-    """Of its key or of what it depends on, while it was read."""
+    """The value is not kept when its key, or a key that it depends on, changed during the read."""
     changes = ChangeLog()
     entries = Entries(changes, max_entries=10, ttl_seconds=10)
     ticket = changes.take_ticket()
@@ -91,7 +91,7 @@ def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
 
 
 def test_a_fail_safe_value_survives_changes_of_others() -> None:
-    """A busy process remembers what it reads although it writes other keys all the time."""
+    """The writes of other keys do not evict the fail-safe values of a busy process."""
     fail_safe = FailSafeValues(max_entries=10, seconds=100)
     ticket = fail_safe.take_ticket()
     fail_safe.invalidate(["other"])
@@ -105,7 +105,7 @@ def test_a_fail_safe_value_survives_changes_of_others() -> None:
 
 
 def test_a_fail_safe_value_has_an_age() -> None:
-    """It is of the oldest value that the thread was given since it began."""
+    """The age is that of the oldest value that the thread has got since its read began."""
     now = [100.0]
     fail_safe = FailSafeValues(max_entries=10, seconds=60, clock=lambda: now[0])
     fail_safe.remember(fail_safe.take_ticket(), {"a": 1}, ())

@@ -90,7 +90,7 @@ def threads() -> list[threading.Thread]:
 
 
 def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
-    """It shows nothing, not half of it, and says when it worked last: never."""
+    """The failed collector shows no metric at all, and has no time of a success."""
     runner = CollectorRunner(
         server.connect,
         [
@@ -108,7 +108,7 @@ def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
 
 
 def test_a_lost_connection_fails_the_rest_at_once_and_is_replaced(server: Server) -> None:
-    """The next scrape has a new one; nobody tries it once per collector."""
+    """The other collectors fail without another attempt; the next scrape opens a new connection."""
     collectors = [Collector("bad", lose, 0), Collector("after", Connection.ask, 0)]
     runner = CollectorRunner(server.connect, collectors)
     found = scrape(runner)
@@ -119,7 +119,7 @@ def test_a_lost_connection_fails_the_rest_at_once_and_is_replaced(server: Server
 
 
 def test_a_restarted_server_is_not_noticed(server: Server) -> None:
-    """A connection that died between two scrapes is replaced before it is used."""
+    """A connection that died between two scrapes is replaced before a collector uses it."""
     runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)])
     assert scrape(runner)["one"].is_success
     server.connections[0].close()
@@ -127,7 +127,7 @@ def test_a_restarted_server_is_not_noticed(server: Server) -> None:
 
 
 def test_down_and_up_again(server: Server) -> None:
-    """Failure keeps the time of the last success, and recovery needs nobody."""
+    """A failure keeps the time of the last success; the collector recovers without a restart."""
     runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)])
     first = scrape(runner)["one"]
     server.is_up = False
@@ -138,7 +138,7 @@ def test_down_and_up_again(server: Server) -> None:
 
 
 def test_a_server_that_hangs_costs_one_thread_and_the_deadline(server: Server) -> None:
-    """However often it is scraped; what had finished before is there, what hangs has failed."""
+    """Collectors that finished before are shown; the one that hangs has failed at the deadline."""
     runner = CollectorRunner(
         server.connect, [Collector("slow", Connection.ask, 60), Collector("quick", Connection.ask, 0)]
     )
@@ -158,7 +158,7 @@ def test_a_server_that_hangs_costs_one_thread_and_the_deadline(server: Server) -
 
 
 def test_what_was_found_is_kept_for_its_interval(server: Server) -> None:
-    """Two scrapes cost one question, and the second shows when it was asked."""
+    """Within the interval a second scrape runs no statement and shows the time of the first."""
     runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
     first, second = scrape(runner)["one"], scrape(runner)["one"]
     assert first == second
@@ -166,7 +166,7 @@ def test_what_was_found_is_kept_for_its_interval(server: Server) -> None:
 
 
 def test_a_failure_is_not_kept(server: Server) -> None:
-    """The interval is for answers: what failed is tried at the next scrape."""
+    """A failed collector runs again at the next scrape, whatever its interval."""
     runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
     server.is_up = False
     assert not scrape(runner)["one"].is_success
@@ -175,7 +175,7 @@ def test_a_failure_is_not_kept(server: Server) -> None:
 
 
 def test_scrapes_at_once_share_a_run(server: Server) -> None:
-    """Ten that come together cost one question."""
+    """Ten scrapes at the same time cause one run."""
     runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
     server.answers.clear()
     found: list[Outcome] = []
@@ -190,7 +190,7 @@ def test_scrapes_at_once_share_a_run(server: Server) -> None:
 
 
 def test_close_closes_the_connection_also_when_it_is_in_use(server: Server) -> None:
-    """At once when idle, else at the end of the run; then nothing runs any more."""
+    """An idle connection is closed immediately, another one at the end of its run; no run follows."""
     idle, busy = (CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)]) for _ in range(2))
     scrape(idle)
     idle.close()

@@ -20,7 +20,7 @@ from core.stack.settings import StackSettings
 
 
 def test_reads_lines_and_arrays() -> None:
-    """Compose prints an array before 2.21 and one object a line since."""
+    """Compose before 2.21 prints an array, since then one object a line."""
     items = [
         {"Service": "redis", "State": "running", "Health": "healthy", "ExitCode": 0, "Publishers": None},
         {"Service": "seed", "State": "exited", "Health": "", "ExitCode": 0, "Publishers": []},
@@ -56,7 +56,7 @@ def test_finds_the_checkout_of_containers() -> None:
 
 
 def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:
-    """PgBouncer knows the roles of the programs; only sentinels add a user to Redis."""
+    """PgBouncer has the passwords of the programs; with sentinels Redis has one more user."""
     folder = StackFolder(tmp_path)
     folder.create()
     secrets = make_secrets(folder, StackSettings(profile="pooler"))
@@ -79,7 +79,7 @@ def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path
 
 
 def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
-    """All but the replica, which embedded servers have too."""
+    """Only the profile replica also works with embedded servers."""
     folder = StackFolder(tmp_path)
     console = Console(quiet=True)
     assert isinstance(
@@ -90,7 +90,7 @@ def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
 
 
 def test_the_secrets_of_a_sign_in_become_files(tmp_path: Path) -> None:
-    """Whether they are settings or files; without a sign-in the files are there and empty, for compose."""
+    """They may be settings or files; without a sign-in the files are empty, because compose needs them."""
     folder = StackFolder(tmp_path)
     folder.create()
     signed = StackSettings(oidc_client_secret=SecretStr("s3cr3t"), oidc_cookie_secret=SecretStr("c" * 32))

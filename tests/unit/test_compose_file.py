@@ -80,14 +80,14 @@ def list_mounts(service: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_stack_knows_every_service() -> None:
-    """`make status` and `make up` wait for each of them."""
+    """`make status` and `make up` wait for each service of the compose files."""
     assert set(RUNNING) == SERVICES
     for profile, names in ADDED_SERVICES.items():
         assert set(FILES[profile]["services"]) - SERVICES == set(names), profile
 
 
 def test_every_file_of_a_profile_has_a_name() -> None:
-    """And is listed with REPLICAS too."""
+    """REPLICAS also selects the file of the replica."""
     files = {path.name.split(".")[1] for path in ROOT.glob("compose.*.yaml")}
     assert files == set(PROFILES)
     assert list_profiles({"PROFILE": ",".join(PROFILES[1:]), "REPLICAS": "1"}) == PROFILES
@@ -115,12 +115,12 @@ def test_every_service_is_hardened(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({*SERVICES - ONE_SHOT, *ADDED}))
 def test_every_service_that_stays_is_probed(name: str) -> None:
-    """By a command that asks it something."""
+    """A health check sends a request to every service that keeps running."""
     assert EVERY[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
 
 
 def test_ports_are_published_on_the_loopback_interface_only() -> None:
-    """Each by one service, on the port that a setting names."""
+    """Each port is published by one service, with the number from a setting."""
     ports = {name: service["ports"] for name, service in RUNNING.items() if "ports" in service}
     assert set(ports) == set(PUBLISHED)
     for name, published in ports.items():
@@ -129,7 +129,7 @@ def test_ports_are_published_on_the_loopback_interface_only() -> None:
 
 
 def test_a_profile_publishes_no_port_that_another_service_has() -> None:
-    """The replica has one of its own, and HAProxy has that of the dashboards, which have none then."""
+    """The replica has its own port; HAProxy has the port of the dashboards, which then have none."""
     ports = {name: service["ports"] for name, service in ADDED.items() if service.get("ports")}
     assert ports == {
         "replica": ["127.0.0.1:${REPLICA_PORT:-5434}:5432"],
@@ -139,7 +139,7 @@ def test_a_profile_publishes_no_port_that_another_service_has() -> None:
 
 
 def test_only_programs_that_use_the_servers_share_a_network_with_them() -> None:
-    """Prometheus is apart, and the network that publishes the servers' ports connects no containers."""
+    """Prometheus is in another network; the network of the published ports connects no two containers."""
     networks = COMPOSE["networks"]
     assert networks["data"]["internal"] is True
     closed = networks["data_ports"]["driver_opts"]
@@ -176,7 +176,7 @@ def test_dashboards_refuse_foreign_names_in_every_profile() -> None:
 
 
 def test_every_image_is_named_once() -> None:
-    """In compose.yaml; the Dockerfile's default is the same."""
+    """The name is in compose.yaml, and the Dockerfile has the same default."""
     images = COMPOSE["x-images"]
     used = {service["image"] for service in RUNNING.values()} | {
         RUNNING["secrets"]["build"]["args"]["PYTHON_IMAGE"]
@@ -192,7 +192,7 @@ def test_every_image_is_named_once() -> None:
 
 @pytest.mark.parametrize("profile", [None, *PROFILES])
 def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> None:
-    """No password stands in the file, and each container mounts what is its own."""
+    """The file contains no password, and each container mounts only its own secrets."""
     added = FILES[profile] if profile else {}
     files = COMPOSE["secrets"] | added.get("secrets", {})
     given = added.get("services", {}).get("secrets", {}).get("secrets", [])
@@ -210,14 +210,14 @@ def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> N
 
 @pytest.mark.parametrize("name", sorted({*list_secrets(Settings), *list_secrets(StackSettings)}))
 def test_secrets_of_the_settings_file_stay_out_of_containers(name: str) -> None:
-    """`.env` is given to every program; each secret in it, and the path of its file, is overridden."""
+    """Every program gets `.env`; compose overrides each secret in it, and the path of its file."""
     environment = COMPOSE["x-app"]["environment"]
     given = [environment[each] for each in (name.upper(), f"{name.upper()}_FILE")]
     assert "" in given, "both would be set"
 
 
 def test_the_profile_tls_leaves_nothing_plain() -> None:
-    """Every program that is told where a server is verifies its certificate."""
+    """Every program that gets the address of a server verifies the server's certificate."""
     services = FILES["tls"]["services"]
     for name, service in RUNNING.items():
         if "environment" in service and name != "postgres":

@@ -16,7 +16,7 @@ from tests.exporter_server import served
 def test_a_task_is_healthy_while_it_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By what its process shares: not before the first success, not when the last one is long ago."""
+    """It is unhealthy before its first success, and when its last success is long ago."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1/nothing")
     monkeypatch.setenv("METRICS_DIR", str(tmp_path))
     assert task_probe.main("simulator") == 1
@@ -38,13 +38,13 @@ def test_a_task_is_healthy_while_it_succeeds(
 def test_a_server_is_healthy_when_it_says_so(
     status: int, expected: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What it says is shown."""
+    """The probe prints the answer of the server."""
     with served(PlainTextResponse("the reason", status)) as port:
         assert probe.main(f"http://{LOOPBACK}:{port}/readyz") == expected
     assert capsys.readouterr().err == "the reason"
 
 
 def test_a_server_that_is_not_there_is_not_healthy(capsys: pytest.CaptureFixture[str]) -> None:
-    """In the system's words."""
+    """The probe prints the message of the system."""
     assert probe.main(f"http://{LOOPBACK}:{find_free_port()}/readyz") == 1
     assert "Connection refused" in capsys.readouterr().err

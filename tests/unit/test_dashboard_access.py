@@ -34,7 +34,7 @@ def settle(**values: Any) -> Settings:
 
 
 def test_without_sign_in_it_is_open_here_and_nobody_is_an_operator() -> None:
-    """The default: this machine only, and no action."""
+    """By default the dashboard listens on this machine only, and nobody may act."""
     policy = build_policy(settle())
     visitor = identify(policy, {}, now=NOW)
     assert visitor is not None
@@ -43,7 +43,7 @@ def test_without_sign_in_it_is_open_here_and_nobody_is_an_operator() -> None:
 
 
 def test_the_local_user_is_an_operator_when_named() -> None:
-    """One word says so on purpose."""
+    """The word local in DASHBOARD_OPERATORS makes the local user an operator."""
     visitor = identify(build_policy(settle(dashboard_operators="local")), {}, now=NOW)
     assert visitor is not None
     assert visitor.is_operator
@@ -51,7 +51,7 @@ def test_the_local_user_is_an_operator_when_named() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])
 def test_loopback_needs_no_sign_in(host: str) -> None:
-    """Every address of this machine's own."""
+    """Every loopback address may be listened on without a sign-in."""
     assert not build_policy(settle(dashboard_host=host)).has_sign_in
 
 
@@ -66,7 +66,7 @@ def test_listening_elsewhere_needs_a_reason(host: str) -> None:
 
 @pytest.mark.parametrize("name", SIGN_IN)
 def test_sign_in_is_all_or_nothing(name: str) -> None:
-    """The one that is missing is named, and no secret is."""
+    """The error names the missing setting and shows no secret."""
     values = {key: value for key, value in SIGN_IN.items() if key != name}
     with pytest.raises(SettingsError, match=rf"^{name.upper()} is not set although") as caught:
         build_policy(settle(**values))
@@ -95,7 +95,7 @@ def test_settings_that_contradict_each_other(values: dict[str, Any], message: st
     "claims", [{}, {"is_logged_in": False}, {"is_logged_in": True}, {**ALICE, "sub": ""}]
 )
 def test_who_has_not_signed_in_is_nobody(claims: dict[str, Any]) -> None:
-    """With sign-in configured, a session without an identity sees nothing."""
+    """With sign-in configured, a session without claims has no visitor."""
     assert identify(Policy(has_sign_in=True), claims, now=NOW) is None
 
 
@@ -112,7 +112,7 @@ def test_who_has_not_signed_in_is_nobody(claims: dict[str, Any]) -> None:
     ],
 )
 def test_an_operator_by_address(changed: dict[str, Any], *, is_operator: bool) -> None:
-    """The provider has to vouch for the address, and the sign-in has to be of today."""
+    """The provider must have verified the address, and the sign-in must be less than 12 hours old."""
     policy = build_policy(settle(dashboard_operators=" alice@EXAMPLE.com, carol@example.com", **SIGN_IN))
     visitor = identify(policy, ALICE | changed, now=NOW)
     assert visitor is not None
@@ -124,7 +124,7 @@ def test_an_operator_by_address(changed: dict[str, Any], *, is_operator: bool) -
     [-(10**15), 10**15, 1e300, float("nan"), float("inf"), (NOW + timedelta(days=30)).timestamp()],
 )
 def test_an_impossible_time_of_issue_is_no_sign_in(issued: float) -> None:
-    """Neither an error on the page nor the rights of an operator without an end."""
+    """Such a sign-in neither raises an error nor gives operator rights without an end."""
     policy = build_policy(settle(dashboard_operators="alice@example.com", **SIGN_IN))
     assert identify(policy, ALICE | {"iat": issued}, now=NOW) is None
 
@@ -148,7 +148,7 @@ def test_a_password_in_the_providers_address_is_not_repeated() -> None:
     ],
 )
 def test_an_operator_by_claim(claims: dict[str, Any], *, is_operator: bool) -> None:
-    """The value itself, alone or in a list; a part of one is another."""
+    """The claim must equal the value or be a list that contains it; a part of the value is not enough."""
     policy = build_policy(settle(oidc_operator_claim="groups=operators", **SIGN_IN))
     visitor = identify(policy, ALICE | claims, now=NOW)
     assert visitor is not None
@@ -172,21 +172,21 @@ def test_an_operator_by_claim(claims: dict[str, Any], *, is_operator: bool) -> N
 def test_health_is_for_operators_and_without_sign_in_for_all(
     policy: Policy, claims: dict[str, Any], sees: tuple[bool, bool]
 ) -> None:
-    """The line above a page, and the words of servers, which a proxy's visitors do not see."""
+    """This holds for the health line; messages of servers are hidden from visitors of a proxy."""
     visitor = identify(policy, ALICE | claims, now=NOW)
     assert visitor is not None
     assert (visitor.sees_health, visitor.sees_words) == sees
 
 
 def test_an_address_nobody_vouches_for_is_not_written_down() -> None:
-    """The record names the subject instead, which the provider does vouch for."""
+    """The audit record names the subject instead, because the provider has not verified the address."""
     visitor = identify(Policy(has_sign_in=True), ALICE | {"email_verified": False}, now=NOW)
     assert visitor is not None
     assert visitor.actor == "subject 1"
 
 
 def test_streamlit_gets_what_it_needs() -> None:
-    """Five keys, as its documentation of secrets names them."""
+    """The section has the five keys that Streamlit's documentation lists."""
     secrets = build_secrets(settle(**SIGN_IN))["auth"]
     assert secrets == {
         "client_id": "echo",

@@ -26,7 +26,7 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
 
 @pytest.mark.parametrize("sessions", [1, 2, 3, 4, 6, 12, 14, 90, 250])
 def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
-    """A narrow chart leaves out every other label from the first on: of an odd number the last stays."""
+    """A narrow chart hides every second label, so with an odd number the newest label stays."""
     first = date(2012, 1, 2).toordinal()
     days = [date.fromordinal(first + n).isoformat() for n in range(sessions)]
     labels = charts.choose_labels(days, count=6)
@@ -39,7 +39,7 @@ def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
     ("most", "top"), [(1, 1), (7, 7), (10, 10), (14, 15), (16, 20), (101, 150), (14_999, 15_000)]
 )
 def test_a_histogram_ends_above_its_highest_bar(most: int, top: int) -> None:
-    """At a round number, whichever of the two distributions has it."""
+    """The axis ends at a round number above the highest bar of both distributions."""
     low, high = (Bin(0.0, 1.0, 1),), (Bin(0.0, 1.0, most),)
     for bins, before in ((low, high), (high, low)):
         spec = charts.build_histogram(bins, unit="percent", median=Decimal(0), before=before)
@@ -47,7 +47,7 @@ def test_a_histogram_ends_above_its_highest_bar(most: int, top: int) -> None:
 
 
 def test_the_bin_of_one_count_is_named_by_it() -> None:
-    """A tooltip says 3, not 2.5 to 3.5."""
+    """The tooltip of a bin for the count 3 says 3, not 2.5 to 3.5."""
     spec = charts.build_histogram((Bin(low=2.5, high=3.5, players=4),), unit="count", median=Decimal(3))
     assert spec["layer"][0]["data"]["values"][0]["range"] == "3"
 
@@ -74,12 +74,12 @@ def test_small_whole_scores_get_a_bin_each() -> None:
 
 @pytest.mark.parametrize("scores", [[], ["1"], ["2", "2", "2", "2", "2"], ["4", "3", "2", "1"]])
 def test_no_distribution_without_a_spread(scores: list[str]) -> None:
-    """Too few scores, or all the same, are no distribution."""
+    """There is no distribution for too few scores, or when all are equal."""
     assert charts.bin_values([Decimal(score) for score in scores]) == ()
 
 
 def test_a_chart_with_its_data_inside_says_the_same() -> None:
-    """Rows, marks and encoding move into the layer, size and padding stay; Vega-Lite accepts it."""
+    """Rows, marks and encoding move into the layer; size and padding stay outside."""
     spec: charts.Spec = {
         "data": {"values": [{"a": 1}]},
         "height": 110,
@@ -110,7 +110,7 @@ def build_event(number: int, day: int, sentiment: str) -> MarketEvent:
 
 
 def test_events_are_marked_on_the_sessions_they_happened_in() -> None:
-    """One mark a day, of a colour where all events agree; those outside of the axis have none."""
+    """Each day has one mark, coloured if all its events agree; events outside the axis have none."""
     days = ["2013-03-01", "2013-03-04", "2013-03-05"]
     events = [
         build_event(1, 1, "NEGATIVE"),
@@ -132,6 +132,6 @@ def test_events_are_marked_on_the_sessions_they_happened_in() -> None:
 
 
 def test_days_without_events_have_no_layer_of_marks() -> None:
-    """Nor has a chart without days."""
+    """A chart without days has no layer of marks either."""
     assert charts.build_event_marks([], ["2013-03-01"]) == []
     assert charts.build_event_marks([build_event(1, 1, "NEUTRAL")], []) == []

@@ -34,7 +34,7 @@ def test_streamlit_knows_every_option(options: dict[str, Any]) -> None:
 
 
 def test_nothing_is_sent_out_and_no_error_is_shown(options: dict[str, Any]) -> None:
-    """The options that privacy and the error states depend on."""
+    """These options keep data private and let the pages show their own error states."""
     assert options["browser.gatherUsageStats"] is False
     assert options["client.showErrorDetails"] == "none"
     assert options["server.fileWatcherType"] == "none"
@@ -51,7 +51,7 @@ def test_fonts_are_served_from_here(options: dict[str, Any]) -> None:
 
 
 def test_both_themes_set_the_same_colours(options: dict[str, Any]) -> None:
-    """What is coloured in light is coloured in dark."""
+    """Every colour of the light theme exists in the dark theme too."""
     light = {name.removeprefix("theme.light.") for name in options if ".light." in name}
     dark = {name.removeprefix("theme.dark.") for name in options if ".dark." in name}
     assert light == dark

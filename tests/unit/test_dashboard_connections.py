@@ -11,7 +11,7 @@ from dashboard.server.page_limits import HostPageLimits
 
 
 def test_messages_beyond_the_burst_wait_their_turn() -> None:
-    """A burst is free, then each waits a tenth of a second longer; a pause earns another burst."""
+    """After a burst each message waits a tenth of a second longer; a pause allows another burst."""
     now = [100.0]
     bucket = TokenBucket(MessageRate(burst=3, per_second=10), clock=lambda: now[0])
     assert [bucket.take() for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
@@ -22,7 +22,7 @@ def test_messages_beyond_the_burst_wait_their_turn() -> None:
 
 
 def test_a_person_who_types_fast_waits_for_nothing() -> None:
-    """Eight letters a second for ten seconds, each of them a message."""
+    """Eight messages a second for ten seconds are not delayed."""
     now = [0.0]
     bucket = TokenBucket(PAGES, clock=lambda: now[0])
     for _ in range(80):
@@ -41,7 +41,7 @@ def test_a_person_who_types_fast_waits_for_nothing() -> None:
     ],
 )
 def test_a_client_is_an_address_or_a_network(address: str, client: str) -> None:
-    """One machine has a whole network of IPv6 addresses."""
+    """An IPv6 client is counted by its network, because one machine has a whole network of addresses."""
     assert find_client({"type": "http", "client": (address, 1)}) == client
     assert find_client({"type": "http"}) == "unknown"
 
@@ -72,7 +72,7 @@ class Doors:
 
 
 def test_before_a_sign_in_there_is_less_room() -> None:
-    """A fifth for a client and half of all together, so that nobody is kept from what they signed in for."""
+    """One client gets a fifth, and all together half, so that signed-in visitors keep their share."""
 
     async def knock() -> None:
         doors = Doors(most=6, most_of_client=10)

@@ -38,7 +38,7 @@ def test_a_change_of_zero_has_no_sign_in_a_table(
     shown: list[tuple[Any, dict[str, Any]]],
     is_arrow: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    """Nor one that rounds to zero. Missing cells stay missing, and the column still sorts by number."""
+    """A change that rounds to zero has none either; missing cells stay missing, and sorting is by number."""
     frame = pd.DataFrame(
         {
             "name": ["a", "b", "c", "d", "e"],
@@ -58,7 +58,7 @@ def test_a_change_of_zero_has_no_sign_in_a_table(
 def test_a_table_without_a_zero_is_formatted_by_the_browser(
     shown: list[tuple[Any, dict[str, Any]]],
 ) -> None:
-    """Which costs the server a tenth."""
+    """That costs the server a tenth of formatting it itself."""
     frame = pd.DataFrame({"name": ["a"], "change": [0.01], "gain": [-0.01]})
     show_table(frame, COLUMNS, alt="Changes")
     [(data, columns)] = shown

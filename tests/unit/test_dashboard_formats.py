@@ -32,7 +32,7 @@ def test_a_score_is_written_in_its_unit(score: Decimal, unit: formats.Unit, text
 
 @pytest.mark.parametrize(("amount", "text"), [("12.5", "+$12.50"), ("-1234.5", "-$1,234.50"), ("0", "$0.00")])
 def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
-    """The sign is a plain minus in front, which is how a metric knows a loss."""
+    """The sign is a minus in front, by which a metric card recognises a loss."""
     assert formats.format_signed_money(Decimal(amount)) == text
 
 
@@ -53,12 +53,12 @@ def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
     ],
 )
 def test_a_share_is_all_or_none_only_when_it_is(part: Decimal, whole: Decimal, text: str) -> None:
-    """However close to it a rounded share would be."""
+    """A share close to all or to none is not shown as 100% or 0%."""
     assert formats.format_share(part, whole) == text
 
 
 def test_a_share_with_a_decimal_is_as_strict() -> None:
-    """2,002 of 2,011 are 99.6 %; one less than all is never 100.0 %."""
+    """2,002 of 2,011 are 99.6 %; less than all is never 100.0 %."""
     assert formats.format_share(2_002, 2_011, places=1) == "99.6%"
     assert formats.format_share(99_999, 100_000, places=1) == ">99.9%"
     assert formats.format_share(1, 100_000, places=1) == "<0.1%"
@@ -73,7 +73,7 @@ def test_a_share_with_a_decimal_is_as_strict() -> None:
     ("value", "text"), [(0, "0"), (1_250, "+1,250"), (-3, "-3"), (Decimal("-0.4"), "0"), (0.0, "0")]
 )
 def test_a_change_has_a_sign_unless_it_is_zero(value: Decimal, text: str) -> None:
-    """Also one that only rounds to zero."""
+    """A change that rounds to zero has no sign either."""
     assert formats.format_change(value) == text
 
 
@@ -99,7 +99,7 @@ def test_the_time_of_reading_is_utc() -> None:
     ],
 )
 def test_time_left_has_two_units(left: timedelta, text: str) -> None:
-    """What is over says when it ended."""
+    """A time that is over is shown as the day on which it ended."""
     assert formats.format_time_left(NOW + left, NOW) == text
 
 
@@ -116,12 +116,12 @@ def test_time_left_has_two_units(left: timedelta, text: str) -> None:
     ],
 )
 def test_a_duration_has_two_units(seconds: float, text: str) -> None:
-    """The largest two; a rest of nothing is left out."""
+    """The two largest units are shown; a remainder of zero is left out."""
     assert formats.format_duration(seconds) == text
 
 
 def test_what_never_ends_has_no_time_left() -> None:
-    """No end, no text."""
+    """Without an end the text is empty."""
     assert formats.format_time_left(None, NOW) == ""
 
 
@@ -157,14 +157,14 @@ def test_player_made_text_is_shown_literally() -> None:
     ],
 )
 def test_a_name_becomes_no_link_and_no_icon(name: str, found: str) -> None:
-    """Both are looked for in the text behind the escapes, so something stands between."""
+    """Markdown finds both behind the escapes, so an invisible character breaks them up."""
     shown = formats.escape_markdown(name).replace("\\", "")
     assert found not in shown
     assert shown.replace("\u2060", "") == name
 
 
 def test_a_name_is_one_line_that_keeps_its_direction() -> None:
-    """Spaces at an end would undo bold; text from right to left would move what follows it."""
+    """Outer spaces would break bold text, and right-to-left text would move what follows it."""
     assert formats.escape_markdown(" a\n# b ") == r"a \# b"
     assert formats.escape_markdown("&lt;") == r"\&lt;"
     assert formats.escape_markdown("\u05e9\u05dc") == "\u2068\u05e9\u05dc\u2069"
@@ -178,7 +178,7 @@ def test_a_name_does_not_turn_what_follows(control: str) -> None:
 
 @pytest.mark.parametrize(("change", "expected"), [("0", True), ("-0.004", True), ("0.01", False)])
 def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> None:
-    """What is written as 0.00 gets no arrow."""
+    """A change that is written as 0.00 gets no arrow."""
     assert formats.is_zero(Decimal(change)) is expected
 
 
@@ -193,7 +193,7 @@ def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> Non
     ],
 )
 def test_small_prices_keep_their_digits(price: Decimal | float, text: str) -> None:
-    """Two decimals would write nothing of them."""
+    """With two decimals such a price would be 0.00."""
     assert formats.format_price(price) == text
 
 
@@ -227,5 +227,5 @@ def test_a_quantity_has_the_number_of_its_noun(count: int, text: str) -> None:
     ],
 )
 def test_a_share_is_all_or_nothing_only_when_it_is(part: int, places: int, text: str) -> None:
-    """Rounding makes neither 100% of most nor 0% of a few."""
+    """Rounding shows neither 100% for most nor 0% for a few."""
     assert formats.format_share(part, 1000, places=places) == text

@@ -71,13 +71,13 @@ def write_line(
 
 
 def test_all_is_healthy_since_the_start() -> None:
-    """Nothing has happened yet, and from when on that is known."""
+    """The line says since when there was no incident: since the start."""
     line = write_line(IncidentLog(), HEALTHY)
     assert line == ":green-badge[All healthy] · no incident since 01:12 UTC"
 
 
 def test_redis_goes_and_comes_back() -> None:
-    """Since when, what, the server's words and where to look; afterwards how long it was."""
+    """The line names time, problem, the server's message and where to look; afterwards the duration."""
     log = IncidentLog()
     down = write_line(log, change(**REDIS_DOWN))
     assert down == (
@@ -95,7 +95,7 @@ def test_redis_goes_and_comes_back() -> None:
 
 
 def test_words_of_the_server_are_for_operators() -> None:
-    """Others read what is broken, not what the server said."""
+    """Other visitors see which server is down, not its message."""
     log = IncidentLog()
     assert "refused" not in write_line(log, change(**REDIS_DOWN), shows_words=False)
     over = write_line(log, HEALTHY, seconds=75, shows_words=False)
@@ -135,14 +135,14 @@ def test_words_of_the_server_are_for_operators() -> None:
     ],
 )
 def test_every_reason_of_a_status_is_named(changes: dict[str, Any], status: str, text: str) -> None:
-    """Whatever the health check finds has its words, under its status."""
+    """Every reason of the health check stands in the line, under its status."""
     line = write_line(IncidentLog(), change(**changes))
     assert f"badge[{status}] since" in line
     assert text in line.replace("\\", "")
 
 
 def test_the_first_of_several_problems_is_named() -> None:
-    """The worst, and how many there are besides; the time is that of the oldest."""
+    """The worst problem is named with the number of others; the time is that of the oldest."""
     log = IncidentLog()
     write_line(log, change(**REDIS_DOWN))
     both = change(**{**REDIS_DOWN, "status": "unhealthy", "database": "unhealthy"})
@@ -151,7 +151,7 @@ def test_the_first_of_several_problems_is_named() -> None:
 
 
 def test_an_alert_that_fires_is_a_problem() -> None:
-    """One that the health check does not see; a pending one is not yet."""
+    """The health check does not see this problem; a pending alert is no problem yet."""
     log = IncidentLog()
     late = Alert("EchoTaskLate", "warning", "pending", "simulator is late by two intervals", NOW)
     assert "All healthy" in write_line(log, HEALTHY, alerts=[late])
@@ -161,7 +161,7 @@ def test_an_alert_that_fires_is_a_problem() -> None:
 
 
 def test_an_alert_does_not_outlive_what_the_check_has_seen_end() -> None:
-    """Prometheus hears of it later: for a minute its alert says nothing, then it counts."""
+    """Prometheus notices the end later, so for a minute its alert does not count."""
     log, alert = IncidentLog(), Alert("EchoRedisDown", "warning", "firing", "Redis does not answer", NOW)
     write_line(log, change(**REDIS_DOWN), alerts=[alert])
     assert "All healthy" in write_line(log, HEALTHY, alerts=[alert], seconds=1)
@@ -169,7 +169,7 @@ def test_an_alert_does_not_outlive_what_the_check_has_seen_end() -> None:
 
 
 def test_what_comes_back_in_steps_is_one_incident_called_by_its_worst() -> None:
-    """Redis is limited for a moment after it was down: it was down."""
+    """Redis that is limited for a moment after an outage still counts as one outage."""
     log = IncidentLog()
     write_line(log, change(**REDIS_DOWN))
     limited = {"status": "degraded", "redis": "degraded", "redis_reason": "this process: not yet"}
@@ -178,7 +178,7 @@ def test_what_comes_back_in_steps_is_one_incident_called_by_its_worst() -> None:
 
 
 def test_incidents_are_bounded() -> None:
-    """A server that comes and goes all night does not fill the memory; the newest is first."""
+    """An unstable server does not fill the memory; the newest incident is first."""
     log = IncidentLog()
     problem = Problem("EchoRedisDown", "Redis does not answer", "Redis down")
     for second in range(200):
@@ -190,7 +190,7 @@ def test_incidents_are_bounded() -> None:
 
 
 def test_a_sampler_that_stands_still_is_not_called_healthy() -> None:
-    """Nothing is known about now; the last check has its time."""
+    """The state is unknown then; the line shows the time of the last check."""
     line = write_line(IncidentLog(), HEALTHY, is_current=False)
     assert line == ":gray-badge[Health unknown] no answer since 03:12 UTC"
 

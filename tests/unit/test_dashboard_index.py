@@ -25,7 +25,7 @@ def fetch(path: str, *, query: str = "", **headers: str) -> tuple[int, dict[str,
 
 
 def test_the_first_page_can_be_read_without_scripts() -> None:
-    """Name, content and what is going on; nothing of Streamlit's own advertisement."""
+    """It shows name, content and the loading text, and no advertisement of Streamlit."""
     _, headers, html = fetch("/leaderboards")
     text = re.sub(r"<(style|script|noscript).*?</\1>|<[^>]+>", "", html, flags=re.DOTALL)
     assert "Echo Markets" in text
@@ -64,14 +64,14 @@ def test_the_content_policy_still_fits_the_page(tmp_path: Path) -> None:
 
 
 def test_overview_has_an_address_like_the_others() -> None:
-    """Its query string stays; relative, so that a proxy may serve the pages below a path."""
+    """The query string is kept; the address is relative, so that a proxy may add a path before it."""
     status, headers, _ = fetch("/overview", query="live=false&x=1")
     assert (status, headers["location"]) == (307, "./?live=false&x=1")
     assert fetch("/overview")[1]["location"] == "./"
 
 
 def test_the_script_is_kept_by_the_browser() -> None:
-    """Under an address that changes with its content; compressed where that is accepted."""
+    """Its address changes with its content, and it is compressed for clients that accept that."""
     _, headers, script = fetch("/shell.js", **{"accept-encoding": "gzip"})
     assert script == (STATIC / "shell.js").read_text(encoding="utf-8")
     assert "immutable" in headers["cache-control"]
@@ -79,7 +79,7 @@ def test_the_script_is_kept_by_the_browser() -> None:
 
 
 def test_all_else_is_streamlits() -> None:
-    """Pages that do not exist, and addresses with a slash at their end."""
+    """Streamlit answers unknown pages, and addresses with a slash at their end."""
     for path in ("/nowhere", "/leaderboards/", "/livez"):
         assert fetch(path)[2] == "page"
 

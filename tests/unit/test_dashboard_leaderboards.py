@@ -49,7 +49,7 @@ def build_score(number: int, score: str, rank: int | None) -> PlayerScore:
 
 
 def test_a_page_shows_where_its_players_stood_before() -> None:
-    """Ranks gained, lost, kept, and none before; scores gained and lost; gaps to the leader."""
+    """The table has ranks gained, lost, kept or new, scores gained and lost, and gaps to the leader."""
     entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
@@ -66,7 +66,7 @@ def test_a_page_shows_where_its_players_stood_before() -> None:
 
 
 def test_equal_returns_show_the_values_that_rank_them() -> None:
-    """The column stands beside the returns only where they were ranked by value."""
+    """The column of values is shown only where they decide the ranks."""
     compared = ComparedEntries(tuple(build_entries(["5.00"])), {}, {}, values=(Decimal("10500.40"),))
     frame = tables.build_entries_table(compared, RETURN, best=Decimal(5)).to_pydict()
     assert (frame["value"], frame["behind"]) == (["$10,500.40"], [""])
@@ -84,20 +84,20 @@ def test_equal_returns_show_the_values_that_rank_them() -> None:
     ],
 )
 def test_a_move_on_a_large_leaderboard_has_shares(rank: int, before: int, players: int, text: str) -> None:
-    """A number of ranks says little among 100,000 players."""
+    """On a leaderboard of 100,000 players a share says more than a number of ranks."""
     earlier = build_score(1, "1", before)
     assert tables.describe_move(rank, earlier, players=players, players_before=players) == text
 
 
 def test_a_page_without_news_has_the_same_columns() -> None:
-    """Types do not follow the values: nobody has a medal, a change or a trend here."""
+    """The types of columns do not depend on the rows: here no player has a medal, a change or a trend."""
     full = ComparedEntries(tuple(build_entries(["5.00"])), {UUID(int=1): build_score(1, "3.50", 4)}, {})
     empty = tables.build_entries_table(ComparedEntries((), {}, {}), RETURN, best=Decimal(5))
     assert empty.schema == tables.build_entries_table(full, RETURN, best=Decimal(5)).schema
 
 
 def test_a_period_is_a_table_too() -> None:
-    """With how many sessions each has played, and found by name in any case."""
+    """It has the number of sessions of each player; a search ignores case."""
     entries = [PeriodEntry(UUID(int=n), name, Decimal(3 - n), 2, n) for n, name in ((1, "Amy"), (2, "bob"))]
     frame = tables.build_period_table(entries, {}, RETURN, best=Decimal(2)).to_pydict()
     assert frame["player"] == ["Amy", "bob"]
@@ -120,7 +120,7 @@ def test_a_period_is_a_table_too() -> None:
     ],
 )
 def test_the_chosen_row_names_the_player(selection: dict[str, object], expected: str | None) -> None:
-    """Nothing chosen, a row that is gone, or where the keyboard's focus enters, is nobody."""
+    """No row, a row that no longer exists, and the focus of the keyboard select nobody."""
     assert tables.find_clicked_player(selection, ["alice", "bob"]) == expected
 
 
@@ -135,12 +135,12 @@ def test_the_chosen_row_names_the_player(selection: dict[str, object], expected:
     ],
 )
 def test_a_difference_has_its_sign(value: str, before: str, unit: str, text: str) -> None:
-    """In the unit of the category."""
+    """The difference is in the unit of the category."""
     assert tables.describe_difference(Decimal(value), Decimal(before), unit) == text  # type: ignore[arg-type]  # literals
 
 
 def test_bins_of_whole_numbers_are_drawn_around_them() -> None:
-    """A count of 3 is the bin from 2.5 to 3.5; one bin alone is no distribution."""
+    """A count of 3 is the bin from 2.5 to 3.5; a single bin is no distribution."""
     bins = (ScoreBin(Decimal(3), Decimal(4), 2), ScoreBin(Decimal(4), Decimal(5), 1))
     assert tables.build_bins(bins, "count") == (Bin(2.5, 3.5, 2), Bin(3.5, 4.5, 1))
     assert tables.build_bins(bins, "percent")[0] == Bin(3.0, 4.0, 2)
@@ -160,7 +160,7 @@ def test_another_session_is_outlined() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 1_201])
 def test_a_file_has_a_row_for_each_entry(size: int) -> None:
-    """The header first, and in pieces that are not held together."""
+    """The header comes first, and the file is sent in pieces."""
     entries = build_entries([str(size - n) for n in range(size)])
     pieces = list(write_csv(download.COLUMNS, download.list_rows(entries)))
     rows = list(csv.reader(StringIO("".join(pieces), newline="")))
@@ -189,7 +189,7 @@ def test_a_username_is_no_formula(name: str) -> None:
     ],
 )
 def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names: list[str]) -> None:
-    """Names in any case; the ranks are those of the whole leaderboard."""
+    """The search ignores case; ranks are those of the whole leaderboard."""
     entries = build_entries(["3", "2", "1"], ["bob", "Amy", "alice"])
     rows = list(download.list_rows(entries, order=order, prefix=prefix))
     assert [row[1] for row in rows] == names
@@ -198,7 +198,7 @@ def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names:
 
 
 def test_a_link_to_a_file_holds_the_filters() -> None:
-    """Defaults are left out; an order is none of a period's."""
+    """Defaults are left out; a period has no order."""
     selection = Selection(RETURN, DAY, 1, None, 10, "-rank", "al")
     assert download.build_link(selection) == (
         "download/leaderboard.csv?category=daily_returns&day=2013-02-28&order=-rank&find=al"
@@ -210,7 +210,7 @@ def test_a_link_to_a_file_holds_the_filters() -> None:
 
 
 def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
-    """The players of the page's period, those whose name is looked for."""
+    """It has the players of the period on the page, limited by the search."""
     entries = tuple(PeriodEntry(UUID(int=n), name, Decimal(n), 2, n) for n, name in ((1, "amy"), (2, "bob")))
     period = PeriodLeaderboard(days=(DAY, DAY - timedelta(days=3)), players=2, entries=entries)
     rows = list(download.list_period_rows(period, category="daily_returns", prefix="B"))
@@ -229,7 +229,7 @@ def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
     ],
 )
 def test_open_returns_are_in_the_order_of_their_ranks(day: date, expected: list[str]) -> None:
-    """Values and returns are read one after the other, and the simulator can write between the two."""
+    """Values and returns are read separately, and the simulator may write between the two reads."""
 
     class Board:
         def list_player_scores(self, *_: object) -> list[PlayerScore]:
@@ -243,7 +243,7 @@ def test_open_returns_are_in_the_order_of_their_ranks(day: date, expected: list[
 
 
 def test_a_search_means_one_player_or_none() -> None:
-    """Of several that are found only the one whose whole name was typed."""
+    """Of several matches, the search selects only a player whose whole name was typed."""
 
     class Board:
         def get_leaderboard_around(self, user_id: UUID, *_: object, **__: object) -> tuple[UUID]:
@@ -260,7 +260,7 @@ def test_a_search_means_one_player_or_none() -> None:
 
 
 def test_a_medal_has_a_name() -> None:
-    """A screen reader reads the text of a cell; two players with the first rank both have gold."""
+    """A screen reader reads the cell's text; two players with rank 1 both have gold."""
     entries = tuple(build_entries(["2", "2"]))
     frame = tables.build_entries_table(ComparedEntries(entries, {}, {}), RETURN, best=Decimal(2)).to_pydict()
     assert (frame["medal"], frame["rank"]) == ([["gold"], ["gold"]], [1, 1])

@@ -56,7 +56,7 @@ def build_event(created_at: datetime, sentiment: str = "POSITIVE") -> MarketEven
 
 
 def test_a_symbol_has_its_trend_and_spread() -> None:
-    """The spread is in basis points of the middle; what is not quoted is empty, a tiny loss is no -0."""
+    """The spread is in basis points of the middle; without quotes it is empty, and a tiny loss is no -0."""
     trend = Sparkline("AAPL", (LAST,), (Decimal("59.5"),))
     fallen = msgspec.structs.replace(build_tick("AAPL", age_days=0), change_percent_24h=Decimal("-0.004"))
     frame = tables.build_symbols_table(
@@ -70,7 +70,7 @@ def test_a_symbol_has_its_trend_and_spread() -> None:
 
 
 def test_movers_are_ordered_by_distance() -> None:
-    """A fall counts as much as a rise; who has no change comes last."""
+    """A fall counts as much as a rise; symbols without a change come last."""
     ticks = [build_tick(symbol, age_days=0) for symbol in ("IBM", "AAPL", "FB")]
     links = list(tables.build_movers_table(ticks, [])["symbol"])
     assert links == ["market?symbol=FB", "market?symbol=AAPL", "market?symbol=IBM"]
@@ -82,7 +82,7 @@ def test_no_symbols_are_an_empty_frame() -> None:
 
 
 def test_an_event_is_readable() -> None:
-    """Keys become words, symbols a list."""
+    """Keys are written in words, symbols as a list."""
     [row] = tables.build_events_table([build_event(LAST)]).to_dict("records")
     assert (row["type"], row["sentiment"], row["symbols"]) == ("Price move", "Positive", "AAPL, IBM")
     assert row["impact"] == 6.1
@@ -90,7 +90,7 @@ def test_an_event_is_readable() -> None:
 
 
 def test_an_impact_has_the_sign_of_its_event() -> None:
-    """Also where an event was created with the size of a fall; zero and None have none."""
+    """An event that was stored with a positive size of a fall gets the minus; zero and None have no sign."""
     impacts = {
         ("NEGATIVE", "5.45"): -5.45,
         ("NEGATIVE", "-5.45"): -5.45,
@@ -114,7 +114,7 @@ def test_candles_are_summed_up() -> None:
 
 
 def test_a_change_is_from_the_last_price_before_the_range() -> None:
-    """As the change in 24 hours is; the extremes are those of the candles."""
+    """The change in 24 hours is defined in the same way; the extremes are those of the candles."""
     total = tables.summarize_candles(build_candles(4), before=Decimal(98))
     assert (total.open, total.change_percent, total.high) == (98, Decimal(-50), 58)
 
@@ -129,7 +129,7 @@ def build_view(candles: Sequence[Candle], chosen: Range, *events: MarketEvent) -
 
 
 def test_a_chart_is_described_in_a_sentence() -> None:
-    """Everything that the chart shows, for who cannot see it."""
+    """The sentence has everything that the chart shows, for people who cannot see it."""
     view = build_view(build_candles(2), find_range("1 week"), build_event(LAST))
     assert tables.describe_view(view, find_range("1 week")) == (
         "AAPL from 24 Feb 2013 00:00 to 2 Mar 2013 21:00, its last price, in 2 candles of 30 minutes: from "
@@ -170,7 +170,7 @@ def test_candle_charts_are_valid_and_hold_every_candle(count: int, chosen: Range
 
 
 def test_a_chart_without_events_has_no_marks() -> None:
-    """Only wicks and bodies."""
+    """The chart has only wicks and bodies."""
     window = find_window(RANGES[0], LAST)
     spec = charts.build_candle_chart(build_candles(3), [], window=window, chosen=RANGES[0])
     assert len(spec["layer"]) == 2
@@ -181,7 +181,7 @@ def test_a_chart_without_events_has_no_marks() -> None:
     [(timedelta(hours=-1), 0), (timedelta(0), 0), (timedelta(hours=30), 1), (timedelta(days=9), 2)],
 )
 def test_an_event_is_marked_at_its_time_above_the_price_before_it(after: timedelta, place: int) -> None:
-    """The last candle that had begun; the first for what came before it."""
+    """The mark is at the last candle that had begun, or at the first for an earlier event."""
     candles = build_candles(3)
     window, chosen = find_window(RANGES[1], LAST), RANGES[1]
     spec = charts.build_candle_chart(candles, [build_event(LAST + after)], window=window, chosen=chosen)
@@ -202,7 +202,7 @@ def test_a_mark_shows_its_sentiment() -> None:
 
 @pytest.mark.parametrize("chosen", RANGES, ids=lambda chosen: chosen.name)
 def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
-    """However long it is; the width is that of the bucket that is read."""
+    """A range of any length has some hundred candles, as wide as the bucket that is read."""
     window = find_window(chosen, LAST)
     assert 200 <= (window.end - window.start) / chosen.width <= 400
     assert check_bucket(chosen.bucket) == chosen.width
@@ -224,7 +224,7 @@ def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
     ],
 )
 def test_a_range_is_time_on_the_calendar(name: str, latest: str, start: str) -> None:
-    """24 hours without the price that they are compared with, else whole days in UTC up to the last price."""
+    """24 hours begin after the price that is compared; longer ranges are whole days in UTC."""
     moment = datetime.fromisoformat(latest).replace(tzinfo=UTC)
     window = find_window(find_range(name), moment)
     assert window.start == datetime.fromisoformat(start).replace(tzinfo=UTC)
@@ -252,7 +252,7 @@ def build_effect(*medians: str | None) -> EventEffect:
 
 
 def test_an_effect_is_told_in_a_sentence() -> None:
-    """The medians only where both sessions have one; a time after the event that still runs is so far."""
+    """It has medians only if both sessions have one; a time that still runs is marked so far."""
     later = LAST + timedelta(days=1)
     counts = "1 trade of 1 player before, 1,500 trades of 20 players after."
     assert tables.describe_effect(build_effect("0.5", "-0.25", "9"), now=later) == (
@@ -267,7 +267,7 @@ def test_an_effect_is_told_in_a_sentence() -> None:
 
 
 def test_an_effect_is_a_table_of_times_and_sessions() -> None:
-    """Open sessions say so far; a number of players belongs to a session."""
+    """Open sessions are marked so far; a number of players belongs to a session."""
     effect, later = build_effect("0.5", "-0.001", None), LAST + timedelta(days=1)
     frame = tables.build_effect_table(effect, window="1 hour", now=later)
     assert list(frame["when"]) == [
@@ -287,7 +287,7 @@ def test_an_effect_is_a_table_of_times_and_sessions() -> None:
 
 
 def test_a_part_says_how_old_it_is() -> None:
-    """When it was read, when again, and whether the database answered."""
+    """It says when it was read, when it is read again, and whether the database answered."""
     now = datetime(2013, 3, 1, 21, 0, 5, tzinfo=UTC)
     assert describe_age(now, interval=5) == "As of 2013-03-01 21:00:05 UTC · refreshes every 5 s"
     assert describe_age(now, interval=None).endswith("· paused")
@@ -297,7 +297,7 @@ def test_a_part_says_how_old_it_is() -> None:
 
 
 def test_moved_history_says_what_its_days_stand_for() -> None:
-    """In weeks, and as the day that is shown now: a moved month has days of two real ones."""
+    """The page names the weeks and the real day: a moved month has days of two real months."""
     now = datetime(2026, 11, 26, tzinfo=UTC)
     assert tables.describe_moved_weeks(715, now) == (
         "Imported days are real trading days, moved by 715 weeks: 26 Nov 2026 stands for 14 Mar 2013."
@@ -305,7 +305,7 @@ def test_moved_history_says_what_its_days_stand_for() -> None:
 
 
 def test_the_page_names_the_size_of_a_move_that_makes_an_event() -> None:
-    """The one that the simulation has, compared with the same price."""
+    """The size is the one that the simulation uses, measured from the same price."""
     text = " ".join(Path(data.__file__).with_name("page.py").read_text(encoding="utf-8").split())
     assert f"more than {THRESHOLD_PERCENT} % away" in text
     assert PREVIOUS_CLOSE in text

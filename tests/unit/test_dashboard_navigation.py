@@ -9,7 +9,7 @@ from dashboard import navigation
 
 
 def test_each_run_has_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streamlit notes in a page that it may run: in another run's page that would be an error there."""
+    """Streamlit marks a page object as running; in the page object of another run that raises an error."""
     monkeypatch.setattr(navigation, "_create_pages", lambda: (SimpleNamespace(may_run=False),))
     (first,) = navigation.list_pages()
     vars(first)["may_run"] = True
@@ -18,7 +18,7 @@ def test_each_run_has_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_styles_are_only_styles() -> None:
-    """Streamlit gives a style sheet no room on the page as long as there is nothing else in it."""
+    """Streamlit gives a style sheet no room on the page if the element has nothing else."""
     styles = navigation.read_styles()
     assert styles.startswith("<style>")
     assert styles.endswith("</style>")
@@ -36,7 +36,7 @@ def show_title() -> None:
 
 
 def test_reading_is_announced_on_a_page_that_was_just_opened() -> None:
-    """Not on one that shows figures already; again on the next page."""
+    """A page that shows figures already has no spinner; the next page has one again."""
     test = AppTest.from_function(show_title).run()
     announced = [test.text[0].value, test.run().text[0].value]
     test.query_params["title"] = "Market"

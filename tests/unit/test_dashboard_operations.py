@@ -75,7 +75,7 @@ def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series
 
 
 def test_a_healthy_stack_has_good_cards() -> None:
-    """Each part by name, with its figure."""
+    """Each part of the stack has a card with its name and figure."""
     cards = {card.label: card for card in tables.build_cards(take(*HEALTHY), {})}
     assert {card.state for card in cards.values()} == {"good"}
     assert cards["Stack"].value == "Healthy"
@@ -103,7 +103,7 @@ def test_a_healthy_stack_has_good_cards() -> None:
 def test_a_part_that_fails_shows(
     change: tuple[str, dict[str, str], float], label: str, value: str, state: str
 ) -> None:
-    """Its card, and no other, is not good."""
+    """Only the card of the failing part is not good."""
     cards = tables.build_cards(take_with(change), {})
     assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
         (label, value, state)
@@ -111,7 +111,7 @@ def test_a_part_that_fails_shows(
 
 
 def test_a_redis_that_may_move_says_so() -> None:
-    """Its card names how the primary is found, and how often it has changed; a single server says nothing."""
+    """The card names how the primary is found and how often it changed; a single server has neither."""
     changes = ("echo_cache_primary_changes_total", {"role": "dashboard"}, 2.0)
     for topology, words in (("sentinel", "sentinel, changes of the primary: 2"), ("single", "check took")):
         scrape = take_with(("echo_cache_topology", {"topology": topology, "role": "dashboard"}, 1), changes)
@@ -123,7 +123,7 @@ def test_a_redis_that_may_move_says_so() -> None:
 
 @pytest.mark.parametrize(("up", "card"), [(1, ("Limited", "warning")), (0, ("Down", "bad"))])
 def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
-    """In the server's words to whom they are for, on the card and as a condition."""
+    """Operators see the server's message on the card and in the condition."""
     reason = "NOPERM no permission"
     scrape = take_with(("echo_service_up", {"service": "redis"}, up))
     scrape.reasons = {"redis": reason}
@@ -136,14 +136,14 @@ def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
 
 
 def test_what_is_not_published_is_unknown() -> None:
-    """A scrape without anything says so, rather than that all is well."""
+    """A scrape without the metrics shows unknown, not healthy."""
     cards = tables.build_cards(take(), {})
     assert {card.state for card in cards if card.label != "Stack"} == {"unknown"}
     assert next(card.value for card in cards if card.label == "Stack") == "Unknown"
 
 
 def test_a_disabled_cache_is_no_fault() -> None:
-    """Its check is absent, which is how the exporter says disabled."""
+    """The exporter omits the check of a disabled cache."""
     scrape = take(("echo_service_up", {"service": "database"}, 1))
     assert next(card.value for card in tables.build_cards(scrape, {}) if card.label == "Redis") == "Disabled"
 
@@ -165,18 +165,18 @@ CONDITIONS = [
 
 @pytest.mark.parametrize(("change", "rule"), CONDITIONS)
 def test_a_condition_is_seen_alone(change: tuple[str, dict[str, str], float], rule: str) -> None:
-    """One change, one condition."""
+    """One change of the scrape causes exactly one condition."""
     assert [item.rule for item in find_conditions(take_with(change), {})] == [rule]
 
 
 def test_a_healthy_stack_has_no_condition() -> None:
-    """Nothing is claimed of figures within their limits, nor of a task that was stopped on purpose."""
+    """Figures within their limits, and a task that was stopped on purpose, cause no condition."""
     stopped = ("echo_task_interval_seconds", {"task": "simulator"}, 0.0)
     assert list(find_conditions(take_with(stopped), {("dashboard",): 0.0})) == []
 
 
 def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
-    """Those that need two figures."""
+    """These conditions need two figures each."""
     task = {"task": "simulator"}
     scrape = take_with(
         ("echo_redis_memory_used_bytes", {}, 95),
@@ -189,7 +189,7 @@ def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
 
 
 def test_alerts_are_those_of_the_rules() -> None:
-    """Severity, waiting time and words are the ones of the alert rules, and so of the documents."""
+    """Severity, waiting time and text equal those of the alert rules."""
     document = yaml.safe_load((ROOT / "exporter/prometheus/alerts.yml").read_text(encoding="utf-8"))
     rules = {rule["alert"]: rule for group in document["groups"] for rule in group["rules"]}
     units = {"s": 1, "m": 60, "h": 3600}
@@ -210,7 +210,7 @@ def test_alerts_are_those_of_the_rules() -> None:
 
 
 def test_an_alert_fires_after_its_waiting_time() -> None:
-    """Pending until then, with the time at which it began; one that ended begins anew."""
+    """It is pending until then, with its begin; an alert that ended begins anew."""
     book, late = AlertBook(), Condition("EchoTaskLate", "simulator is late by two intervals", "simulator")
     seen = []
     for seconds, conditions in ((0, [late]), (59, [late]), (60, [late]), (61, []), (62, [late])):
@@ -222,7 +222,7 @@ def test_an_alert_fires_after_its_waiting_time() -> None:
 
 
 def test_alerts_are_a_table() -> None:
-    """State, severity and begin; the link leads to the section, for a rule of somebody else to the page."""
+    """It has state, severity and begin; the link leads to the section of the rule, or to the page."""
     alerts = [
         Alert("EchoRedisDown", "warning", "firing", "Redis does not answer", NOW, "Connection refused"),
         Alert("TheirOwn", "critical", "pending", "Anything", None),
@@ -246,7 +246,7 @@ def at_minutes(minutes: Iterable[float], *labels: str) -> Series:
 
 
 def test_charts_are_valid_with_their_frames() -> None:
-    """The schema accepts each; columns are what the specification names."""
+    """The schema accepts each chart, and the columns are those of the specification."""
     lines = {
         POOL_USED: (build_series("dashboard", values=(1, 4)),),
         POOL_WAITING: (build_series("dashboard", values=(0, 2)),),
@@ -265,7 +265,7 @@ def test_charts_are_valid_with_their_frames() -> None:
 
 
 def test_lines_end_where_nothing_was() -> None:
-    """Two jobs with an hour between them are not one, and an hour that nobody measured is empty."""
+    """Two jobs with an hour between them are two lines, and an hour without samples is empty."""
     job, away = (0, 1, 120, 121), (0, 1, 2, 3, 120, 121)
     lines = {
         POOL_USED: (at_minutes(range(122), "dashboard"), at_minutes(job, "job")),
@@ -282,7 +282,7 @@ def test_lines_end_where_nothing_was() -> None:
 
 
 def test_lines_that_begin_at_different_moments_have_no_holes() -> None:
-    """A cache that is used later than another is sampled as often, between the samples of the other."""
+    """A cache that was used later is sampled at other times than the first one."""
     lines = {
         HIT_RATIO: tuple(
             at_minutes([minute + place / 5 for minute in range(40)], "user", str(place)) for place in range(5)
@@ -295,7 +295,7 @@ def test_lines_that_begin_at_different_moments_have_no_holes() -> None:
 
 
 def test_a_chart_goes_on_to_now_and_its_line_does_not() -> None:
-    """The exporter went away an hour ago: the axis shows that, and no cell is drawn over the hour."""
+    """After the exporter stopped an hour ago, the axis shows that hour and the line ends before it."""
     lines: dict[Query, tuple[Series, ...]] = {HIT_RATIO: (at_minutes((-62, -61, -60), "user", "near"),)}
     frame = draw("Cache hit ratio", lines)[1]
     assert frame["time"].iloc[-1] == NOW
@@ -305,13 +305,13 @@ def test_a_chart_goes_on_to_now_and_its_line_does_not() -> None:
 
 
 def test_frames_of_an_empty_history_are_empty() -> None:
-    """No line, no row, and no failure."""
+    """They have no line and no row, and raise no error."""
     assert all(draw(panel.title, {})[1].empty for panel in charts.PANELS)
     assert tables.OPERATIONS.build(tables.list_operations({})).empty
 
 
 def test_operations_are_those_with_traffic_busiest_first() -> None:
-    """Quantiles in milliseconds; one without any is empty, not zero."""
+    """Quantiles are in milliseconds; an operation without one has an empty cell, not zero."""
     frame = tables.OPERATIONS.build(
         tables.list_operations(
             {
@@ -328,7 +328,7 @@ def test_operations_are_those_with_traffic_busiest_first() -> None:
 
 
 def test_database_tables_are_in_people_s_units() -> None:
-    """MiB, milliseconds, rows a call, one line of a statement."""
+    """The units are MiB, milliseconds and rows a call; a statement is one line."""
     sizes = tables.SIZES.build([TableFigures("large", 1024 * 1024, 524_288, 9)])
     assert sizes.iloc[0].to_dict() == {
         "Table": "large",
@@ -350,7 +350,7 @@ def test_database_tables_are_in_people_s_units() -> None:
 
 
 def test_memory_is_described_with_its_limit() -> None:
-    """Used, limit and share; nothing when Redis was not asked."""
+    """The text has used memory, limit and share; it is empty when Redis was not asked."""
     known = take(
         ("echo_redis_memory_used_bytes", {}, 64 * tables.MEBIBYTE),
         ("echo_redis_memory_max_bytes", {}, 256 * tables.MEBIBYTE),
@@ -360,13 +360,13 @@ def test_memory_is_described_with_its_limit() -> None:
 
 
 def test_reads_past_redis_are_said() -> None:
-    """They are in no hit ratio, so a chart that ends because of them needs the note."""
+    """These reads are in no hit ratio, so a chart without them needs the note."""
     assert tables.describe_bypasses({CACHE_BYPASSES: {(): 2.5}}).startswith("2.50 reads/s did not use Redis")
     assert tables.describe_bypasses({CACHE_BYPASSES: {(): 0.0}}) == ""
 
 
 def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
-    """A heading's anchor is what a repository's site makes of it."""
+    """The anchor of a heading equals the one that a repository's site makes."""
     document = tmp_path / "troubleshooting.md"
     document.write_text(
         "# T\n\nfirst\n\n## Pool\n\nhelp\n\n### deeper\n\nmore\n\n## Hit ratio (cache)\n\nx\n"
@@ -379,7 +379,7 @@ def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
 
 
 def test_every_link_leads_to_a_section() -> None:
-    """Of panels and of alerts, in the document that is shipped."""
+    """The links of panels and alerts lead to a section of the shipped document."""
     anchors = {section.anchor for section in advice.read_sections()}
     assert {item.section for item in advice.ADVICE.values()} <= anchors
     assert {advice.build_anchor(rule) for rule in RULES} <= anchors

@@ -38,7 +38,7 @@ def build_headlines(*sessions: SessionSummary, today: date = AFTER) -> dict[str,
 
 
 def test_headlines_of_a_finished_session_are_compared_with_the_one_before() -> None:
-    """Each figure with its difference; who was seen is a figure of today."""
+    """Each figure has its difference; the number of seen players is that of today."""
     headlines = build_headlines(build_session(0), build_session(1))
     assert [(label, item.value, item.note) for label, item in headlines.items()] == [
         ("Seen today", "900", "of 1,234 players"),
@@ -62,7 +62,7 @@ def test_an_open_session_is_so_far_and_better_or_worse_than_none() -> None:
 
 
 def test_trends_are_of_finished_sessions_oldest_first() -> None:
-    """The open session would end each of them in a fall."""
+    """The open session would end each trend in a fall."""
     sessions = [build_session(age) for age in range(3)]
     finished, still_open = build_headlines(*sessions), build_headlines(*sessions, today=DAY)
     assert finished["Played"].trend == (998.0, 999.0, 1_000.0)
@@ -73,25 +73,25 @@ def test_trends_are_of_finished_sessions_oldest_first() -> None:
 
 
 def test_only_returns_are_good_or_bad() -> None:
-    """More players or events are neither gain nor loss."""
+    """More players or events are shown as neither gain nor loss."""
     headlines = build_headlines(build_session(0), build_session(1))
     assert [label for label, item in headlines.items() if item.is_change] == ["Median return", "Best return"]
 
 
 def test_an_unchanged_return_is_no_gain() -> None:
-    """No green arrow at 0.00."""
+    """A return of 0.00 has no green arrow."""
     median = build_headlines(build_session(), build_session())["Median return"]
     assert (median.note, median.is_change) == ("0.00 pts", False)
 
 
 def test_a_first_session_has_no_change() -> None:
-    """Nothing to compare with."""
+    """A first session has no earlier session to compare with."""
     headlines = build_headlines(build_session())
     assert [item.note for item in headlines.values()] == ["of 1,234 players", *[None] * 7]
 
 
 def test_a_session_without_leaderboards_has_dashes() -> None:
-    """What is not known is not 0."""
+    """An unknown figure is a dash, not 0."""
     bare = build_session(best_return=None, median_return=None)
     headlines = build_headlines(bare, build_session(1))
     assert headlines["Median return"].value == headlines["Best return"].value == "-"
@@ -110,7 +110,7 @@ def list_values(spec: dict[str, Any], layer: int) -> list[dict[str, Any]]:
 
 
 def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
-    """Two values a session, fewer where there is no leaderboard; oldest first."""
+    """Each session has two values, fewer without a leaderboard; the oldest is first."""
     sessions = [build_session(0, events=0), build_session(1, median_return=None, events=0)]
     spec = charts.build_returns_chart(sessions, (), today=AFTER)
     alt.LayerChart.from_dict(spec)
@@ -124,7 +124,7 @@ def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
 
 
 def test_an_open_session_is_not_joined_to_the_finished_ones() -> None:
-    """Its points are hollow and say so far."""
+    """The points of an open session are hollow and marked so far."""
     sessions = [build_session(0, events=0), build_session(1, events=0)]
     spec = charts.build_returns_chart(sessions, (), today=DAY)
     alt.LayerChart.from_dict(spec)
@@ -134,7 +134,7 @@ def test_an_open_session_is_not_joined_to_the_finished_ones() -> None:
 
 
 def test_events_mark_their_sessions() -> None:
-    """By their day in UTC; a day without a session has no place on the axis."""
+    """Events count by their day in UTC; a day without a session has no place on the axis."""
     late = datetime(2013, 3, 1, 23, 30, tzinfo=timezone(-timedelta(hours=5)))
     events = [
         build_event("next day", late),
@@ -150,7 +150,7 @@ def test_events_mark_their_sessions() -> None:
 
 
 def test_sessions_as_a_table() -> None:
-    """One row a session, in the order given; only the newest can be open."""
+    """The table has one row a session, in the order given; only the newest can be open."""
     sessions = [build_session(0), build_session(1, best_return=None)]
     frame = tables.build_sessions_table(sessions, today=DAY)
     assert list(frame["session"]) == [DAY, DAY - timedelta(days=1)]
@@ -160,7 +160,7 @@ def test_sessions_as_a_table() -> None:
 
 
 def test_rows_of_tomorrow_leave_today_open() -> None:
-    """Openness is by the clock: a newer row finishes no session."""
+    """The clock decides which session is open: rows of a later session finish none."""
     sessions = [build_session(age) for age in (-1, 0, 1)]
     assert list(tables.build_sessions_table(sessions, today=DAY)["state"]) == ["so far", "so far", "finished"]
     spec = charts.build_returns_chart(sessions, (), today=DAY)
@@ -172,12 +172,12 @@ def test_rows_of_tomorrow_leave_today_open() -> None:
 
 
 def test_a_count_that_did_not_change_has_no_sign() -> None:
-    """Like every other change."""
+    """No other change of zero has a sign either."""
     assert build_headlines(build_session(0), build_session(0))["Played"].note == "0"
 
 
 def test_movers_say_of_when_their_prices_are() -> None:
-    """And how many symbols are left out because theirs are older."""
+    """The text names the time of the prices, and how many symbols with older prices are left out."""
     noon = datetime(2013, 3, 1, 12, tzinfo=UTC)
     market = Market((Tick("AAPL", noon, Decimal(1)),), (), stale=2)
     assert tables.describe_movers(market, noon + timedelta(hours=3)) == (

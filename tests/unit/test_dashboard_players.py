@@ -43,13 +43,13 @@ def measure_contrast(first: str, second: str) -> float:
 
 @pytest.mark.parametrize(("limit", "fill", "text"), charts.HEAT)
 def test_numbers_of_the_heat_table_are_readable(limit: int, fill: str, text: str) -> None:
-    """Each cell brings its own background, so the theme does not matter."""
+    """Each cell sets its own background, so it is readable in both themes."""
     assert limit > 0
     assert measure_contrast(fill, text) >= 4.5
 
 
 def test_buckets_hold_every_player_who_was_seen() -> None:
-    """By days since, and by sessions in a row."""
+    """The buckets count players by days since they were seen, and by sessions in a row."""
     silence = {bucket.label: bucket.players for bucket in tables.group_silence(build_report())}
     assert {label: players for label, players in silence.items() if players} == {
         "Today": 4,
@@ -62,7 +62,7 @@ def test_buckets_hold_every_player_who_was_seen() -> None:
 
 
 def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
-    """Nor for the future; only the running week is so far."""
+    """Future weeks have no cell either; only the running week is marked so far."""
     cells = list(tables.list_retention(build_report()))
     assert [(cell.since, cell.percent, cell.is_open) for cell in cells] == [
         (0, 100.0, False),
@@ -77,7 +77,7 @@ def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
 
 
 def test_retention_of_a_small_cohort_is_a_number() -> None:
-    """A share of three players says less than the players; 100 and 0 are said of all and nobody only."""
+    """A cohort of three players shows numbers; 100 and 0 are shown for all and nobody only."""
     cohorts = (
         Cohort(MONDAY - timedelta(days=7), 3, (3, 2)),
         Cohort(MONDAY - timedelta(days=7), 1_000, (1_000, 999)),
@@ -88,7 +88,7 @@ def test_retention_of_a_small_cohort_is_a_number() -> None:
 
 
 def test_days_without_a_session_have_no_point() -> None:
-    """The line of those who played leads over them; today is so far, so no line leads to it."""
+    """The line of players continues over them; today is marked so far, without a line to it."""
     days = [
         PlayerDay(TODAY - timedelta(days=age), played, played, 1)
         for age, played in ((3, 5), (2, 0), (1, 4), (0, 2))
@@ -106,7 +106,7 @@ def test_days_without_a_session_have_no_point() -> None:
 
 
 def test_last_seen_is_the_later_of_activity_and_session() -> None:
-    """A session can be newer than the stored time of activity, which can be unknown."""
+    """A session can be later than the stored time of activity, which can be unknown."""
     day = date(2026, 1, 20)
     for active in (None, datetime(2026, 1, 3, tzinfo=UTC)):
         table = tables.build_silent_table([build_silent(last_active=active, last_session=day)])
@@ -143,7 +143,7 @@ def test_returns_of_the_list_have_a_sign_unless_they_are_shown_as_zero() -> None
 
 
 def test_charts_are_valid() -> None:
-    """Altair knows the schema."""
+    """Altair's schema accepts each chart."""
     days = [PlayerDay(TODAY - timedelta(days=age), age, age, 0) for age in (2, 1, 0)]
     for spec in (
         charts.build_retention_chart(build_report()),
@@ -154,7 +154,7 @@ def test_charts_are_valid() -> None:
 
 
 def test_a_chart_of_few_rows_has_room_for_each() -> None:
-    """The height includes the axis, which would leave nothing to a single cohort."""
+    """The height includes the axis; otherwise a single cohort would have no room."""
     for weeks in (1, 2, 13):
         cohorts = tuple(Cohort(MONDAY, 2, (2,)) for _ in range(weeks))
         assert charts.build_retention_chart(build_report(cohorts=cohorts))["height"] >= weeks * 24 + 60
@@ -163,7 +163,7 @@ def test_a_chart_of_few_rows_has_room_for_each() -> None:
 
 
 def test_every_row_of_a_chart_is_named() -> None:
-    """Vega leaves out every second label of a low row unless told not to."""
+    """Vega hides every second label of a low row unless told otherwise."""
     heat = charts.build_retention_chart(build_report())["layer"]
     bars = charts.build_bars(tables.group_silence(build_report()), title="Days")
     for spec in (*heat, bars):

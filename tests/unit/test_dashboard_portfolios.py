@@ -69,7 +69,7 @@ def test_a_history_keeps_its_order_and_adds_what_is_invested() -> None:
 
 
 def test_cash_and_invested_add_up() -> None:
-    """Cash and what is invested make the value."""
+    """Cash plus the invested amount is the value."""
     [portfolio] = build_history(["100"])
     invested = tables.measure_invested(portfolio)
     assert portfolio.current_cash + invested.amount == portfolio.total_value
@@ -77,13 +77,13 @@ def test_cash_and_invested_add_up() -> None:
 
 
 def test_a_worthless_portfolio_has_nothing_invested() -> None:
-    """No division by zero."""
+    """A value of zero causes no division by zero."""
     portfolio = build_portfolio(UUID(int=1), TODAY, Decimal(-10_000))
     assert tables.measure_invested(portfolio).percent == 0
 
 
 def test_a_record_counts_gains_as_won() -> None:
-    """A session that ends where it began is not won."""
+    """A session without gain or loss is not won."""
     record = tables.summarize_history(build_history(["100", "0", "-40"]))
     assert record is not None
     assert tables.summarize_history([]) is None
@@ -122,7 +122,7 @@ def test_a_quest_card_has_a_bar_between_empty_and_full(
     ],
 )
 def test_a_quest_card_names_the_reward(kind: str | None, value: Decimal | None, text: str) -> None:
-    """Only cash is money."""
+    """Only a reward in cash has a dollar sign."""
     quest = build_quest(progress="1", target="2", reward_type=kind, reward_value=value)
     assert tables.build_quest_card(quest, NOW).reward == text
 
@@ -157,7 +157,7 @@ def build_user(**changes: object) -> User:
 
 
 def test_equity_adds_up_the_gains() -> None:
-    """From the starting cash, oldest first, and only since a session."""
+    """The curve begins with the starting cash at the first session of the window, oldest first."""
     curve = tables.build_curve("alice", HISTORY, since=DAYS[0])
     assert curve.days == tuple(DAYS)
     assert curve.equity == (Decimal(10_100), Decimal(9_600), Decimal(9_900))
@@ -165,7 +165,7 @@ def test_equity_adds_up_the_gains() -> None:
 
 
 def test_the_market_adds_up_its_returns() -> None:
-    """Each of the same starting cash."""
+    """The market begins with the same starting cash in each window."""
     days = [DAYS[0], DAYS[2]]
     curve = tables.build_market_curve([MarketReturn(day, Decimal("1.5"), 2) for day in days])
     assert curve.days == tuple(days)
@@ -174,7 +174,7 @@ def test_the_market_adds_up_its_returns() -> None:
 
 
 def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
-    """In percent of the peak; the first peak is the starting cash."""
+    """It is in percent of the highest value so far, which begins with the starting cash."""
     curve = tables.build_curve("alice", HISTORY, since=DAYS[0])
     assert [round(drawdown.percent, 2) for drawdown in tables.list_drawdowns(curve)] == [
         Decimal(0),
@@ -189,7 +189,7 @@ def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]])
 def test_charts_are_valid_and_hold_every_session(history: list[Portfolio]) -> None:
-    """The schema accepts each of them; a label for some sessions, in order."""
+    """The schema accepts each chart; some sessions have a label, in order."""
     first = history[-1].session_date
     axis = charts.Days(first, TODAY, tuple(row.session_date for row in reversed(history)))
     curves = [tables.build_curve(name, history, since=first) for name in ("alice", "bob")]
@@ -215,7 +215,7 @@ def build_axis(days: Sequence[date], *, today: date = TODAY) -> charts.Days:
 
 
 def test_days_are_a_calendar_with_the_year() -> None:
-    """From the first day to the end of today in UTC, whichever of them have sessions."""
+    """The calendar goes from the first day to the end of today in UTC, also over days without a session."""
     encoding = build_axis([date(2013, 2, 1)]).encode()
     assert encoding["scale"]["domain"] == [
         {"year": 2013, "month": 2, "date": 1, "utc": True},
@@ -226,7 +226,7 @@ def test_days_are_a_calendar_with_the_year() -> None:
 
 
 def test_a_missed_session_breaks_the_lines_and_has_a_mark() -> None:
-    """It is no session of 0 %: no value, no bar, and a grey mark; that of today is not missed yet."""
+    """A missed session is not a session of 0 %: it has a grey mark only; today is not missed yet."""
     held = [TODAY - timedelta(days=age) for age in (6, 5, 4, 2, 1, 0)]
     played = (held[1], held[4])
     history = [row for row in build_history([*"123456"]) if row.session_date in played]
@@ -247,7 +247,7 @@ def test_a_missed_session_breaks_the_lines_and_has_a_mark() -> None:
 
 
 def test_an_open_session_is_pale_and_says_so_far() -> None:
-    """The others are not."""
+    """Finished sessions are not pale."""
     spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])), build_axis(DAYS))
     before, today = list_rows(spec)
     assert (before["opacity"], today["opacity"]) == (1, 0.5)
@@ -255,7 +255,7 @@ def test_an_open_session_is_pale_and_says_so_far() -> None:
 
 
 def test_a_curve_tells_each_session_under_the_pointer() -> None:
-    """A tooltip of a line alone would tell its first session everywhere."""
+    """With a tooltip on the line alone, the first session would be shown everywhere."""
     curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
     equity = charts.build_equity_chart((curve,), (0,), build_axis(DAYS))
     drawdown = charts.build_drawdown_chart(curve, build_axis(DAYS))
@@ -268,7 +268,7 @@ def test_a_curve_tells_each_session_under_the_pointer() -> None:
 
 
 def test_a_rival_keeps_colour_and_dashes() -> None:
-    """Whether or not there is a market in between."""
+    """They do not depend on whether the market is drawn too."""
     curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
     spec = charts.build_equity_chart((curve,), (3,), build_axis(DAYS))
     encoding = spec["layer"][0]["layer"][2]["encoding"]
@@ -277,7 +277,7 @@ def test_a_rival_keeps_colour_and_dashes() -> None:
 
 
 def test_a_profile_says_what_is_known() -> None:
-    """Addresses are not shown in full, and keys that only programs read not at all."""
+    """The e-mail address is shortened, and keys that only programs read are left out."""
     bare = dict(tables.list_profile(build_user()))
     assert bare["Email"] == "not given"
     assert bare["Last seen"] == "never"
@@ -303,7 +303,7 @@ def test_a_profile_says_what_is_known() -> None:
 
 @pytest.mark.parametrize("number", range(200))
 def test_every_strategy_has_words(number: int) -> None:
-    """Of all that the simulation draws; none shows a key."""
+    """Every strategy of the simulation has a text, so none is shown as a key."""
     traits = draw_traits(7, [UUID(int=number) for number in range(200)])
     preferences = traits.preferences(number)
     words = tables.describe_strategy(preferences)
@@ -315,12 +315,12 @@ def test_every_strategy_has_words(number: int) -> None:
 
 @pytest.mark.parametrize("strategy", ["own", None, 3, ["momentum"], {}])
 def test_an_unknown_strategy_is_left_out(strategy: object) -> None:
-    """Whatever a client has stored."""
+    """A client may have stored any text as the strategy."""
     assert tables.describe_strategy({"strategy": strategy, "symbols": 3}) == ""
 
 
 def test_a_tooltip_has_readable_figures() -> None:
-    """Formatted here, not by the browser."""
+    """The server formats the figures, not the browser."""
     [row] = list_rows(
         charts.build_changes_chart(tuple(build_history(["100"])), build_axis(DAYS, today=date(2099, 1, 1)))
     )
@@ -359,20 +359,20 @@ def draw_all(gains: list[str]) -> list[Spec]:
 
 
 def test_the_same_figures_are_drawn_once() -> None:
-    """Read twice, they are other objects of the same values."""
+    """Two reads return different objects with equal values, and the chart is built once."""
     for first, second in zip(draw_all(GAINS), draw_all(GAINS), strict=True):
         assert first is second
 
 
 def test_other_figures_are_drawn_anew() -> None:
-    """One day change is enough, in whichever chart."""
+    """A change of one session builds each chart again."""
     for first, second in zip(draw_all(GAINS), draw_all(["300.01", *GAINS[1:]]), strict=True):
         assert first != second
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_every_chart_is_vega_lite(number: int) -> None:
-    """As its schema has it, without data at the top."""
+    """The schema of Vega-Lite accepts it, and no data is at the top level."""
     spec = draw_all(GAINS)[number]
     assert "data" not in spec
     alt.LayerChart.from_dict(spec)
@@ -399,7 +399,7 @@ def build_gains(change: str, **gains: str) -> PlayerGains:
 
 
 def test_the_table_of_gains_adds_up_to_the_change() -> None:
-    """In cash and in points, whichever signs; the last line is what trades do not explain."""
+    """It adds up in cash and in points; the last line is what trades do not explain."""
     window, newest = build_gains("-100.05", AAPL="12.34", FB="-150.01", IBM="0"), build_gains("3", AAPL="1")
     held = (Position(UUID(int=1), TODAY, "FB", Decimal("2.5"), Decimal(10)),)
     table = tables.build_gains_table(window, newest, held).to_pydict()
@@ -412,13 +412,13 @@ def test_the_table_of_gains_adds_up_to_the_change() -> None:
 
 
 def test_the_table_of_gains_has_a_line_without_trades() -> None:
-    """The whole change, not explained."""
+    """The line has the whole change, as unexplained."""
     table = tables.build_gains_table(build_gains("-7"), build_gains("0"), ()).to_pydict()
     assert (table["symbol"], table["gain"], table["session"]) == ([tables.UNEXPLAINED], [-7.0], [0.0])
 
 
 def test_the_chart_of_gains_shows_every_line() -> None:
-    """The largest first, what is not explained last and grey."""
+    """The largest gain is first; the unexplained rest is last and grey."""
     spec = charts.build_gains_chart(build_gains("10", FB="-5", AAPL="20"))
     alt.LayerChart.from_dict(spec)
     assert [(row["symbol"], row["money"], row["points"]) for row in list_rows(spec)] == [
@@ -432,19 +432,19 @@ def test_the_chart_of_gains_shows_every_line() -> None:
 
 
 def test_days_without_a_long_gap_are_one_span() -> None:
-    """Weekends and holidays do not part a history."""
+    """Weekends and holidays do not split the history."""
     days = [TODAY, TODAY + timedelta(days=3), TODAY + timedelta(days=20)]
     assert split_days(days) == ((days[0], days[-1]),)
 
 
 def test_years_without_a_session_part_a_history() -> None:
-    """The market of the years between is not asked for."""
+    """The market between two parts of the history is not read."""
     today = date(2026, 11, 25)
     assert split_days([TODAY, today]) == ((TODAY, TODAY), (today, today))
 
 
 def test_no_span_is_longer_than_the_service_reads() -> None:
-    """One session a week for eleven years: two questions that leave no session out."""
+    """One session a week for eleven years needs two calls, which omit no session."""
     days = [TODAY + timedelta(weeks=week) for week in range(574)]
     (first, end), (begin, last) = split_days(days)
     assert (first, last) == (days[0], days[-1])
@@ -453,12 +453,12 @@ def test_no_span_is_longer_than_the_service_reads() -> None:
 
 
 def test_only_the_newest_spans_are_read() -> None:
-    """A player who comes back every few months costs a bounded number of statements."""
+    """For a player who returns every few months the number of statements is bounded."""
     spans = split_days([TODAY + timedelta(days=90 * visit) for visit in range(40)])
     assert len(spans) == SPANS_READ
     assert spans[-1][1] == TODAY + timedelta(days=90 * 39)
 
 
 def test_no_session_is_no_span() -> None:
-    """Nothing is asked for nothing."""
+    """Without sessions there is no span, and nothing is read."""
     assert split_days([]) == ()

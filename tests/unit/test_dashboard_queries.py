@@ -60,7 +60,7 @@ def read_lines(history: MetricHistory, query: Query) -> dict[tuple[str, ...], li
 
 
 def test_a_gauge_is_summed_over_processes() -> None:
-    """Used connections by role; idle ones are no part of it."""
+    """Used connections are summed by role, without idle ones."""
     labels = [{"role": "job", "state": "used"}, {"role": "job", "state": "idle"}]
     history = keep(
         MetricHistory([POOL_USED]), take(0, *(("echo_db_pool_connections", item, 2) for item in labels))
@@ -69,7 +69,7 @@ def test_a_gauge_is_summed_over_processes() -> None:
 
 
 def test_a_rate_is_what_a_counter_grew_by() -> None:
-    """Per second over the window, summed over roles."""
+    """The rate is per second over the window, summed over roles."""
     history = MetricHistory([], [OPERATION_CALLS])
     for seconds, count in ((0, 100), (10, 120), (20, 130)):
         labels = [{"op": "get_leaderboard", "role": role} for role in ("job", "dashboard")]
@@ -78,21 +78,21 @@ def test_a_rate_is_what_a_counter_grew_by() -> None:
 
 
 def test_a_rate_forgets_what_was_before_its_window() -> None:
-    """Two minutes, whatever happened earlier."""
+    """The rate covers two minutes and nothing earlier."""
     scrapes = [calls(seconds, count) for seconds, count in ((0, 0), (30, 900), (150, 960))]
     history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 60 / WINDOW_SECONDS}
 
 
 def test_a_counter_that_went_down_was_started_anew() -> None:
-    """No negative rate after a restart; what it counted since then counts."""
+    """After a restart the rate is not negative, and counts the new process from 0."""
     scrapes = [calls(seconds, count) for seconds, count in ((0, 100), (10, 110), (20, 5))]
     history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.75}
 
 
 def test_a_restart_does_not_hide_in_a_sum() -> None:
-    """One role begins anew while another goes on: the growth of each counts, not that of their sum."""
+    """When one role restarts and another continues, the growth of each counts, not that of their sum."""
     history = MetricHistory([], [OPERATION_CALLS])
     for seconds, job, dashboard in ((0, 1_000, 50), (10, 4, 60)):
         counts = {"job": job, "dashboard": dashboard}
@@ -102,7 +102,7 @@ def test_a_restart_does_not_hide_in_a_sum() -> None:
 
 
 def test_a_series_that_appears_later_counts_from_nothing() -> None:
-    """The first error of an operation is seen, as is one that a failed collector left out meanwhile."""
+    """The first error of an operation counts, and so does one that a failed collector left out."""
     history = keep(
         MetricHistory([], [OPERATION_CALLS]),
         calls(0, 7, op="a"),
@@ -113,14 +113,14 @@ def test_a_series_that_appears_later_counts_from_nothing() -> None:
 
 
 def test_counters_that_were_not_there_at_first_have_no_rate() -> None:
-    """Their collector failed in the first scrape: all that they ever counted is not the last seconds."""
+    """Their collector failed in the first scrape, so their sums are not the growth of the last seconds."""
     scrapes = [take(0), calls(10, 1_000_000), calls(20, 1_000_010)]
     history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.5}
 
 
 def test_the_hit_ratio_needs_traffic() -> None:
-    """A cache that nobody asked has no ratio, rather than a bad one."""
+    """A cache without requests has no ratio."""
     history = MetricHistory([HIT_RATIO])
     user, quests = {"cache": "user", "tier": "near"}, {"cache": "quests", "tier": "near"}
     for seconds, hits, requests in ((0, 0, 0), (10, 30, 40)):
@@ -129,7 +129,7 @@ def test_the_hit_ratio_needs_traffic() -> None:
 
 
 def test_quantiles_are_of_the_window() -> None:
-    """Slow calls of before do not show any more, in all and by operation."""
+    """Slow calls from before the window do not count, in total and by operation."""
     history = MetricHistory(LATENCY, OPERATION_LATENCY)
     for seconds, fast, slow in ((0, 0, 50), (10, 100, 50)):
         counts = {"0.1": fast, "1.0": fast + slow, "+Inf": fast + slow}
@@ -139,14 +139,14 @@ def test_quantiles_are_of_the_window() -> None:
 
 
 def test_one_scrape_has_no_rates() -> None:
-    """A rate needs two; a gauge does not."""
+    """A rate needs two scrapes; a gauge needs one."""
     history = keep(MetricHistory(CHARTED, TABULATED), calls(0, 1))
     assert history.values[OPERATION_CALLS] == {}
     assert [read_lines(history, query) for query in LATENCY] == [{}, {}, {}]
 
 
 def test_an_hour_is_kept_and_no_more() -> None:
-    """A point every fifteen seconds from the start on; the oldest leave, and no sum outlives its window."""
+    """There is a point every 15 s; older points are dropped, and sums are kept for the window only."""
     history = MetricHistory([POOL_USED], [OPERATION_CALLS])
     pool = {"role": "job", "state": "used"}
     for seconds in range(0, 2 * HISTORY_SECONDS + 1, 5):
@@ -158,14 +158,14 @@ def test_an_hour_is_kept_and_no_more() -> None:
 
 
 def test_a_line_that_ended_leaves_with_its_points() -> None:
-    """A role that was there once takes no memory for ever."""
+    """A role that has ended is dropped with its last point."""
     job = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
     history = keep(MetricHistory([POOL_USED]), take(0, job), take(10), take(HISTORY_SECONDS + 1))
     assert read_lines(history, POOL_USED) == {}
 
 
 def test_a_gap_has_neither_points_nor_rates() -> None:
-    """What grew while nobody scraped is spread over no window; the next two scrapes have a rate again."""
+    """Growth during a gap counts in no window; after two more scrapes there is a rate again."""
     query = LATENCY[0]
     history = MetricHistory([query, POOL_USED], [OPERATION_CALLS])
     for seconds, count in ((0, 0), (15, 30), (1_000, 9_000), (1_015, 9_015)):
@@ -201,19 +201,19 @@ def test_a_clock_that_is_set_back_does_not_stop_the_history() -> None:
     ],
 )
 def test_the_same_question_in_promql(query: Query, promql: str) -> None:
-    """What Prometheus is asked instead."""
+    """These are the queries that Prometheus gets."""
     assert build_promql(query) == promql
 
 
 def test_every_metric_is_named_once() -> None:
-    """The list that others check against a real scrape has all of them."""
+    """The list of metrics, which other tests compare with a scrape, is complete."""
     names = {item.metric for query in (*CHARTED, *TABULATED) for item in list_operands(query)} | {*PRESENT}
     assert {"echo_db_pool_connections", HITS, REQUESTS, BUCKET, "echo_health_status"} <= names
     assert all(name in build_present_promql() for name in ("echo_service_up", "echo_migrations_pending"))
 
 
 def test_what_all_exporters_report_is_asked_for_once() -> None:
-    """Two hosts report the same database; their own processes are counted each."""
+    """Two hosts report the same database, which is counted once; their processes are counted each."""
     promql = build_present_promql()
     assert 'max by (__name__) ({__name__=~"echo_migrations_applied|' in promql
     assert 'min by (__name__, service) ({__name__=~"echo_service_up"})' in promql

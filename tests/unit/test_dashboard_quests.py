@@ -68,7 +68,7 @@ def build_outcome(
 
 
 def test_a_type_with_two_rewards_and_weeks_is_one_bar() -> None:
-    """The type with most ended quests comes first."""
+    """The type with most ended quests is first."""
     progress = tables.list_progress(
         [build_outcome("SMALL", ended=12), build_outcome(reward_type="CASH"), build_outcome(week=None)]
     )
@@ -79,7 +79,7 @@ def test_a_type_with_two_rewards_and_weeks_is_one_bar() -> None:
 
 
 def test_shares_are_of_ended_quests_and_running_ones_stand_apart() -> None:
-    """A type of which none has ended has no share."""
+    """A type without ended quests has no share."""
     table = tables.build_progress_table(
         tables.list_progress([build_outcome()]), [build_totals(active=3), build_totals("NEW", active=7)]
     )
@@ -96,7 +96,7 @@ def test_shares_are_of_ended_quests_and_running_ones_stand_apart() -> None:
 
 
 def test_the_chart_divides_each_bar_completely() -> None:
-    """Valid, one bar a type, whose steps make the whole."""
+    """The steps of each bar add up to the whole, and the chart is valid."""
     progress = tables.list_progress([build_outcome(), build_outcome("WEEKLY")])
     spec = charts.build_progress_chart(progress, is_dark=False)
     alt.Chart.from_dict(spec)
@@ -117,14 +117,14 @@ def measure_luminance(colour: str) -> float:
 
 @pytest.mark.parametrize(("palette", "background"), [(charts.LIGHT, "#ffffff"), (charts.DARK, "#0e1117")])
 def test_every_step_of_the_chart_can_be_seen(palette: tuple[str, ...], background: str) -> None:
-    """Against the background of its theme."""
+    """Each colour contrasts with the background of its theme."""
     for colour in palette:
         low, high = sorted((measure_luminance(colour), measure_luminance(background)))
         assert (high + 0.05) / (low + 0.05) >= 4.5, colour
 
 
 def test_weeks_come_newest_first_with_all_types_and_a_column_a_type() -> None:
-    """A type of which none ended in a week has an empty cell; an unknown week is the last."""
+    """A type without ended quests in a week has an empty cell; an unknown week is last."""
     table = tables.build_weeks_table(
         [
             build_outcome(week=None),
@@ -150,12 +150,12 @@ def test_weeks_come_newest_first_with_all_types_and_a_column_a_type() -> None:
     ],
 )
 def test_a_week_says_what_is_missing(since: date | None, today: date, text: str) -> None:
-    """The running one is so far, and a window may begin in the middle of one."""
+    """The running week is marked so far; a window may begin within a week."""
     assert tables.format_week(MONDAY, since=since, today=today) == text
 
 
 def test_the_columns_of_the_weeks_are_the_rows_of_the_progress() -> None:
-    """In the same order, after all types: the type with most ended quests first. One type is all."""
+    """The order is the same: all types first, then by ended quests; with one type only that."""
     outcomes = [build_outcome("A", ended=3), build_outcome("B", ended=9), build_outcome("C", ended=5)]
     table = tables.build_weeks_table(outcomes, since=None, today=MONDAY)
     rows = tables.build_progress_table(tables.list_progress(outcomes), [])
@@ -184,7 +184,7 @@ def test_rewards_are_summed_by_kind_and_week() -> None:
 
 
 def test_a_median_is_written_in_its_largest_units() -> None:
-    """Beside how many it is of."""
+    """The number of quests that it is of stands beside it."""
     times = [CompletionTime("DAILY", "Gain", 1200, timedelta(days=2, hours=5, minutes=59))]
     [row] = tables.build_times_table(times).to_dict("records")
     assert row == {"title": "Gain", "type": "Daily", "completed": "1,200", "median": "2 d 5 h"}
@@ -193,7 +193,7 @@ def test_a_median_is_written_in_its_largest_units() -> None:
 
 
 def test_returns_are_compared_in_points() -> None:
-    """Where everybody had a quest there is nothing to compare with."""
+    """A type that every player had has no comparison."""
     table = tables.build_returns_table([QuestReturn("A", 10, 8, 20, 15), QuestReturn("B", 5, 5, 0, 0)])
     first, second = table.to_dict("records")
     assert (first["with"], first["without"]) == ("80% (8 of 10)", "75% (15 of 20)")
@@ -202,7 +202,7 @@ def test_returns_are_compared_in_points() -> None:
 
 
 def test_types_without_an_old_session_are_named() -> None:
-    """A new type has no row in the comparison: the page says so, once for several kinds of reward."""
+    """A new type has no row in the comparison; the page names it once, also with several rewards."""
     returns = [QuestReturn("DAILY", 10, 8, 20, 15)]
     totals = [
         build_totals("DAILY", "COINS"),
@@ -217,7 +217,7 @@ def test_types_without_an_old_session_are_named() -> None:
 
 
 def test_a_stuck_quest_names_player_and_reasons() -> None:
-    """Its row, and its line of the file, in which a text cannot run as a formula."""
+    """Its row and its line in the file name both; no text in the file runs as a formula."""
     quest = build_quest(title="=1+1")
     stuck = StuckQuest("-alice", None, is_untouched=True, is_behind=False, is_unseen=True, quest=quest)
     [row] = tables.build_stuck_table([stuck], NOW + timedelta(hours=1)).to_dict("records")
@@ -232,14 +232,14 @@ def test_a_stuck_quest_names_player_and_reasons() -> None:
 
 
 def test_a_quest_past_its_time_is_not_running() -> None:
-    """Also before maintenance has marked it."""
+    """It is not running even before maintenance has marked it."""
     [row] = tables.build_player_table([build_quest()], NOW + timedelta(hours=4)).to_dict("records")
     assert row["status"] == "Expired"
 
 
 @pytest.mark.parametrize(("kind", "text"), [("CASH", "$1,250.00"), ("cash", "$1,250.00"), ("COINS", "1,250")])
 def test_an_amount_is_written_by_its_kind(kind: str, text: str) -> None:
-    """Cash is money, anything else a count."""
+    """Cash is written as money, any other kind as a number."""
     assert formats.format_amount(Decimal(1250), kind) == text
 
 
@@ -265,13 +265,13 @@ def test_an_expiring_quest_names_its_player_and_time() -> None:
     ],
 )
 def test_a_players_quest_has_its_reward(changes: dict[str, Any], reward: str) -> None:
-    """Or says nothing about one."""
+    """A quest without a reward has an empty cell."""
     [row] = tables.build_player_table([build_quest(**changes)], NOW).to_dict("records")
     assert row["reward"] == reward
 
 
 def test_a_finished_quest_has_no_time_left() -> None:
-    """And is never more than done."""
+    """Its progress is at most 100%."""
     quest = build_quest(status="COMPLETED", current_progress=Decimal(130))
     [row] = tables.build_player_table([quest], NOW).to_dict("records")
     assert (row["status"], row["progress"], row["left"]) == ("Completed", 100.0, "")

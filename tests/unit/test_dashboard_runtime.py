@@ -17,7 +17,7 @@ class Clock:
 
 
 def test_an_answer_is_read_again_when_its_time_is_over() -> None:
-    """Kept until then; questions do not share answers."""
+    """Within this time the answer is kept; different keys have different answers."""
     clock = Clock()
     cache = ShortCache(seconds=5, clock=clock)
     answers = iter(["first", "other", "second"])
@@ -30,7 +30,7 @@ def test_an_answer_is_read_again_when_its_time_is_over() -> None:
 
 
 def test_an_answer_is_as_old_as_its_question() -> None:
-    """What was written while it was being read may be missing from it."""
+    """The answer counts as old as the start of its read, because later writes may be missing from it."""
     clock = Clock()
     cache = ShortCache(seconds=5, clock=clock)
 
@@ -43,7 +43,7 @@ def test_an_answer_is_as_old_as_its_question() -> None:
 
 
 def test_a_slow_answer_does_not_replace_a_newer_one() -> None:
-    """Two views miss at once: the one that asked first ends last, and pages do not go back to it."""
+    """Of two reads at the same time, the one that began later decides the cached answer."""
     clock = Clock()
     cache = ShortCache(seconds=5, clock=clock)
 
@@ -57,7 +57,7 @@ def test_a_slow_answer_does_not_replace_a_newer_one() -> None:
 
 
 def test_trouble_is_not_kept() -> None:
-    """The next view asks again."""
+    """An error is not cached: the next view reads again."""
     cache = ShortCache(seconds=5)
 
     def fail() -> str:
@@ -68,8 +68,8 @@ def test_trouble_is_not_kept() -> None:
     assert cache.get_or_load("a", lambda: "there again") == "there again"
 
 
-def test_the_least_cachely_asked_leaves_first() -> None:
-    """Memory is bounded; nothing is left once all is forgotten."""
+def test_the_least_recently_used_entry_is_evicted() -> None:
+    """The number of entries is bounded; `clear` removes all."""
     cache = ShortCache(seconds=5, entries=2, clock=Clock())
     for question in ("a", "b", "a", "c"):
         cache.get_or_load(question, lambda: "old")

@@ -54,7 +54,7 @@ def raise_error(error: Exception) -> Callable[[], str]:
 
 
 def test_a_failed_read_returns_the_last_known_value(world: World) -> None:
-    """With its time and the error; of the same key only."""
+    """The reading has its time and the error, and belongs to the same key."""
     reader = world.open_reader()
     assert reader.read(("prices", "IBM"), lambda: "80").error is None
     world.now += timedelta(minutes=5)
@@ -65,7 +65,7 @@ def test_a_failed_read_returns_the_last_known_value(world: World) -> None:
 
 
 def test_nothing_is_asked_while_the_database_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first read finds out, the others show what they have; the health is checked at intervals."""
+    """The first read notices the outage, the others return known values; checks are made at intervals."""
     reader = world.open_reader()
     for key in ("a", "b"):
         reader.read(key, lambda: "known")
@@ -90,7 +90,7 @@ def test_nothing_is_asked_while_the_database_is_away(world: World, monkeypatch: 
 
 
 def test_one_failure_of_many_is_no_outage(world: World) -> None:
-    """While the health check succeeds the others are read as always."""
+    """While the health check succeeds, other reads continue."""
     reader = world.open_reader()
     reader.read("a", lambda: "known")
     reader.read("a", raise_error(DatabaseUnavailable("lost the connection")))
@@ -99,7 +99,7 @@ def test_one_failure_of_many_is_no_outage(world: World) -> None:
 
 
 def test_a_hanging_read_gives_way_to_the_last_known_value(world: World) -> None:
-    """As soon as the health check says so, not after the query timeout."""
+    """The known value is returned when the health check fails, not after the query timeout."""
     reader = world.open_reader(patience_seconds=0.02)
     reader.read("a", lambda: "known")
     world.is_up = False
@@ -113,7 +113,7 @@ def test_a_hanging_read_gives_way_to_the_last_known_value(world: World) -> None:
 
 
 def test_a_slow_read_of_a_healthy_database_is_waited_for(world: World) -> None:
-    """However often the health is checked meanwhile."""
+    """It is waited for, however often the health is checked meanwhile."""
     reader = world.open_reader(patience_seconds=0.01)
 
     def load_slowly() -> str:
@@ -125,7 +125,7 @@ def test_a_slow_read_of_a_healthy_database_is_waited_for(world: World) -> None:
 
 
 def test_a_retry_leaves_young_values_alone(world: World) -> None:
-    """What failed last is read again, however young its value is."""
+    """A value whose last read failed is read again, however young it is."""
     reader = world.open_reader()
     reader.read("young", lambda: "first")
     reader.read("failed", lambda: "first")
@@ -138,7 +138,7 @@ def test_a_retry_leaves_young_values_alone(world: World) -> None:
 
 
 def test_visitors_who_come_together_share_a_read(world: World) -> None:
-    """For two seconds; not after Refresh, or while the database is away."""
+    """They share it for two seconds, but not after Refresh or during an outage."""
     reader = world.open_reader(fresh_seconds=2.0)
     values = iter(range(10))
 
@@ -159,7 +159,7 @@ def test_visitors_who_come_together_share_a_read(world: World) -> None:
 
 
 def test_a_value_that_the_service_kept_is_not_fresh(world: World) -> None:
-    """The service answers with fail-safe values while the database does not: they say so too."""
+    """During an outage the service returns fail-safe values, and the reading says so."""
     reader = world.open_reader()
     world.stale, world.is_up = 42.0, False
     reading = reader.read("a", lambda: "fail-safe")
@@ -180,7 +180,7 @@ def test_known_values_are_bounded(world: World) -> None:
 
 
 def test_workers_are_bounded_and_used_again() -> None:
-    """Jobs beyond the limit wait; an error goes to the caller, not to the worker."""
+    """Jobs beyond the limit wait; the caller gets an error, and the worker continues."""
     workers = ReadThreads(limit=2)
     names: set[str] = set()
     with pytest.raises(ZeroDivisionError):
@@ -191,7 +191,7 @@ def test_workers_are_bounded_and_used_again() -> None:
 
 
 def test_the_note_of_a_section() -> None:
-    """When, why and what comes next, in one line; the date only if it is another day."""
+    """The note has time, cause and next try in one line; the date only for another day."""
     cause = "the database does not answer"
     today = describe_last_known(NOON, now=NOON + timedelta(hours=1), cause=cause, is_live=True)
     assert today == "Last known values of 12:03:10 UTC; the database does not answer; next try in 5 s"

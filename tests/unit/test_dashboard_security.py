@@ -83,7 +83,7 @@ def shield(policy: Policy = OPEN) -> Shield:
 
 
 def test_every_answer_has_the_headers() -> None:
-    """A page and a refusal alike; no strict transport without TLS."""
+    """Pages and refusals have them; without TLS there is no strict transport security."""
     for path in ("/", "/_stcore/metrics"):
         headers = read_headers(ask(shield(), path)[0])
         assert headers["content-security-policy"] == "default-src 'none'"
@@ -98,7 +98,7 @@ def test_every_answer_has_the_headers() -> None:
     "content", ["text/javascript; charset=utf-8", "text/css; charset=utf-8", "font/woff2"]
 )
 def test_what_is_no_page_has_the_headers_that_count_there(content: str) -> None:
-    """130 files of a first visit would bring 500 bytes each that a browser does not look at."""
+    """Scripts and styles have few headers: 130 files of a first visit would have 500 useless bytes each."""
 
     async def answer_asset(scope: Scope, receive: Receive, send: Send) -> None:
         await Response("x", headers={"content-type": content})(scope, receive, send)
@@ -110,7 +110,7 @@ def test_what_is_no_page_has_the_headers_that_count_there(content: str) -> None:
 
 
 def test_tls_makes_cookies_secure() -> None:
-    """Also where a proxy ends it: the server takes the scheme from its header."""
+    """This holds behind a proxy that ends TLS too: the scheme comes from its header."""
     headers = read_headers(ask(shield(PROXIED), scheme="https")[0])
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert headers["set-cookie"] == "a=1; Path=/; Secure, b=2; Path=/; Secure"
@@ -131,13 +131,13 @@ def test_tls_makes_cookies_secure() -> None:
     ],
 )
 def test_internals_are_not_public(path: str, status: int) -> None:
-    """Only what a page asks of Streamlit is answered."""
+    """Only the paths of Streamlit that a page needs are answered."""
     assert ask(shield(), path)[0]["status"] == status
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
 def test_nothing_can_be_sent_by_http(method: str) -> None:
-    """The dashboard takes nothing but questions."""
+    """Every method other than GET and HEAD is refused."""
     assert ask(shield(), method=method)[0]["status"] == 405
 
 
@@ -166,7 +166,7 @@ def test_nothing_can_be_sent_by_http(method: str) -> None:
 def test_a_websocket_comes_from_an_own_page(
     policy: Policy, headers: dict[str, str], *, is_accepted: bool
 ) -> None:
-    """Whatever else opens one is refused before it is accepted."""
+    """Any other WebSocket is refused before it is accepted."""
     [message] = ask(shield(policy), "/_stcore/stream", kind="websocket", headers=headers)
     assert (message["type"] == "websocket.accept") is is_accepted
 
@@ -194,12 +194,12 @@ def test_a_websocket_comes_from_an_own_page(
     ],
 )
 def test_without_sign_in_only_this_machine_has_a_name(policy: Policy, host: str, status: int) -> None:
-    """A name that somebody made lead to 127.0.0.1 opens nothing."""
+    """A foreign name that resolves to 127.0.0.1 is refused."""
     assert ask(shield(policy), headers={"host": host})[0]["status"] == status
 
 
 def test_a_request_with_two_lengths_is_refused() -> None:
-    """And its connection is closed: what follows may be the second half of a smuggled request."""
+    """Its connection is closed, because the rest may be a smuggled second request."""
     headers = {"content-length": "5", "transfer-encoding": "chunked"}
     refused = ask(shield(), "/livez", headers=headers)[0]
     assert refused["status"] == 400
@@ -208,7 +208,7 @@ def test_a_request_with_two_lengths_is_refused() -> None:
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_probes_come_under_any_name(path: str) -> None:
-    """An orchestrator calls a process by an address of its own network."""
+    """An orchestrator calls a process under an address of its own network."""
     assert ask(shield(), path, headers={"host": "10.0.0.7:8501"})[0]["status"] == 200
 
 
@@ -233,7 +233,7 @@ def sign_cookie(claims: dict[str, Any], *, secret: str = COOKIE_SECRET) -> dict[
 def test_files_are_for_who_has_signed_in(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, headers: dict[str, str], status: int
 ) -> None:
-    """A download is a request of its own: it needs the same cookie as the pages."""
+    """A download is a separate request, so it needs the same cookie as the pages."""
     monkeypatch.setattr(security, "get_cookie_secret", lambda: COOKIE_SECRET)
     assert ask(shield(policy), "/download/leaderboard.csv", headers=headers)[0]["status"] == status
 
@@ -253,14 +253,14 @@ def test_files_are_for_who_has_signed_in(
     ],
 )
 def test_each_request_has_its_limit(path: str, limiter: str | None) -> None:
-    """Signing in and files have their own; probes and scripts, which are in memory, have none."""
+    """Sign-ins and downloads have their own limits; probes and scripts have none."""
     settings = Settings(database_url=SecretStr("postgresql://echo@127.0.0.1/echo"))
     limit = choose_limit(settings, {"type": "http", "path": path})
     assert (limit and limit.limiter) == limiter
 
 
 def test_the_content_policy_names_the_script_of_the_page() -> None:
-    """By its hash; nothing may be evaluated, and no other inline script runs."""
+    """The script is allowed by its hash; no other inline script and no eval is allowed."""
     policy = dict(part.split(" ", 1) for part in build_content_policy(INDEX).split("; "))
     assert policy["script-src"].startswith("'self' 'sha256-")
     assert "unsafe" not in policy["script-src"]
@@ -294,14 +294,14 @@ def test_scripts_are_compressed_once_and_kept(assets: CompressedAssets, tmp_path
 
 
 def test_the_icon_font_is_replaced_by_the_icons_that_are_used(assets: CompressedAssets) -> None:
-    """Whatever the client accepts."""
+    """Every client gets the reduced font, whatever encoding it accepts."""
     start, body = ask(assets, "/static/MaterialSymbols-Rounded.1234.woff2", headers={})
     assert body["body"] == b"icons that are used"
     assert read_headers(start)["content-type"] == "font/woff2"
 
 
 def test_every_icon_that_a_page_shows_is_sent() -> None:
-    """An update that brings new icons needs a new font; an icon without a glyph is shown as its name."""
+    """After an update with new icons the font must be built again: an icon without a glyph shows its name."""
     sent = set((STATIC / "material-symbols.txt").read_text(encoding="utf-8").split())
     scripts = sorted((STREAMLIT_STATIC / "static" / "js").glob("*.js"))
     pages = sorted(STATIC.parent.rglob("*.py"))
@@ -328,5 +328,5 @@ def test_every_icon_that_a_page_shows_is_sent() -> None:
     ],
 )
 def test_everything_else_is_passed_on(assets: CompressedAssets, path: str, headers: dict[str, str]) -> None:
-    """Nothing that is not a listed script or style, nor who cannot take it."""
+    """Requests for other files, and clients that do not accept gzip, reach Streamlit."""
     assert ask(assets, path, headers=headers)[1]["body"] == b"page"

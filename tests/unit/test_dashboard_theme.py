@@ -63,7 +63,7 @@ def test_a_message_cannot_change_what_is_kept() -> None:
 
 
 def test_streamlit_still_builds_its_theme_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update of Streamlit that moves the builder fails here, before pages become slow."""
+    """After an update of Streamlit that moves the builder this test fails, before pages become slow."""
     build = getattr(app_session, THEME_BUILDER)
     monkeypatch.setattr(app_session, THEME_BUILDER, build)
     build_theme_once()
@@ -75,7 +75,7 @@ def test_streamlit_still_builds_its_theme_where_it_is_kept(monkeypatch: pytest.M
 
 
 def test_another_streamlit_stays_as_it_is() -> None:
-    """Without the builder nothing is replaced, and the dashboard serves."""
+    """Without the builder nothing is replaced, and the dashboard still serves."""
     module = ModuleType("another")
     build_theme_once(module)
     assert not hasattr(module, THEME_BUILDER)

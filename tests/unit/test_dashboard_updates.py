@@ -37,7 +37,7 @@ def open_pages(*pages: Page) -> OpenPages:
 
 
 def test_a_change_runs_every_page_once() -> None:
-    """With the filters of its last run; the first state is none, and the same one neither."""
+    """The page runs with the filters of its last run; the first state, and an equal state, is no change."""
     alice, bob = Page("alice"), Page("bob")
     pages, before = open_pages(alice, bob), runtime.get_updates()
     for state in ("healthy", "healthy", "no database", "no database", "no database"):
@@ -49,7 +49,7 @@ def test_a_change_runs_every_page_once() -> None:
 
 
 def test_a_page_that_runs_gets_its_turn_afterwards() -> None:
-    """The others do not wait for it, and do not run twice."""
+    """Other pages do not wait for it, and do not run twice."""
     alice, bob = Page("alice"), Page("bob")
     pages = open_pages(alice, bob)
     alice.begin()
@@ -63,7 +63,7 @@ def test_a_page_that_runs_gets_its_turn_afterwards() -> None:
 
 
 def test_a_page_that_never_ran_is_left_alone() -> None:
-    """Nobody knows yet which page it is: it would become the first one of the menu."""
+    """Its page is not known yet, so a run would show the first page of the menu."""
     opened = Page("charlie", page_script_hash="")
     pages = open_pages(opened)
     for state in ("healthy", "no database"):

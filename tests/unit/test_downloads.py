@@ -53,13 +53,13 @@ def is_formula(cell: str) -> bool:
 
 @given(HOSTILE)
 def test_no_text_becomes_a_formula_in_any_language(text: str) -> None:
-    """Whatever separates its cells, and whether the spreadsheet knows quotes or not."""
+    """This holds for every separator of cells, and for spreadsheets with and without quotes."""
     assert not [cell for cell in split(write(("row", text, "end"))) if is_formula(cell)]
 
 
 @given(HOSTILE)
 def test_only_apostrophes_are_added(text: str) -> None:
-    """A program that reads the file has the text; what is disarmed once is disarmed."""
+    """A program that reads the file gets the text; a second call adds nothing."""
     [[_, found, _]] = csv.reader(io.StringIO(write(("row", text, "end")), newline=""))
     assert re.sub("'", "", found) == re.sub("'", "", text)
     assert disarm(found) == found
@@ -67,13 +67,13 @@ def test_only_apostrophes_are_added(text: str) -> None:
 
 @given(NUMBERS, st.dates())
 def test_numbers_dates_and_ids_are_written_as_they_are(number: Decimal | int, day: date) -> None:
-    """Negative ones, too: a spreadsheet adds them up."""
+    """Negative numbers stay numbers, so that a spreadsheet can add them up."""
     [cells] = csv.reader(io.StringIO(write((number, day, ID)), newline=""))
     assert (Decimal(cells[0]), cells[1:]) == (number, [day.isoformat(), str(ID)])
 
 
 def test_a_column_of_numbers_is_read_as_numbers() -> None:
-    """By pandas, with negative ones and one missing."""
+    """Negative and missing numbers are read by pandas as numbers."""
     text = "".join(write_csv(("score", "username"), [(Decimal("-1.50"), "=1"), (None, "bob"), (7, "-2")]))
     frame = pd.read_csv(io.StringIO(text))
     assert list(frame["score"].dropna()) == [-1.5, 7.0]
@@ -82,7 +82,7 @@ def test_a_column_of_numbers_is_read_as_numbers() -> None:
 
 @pytest.mark.parametrize("text", ["", "a=1", "1-1", "a+b@example.com", "'=1", "one; two", "5 %", "a,=1"])
 def test_a_harmless_text_stays_as_it_is(text: str) -> None:
-    """Signs inside of a word or after a comma, which the file quotes, run nothing."""
+    """Signs inside a word, or after a comma in quotes, run nothing."""
     assert disarm(text) == text
 
 
@@ -99,5 +99,5 @@ def test_a_harmless_text_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_an_apostrophe_stands_before_each_formula(text: str, written: str) -> None:
-    """At the start of the cell, and of each part that a spreadsheet may take for a cell."""
+    """It stands at the start of the cell, and of each part that a spreadsheet may take for a cell."""
     assert disarm(text) == written

@@ -97,13 +97,13 @@ def test_what_a_fault_should_change_and_nothing_else() -> None:
 
 
 def test_a_signal_that_stays_still_is_not_as_expected() -> None:
-    """A breaker that never opened, and bypasses that were not counted."""
+    """The table says NO for a breaker that never opened and bypasses that were not counted."""
     seen = observe(status="degraded", failed=("cache_stats",), redis_up=0, collector=0)
     assert failing(judge_redis(seen)) == ["breaker open", "cache bypasses"]
 
 
 def test_a_signal_that_must_not_change_is_judged_by_all_its_values() -> None:
-    """A change that was over at the end is found too, and both values are shown."""
+    """A change that ended before the end of the fault is found, and both values are shown."""
     flash = observe(status="degraded", code=503, failed=("cache_stats",), redis_up=0, collector=0, bypasses=9)
     verdicts = judge_redis(flash, HUNG)
     assert failing(verdicts) == ["health answer"]
@@ -111,7 +111,7 @@ def test_a_signal_that_must_not_change_is_judged_by_all_its_values() -> None:
 
 
 def test_a_counter_that_must_not_grow_is_compared_with_before_the_fault() -> None:
-    """An error that came with the fault itself counts."""
+    """An error that occurred together with the fault counts."""
     verdicts = judge_redis(HUNG, observe(status="degraded", errors=3))
     assert verdicts["failed operations"].during == "+1"
     assert "failed operations" in failing(verdicts)
@@ -185,7 +185,7 @@ def test_every_signal_of_a_drill_exists(name: str) -> None:
 
 
 def test_the_calls_that_fail_are_read_from_a_self_test() -> None:
-    """Their names, in order."""
+    """The names are in the order of the calls."""
     output = "ok   create_user  1.0 ms\nFAIL cache_stats  0.1 ms  answered 'down'\nfailed: 1\n"
     assert find_failed_calls(output) == ("cache_stats",)
     assert find_failed_calls("") == ()

@@ -41,7 +41,7 @@ CIPHER = make_cipher(NEW, OLD)
 
 @given(st.text(), st.uuids())
 def test_a_value_is_read_as_it_was_given(text: str, row: UUID) -> None:
-    """Also the empty one, and one of many bytes for each character."""
+    """The empty text and characters of many bytes are decrypted unchanged too."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -54,12 +54,12 @@ def test_a_value_is_read_as_it_was_given(text: str, row: UUID) -> None:
 
 
 def test_equal_values_have_different_forms() -> None:
-    """Whoever reads the column does not see which rows are equal."""
+    """A reader of the column does not see which rows have equal values."""
     assert len({CIPHER.encrypt(ROW, ADDRESS) for _ in range(100)}) == 100
 
 
 def test_every_changed_character_is_noticed() -> None:
-    """In the version, the key id, the nonce, the value and the tag, and to each other character."""
+    """Each character of version, key id, nonce, value and tag is replaced by each other one."""
     stored = CIPHER.encrypt(ROW, ADDRESS)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ \n@"
     for place, was in enumerate(stored):
@@ -82,7 +82,7 @@ def test_every_changed_character_is_noticed() -> None:
 
 @given(st.binary())
 def test_no_bytes_of_others_are_read(data: bytes) -> None:
-    """Whatever is in the column, the only answer is the one error."""
+    """Any other content of the column raises the one documented error."""
     with pytest.raises(Undecipherable):
         CIPHER.decrypt(ROW, f"v1.new.{base64.urlsafe_b64encode(data).decode().rstrip('=')}")
     with pytest.raises(Undecipherable):
@@ -101,7 +101,7 @@ def test_a_value_belongs_to_its_row_and_column() -> None:
 
 
 def test_another_key_is_named_and_not_tried() -> None:
-    """An unknown id, and another key under the same id."""
+    """The error names an unknown id; another key with the same id does not decrypt."""
     stored = make_cipher(OLD).encrypt(ROW, ADDRESS)
     assert CIPHER.decrypt(ROW, stored) == ADDRESS
     with pytest.raises(Undecipherable, match="ENCRYPTION_KEYS has no key 'old'"):
@@ -113,7 +113,7 @@ def test_another_key_is_named_and_not_tried() -> None:
 
 
 def test_the_index_finds_equal_addresses_under_every_key() -> None:
-    """Cases and composed characters are the same; other keys and addresses are not."""
+    """Case and composition of characters do not matter; other keys and addresses have another index."""
     same = ("ALICE@Example.com", " alice@example.com ", "Alice@EXAMPLE.COM")
     assert {CIPHER.index(text) for text in same} == {CIPHER.index(ADDRESS)}
     assert CIPHER.index("zoe\u0301@example.com") == CIPHER.index("ZO\u00c9@example.com")
@@ -125,12 +125,12 @@ def test_the_index_finds_equal_addresses_under_every_key() -> None:
 
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
-    """Else an address would not be found by the form that a page shows."""
+    """Otherwise an address would not be found in the form that a page shows."""
     assert normalise_email(normalise_email(text)) == normalise_email(text)
 
 
 def test_without_a_key_nothing_is_encrypted() -> None:
-    """The error names the setting and who makes a key."""
+    """The error names the setting and how to make a key."""
     cipher = ColumnCipher(Keyring.parse(None), EMAIL)
     with pytest.raises(EncryptionKeyMissing, match=r"ENCRYPTION_KEYS is not set; `make up` creates"):
         cipher.encrypt(ROW, ADDRESS)
@@ -173,7 +173,7 @@ def test_wrong_keys_are_refused_and_not_shown(text: str, message: str) -> None:
 
 
 def test_keys_may_be_on_lines_or_between_commas() -> None:
-    """In either alphabet of base64; the first encrypts; a repr shows no secret."""
+    """Both alphabets of base64 are accepted; the first key encrypts; the repr shows no secret."""
     odd = base64.b64encode(b"\xff" * 32).decode()
     keyring = Keyring.parse(f"\n a:{odd} \r\n,b:{SECRET},\nc:{odd.replace('/', '_').replace('8=', '4=')}\n")
     assert [key.id for key in keyring.keys] == ["a", "b", "c"]
@@ -188,7 +188,7 @@ def make_stored(email: str | None) -> StoredUser:
 
 
 def test_an_unreadable_address_says_so_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    """The others are read, the reason is logged once, and the text is no address that can be stored."""
+    """Other addresses are shown, the reason is logged once, and the text is not a valid address."""
     stored = [make_stored(make_cipher(line).encrypt(ROW, ADDRESS)) for line in (OLD, NEW, OLD)]
     emails = UserEmails(Keyring.parse(NEW))
     with caplog.at_level(logging.DEBUG):
@@ -200,7 +200,7 @@ def test_an_unreadable_address_says_so_in_its_place(caplog: pytest.LogCaptureFix
 
 
 def test_a_repr_of_a_user_has_no_address() -> None:
-    """It ends up in messages and logs; whether there is an address may be seen."""
+    """A repr gets into messages and logs; it shows only whether there is an address."""
     user = UserEmails(Keyring()).decrypt(make_stored(None))
     assert repr(user).startswith(f"User(id={ROW!r}, username='alice', name=None, email=None, last_active=")
     shown = repr(User(ROW, "alice", None, ADDRESS, None, freeze({}), NOON, NOON))

@@ -43,12 +43,12 @@ def test_every_error_can_be_imported_from_one_module() -> None:
     ],
 )
 def test_the_key_that_broke_a_constraint_is_read(detail: str, key: dict[str, str]) -> None:
-    """In whatever language the server speaks; the values of a whole row are never shown."""
+    """The language of the server does not matter; the values of a whole row are never shown."""
     assert _read_key(detail) == key
 
 
 def test_a_violation_without_details_has_no_key() -> None:
-    """An error of the driver that carries no fields is still translated."""
+    """An error of the driver without fields is still translated."""
     error = type("Broken", (psycopg2.IntegrityError,), {"pgcode": "23503"})("broken")
     translated = translate(error, "load_quests")
     assert isinstance(translated, ConstraintViolated)
@@ -78,7 +78,7 @@ PLACE = 'connection to server at "db.example" (10.0.0.7), port 5432 failed: '
     ],
 )
 def test_a_refusal_is_told_from_silence(words: str, kind: str, *, is_refused: bool) -> None:
-    """In whatever language the server speaks, and of several addresses by any of their lines."""
+    """The language of the server does not matter; with several addresses any line of the message decides."""
     error = translate_connect(psycopg2.OperationalError(words))
     assert (type(error).__name__, error.is_refused) == (kind, is_refused)
     assert words.splitlines()[0] in str(error)

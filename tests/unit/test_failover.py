@@ -14,18 +14,18 @@ OTHER = Timeline("8.1.2", 1)
 
 @pytest.mark.parametrize("timeline", [FIRST, SECOND, Timeline("7712873495018288674.16384.2200", 11)])
 def test_a_text_is_parsed(timeline: Timeline) -> None:
-    """As it was written."""
+    """A timeline is parsed from the text that it is written as."""
     assert Timeline.parse(str(timeline)) == timeline
 
 
 @pytest.mark.parametrize("text", [None, "", "7.1.2", "7.1.2:", ":1", "7.1.2:x", "7.1.2:1 "])
 def test_another_text_is_none(text: str | None) -> None:
-    """Foreign bytes under the key, and a standby's NULL."""
+    """Bytes of another program, and the NULL of a standby, are no timeline."""
     assert Timeline.parse(text) is None
 
 
 def test_each_change_is_told_once() -> None:
-    """With the timeline before, in the order in which they were met."""
+    """Listeners get the timeline before, in the order in which the process has seen them."""
     known, told = KnownTimeline(), list[Timeline | None]()
     known.call_on_change(told.append)
     for timeline in (None, FIRST, FIRST, None, SECOND, SECOND, OTHER):
@@ -35,7 +35,7 @@ def test_each_change_is_told_once() -> None:
 
 
 def test_a_former_primary_is_refused() -> None:
-    """Whether this process met the newer timeline itself or heard of it."""
+    """It is refused whether this process has seen the newer timeline or was told of it."""
     known, told = KnownTimeline(), list[str]()
     known.call_on_newer(lambda: told.append("newer"))
     known.note_connected(FIRST)
@@ -51,7 +51,7 @@ def test_a_former_primary_is_refused() -> None:
 
 
 def test_the_cache_may_refuse_the_first_connection() -> None:
-    """A listener hears of a newer timeline while it is told of an older one."""
+    """A listener may report a newer timeline while it is called for an older one."""
     known = KnownTimeline()
     known.call_on_change(lambda _: known.note_newer(SECOND))
     with pytest.raises(FormerPrimary):
@@ -60,7 +60,7 @@ def test_the_cache_may_refuse_the_first_connection() -> None:
 
 
 def test_a_process_connects_once_to_learn() -> None:
-    """And not again when it knows."""
+    """A process that knows the timeline does not connect again."""
     known, connected = KnownTimeline(), list[int]()
 
     def connect() -> None:
@@ -92,7 +92,7 @@ class Raw:
     ],
 )
 def test_a_refused_host_is_left_out(url: str, refused: tuple[str, int], kept: dict[str, str]) -> None:
-    """With its address and its port."""
+    """Its address and its port are left out too."""
     hosts = Hosts.of_url(parse_dsn(url)).without(Raw(*refused))  # type: ignore[arg-type]
     assert hosts.build_parameters() == kept
     assert hosts.choice == {"target_session_attrs": "read-write"}
@@ -107,7 +107,7 @@ def test_a_refused_host_is_left_out_also_when_the_url_chooses() -> None:
 
 
 def test_the_host_that_answered_is_tried_first() -> None:
-    """The others keep their order; the URL decides which servers will do."""
+    """The other hosts keep their order, and the URL still decides which servers are accepted."""
     url = "postgresql://a:1,b:2,c:3/d?target_session_attrs=any"
     hosts = Hosts.of_url(parse_dsn(url)).beginning_with(Raw("c", 3))  # type: ignore[arg-type]
     assert hosts.build_parameters() == {"host": "c,a,b", "port": "3,1,2"}
@@ -115,7 +115,7 @@ def test_the_host_that_answered_is_tried_first() -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://a:1/d", "postgresql:///d", "postgresql:///d?host=/tmp"])
 def test_a_single_host_is_that_of_the_url(url: str) -> None:
-    """Nothing is said about it."""
+    """For a single host no parameter is added."""
     hosts = Hosts.of_url(parse_dsn(url))
     assert hosts.build_parameters() == {}
     assert hosts.choice == {}

@@ -47,7 +47,7 @@ def run_feed(errors: list[Exception]) -> tuple[InvalidationFeed, list[float]]:
 
 
 def test_attempts_become_rare() -> None:
-    """Not twice a second for ever: pauses grow, up to one within which all heals, and are jittered."""
+    """The pauses grow to a bound, within which everything recovers, and have jitter."""
     _, pauses = run_feed([redis.ConnectionError("refused")] * 40)
     late = pauses[8:]
     assert max(pauses[:2]) < 0.11
@@ -56,7 +56,7 @@ def test_attempts_become_rare() -> None:
 
 
 def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal as a warning; that the server is down as information, because the guard warns of that."""
+    """A refusal is a warning; an outage is logged at INFO, because the guard warns of it."""
     caplog.set_level(logging.INFO)
     down, refused = redis.ConnectionError("gone"), ErrorReply("NOPERM no permission")
     feed, _ = run_feed([down, down, refused, refused, FeedRefused("RESP2"), refused])
@@ -70,7 +70,7 @@ def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture) -> None:
-    """No thread is started for what cannot work, and a line says so."""
+    """Without RESP3 no thread is started, and one line is logged."""
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
     feed = InvalidationFeed(
         lambda: pytest.fail("connected"),
@@ -86,7 +86,7 @@ def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture
 
 
 def test_pushes_that_come_together_are_read_together() -> None:
-    """The thread pauses when nothing is unread, and not between pushes that have arrived."""
+    """The thread pauses only when nothing is unread."""
     pushes = [Push([b"invalidate", [b"user:1"]]), Push([b"invalidate", [b"user:2"]])] * 3
     unread = iter([True, False] * 3)
     read: list[Push] = []

@@ -50,7 +50,7 @@ def ahead_of(fences: Fences, keys: list[str], **clock: Any) -> FenceAhead:
 
 
 def test_a_few_keys_are_left_to_the_end(fences: Fences) -> None:
-    """A thread takes longer than they do."""
+    """Starting a thread takes longer than fencing a few keys."""
     ahead = ahead_of(fences, MANY[1:])
     assert ahead.finish([ONE_MORE]) == [*MANY[1:], ONE_MORE]
     assert ahead.token == NO_TOKEN
@@ -59,7 +59,7 @@ def test_a_few_keys_are_left_to_the_end(fences: Fences) -> None:
 
 
 def test_what_came_later_is_still_to_be_fenced(fences: Fences) -> None:
-    """The end waits for the thread, and fences the rest alone."""
+    """The end waits for the thread, and fences only the keys that were added later."""
     fences.may_go_on.clear()
     ahead = ahead_of(fences, MANY)
     threading.Timer(0.05, fences.may_go_on.set).start()
@@ -69,7 +69,7 @@ def test_what_came_later_is_still_to_be_fenced(fences: Fences) -> None:
 
 
 def test_old_fences_are_set_again(fences: Fences) -> None:
-    """One that ran out before the COMMIT had ended would protect nothing."""
+    """A fence that expired before the COMMIT ended would protect nothing."""
     times = iter([0.0, FRESH_SECONDS + 0.1])
     ahead = ahead_of(fences, MANY, clock=lambda: next(times))
     assert ahead.finish([ONE_MORE]) == [*MANY, ONE_MORE]
@@ -77,14 +77,14 @@ def test_old_fences_are_set_again(fences: Fences) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_fences_that_failed_are_set_again(fences: Fences) -> None:
-    """Whatever ended the thread, nothing is committed on its word."""
+    """If the thread failed for any reason, the keys are fenced again before the COMMIT."""
     fences.is_broken = True
     ahead = ahead_of(fences, MANY)
     assert ahead.finish([]) == MANY
 
 
 def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
-    """Not before the fences begin, and once."""
+    """The keys are built once, when the fences begin."""
     named: list[int] = []
 
     def name() -> list[str]:
@@ -101,7 +101,7 @@ def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
 
 
 def test_a_rollback_knows_what_it_fenced(fences: Fences) -> None:
-    """All of it has to be taken away again."""
+    """After a rollback every key that was fenced is released."""
     ahead = ahead_of(fences, MANY)
     assert ahead.cancel() == MANY
     assert fences.keys == MANY

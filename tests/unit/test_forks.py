@@ -27,7 +27,7 @@ class Owner:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_child_resets_what_lives_in_order() -> None:
-    """Each object that lives, in the order of registration; one that is gone is not called."""
+    """They are reset in the order of registration; an object that no longer exists is not called."""
     calls: list[str] = []
     owners = [Owner(name, calls) for name in ("first", "second", "third")]
     del owners[1]
@@ -53,7 +53,7 @@ def test_a_program_that_ends_prints_nothing() -> None:
 
 
 def test_what_is_gone_is_registered_no_more() -> None:
-    """A process that opens services again and again does not fork slower and slower."""
+    """A process that opens services repeatedly does not fork more and more slowly."""
     gc.collect()
     before = len(forks._methods)
     for _ in range(100):

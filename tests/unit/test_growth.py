@@ -22,7 +22,7 @@ def measure(trial: Trial, figure: Callable[[Callable[[], object]], int]) -> floa
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_takes_the_same_steps(name: str) -> None:
-    """Ten times as many entries: as many instructions, and no copy of them in between."""
+    """With ten times as many entries it executes as many instructions and copies nothing."""
     small, large = (OPERATIONS[name](size) for size in (SMALL, LARGE))
     assert measure(large, count_steps) <= measure(small, count_steps) * STEPS_RATIO
     for trial in (small, large):
@@ -31,7 +31,7 @@ def test_an_operation_takes_the_same_steps(name: str) -> None:
 
 
 def test_a_scan_is_seen() -> None:
-    """Both in Python and inside of a built-in function."""
+    """A scan is noticed in Python code and inside a built-in function."""
     few, many = list(range(SMALL)), list(range(LARGE))
 
     def scan(numbers: list[int]) -> list[int]:

@@ -92,7 +92,7 @@ def fill(kind: type[EnvironmentSettings], value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_setting_refuses_or_takes_every_value(kind: type[EnvironmentSettings]) -> None:
-    """Given to the constructor."""
+    """Each value is given to the constructor."""
     faults = [
         (place, fault)
         for place, value in enumerate((*TEXTS, *VALUES))
@@ -103,7 +103,7 @@ def test_every_setting_refuses_or_takes_every_value(kind: type[EnvironmentSettin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_setting_refuses_or_takes_every_address(kind: type[EnvironmentSettings]) -> None:
-    """Each with the scheme that the setting expects, and with the password where it does not belong."""
+    """Each address has the scheme that the setting expects, with the password in wrong places too."""
     faults = [
         (place, fault)
         for place, address in enumerate(ADDRESSES)
@@ -123,7 +123,7 @@ TREES = st.recursive(
 @given(value=st.text(st.characters()) | TREES)
 @examples(max_examples=25)
 def test_no_random_value_leads_to_a_foreign_error(kind: type[EnvironmentSettings], value: Any) -> None:
-    """Any text, with halves of characters, and any document."""
+    """Random texts with lone surrogates, and random documents, raise only the documented error."""
     assert not list(find_faults(kind, fill(kind, value)))
 
 
@@ -157,7 +157,7 @@ def find_faults_of_variables(kind: type[EnvironmentSettings], variables: Mapping
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_variable_is_refused_or_taken(kind: type[EnvironmentSettings]) -> None:
-    """The same values in the environment, addresses with the scheme that the setting expects."""
+    """The same values are given in the environment, addresses with the scheme that the setting expects."""
     faults = [
         fault
         for value in list_variables()
@@ -176,7 +176,7 @@ def test_every_variable_is_refused_or_taken(kind: type[EnvironmentSettings]) -> 
 def test_every_path_and_content_of_a_secret_is_refused_or_taken(
     kind: type[EnvironmentSettings], tmp_path: Path
 ) -> None:
-    """X_FILE with each text as the path, where the secret itself may stand by mistake, and as the content."""
+    """Each text is given as the path, where the secret may stand by mistake, and as the content."""
     faults: list[str] = []
     file = tmp_path / "secret"
     file.touch(mode=0o600)
@@ -209,7 +209,7 @@ WORKING: dict[str, tuple[str, ...]] = {
 def test_a_strange_value_that_is_taken_can_be_used(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process starts, and a server that is not there is one of the stack's own errors."""
+    """The process starts, and an unreachable server raises one of the stack's own errors."""
     monkeypatch.chdir(tmp_path)
     settings = Settings(database_url=URL, **{"enable_redis_cache": False, name: value})  # type: ignore[arg-type]  # texts
     with open_service(settings) as service:
@@ -224,13 +224,13 @@ def test_a_strange_value_that_is_taken_can_be_used(
 
 @pytest.mark.parametrize("value", ["x" * 300, ".", "/dev/null/a", "é💥"])
 def test_a_strange_path_of_the_web_config_is_refused(value: str) -> None:
-    """The exporter says that it cannot read it."""
+    """The exporter reports that it cannot read the file."""
     with pytest.raises(SettingsError, match=r"EXPORTER_WEB_CONFIG: .*cannot be read"):
         load_web_config(Path(value))
 
 
 def test_a_strange_role_is_refused() -> None:
-    """The one argument of `open_service` beside the settings; a word in lower case is a role."""
+    """A role is the one argument of `open_service` beside the settings: words in lower case."""
     settings = Settings(database_url=URL, enable_redis_cache=False)  # type: ignore[arg-type]  # a text
     for value in VALUES:
         if value == "nan":

@@ -35,7 +35,7 @@ def compose_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_tag_gets_its_digest(compose_file: Path) -> None:
-    """An older one is replaced; nothing else changes."""
+    """An older digest is replaced, and nothing else changes."""
     (compose_file.parent / "docker.redis_8").touch()
     digest = f"sha256:{7:064d}"
     other = compose_file.with_name("proxy.yaml")
@@ -47,7 +47,7 @@ def test_every_tag_gets_its_digest(compose_file: Path) -> None:
 
 
 def test_nothing_is_written_without_every_digest(compose_file: Path) -> None:
-    """The error has the registry's words."""
+    """The error has the registry's message."""
     with pytest.raises(StackError, match=r"of redis:8 cannot be found \(ERROR: redis:8: not found\)"):
         pin_images([compose_file])
     assert compose_file.read_text(encoding="utf-8") == TEXT

@@ -26,7 +26,7 @@ def test_refuses_a_malformed_id(value: Any) -> None:
 
 
 def test_takes_an_id_as_text() -> None:
-    """What came through JSON or a URL is as good."""
+    """An id that came through JSON or a URL is accepted."""
     assert inputs.check_id(str(ID), "user_id") == inputs.check_id(ID, "user_id") == ID
 
 
@@ -110,7 +110,7 @@ def test_money_keeps_whole_cents(cents: int) -> None:
 
 
 def test_a_float_stands_for_what_it_prints() -> None:
-    """0.1 is a tenth, not the binary fraction next to it."""
+    """0.1 becomes a tenth, not the binary fraction next to it."""
     assert inputs.check_price(0.1, "price") == Decimal("0.1")
 
 
@@ -122,7 +122,7 @@ def test_refuses_a_session_date(value: Any) -> None:
 
 
 def test_today_is_the_utc_date() -> None:
-    """Half an hour before midnight UTC it is the next day elsewhere, but not here."""
+    """Half an hour before midnight in UTC, it is still today, although other zones have the next date."""
     elsewhere = NOW.astimezone(timezone(timedelta(hours=9)))
     assert inputs.check_session_date(None, elsewhere) == date(2026, 3, 2)
 
@@ -185,7 +185,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("value", HUGE, ids=lambda value: type(value).__name__)
 def test_a_message_is_short_however_large_the_value(check: str, value: Any) -> None:
-    """It can be logged and shown, and no number is too long to be spelled."""
+    """The message fits into a log line; a number with too many digits is described by its type."""
     with pytest.raises(InvalidInput) as caught:
         CHECKS[check](value)
     assert len(str(caught.value)) < 300

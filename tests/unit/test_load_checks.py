@@ -69,7 +69,7 @@ def batches(draw: Callable[..., Any]) -> tuple[list[Any], RecordChecks[Any]]:
 
 @given(batches())
 def test_a_chunk_is_judged_as_each_record_alone(case: tuple[list[Any], RecordChecks[Any]]) -> None:
-    """The same records come out, and the first wrong one is named with the same words."""
+    """Both ways return the same records, and name the first wrong record with the same message."""
     batch, checks = case
     try:
         found: list[Any] | str = list(check_chunk(batch, checks, element="row", start=3, now=NOW))
@@ -80,7 +80,7 @@ def test_a_chunk_is_judged_as_each_record_alone(case: tuple[list[Any], RecordChe
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name != "user"])
 def test_a_plain_chunk_is_taken_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of its records is looked at by itself, whatever the caller's decimal context is."""
+    """None of its records is checked by itself, whatever the caller's decimal context is."""
     plain, checks = PLAIN[name]
     monkeypatch.delattr(record_checks, "check_one")
     batch = [plain] * 3

@@ -34,20 +34,20 @@ class Clock:
 
 @given(POSITIONS)
 def test_a_position_is_read_as_it_is_written(position: int) -> None:
-    """The text is that of PostgreSQL."""
+    """The text is in the form of PostgreSQL."""
     assert parse_position(format_position(position)) == position
     assert parse_position("16/B374D848") == 0x16_B374D848
 
 
 @given(POSITIONS, POSITIONS)
 def test_texts_in_slots_sort_like_positions(one: int, two: int) -> None:
-    """The script compares texts."""
+    """The order of the texts is that of the positions, because the script compares texts."""
     assert (format_for_slot(one) < format_for_slot(two)) == (one < two)
 
 
 @given(POSITIONS, st.integers(min_value=0, max_value=2**32 - 1))
 def test_a_token_is_read_as_it_is_written(position: int, timeline: int) -> None:
-    """Its text carries everything."""
+    """Parsing the text of a token returns an equal token."""
     token = ConsistencyToken(LogTimeline("7301", timeline), position)
     assert parse_token(str(token)) == token
 
@@ -57,7 +57,7 @@ def test_a_token_is_read_as_it_is_written(position: int, timeline: int) -> None:
              b"1.00000001.A", "7301.00000001.A\n", "7301.00000001." + "A" * 17, "٣.00000001.A"]
 )  # fmt: skip  # one text a line would hide that these are few
 def test_another_text_is_no_token(text: object) -> None:
-    """Nor is a value of another type."""
+    """A value of another type is no token either."""
     assert parse_token(text) is None
 
 
@@ -72,7 +72,7 @@ def note(samples: PrimaryPositions, clock: Clock) -> Callable[[str, float], None
 
 
 def test_the_floor_is_the_oldest_position_that_is_young_enough() -> None:
-    """Without a young sample there is none; an older one is not demanded."""
+    """Without a young sample there is no floor; older samples are not used."""
     clock = Clock()
     samples = PrimaryPositions(clock=clock)
     answer = note(samples, clock)
@@ -87,7 +87,7 @@ def test_the_floor_is_the_oldest_position_that_is_young_enough() -> None:
 
 
 def test_the_lag_is_the_age_of_what_is_missing() -> None:
-    """It counts from when the primary first said a position that the replica lacks."""
+    """It counts from when the primary first reported a position that the replica lacks."""
     clock = Clock()
     samples = PrimaryPositions(clock=clock)
     answer = note(samples, clock)
@@ -99,7 +99,7 @@ def test_the_lag_is_the_age_of_what_is_missing() -> None:
 
 
 def test_another_history_forgets_every_sample() -> None:
-    """After a promotion, and when the primary becomes a standby."""
+    """This happens after a promotion, and when the primary becomes a standby."""
     clock = Clock()
     samples = PrimaryPositions(clock=clock)
     note(samples, clock)("0/5", 0)
@@ -112,7 +112,7 @@ def test_another_history_forgets_every_sample() -> None:
 
 
 def test_own_writes_never_go_back_and_are_unknown_for_a_while() -> None:
-    """A commit whose position is unknown counts as later than any replica has."""
+    """A commit whose position is unknown counts as later than the position of any replica."""
     clock = Clock()
     writes = OwnWrites(unknown_seconds=3, clock=clock)
     writes.note(5)
@@ -125,7 +125,7 @@ def test_own_writes_never_go_back_and_are_unknown_for_a_while() -> None:
 
 
 def test_keys_spread_over_slots() -> None:
-    """No slot stands for many keys, and a key has always the same one."""
+    """No slot has many of the keys, and a key always has the same slot."""
     keys = [f"user:{number:032x}" for number in range(SLOTS * 20)]
     slots = [slot for key in keys for slot in list_slots([key])]
     assert len(set(slots)) == SLOTS

@@ -72,7 +72,7 @@ def test_json_is_one_object_a_line() -> None:
 
 
 def test_json_writes_what_it_does_not_know_as_text() -> None:
-    """A field of any type does not lose the line."""
+    """A field of any type is written, and the line is not lost."""
     document = json.loads(
         write(JsonFormatter(), "seen", extra={"fields": {"error": ValueError("x"), "n": 1j}})
     )
@@ -80,7 +80,7 @@ def test_json_writes_what_it_does_not_know_as_text() -> None:
 
 
 def test_text_has_its_fields_at_the_end() -> None:
-    """A field with a space is in quotes, so that a line can be taken apart."""
+    """A field with a space is in quotes, so that a program can parse the line."""
     text = write(TextFormatter(), "slow statement", extra={"fields": FIELDS})
     assert text.endswith(
         'slow statement operation=get_user_by_id duration_ms=12.5 statement="SELECT 1 = %s"\n'
@@ -90,7 +90,7 @@ def test_text_has_its_fields_at_the_end() -> None:
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 def test_a_traceback_has_no_word_of_the_driver(formatter: logging.Formatter) -> None:
-    """The chain is there, our own message too; the server's text, which repeats values, is not."""
+    """The chain and our own message are there; the server's text, which repeats values, is left out."""
     text = write(formatter, "failed", exc_info=fail_in_the_driver())
     assert SECRET not in text
     assert "create_user breaks users_email" in text
@@ -102,7 +102,7 @@ def test_a_traceback_has_no_word_of_the_driver(formatter: logging.Formatter) -> 
 def test_debug_shows_no_parameter_of_peewee(
     root: logging.Logger, form: LogFormat, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Statements with their values, which peewee logs at DEBUG, are switched off at every level."""
+    """Statements with their values, which peewee logs at DEBUG, are off at every level."""
     root.handlers.clear()  # here: pytest adds its own after the fixture
     configure_logs("DEBUG", form)
     logging.getLogger("peewee").debug(("SELECT %s", [SECRET]))
@@ -116,7 +116,7 @@ def test_debug_shows_no_parameter_of_peewee(
 def test_debug_is_for_our_own_loggers(
     root: logging.Logger, form: LogFormat, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Libraries of web servers and clients write cookies and headers at DEBUG, whatever they are called."""
+    """Libraries of web servers and clients log cookies and headers at DEBUG."""
     root.handlers.clear()  # here: pytest adds its own after the fixture
     configure_logs("DEBUG", form)
     for name in ("uvicorn.error", "websockets.server", "streamlit.web", "httpcore.http11", "of.tomorrow"):
@@ -133,7 +133,7 @@ HOSTILE = (
 
 
 def test_a_name_from_outside_forges_no_line() -> None:
-    """Line ends, escape sequences and directions of writing are shown as what they are."""
+    """Line ends, escape sequences and characters of direction are escaped."""
     text = write(TextFormatter(), "%s acted", HOSTILE, extra={"fields": {"actor": HOSTILE, "raw": "a\x1bb"}})
     assert text.count("\n") == 1
     assert text.isprintable() or text[:-1].isprintable()
@@ -144,7 +144,7 @@ def test_a_name_from_outside_forges_no_line() -> None:
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 def test_the_words_of_an_error_forge_no_line(formatter: logging.Formatter) -> None:
-    """They repeat what came from outside; the traceback itself keeps its lines."""
+    """The message may repeat a text from outside; the traceback keeps its lines."""
     text = write(formatter, "failed", exc_info=ValueError(HOSTILE))
     assert "\x1b" not in text
     assert not any(line.startswith("2026-01-01") for line in text.splitlines())

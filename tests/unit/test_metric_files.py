@@ -63,7 +63,7 @@ def can_unshare() -> bool:
 
 
 def test_writers_that_believe_to_be_pid_1_lose_nothing(tmp_path: Path) -> None:
-    """Containers share pid 1: 500 each are 1000 together."""
+    """Processes in containers share pid 1: two that count 500 each have 1000 together."""
     if not can_unshare():
         pytest.skip("a process tree of its own needs the right to unshare")
     contained = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -73,7 +73,7 @@ def test_writers_that_believe_to_be_pid_1_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_writers_of_one_process_lose_nothing(tmp_path: Path) -> None:
-    """Two services of one process, and the same pid, do not overwrite each other."""
+    """Two services of one process, and two processes with the same pid, overwrite nothing."""
     one, other = (open_metrics("job", tmp_path) for _ in range(2))
     for metrics in (one, other) * 500:
         count_timeouts(metrics)
@@ -84,7 +84,7 @@ def test_writers_of_one_process_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_loses_its_gauges_and_keeps_its_counters(tmp_path: Path) -> None:
-    """SIGKILL leaves the files; the next scrape already knows."""
+    """After SIGKILL the files stay, and the next scrape handles them."""
     reader = FleetReader(MetricWriter(), tmp_path)
     with run_writer(tmp_path, 7) as process:
         assert sample(reader, "echo_db_pool_connections", role="job", state="used") == 3
@@ -101,7 +101,7 @@ def test_a_killed_writer_loses_its_gauges_and_keeps_its_counters(tmp_path: Path)
 
 
 def test_many_ended_writers_cost_one_file(tmp_path: Path) -> None:
-    """Scrapes after the first read the archive alone, however many processes have ended."""
+    """After the first scrape only the archive is read, however many processes have ended."""
     for _ in range(400):
         metrics = Metrics("job")
         metrics.pool_timeouts.inc()
@@ -129,7 +129,7 @@ def measure_processor(act: Callable[[], object]) -> float:
 
 
 def test_counters_never_go_back_while_writers_come_and_go(tmp_path: Path) -> None:
-    """Two readers at once, among writers that start and end: never less, and all in the end."""
+    """Two readers beside writers that start and end never see a lower sum, and see all at the end."""
     ended = threading.Event()
 
     def write() -> None:
@@ -162,7 +162,7 @@ def test_counters_never_go_back_while_writers_come_and_go(tmp_path: Path) -> Non
 def test_a_reader_that_dies_while_folding_counts_nothing_twice(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before or after the archive is there: the next reader has the same sum."""
+    """The reader is killed before or after it writes the archive; the next reader has the same sum."""
     for _ in range(3):
         metrics = open_metrics("job", tmp_path)
         count_timeouts(metrics, 2)
@@ -189,7 +189,7 @@ def test_a_reader_that_dies_while_folding_counts_nothing_twice(
 
 
 def test_a_forked_child_writes_for_itself(tmp_path: Path) -> None:
-    """Neither overwrites the other, and the parent's gauges go with the parent."""
+    """Parent and child overwrite nothing of each other; the parent's gauges end with the parent."""
     metrics = open_metrics("job", tmp_path)
     count_timeouts(metrics, 3)
     with pytest.warns(DeprecationWarning, match="fork") if sys.version_info >= (3, 12) else _nothing():
@@ -209,7 +209,7 @@ def _nothing() -> Iterator[None]:
 
 
 def test_prometheus_clients_own_collector_reads_the_files(tmp_path: Path) -> None:
-    """The format is the library's, for whoever looks into the folder with it."""
+    """The files have the library's format, so its collector can be used on the folder."""
     metrics = open_metrics("job", tmp_path)
     count_timeouts(metrics, 3)
     metrics.observe_operation("seed", 0.02)
@@ -222,7 +222,7 @@ def test_prometheus_clients_own_collector_reads_the_files(tmp_path: Path) -> Non
 
 
 def test_more_series_than_fit_at_first(tmp_path: Path) -> None:
-    """A file grows, and what was written before is still there."""
+    """The file grows and keeps what was written before."""
     metrics = open_metrics("job", tmp_path)
     for number in range(60):
         metrics.observe_operation(f"operation_{number}", 0.02)
@@ -236,14 +236,14 @@ def test_more_series_than_fit_at_first(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_created(tmp_path: Path) -> None:
-    """Nobody has to make it first."""
+    """The writer creates a missing folder."""
     metrics = open_metrics("job", tmp_path / "a" / "b")
     assert read(tmp_path / "a" / "b", "echo_metrics_writers", role="job") == 1
     metrics.close()
 
 
 def test_damaged_files_cost_only_what_is_in_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file of garbage, an empty one and an archive of garbage; the rest is still there."""
+    """A file of garbage, an empty file and a damaged archive do not affect other files."""
     metrics = open_metrics("job", tmp_path)
     count_timeouts(metrics, 5)
     (tmp_path / "counter_somebody.db").write_bytes(b"\xff\x7f\x00\x00" + b"garbage" * 99)
@@ -258,7 +258,7 @@ def test_damaged_files_cost_only_what_is_in_them(tmp_path: Path, caplog: pytest.
 
 
 def test_what_a_killed_start_left_is_removed_in_time(tmp_path: Path) -> None:
-    """A lock under its first name is a writer that starts, or one that was killed long ago."""
+    """A lock under its first name belongs to a starting writer, or to one that was killed long ago."""
     starting, abandoned = (tmp_path / f"{name}{STARTING_SUFFIX}" for name in "ab")
     starting.touch()
     abandoned.touch()
@@ -270,7 +270,7 @@ def test_what_a_killed_start_left_is_removed_in_time(tmp_path: Path) -> None:
 def test_a_reader_that_stands_still_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lock is waited for, but not for ever."""
+    """Other readers wait for the lock for a bounded time."""
     monkeypatch.setattr("core.metrics.fleet.LOCK_SECONDS", 0.05)
     hold = (
         "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY);"
@@ -288,7 +288,7 @@ def test_a_reader_that_stands_still_does_not_stop_the_others(
 
 
 def test_gauges_of_several_writers_combine(tmp_path: Path) -> None:
-    """Connections add up, a breaker is open when any is, a task succeeded when it did last."""
+    """Connections add up, a breaker is open if one is, and the newest success of a task counts."""
     one, other = (open_metrics("job", tmp_path) for _ in range(2))
     for metrics, number in ((one, 1), (other, 0)):
         metrics.pool_used.set(2 + number)

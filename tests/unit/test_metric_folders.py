@@ -46,7 +46,7 @@ def assert_works_in_memory(
 
 
 def test_a_read_only_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One line, and the metrics stay in the process; also as root."""
+    """One line is logged, and the metrics stay in the process; this holds for root too."""
     with mounted(tmp_path, "size=64k,ro"):
         assert_works_in_memory(tmp_path, caplog)
         assert "EROFS" in caplog.text
@@ -54,20 +54,20 @@ def test_a_read_only_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize("size", ["4k", "64k", "256k", "600k"])
 def test_a_full_folder(tmp_path: Path, size: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Full at once, or after a while: no SIGBUS, no error, one line."""
+    """A folder that is full at first or later causes no SIGBUS and no error, and one line in the log."""
     with mounted(tmp_path, f"size={size}"):
         assert_works_in_memory(tmp_path, caplog)
         assert "ENOSPC" in caplog.text
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be created is not asked for twice."""
+    """A folder that cannot be created is not tried a second time."""
     (tmp_path / "file").touch()
     assert_works_in_memory(tmp_path / "file" / "metrics", caplog)
 
 
 def test_a_file_size_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A limit of the process is as good as a full disk."""
+    """A limit of the process for file sizes has the effect of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (writer.FIRST_SIZE_BYTES, hard))
     try:
@@ -80,7 +80,7 @@ def test_a_file_size_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_ended_writers_of_a_read_only_folder_still_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without folding a scrape reads their counters again, and none of their gauges."""
+    """Without folding, each scrape reads their counters again and none of their gauges."""
     with mounted(tmp_path, "size=4m"):
         for _ in range(2):
             metrics = open_metrics("job", tmp_path)
@@ -98,7 +98,7 @@ def test_ended_writers_of_a_read_only_folder_still_count(
 
 
 def test_breaking_off_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the folder fails later, its files keep what was counted, and memory adds the rest once."""
+    """When the folder fails later, its files keep their counts, and the memory adds the rest once."""
     metrics = open_metrics("exporter", tmp_path)
     count_timeouts(metrics, 3)
     assert value_of(metrics, tmp_path) == 3

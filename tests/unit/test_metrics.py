@@ -20,7 +20,7 @@ from tests.fleet_reading import find_sample
 
 
 def test_a_bypass_that_is_no_request_is_found() -> None:
-    """What every test is checked for afterwards can fail."""
+    """The check that runs after every test can fail."""
     metrics = Metrics("job")
     metrics.count_cache_reads("user", "near", hits=2, misses=1)
     metrics.count_cache_reads("user", "shared", hits=1, misses=4)
@@ -32,7 +32,7 @@ def test_a_bypass_that_is_no_request_is_found() -> None:
 
 
 def test_histograms_are_cumulative() -> None:
-    """A bucket counts all that is not above its bound; one at the bound is within."""
+    """A bucket counts all values up to its bound, the bound included."""
     metrics = Metrics("job")
     for seconds in (0.1, 0.1001, 31, 0.0001):
         metrics.observe_operation("seed", seconds)
@@ -46,7 +46,7 @@ def test_histograms_are_cumulative() -> None:
 
 
 def test_what_an_operator_does_is_there_from_the_start() -> None:
-    """A series that begins at 1 shows no increase; every limiter and action begins at 0."""
+    """A series that begins at 1 shows no increase, so every limiter and action begins at 0."""
     metrics = Metrics("dashboard")
     families = metrics.collect()
     for limiter in get_args(Limiter):
@@ -67,7 +67,7 @@ def test_what_an_operator_does_is_there_from_the_start() -> None:
 
 
 def test_a_regular_task_is_expected_until_it_is_stopped(tmp_path: Path) -> None:
-    """Its interval is 0 after a stop on purpose, so nobody is told that it is late."""
+    """After a stop on purpose its interval is 0, so no alert says that it is late."""
     metrics = open_metrics("simulator", tmp_path)
     reader = FleetReader(MetricWriter(), tmp_path)
     with metrics.regular_task("simulator", interval_seconds=2.5) as count_success:
@@ -117,7 +117,7 @@ def test_the_documentation_has_kind_and_labels_of_every_metric() -> None:
 
 
 def test_the_revision_of_a_checkout_and_of_an_image(tmp_path: Path) -> None:
-    """Read from git's files without git, or from what the image's build wrote."""
+    """It is read from git's files without git, or from the file that the image's build wrote."""
     git, commit = tmp_path / ".git", "0123456789abcdef" * 2 + "01234567"
     assert find_revision(tmp_path) == UNKNOWN
     git.mkdir()

@@ -27,7 +27,7 @@ def settings(**values: object) -> Settings:
 
 @pytest.mark.parametrize("role", ["my-api", "api", "batch-of-the-night", "a" * MAX_ROLE, *STACK_ROLES])
 def test_a_program_gives_itself_a_name(role: str) -> None:
-    """It is a label of its metrics, and no program of the stack is changed for it."""
+    """The name is a label of its metrics; no program of the stack needs a change."""
     with open_service(settings(), role=role) as service:
         found = [(item.name, item.labels, item.value) for item in list_samples(service.metrics.collect_own())]
     assert ("echo_db_pool_max_connections", {"role": role}, 10.0) in found
@@ -42,13 +42,13 @@ def test_a_program_gives_itself_a_name(role: str) -> None:
     ],
 )
 def test_another_form_is_refused(role: object) -> None:
-    """With the form; a number would make a series for each of many processes."""
+    """The error names the form; with numbers each of many processes would have its own series."""
     with pytest.raises(InvalidInput, match="such as my-api"):
         open_service(settings(), role=role)  # type: ignore[arg-type]  # whatever it is
 
 
 def test_a_list_closes_the_roles() -> None:
-    """With METRICS_ROLES only those that it names, and the stack's own."""
+    """With METRICS_ROLES only the roles in it and those of the stack are allowed."""
     closed = settings(metrics_roles="my-api, my-worker")
     for role in ("my-api", "my-worker", "dashboard", "job"):
         open_service(closed, role=role).close()
@@ -58,13 +58,13 @@ def test_a_list_closes_the_roles() -> None:
 
 @pytest.mark.parametrize("text", ["My-Api", "a b", "api2", ";", "a,,b"])
 def test_a_wrong_list_is_refused(text: str) -> None:
-    """A misspelt name would keep a program from starting."""
+    """With a misspelt name the program would not start."""
     with pytest.raises(SettingsError, match="METRICS_ROLES"):
         Settings.load(database_url=NOWHERE, metrics_roles=text)
 
 
 def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
-    """Its own, and those of whoever shares the folder; not of those that have ended."""
+    """These are its own role and those of live processes that share the folder."""
     own = open_metrics("exporter", tmp_path)
     api, ended = open_metrics("my-api", tmp_path), open_metrics("my-worker", tmp_path)
     assert own.list_roles() == {"exporter", "my-api", "my-worker"}
@@ -76,7 +76,7 @@ def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
 
 
 def test_the_terminal_shows_the_pool_of_each_role() -> None:
-    """Whatever it calls itself."""
+    """The name of the role does not matter."""
     pools = {"my-api": 10.0, "dashboard": 5.0, "drill": 2.0}
     samples = [Sample("echo_db_pool_max_connections", {"role": role}, limit) for role, limit in pools.items()]
     console = Console(width=140)
@@ -93,7 +93,7 @@ def use_by(roles: list[str]) -> pd.DataFrame:
 
 
 def test_each_role_has_a_line_of_its_own_colour() -> None:
-    """Those of the stack keep theirs, whoever else is there."""
+    """The roles of the stack keep their colours, whatever other roles exist."""
     spec = charts.build_pool_chart(use_by(["my-api", "job", "drill", "my-api"]))
     scale = spec["encoding"]["color"]["scale"]
     assert scale["domain"] == [*charts.ROLES, "drill", "my-api"]

@@ -39,7 +39,7 @@ def admit(near: NearCache, key: str, value: object, depends_on: tuple[str, ...] 
 
 
 def test_serves_what_was_admitted_until_it_is_too_old(near: NearCache, clock: Clock) -> None:
-    """The time to live is the hard bound."""
+    """A value is served until its time to live ends."""
     admit(near, "a", 1)
     clock.now += 4.9
     assert near.get("a") == 1
@@ -49,7 +49,7 @@ def test_serves_what_was_admitted_until_it_is_too_old(near: NearCache, clock: Cl
 
 
 def test_refuses_a_value_that_a_message_overtook(near: NearCache) -> None:
-    """Read, then heard of a change, then stored: the value is of before the change."""
+    """A value that was read before a change, and stored after it, is refused."""
     ticket = near.begin_read()
     near.invalidate(["a"])
     near.end_read(ticket, {"a": "old"}, ())
@@ -57,7 +57,7 @@ def test_refuses_a_value_that_a_message_overtook(near: NearCache) -> None:
 
 
 def test_refuses_a_value_whose_version_changed_meanwhile(near: NearCache) -> None:
-    """The same for a key that the value depends on."""
+    """The same holds for a key that the value depends on."""
     ticket = near.begin_read()
     near.invalidate(["version"])
     near.end_read(ticket, {"board": "old"}, ("version",))
@@ -65,7 +65,7 @@ def test_refuses_a_value_whose_version_changed_meanwhile(near: NearCache) -> Non
 
 
 def test_a_second_read_may_store_what_the_first_may_not(near: NearCache) -> None:
-    """Each read has its own ticket: only those that began before the message are refused."""
+    """Each read has its own ticket: only reads that began before the change are refused."""
     first = near.begin_read()
     near.invalidate(["a"])
     second = near.begin_read()
@@ -75,7 +75,7 @@ def test_a_second_read_may_store_what_the_first_may_not(near: NearCache) -> None
 
 
 def test_drops_what_depends_on_a_key(near: NearCache) -> None:
-    """All values under a version go at once, others stay."""
+    """All values under a version are dropped together, and others stay."""
     admit(near, "board:10", 1, ("version",))
     admit(near, "board:50", 2, ("version",))
     admit(near, "other", 3)
@@ -84,7 +84,7 @@ def test_drops_what_depends_on_a_key(near: NearCache) -> None:
 
 
 def test_drops_what_depends_on_several_keys(near: NearCache) -> None:
-    """A leaderboard changes with its scores and with the usernames, also when both do at once."""
+    """A leaderboard depends on its scores and on the usernames, and is dropped when either changes."""
     admit(near, "board", 1, ("scores", "usernames"))
     near.invalidate(["scores", "usernames", "board"])
     assert near.get("board") is None
@@ -94,7 +94,7 @@ def test_drops_what_depends_on_several_keys(near: NearCache) -> None:
 
 
 def test_is_bounded_and_evicts_what_was_used_least(near: NearCache) -> None:
-    """The fourth value makes room for itself, and leaves no trace of what it evicted."""
+    """A fourth value evicts the least recently used one with all its index entries."""
     for key in "abc":
         admit(near, key, key, (f"version:{key}",))
     near.get("a")
@@ -104,7 +104,7 @@ def test_is_bounded_and_evicts_what_was_used_least(near: NearCache) -> None:
 
 
 def test_serves_nothing_while_it_is_shut(near: NearCache) -> None:
-    """Without a feed nothing is served or admitted, and nothing from before comes back."""
+    """Without a feed nothing is served or admitted, and no earlier value is served later."""
     admit(near, "a", 1)
     ticket = near.begin_read()
     near.shut()
@@ -116,7 +116,7 @@ def test_serves_nothing_while_it_is_shut(near: NearCache) -> None:
 
 
 def test_a_read_from_before_a_reopening_is_refused(near: NearCache) -> None:
-    """What the feed would have told in between was not heard."""
+    """The feed did not report the changes in between."""
     ticket = near.begin_read()
     near.shut()
     near.open()
@@ -125,7 +125,7 @@ def test_a_read_from_before_a_reopening_is_refused(near: NearCache) -> None:
 
 
 def test_size_none_serves_nothing() -> None:
-    """NEAR_CACHE_SIZE=0 switches the tier off."""
+    """NEAR_CACHE_SIZE=0 turns the near cache off."""
     tier = NearCache(ChangeLog(), max_entries=0, ttl_seconds=5)
     tier.open()
     admit(tier, "a", 1)
@@ -134,7 +134,7 @@ def test_size_none_serves_nothing() -> None:
 
 
 def test_a_dropped_value_leaves_nothing_behind(near: NearCache) -> None:
-    """Dropped by its key, by its version or by the end of the feed: the index forgets it too."""
+    """The index forgets a value that was dropped by key, by version or with the feed."""
     for names in (["a"], ["version"], None):
         admit(near, "a", 1, ("version", "usernames"))
         if names is None:
@@ -145,7 +145,7 @@ def test_a_dropped_value_leaves_nothing_behind(near: NearCache) -> None:
 
 
 def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
-    """A flush does not stop the process to free all values, and new values free them all."""
+    """Clearing does not free all values in one step; each new value frees some."""
     near = NearCache(ChangeLog(), max_entries=100, ttl_seconds=5, clock=clock)
     near.open()
     for number in range(20):
@@ -163,7 +163,7 @@ def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
 
 
 def test_threads_share_one_read() -> None:
-    """Sixteen threads, one load, the same answer for all."""
+    """Sixteen threads cause one load and get the same answer."""
     single_flight, loads = SingleFlight(ChangeLog()), []
     begun, may_end = threading.Event(), threading.Event()
 
@@ -191,7 +191,7 @@ def test_threads_share_one_read() -> None:
 
 
 def test_without_a_feed_only_a_later_read_is_shared() -> None:
-    """Who comes while a read is under way gets what was read after that, and all of them the same."""
+    """Threads that find a running read share one that begins after it."""
     single_flight, versions = SingleFlight(ChangeLog()), iter(range(1, 100))
     begun, may_end = threading.Event(), threading.Event()
 
@@ -217,7 +217,7 @@ def test_without_a_feed_only_a_later_read_is_shared() -> None:
 
 
 def test_nobody_joins_a_read_from_before_a_change() -> None:
-    """A reader after a write must not get what was read before it, not even of a dependent key."""
+    """A reader after a write does not get a value from before it, also for a dependent key."""
     changes = ChangeLog()
     single_flight = SingleFlight(changes)
     begun, may_end = threading.Event(), threading.Event()
@@ -239,7 +239,7 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
 
 
 def test_an_error_reaches_everyone_and_is_not_kept() -> None:
-    """The next read tries again."""
+    """Every waiting thread gets the error; the next read calls the loader again."""
     single_flight = SingleFlight(ChangeLog())
 
     def fail() -> None:

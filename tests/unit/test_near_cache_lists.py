@@ -42,7 +42,7 @@ def make_whole(near: NearCache, keys: tuple[str, ...] = KEYS) -> None:
 
 
 def test_a_list_is_kept_from_its_second_look_on(near: NearCache) -> None:
-    """In the order of the keys, without what is absent."""
+    """It has the order of the keys, without absent rows."""
     admit(near, KEYS[1], ABSENT)
     make_whole(near)
     assert near.get_all(KEYS) == {key: number for number, key in enumerate(KEYS) if number != 1}
@@ -50,7 +50,7 @@ def test_a_list_is_kept_from_its_second_look_on(near: NearCache) -> None:
 
 @pytest.mark.parametrize("key", [KEYS[0], KEYS[-1]])
 def test_a_change_of_one_value_ends_it(near: NearCache, key: str) -> None:
-    """What is put together next has the change."""
+    """The next list contains the changed value."""
     make_whole(near)
     near.invalidate([key])
     assert near.get_all(KEYS) is None
@@ -60,7 +60,7 @@ def test_a_change_of_one_value_ends_it(near: NearCache, key: str) -> None:
 
 
 def test_a_change_of_what_a_value_depends_on_ends_it(near: NearCache) -> None:
-    """Through the version key alone."""
+    """The change is known only by the version key."""
     admit(near, KEYS[2], "board", ("version",))
     make_whole(near)
     near.invalidate(["version"])
@@ -68,7 +68,7 @@ def test_a_change_of_what_a_value_depends_on_ends_it(near: NearCache) -> None:
 
 
 def test_a_list_with_an_evicted_value_is_not_kept(near: NearCache) -> None:
-    """Nothing is heard any more of a value that is not here."""
+    """The feed reports nothing about a value that the near cache does not have."""
     make_whole(near)
     for number in range(3):
         admit(near, f"other{number}", number)
@@ -77,7 +77,7 @@ def test_a_list_with_an_evicted_value_is_not_kept(near: NearCache) -> None:
 
 
 def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None:
-    """A value that was read later does not extend it."""
+    """A value that was read later does not extend the time to live of the list."""
     clock.now += 1
     admit(near, KEYS[3], "later")
     make_whole(near)
@@ -89,14 +89,14 @@ def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None
 
 @pytest.mark.parametrize("end", [NearCache.shut, NearCache.clear, NearCache.open])
 def test_it_ends_with_the_feed(near: NearCache, end: Any) -> None:
-    """Cut, flushed, forked or begun anew."""
+    """This holds when the feed is cut, flushed, forked or started again."""
     make_whole(near)
     end(near)
     assert near.get_all(KEYS) is None
 
 
 def test_lists_are_bounded(near: NearCache) -> None:
-    """However many different ones are asked for; the oldest go."""
+    """The oldest lists are dropped, however many different ones are read."""
     orders = list(islice(permutations(KEYS), 2 * KEPT_LISTS))
     for keys in orders:
         make_whole(near, keys)
@@ -115,7 +115,7 @@ STEPS = st.one_of(
 
 @given(st.lists(STEPS, max_size=60))
 def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
-    """Whatever happens between: as a whole or one by one, the same comes out."""
+    """Whatever happens in between, a list equals its values read one by one."""
     clock = Clock()
     near = NearCache(ChangeLog(), max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
     near.open()

@@ -90,7 +90,7 @@ def test_up_names_both_databases(place: str, folder: StackFolder, monkeypatch: p
 
 
 def test_up_says_nothing_without_another_database(folder: StackFolder) -> None:
-    """There is no note when DATABASE_URL is unset, or wrong."""
+    """DATABASE_URL is unset, or its value is wrong."""
     assert describe_other_database(folder.root, folder.recorded()) is None
     (folder.root / ".env").write_text("DATABASE_URL=mysql://nonsense\n", "utf-8")
     assert describe_other_database(folder.root, folder.recorded()) is None
@@ -132,7 +132,7 @@ def test_up_refuses_another_secret_than_its_own(
     is_file: bool,
     place: str,
 ) -> None:
-    """One line names the variable, where it is, the stack's own, and the remedy; every secret alike."""
+    """The line names the variable, its place, the place of the stack's own secret, and the remedy."""
     other, variable = "s3cr3t of another", f"{name}_FILE" if is_file else name
     write_private(tmp_path / "other", other)
     value = str(tmp_path / "other") if is_file else other
@@ -155,7 +155,7 @@ def test_up_refuses_another_secret_than_its_own(
 def test_up_accepts_its_own_secrets(
     folder: StackFolder, deployed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody who exports what the stack has recorded changes nothing."""
+    """An exported copy of the recorded secrets is accepted."""
     for name, value in deployed.items():
         monkeypatch.setenv(name, value)
     refuse_other_secrets(folder.root, deployed)
@@ -167,14 +167,14 @@ def test_up_accepts_its_own_secrets(
 def test_secrets_of_another_database_are_left_alone(
     folder: StackFolder, deployed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are used with DATABASE_URL, of which `make up` prints its note."""
+    """They belong to DATABASE_URL, about which `make up` prints a note."""
     monkeypatch.setenv("DATABASE_URL", OTHER_URL)
     monkeypatch.setenv("DATABASE_PASSWORD", "s3cr3t")
     refuse_other_secrets(folder.root, deployed)
 
 
 def test_migrations_of_the_stack_go_to_its_own_database(deployed: dict[str, str]) -> None:
-    """All of its addresses name one server."""
+    """All URLs for migrations name the stack's server."""
     places = {describe_database(deployed[name]) for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")}
     assert len(places) == 1
     assert deployed["STACK_NAME"] == "main-1a2b"

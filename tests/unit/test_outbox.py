@@ -54,7 +54,7 @@ def server() -> FakeRedis:
 
 
 def test_each_writers_fence_is_released(server: FakeRedis) -> None:
-    """Two writers of one key have an entry each: neither fence may stay until it expires."""
+    """Two writers of one key have an entry each, so that neither fence stays until it expires."""
     server.outbox.add(["k", "other"], b"F1")
     server.outbox.add(["k"], b"F2")
     server.outbox.add(["k"], b"")
@@ -67,7 +67,7 @@ def test_each_writers_fence_is_released(server: FakeRedis) -> None:
 
 
 def test_a_failed_flush_keeps_its_keys(server: FakeRedis) -> None:
-    """It is made again."""
+    """The keys of a failed flush are sent again."""
     server.is_down = True
     server.outbox.add(["k"], b"")
     with pytest.raises(ConnectionError):
@@ -112,7 +112,7 @@ def test_all_keys_stay_pending_until_they_are_dropped(
 
 
 def test_a_late_fence_is_released_again(server: FakeRedis) -> None:
-    """A fence that was not confirmed may come after its release, which is then made once more."""
+    """A fence without a confirmation may arrive after its release, so the release is repeated."""
     server.outbox.add(["k"], b"F1")
     server.outbox.expect_late(["k"], b"F1")
     assert not server.outbox.add_late(), "the first release has to come first"
@@ -127,7 +127,7 @@ def test_a_late_fence_is_released_again(server: FakeRedis) -> None:
 
 
 def test_many_keys_are_sent_in_portions(server: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys of an hour are sent a thousand at a time, so a failed attempt sends no more."""
+    """The keys of an hour are sent a thousand at a time, so a failed attempt repeats at most one portion."""
     monkeypatch.setattr(module, "PORTION_KEYS", 3)
     server.outbox.add([f"k{number}" for number in range(7)], b"F1")
     server.flush()
@@ -149,7 +149,7 @@ def test_refused_keys_do_not_hide_those_behind_them(
 
 
 def test_a_key_that_is_added_while_it_is_sent_stays(server: FakeRedis) -> None:
-    """Another writer adds the key after it was sent, which did not cover that write."""
+    """Another writer adds the key after it was sent; that send does not cover the later write."""
     outbox = server.outbox
     server.release = lambda *_: outbox.add(["k"], b"F1")  # type: ignore[method-assign]
     outbox.add(["k", "other"], b"F1")
@@ -158,7 +158,7 @@ def test_a_key_that_is_added_while_it_is_sent_stays(server: FakeRedis) -> None:
 
 
 def test_the_tokens_of_one_key_are_bounded(server: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version key that is written all through an outage does not collect tokens without end."""
+    """A version key that is written throughout an outage collects a bounded number of tokens."""
     monkeypatch.setattr(module, "OUTBOX_LIMIT", 10)
     for number in range(11):
         server.outbox.add(["version"], b"F%d" % number)

@@ -50,7 +50,7 @@ def read_requirements(repository: Path, lock: str) -> set[str]:
 
 
 def test_extras_are_those_that_the_stack_asks_for(repository: Path) -> None:
-    """`core.installation` looks for one module of each requirement of an extra."""
+    """`core.installation` checks one module of each requirement of an extra."""
     extras = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
@@ -71,7 +71,7 @@ def test_lock_holds_every_requirement_with_its_hash(repository: Path, lock: str)
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_the_extras_that_its_packages_ask_for(repository: Path, lock: str) -> None:
-    """Pip 23 takes `name[extra]` for unpinned when only `name` is locked, and installs nothing."""
+    """For pip 23, `name[extra]` is unpinned when only `name` is locked: it installs nothing."""
     extras = read_locked_extras(repository / lock)
     missing = []
     for name in read_lock(repository / lock):
@@ -103,7 +103,7 @@ def test_versions_agree(repository: Path) -> None:
 
 
 def test_containers_have_the_documented_defaults(repository: Path) -> None:
-    """`docker compose up` without `make` uses the ports and sizes that the settings say."""
+    """`docker compose up` without make uses the ports and sizes of the settings."""
     text = (repository / "compose.yaml").read_text(encoding="utf-8")
     settings = StackSettings(_env_file=None)  # type: ignore[call-arg]  # pydantic's own argument
     defaults = set(re.findall(r"\$\{(\w+):-([^}]*)\}", text)) - {("COMPOSE_PROJECT_NAME", "echo-markets")}

@@ -13,7 +13,7 @@ from tests.patience import stretch
 def test_a_bound_is_stretched_four_times_at_most(
     monkeypatch: pytest.MonkeyPatch, load: float, seconds: float
 ) -> None:
-    """By the programs that want each processor: as it is on a quiet machine, never without end."""
+    """The factor is the number of programs per processor: 1 on a quiet machine, at most 4."""
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert stretch(2.0) == pytest.approx(seconds)

@@ -151,7 +151,7 @@ def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
 
 
 def test_reuses_the_connection_that_was_used_last(fixture: Fixture) -> None:
-    """A warm connection is preferred to one that idled longer."""
+    """A recently used connection is preferred to one that was idle for longer."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     fixture.pool.checkin(first)
     fixture.pool.checkin(second)
@@ -159,7 +159,7 @@ def test_reuses_the_connection_that_was_used_last(fixture: Fixture) -> None:
 
 
 def test_never_opens_more_than_its_limit(fixture: Fixture) -> None:
-    """A third checkout waits instead of connecting, and gets what is checked in."""
+    """A third checkout waits, and gets the connection that is checked in."""
     first, _ = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     got: list[object] = []
     waiter = Thread(lambda: got.append(fixture.pool.checkout("c")))
@@ -173,7 +173,7 @@ def test_never_opens_more_than_its_limit(fixture: Fixture) -> None:
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_hands_over_first_in_first_out(*, is_broken: bool) -> None:
-    """One connection and eight waiters: each gets it, or may open one, in the order in which it came."""
+    """Of eight requests for one connection each is served in the order of arrival."""
     fixture = Fixture(limit=1)
     held: Any = fixture.pool.checkout("holder")
     held.closed = int(is_broken)
@@ -198,7 +198,7 @@ def test_hands_over_first_in_first_out(*, is_broken: bool) -> None:
 
 
 def test_a_busy_loop_does_not_overtake_who_waits() -> None:
-    """Checking in and out at once in a loop starves nobody: the waiter is served in between."""
+    """A thread that checks in and out in a loop does not get ahead of a pending request."""
     fixture = Fixture(limit=1)
     held = fixture.pool.checkout("busy")
     waiter = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("waiter")))
@@ -234,7 +234,7 @@ def test_timeout_names_limit_wait_and_holders() -> None:
 
 
 def test_pings_only_after_idling(fixture: Fixture) -> None:
-    """A point read does not pay for a ping; a connection that idled long does."""
+    """A short read needs no ping; a connection that was idle for long is pinged."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.pool.checkin(fixture.pool.checkout("b"))
     assert fixture.opened[0].pings == 0
@@ -255,7 +255,7 @@ def test_replaces_a_connection_that_died_while_idle(fixture: Fixture) -> None:
 
 
 def test_a_failed_ping_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
-    """What was used a moment ago may have gone with the one that was not."""
+    """A connection that was used a moment ago may have broken together with the idle one."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     fixture.pool.checkin(second)
     fixture.clock.now += PING_AFTER_IDLE_SECONDS - 1
@@ -274,7 +274,7 @@ def test_a_failed_ping_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
 
 @pytest.mark.parametrize("is_dead", [False, True])
 def test_a_connection_that_its_server_spoke_on_is_pinged(fixture: Fixture, *, is_dead: bool) -> None:
-    """However short it idled: a server that closes speaks, and so does one with a notice."""
+    """An idle connection receives data when its server closes it, and also for a notice."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.opened[0].is_dead = is_dead
     fixture.opened[0].speak()
@@ -284,7 +284,7 @@ def test_a_connection_that_its_server_spoke_on_is_pinged(fixture: Fixture, *, is
 
 
 def test_an_interrupt_costs_no_place() -> None:
-    """Ctrl-C in a ping or in a rollback closes the connection, whose answer is still to come."""
+    """Ctrl-C in a ping or a rollback closes the connection, whose answer is still to come."""
     fixture = Fixture(limit=1)
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.clock.now += PING_AFTER_IDLE_SECONDS
@@ -313,7 +313,7 @@ def test_a_broken_connection_makes_the_idle_ones_suspect(fixture: Fixture) -> No
 
 
 def test_closes_a_connection_past_its_lifetime(fixture: Fixture) -> None:
-    """A connection is replaced when it is an hour old, however busy it is."""
+    """A connection is replaced after an hour, however often it is used."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.clock.now += MAX_LIFETIME_SECONDS
     assert fixture.pool.checkout("b") is fixture.opened[1]
@@ -321,7 +321,7 @@ def test_closes_a_connection_past_its_lifetime(fixture: Fixture) -> None:
 
 
 def test_lifetimes_are_spread_downwards() -> None:
-    """What was opened together is not closed together, and nothing lives longer than the maximum."""
+    """Connections that were opened together are not closed together, and none is older than the maximum."""
     spread = {"low": 0.0, "high": 0.0}
     fixture = Fixture()
 
@@ -338,7 +338,7 @@ def test_lifetimes_are_spread_downwards() -> None:
 
 
 def test_a_failed_connect_gives_its_place_back(fixture: Fixture) -> None:
-    """Connecting fails a hundred times, and the pool still has both its places."""
+    """After a hundred failed attempts to connect, the pool still has both slots."""
     fixture.failure = psycopg2.OperationalError("refused")
     for _ in range(100):
         with pytest.raises(psycopg2.OperationalError):
@@ -350,7 +350,7 @@ def test_a_failed_connect_gives_its_place_back(fixture: Fixture) -> None:
 
 
 def test_reclaims_what_an_ended_thread_holds() -> None:
-    """A thread that ends without a check-in costs its connection, not a place in the pool."""
+    """The connection of a thread that ended without a check-in is closed, and its slot is freed."""
     fixture = Fixture(limit=1)
     thread = Thread(lambda: fixture.pool.checkout("leak"))
     thread.start()
@@ -361,7 +361,7 @@ def test_reclaims_what_an_ended_thread_holds() -> None:
 
 
 def test_who_waits_looks_for_ended_threads_once_an_interval() -> None:
-    """However many wait: each look goes through every connection that is used."""
+    """Each look visits every used connection, so pending requests share one look per interval."""
     fixture = Fixture(limit=3, timeout_seconds=0)
     for number in range(3):
         fixture.pool.checkout(f"holder {number}")
@@ -375,7 +375,7 @@ def test_who_waits_looks_for_ended_threads_once_an_interval() -> None:
 
 
 def test_a_second_checkin_is_ignored(fixture: Fixture) -> None:
-    """Checking in twice does not hand one connection to two threads."""
+    """Two check-ins of one connection do not give it to two threads."""
     connection = fixture.pool.checkout("a")
     fixture.pool.checkin(connection)
     fixture.pool.checkin(connection)
@@ -383,7 +383,7 @@ def test_a_second_checkin_is_ignored(fixture: Fixture) -> None:
 
 
 def test_close_refuses_wakes_and_closes(fixture: Fixture) -> None:
-    """Waiters leave at once, idle connections close, what is used is cancelled after the bound."""
+    """Pending requests fail at once, idle connections close, used ones are cancelled at the deadline."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     waiter = Thread(lambda: fixture.pool.checkout("c"))
     waiter.start()
@@ -400,7 +400,7 @@ def test_close_refuses_wakes_and_closes(fixture: Fixture) -> None:
 
 
 def test_close_waits_for_what_runs(fixture: Fixture) -> None:
-    """A unit of work that ends within the bound is neither cancelled nor lost."""
+    """A unit of work that ends before the deadline is not cancelled."""
     connection = fixture.pool.checkout("a")
     closer = Thread(lambda: fixture.pool.close(30))
     closer.start()
@@ -414,7 +414,7 @@ def test_close_waits_for_what_runs(fixture: Fixture) -> None:
 
 
 def test_close_waits_for_who_connects() -> None:
-    """A checkout that was under way is finished too, and closed when it comes back."""
+    """A connection that is being opened is awaited, and closed when it is there."""
     fixture = Fixture(limit=1)
     fixture.may_connect.clear()
     worker = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("a")))
@@ -433,7 +433,7 @@ def test_close_waits_for_who_connects() -> None:
 
 
 def test_who_connects_for_longer_than_the_close_waits_is_refused() -> None:
-    """Nobody gets a connection from a pool that has said that it is closed."""
+    """After the deadline a new connection is closed, and its request fails."""
     fixture = Fixture(limit=1)
     fixture.may_connect.clear()
     worker = Thread(lambda: fixture.pool.checkout("a"))
@@ -448,7 +448,7 @@ def test_who_connects_for_longer_than_the_close_waits_is_refused() -> None:
 
 
 def test_figures_are_of_one_instant(fixture: Fixture) -> None:
-    """Size is what is available and what is in use."""
+    """The size equals the available plus the used connections."""
     fixture.pool.checkout("a")
     fixture.pool.checkin(fixture.pool.checkout("b"))
     stats = fixture.pool.stats()
@@ -457,7 +457,7 @@ def test_figures_are_of_one_instant(fixture: Fixture) -> None:
 
 
 def test_a_leak_is_named_while_it_lasts_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """Who waits makes the pool say which operation has held its connection for too long."""
+    """A pending request makes the pool log which operation has held its connection for too long."""
     fixture = Fixture(limit=1)
     held = fixture.pool.checkout("report")
     fixture.clock.now += LEAK_SECONDS + 1
@@ -472,7 +472,7 @@ def test_a_leak_is_named_while_it_lasts_and_when_it_ends(caplog: pytest.LogCaptu
 
 
 def test_a_leak_is_named_although_nobody_waits(fixture: Fixture, caplog: pytest.LogCaptureFixture) -> None:
-    """The next checkout finds it, and says so once."""
+    """The next checkout logs it once."""
     fixture.pool.checkout("report")
     fixture.clock.now += LEAK_SECONDS + 1
     for _ in range(2):
@@ -482,7 +482,7 @@ def test_a_leak_is_named_although_nobody_waits(fixture: Fixture, caplog: pytest.
 
 
 def test_timeout_counts_who_is_not_named() -> None:
-    """Ten holders are named, and how many others hold or open a connection."""
+    """Ten holders are named, with the number of further connections held or being opened."""
     fixture = Fixture(limit=13, timeout_seconds=0)
     for number in range(12):
         fixture.pool.checkout(f"holder {number}")
@@ -498,7 +498,7 @@ def test_timeout_counts_who_is_not_named() -> None:
 
 
 def test_connections_are_not_expired_for_every_refused_write(fixture: Fixture) -> None:
-    """While a database is read-only, readers keep theirs for two seconds."""
+    """While a database is read-only, readers reconnect at most every two seconds."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.pool.expire_all()
     fixture.pool.checkin(fixture.pool.checkout("b"))

@@ -27,7 +27,7 @@ def gauges(limit: int, used: int, idle: int, waiting: int = 0) -> list[Sample]:
     [(2, 2, 0, True), (2, 1, 1, False), (2, 1, 0, False), (2, 0, 0, False), (0, 0, 0, False)],
 )
 def test_inside_and_outside_agree(limit: int, used: int, idle: int, is_exhausted: bool) -> None:  # noqa: FBT001  # a parameter of the case
-    """A pool that can still grow or has an idle connection is not exhausted; a process may have none."""
+    """A pool that can grow or has an idle connection is not exhausted; a process may have no pool."""
     seen = read_pool(gauges(limit, used, idle, 1))
     assert seen == PoolUse(limit, used + idle, idle, used, 1, is_exhausted)
     if limit:
@@ -35,13 +35,13 @@ def test_inside_and_outside_agree(limit: int, used: int, idle: int, is_exhausted
 
 
 def test_one_exhausted_pool_is_not_hidden_by_the_others() -> None:
-    """Idle connections of one process are of no use to another."""
+    """Idle connections of one process do not help another process."""
     pools = [read_pool(gauges(2, 2, 0)), read_pool(gauges(10, 0, 5))]
     assert add_up_pools(pools) == PoolUse(12, 7, 5, 2, 0, is_exhausted=True)
 
 
 def test_only_the_live_are_seen_and_not_oneself(tmp_path: Path) -> None:
-    """The gauges of each other process by itself; those that ended, and a missing folder, say nothing."""
+    """Gauges are read per live process, without its own; ended processes and a missing folder give none."""
     own, other, ended = (open_metrics("job", tmp_path) for _ in range(3))
     for number, metrics in enumerate((own, other, ended)):
         metrics.pool_max.set(number + 1)

@@ -41,7 +41,7 @@ def take(fixture: Scarce, count: int) -> tuple[list[Thread], list[Any]]:
 
 
 def test_who_is_refused_queues_for_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
-    """Six checkouts on three connections: nobody fails, and the limit that was learned is told once."""
+    """Six checkouts share three connections: none fails, and the new limit is logged once."""
     fixture = Scarce(given=3)
     held = [fixture.pool.checkout("holder") for _ in range(3)]
     with caplog.at_level(logging.WARNING):
@@ -60,7 +60,7 @@ def test_who_is_refused_queues_for_what_there_is(caplog: pytest.LogCaptureFixtur
 
 
 def test_who_is_refused_keeps_its_place_in_the_queue() -> None:
-    """It came first, so it is served first."""
+    """Its request is older than the others, so it is served first."""
     fixture = Scarce(given=1)
     held = fixture.pool.checkout("holder")
     order: list[str] = []
@@ -84,7 +84,7 @@ def test_who_is_refused_keeps_its_place_in_the_queue() -> None:
 
 
 def test_without_any_connection_the_refusal_is_the_answer() -> None:
-    """Nobody would ever check one in; the next caller tries anew, and the place is not lost."""
+    """No check-in could serve it, so it gets the error; the next caller tries again with the same slot."""
     fixture = Scarce(given=0)
     for _ in range(3):
         with pytest.raises(ConnectionsExhausted):
@@ -95,7 +95,7 @@ def test_without_any_connection_the_refusal_is_the_answer() -> None:
 
 
 def test_many_that_are_refused_at_once_are_all_answered() -> None:
-    """Each of them counted on the others, who were refused as well."""
+    """Each of them counted on the connections of others, which were refused as well."""
     fixture = Scarce(given=0)
     barrier = threading.Barrier(8)
 
@@ -114,7 +114,7 @@ def test_many_that_are_refused_at_once_are_all_answered() -> None:
 
 
 def test_the_pool_grows_again_when_the_server_gives_more(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody who waits tries after a while; when that works, the others follow at once."""
+    """A pending request tries after a while; when that succeeds, the others follow at once."""
     fixture = Scarce(given=2)
     for _ in range(2):
         fixture.pool.checkout("holder")
@@ -133,7 +133,7 @@ def test_the_pool_grows_again_when_the_server_gives_more(caplog: pytest.LogCaptu
 
 
 def test_a_server_that_stays_full_is_asked_seldom() -> None:
-    """One attempt for each interval, however many wait."""
+    """There is one attempt per interval, however many requests are pending."""
     fixture = Scarce(given=2, timeout_seconds=1_000)
     held = [fixture.pool.checkout("holder") for _ in range(2)]
     threads, _ = take(fixture, 4)
@@ -154,7 +154,7 @@ def test_a_server_that_stays_full_is_asked_seldom() -> None:
 
 
 def test_a_timeout_says_that_the_server_refuses_more() -> None:
-    """And whose limit it is that has to be raised."""
+    """The error names whose limit has to be raised."""
     fixture = Scarce(given=2, timeout_seconds=3)
     for _ in range(2):
         fixture.pool.checkout("holder")
@@ -170,7 +170,7 @@ def test_a_timeout_says_that_the_server_refuses_more() -> None:
 
 
 def test_a_broken_connection_is_replaced_for_who_waits() -> None:
-    """Its place is free on the server too."""
+    """Its slot is free on the server too."""
     fixture = Scarce(given=2)
     first: Any = fixture.pool.checkout("holder")
     fixture.pool.checkout("holder")
@@ -182,7 +182,7 @@ def test_a_broken_connection_is_replaced_for_who_waits() -> None:
 
 
 def test_a_server_that_does_not_answer_is_an_error_at_once() -> None:
-    """What is held may be dead as well: nobody queues for it."""
+    """Open connections may be dead as well, so no request queues for them."""
     fixture = Scarce(given=2)
     for _ in range(2):
         fixture.pool.checkout("holder")

@@ -47,5 +47,5 @@ def test_server_on_every_address_is_reached_through_loopback(listen: str, connec
 
 
 def test_nobody_answers_on_a_free_port() -> None:
-    """A refused connection is False, not an error."""
+    """A refused connection gives False and raises no error."""
     assert not http_answers(f"http://{LOOPBACK}:{find_free_port()}/readyz")

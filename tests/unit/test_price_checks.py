@@ -28,7 +28,7 @@ def closes_of(path: Path, content: str, **options: Any) -> list[float]:
 
 
 def test_bars_of_a_day_are_put_together_in_order_of_time(tmp_path: Path) -> None:
-    """Whatever the order of the file: the first open, the last close, the extremes and the sum."""
+    """The order of the file does not matter: first open, last close, the extremes, and the sum of volumes."""
     content = (
         "Date,Open,High,Low,Close,Volume\n2024-03-04 16:00,12,13,11,12.5,100\n"
         "2024-03-04 12:00,11,12,10,11,100\n2024-03-04 09:30,10,11,9,10.5,100\n"
@@ -39,7 +39,7 @@ def test_bars_of_a_day_are_put_together_in_order_of_time(tmp_path: Path) -> None
 
 
 def test_fractions_of_volumes_add_up(tmp_path: Path) -> None:
-    """Minutes with less than a coin make a day with many, and one without trade counts for nothing."""
+    """Minutes with fractions of a coin add up; a minute without a trade does not count."""
     minutes = range(60)
     rows = "".join(f"{1_709_510_400 + 60 * n},4,5,3,4,0.25,1\n" for n in minutes)
     header = "Timestamp,Open,High,Low,Close,Volume_(BTC),Volume_(Currency)"
@@ -50,7 +50,7 @@ def test_fractions_of_volumes_add_up(tmp_path: Path) -> None:
 
 
 def test_a_second_row_of_a_daily_file_is_no_bar(tmp_path: Path) -> None:
-    """The day of a download comes twice, as a day and as the last trade: adding them up would be wrong."""
+    """A download has the last day twice, as a day and as the last trade; the sum would be wrong."""
     rows = "".join(f"AAPL,2024-03-{day:02} 00:00:00,1,2,1,2,5\n" for day in range(1, 10))
     content = f"{HEADER}\n{rows}AAPL,2024-03-09 16:00:02,1,2,1,1.5,7\n"
     reason = refuse(tmp_path / "prices.csv", content)
@@ -58,7 +58,7 @@ def test_a_second_row_of_a_daily_file_is_no_bar(tmp_path: Path) -> None:
 
 
 def test_bars_of_one_day_come_from_one_kind_of_file(tmp_path: Path) -> None:
-    """A file of days beside a file of minutes would count each day twice."""
+    """A file of days and a file of minutes together would count each day twice."""
     (tmp_path / "days.csv").write_text(f"{HEADER}\nAAPL,2024-03-04,1,2,1,2,5\n")
     minutes = "".join(f"AAPL,2024-03-04 09:3{n},1,2,1,2,5\n" for n in range(5))
     (tmp_path / "minutes.csv").write_text(f"{HEADER}\n{minutes}")
@@ -69,7 +69,7 @@ def test_bars_of_one_day_come_from_one_kind_of_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("zone", "day", "close"), [(None, "2024-03-04", 3), ("Asia/Tokyo", "2024-03-05", 2)])
 def test_a_day_is_in_a_zone(tmp_path: Path, zone: str | None, day: str, close: float) -> None:
-    """As it is written, or in the one that is asked for; a Unix time is UTC."""
+    """The zone is that of the file or of the option; a Unix time is in UTC."""
     rows = "AAPL,2024-03-04 13:00:00Z,1,1,1,1,5\nAAPL,2024-03-04 14:00:00Z,3,3,3,3,5\n"
     rows += "AAPL,2024-03-04 23:30:00Z,2,2,2,2,5\nAAPL,2024-03-04 23:50:00Z,3,3,3,3,5\n"
     table = read(tmp_path / "prices.csv", f"{HEADER}\n{rows}", timezone=zone).table
@@ -81,7 +81,7 @@ def test_a_day_is_in_a_zone(tmp_path: Path, zone: str | None, day: str, close: f
 
 
 def test_a_zone_needs_times_that_name_one(tmp_path: Path) -> None:
-    """Days without are what is written."""
+    """Times without a zone are used as written."""
     reason = refuse(tmp_path / "prices.csv", bars(1, 2), timezone="Asia/Tokyo")
     assert "prices.csv:2: --timezone: '2024-03-01' names no zone" in reason
 
@@ -107,7 +107,7 @@ def test_midnights_of_the_east_are_asked_for_their_zone(tmp_path: Path) -> None:
     ],
 )
 def test_weeks_and_months_are_said_to_be_so(tmp_path: Path, days: list[str], unit: str | None) -> None:
-    """As a warning, which --strict refuses."""
+    """They cause a warning, which --strict makes an error."""
     content = bars(*[10.0] * len(days), days=days)
     warnings = read(tmp_path / "prices.csv", content).warnings
     if unit is None:
@@ -122,7 +122,7 @@ SPLIT_HEADER = HEADER + ",Split Ratio"
 
 @pytest.mark.parametrize("ratio", ["4", "4.0", "4:1", "4-for-1", "8/2"])
 def test_a_split_column_adjusts_what_was_before(tmp_path: Path, ratio: str) -> None:
-    """All four prices; the volume is as it was."""
+    """All four prices are adjusted, the volume is not."""
     content = (
         f"{SPLIT_HEADER}\nAAPL,2024-03-01,100,104,96,100,5,1\nAAPL,2024-03-04,100,104,96,100,5,\n"
         f"AAPL,2024-03-05,25,26,24,25,5,{ratio}\n"
@@ -137,7 +137,7 @@ def test_a_split_column_adjusts_what_was_before(tmp_path: Path, ratio: str) -> N
 
 
 def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
-    """Many files name splits for which their prices are adjusted already."""
+    """Many files list splits although their prices are adjusted for them already."""
     content = (
         f"{HEADER},Stock Splits\nAAPL,2024-03-01,25,26,24,25,5,0.0\nAAPL,2024-03-04,25,26,24,25,5,0.0\n"
         "AAPL,2024-03-05,25.2,26,24,25,5,4.0\n"
@@ -152,7 +152,7 @@ def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
 
 
 def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
-    """Its file is not adjusted once more, whatever its prices do on the day of a split."""
+    """A file with adjusted prices is not adjusted again, whatever its prices do on the day of a split."""
     content = f"{HEADER},Adj Close,Split Ratio\nAAPL,2024-03-04,400,400,400,400,5,50,1\n"
     content += "AAPL,2024-03-05,50,50,50,50,5,25,4\n"
     reading = read(tmp_path / "prices.csv", content)
@@ -161,7 +161,7 @@ def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
 
 
 def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
-    """With symbol, day and ratio, and the option that says what it is."""
+    """The warning has symbol, day, ratio, and the option that declares a split."""
     content = bars(100, 100, 25)
     reading = read(tmp_path / "prices.csv", content)
     [warning] = reading.warnings
@@ -192,7 +192,7 @@ def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
      (100, 130, None), (100, 160, None)],
 )  # fmt: skip  # one jump a line would be a page
 def test_ratios_are_those_of_splits(before: float, after: float, ratio: float | None) -> None:
-    """The price also moves on the day of a split."""
+    """The price also moves on the day of a split, so ratios are compared with a tolerance."""
     assert find_ratio(float(np.log(before / after))) == ratio
 
 
@@ -203,7 +203,7 @@ def test_a_crash_within_the_day_is_no_split(tmp_path: Path) -> None:
 
 
 def test_an_adjusted_file_is_trusted(tmp_path: Path) -> None:
-    """Where its adjusted prices jump there was no split; a column that adjusts nothing says nothing."""
+    """A jump of adjusted prices is no split; a column that adjusts nothing causes no warning."""
     header = f"{HEADER},AdjClose"
     rows = "AAPL,2024-02-29,90,90,90,90,5,45\nAAPL,2024-03-01,100,101,99,100,5,{}\n"
     rows += "AAPL,2024-03-04,50,51,49,50,5,50\n"
@@ -213,7 +213,7 @@ def test_an_adjusted_file_is_trusted(tmp_path: Path) -> None:
 
 
 def test_small_prices_keep_their_digits(tmp_path: Path) -> None:
-    """A change of 50 % is one, whatever the price."""
+    """A change of 50 % is recognised at every size of the price."""
     table = read(tmp_path / "prices.csv", bars(0.00016, 0.00024, symbol="SHIB-USD")).table
     first, second = build_ticks(table, "SHIB-USD", ())
     assert (first.price, second.price) == (Decimal("0.00016"), Decimal("0.00024"))
@@ -224,13 +224,13 @@ def test_small_prices_keep_their_digits(tmp_path: Path) -> None:
     "price", ["183.90321350097656", "0.0000012345", "4.186662803811", "1.08345", "123456789.01"]
 )
 def test_no_price_is_rounded(tmp_path: Path, price: str) -> None:
-    """It is stored with the digits that the file has."""
+    """A price is stored with all digits of the file."""
     table = read(tmp_path / "prices.csv", f"Ticker,Date,Close\nA,2024-03-04,{price}\n").table
     assert next(build_ticks(table, "A", ())).price == Decimal(price)
 
 
 def test_adjusted_prices_are_rounded(tmp_path: Path) -> None:
-    """They are computed: to four places, below 0.1 to six significant digits."""
+    """They are computed with four decimal places, below 0.1 with six significant digits."""
     header = f"{HEADER},Adj Close"
     rows = "A,2024-03-04,3,4,2,3,5,1\nA,2024-03-05,3,4,2,3,5,0.0001\n"
     table = read(tmp_path / "prices.csv", f"{header}\n{rows}").table
@@ -241,7 +241,7 @@ def test_adjusted_prices_are_rounded(tmp_path: Path) -> None:
 
 
 def test_two_rows_of_a_day_are_refused(tmp_path: Path) -> None:
-    """Both are named; --where chooses one; rows that say the same are harmless."""
+    """The error names both; --where selects one; two equal rows are accepted."""
     content = (
         "SYMBOL,SERIES,OPEN,HIGH,LOW,CLOSE,TOTTRDQTY,TIMESTAMP\nM&M,EQ,10,11,9,10.5,100,04-MAR-2024\n"
         "M&M,BL,12,12,12,12,7,04-MAR-2024\n"
@@ -264,7 +264,7 @@ def test_two_rows_of_a_day_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_rows_of_two_files_are_refused(tmp_path: Path) -> None:
-    """With file and line of each."""
+    """The error has file and line of each."""
     (tmp_path / "a.csv").write_text(bars(1, 2))
     (tmp_path / "b.csv").write_text(bars(3, days=["2024-03-02"]))
     assert f"{tmp_path.name}/a.csv:3 and {tmp_path.name}/b.csv:2 differ" in refuse(tmp_path, "")
@@ -280,13 +280,13 @@ def test_two_rows_of_two_files_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_bar_that_cannot_be_is_refused(tmp_path: Path, bar: str, reason: str) -> None:
-    """Open and close lie within low and high."""
+    """Open and close must lie between low and high."""
     content = f"{HEADER}\nAAPL,2024-03-04,{bar},5\n"
     assert refuse(tmp_path / "prices.csv", content) == f"prices.csv:2: {reason}"
 
 
 def test_a_bar_may_be_off_by_a_rounding(tmp_path: Path) -> None:
-    """Vendors adjust and correct each on its own; low and high then enclose the others."""
+    """Vendors round each price by itself; low and high are then extended."""
     content = f"{HEADER}\nAAPL,2024-03-04,23.4999999,23.62,23.5,23.620001,5\n"
     reading = read(tmp_path / "prices.csv", content)
     assert list_days(reading.table) == [("2024-03-04", 23.4999999, 23.620001, 23.4999999, 23.620001, 5)]
@@ -294,7 +294,7 @@ def test_a_bar_may_be_off_by_a_rounding(tmp_path: Path) -> None:
 
 
 def test_a_file_has_one_currency(tmp_path: Path) -> None:
-    """Pence are no pounds; --where chooses; a currency in a name counts as well."""
+    """Pence and pounds differ; --where selects one; a currency in a column's name counts too."""
     content = "Ticker,Date,Close,Currency\nLLOY.L,2024-03-04,46.5,GBp\nLLOY.L,2024-03-05,46.5,GBp\n"
     content += "VOD.L,2024-03-04,0.7,GBP\n"
     reason = refuse(tmp_path / "prices.csv", content)
@@ -317,7 +317,7 @@ def test_a_file_has_one_currency(tmp_path: Path) -> None:
 
 
 def test_a_symbol_has_one_currency(tmp_path: Path) -> None:
-    """Also over several files: pence beside pounds are refused."""
+    """Prices in pence and in pounds from several files are refused."""
     header = "Ticker,Date,Close,Currency\n"
     (tmp_path / "a.csv").write_text(header + "LLOY.L,2024-03-04,46.5,GBp\n")
     (tmp_path / "b.csv").write_text(header + "LLOY.L,2024-03-05,0.47,GBP\n")
@@ -327,7 +327,7 @@ def test_a_symbol_has_one_currency(tmp_path: Path) -> None:
 
 
 def test_prices_times_ten_thousand_are_asked_for(tmp_path: Path) -> None:
-    """LEAN writes them so, and nothing in its files says it."""
+    """LEAN writes prices in this way, and nothing in its files says so, so the error asks for --scale."""
     content = "20240304 00:00,1000000,1010000,990000,1005000,5\n"
     options = {"columns": ["date,open,high,low,close,volume"], "symbol": "A"}
     assert "prices.csv:1: no header" in refuse(tmp_path / "prices.csv", content)
@@ -337,7 +337,7 @@ def test_prices_times_ten_thousand_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_suspended_day_is_no_trade(tmp_path: Path) -> None:
-    """Zeros with the last close carried forward; a lone zero is a mistake."""
+    """Zeros with the last close mean a suspended day; a single zero is an error."""
     content = f"{HEADER}\nA,2024-03-04,0,0,0,10,0\nA,2024-03-05,10,11,9,10,5\n"
     reading = read(tmp_path / "prices.csv", content)
     assert [day[0] for day in list_days(reading.table)] == ["2024-03-05"]

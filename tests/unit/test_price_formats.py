@@ -373,7 +373,7 @@ FILES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_that_people_publish_are_read_as_they_are(tmp_path: Path, name: str) -> None:
-    """Symbol, days and numbers; nothing is a warning, and nothing is left to guess."""
+    """Symbol, days and numbers are read without a warning and without an option."""
     file, content, symbol, days, options = FILES[name]
     reading = read(tmp_path / file, content, **options)
     assert reading.table.symbols == (symbol,)
@@ -382,7 +382,7 @@ def test_files_that_people_publish_are_read_as_they_are(tmp_path: Path, name: st
 
 
 def test_lines_around_the_table_are_skipped_and_said(tmp_path: Path) -> None:
-    """An address, a title and a blank line above; a blank line, a total and a note below."""
+    """Above are an address, a title and a blank line; below a blank line, a total and a note."""
     above = "https://example.com/prices\nAAPL, daily prices\n\n"
     below = "\nTotal,,,,,303\n# end of file\n"
     content = above + write_rows("Date,Open,High,Low,Close,Volume", OHLCV) + below
@@ -399,7 +399,7 @@ def test_lines_around_the_table_are_skipped_and_said(tmp_path: Path) -> None:
     ["Adj Close", "Adj_Close", "AdjClose", "Adjusted", "Adjusted Close", "AAPL.Adjusted", "Close (adj)"],
 )
 def test_an_adjusted_column_has_many_names(tmp_path: Path, name: str) -> None:
-    """It is used under each of them, and said so."""
+    """It is used under each of its names, and the output says so."""
     reading = read(
         tmp_path / "AAPL.csv",
         write_rows(f"Date,Open,High,Low,Close,{name},Volume", "{d},{o},{h},{l},{c},{a},{v}"),
@@ -409,7 +409,7 @@ def test_an_adjusted_column_has_many_names(tmp_path: Path, name: str) -> None:
 
 
 def test_newest_first_and_other_line_ends_are_the_same(tmp_path: Path) -> None:
-    """Rows are sorted by symbol and day."""
+    """Rows are sorted by symbol and day whatever their order and line ends."""
     lines = write_rows("Date,Open,High,Low,Close,Volume", OHLCV).splitlines()
     for end in ("\n", "\r\n", "\r"):
         content = end.join([lines[0], *reversed(lines[1:])])
@@ -417,7 +417,7 @@ def test_newest_first_and_other_line_ends_are_the_same(tmp_path: Path) -> None:
 
 
 def test_several_symbols_may_stand_side_by_side(tmp_path: Path) -> None:
-    """As yfinance writes a download of some; a symbol without prices on a day is left out on it."""
+    """So yfinance writes several symbols; one that has no prices on a day is left out of that day."""
     content = (
         "Price,Close,Close,High,High,Low,Low,Open,Open,Volume,Volume\n"
         "Ticker,AAPL,BRK-B,AAPL,BRK-B,AAPL,BRK-B,AAPL,BRK-B,AAPL,BRK-B\n"
@@ -457,7 +457,7 @@ def test_several_symbols_may_stand_side_by_side(tmp_path: Path) -> None:
     ],
 )
 def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str) -> None:
-    """Case, spaces, punctuation, numbering, currencies and noise do not count; a symbol around a name does."""
+    """Case, spaces, punctuation, numbers, currencies and filler words are ignored; a symbol is recognised."""
     found = parse_name(name)
     assert found is not None
     assert (found.meaning, found.affix) == (meaning, affix)
@@ -469,7 +469,7 @@ def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str)
      "Weighted_Price", "Deliverable Volume", "Unadjusted Close", "Open Interest", "high_time", "No. of Trades", "Unit price"],
 )  # fmt: skip  # one name a line would hide that they are alike
 def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
-    """A name that only contains one of the words means something else."""
+    """A name that only contains one of the words is another column."""
     found = parse_name(name)
     assert found is None or found.meaning == "ignored"
 
@@ -503,7 +503,7 @@ def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
     ],
 )
 def test_a_file_is_named_after_its_symbol(file: str, symbol: str | None) -> None:
-    """Dates, intervals, vendors and words such as history are no part of it; of two names none is taken."""
+    """Dates, intervals, vendors and words such as history are ignored; with two names neither is used."""
     assert guess_symbol(f"folder/{file}") == symbol
 
 
@@ -535,7 +535,7 @@ def test_a_file_is_named_after_its_symbol(file: str, symbol: str | None) -> None
     ],
 )
 def test_days_are_read_in_every_form(text: str, form: str, second: int) -> None:
-    """All of these are 4 March 2024, and none of them is in two forms."""
+    """All of these texts mean 4 March 2024, and each has only one reading."""
     assert find_date_forms([text]) == [form]
     stamps = parse_days(to_column([text]), form)
     assert (stamps.days.tolist(), stamps.seconds.tolist()) == ([738_949], [second])
@@ -557,7 +557,7 @@ def test_days_are_read_in_every_form(text: str, form: str, second: int) -> None:
     ],
 )
 def test_what_is_no_day_is_none(text: str) -> None:
-    """Also a day that the calendar does not have."""
+    """A day that the calendar does not have is refused too."""
     assert find_date_forms([text]) == []
 
 
@@ -567,7 +567,7 @@ def slashes(*days: str) -> str:
 
 
 def test_a_day_above_twelve_decides_for_the_whole_file(tmp_path: Path) -> None:
-    """Wherever it stands, also below the lines that are looked at first."""
+    """This holds for a day in any line of the file, also beyond the lines that are looked at first."""
     days = [f"0{n % 9 + 1}/0{n // 9 % 9 + 1}/{2000 + n // 81}" for n in range(1_000)]
     rows = "".join(f"AAPL,{day},1,2,1,2,5\n" for day in [*days, "12/31/2019"])
     reading = read(tmp_path / "prices.csv", "Ticker,Date,Open,High,Low,Close,Volume\n" + rows)
@@ -578,7 +578,7 @@ def test_a_day_above_twelve_decides_for_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_days_that_can_be_two_are_refused(tmp_path: Path) -> None:
-    """Unless --date-format decides; a file in which one line needs DD/MM and another MM/DD is always refused."""
+    """--date-format decides; a file that needs both DD/MM and MM/DD is always refused."""
     undecided = slashes("03/04/2024", "03/05/2024", "03/06/2024")
     reason = refuse(tmp_path / "prices.csv", undecided)
     assert reason == (
@@ -629,7 +629,7 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path, cell: str, close:
     "cell", ["1.2.3", "12,34", "1,2345", "(5)", "5%", "0x10", "1_000", "inf", "1.5M", "\u0661", "5 5", "one"]
 )
 def test_what_is_no_number_is_refused(tmp_path: Path, cell: str) -> None:
-    """A price has no suffix, and digits of other scripts are none."""
+    """A price has no suffix, and digits of other scripts are refused."""
     content = f'Ticker,Date,Close\nAAPL,2024-03-01,1.25\nAAPL,2024-03-04,"{cell}"\n'
     reason = refuse(tmp_path / "prices.csv", content, decimal=".")
     assert f"prices.csv:3: close {cell!r} is not a price" in reason
@@ -641,7 +641,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path, cell: str) -> None:
      ("", 0), ("N/A", 0), ("0.00K", 0), ("1e3", 1_000)],
 )  # fmt: skip  # one volume a line would be a page
 def test_volumes_have_suffixes_and_fractions(tmp_path: Path, cell: str, volume: float) -> None:
-    """A missing one is 0, and said so."""
+    """A missing volume counts as 0, and the output says so."""
     content = f'Ticker,Date,Close,Vol.\nAAPL,2024-03-04,1.25,"{cell}"\n'
     reading = read(tmp_path / "prices.csv", content)
     assert list_days(reading.table)[0][-1] == volume
@@ -651,7 +651,7 @@ def test_volumes_have_suffixes_and_fractions(tmp_path: Path, cell: str, volume: 
 
 @pytest.mark.parametrize("cell", ["", "-", "N/A", "#N/A", "null", "NaN", "None", "\u2014"])
 def test_a_row_without_prices_is_a_day_without_trade(tmp_path: Path, cell: str) -> None:
-    """It is skipped and counted, also where it says nothing of invalid rows."""
+    """The row is skipped and counted, also without the option for invalid rows."""
     content = (
         write_rows("Date,Open,High,Low,Close,Volume", OHLCV) + f"2024-03-18,{cell},{cell},{cell},{cell},0\n"
     )
@@ -661,7 +661,7 @@ def test_a_row_without_prices_is_a_day_without_trade(tmp_path: Path, cell: str) 
 
 
 def test_a_close_alone_stands_for_the_bar(tmp_path: Path) -> None:
-    """A row of a bar may have nothing else, and so may a file."""
+    """A row, or a whole file, may have the close as its only price."""
     content = (
         write_rows("date,open,high,low,close,volume,Name", OHLCV + ",DHR") + "2024-03-18,,,,12.25,0,DHR\n"
     )
@@ -674,7 +674,7 @@ def test_a_close_alone_stands_for_the_bar(tmp_path: Path) -> None:
 
 
 def test_the_decimal_mark_is_found_or_asked_for(tmp_path: Path) -> None:
-    """1,234 alone can be both; what another number says counts for all."""
+    """1,234 alone has two readings; another number of the file decides for all."""
     content = "Ticker;Date;Close\nAAPL;2024-03-04;1,234\n"
     assert "prices.csv:1: '1,234' can be a decimal or thousands; say which with --decimal" in refuse(
         tmp_path / "prices.csv", content
@@ -694,13 +694,13 @@ def test_the_decimal_mark_is_found_or_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_any_separator_will_do(tmp_path: Path, separator: str) -> None:
-    """It is the one with which the header makes sense."""
+    """The separator is the one with which the header makes sense."""
     content = write_rows("Ticker,Date,Open,High,Low,Close,Volume", "AAPL," + OHLCV).replace(",", separator)
     assert list_days(read(tmp_path / "prices.csv", content).table) == AS_GIVEN
 
 
 def test_symbols_are_stored_as_people_write_them(tmp_path: Path) -> None:
-    """In capitals."""
+    """They are stored in capitals."""
     written = [
         "7203.T",
         "0700.HK",
@@ -720,7 +720,7 @@ def test_symbols_are_stored_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_names_of_companies_are_no_symbols(tmp_path: Path) -> None:
-    """The file's name is, unless there are several of them."""
+    """The name of the file is used, unless the table has several companies."""
     rows = "Name,Date,Close\nApple Inc.,2024-03-04,1\n"
     assert read(tmp_path / "AAPL.csv", rows).table.symbols == ("AAPL",)
     reason = refuse(tmp_path / "AAPL.csv", rows + "Microsoft,2024-03-04,1\n")
@@ -730,7 +730,7 @@ def test_names_of_companies_are_no_symbols(tmp_path: Path) -> None:
 
 
 def test_one_symbol_is_not_several(tmp_path: Path) -> None:
-    """--symbol renames one, and is refused for a file of two."""
+    """--symbol renames the one symbol, and is refused for a file with two."""
     content = "Ticker,Date,Close\nAAPL,2024-03-04,1\n"
     assert read(tmp_path / "prices.csv", content, symbol="nasdaq:aapl").table.symbols == ("NASDAQ:AAPL",)
     reason = refuse(tmp_path / "prices.csv", content + "MSFT,2024-03-04,1\n", symbol="X")
@@ -758,13 +758,13 @@ def test_one_symbol_is_not_several(tmp_path: Path) -> None:
     ],
 )
 def test_a_header_that_is_not_understood_names_its_columns(tmp_path: Path, header: str, reason: str) -> None:
-    """And the option that decides."""
+    """The error names the option that decides."""
     row = ",".join(["A", "B", "2024-03-04", "1", "2", "3", "4"][: header.count(",") + 1])
     assert reason in refuse(tmp_path / "prices.csv", f"{header}\n{row}\n")
 
 
 def test_columns_decide_what_names_do_not(tmp_path: Path) -> None:
-    """By name, by order, and '-' for a column that a file does not have."""
+    """Columns are given by name or in order, with '-' for a column to ignore."""
     content = "Ticker,Symbol,Date,Kurs,High,Low,Close\nA,B,2024-03-04,1.5,2,1,2\n"
     for columns in (["symbol=Symbol,open=Kurs"], ["symbol=symbol", "open=-"]):
         table = read(tmp_path / "prices.csv", content, columns=columns).table
@@ -781,14 +781,14 @@ def test_columns_decide_what_names_do_not(tmp_path: Path) -> None:
 
 
 def test_a_file_without_header_is_asked_for_one(tmp_path: Path) -> None:
-    """Its first line is shown."""
+    """The error shows its first line."""
     reason = refuse(tmp_path / "AAPL.csv", write_rows("", OHLCV))
     assert "the first is '2024-03-01,10,11,9,10.5,100'" in reason
     assert "--columns date,open,high,low,close,volume" in reason
 
 
 def test_the_volume_is_not_the_turnover(tmp_path: Path) -> None:
-    """The base volume counts; a volume in money alone is refused."""
+    """The volume in shares or coins is used; a volume in money alone is refused."""
     row = "2024-03-04,1,2,1,2,5,999\n"
     for header, symbol in (
         ("Date,Open,High,Low,Close,Volume,Quote Volume", "BTCUSDT"),
@@ -807,7 +807,7 @@ def test_the_volume_is_not_the_turnover(tmp_path: Path) -> None:
 
 
 def test_times_may_stand_apart(tmp_path: Path) -> None:
-    """And name the order of a day's bars."""
+    """A separate column of times gives the order of a day's bars."""
     content = (
         "Symbol,Date,Time,Open,High,Low,Close\nA,2024-03-04,4:00 PM,2,3,2,3\nA,2024-03-04,9:30 AM,1,2,1,2\n"
     )
@@ -831,13 +831,13 @@ def test_times_may_stand_apart(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], reason: str) -> None:
-    """Before a file is opened."""
+    """They are refused before a file is opened."""
     with pytest.raises(InvalidInput, match=reason.replace("(", ".")):
         parse_options(**options)
 
 
 def test_a_split_is_written_with_its_symbol_and_day() -> None:
-    """Also for a symbol with a colon."""
+    """A symbol may contain a colon."""
     assert parse_split("nyse:lmt:2014-06-09:7:1") == ("NYSE:LMT", 735_393, 7)
     for wrong in ("AAPL:2014-06-09:7", "AAPL:today:7:1", "AAPL:2014-06-09:7:0", "A B:2014-06-09:7:1", ""):
         with pytest.raises(InvalidInput, match="give SYMBOL:YYYY-MM-DD:NEW:OLD"):

@@ -144,7 +144,7 @@ SHAPES: dict[str, Shape] = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_has_the_figures_of_a_recount(tmp_path: Path, name: str) -> None:
-    """Prices, volumes, changes and volatility of every day, and no warning."""
+    """Prices, volumes, changes and volatility of every day are equal, and no warning is printed."""
     history = make_history()
     file, content, options = SHAPES[name](history)
     reading = read(tmp_path / file, content, **options)
@@ -196,7 +196,7 @@ def list_documented_names() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("meanings", "name"), list_documented_names())
 def test_every_documented_name_is_understood(meanings: str, name: str) -> None:
-    """Also in capitals, in brackets, with marks and spaces."""
+    """Capitals, brackets, marks and spaces do not matter."""
     allowed = {*meanings.split(", "), "time" if name == "Time" else ""}
     for written in (name, name.upper(), f"<{name}>", f" {name}* ", name.replace(" ", "_")):
         found = parse_name(written)

@@ -43,13 +43,13 @@ def zip_files(**files: bytes) -> bytes:
     ],
 )
 def test_packed_files_are_unpacked(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
-    """By what they hold, not by their names; the symbol is that of the file inside."""
+    """The content decides, not the name; the symbol is that of the file inside."""
     table = read(tmp_path / f"AAPL.csv{suffix}", pack(CONTENT)).table
     assert (table.symbols, list_days(table)) == (("AAPL",), AS_GIVEN)
 
 
 def test_a_folder_is_all_of_its_tables(tmp_path: Path) -> None:
-    """Also in folders below and in archives; what is none is left out and said."""
+    """Folders below and archives are included; files without a table are left out and listed."""
     for name in ("AAPL.csv", "more/ibm.txt", "more/.hidden.csv", "README.md", "chart.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(CONTENT)
@@ -65,7 +65,7 @@ def test_a_folder_is_all_of_its_tables(tmp_path: Path) -> None:
 
 
 def test_several_files_are_one_import(tmp_path: Path) -> None:
-    """A mistake in the last line of the last one refuses all; alike ones are described once."""
+    """An error in the last line of the last file refuses all; equal files are described once."""
     for symbol in ("AAPL", "IBM", "MSFT"):
         (tmp_path / f"{symbol}.csv").write_bytes(CONTENT)
     paths = [tmp_path / f"{symbol}.csv" for symbol in ("AAPL", "IBM", "MSFT")]
@@ -78,7 +78,7 @@ def test_several_files_are_one_import(tmp_path: Path) -> None:
 
 
 def test_progress_is_that_of_all_files(tmp_path: Path) -> None:
-    """One bar in bytes, which never goes back and ends full."""
+    """The bar counts bytes, never goes back, and ends at 100%."""
     for n in range(20):
         (tmp_path / f"S{n}.csv.gz").write_bytes(gzip.compress(CONTENT))
     seen: list[tuple[int, int]] = []
@@ -89,7 +89,7 @@ def test_progress_is_that_of_all_files(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed or not; it has no name to take a symbol from."""
+    """It may be compressed, and has no name that could give the symbol."""
     for content in (CONTENT, gzip.compress(CONTENT)):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
         assert list_days(read(Path("-"), b"", symbol="AAPL").table) == AS_GIVEN
@@ -101,7 +101,7 @@ def test_standard_input_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-32"]
 )
 def test_encodings_are_found(tmp_path: Path, encoding: str) -> None:
-    """By their mark, by their zeros, or because they are not UTF-8."""
+    """A byte order mark or zero bytes show the encoding, or that the text is not UTF-8."""
     content = (
         "Note;Ticker;Datum;Schluss;Währung\nSociété;AAPL;04.03.2024;1,5;EUR\nÖl;AAPL;15.03.2024;2,5;EUR\n"
     )
@@ -112,7 +112,7 @@ def test_encodings_are_found(tmp_path: Path, encoding: str) -> None:
 
 
 def test_a_late_letter_changes_the_encoding(tmp_path: Path) -> None:
-    """Also far below the lines that are looked at first."""
+    """The letter may be beyond the lines that are looked at first."""
     rows = "".join(
         f"AAPL,{2000 + n // 300}-{n % 12 + 1:02}-{n % 25 + 1:02},1,-\n" for n in range(0, 6_000, 7)
     )
@@ -125,7 +125,7 @@ def test_a_late_letter_changes_the_encoding(tmp_path: Path) -> None:
 
 
 def test_an_encoding_can_be_given(tmp_path: Path) -> None:
-    """And is refused where the file is not in it."""
+    """The encoding is refused for a file that is not in it."""
     content = "日期,代码,收盘,注\n2024-03-04,600519,1.5,茅台\n".encode("gb18030")
     assert "gb18030 (a guess)" in describe(read(tmp_path / "prices.csv", content))
     assert len(read(tmp_path / "prices.csv", content, encoding="gbk").table) == 1
@@ -167,19 +167,19 @@ ZIPPED = gzip.compress(CONTENT * 500, mtime=0)
     ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_an_unreadable_file_is_explained(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
-    """Each with its own reason, and none with a traceback."""
+    """Each error has its own reason and no traceback."""
     (tmp_path / name).write_bytes(content)
     assert reason in refuse(tmp_path / name, b"")
 
 
 def test_a_path_without_a_file_is_explained(tmp_path: Path) -> None:
-    """Nothing there, and a folder without tables."""
+    """The path does not exist, or the folder has no tables."""
     assert refuse(tmp_path / "missing.csv", b"") == "missing.csv does not exist"
     assert "holds no table" in refuse(tmp_path, b"")
 
 
 def test_reading_needs_no_pandas(tmp_path: Path) -> None:
-    """It costs half a second and 45 MB; the dashboard alone works with it."""
+    """Importing pandas takes half a second and 45 MB, and only the dashboard needs it."""
     (tmp_path / "AAPL.csv").write_bytes(CONTENT)
     code = (
         "import sys; from pathlib import Path; import core; assert 'pyarrow' not in sys.modules;"
@@ -190,14 +190,14 @@ def test_reading_needs_no_pandas(tmp_path: Path) -> None:
 
 
 def test_the_live_market_needs_no_pyarrow() -> None:
-    """Only the import of price files does: it costs a live process memory and time to start."""
+    """Only the import of price files needs pyarrow, which takes memory and time."""
     code = "import sys, core.simulation.simulator, core.simulation.replay; sys.exit('pyarrow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
 def test_memory_grows_by_the_table_alone(tmp_path: Path) -> None:
-    """60 bytes a row and some room to grow: 2,000,000 rows of many files stay far below 400 MB."""
+    """It takes 60 bytes a row and some reserve: 2,000,000 rows of many files need far less than 400 MB."""
     code = (
         "import resource, sys; from pathlib import Path;"
         "from core.price_import.reading import read_prices;"

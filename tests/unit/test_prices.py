@@ -93,7 +93,7 @@ def test_any_line_end_will_do(tmp_path: Path, end: str) -> None:
 
 
 def test_rows_are_in_the_order_of_symbol_and_day(tmp_path: Path) -> None:
-    """Wherever they stand in the file; rows that say the same count once."""
+    """The order of the file does not matter; equal rows count once."""
     table = rows_of(tmp_path, HEADER, "MSFT" + ROW[4:], ROW, ROW.replace("28", "27"), ROW)
     assert [row[:2] for row in list_rows(table)] == [
         ("AAPL", "2013-02-27"),
@@ -139,7 +139,7 @@ def test_a_malformed_row_is_named_with_its_line(tmp_path: Path, row: str, reason
 
 
 def test_the_first_malformed_row_is_named(tmp_path: Path) -> None:
-    """Whatever is wrong with the rows after it, in a file of several blocks."""
+    """The file has several blocks, and later rows are malformed too."""
     rows = [f"S{n}{ROW[4:]}" for n in range(3 * BLOCK_BYTES // len(ROW))]
     place = len(rows) - 100
     rows[place], rows[place + 3] = "AAPL,x" + ROW[15:], "short"
@@ -149,7 +149,7 @@ def test_the_first_malformed_row_is_named(tmp_path: Path) -> None:
 
 
 def test_lines_inside_quotes_count(tmp_path: Path) -> None:
-    """A note over three lines moves the rows after it, also where a block ends in it."""
+    """A note of three lines moves the later rows, also where a block ends within it."""
     rows = [f'S{n}{ROW[4:]},"one\ntwo\nthree"' for n in range(2 * BLOCK_BYTES // len(ROW))]
     message = fail(tmp_path, HEADER + ",note", *rows, "AAPL,x,1,1,1,1,1,1,-")
     assert message.startswith(f"prices.csv:{3 * len(rows) + 2}: date 'x'")
@@ -157,7 +157,7 @@ def test_lines_inside_quotes_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rest", [5, 50_000])
 def test_a_quote_that_is_never_closed_is_named(tmp_path: Path, rest: int) -> None:
-    """It would swallow every row after it."""
+    """Such a quote would hide every row after it."""
     message = fail(tmp_path, HEADER, ROW, '"' + ROW, *[ROW] * rest)
     assert message.startswith("prices.csv:3: ")
     assert "quote" in message
@@ -174,7 +174,7 @@ def test_a_quote_that_is_never_closed_is_named(tmp_path: Path, rest: int) -> Non
     ],
 )
 def test_notes_and_totals_are_skipped_and_said(tmp_path: Path, line: str) -> None:
-    """A row that was cut off is none of them."""
+    """A row that was cut off is not skipped."""
     reading = read(tmp_path / "prices.csv", lines(HEADER, ROW, line))
     assert len(reading.table) == 1
     assert f"skipped: 1 x notes and totals, first {tmp_path}/prices.csv:3" in "\n".join(reading.describe())
@@ -183,19 +183,19 @@ def test_notes_and_totals_are_skipped_and_said(tmp_path: Path, line: str) -> Non
 
 
 def test_a_header_in_the_middle_is_skipped(tmp_path: Path) -> None:
-    """Two files put together have one."""
+    """Two files put together have a header in the middle."""
     assert len(rows_of(tmp_path, HEADER, ROW, HEADER, "MSFT" + ROW[4:])) == 2
 
 
 def test_a_file_with_a_header_only_is_refused(tmp_path: Path) -> None:
-    """And so is one whose rows are all no trading days, with what they are."""
+    """A file whose rows are all no trading days is refused too, with the reason for each row."""
     assert fail(tmp_path, HEADER) == "prices.csv has no valid row; nothing was loaded"
     message = fail(tmp_path, HEADER, "AAPL,2013-02-28,,,,,,")
     assert "1 x rows without prices, first" in message
 
 
 def test_today_is_read_once_it_has_closed(tmp_path: Path) -> None:
-    """A tick never lies in the future; what comes after today is a mistake."""
+    """A tick is never in the future, and a later day is an error."""
     content = lines(HEADER, ROW.replace("28", "27"), ROW)
     early = datetime(2013, 2, 28, 20, 59, tzinfo=UTC)
     reading = read(tmp_path / "prices.csv", content, now=early)
@@ -217,7 +217,7 @@ def days_with_closes(closes: Sequence[float]) -> PriceTable:
 
 
 def test_a_tick_has_the_change_against_the_day_before() -> None:
-    """In money and in percent; the first day of a symbol has none."""
+    """The change is in money and in percent; the first day of a symbol has none."""
     first, second = build_ticks(days_with_closes([100, 107.25]), "AAPL", ())
     assert (first.change_24h, first.change_percent_24h) == (None, None)
     assert (second.change_24h, second.change_percent_24h) == (Decimal("7.25"), Decimal("7.25"))
@@ -247,7 +247,7 @@ def test_a_day_opens_and_closes_when_new_york_does(day: str, opened: str, closed
 
 
 def test_a_change_is_against_the_last_close_of_24_hours_before() -> None:
-    """A market that never closes: in March the clock changes, and the day before ended 23 hours before."""
+    """In March the clock changes, so in a market that never closes the day before ended 23 hours before."""
     table = days_with_closes([100, 110, 121, 133.1])
     table["day"][:] = [date(2013, 3, day).toordinal() for day in (8, 9, 10, 11)]
     ticks = list(build_ticks(table, "BTC-USD", ()))
@@ -265,14 +265,14 @@ def test_a_change_is_against_the_last_close_of_24_hours_before() -> None:
     ],
 )
 def test_half_a_unit_of_percent_is_rounded_up(before: float, after: float, percent: str) -> None:
-    """Exactly, as the database rounds."""
+    """The rounding is exact and equals that of the database."""
     _, tick = build_ticks(days_with_closes([before, after]), "AAPL", ())
     assert tick.change_percent_24h == Decimal(percent)
 
 
 @given(st.lists(st.integers(1, 10**13), min_size=2, max_size=20))
 def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
-    """By columns of whole numbers where prices are plain enough, else in decimals."""
+    """The result is the same for columns of whole numbers and for decimals."""
     closes = np.array(units) / 10_000
     _, *ticks = build_ticks(days_with_closes(closes.tolist()), "AAPL", ())
     prices = [Decimal(unit).scaleb(-4) for unit in units]
@@ -287,7 +287,7 @@ def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
 
 
 def test_days_before_the_file_count() -> None:
-    """A part of a history gets the same ticks as the whole."""
+    """A part of a history gets the same ticks as the whole history."""
     closes = [100 + 0.7919 * (n * n % 13) for n in range(60)]
     whole = list(build_ticks(days_with_closes(closes), "AAPL", ()))
     part = days_with_closes(closes).select(slice(40, 60))
@@ -306,5 +306,5 @@ def test_volatility_needs_twenty_returns() -> None:
 
 
 def test_no_days_make_no_ticks() -> None:
-    """A symbol whose rows were all invalid is left out."""
+    """A symbol with only invalid rows is left out."""
     assert list(build_ticks(days_with_closes([]), "AAPL", ())) == []

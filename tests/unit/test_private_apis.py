@@ -53,7 +53,7 @@ def test_every_private_name_is_listed(repository: Path) -> None:
 
 
 def test_every_test_that_is_named_exists(repository: Path) -> None:
-    """A test that was renamed or removed would leave a name unwatched."""
+    """Otherwise a test that was removed or renamed would leave a private name without a test."""
     document = (repository / "docs/private-apis.md").read_text(encoding="utf-8")
     sources = "\n".join(
         path.read_text(encoding="utf-8") for path in (repository / "tests").rglob("test_*.py")

@@ -80,7 +80,7 @@ def test_every_record_can_do_all_of_it(kind: type[Record]) -> None:
 
 
 def test_a_data_frame_has_a_column_for_each_field() -> None:
-    """Of the right type, and the sums are those of the records."""
+    """The columns have the right types, and their sums equal those of the records."""
     frame = to_frame([PORTFOLIO] * 3)
     assert list(frame.columns) == list(Portfolio.__struct_fields__)
     assert frame.dtypes["total_value"] == np.float64
@@ -100,7 +100,7 @@ def test_amounts_can_stay_exact() -> None:
 
 
 def test_what_is_missing_is_missing_in_its_own_way() -> None:
-    """A time NaT, an amount NaN, a whole number NA without becoming a float, a text None."""
+    """A missing time is NaT, an amount NaN, a whole number NA without becoming a float, a text None."""
     quests = to_frame([QUEST])
     assert pd.isna(quests.expires_at[0])
     assert str(quests.dtypes["expires_at"]) == "datetime64[us, UTC]"
@@ -114,7 +114,7 @@ def test_what_is_missing_is_missing_in_its_own_way() -> None:
 
 
 def test_nested_records_and_documents_have_a_place() -> None:
-    """A nested record is columns with its name before them, a list of records dicts."""
+    """A nested record becomes columns with its name in front; a list of records becomes dicts."""
     frame = to_frame([PlayerQuest("alice", QUEST)])
     assert list(frame.columns[:3]) == ["username", "quest.id", "quest.user_id"]
     assert frame["quest.target_value"][0] == 10_000
@@ -127,14 +127,14 @@ def test_nested_records_and_documents_have_a_place() -> None:
 
 
 def test_a_volume_of_more_than_64_bits_stays_exact() -> None:
-    """Candles add up to any number."""
+    """The volume of a candle is a sum without an upper limit."""
     candle = Candle("A", NOON, CASH, CASH, CASH, CASH, 3 * 2**63, 1)
     assert to_frame([candle]).volume[0] == 3 * 2**63
     assert to_frame([msgspec.structs.replace(candle, volume=5)]).dtypes["volume"] == np.int64
 
 
 def test_no_records_are_a_frame_without_rows() -> None:
-    """With the columns of a kind that is named, and their types."""
+    """The frame has the columns of the named kind, with their types."""
     assert to_frame([]).empty
     frame = to_frame((), kind=Portfolio)
     assert list(frame.columns) == list(Portfolio.__struct_fields__)
@@ -154,7 +154,7 @@ def test_no_records_are_a_frame_without_rows() -> None:
     ],
 )
 def test_what_is_no_list_of_one_kind_is_refused(values: Any, options: dict[str, Any], message: str) -> None:
-    """By name, before anything is built."""
+    """The error names the value, and nothing is built."""
     with pytest.raises(InvalidInput, match=message):
         to_frame(values, **options)
 
@@ -178,7 +178,7 @@ def test_json_keeps_every_digit() -> None:
 
 
 def test_a_record_is_the_type_of_a_response() -> None:
-    """As FastAPI uses it: validated, written as JSON by the types of its fields, and described."""
+    """FastAPI validates the record, writes it as JSON by the types of its fields, and describes it."""
     adapter = TypeAdapter(tuple[PlayerQuest, ...])
     answer = (PlayerQuest("alice", QUEST),)
     assert adapter.validate_python(answer) == answer
@@ -192,7 +192,7 @@ def test_a_record_is_the_type_of_a_response() -> None:
 
 
 def test_an_endpoint_may_return_records_in_every_way() -> None:
-    """As the type of the response, in a list, optional, without a type, as a dict, and as JSON."""
+    """The forms are a response type, a list, an optional value, no type, a dict, and JSON."""
     app = FastAPI()
     answer = PlayerQuest("alice", QUEST)
 

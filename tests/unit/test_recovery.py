@@ -15,7 +15,7 @@ from tests.patience import stretch
 
 
 def test_pauses_grow_and_are_spread() -> None:
-    """They begin short, double up to a bound within which all heals, and differ between processes."""
+    """Pauses begin short and double up to a bound; jitter makes them differ between processes."""
     longest = Backoff(pick=lambda _, high: high)
     pauses = [longest.next_seconds() for _ in range(10)]
     assert pauses[:3] == [FIRST_SECONDS, FIRST_SECONDS * 2, FIRST_SECONDS * 4]
@@ -40,7 +40,7 @@ def breaker(told: list[bool]) -> CircuitBreaker:
 
 
 def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool]) -> None:
-    """Nobody waits for the server meanwhile, and nobody is told."""
+    """No caller waits meanwhile, and no outage is reported."""
     assert not breaker.record_failure("late", is_attempt=False)
     assert not breaker.is_closed
     assert not breaker.is_open
@@ -55,14 +55,14 @@ def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool])
 
 
 def test_calls_that_were_under_way_count_once(breaker: CircuitBreaker) -> None:
-    """However many threads wait for one late server, it was late once."""
+    """However many threads wait for one late answer, it counts as one failure."""
     for _ in range(64):
         assert not breaker.record_failure("late", is_attempt=False)
     assert not breaker.is_open
 
 
 def test_failed_attempts_open_it(breaker: CircuitBreaker, told: list[bool]) -> None:
-    """Two after the call: then it is an outage, which is told once."""
+    """After two failed attempts there is an outage, which is reported once."""
     breaker.record_failure("late", is_attempt=False)
     assert not breaker.record_failure("late", is_attempt=True)
     assert breaker.record_failure("hung", is_attempt=True)
@@ -75,14 +75,14 @@ def test_failed_attempts_open_it(breaker: CircuitBreaker, told: list[bool]) -> N
 
 
 def test_no_server_opens_it_at_once(breaker: CircuitBreaker) -> None:
-    """A connection that is refused is no late answer."""
+    """A refused connection opens the breaker without further attempts."""
     assert breaker.record_failure("Connection refused", is_attempt=False, no_server=True)
     assert breaker.is_open
     assert not breaker.lets_invalidations_through
 
 
 def test_a_refusal_opens_it_and_lets_invalidations_through(breaker: CircuitBreaker, told: list[bool]) -> None:
-    """A server that answers may invalidate one thing and refuse another; nothing is read from it."""
+    """A server that refuses one command may still accept invalidations; nothing is read from it."""
     assert breaker.record_refusal("READONLY")
     assert not breaker.record_refusal("READONLY")
     assert breaker.is_open
@@ -95,7 +95,7 @@ def test_a_refusal_opens_it_and_lets_invalidations_through(breaker: CircuitBreak
 
 
 def test_a_failure_while_half_open_keeps_it_open(breaker: CircuitBreaker) -> None:
-    """A change failed while reads waited: the next attempt decides."""
+    """A command failed while reads were still held back; the next attempt decides."""
     breaker.record_refusal("READONLY")
     breaker.half_open()
     breaker.record_refusal("READONLY")
@@ -155,7 +155,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreaker, told: list[bool]) -> None:
-    """Nobody has to call for it, and the thread ends."""
+    """The recovery thread does both without a caller, and ends."""
     server.is_down = True
     breaker.record_failure("hung", is_attempt=False)
     server.outbox.add(["k"], b"")
@@ -172,7 +172,7 @@ def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreak
 
 
 def test_a_change_between_is_sent_before_it_closes(server: Server, breaker: CircuitBreaker) -> None:
-    """What a caller could not send while reads were kept away is sent before the first of them."""
+    """An invalidation that failed while reads were held back is sent before the first read."""
     breaker.record_refusal("READONLY")
     attempt, is_first = server.attempt, [True]
 
@@ -208,7 +208,7 @@ def test_a_failed_attempt_of_any_kind_is_not_the_last(
 
 
 def test_a_closed_recovery_starts_no_thread(server: Server) -> None:
-    """A process that ends has one attempt left, which is not made here."""
+    """The last attempt of an ending process is not made by this thread."""
     server.recovery.close()
     server.recovery.start()
     assert server.recovery._thread is None

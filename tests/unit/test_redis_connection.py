@@ -42,7 +42,7 @@ def ends() -> Iterator[Ends]:
     ],
 )
 def test_each_kind_of_reply(ends: Ends, sent: bytes, reply: Any) -> None:
-    """Texts hold any bytes; nothing is None."""
+    """A text may have any bytes; nil is None."""
     server, connection = ends
     server.sendall(sent)
     assert connection.read() == reply
@@ -51,7 +51,7 @@ def test_each_kind_of_reply(ends: Ends, sent: bytes, reply: Any) -> None:
 
 @pytest.mark.parametrize("items", [[b"x"] * 100, [b"a\r\nb", b"$1"] * 100, [b"x", None] * 100])
 def test_many_items_arrive(ends: Ends, items: list[bytes | None]) -> None:
-    """Whatever is in them, and what comes after them too."""
+    """Items with any content arrive, and so do the replies after them."""
     server, connection = ends
     server.sendall(_spell(items) + b":1\r\n")
     assert connection.read() == items
@@ -59,7 +59,7 @@ def test_many_items_arrive(ends: Ends, items: list[bytes | None]) -> None:
 
 
 def test_a_reply_in_pieces_is_not_lost(ends: Ends) -> None:
-    """Wherever it is cut, a read that gave up in the middle can be made again."""
+    """After a timeout in the middle of a reply, the read can be repeated."""
     server, connection = ends
     items: list[bytes | None] = [b"a\r\nb"] * 100
     sent = _spell(items)
@@ -72,7 +72,7 @@ def test_a_reply_in_pieces_is_not_lost(ends: Ends) -> None:
 
 
 def test_a_push_is_no_reply(ends: Ends) -> None:
-    """It is told apart, and left out where a reply is waited for."""
+    """A push is recognised, and skipped where a reply is expected."""
     server, connection = ends
     server.sendall(PUSH + PUSH + b"+OK\r\n")
     message = connection.read()
@@ -94,7 +94,7 @@ def test_an_error_has_the_servers_words(ends: Ends) -> None:
 
 @pytest.mark.parametrize("sent", [b"HTTP/1.1 400\r\n", b"$-7\r\n", b"*-7\r\n", b"$x\r\n", b"*1\r\n\r\n"])
 def test_what_is_no_protocol_is_an_error(ends: Ends, sent: bytes) -> None:
-    """It is not waited for."""
+    """Bytes outside the Redis protocol raise an error at once."""
     server, connection = ends
     server.sendall(sent)
     with pytest.raises(redis.InvalidResponse):
@@ -102,7 +102,7 @@ def test_what_is_no_protocol_is_an_error(ends: Ends, sent: bytes) -> None:
 
 
 def test_the_end_is_an_error(ends: Ends) -> None:
-    """Of reading, and sooner or later of sending."""
+    """A closed connection is an error when reading, and sooner or later when sending."""
     server, connection = ends
     server.close()
     assert connection.is_readable()
@@ -122,7 +122,7 @@ def expect(connection: RedisConnection, count: int) -> list[Any]:
 
 
 def test_who_expects_a_reply_gets_it_before_the_next_is_read(ends: Ends) -> None:
-    """In the order in which the commands were sent, however the replies arrive."""
+    """The order is that of the commands, however the replies arrive."""
     server, connection = ends
     heard = expect(connection, 2)
     server.sendall(b":1\r\n" + PUSH + b":2\r\n:3\r\n")
@@ -132,7 +132,7 @@ def test_who_expects_a_reply_gets_it_before_the_next_is_read(ends: Ends) -> None
 
 
 def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
-    """What has arrived is given away, and what has not is no reason to wait."""
+    """Replies that have arrived are delivered, and nothing waits for others."""
     server, connection = ends
     heard = expect(connection, 2)
     server.sendall(b"-OOM no memory\r\n")
@@ -144,7 +144,7 @@ def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
 
 
 def test_what_nobody_asked_for_makes_a_wire_useless(ends: Ends) -> None:
-    """A reply too many would be taken for that to the next command."""
+    """The extra reply would otherwise be taken for the reply to the next command."""
     server, connection = ends
     heard = expect(connection, 1)
     server.sendall(b":1\r\n:2\r\n")
@@ -153,7 +153,7 @@ def test_what_nobody_asked_for_makes_a_wire_useless(ends: Ends) -> None:
 
 
 def test_whoever_waits_learns_that_no_reply_will_come(ends: Ends) -> None:
-    """The connection failed: each is told once, and a reply that was given away is not taken back."""
+    """Every callback gets the error once; delivered replies are not affected."""
     server, connection = ends
     heard = expect(connection, 3)
     server.sendall(b":1\r\n")
@@ -166,7 +166,7 @@ def test_whoever_waits_learns_that_no_reply_will_come(ends: Ends) -> None:
 
 
 def test_finishing_waits_for_what_is_expected(ends: Ends) -> None:
-    """For as long as for any reply; then whoever expects it learns that none came."""
+    """It waits up to one timeout, then the callbacks get the error."""
     server, connection = ends
     heard = expect(connection, 2)
     server.sendall(b":1\r\n")
@@ -176,7 +176,7 @@ def test_finishing_waits_for_what_is_expected(ends: Ends) -> None:
 
 
 def test_a_name_server_that_hangs_costs_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's resolver waits for many seconds, and takes no timeout."""
+    """The resolver of the system takes many seconds and has no timeout."""
     is_over = threading.Event()
     resolve = socket.getaddrinfo
 
@@ -195,7 +195,7 @@ def test_a_name_server_that_hangs_costs_one_timeout(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_name_without_an_address_is_an_error() -> None:
-    """At once, in the resolver's words."""
+    """The error has the resolver's message."""
     connection = RedisConnection(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=10)
     with pytest.raises(ServerUnreachable):
         connection.connect()
@@ -203,7 +203,7 @@ def test_a_name_without_an_address_is_an_error() -> None:
 
 @pytest.mark.parametrize("keys", [["k", "schlüssel"], [b"k", b"\xff"], []])
 def test_lengths_are_of_bytes(keys: Any) -> None:
-    """A command reads as it was spelled, whatever its keys are."""
+    """The length of a part counts bytes, whatever characters a key has."""
     names = [key.encode() if isinstance(key, str) else key for key in keys]
     whole = [b"SET", *names, b"1"]
     assert encode_command("SET", *keys, 1) == _spell(whole)

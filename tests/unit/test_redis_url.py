@@ -64,7 +64,7 @@ DATABASE_URL = "postgresql://echo:pw@db.example:5433/echo"
     ],
 )
 def test_an_address_is_read(url: str, address: RedisAddress) -> None:
-    """A part or a parameter each; REDIS_PASSWORD counts when the URL has no password."""
+    """Each part and each parameter is read; REDIS_PASSWORD is used when the URL has no password."""
     given = None if address.password != "given" else address.password
     assert parse_redis_url(url, password=given) == address
 
@@ -137,7 +137,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("url", "words"), WRONG)
 def test_a_wrong_address_is_one_line(url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the setting and the part or parameter that is wrong, for whoever reads the environment."""
+    """The line names the setting and the wrong part or parameter."""
     monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(SettingsError) as caught:
@@ -160,7 +160,7 @@ def make_settings(prefix: str) -> Settings:
 
 @pytest.mark.parametrize("prefix", ["", "echo:", "{}:", "{echo:", "}{:"])
 def test_several_nodes_need_a_hash_tag(prefix: str) -> None:
-    """The line names the other setting, which is the one to change."""
+    """The line names the other setting, which has to be changed."""
     with pytest.raises(SettingsError) as caught:
         make_settings(prefix)
     message = str(caught.value)
@@ -178,7 +178,7 @@ def test_several_nodes_with_a_hash_tag() -> None:
 
 
 def test_a_command_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command says the line and nothing else."""
+    """Each command prints the line and nothing else."""
     monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
     monkeypatch.setenv("REDIS_URL", "redis://cache?timeout=abc")
     for command in ("health", "stats", "simulate", "self-test", "maintain", "seed"):
@@ -191,7 +191,7 @@ def test_a_command_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("module", ["exporter", "dashboard"])
 def test_a_process_does_not_start(module: str, repository: Path) -> None:
-    """No traceback, and no process that silently has no cache."""
+    """There is no traceback, and no process without a cache."""
     done = subprocess.run(
         [sys.executable, "-m", module],
         env={"DATABASE_URL": DATABASE_URL, "REDIS_URL": "redis://cache?nosuch=1", "PATH": ""},
@@ -206,7 +206,7 @@ def test_a_process_does_not_start(module: str, repository: Path) -> None:
 
 
 def test_settings_that_were_not_validated_are_refused_as_well() -> None:
-    """A program that builds its settings itself gets an error of the stack."""
+    """A program that builds its settings without validation gets an error of the stack."""
     settings = Settings(database_url=SecretStr(DATABASE_URL))
     changed = settings.model_copy(update={"redis_url": SecretStr("redis://cache?nosuch=1")})
     with pytest.raises(SettingsError, match="parameter 'nosuch' is unknown"):
@@ -228,7 +228,7 @@ def test_settings_that_were_not_validated_are_refused_as_well() -> None:
     ],
 )
 def test_a_password_is_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither whole nor in part, wherever in the URL it stands."""
+    """No part of it is shown, wherever it stands in the URL."""
     monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(SettingsError) as caught:
@@ -250,7 +250,7 @@ def test_an_address_shows_no_secret() -> None:
 
 
 def test_certificates_are_read_at_once(tmp_path: Path) -> None:
-    """A file that is no certificate, and a key that needs a password, are errors of the setting."""
+    """A file without a certificate, and a key that needs a password, are errors of the setting."""
     authority = trustme.CA()
     mine = authority.issue_cert("cache")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -87,7 +87,7 @@ def test_a_day_without_trade_carries_the_last_close() -> None:
 
 
 def test_purchases_do_not_depend_on_prices_after_the_open(history: PriceHistory) -> None:
-    """Other closes change the value of the shares, not which shares are bought."""
+    """Other closes change the value of the shares, not the shares that are bought."""
     traits, symbols = draw_traits(1, player_ids(range(PLAYERS))), hash_texts(history.symbols)
     closes = history.closes.copy()
     closes[70:] *= 2
@@ -102,7 +102,7 @@ def test_purchases_do_not_depend_on_prices_after_the_open(history: PriceHistory)
 
 
 def test_portfolios_are_consistent_with_their_positions(history: PriceHistory) -> None:
-    """Value, change and percent of a row belong together, and to the shares at the close."""
+    """Value, change and percent of a row agree with each other, and with the shares at the close."""
     replay = make_replay(history)
     session = list(replay.play())[70]
     rows = make_rows(replay, session)
@@ -120,7 +120,7 @@ def test_portfolios_are_consistent_with_their_positions(history: PriceHistory) -
 
 
 def test_the_same_seed_plays_the_same_game(history: PriceHistory) -> None:
-    """Ids included; another seed plays another one."""
+    """Ids are equal too; another seed gives another game."""
 
     def rows(seed: int) -> list[object]:
         replay = make_replay(history, seed=seed)
@@ -132,7 +132,7 @@ def test_the_same_seed_plays_the_same_game(history: PriceHistory) -> None:
 
 
 def test_completed_quests_are_those_on_the_leaderboard(history: PriceHistory) -> None:
-    """After every session, and for every player: the score counts the completed rows."""
+    """After every session the score of every player equals the number of completed rows."""
     replay, quests, board = make_replay(history), list[Quest](), dict[object, Decimal]()
     for session in replay.play():
         quests += session.quests
@@ -186,7 +186,7 @@ def test_weekly_quests_complete_at_their_target() -> None:
 
 
 def test_weekly_quests_expire_and_rotate() -> None:
-    """On Monday everyone gets the next one, whatever became of the last."""
+    """On Monday every player gets the next quest, whether or not the last one was completed."""
     book = ReplayQuests(tuple(player_ids(range(3))), seed=1)
     play_days(book, MONDAY, (1, 150, -5))
     over = play_days(book, MONDAY + timedelta(days=7), (0, 0, 0))
@@ -198,7 +198,7 @@ def test_weekly_quests_expire_and_rotate() -> None:
 
 
 def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
-    """History that reaches up to now leaves something to do."""
+    """A history that ends today leaves active quests."""
     book = ReplayQuests(tuple(player_ids(range(1))), seed=1)
     play_days(book, MONDAY, (0,))
     weekly = book.finish(datetime(2012, 1, 19, tzinfo=UTC))[0]
@@ -206,7 +206,7 @@ def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
 
 
 def test_milestones_follow_each_other() -> None:
-    """The tenth win completes the first rung and begins the second, with the wins so far."""
+    """The tenth win completes the first milestone and begins the second with the wins so far."""
     alice = player_ids(range(1))[0]
     book = ReplayQuests((alice,), seed=1)
     over = play_days(book, MONDAY, *[(1,)] * 10, (0,), (1,))
@@ -219,7 +219,7 @@ def test_milestones_follow_each_other() -> None:
 
 
 def test_there_is_a_next_milestone_until_the_last() -> None:
-    """A player who jumps over some gets the one above."""
+    """A player who passes several milestones at once gets the next one above."""
     rule = next_milestone(60)
     assert rule is not None
     assert rule.target == 100
@@ -233,7 +233,7 @@ def moves(*closes: int) -> PriceHistory:
 
 
 def test_ids_do_not_follow_the_clock_of_new_york() -> None:
-    """Days of summer have the ids that they had when every day closed at 21:00 UTC."""
+    """Days in summer have the ids from when every day closed at 21:00 UTC."""
     numbers = np.array([7])
     for day in (date(2013, 3, 8), date(2013, 3, 11), date(2013, 7, 1)):
         for moment, hour, minute in ((open_of(day), 14, 30), (close_of(day), 21, 0)):
@@ -251,7 +251,7 @@ def test_ids_do_not_follow_the_clock_of_new_york() -> None:
     ],
 )
 def test_a_large_move_makes_an_event(after: int, title: str, impact: Decimal, sentiment: str) -> None:
-    """At the close of its day, once, with an impact that fits its column."""
+    """Each such day has one event at its close, with an impact that fits the column."""
     history = moves(1_000_000, after)
     (event,) = list_events(history, 1)
     assert (event.title, event.impact_magnitude, event.sentiment) == (title, impact, sentiment)
@@ -263,7 +263,7 @@ def test_a_large_move_makes_an_event(after: int, title: str, impact: Decimal, se
 
 
 def test_small_moves_and_first_days_make_none() -> None:
-    """Exactly 5 % is not beyond it."""
+    """A move of exactly 5 % makes no event."""
     history = moves(1_000_000, 1_050_000, 997_500)
     assert [list(list_events(history, row)) for row in range(3)] == [[], [], []]
     assert PriceMove("AAPL", 1_000_000, 1_050_001).is_event

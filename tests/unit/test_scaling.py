@@ -18,14 +18,14 @@ from tests.bench.scaling import (
 
 
 def test_the_page_has_what_the_script_prints(repository: Path) -> None:
-    """Assumptions, unit costs and both tables."""
+    """The page has the assumptions, the unit costs and both tables."""
     page = (repository / "docs/scaling.md").read_text(encoding="utf-8")
     for table in (build_assumptions(), *build_tables()):
         assert table in page
 
 
 def test_demand_grows_with_the_players() -> None:
-    """In proportion, but for prices, which are the same for everybody, and for what one process holds."""
+    """It grows in proportion, except for prices and for what one process holds."""
     few, many = compute(PLAYERS[0]), compute(PLAYERS[0] * 10)
     assert many.reads == pytest.approx(few.reads * 10)
     assert many.server_cores == pytest.approx(few.server_cores * 10)
@@ -35,7 +35,7 @@ def test_demand_grows_with_the_players() -> None:
 
 
 def test_a_cost_counts_where_it_arises() -> None:
-    """Twice as large rows of scores take no processor time; twice as dear scores take no disk."""
+    """Rows of scores twice as large take no processor time; scores twice as dear take no disk."""
     plain = compute(PLAYERS[1])
     large = compute(PLAYERS[1], COSTS._replace(entry_bytes=COSTS.entry_bytes * 2))
     dear = compute(PLAYERS[1], COSTS._replace(score_server_seconds=COSTS.score_server_seconds * 2))
@@ -60,7 +60,7 @@ def test_the_largest_game_does_not_fit_on_one_server() -> None:
     ("size", "shown"), [(12, "12 B"), (1_070, "1.07 kB"), (2.5e9, "2.5 GB"), (4e12, "4 TB")]
 )
 def test_sizes_are_shown_in_the_largest_unit(size: float, shown: str) -> None:
-    """Three digits count."""
+    """The number has three significant digits."""
     assert show_size(size) == shown
 
 
@@ -68,7 +68,7 @@ def test_sizes_are_shown_in_the_largest_unit(size: float, shown: str) -> None:
     ("number", "shown"), [(0.0123, "0.012"), (9.94, "9.9"), (12.34, "12"), (486_111, "486,000")]
 )
 def test_numbers_have_three_digits_that_count(number: float, shown: str) -> None:
-    """Two below ten."""
+    """Below ten they have two significant digits."""
     assert show_number(number) == shown
 
 
@@ -76,5 +76,5 @@ def test_numbers_have_three_digits_that_count(number: float, shown: str) -> None
     ("share", "shown"), [(0.00044, "< 0.01"), (0.01, "0.01"), (0.36, "0.36"), (11.2, "11")]
 )
 def test_a_share_has_no_digits_that_nobody_needs(share: float, shown: str) -> None:
-    """What is far below its limit is only said to be."""
+    """A share far below its limit is only described as such."""
     assert show_share(share) == shown

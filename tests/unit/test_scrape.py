@@ -30,7 +30,7 @@ def scrape() -> Scrape:
 
 
 def test_samples_are_summed_by_label(scrape: Scrape) -> None:
-    """By role, of one state, in all, and of what is not there."""
+    """Sums are by role, of one state, in total, and of a missing metric."""
     name = "echo_db_pool_connections"
     assert scrape.sum_by(name, "role", state="used") == {("dashboard",): 2, ("job",): 3}
     assert scrape.total(name) == 6
@@ -52,7 +52,7 @@ def test_samples_are_summed_by_label(scrape: Scrape) -> None:
 def test_quantiles_follow_promql(
     quantile: float, buckets: dict[float, float], expected: float | None
 ) -> None:
-    """Linear in the bucket, the highest bound above it, None without observations."""
+    """They are linear within the bucket; above the highest bound the bound; None without observations."""
     assert estimate_quantile(quantile, buckets) == pytest.approx(expected)
 
 
@@ -69,13 +69,13 @@ def test_an_exporter_is_read() -> None:
     [(404, b"", "HTTP 404"), (200, b"<html>hello</html>", "text format"), (200, b"\xff\xfe", "text format")],
 )
 def test_a_strange_answer_is_named(status: int, body: bytes, words: str) -> None:
-    """Another page on the port is no scrape."""
+    """A page that is no scrape gives an error with a reason."""
     with serving(lambda _: (status, body)) as url, pytest.raises(FetchFailed, match=words):
         read_scrape(url)
 
 
 def test_a_closed_port_is_named_without_its_address() -> None:
-    """The reason, and no address that could hold a password."""
+    """The error has the reason, and no address, which could hold a password."""
     port = find_free_port()
     with pytest.raises(FetchFailed) as caught:
         read_scrape(f"http://alice:s3cr3t@127.0.0.1:{port}")
@@ -84,7 +84,7 @@ def test_a_closed_port_is_named_without_its_address() -> None:
 
 
 def test_a_server_that_hangs_costs_the_timeout() -> None:
-    """The wait is bounded."""
+    """The read ends at the timeout."""
     release = threading.Event()
 
     def hang(_: str) -> tuple[int, bytes]:

@@ -18,14 +18,14 @@ from core.queries.users import build_prefix, match_prefix
     ],
 )
 def test_letters_stay_as_they_are_typed(text: str, pattern: str) -> None:
-    """Python folds nothing; a sigma that is not the first letter may have two small forms."""
+    """Python does not fold it; a sigma that is not the first letter may have two small forms."""
     prefix = build_prefix(text)
     assert prefix.pattern == pattern
     assert prefix.exact.endswith("%")
 
 
 def test_a_statement_is_refined_only_for_a_sigma() -> None:
-    """Each of its conditions; the one that the index answers stays in front."""
+    """Each condition is refined; the one that the index answers stays first."""
     statement = f"SELECT FROM users WHERE {match_prefix('username')} OR {match_prefix('u.name')} LIMIT 1"
     assert build_prefix("alice").refine(statement) == statement
     refined = build_prefix("ΟΔΟΣ").refine(statement)

@@ -26,7 +26,7 @@ def read_copies(target: Path) -> dict[str, str]:
 
 
 def test_everybody_gets_what_is_theirs(tmp_path: Path) -> None:
-    """Readable for the user alone, again after a change, and gone when the secret is."""
+    """Only the receiver's user can read its copies; they change with the secret, and go with it."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()

@@ -48,7 +48,7 @@ def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", [Settings, RoleSettings])
 def test_what_has_a_secret_name_is_secret(kind: type[Settings]) -> None:
-    """Its type says so, and from the type follow the file and that no message shows it."""
+    """The type of the field decides; from it follow the file variable and the hidden value in messages."""
     named = {name for name in kind.model_fields if name.endswith(("password", "secret", "_keys"))}
     assert named <= set(list_secrets(kind))
 
@@ -101,7 +101,7 @@ def test_one_newline_at_the_end_is_dropped(
 def test_another_content_is_refused(
     content: str | bytes, words: str, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one line with the setting and the path."""
+    """The line has the setting and the path."""
     path = write(content)
     monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(path))
     with pytest.raises(SettingsError, match=words) as caught:
@@ -111,7 +111,7 @@ def test_another_content_is_refused(
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder is none either."""
+    """A folder is an error too."""
     for path, words in ((tmp_path / "nothing", "No such file"), (tmp_path, "Is a directory")):
         monkeypatch.setenv("REDIS_PASSWORD_FILE", str(path))
         with pytest.raises(SettingsError, match=f"REDIS_PASSWORD_FILE names .*cannot be read: {words}"):
@@ -122,7 +122,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_others_can_use_is_refused(
     mode: int, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line says how to close it, and shows nothing of it."""
+    """The line says how to protect the file, and shows nothing of its content."""
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(write(SECRET, mode=mode)))
     with pytest.raises(SettingsError, match=rf"mode {mode:04o}\); `chmod 600` it") as caught:
         Settings.load()
@@ -131,7 +131,7 @@ def test_a_file_that_others_can_use_is_refused(
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o444, False), (0o440, False), (0o464, True), (0o446, True)])
 def test_a_file_of_an_orchestrator_may_be_readable(mode: int, *, expected: bool) -> None:
-    """It belongs to another user, and a container has only one; it must not be writable."""
+    """It belongs to another user in a container with one user; it must not be writable."""
     found = os.stat_result((stat.S_IFREG | mode, 1, 1, 1, os.geteuid() + 1, 1, 5, 0, 0, 0))
     assert is_too_open(found) is expected
 
@@ -161,7 +161,7 @@ def test_a_secret_is_given_once(write: Write, monkeypatch: pytest.MonkeyPatch) -
 def test_the_environment_wins_over_a_file_of_settings(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of X and X_FILE stands in which place."""
+    """This holds for X and for X_FILE in either place."""
     monkeypatch.chdir(tmp_path)
     secret = write("from the file")
     for first, second, expected in (
@@ -184,7 +184,7 @@ def test_a_misspelt_file_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["environment", "arguments"])
 def test_a_password_completes_a_url(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any text; a URL with a password of its own keeps that."""
+    """The password may be any text; a URL that has one keeps its own."""
     given = {"database_url": URL, "database_password": SECRET, "direct_password": "of nobody"}
     if place == "environment":
         for name, value in given.items():
@@ -202,6 +202,6 @@ def test_a_password_completes_a_url(place: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missing_secret_says_both_ways() -> None:
-    """The variable, and the file."""
+    """The error names the variable and the file variable."""
     with pytest.raises(SettingsError, match=r"ADMIN_URL is not set; .* or ADMIN_URL_FILE to the path"):
         RoleSettings.load()

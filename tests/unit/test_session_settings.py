@@ -40,19 +40,19 @@ FACTS = SessionFacts(
     ],
 )
 def test_options_are_split_as_the_server_does(options: str, settings: list[tuple[str, str]]) -> None:
-    """All three spellings, with blanks and backslashes in values."""
+    """All three forms are accepted, with blanks and backslashes in values."""
     assert list(parse_options(options)) == settings
 
 
 @pytest.mark.parametrize("options", ["-d 3", "-c search_path", "-c", "search_path=echo"])
 def test_an_option_without_a_name_cannot_be_set_later(options: str) -> None:
-    """It is refused instead of being lost."""
+    """It is refused, because it could not be set later."""
     with pytest.raises(OptionNotPossible):
         list(parse_options(options))
 
 
 def test_our_options_follow_those_of_the_url() -> None:
-    """The server takes the last one of a name, so ours win."""
+    """The server uses the last option of a name, so ours have precedence."""
     options = SessionSettings(URL + "-c%20timezone%3DCET", statement_timeout_ms=5).start_up_options
     assert list(parse_options(options))[:2] == [("timezone", "CET"), ("TimeZone", "UTC")]
     assert ("default_transaction_isolation", "read committed") in list(parse_options(options))
@@ -60,7 +60,7 @@ def test_our_options_follow_those_of_the_url() -> None:
 
 
 def test_a_prefix_keeps_options_of_the_url_and_nothing_that_the_driver_would_replace() -> None:
-    """A setting of ours wins, the schema comes from the server, and a percent sign is spelt out."""
+    """Our settings have precedence, the schema is the server's, and a percent sign is escaped."""
     url = URL + "-c%20timezone%3DCET%20-c%20my.note%3D50%25it's%20-c%20search_path%3Decho"
     prefix = SessionSettings(url, statement_timeout_ms=5).build_prefix(
         FACTS._replace(schema="odd'%\\name"), server_version=150_000
@@ -80,7 +80,7 @@ def test_a_prefix_keeps_options_of_the_url_and_nothing_that_the_driver_would_rep
     [(140_000, True, True), (130_999, True, False), (170_000, False, False)],
 )
 def test_a_server_looks_for_its_client_where_it_can(*, version: int, is_linux: bool, is_set: bool) -> None:
-    """Others refuse the parameter."""
+    """Older servers refuse the parameter."""
     facts = FACTS._replace(is_linux=is_linux)
     prefix = SessionSettings(URL, statement_timeout_ms=5).build_prefix(facts, server_version=version)
     assert ("client_connection_check_interval" in prefix) is is_set
@@ -100,6 +100,6 @@ def test_a_server_looks_for_its_client_where_it_can(*, version: int, is_linux: b
     ],
 )
 def test_a_schema_that_is_missing_is_named(search_path: str, schema: str, missing: str | None) -> None:
-    """Only that of the role may be missing, because every path begins with it."""
+    """Only the schema of the role may be missing, because every default path begins with it."""
     facts = FACTS._replace(search_path=search_path, schema=schema, user="alice")
     assert find_missing_schema(facts) == missing

@@ -35,7 +35,7 @@ def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_misspelt_variable_is_an_error(name: str, closest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with both names and without the value; the default would be used without a word."""
+    """The line has both names and not the value; otherwise the default would be used silently."""
     monkeypatch.setenv(name, "5")
     for read in (build, build.load, open_service):
         with pytest.raises(SettingsError) as caught:
@@ -49,7 +49,7 @@ def test_a_misspelt_variable_is_an_error(name: str, closest: str, monkeypatch: p
 
 
 def test_a_misspelt_variable_stands_beside_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line that DATABASE_URL is missing alone would not help."""
+    """The line about the missing DATABASE_URL alone would not help."""
     monkeypatch.delenv("DATABASE_URL")
     monkeypatch.setenv("DATABASE_URI", URL)
     with pytest.raises(SettingsError) as caught:
@@ -61,7 +61,7 @@ def test_a_misspelt_variable_stands_beside_what_is_missing(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("value", ["7", ""])
 def test_a_variable_of_others_is_let_alone(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sets the right one too, if only to nothing, means another thing by the other name."""
+    """If the right variable is set too, even to nothing, the other name belongs to another program."""
     monkeypatch.setenv("DATABASE_CONNECTION_LIMITS", "whatever")
     monkeypatch.setenv("DATABASE_CONNECTION_LIMIT", value)
     assert build().database_connection_limit == int(value or 10)
@@ -90,7 +90,7 @@ def test_a_variable_of_others_is_let_alone(value: str, monkeypatch: pytest.Monke
     ],
 )
 def test_other_names_are_nobodys_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables that a program beside the stack may well have."""
+    """These are variables that a program beside the stack may have."""
     monkeypatch.setenv(name, "x")
     build()
     if name not in {"POSTGRES_PORT", "SEED_PLAYERS"}:
@@ -98,7 +98,7 @@ def test_other_names_are_nobodys_mistake(name: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_no_setting_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the stack and those of its processes do not resemble each other too much."""
+    """The names of settings differ enough from each other."""
     for kind in (Settings, StackSettings):
         for name in {*Settings.model_fields, *StackSettings.model_fields}:
             assert kind._list_wrong_names({"_env_file": None}) == []
@@ -108,7 +108,7 @@ def test_no_setting_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_misspelt_name_in_a_file_is_an_error(tmp_path: Path) -> None:
-    """`.env` is read by nobody else."""
+    """No other program reads `.env`."""
     file = tmp_path / ".env"
     file.write_text("DATABASE_QUERY_TIMEOUTS=1000\n", encoding="utf-8")
     with pytest.raises(SettingsError, match="the closest is DATABASE_QUERY_TIMEOUT:"):
@@ -122,7 +122,7 @@ def test_a_misspelt_name_in_a_file_is_an_error(tmp_path: Path) -> None:
     [("databse_url", "database_url"), ("DATABASE_URL", "database_url"), ("redis", "redis_url")],
 )
 def test_a_misspelt_argument_is_an_error(name: str, closest: str) -> None:
-    """Of the constructor, of `load` and of a copy."""
+    """This holds for the constructor, `load` and copies."""
     for make in (build, build.load, lambda **values: build().model_copy(update=values)):
         with pytest.raises(SettingsError, match=f"there is no setting {name}; the closest is {closest}"):
             make(**{name: SecretStr(URL)})
@@ -141,7 +141,7 @@ def test_a_misspelt_argument_is_an_error(name: str, closest: str) -> None:
     ],
 )
 def test_a_wrong_argument_is_an_error_of_ours(name: str, value: object) -> None:
-    """Whoever catches `EchoMarketsError` gets it, with the variable's name."""
+    """It is an `EchoMarketsError` with the variable's name."""
     with pytest.raises(EchoMarketsError, match=f"^{name.upper()} is ") as caught:
         build(**{name: value})
     assert caught.value.__cause__ is None
@@ -149,14 +149,14 @@ def test_a_wrong_argument_is_an_error_of_ours(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("settings", [URL, {"database_url": URL}, 0])
 def test_what_is_not_settings_is_said(settings: Any) -> None:
-    """Such as the address alone, which may hold a password."""
+    """An example is the address alone, which may hold a password."""
     with pytest.raises(SettingsError, match=r"settings is a (str|dict|int); give core.Settings") as caught:
         open_service(settings)
     assert "s3cr3t" not in str(caught.value)
 
 
 def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong argument, a wrong value and a misspelt variable are a line each."""
+    """A wrong argument, a wrong value and a misspelt variable give a line each."""
     monkeypatch.setenv("LOG_FORMATS", "json")
     with pytest.raises(SettingsError) as caught:
         build(databse_url=URL, exporter_port="metrics")

@@ -43,7 +43,7 @@ def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_are_the_designs() -> None:
-    """Without more than a URL, the documented defaults hold."""
+    """With only a URL given, the documented defaults hold."""
     settings = Settings.load()
     assert settings.database_connection_limit == 10
     assert settings.database_connect_timeout == 60_000
@@ -142,7 +142,7 @@ def test_a_password_is_never_shown(
 
 @pytest.mark.parametrize("value", ["bob:s3cr3t@db", "s3cr3t", "host=db password=s3cr3t"])
 def test_a_url_without_a_scheme_is_not_shown(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be a password altogether."""
+    """The whole text may be a password."""
     monkeypatch.setenv("DIRECT_URL", value)
     with pytest.raises(SettingsError) as caught:
         Settings.load()
@@ -219,7 +219,7 @@ def test_a_url_that_libpq_would_misread_is_refused(
     ],
 )
 def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several hosts, sockets, services, and signs in passwords that are no separators."""
+    """These are several hosts, sockets, services, and encoded signs in passwords."""
     monkeypatch.setenv("DATABASE_URL", url)
     settings = Settings.load()
     assert settings.database_url.get_secret_value() == url.replace("postgres://", "postgresql://")
@@ -230,7 +230,7 @@ def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("blanks", [" ", " \t", "\n"])
 @pytest.mark.parametrize("topology", ["plain", "citus"])
 def test_blanks_name_no_replica(blanks: str, topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an empty variable: a text of two variables that are both empty has a blank."""
+    """Two empty variables with a blank between them count as unset."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://db/echo")
     monkeypatch.setenv("DATABASE_REPLICA_URLS", blanks)
     monkeypatch.setenv("DATABASE_TOPOLOGY", topology)
@@ -257,7 +257,7 @@ def test_blanks_name_no_replica(blanks: str, topology: str, monkeypatch: pytest.
 def test_urls_of_replicas_that_share_a_server_are_refused(
     urls: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However they are written; the message shows no password."""
+    """The spelling does not matter; the message shows no password."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://primary/echo")
     monkeypatch.setenv("DATABASE_REPLICA_URLS", urls)
     with pytest.raises(SettingsError, match=reason) as caught:
@@ -275,7 +275,7 @@ def test_urls_of_replicas_that_share_a_server_are_refused(
     ],
 )
 def test_replicas_on_one_host_are_taken(urls: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ports, sockets, services, or databases of a pooler."""
+    """They differ in port, socket, service, or database of a pooler."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://primary/echo")
     monkeypatch.setenv("DATABASE_REPLICA_URLS", urls)
     assert len(Settings.load().list_replicas()) == 2
@@ -299,12 +299,12 @@ def test_replicas_on_one_host_are_taken(urls: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_redact(text: str, shown: str) -> None:
-    """Only the password goes."""
+    """Only the password is replaced."""
     assert redact(text) == shown
 
 
 def test_a_bulk_load_has_slower_statements_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 20,000 rows are no slow statements; a threshold that was chosen is kept."""
+    """Chunks of 20,000 rows are not logged as slow; a threshold that was set is kept."""
     assert cli._load_bulk_settings().database_slow_query == cli.BULK_SLOW_MILLISECONDS
     monkeypatch.setenv("DATABASE_SLOW_QUERY", "1000")
     assert cli._load_bulk_settings().database_slow_query == 1_000

@@ -104,7 +104,7 @@ def test_a_folder_is_no_record(folder: StackFolder) -> None:
 
 @pytest.mark.parametrize("name", ["metrics", "run", "log", "servers", "secrets"])
 def test_a_file_in_the_place_of_a_folder_is_named(folder: StackFolder, name: str) -> None:
-    """Whichever of them."""
+    """This holds for each of the folders."""
     (folder.path / name).rmdir()
     (folder.path / name).touch()
     with pytest.raises(StackError, match=f"{folder.path / name} is no folder; remove or rename it"):
@@ -112,21 +112,21 @@ def test_a_file_in_the_place_of_a_folder_is_named(folder: StackFolder, name: str
 
 
 def test_a_file_in_the_place_of_all_folders_is_named(tmp_path: Path) -> None:
-    """`.local` itself."""
+    """`.local` itself is a file."""
     (tmp_path / ".local").touch()
     with pytest.raises(StackError, match="is no folder"):
         StackFolder(tmp_path).create()
 
 
 def test_a_full_disk_is_a_problem(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The servers answer, and cannot write: nobody learns that from a connection."""
+    """The servers still answer, so a connection does not show the problem."""
     assert folder.find_disk_problem() is None
     monkeypatch.setattr("core.stack.folder.LEAST_FREE_BYTES", 10**18)
     assert re.match(r"\d+ MB are free where .*; make room", folder.find_disk_problem() or "")
 
 
 def test_the_record_replaces_a_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whichever form: both forms of one secret are an error."""
+    """The secret may be in the variable or in its file; both together would be an error."""
     monkeypatch.setenv("REDIS_PASSWORD", "of another server")
     monkeypatch.setenv("DIRECT_PASSWORD_FILE", "/of/another/server")
     record = {"REDIS_PASSWORD_FILE": "/secrets/redis", "DIRECT_PASSWORD": "secret"}
@@ -159,7 +159,7 @@ def test_lock_is_free_again(folder: StackFolder) -> None:
 
 
 def test_socket_of_a_long_path_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A unix socket's path is limited, a checkout's is not."""
+    """The path of a unix socket has a limit, and a checkout may be deeper."""
     monkeypatch.setattr("tempfile.tempdir", "/tmp/t")
     folder = StackFolder(tmp_path / ("x" * SOCKET_PATH_LIMIT))
     other = StackFolder(tmp_path / ("y" * SOCKET_PATH_LIMIT))
@@ -196,7 +196,7 @@ def test_stack_has_a_name_of_its_own(folder: StackFolder, tmp_path: Path) -> Non
 
 
 def test_remove_deletes_everything(folder: StackFolder) -> None:
-    """Nothing is left, and the size is known before."""
+    """The size of what is deleted is known before."""
     folder.record({"MODE": "local"})
     assert folder.size_bytes() > 0
     folder.remove()

@@ -8,7 +8,7 @@ URL = "postgresql://alice:s3cr3t@db.example:5433/echo"
 
 
 def test_an_id_is_read_as_it_was_written() -> None:
-    """With a name and without one."""
+    """Ids with a name and without one are parsed."""
     for name in ("main-1a2b3c", None):
         identity = build_identity(name, URL)
         assert parse_identity(str(identity)) == identity
@@ -39,13 +39,13 @@ def test_an_id_shows_neither_address_nor_password() -> None:
     ],
 )
 def test_names_decide_where_both_have_one(other: tuple[str | None, str], *, is_same: bool) -> None:
-    """Without two names the database decides: its place, not who connects or how."""
+    """If one has no name, the database decides: its place, not the user or the options."""
     ours, theirs = build_identity("main", URL), build_identity(*other)
     assert (ours.is_same(theirs), theirs.is_same(ours)) == (is_same, is_same)
 
 
 def test_this_machine_has_two_names() -> None:
-    """`localhost` and 127.0.0.1 are one place, the default port need not be written."""
+    """`localhost` and 127.0.0.1 are one place, and the default port may be left out."""
     assert describe_database("postgresql://localhost/echo") == describe_database(
         "postgresql://127.0.0.1:5432/echo"
     )

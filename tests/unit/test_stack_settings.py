@@ -81,7 +81,7 @@ def test_wrong_value_is_named(
 
 @pytest.mark.parametrize("mode", ["local", "docker"])
 def test_a_replica_is_chosen_in_two_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: Mode) -> None:
-    """PROFILE=replica is REPLICAS=1; what is recorded of it, REPLICAS=0 takes back."""
+    """PROFILE=replica means REPLICAS=1; REPLICAS=0 overrides what is recorded."""
     monkeypatch.setenv("PROFILE", " pooler, replica")
     chosen = StackSettings.load_for(tmp_path)
     assert (chosen.profile, chosen.replicas) == ("pooler", 1)
@@ -98,7 +98,7 @@ def test_a_replica_is_chosen_in_two_ways(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_profile_without_certificates_is_refused_with_tls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
 ) -> None:
-    """Instead of a stack in which some connections are encrypted."""
+    """Otherwise some connections of the stack would not be encrypted."""
     monkeypatch.setenv("PROFILE", f"tls,{profile}")
     with pytest.raises(SettingsError, match=f"PROFILE=tls does not go together with {profile}"):
         StackSettings.load_for(tmp_path)
@@ -122,7 +122,7 @@ def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_make_passes_the_number_of_processes_on(repository: Path) -> None:
-    """`make up WORKERS=2` is about the dashboard; WORKERS of the environment is about tests."""
+    """`make up WORKERS=2` is for the dashboard; WORKERS of the environment is for the tests."""
 
     def plan(*arguments: str, **variables: str) -> str:
         command = ["make", "--dry-run", "--no-print-directory", "up", "VENV=anywhere", *arguments]
@@ -137,7 +137,7 @@ def test_make_passes_the_number_of_processes_on(repository: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["2", "2 3", "2; exit 7", "2'", "'$HOME'", "`exit 7`", "2#", ""])
 def test_make_passes_any_text_on(repository: Path, tmp_path: Path, workers: str) -> None:
-    """As it is, so that the program can refuse it by name."""
+    """The text is passed unchanged, so that the program can refuse it by name."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text('#!/bin/sh\nprintf %s "$DASHBOARD_WORKERS"\n')

@@ -37,7 +37,7 @@ class Silent:
 
 
 def test_a_silent_server_is_given_up() -> None:
-    """The waiting thread gets the watch's error in place of the driver's."""
+    """The waiting thread gets `StatementAbandoned` instead of the driver's error."""
     watch, silent = StatementWatch(limit_seconds=0.1), Silent()
     with pytest.raises(StatementAbandoned, match=r"no answer within 0\.05 s"):
         watch.run(cast("connection", silent), 0.05, silent.wait)
@@ -46,7 +46,7 @@ def test_a_silent_server_is_given_up() -> None:
 
 
 def test_other_errors_pass() -> None:
-    """What the server says itself is not renamed, and nothing is left behind."""
+    """Errors from the server are not changed, and the watch keeps no statement."""
     watch, silent = StatementWatch(limit_seconds=10), Silent()
 
     def fail() -> None:
@@ -60,7 +60,7 @@ def test_other_errors_pass() -> None:
 
 
 def test_a_statement_that_ends_in_time_costs_no_later_one_its_connection() -> None:
-    """The watch looks at a statement that has ended meanwhile: the next of its connection goes on."""
+    """The watch finds a statement that has ended, and does not cut the next one of its connection."""
     now = [0.0]
     watch, silent = StatementWatch(limit_seconds=10, clock=lambda: now[0]), Silent()
 
@@ -84,7 +84,7 @@ def test_a_statement_that_ends_in_time_costs_no_later_one_its_connection() -> No
 
 
 def test_the_watch_ends() -> None:
-    """After close its thread is gone."""
+    """After `close` the thread ends."""
     watch, silent = StatementWatch(limit_seconds=0.1), Silent()
     silent.theirs.send(b"x")
     watch.run(cast("connection", silent), 10, silent.wait)

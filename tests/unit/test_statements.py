@@ -158,7 +158,7 @@ def test_every_statement_is_explained_or_says_why_not(repository: Path) -> None:
 
 
 def test_no_reason_outlives_its_statement(repository: Path) -> None:
-    """A statement that is gone, or that a test explains now, has no reason left."""
+    """A reason is removed with its statement, or when a test explains the statement."""
     tested = {statement for statement, _, _ in (*HOT.values(), *FUNCTIONS.values())}
     explained = list_explained(repository)
     excused = {name for name, text in list_statements() if text not in tested and name not in explained}
@@ -166,7 +166,7 @@ def test_no_reason_outlives_its_statement(repository: Path) -> None:
 
 
 def test_a_statement_that_is_built_in_a_function_is_known(repository: Path) -> None:
-    """Reads and writes stand in constants, which the test above finds; these functions build theirs."""
+    """The test above finds statements in constants; these functions build theirs."""
     building = {
         "audit_seals": {"maintain_months"},
         "loads": {"_upsert", "find_refused_key"},

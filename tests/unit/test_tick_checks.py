@@ -78,7 +78,7 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
 
 @given(st.lists(ticks(), max_size=5))
 def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
-    """The same values come out, and the first wrong tick is named with the same words."""
+    """Both ways return the same values, and name the first wrong tick with the same message."""
     try:
         found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch, NOON)}
     except InvalidInput as error:
@@ -90,7 +90,7 @@ def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
     "plain", [PLAIN, BAR, msgspec.structs.replace(BAR, change_24h=None, volatility=None)]
 )
 def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plain: Tick) -> None:
-    """None of them is looked at by itself."""
+    """None of them is checked by itself."""
     monkeypatch.delattr(record_checks, "check_one")
     batch = [
         msgspec.structs.replace(plain, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
@@ -99,7 +99,7 @@ def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plai
 
 
 def test_the_last_of_one_time_wins() -> None:
-    """Whatever was given before it."""
+    """The last tick of a symbol and time wins, whatever was given before."""
     later = msgspec.structs.replace(PLAIN, price=Decimal(11))
     assert check_ticks([PLAIN, later], NOON) == [later]
 

@@ -64,7 +64,7 @@ def judge_one_by_one(batch: list[PortfolioUpdate]) -> list[PortfolioUpdate] | st
 
 @given(st.lists(portfolio_updates(), max_size=5))
 def test_many_are_judged_as_each_alone(batch: list[PortfolioUpdate]) -> None:
-    """The same values come out, and the first wrong update is named with the same words."""
+    """Both ways return the same values, and name the first wrong update with the same message."""
     try:
         found: list[PortfolioUpdate] | str = check_updates(batch, NOON)
     except InvalidInput as error:
@@ -73,7 +73,7 @@ def test_many_are_judged_as_each_alone(batch: list[PortfolioUpdate]) -> None:
 
 
 def test_plain_updates_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of them is looked at by itself, with cash or without."""
+    """None of them is checked by itself, with cash or without."""
     monkeypatch.delattr(record_checks, "check_one")
     for cash in (None, Decimal(5)):
         batch = [

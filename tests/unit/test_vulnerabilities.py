@@ -18,12 +18,12 @@ def _judge(*packages: object) -> tuple[int, list[str]]:
 
 
 def test_all_packages_are_known_and_safe() -> None:
-    """The only answer that succeeds."""
+    """This is the only answer with exit status 0."""
     assert _judge(SAFE) == (CLEAN, ["no known vulnerability in 1 packages"])
 
 
 def test_a_vulnerability_fails_and_names_its_remedy() -> None:
-    """Each with the versions that mend it."""
+    """Each is listed with the versions that fix it."""
     code, lines = _judge(SAFE, VULNERABLE_PACKAGE)
     assert code == VULNERABLE
     assert lines == ["pillow 1.0: PYSEC-2020-1, fixed in 1.1, 1.2", "pillow 1.0: GHSA-x, fixed in no version"]

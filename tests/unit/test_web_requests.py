@@ -60,7 +60,7 @@ def ask(app: Any, *headers: tuple[str, str], client: str = "10.0.0.1", path: str
     ],
 )
 def test_a_host_has_one_form(header: str, host: str | None) -> None:
-    """A name or an address, and a port; nothing that another reader could take apart differently."""
+    """A name or an address, with a port; other forms, which readers parse differently, are refused."""
     assert parse_host(header) == host
 
 
@@ -95,7 +95,7 @@ def test_a_host_has_one_form(header: str, host: str | None) -> None:
     ],
 )
 def test_the_encoding_is_the_one_that_is_liked_best(header: str | None, chosen: str | None) -> None:
-    """Quality 0 is a refusal, `*` is whatever is not named, and plain is the last resort."""
+    """Quality 0 is a refusal, `*` stands for unnamed encodings, and identity is the last choice."""
     assert parse_accepted(header).choose() == chosen
     given = [] if header is None else [("accept-encoding", header)]
     status, _ = ask(ChosenEncoding(answer_client), *given)
@@ -103,7 +103,7 @@ def test_the_encoding_is_the_one_that_is_liked_best(header: str | None, chosen: 
 
 
 def test_two_headers_are_one_list() -> None:
-    """As if the second continued the first (RFC 9110, 5.3)."""
+    """The second header continues the first (RFC 9110, 5.3)."""
     headers = [("accept-encoding", "identity;q=0"), ("accept-encoding", "gzip;q=0")]
     assert ask(ChosenEncoding(answer_client), *headers)[0] == 406
 
@@ -124,7 +124,7 @@ def test_two_headers_are_one_list() -> None:
     ],
 )
 def test_a_foreign_name_does_not_reach_the_exporter(host: str, *, is_open: bool, status: int) -> None:
-    """A page whose name leads to this machine is refused; probes come under any name."""
+    """A name that resolves to this machine is refused; probes are answered under any name."""
     app = KnownHosts(answer_client, names=["exporter"], is_open=is_open)
     assert ask(app, ("host", host))[0] == status
     assert ask(app, ("host", host), path="/livez")[0] == 200
@@ -149,6 +149,6 @@ SPOOFED = (NAME, "192.0.2.66")
 def test_only_the_proxy_says_who_the_client_is(
     client: str, headers: list[tuple[str, str]], seen: str
 ) -> None:
-    """The rightmost entry that is no proxy; what anybody else sends is removed."""
+    """The client is the rightmost entry that is no proxy; headers of other peers are removed."""
     app = ProxyHeaders(answer_client, proxies=("10.0.0.1", "172.16.0.0/12"))
     assert ask(app, *headers, client=client) == (200, seen)
