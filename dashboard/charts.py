@@ -190,8 +190,8 @@ def build_day_axis(days: Sequence[str], *, labels: int = DAY_LABELS) -> Spec:
 def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
     """Return at most `count` of the days, at equal distances, including the newest.
 
-    Four or more labels are always an odd number of labels: a narrow chart hides every second label, and
-    the newest one must stay visible.
+    If there are more than three, their number is odd: a narrow chart hides every second label, and the
+    newest one must stay visible.
     """
     step = max(1, -(-len(days) // count))
     chosen = list(days[::-1][::step][::-1])

@@ -104,7 +104,7 @@ class CircuitBreaker:
         return not was_open
 
     def half_open(self) -> None:
-        """Let invalidations through: an attempt succeeded."""
+        """Let invalidations through, but no reads yet, after an attempt to reach Redis succeeded."""
         with self._lock:
             self._is_half_open, self._is_refused = True, False
 

@@ -104,7 +104,7 @@ class Demand(NamedTuple):
     reason: ReadReason = "unknown"
 
 
-# For reads on which a decision depends, and reads that check a cached value: the primary answers them.
+# Reads on which a decision depends, and reads that check a cached value, must run on the primary.
 CURRENT: Final = Demand(None, "current")
 # None is for an uncached read, which must see at least the writes of this process.
 _DEMAND: ContextVar[Demand | None] = ContextVar("demand", default=None)

@@ -255,7 +255,7 @@ class CompletionTimes(Record, frozen=True):
 class QuestReturn(Record, frozen=True):
     """Sessions played with and without a quest of one type.
 
-    `returned_...` is how many of those sessions the same player followed with another one in time.
+    `returned_...` counts those of the sessions after which the same player started another one in time.
     """
 
     type: str

@@ -328,7 +328,7 @@ def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
     name = "ssl_ca_certs" if options.ssl_ca_certs else "ssl_ca_path"
     if options.ssl_ca_path and not Path(options.ssl_ca_path).is_dir():
         # OpenSSL looks for the folder only when it needs a certificate
-        raise RedisUrlError("parameter ssl_ca_path is no folder")
+        raise RedisUrlError("parameter ssl_ca_path names no folder")
     try:
         context = ssl.create_default_context(cafile=options.ssl_ca_certs, capath=options.ssl_ca_path)
         if options.ssl_certfile:

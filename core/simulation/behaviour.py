@@ -36,7 +36,7 @@ _FORTUNE: Final = 0.45
 
 _FORTUNE_LIMIT: Final = 3.0
 _QUEST: Final = 0.4
-"""Log-odds for each quest completed within the window, for at most two."""
+"""Log-odds for each quest completed within the window, counting `_QUEST_LIMIT` of them at most."""
 
 _QUEST_LIMIT: Final = 2
 _GAP: Final = -0.3

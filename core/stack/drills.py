@@ -125,7 +125,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 class Drill(NamedTuple):
-    """A fault, undone at the end of its `with` block, and the signals that it must change; no others may."""
+    """A fault, undone at the end of its `with` block, and the only signals that may and must change."""
 
     fault: Callable[[RunningStack], AbstractContextManager[None]]
     summary: str
