@@ -21,7 +21,7 @@ def ledger() -> Ledger:
 def test_an_answer_is_as_new_as_what_was_acknowledged(
     ledger: Ledger, version: int, *, is_stale: bool
 ) -> None:
-    """A write whose outcome is unknown may show or not; one that nobody began may not."""
+    """A write with an unknown outcome may show or not; one that never began may not."""
     assert bool(ledger.list_stale({"price:0": version}, ledger.find_newest())) is is_stale
 
 
@@ -50,14 +50,14 @@ def test_other_processes_have_a_moment_to_hear(ledger: Ledger, monkeypatch: pyte
 def test_each_acknowledged_write_is_stored(
     ledger: Ledger, stored: dict[str, int], rows: set[int], lost: int
 ) -> None:
-    """Also one that a later write covers, where versions are rows; each lost one is found once."""
+    """Each lost write is reported once, also if a later one covers it, where versions are rows."""
     due = ledger.find_newest()
     assert len(ledger.list_lost(due, stored=stored, rows={"price:0": rows})) == lost
     assert ledger.list_lost(due, stored=stored, rows={"price:0": rows}) == []
 
 
 def test_a_write_during_the_comparison_is_not_lost(ledger: Ledger) -> None:
-    """It may have been acknowledged after the rows were read."""
+    """A write that begins during the comparison may be acknowledged after the rows were read."""
     due = ledger.find_newest()
     ledger.acknowledge("price:0", 4)
     assert ledger.list_lost(due, stored={"price:0": 3}, rows={"price:0": {1, 2, 3}}) == []

@@ -41,7 +41,7 @@ def nothing() -> Iterator[None]:
 
 
 def test_without_a_fault_nothing_is_lost_stale_or_refused(settings: Settings) -> None:
-    """The writer's calls are acknowledged, and every reader's are answered."""
+    """Every call of the writer is acknowledged, and every read is answered with a current value."""
     with run_load(settings) as load:
         row = run_fault(Fault("nothing", nothing, stretch(SECONDS), 0.0), load, is_healthy=lambda: True)
     assert load.wrong == []
@@ -60,7 +60,7 @@ def count_games(settings: Settings) -> int:
 
 
 def test_a_lost_write_is_counted(settings: Settings) -> None:
-    """Also when later ones cover it."""
+    """A lost write of a price is counted although later ones cover it."""
     with run_load(settings) as load:
         wait_for_rounds(load)
         fault = Fault("rows lost", partial(deleted, settings), stretch(SECONDS), 0.0)
@@ -71,14 +71,14 @@ def test_a_lost_write_is_counted(settings: Settings) -> None:
 
 
 def test_a_stale_read_is_counted(settings: Settings) -> None:
-    """A writer that forgets to invalidate leaderboards."""
+    """A writer that does not invalidate leaderboards causes stale reads, which are counted."""
     with run_load(settings, mutant="forget_boards") as load:
         assert wait_until(lambda: load.figures.stale > 0, seconds=stretch(SECONDS)), load.figures
     assert any(text.startswith("score:") for text in load.wrong)
 
 
 def test_what_does_not_heal_is_said(settings: Settings) -> None:
-    """A stack that stays unhealthy fails the run within the fault's bound."""
+    """A stack that is still unhealthy at the end of the fault's bound makes the run fail."""
     with run_load(settings) as load:
         row = run_fault(Fault("nothing", nothing, 1.0, 0.0), load, is_healthy=lambda: False)
     assert (row.healed_seconds, row.is_right) == (None, False)

@@ -24,18 +24,18 @@ LATE = 3.0 + NEAR_BOUND_SECONDS
     ],
 )
 def test_a_read_sees_what_was_acknowledged(event: Event, *, is_allowed: bool) -> None:
-    """Strict within the writing process and in the shared cache, bounded in another's near cache."""
+    """The bound is zero in the writing process and in Redis, and some time in other near caches."""
     assert (History([FIRST, SECOND, event]).find_violations() == []) is is_allowed
 
 
 def test_what_was_rolled_back_is_never_seen() -> None:
-    """Not even for a moment."""
+    """A read of a version that was rolled back is a violation, at whatever moment it happens."""
     undone = Write(0, 2.0, 3.0, {"x": 2}, "refused")
     assert "rolled back" in History([FIRST, undone, Read(1, 2.5, 2.6, "near", {"x": 2})]).find_violations()[0]
 
 
 def test_a_lost_answer_leaves_both_open() -> None:
-    """Neither the old nor the new version is wrong."""
+    """After a lost answer of a COMMIT, a read may show the old or the new version."""
     unknown = Write(0, 2.0, 3.0, {"x": 2}, "unknown")
     reads = [Read(1, 4.0, 4.1, "shared", {"x": version}) for version in (1, 2)]
     assert History([FIRST, unknown, *reads]).find_violations() == []

@@ -25,6 +25,6 @@ def test_a_mutant_is_caught(
 
 
 def test_every_mutant_has_its_scenario() -> None:
-    """None is forgotten."""
+    """Every mutant is listed with the scenario that has to catch it."""
     assert set(REVEALED_BY) == set(MUTANTS)
     assert {scenario for _, scenario in PAIRS} <= set(SCENARIOS)

@@ -52,7 +52,7 @@ def replica_settings(pair: ReplicaPair, fleet_valkey: ValkeyServer) -> Settings:
 def test_an_interleaving_with_a_replica_leaves_nothing_wrong(
     replica_settings: Settings, fleet_valkey: ValkeyServer, name: str
 ) -> None:
-    """What the replica has not replayed is read on the primary."""
+    """What the replica has not replayed yet is read on the primary."""
     with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
         REPLICA_SCENARIOS[name](fleet)
         assert fleet.take_history().find_violations() == []
@@ -71,7 +71,7 @@ def test_a_mutant_of_replicas_is_caught(
 def test_every_interleaving_holds_beside_a_paused_replica(
     replica_settings: Settings, fleet_valkey: ValkeyServer
 ) -> None:
-    """Those of a cache without replicas, with a replica that pauses now and then."""
+    """The interleavings of a cache without replicas also hold beside a replica that pauses now and then."""
     with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
         wait_until(lambda: fleet[1].call("uses_replica"), "the replica is used")
         for name, scenario in SCENARIOS.items():
@@ -85,7 +85,7 @@ def test_every_interleaving_holds_beside_a_paused_replica(
 def test_no_read_is_stale_while_replay_stops_and_goes_on(
     replica_settings: Settings, pair: ReplicaPair, fleet_valkey: ValkeyServer
 ) -> None:
-    """A soak beside a replica that is paused, slowed and stopped in turn."""
+    """No read is stale during a soak beside a replica that is paused, slowed and stopped in turn."""
     settings = replica_settings.model_copy(update=LIMITS | {"database_query_timeout": 30_000})
     with disturbed(pair):
         counts = run_team(settings, fleet_valkey, Team(processes=3, threads=4), seconds=SECONDS)

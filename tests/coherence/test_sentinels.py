@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_failovers_under_load(
     fleet_settings: Settings, server_directory: Callable[[], Path], tmp_path: Path
 ) -> None:
-    """The replica is promoted while the primary answers, hangs, and is dead."""
+    """No read is stale when the replica is promoted while the primary answers, hangs or is dead."""
     with run_sentinels(require_program("valkey"), server_directory) as sentinels:
         outcomes = run_faults(fleet_settings, sentinels, tmp_path)
     assert [outcome.fault for outcome in outcomes] == list(FAULTS)

@@ -40,7 +40,7 @@ def test_the_command_fails_when_a_read_is_stale(repository: Path) -> None:
 
 @pytest.mark.parametrize(("version", "is_wrong"), [(4, True), (5, False), (6, False), (7, True)])
 def test_a_read_is_compared_with_what_was_written(tmp_path: Path, version: int, *, is_wrong: bool) -> None:
-    """Older than the last write that returned, and newer than any write that began, are wrong."""
+    """A read is wrong if it is older than the last finished write, or newer than any begun one."""
     ledger = Ledger.create(tmp_path / "versions")
     place = REGISTERS.index("score:3")
     ledger.begun[place], ledger.acknowledged[place] = 6, 5

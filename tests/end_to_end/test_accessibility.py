@@ -65,7 +65,7 @@ def test_nothing_worse_than_a_minor_violation(
 
 
 def test_the_check_can_fail(axe: str, browser: Browser, tmp_path: Path) -> None:
-    """A picture without a text is found."""
+    """The checker reports a picture without a text, so a pass means something."""
     bad = tmp_path / "bad.html"
     bad.write_text('<!doctype html><html lang="en"><title>x</title><main><h1>x</h1><img src="x.png"></main>')
     page = browser.new_page()

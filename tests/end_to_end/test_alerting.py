@@ -138,7 +138,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_database_fires_its_alert(monitored: Monitored) -> None:
-    """Scraped, every rule loaded and evaluated without an error; then only what is true fires."""
+    """Every rule is loaded and evaluates without an error; only the alerts of the fault fire."""
     wait_until(lambda: bool(monitored.query('echo_service_up{service="database"} == 1')), "a scrape")
     wait_until(lambda: all_rules_are_healthy(monitored), "every rule evaluated")
     assert "EchoDatabaseDown" not in monitored.firing()

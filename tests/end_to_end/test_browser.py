@@ -124,7 +124,7 @@ def test_seeded_players_are_on_the_leaderboard(
 def test_a_row_leads_to_the_player_and_back(
     page: Page, dashboard: Dashboard, service: EnhancedDatabaseService, board: tuple[LeaderboardEntry, ...]
 ) -> None:
-    """A click opens that player in the same tab; on the way back the filters are as they were."""
+    """A click opens the player in the same tab; after going back, the filters are as they were."""
     visit(page, f"{dashboard.url}/leaderboards?top=10&against=2013-02-26")
     read_cells(page)
     choose_row(page, row=2)
@@ -142,7 +142,7 @@ def test_a_row_leads_to_the_player_and_back(
 def test_a_row_is_chosen_by_keyboard(
     page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
 ) -> None:
-    """The focus enters the table and leads nowhere; down and then right opens the second player."""
+    """The focus enters the table and can leave it; down and then right opens the second player."""
     visit(page, f"{dashboard.url}/leaderboards?top=10&live=false")
     read_cells(page)
     page.get_by_role("button", name="Fullscreen").first.focus()
@@ -161,7 +161,7 @@ def test_a_row_is_chosen_by_keyboard(
 def test_a_search_finds_the_player_and_the_neighbours(
     page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
 ) -> None:
-    """While typing, without Enter; the view is a link."""
+    """The search works while typing, without Enter, and its view is a link."""
     visit(page, f"{dashboard.url}/leaderboards")
     page.get_by_label("Find a player").press_sequentially(board[6].username, delay=20)
     heading = page.get_by_role("heading", name=f"Around {board[6].username}, {board[6].rank} of ")
@@ -172,7 +172,7 @@ def test_a_search_finds_the_player_and_the_neighbours(
 
 
 def test_a_search_from_a_later_page_is_a_link(page: Page, dashboard: Dashboard) -> None:
-    """Going back to the first page takes the page out of the address, and nothing else."""
+    """A search that begins on a later page removes the page number, and nothing else, from the address."""
     visit(page, f"{dashboard.url}/leaderboards?top=10&page=2&live=false")
     page.get_by_label("Find a player").press_sequentially("c", delay=20)
     expect(page.get_by_role("heading", name="starting with “c”")).to_be_visible()
@@ -197,7 +197,7 @@ def test_all_rows_are_a_file(
 def test_two_players_are_compared_by_a_link(
     page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
 ) -> None:
-    """Both are named in the charts' legend and stand side by side."""
+    """Both players are named in the legend of the charts and stand side by side."""
     visit(page, f"{dashboard.url}/portfolios?player={board[0].username}&rival={board[1].username}")
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
     assert read_parameters(page) == {"player": board[0].username, "rival": board[1].username}
@@ -217,7 +217,7 @@ def test_a_link_opens_the_same_view(
 
 
 def test_filters_survive_a_change_of_page(page: Page, dashboard: Dashboard) -> None:
-    """Going to another page and back keeps what was chosen."""
+    """Going to another page and back keeps the chosen filters."""
     visit(page, f"{dashboard.url}/leaderboards?category=Total+value&top=10")
     page.get_by_role("link", name="Portfolios").click()
     expect(page.get_by_role("heading", name="Portfolios")).to_be_visible()
@@ -230,7 +230,7 @@ def test_filters_survive_a_change_of_page(page: Page, dashboard: Dashboard) -> N
 def test_a_player_is_found_while_typing(
     page: Page, dashboard: Dashboard, service: EnhancedDatabaseService
 ) -> None:
-    """Letters list players without Enter; the chosen one is in the address."""
+    """Letters list players without Enter; the chosen player is in the address."""
     [wanted, *_] = service.search_users("", limit=1)
     visit(page, f"{dashboard.url}/portfolios")
     page.get_by_label("Find a player").press_sequentially(wanted.username[:3], delay=30)
@@ -241,7 +241,7 @@ def test_a_player_is_found_while_typing(
 
 
 def test_an_unknown_player_is_named(page: Page, dashboard: Dashboard) -> None:
-    """A link to nobody says so, and the search is at hand."""
+    """A link to an unknown player says so, and the search is at hand."""
     visit(page, f"{dashboard.url}/portfolios?player=zorro")
     expect(page.get_by_text("No player is called “zorro”")).to_be_visible()
     expect(page.get_by_label("Find a player")).to_have_value("zorro")
@@ -270,7 +270,7 @@ def test_every_page_fits_in_both_themes(
     theme: str,
     width: int,
 ) -> None:
-    """Nothing is wider than the window; the screenshots are for people to look at."""
+    """No page is wider than the window; the screenshots are for people to look at."""
     page = open_context(viewport={"width": width, "height": 1000}, color_scheme=theme).new_page()
     visit(page, dashboard.url + path.format(leader=board[0].username, second=board[1].username))
     read_cells(page)
@@ -293,7 +293,7 @@ def running_postgres(folder: Path, port: int) -> Iterator[str]:
 
 
 def test_an_open_page_heals_by_itself(page: Page, tmp_path: Path) -> None:
-    """Database away: a friendly state with an id that the log has; back: the figures return."""
+    """Without the database a page shows an id that the log has; once it is back, the figures return."""
     folder, port = tmp_path / "postgres", find_free_port()
     with running_postgres(folder, port) as url:
         Migrator(Settings(database_url=SecretStr(url))).up()

@@ -125,7 +125,7 @@ def test_all_profiles_run_together(checkout: Checkout) -> None:
 
 
 def test_programs_reach_the_primary_through_the_pooler_only(checkout: Checkout) -> None:
-    """The replica alone connects as its role; a pooler that is killed costs no program its life."""
+    """Only the replica connects directly, as its role; a killed pooler costs no program its life."""
     checkout.up()
     [pooler] = inspect("pooler")["NetworkSettings"]["Networks"].values()
     replica = inspect("replica")["NetworkSettings"]["Networks"][f"{PROJECT}_data"]
@@ -145,7 +145,7 @@ def test_programs_reach_the_primary_through_the_pooler_only(checkout: Checkout) 
 
 
 def test_reads_run_on_the_replica_while_there_is_one(checkout: Checkout) -> None:
-    """Without it the primary answers; it copies the primary again and is used again."""
+    """Without the replica the primary answers; a new replica copies the primary and is used again."""
     checkout.up()
 
     def count_reads() -> float:
@@ -167,7 +167,7 @@ def test_reads_run_on_the_replica_while_there_is_one(checkout: Checkout) -> None
 
 
 def test_a_killed_dashboard_costs_its_visitors_a_reconnect(checkout: Checkout, browser: Browser) -> None:
-    """Their page goes on at the other one, whichever of the two ends."""
+    """Their page continues at the other dashboard, whichever of the two ends."""
     checkout.up()
     page = browser.new_page()
     visit(page, f"http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}/")
@@ -192,7 +192,7 @@ def answers(checkout: Checkout) -> bool:
 
 
 def test_sentinels_promote_the_other_redis(checkout: Checkout) -> None:
-    """Nothing stale is read, the former primary follows, and the same once more in the other direction."""
+    """Nothing is stale, and the former primary follows; then the same in the other direction."""
     checkout.up()
     alice = call("simulator", "s.create_user(username=sys.argv[1]).id", "alice")
     for name in ("there", "and back"):
@@ -209,7 +209,7 @@ def test_sentinels_promote_the_other_redis(checkout: Checkout) -> None:
 
 
 def test_commands_of_this_machine_run_where_the_primary_has_a_name(checkout: Checkout) -> None:
-    """`make migrate` and `make seed` change what is cached, so they have to find the Redis that is used."""
+    """`make migrate` and `make seed` change what is cached, so they must find the Redis in use."""
     checkout.up()
     shown = checkout.make("migrate", "ARGS=status")
     assert shown.returncode == 0, shown.stdout

@@ -78,7 +78,7 @@ def checkout() -> Iterator[Checkout]:
 
 
 def test_everything_is_served(checkout: Checkout, browser: Browser) -> None:
-    """Health, a page in the browser, Prometheus with its target and its rules."""
+    """Health answers, a page opens in the browser, and Prometheus has its target and its rules."""
     checkout.up()
     assert checkout.health()["status"] == "healthy"
     assert checkout.get("dashboard", "/readyz")[0] == 200
@@ -99,7 +99,7 @@ def test_everything_is_served(checkout: Checkout, browser: Browser) -> None:
 
 
 def test_containers_can_do_little(checkout: Checkout) -> None:
-    """As the engine sees them: not root, read-only, without capabilities, bounded, on this machine only."""
+    """The engine runs them read-only, without root or capabilities, bounded, on this machine only."""
     checkout.up()
     for service in SERVICES - {"secrets"}:
         assert_can_do_little(checkout, service)
@@ -113,7 +113,7 @@ def test_containers_can_do_little(checkout: Checkout) -> None:
 
 
 def test_each_container_has_its_own_secrets(checkout: Checkout) -> None:
-    """The superuser's password is with the server and with what creates roles, and nowhere else."""
+    """Only the server and what creates the roles have the superuser's password."""
     checkout.up()
     held = {name: docker("exec", f"{PROJECT}-{name}-1", "ls", "/run/secrets").split() for name in STAYING}
     assert held["postgres"] == ["postgres.password"]
@@ -124,7 +124,7 @@ def test_each_container_has_its_own_secrets(checkout: Checkout) -> None:
 
 
 def test_servers_are_reached_by_programs_only(checkout: Checkout) -> None:
-    """Not from Prometheus's network, by name or by address; and nothing there reaches the outside."""
+    """Prometheus's network reaches no server by name or address, and nothing outside."""
     checkout.up()
     servers = [
         f"{host}:{port}"
@@ -142,7 +142,7 @@ def test_servers_are_reached_by_programs_only(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("service", STAYING)
 def test_a_container_whose_process_is_killed_heals(checkout: Checkout, service: str) -> None:
-    """By itself, with SIGKILL, as when memory runs out."""
+    """A process that SIGKILL ends, as when memory runs out, is started again without help."""
     checkout.up()
     began = kill_process(service)
     assert wait_until(lambda: is_healthy(service, after=began), seconds=stretch(HEAL_SECONDS)), docker(
@@ -154,7 +154,7 @@ def test_a_container_whose_process_is_killed_heals(checkout: Checkout, service: 
 
 
 def test_make_up_starts_what_docker_kill_stopped(checkout: Checkout) -> None:
-    """For the engine `docker kill` is a decision; the dashboard goes on without Redis until then."""
+    """`docker kill` is a decision, so `make up` must repair it; the dashboard serves without Redis."""
     checkout.up()
     docker("kill", f"{PROJECT}-redis-1", f"{PROJECT}-simulator-1")
     assert wait_until(lambda: checkout.health()["status"] == "degraded", seconds=stretch(HEAL_SECONDS))
@@ -164,7 +164,7 @@ def test_make_up_starts_what_docker_kill_stopped(checkout: Checkout) -> None:
 
 
 def test_data_survives_down_and_up(checkout: Checkout) -> None:
-    """Down leaves volumes and nothing else."""
+    """`make down` leaves nothing but the volumes, and the next `make up` has the same data."""
     checkout.up()
     players, portfolios = checkout.count("users"), checkout.count("portfolios")
     assert checkout.make("down").returncode == 0
@@ -178,7 +178,7 @@ def test_data_survives_down_and_up(checkout: Checkout) -> None:
 
 
 def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
-    """`make certs && make up PROFILE=tls`; a plain client is refused by each server."""
+    """After `make certs && make up PROFILE=tls` each server refuses a client without TLS."""
     assert checkout.make("down").returncode == 0
     refused = checkout.make("up", PROFILE="tls")
     assert refused.returncode != 0
@@ -204,7 +204,7 @@ def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
 
 
 def test_compose_warns_of_nothing(checkout: Checkout) -> None:
-    """In every profile, with the plain command and nothing set."""
+    """The plain command prints no warning in any profile when nothing is set."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     together = [name for name in PROFILES if name != "tls"]
     for profiles in ([], together, *([name] for name in PROFILES)):
@@ -218,7 +218,7 @@ def test_compose_warns_of_nothing(checkout: Checkout) -> None:
 
 
 def test_the_secrets_of_a_sign_in_are_files(checkout: Checkout) -> None:
-    """The dashboard alone reads them; no container has them, or the path on this machine, as a variable."""
+    """Only the dashboard reads them; no container has a secret, or its path here, as a variable."""
     assert checkout.make("down").returncode == 0
     names = ("OIDC_CLIENT_SECRET", "OIDC_COOKIE_SECRET")
     values = [f"{name.lower()}-of-the-sign-in-{PROJECT}" for name in names]
@@ -252,7 +252,7 @@ def test_the_secrets_of_a_sign_in_are_files(checkout: Checkout) -> None:
 
 
 def test_clean_leaves_nothing_and_a_backup_brings_it_back(checkout: Checkout) -> None:
-    """Neither volumes nor secrets are left; the restored stack has the same leaderboards."""
+    """`make clean` removes volumes and secrets; the restored stack has the same leaderboards."""
     checkout.up()
     before = checkout.select(LEADERBOARDS)
     players = checkout.count("users")

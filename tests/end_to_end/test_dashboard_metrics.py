@@ -19,7 +19,7 @@ DEADLINE_SECONDS = 30.0
 
 
 def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path, browser: Browser) -> None:
-    """Sessions and renders while a page is open; after SIGKILL renders stay and sessions do not."""
+    """Sessions and renders count while a page is open; after SIGKILL only the renders stay."""
     reader = FleetReader(MetricWriter(), tmp_path / "metrics")
 
     def value(name: str, **labels: str) -> float | None:

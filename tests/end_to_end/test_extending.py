@@ -132,6 +132,6 @@ def test_the_cached_read_is_cached_and_invalidated(
 
 
 def test_the_steps_are_complete(extended: Path) -> None:
-    """Documents and code agree again, and every list of calls, errors and kinds: the page forgets no file."""
+    """Documents and code agree again, lists of calls, errors and kinds included: no file is missing."""
     ended = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LISTS)
     assert ended.returncode == 0, ended.stdout

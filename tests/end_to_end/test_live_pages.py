@@ -68,7 +68,7 @@ def test_the_overview_opens_first_and_leads_everywhere(page: Page, dashboard: Da
 
 
 def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard) -> None:
-    """The chart follows, and the address with it."""
+    """The chart follows the chosen row, and so does the address."""
     visit(page, f"{dashboard.url}/market")
     read_cells(page)
     box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
@@ -85,7 +85,7 @@ def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard
 
 
 def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard: Dashboard) -> None:
-    """What was chosen is in the address, is there after another page, and in another window."""
+    """The choice is in the address, and survives another page and another window."""
     visit(page, f"{dashboard.url}/market?symbol=IBM&sentiment=POSITIVE")
     expected = {"symbol": "IBM", "sentiment": "Positive"}
     wait_for_parameters(page, expected)
@@ -103,7 +103,7 @@ def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard:
 
 
 def test_a_live_part_refreshes_and_keeps_what_is_typed(page: Page, dashboard: Dashboard, url: str) -> None:
-    """A price changes by itself, while a filter that is open keeps its letters."""
+    """A price changes by itself, while an open filter keeps the letters that were typed."""
     visit(page, f"{dashboard.url}/market?symbol=AAPL")
     read_cells(page)
     box = page.get_by_role("combobox", name="Affected symbol")
@@ -116,7 +116,7 @@ def test_a_live_part_refreshes_and_keeps_what_is_typed(page: Page, dashboard: Da
 
 
 def test_pause_is_part_of_the_link(page: Page, dashboard: Dashboard) -> None:
-    """On one page it holds for all; the link opens paused."""
+    """A pause on one page holds on all pages; the link opens paused."""
     visit(page, f"{dashboard.url}/quests")
     page.get_by_text("Live", exact=True).click()
     expect(page.get_by_text("paused")).to_have_count(1)
@@ -128,7 +128,7 @@ def test_pause_is_part_of_the_link(page: Page, dashboard: Dashboard) -> None:
 def test_open_parts_outlive_their_database(
     page: Page, tmp_path: Path, server_directory: Callable[[], Path]
 ) -> None:
-    """Away: each section keeps its last values and says so; back: the notes go without a click."""
+    """Without the database each section keeps its last values and says so, until it is back."""
     folder, port = server_directory(), find_free_port()
     with ExitStack() as stack:
         with running_game(folder, port) as url:

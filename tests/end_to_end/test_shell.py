@@ -44,7 +44,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def test_a_lost_connection_is_said_and_the_note_goes(page: Page, dashboard: Dashboard) -> None:
-    """Within five seconds, with the time; both ways without a click. Meanwhile no health is shown."""
+    """Within five seconds a note shows the time, and no health; it goes without a click."""
     visit(page, dashboard.url)
     note = page.get_by_text(re.compile(r"No connection to the dashboard since \d\d:\d\d:\d\d UTC"))
     health = page.locator(".st-key-health")
@@ -59,7 +59,7 @@ def test_a_lost_connection_is_said_and_the_note_goes(page: Page, dashboard: Dash
 
 
 def test_a_dashboard_that_hangs_is_a_lost_connection(page: Page, dashboard: Dashboard) -> None:
-    """It keeps its sockets open, and answers nothing."""
+    """A dashboard that hangs keeps its sockets open but answers nothing."""
     visit(page, dashboard.url)
     note = page.get_by_text("No connection to the dashboard since")
     dashboard.process.send_signal(signal.SIGSTOP)
@@ -73,7 +73,7 @@ def test_a_dashboard_that_hangs_is_a_lost_connection(page: Page, dashboard: Dash
 def test_a_page_outlives_a_restart_of_the_dashboard(
     page: Page, postgres_server: PostgresServer, template_database: str, tmp_path: Path
 ) -> None:
-    """The note goes, and the figures are there again, under the same address."""
+    """After the restart the note goes and the figures return, under the same address."""
     with created_database(postgres_server, template=template_database) as url:
         with open_database(url) as service:
             play_game(service)
@@ -89,7 +89,7 @@ def test_a_page_outlives_a_restart_of_the_dashboard(
 
 
 def test_overview_is_an_address(page: Page, dashboard: Dashboard) -> None:
-    """With its query string."""
+    """The overview has an address of its own, and keeps its query string."""
     visit(page, f"{dashboard.url}/overview?live=false")
     expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
     expect(page.get_by_text("Page not found")).to_have_count(0)
@@ -97,7 +97,7 @@ def test_overview_is_an_address(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_back_leads_to_views(page: Page, dashboard: Dashboard) -> None:
-    """To the one before a name was typed, not through its letters; and before a filter was chosen."""
+    """Going back skips the letters of a typed name, and returns to the view before a filter was chosen."""
     visit(page, f"{dashboard.url}/leaderboards?top=10")
     page.get_by_role("radio", name="50", exact=True).or_(
         page.get_by_role("button", name="50", exact=True)
@@ -122,7 +122,7 @@ def test_back_leads_to_views(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashboard) -> None:
-    """On every page and after a reload; the system's can be had again."""
+    """The choice holds on every page and after a reload; the system's theme can be chosen again."""
 
     def read_background() -> str:
         return str(page.locator("[data-testid=stApp]").evaluate("e => getComputedStyle(e).backgroundColor"))
@@ -143,7 +143,7 @@ def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashbo
 
 
 def test_a_slow_network_shows_text_at_once(page: Page, dashboard: Dashboard) -> None:
-    """At 50 kB/s: something to read within three seconds, long before the scripts are there."""
+    """At 50 kB/s there is text within three seconds, long before the scripts are loaded."""
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")
     network.send(
@@ -157,7 +157,7 @@ def test_a_slow_network_shows_text_at_once(page: Page, dashboard: Dashboard) -> 
 
 
 def test_a_first_visit_stays_small(page: Page, dashboard: Dashboard) -> None:
-    """All that the overview loads into a browser that has none of it, headers included."""
+    """The limit is for all that an empty browser loads for the overview, headers included."""
     sizes: list[float] = []
     network = page.context.new_cdp_session(page)
     network.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
@@ -168,7 +168,7 @@ def test_a_first_visit_stays_small(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_paper_has_no_bars_over_the_titles(page: Page, dashboard: Dashboard) -> None:
-    """What is fixed on a screen would be printed over the content."""
+    """Printing hides what is fixed on the screen, because it would cover the content."""
     visit(page, dashboard.url)
     page.emulate_media(media="print")
     expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
@@ -191,7 +191,7 @@ FIND_CUT = """all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientW
 
 
 def test_paper_shows_whole_figures(page: Page, dashboard: Dashboard) -> None:
-    """No figure is broken inside a number, a table has the width of the page, and nothing is pale."""
+    """A printed table has the width of the page, no number is broken, and nothing is pale."""
     page.set_viewport_size({"width": 720, "height": 1000})  # of a sheet of A4
     for path in ("", "portfolios?player=alice", "market"):
         visit(page, f"{dashboard.url}/{path}")
@@ -211,7 +211,7 @@ def test_paper_shows_whole_figures(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_paper_shows_every_column(page: Page, dashboard: Dashboard) -> None:
-    """A wide table shrinks to the sheet as a whole, a chart fills its column; buttons are not printed."""
+    """A printed wide table shrinks as a whole, a chart fills its column, and buttons are left out."""
     page.set_viewport_size({"width": 720, "height": 1000})
     visit(page, f"{dashboard.url}/leaderboards")
     canvas = page.locator("[data-testid=stDataFrame] canvas").first
@@ -232,7 +232,7 @@ def test_paper_shows_every_column(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_paper_enlarges_no_chart(page: Page, dashboard: Dashboard) -> None:
-    """One that stands beside a table on the screen has the whole width of the paper for itself."""
+    """A printed chart that stands beside a table on the screen uses the whole width."""
     visit(page, f"{dashboard.url}/leaderboards")
     chart = page.locator("[data-testid=stVegaLiteChart] svg").first
     chart.wait_for(state="attached")
@@ -251,7 +251,7 @@ def test_paper_enlarges_no_chart(page: Page, dashboard: Dashboard) -> None:
 def test_no_label_or_figure_of_a_card_is_cut(
     browser: Browser, dashboard: Dashboard, width: int, height: int
 ) -> None:
-    """On a desk, at 200 % of it, and on a phone; also not below an ellipsis."""
+    """Nothing is cut on a desktop, at 200 % zoom or on a phone, not even with an ellipsis."""
     context = browser.new_context(viewport={"width": width, "height": height})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -266,7 +266,7 @@ def test_no_label_or_figure_of_a_card_is_cut(
 
 
 def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboard: Dashboard) -> None:
-    """Half of it would cut off the trends of prices."""
+    """At half of that width, a table of prices would lose its trends."""
     page.set_viewport_size({"width": 720, "height": 900})
     visit(page, dashboard.url)
     table = page.locator("[data-testid=stColumn] [data-testid=stDataFrame]").first.bounding_box()
@@ -275,7 +275,7 @@ def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboar
 
 
 def test_the_menu_of_a_phone_hides_the_theme(browser: Browser, dashboard: Dashboard) -> None:
-    """The arrow that closes the menu is in its place."""
+    """The arrow that closes the menu takes the place of the theme switch."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -342,7 +342,7 @@ def ended_quest(url: str) -> None:
     ],
 )
 def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: str, theme: str) -> None:
-    """Against the page behind them; the theme is chosen on the page, against that of the system."""
+    """Axes and legends have contrast with the page also when its theme is not that of the system."""
     page.context.add_init_script(f"localStorage.setItem('echo-markets-theme', '{theme}')")
     visit(page, f"{dashboard.url}/{path}")
     texts = page.locator("[data-testid=stVegaLiteChart] svg :is(.role-axis, .role-legend) text")
@@ -353,7 +353,7 @@ def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: st
 
 
 def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, dashboard: Dashboard) -> None:
-    """Filters are folded below a switch that names them, and unfold."""
+    """Filters are folded under a switch that names them, and can be unfolded."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -382,7 +382,7 @@ def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, das
     ],
 )
 def test_a_phone_scrolls_no_table_sideways(browser: Browser, dashboard: Dashboard, path: str) -> None:
-    """It shows the columns that fit, also in tables that are folded; a wide screen shows all."""
+    """A phone shows the columns that fit, also in folded tables; a wide screen shows all."""
     context = browser.new_context(viewport={"width": 390, "height": 8_000})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -404,7 +404,7 @@ def test_a_phone_scrolls_no_table_sideways(browser: Browser, dashboard: Dashboar
 
 
 def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
-    """For who hears the page; Streamlit's own included."""
+    """A screen reader can name every button, Streamlit's own included."""
     for path in SCRIPTS:
         visit(page, f"{dashboard.url}/{path}")
         nameless = page.locator("button:visible").evaluate_all(
@@ -415,7 +415,7 @@ def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_a_table_offers_no_file_of_its_own(page: Page, dashboard: Dashboard) -> None:
-    """Streamlit would write cells that a spreadsheet runs; the page's own files are safe."""
+    """Streamlit's own file would have cells that a spreadsheet runs; the page's files are safe."""
     visit(page, f"{dashboard.url}/leaderboards")
     wait_until_complete(page)
     page.get_by_test_id("stDataFrame").first.hover()

@@ -73,7 +73,7 @@ def sign_in(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_nothing_is_seen_before_signing_in(context: BrowserContext, dashboard: Dashboard) -> None:
-    """Whatever page was asked for, there are neither figures nor a menu."""
+    """Whichever page is opened, there are neither figures nor a menu."""
     page = context.new_page()
     for path in ("/", "/portfolios?player=alice"):
         visit(page, dashboard.url + path)
@@ -85,7 +85,7 @@ def test_nothing_is_seen_before_signing_in(context: BrowserContext, dashboard: D
 def test_an_operator_acts_and_it_is_written_down(
     context: BrowserContext, dashboard: Dashboard, provider: Provider, execute: Execute
 ) -> None:
-    """Asked once; done, and recorded under the address that the provider vouches for."""
+    """After one confirmation it is done, and recorded under the address from the provider."""
     provider.claims = OPERATOR
     page = context.new_page()
     sign_in(page, dashboard)
@@ -113,7 +113,7 @@ def test_a_viewer_has_no_actions(context: BrowserContext, dashboard: Dashboard, 
 def test_an_old_sign_in_makes_no_operator(
     context: BrowserContext, dashboard: Dashboard, provider: Provider
 ) -> None:
-    """Half a day later the figures are still there, the actions are not."""
+    """Half a day after signing in, the figures are still there, but the actions are not."""
     provider.claims, provider.age_seconds = OPERATOR, 13 * 3600
     page = context.new_page()
     sign_in(page, dashboard)
@@ -125,7 +125,7 @@ def test_an_old_sign_in_makes_no_operator(
 def test_signing_out_ends_it(
     context: BrowserContext, dashboard: Dashboard, provider: Provider, execute: Execute
 ) -> None:
-    """Afterwards the same browser is asked again, and sees nothing; both are in the audit log."""
+    """Afterwards the browser has to sign in again; both events are in the audit log."""
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)
@@ -145,7 +145,7 @@ def test_signing_out_ends_it(
 def test_a_sign_out_counts_that_the_browser_did_not_follow(
     context: BrowserContext, dashboard: Dashboard, provider: Provider
 ) -> None:
-    """The cookie is still there, here and in a copy, and opens nothing."""
+    """A cookie that the browser kept, or a copy of it, opens nothing after the sign-out."""
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)

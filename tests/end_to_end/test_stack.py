@@ -52,7 +52,7 @@ def restart(checkout: Checkout) -> float:
 
 
 def test_help_lists_every_target(checkout: Checkout) -> None:
-    """`make` alone explains itself."""
+    """`make` without a target lists every target."""
     shown = checkout.make().stdout
     targets = "up down status logs clean test check migrate seed bench lint format lock"
     assert [name for name in targets.split() if f"make {name} " not in shown] == []
@@ -87,7 +87,7 @@ def test_the_history_can_keep_its_dates() -> None:
 
 
 def test_second_up_changes_nothing(checkout: Checkout) -> None:
-    """A running stack is left alone, which is said."""
+    """A second `make up` leaves the running stack alone and says so."""
     checkout.up()
     programs = ("postgres", "valkey", "exporter", "dashboard", "simulator", "supervisor")
     before = [checkout.pid(name) for name in programs]
@@ -99,7 +99,7 @@ def test_second_up_changes_nothing(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("name", ["postgres", "dashboard", "simulator"])
 def test_killed_program_comes_back(checkout: Checkout, name: str) -> None:
-    """What dies is restarted, and `make up` returns when it works again."""
+    """A program that dies is restarted, and `make up` returns when it works again."""
     checkout.up()
     before = checkout.pid(name)
     os.kill(before, signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_killed_program_comes_back(checkout: Checkout, name: str) -> None:
 
 
 def test_killed_supervisor_is_repaired(checkout: Checkout) -> None:
-    """Programs without their supervisor are found again and started afresh."""
+    """Programs without their supervisor are found and started afresh."""
     checkout.up()
     players = checkout.count("users")
     os.kill(checkout.pid("supervisor"), signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_killed_supervisor_is_repaired(checkout: Checkout) -> None:
 
 
 def test_down_leaves_nothing_and_keeps_the_data(checkout: Checkout) -> None:
-    """No process and no port is left, and the next `make up` is quick and has the same players."""
+    """No process and no used port is left; the next `make up` is quick and has the same players."""
     checkout.up()
     players, portfolios = checkout.count("users"), checkout.count("portfolios")
     # what else the machine does is not the stack's fault: one quick restart shows what it can do
@@ -133,14 +133,14 @@ def test_down_leaves_nothing_and_keeps_the_data(checkout: Checkout) -> None:
 
 
 def test_down_twice_is_no_error(checkout: Checkout) -> None:
-    """There being nothing to stop is not a failure."""
+    """A `make down` with nothing to stop succeeds."""
     checkout.make("down")
     result = checkout.make("down")
     assert (result.returncode, result.stdout.strip()) == (0, "nothing is running")
 
 
 def test_down_finds_what_a_killed_supervisor_left(checkout: Checkout) -> None:
-    """Programs that nobody supervises any more are stopped as well."""
+    """Programs without a supervisor are stopped as well."""
     checkout.up()
     os.kill(checkout.pid("supervisor"), signal.SIGKILL)
     assert checkout.make("down").returncode == 0
@@ -226,7 +226,7 @@ def test_two_checkouts_run_side_by_side(checkout: Checkout) -> None:
 
 
 def test_a_record_of_yesterday_does_not_show_another_stack(checkout: Checkout) -> None:
-    """A checkout whose stack ended without `make down`, while another's uses the same ports by now."""
+    """A checkout whose stack ended without `make down` does not show another one on the same ports."""
     checkout.up()
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         other = copy_checkout(Path(folder) / "checkout")
@@ -272,7 +272,7 @@ def test_up_says_which_database_commands_use(checkout: Checkout) -> None:
 
 
 def test_logs_show_what_was_written(checkout: Checkout) -> None:
-    """`make logs` shows everyone's output, with NAME that of one program."""
+    """`make logs` shows the output of all programs, with NAME that of one."""
     checkout.up()
     # the last line that PostgreSQL wrote, however much it has written since it started
     checkout.select("SELECT pg_reload_conf()")
@@ -290,7 +290,7 @@ def test_migrate_acts_on_the_running_stack(checkout: Checkout) -> None:
 
 
 def test_seed_does_not_replace_what_was_played(checkout: Checkout) -> None:
-    """The sessions from the last replayed day to today: another replay needs consent."""
+    """Seeding over the sessions from the last replayed day to today needs consent."""
     checkout.up()
     refused = checkout.make("seed", "ARGS=--players 3 --sessions 2")
     assert refused.returncode != 0
@@ -364,7 +364,7 @@ with open_service(role=sys.argv[1]) as service:
 
 
 def test_a_drill_changes_what_it_should_and_nothing_else(checkout: Checkout) -> None:
-    """A pool that is used up shows in the metrics, whatever other programs do, and is gone afterwards."""
+    """A pool that is used up shows in the metrics, and is free again after the drill."""
     checkout.up()
     with contextlib.ExitStack() as stack:
         for role in ("job", "my-api"):

@@ -54,7 +54,7 @@ def checkout() -> Iterator[Checkout]:
 
 
 def test_a_database_of_the_release_before_is_taken_over(checkout: Checkout) -> None:
-    """Rows and the superuser's password are kept, and everything is the owner's."""
+    """The rows and the superuser's password are kept, and the owner role owns everything."""
     checkout.up()
     assert checkout.select("SELECT count(*) FROM market_events WHERE title = 'of before'") == 1
     assert checkout.count("users") >= PLAYERS
@@ -66,7 +66,7 @@ def test_a_database_of_the_release_before_is_taken_over(checkout: Checkout) -> N
 
 
 def test_each_program_has_its_role(checkout: Checkout) -> None:
-    """Nobody who serves is superuser or owner; the exporter cannot even read players."""
+    """No server is superuser or owner of tables; the exporter cannot even read players."""
     checkout.up()
     found: dict[str, str] = {}
 
@@ -85,7 +85,7 @@ def test_each_program_has_its_role(checkout: Checkout) -> None:
 
 
 def test_faults_lose_nothing_and_serve_nothing_stale(checkout: Checkout) -> None:
-    """Two of those of `make chaos-all`, with a writer and readers as the application role."""
+    """Two faults of `make chaos-all` run with a writer and readers in the application role."""
     checkout.up()
     faults = ("everything paused", "postgres killed")
     result = checkout.python("-m", "tests.chaos.local", *(f"--only={fault}" for fault in faults))
@@ -96,7 +96,7 @@ def test_faults_lose_nothing_and_serve_nothing_stale(checkout: Checkout) -> None
 
 
 def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:
-    """The record has their paths; nobody else can read either."""
+    """The record holds paths of secrets only; no other user can read the record or the secrets."""
     checkout.up()
     folder = checkout.root / ".local/secrets"
     files = [*folder.iterdir(), checkout.root / ".local/servers/postgres.password"]
@@ -113,7 +113,7 @@ def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:
 
 
 def test_no_secret_is_in_a_log(checkout: Checkout) -> None:
-    """PostgreSQL logs every statement, those that make the roles among them."""
+    """PostgreSQL logs every statement, including those that make the roles, but no password."""
     checkout.up()
     local = checkout.root / ".local"
     secrets = {
@@ -126,7 +126,7 @@ def test_no_secret_is_in_a_log(checkout: Checkout) -> None:
 
 
 def test_passwords_are_changed_by_new_files(checkout: Checkout) -> None:
-    """`make down`, remove the files, `make up`; the superuser's stays with the cluster."""
+    """After `make down` and removing the files, `make up` has new ones, but not for the superuser."""
     checkout.up()
     folder = checkout.root / ".local/secrets"
     old = (folder / "app.password").read_text(encoding="utf-8")
@@ -142,7 +142,7 @@ def test_passwords_are_changed_by_new_files(checkout: Checkout) -> None:
 
 
 def test_a_damaged_record_stops_nothing_from_being_stopped(checkout: Checkout) -> None:
-    """`status` and `up` say what to do, in one line; `down` does it."""
+    """`status` and `up` say in one line what to do; `down` stops everything."""
     checkout.up()
     record = checkout.root / ".local/stack.env"
     record.write_bytes(b"\xff\x00 junk")
@@ -159,7 +159,7 @@ def test_a_damaged_record_stops_nothing_from_being_stopped(checkout: Checkout) -
 
 
 def test_programs_without_any_file_are_stopped(checkout: Checkout) -> None:
-    """Their supervisor was killed, and somebody emptied the folder of process ids."""
+    """The programs are found although their supervisor and their process ids are gone."""
     checkout.up()
     os.kill(checkout.pid("supervisor"), signal.SIGKILL)
     for path in (checkout.root / ".local/run").iterdir():
@@ -172,7 +172,7 @@ def test_programs_without_any_file_are_stopped(checkout: Checkout) -> None:
 
 
 def test_a_stack_without_its_record_is_noticed(checkout: Checkout) -> None:
-    """`status` does not say that nothing runs, and `down` finds it, its supervisor too."""
+    """`status` does not claim that nothing runs, and `down` also ends the supervisor."""
     checkout.up()
     for name in ("stack.env", "supervisord.pid"):
         (checkout.root / ".local" / name).unlink()
@@ -184,7 +184,7 @@ def test_a_stack_without_its_record_is_noticed(checkout: Checkout) -> None:
 
 
 def test_a_file_in_the_place_of_the_metrics_is_one_line(checkout: Checkout) -> None:
-    """`make up` names it, before anything starts."""
+    """`make up` names the file before it starts anything."""
     checkout.make("down")
     metrics = checkout.root / ".local/metrics"
     metrics.rename(metrics.with_name("kept"))

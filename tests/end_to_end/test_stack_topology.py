@@ -77,7 +77,7 @@ def wait_for_reads(checkout: Checkout, server: str, *, since: int) -> None:
 
 
 def test_a_replica_and_two_workers(checkout: Checkout) -> None:
-    """The replica answers reads; while it is dead the primary does; nothing is left after `make down`."""
+    """The replica answers reads, and the primary while it is dead; `make down` leaves nothing."""
     result = checkout.make("up", *TOPOLOGY)
     assert result.returncode == 0, result.stdout
     assert len(psutil.Process(checkout.pid("dashboard")).children()) == 2

@@ -28,7 +28,7 @@ HOLD_SECONDS = 1.0
 def test_a_former_primary_on_a_host_that_was_cut_off(
     settings: Settings, server_directory: Callable[[], Path], valkey: OwnValkey, other_host: Host
 ) -> None:
-    """The standby takes over, no acknowledged write is lost, and the former primary is not used again."""
+    """The standby takes over, no acknowledged write is lost, and the old primary is not used again."""
     with ExitStack() as stack:
         pair = Pair(stack, server_directory, host=other_host)
         pair.make_synchronous()

@@ -143,7 +143,7 @@ def assert_healed(subject: Subject, service: str, *collectors: str) -> None:
 
 
 def test_postgres_stopped(subject: Subject) -> None:
-    """Redis is shown as before, PostgreSQL's figures are gone, and come back with it."""
+    """Without PostgreSQL, Redis is shown as before; the missing figures come back with the server."""
     subject.running.close()
     text = assert_down_and_steady(subject, "database", *POSTGRES[:3])
     assert value(text, "echo_service_up", service="redis") == 1
@@ -158,7 +158,7 @@ def test_postgres_stopped(subject: Subject) -> None:
 
 
 def test_postgres_hung(subject: Subject) -> None:
-    """Every process is stopped by SIGSTOP: the scrape is in time, and threads do not pile up."""
+    """While SIGSTOP holds every process, each scrape is in time and threads do not pile up."""
     stopped = subject.processes()
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -174,7 +174,7 @@ def test_postgres_hung(subject: Subject) -> None:
 
 
 def test_postgres_that_takes_nobody_new(subject: Subject) -> None:
-    """Its first process hangs: nobody can connect, and the collectors' own connection still shows why."""
+    """The hung first process lets nobody connect; the collectors' own connection shows the reason."""
     os.kill(subject.postgres.pid, signal.SIGSTOP)
     try:
         text = assert_down_and_steady(subject, "database")
@@ -192,7 +192,7 @@ def count_others(subject: Subject) -> float:
 
 
 def test_postgres_without_a_free_connection(subject: Subject) -> None:
-    """It is down for whoever comes; its connections are still counted, because that shows why."""
+    """New clients are refused, but connections are still counted, because the count shows why."""
     with contextlib.ExitStack() as held:
         with pytest.raises(psycopg2.OperationalError):
             while True:
@@ -204,7 +204,7 @@ def test_postgres_without_a_free_connection(subject: Subject) -> None:
 
 
 def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
-    """Sizes need a lock that a migration may hold; the others do not wait for it."""
+    """Table sizes need a lock that a migration may hold; other collectors do not wait for it."""
     lock = psycopg2.connect(subject.postgres.url())
     with contextlib.closing(lock), lock.cursor() as cursor:
         cursor.execute("LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
@@ -224,7 +224,7 @@ def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
 
 
 def test_redis_stopped(subject: Subject) -> None:
-    """PostgreSQL is shown as before."""
+    """Without Redis, PostgreSQL is shown as before."""
     subject.valkey.stop()
     text = assert_down_and_steady(subject, "redis", "redis")
     assert value(text, "echo_service_up", service="database") == 1
@@ -236,7 +236,7 @@ def test_redis_stopped(subject: Subject) -> None:
 
 
 def test_redis_hung(subject: Subject) -> None:
-    """Each scrape costs a short timeout at most."""
+    """Each scrape waits for a hung Redis for no longer than one short timeout."""
     os.kill(subject.valkey.server.pid, signal.SIGSTOP)
     try:
         text = assert_down_and_steady(subject, "redis", "redis")
@@ -248,7 +248,7 @@ def test_redis_hung(subject: Subject) -> None:
 
 
 def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) -> None:
-    """It stands still in the middle of a scrape: this one is in time, and health is still true."""
+    """Another exporter hangs during a scrape: this one answers in time with a correct health."""
     shared = subject.settings.model_copy(update={"metrics_dir": tmp_path})
     with (
         open_service(shared, role="exporter") as service,
@@ -272,7 +272,7 @@ def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) 
 
 
 def test_a_short_timeout_is_kept(subject: Subject) -> None:
-    """With 0.7 s to answer and everything hung, the answer is there, and says that all is down."""
+    """With 0.7 s to answer and all servers hung, the answer comes in time and says that all is down."""
     stopped = [*subject.processes(), subject.valkey.server.pid]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)

@@ -60,7 +60,7 @@ def read_names(server: PostgresServer) -> dict[UUID, str]:
 
 
 def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: StreamedPair) -> None:
-    """With a synchronous standby, four threads that write while the primary dies."""
+    """Four threads write while the primary dies; the synchronous standby has all acknowledged writes."""
     pair.make_synchronous()
     acknowledged: dict[UUID, list[str]] = {}
     open_ended: dict[UUID, set[str]] = {}
@@ -118,7 +118,7 @@ def test_what_the_new_primary_lacks_is_not_served(
     pair: StreamedPair,
     near_cache_size: int,
 ) -> None:
-    """A write that never reached the standby, in both caches of a process that only reads."""
+    """No cache of a process that only reads keeps a write that never reached the standby."""
     readers = on_pair.model_copy(update={"near_cache_size": near_cache_size})
     with open_service(on_pair) as writer, open_service(readers) as reader:
         user = writer.create_user(username="alice", name="kept")
@@ -155,7 +155,7 @@ def test_what_the_new_primary_lacks_is_not_served(
 
 
 def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: StreamedPair) -> None:
-    """It comes back as it was, accepts writes, and comes first in the URL."""
+    """The former primary comes back, accepts writes and comes first in the URL, but is not used."""
     with open_service(on_pair) as service:
         user = service.create_user(username="alice", name="Alice")
         wait_until_replayed(pair.primary, pair.standby)

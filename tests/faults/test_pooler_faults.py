@@ -98,7 +98,7 @@ def chain(server_directory: Callable[[], Path]) -> Iterator[Chain]:
 
 @pytest.mark.slow
 def test_a_pooler_that_returns_has_lost_nothing(chain: Chain, settings: Settings, valkey: OwnValkey) -> None:
-    """Killed, stopped in order, hung, and with a PostgreSQL that restarts behind it: healed within 5 s."""
+    """After a kill, a stop, a hang or a restart of PostgreSQL behind it, all heals within 5 s."""
     faults = [
         Fault("pooler killed", partial(chain.pooler_gone, signal.SIGKILL), HEAL_SECONDS, HOLD_SECONDS),
         Fault("pooler restarted", partial(chain.pooler_gone, signal.SIGINT), HEAL_SECONDS, HOLD_SECONDS),
@@ -120,7 +120,7 @@ def test_a_pooler_that_returns_has_lost_nothing(chain: Chain, settings: Settings
 def test_a_pooler_is_sent_to_the_promoted_standby(
     settings: Settings, valkey: OwnValkey, server_directory: Callable[[], Path]
 ) -> None:
-    """With another host in its configuration and SIGHUP; every process then notices the new timeline."""
+    """The pooler gets another host and SIGHUP; every process then notices the new timeline."""
     with ExitStack() as stack:
         pair = Pair(stack, server_directory)
         pair.make_synchronous()

@@ -41,7 +41,7 @@ def processes_of(server: PostgresServer) -> list[int]:
 
 
 def test_backends_terminated(stored: Subject, postgres_proxy: Proxy, own_database_url: str) -> None:
-    """A failover in short: a connection that idled is noticed to be gone, and nobody sees an error."""
+    """As in a short failover, the idle connection is found to be gone, and no caller sees an error."""
     with connected(own_database_url) as run:
         run(TERMINATE)
         wait_until(lambda: run(TERMINATE) == [(0,)], "they have ended")
@@ -52,7 +52,7 @@ def test_backends_terminated(stored: Subject, postgres_proxy: Proxy, own_databas
 
 
 def test_crashed_and_restarted(stored: Subject, own_postgres: PostgresServer, own_database_url: str) -> None:
-    """SIGKILL of a backend: the server ends every connection and recovers."""
+    """After SIGKILL of one backend the server ends every connection, recovers and is used again."""
     with stored.service._database.session("pid") as database:
         pid = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
     os.kill(pid, signal.SIGKILL)
@@ -72,7 +72,7 @@ def test_crashed_and_restarted(stored: Subject, own_postgres: PostgresServer, ow
 def test_terminated_before_commit(
     stored: Subject, own_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backend ends between the last statement and COMMIT: nothing is written."""
+    """A backend that ends between the last statement and COMMIT has written nothing."""
     commit = Database.commit
 
     def terminate_and_commit(database: Database) -> None:
@@ -89,7 +89,7 @@ def test_terminated_before_commit(
 
 
 def test_answer_of_commit_lost(stored: Subject, postgres_proxy: Proxy) -> None:
-    """The COMMIT arrives and its answer does not: the caller gets an error, readers what is true."""
+    """The answer to a COMMIT is lost: the caller gets an error, readers see the new row."""
 
     def hold_answers(sent: bytes) -> tuple[bytes, bytes]:
         if b"COMMIT" in sent:
@@ -110,7 +110,7 @@ def test_answer_of_commit_lost(stored: Subject, postgres_proxy: Proxy) -> None:
 
 
 def test_commit_arrives_late(stored: Subject, postgres_proxy: Proxy, own_postgres: PostgresServer) -> None:
-    """The caller has its error, somebody reads the old row, and only then the COMMIT arrives."""
+    """The caller has its error and a reader the old row before the COMMIT arrives."""
     held = threading.Event()
     go = threading.Event()
 
@@ -135,7 +135,7 @@ def test_commit_arrives_late(stored: Subject, postgres_proxy: Proxy, own_postgre
 
 
 def test_hung(stored: Subject, own_postgres: PostgresServer, stopped: Stop) -> None:
-    """SIGSTOP of every process: no call waits longer than the query timeout and a little."""
+    """While SIGSTOP holds every process, no call waits much longer than the query timeout."""
     with stored.service._database.session("held") as database:
         database.execute_sql("SELECT 1")
     with stopped(*processes_of(own_postgres)):
@@ -156,7 +156,7 @@ def test_hung(stored: Subject, own_postgres: PostgresServer, stopped: Stop) -> N
 
 
 def test_hung_in_commit(stored: Subject, postgres_proxy: Proxy) -> None:
-    """The network swallows the answer of a COMMIT: bounded, and treated as ambiguous."""
+    """A COMMIT whose answer the network swallows ends in time, with an unknown outcome."""
 
     def pause(sent: bytes) -> tuple[bytes, bytes]:
         if b"COMMIT" in sent:
@@ -176,7 +176,7 @@ def test_hung_in_commit(stored: Subject, postgres_proxy: Proxy) -> None:
 
 
 def test_closing_while_hung(stored: Subject, own_postgres: PostgresServer, stopped: Stop) -> None:
-    """A shutdown is not held up by a statement that nobody answers."""
+    """An unanswered statement does not delay the shutdown."""
     running = threading.Event()
     pool = stored.service._database._pool
 
@@ -197,7 +197,7 @@ def test_closing_while_hung(stored: Subject, own_postgres: PostgresServer, stopp
 
 
 def test_out_of_connections(stored: Subject, postgres_proxy: Proxy, own_database_url: str) -> None:
-    """Other programs hold every connection: the error says so, names the remedy, and heals."""
+    """When other programs hold every connection, the error names the remedy; later calls succeed."""
     errors: list[str] = []
     with ExitStack() as stack:
 
@@ -229,7 +229,7 @@ def test_out_of_connections(stored: Subject, postgres_proxy: Proxy, own_database
 
 @pytest.mark.parametrize("how", ["ALTER DATABASE", "ALTER SYSTEM"])
 def test_read_only(stored: Subject, own_postgres: PostgresServer, own_database_url: str, how: str) -> None:
-    """Writes are refused while it lasts, on connections of before and after, and no longer."""
+    """Writes on old and new connections are refused while it is read-only, and no longer."""
     name = own_database_url.rsplit("/", 1)[1]
     target = f"ALTER DATABASE {name}" if how == "ALTER DATABASE" else "ALTER SYSTEM"
     with connected(own_postgres.url()) as run:
@@ -247,7 +247,7 @@ def test_read_only(stored: Subject, own_postgres: PostgresServer, own_database_u
 
 
 def test_severed(stored: Subject, postgres_proxy: Proxy) -> None:
-    """Every connection is cut at once while it idles: it is noticed before it is used."""
+    """All idle connections are cut at once, which is noticed before one is used."""
     postgres_proxy.sever()
     seen = stored.use()
     assert seen.startswith("reads: answers; writes: answers;")
@@ -255,7 +255,7 @@ def test_severed(stored: Subject, postgres_proxy: Proxy) -> None:
 
 
 def test_refused(stored: Subject, postgres_proxy: Proxy) -> None:
-    """Nothing listens: what is cached is served, the rest is an error at once."""
+    """While nothing listens, cached values are served, and all other calls fail at once."""
     postgres_proxy.refuse()
     seen = stored.use()
     postgres_proxy.accept_again()

@@ -26,7 +26,7 @@ def ends_answering(seen: str) -> bool:
 
 
 def test_refused(cached: Subject, redis_proxy: Proxy) -> None:
-    """Nothing listens for one process: it is bypassed, and its writes reach the others' cache later."""
+    """One process does without Redis; its writes reach the cache of the others later."""
     redis_proxy.refuse()
     seen = cached.use()
     redis_proxy.accept_again()
@@ -35,7 +35,7 @@ def test_refused(cached: Subject, redis_proxy: Proxy) -> None:
 
 
 def test_hung(cached: Subject, valkey: OwnValkey, stopped: Stop) -> None:
-    """SIGSTOP for all: reads and writes go on, and the writes' invalidations are sent afterwards."""
+    """While SIGSTOP holds Redis, reads and writes succeed; the invalidations are sent afterwards."""
     with stopped(valkey.server.pid):
         seen = cached.use()
     assert ends_answering(seen)
@@ -43,7 +43,7 @@ def test_hung(cached: Subject, valkey: OwnValkey, stopped: Stop) -> None:
 
 
 def test_an_idle_writer_pays_its_debt(cached: Subject, redis_proxy: Proxy) -> None:
-    """The writer never calls again, and yet others stop reading what it made stale."""
+    """Other processes stop reading the stale value although the writer makes no further call."""
     redis_proxy.pause()
     assert cached.write() == "answers"
     redis_proxy.resume()
@@ -55,7 +55,7 @@ def test_an_idle_writer_pays_its_debt(cached: Subject, redis_proxy: Proxy) -> No
 
 
 def test_hung_while_a_lease_is_asked_for(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
-    """The lease is granted and its answer comes too late: nobody waits for a reader that gave up."""
+    """The answer to a lease comes too late; nobody waits for the reader that gave up."""
     with client_of(valkey) as client:
         client.delete(f"user:{cached.user_id}")
 
@@ -74,7 +74,7 @@ def test_hung_while_a_lease_is_asked_for(cached: Subject, redis_proxy: Proxy, va
 
 
 def test_killed_and_restarted_empty(cached: Subject, valkey: OwnValkey) -> None:
-    """SIGKILL, then a new and empty server on the same port."""
+    """After SIGKILL, a new and empty server is used on the same port."""
     valkey.kill()
     seen = cached.use()
     valkey.start()
@@ -85,7 +85,7 @@ def test_killed_and_restarted_empty(cached: Subject, valkey: OwnValkey) -> None:
 def test_killed_between_fence_and_release(
     cached: Subject, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server dies while a write commits: it is acknowledged, and nobody reads an older one."""
+    """The server dies while a write commits; the write is acknowledged, and no reader sees an older row."""
     commit = Database.commit
 
     def commit_and_kill(database: Database) -> None:
@@ -102,7 +102,7 @@ def test_killed_between_fence_and_release(
 
 
 def test_out_of_memory(cached: Subject, valkey: OwnValkey) -> None:
-    """Maxmemory with noeviction refuses fences and fills, not invalidations."""
+    """Maxmemory with noeviction refuses fences and fills, but no invalidations."""
     with client_of(valkey) as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
@@ -114,7 +114,7 @@ def test_out_of_memory(cached: Subject, valkey: OwnValkey) -> None:
 
 @pytest.mark.parametrize("denied", ["-@all", "-evalsha", "-unlink -del", "-set", "-mget"])
 def test_forbidden_commands(cached: Subject, valkey: OwnValkey, denied: str) -> None:
-    """An access list forbids commands that the cache needs."""
+    """Without the commands that the cache needs, Redis is not used."""
     with client_of(valkey) as client:
         keeping = "+auth +hello +client +config +acl" if denied == "-@all" else ""
         client.execute_command("ACL", "SETUSER", "default", *denied.split(), *keeping.split())
@@ -140,7 +140,7 @@ def test_forbidden_commands(cached: Subject, valkey: OwnValkey, denied: str) -> 
     ],
 )
 def test_wrong_answers(cached: Subject, redis_proxy: Proxy, answer: bytes) -> None:
-    """Errors, another protocol and answers of the wrong type are all as good as no Redis."""
+    """Errors, other protocols and answers of the wrong type count as no Redis."""
     redis_proxy.script = lambda _: (b"", answer)
     seen = cached.use()
     redis_proxy.script = None
@@ -155,7 +155,7 @@ def test_wrong_answers(cached: Subject, redis_proxy: Proxy, answer: bytes) -> No
 )
 @pytest.mark.parametrize("key", ["user", "version:usernames", "version:leaderboard"])
 def test_foreign_values(cached: Subject, valkey: OwnValkey, key: str, value: bytes) -> None:
-    """What looks like a value, a fence, a lease or nothing known is replaced, at once."""
+    """What looks like a value, a fence, a lease or nothing known is replaced at once."""
     board = cached.service.get_leaderboard("b")
     key = {
         "user": f"user:{cached.user_id}",
@@ -172,7 +172,7 @@ def test_foreign_values(cached: Subject, valkey: OwnValkey, key: str, value: byt
 
 
 def test_feed_cut(cached: Subject, valkey: OwnValkey) -> None:
-    """The feeds alone are killed: what changes meanwhile is read within their bound."""
+    """Only the feeds are killed; what changes meanwhile is read within their bound."""
     with client_of(valkey) as client:
         for each in client.client_list():
             if "t" in each["flags"]:
@@ -183,7 +183,7 @@ def test_feed_cut(cached: Subject, valkey: OwnValkey) -> None:
 
 
 def test_network_severed(cached: Subject, redis_proxy: Proxy) -> None:
-    """Every connection is cut at once, feed and commands; new ones are served."""
+    """All connections, feed included, are cut at once; new ones are used."""
     redis_proxy.sever()
     seen = cached.use()
     assert ends_answering(seen)
@@ -191,7 +191,7 @@ def test_network_severed(cached: Subject, redis_proxy: Proxy) -> None:
 
 
 def test_network_paused_while_reading(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
-    """A partition of one process: its own reads are never older than its writes."""
+    """A process that is cut off from Redis never reads anything older than its own writes."""
     redis_proxy.pause()
     seen = cached.use(rounds=20)
     redis_proxy.resume()
@@ -200,7 +200,7 @@ def test_network_paused_while_reading(cached: Subject, redis_proxy: Proxy, valke
 
 
 def test_a_fence_arrives_after_its_release(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
-    """The network kept a fence back and delivers it late: its keys are cached again soon."""
+    """The network delivers a fence after its release; its keys are cached again soon."""
     kept: list[bytes] = []
     arrived: list[int] = []
 
