@@ -18,7 +18,7 @@ FIND = """
 def test_statistics_of_statements_have_no_address(
     make_place: Callable[[Variant], Place], variant: Variant
 ) -> None:
-    """Bulk loads are copied, or sent as a document by a role that may not create temporary tables."""
+    """Bulk loads use COPY, or send a document if the role may not create temporary tables."""
     place = make_place(variant)
     with open_service(place.settings) as service:
         write_every_way(service)

@@ -106,7 +106,7 @@ def execute(citus_settings: Settings) -> Iterator[Execute]:
 
 
 def test_the_answers_are_those_of_a_plain_database(direct_answers: dict[str, Any]) -> None:
-    """Of every call but those that are refused, and of what the audit log would record of rows."""
+    """Every call that is not refused has the same answers, and the audit log would record the same."""
     with created_citus_database(require_citus()) as settings:
         Migrator(settings).up()
         with open_service(settings) as service:
@@ -122,7 +122,7 @@ def _drop_zeros(answer: object) -> str:
 
 
 def test_migrating_again_changes_nothing(citus_settings: Settings, execute: Execute) -> None:
-    """The tables are distributed once, each beside those that it belongs to."""
+    """The tables are distributed once, each beside those that it refers to."""
     question = """SELECT c.relname, p.partmethod, p.colocationid FROM pg_dist_partition p
         JOIN pg_class c ON c.oid = p.logicalrelid WHERE NOT c.relispartition ORDER BY 1"""
     before = execute(question)
@@ -136,7 +136,7 @@ def test_migrating_again_changes_nothing(citus_settings: Settings, execute: Exec
 
 @pytest.mark.parametrize("name", sorted(set(HOT) - ON_ALL_SHARDS - OF_NO_SHARD))
 def test_a_hot_query_is_one_task(execute: Execute, name: str) -> None:
-    """Citus sends it to the shard of the player, the session or the symbol."""
+    """Citus sends each hot query to the one shard of its player, session or symbol."""
     statement, parameters, _ = HOT[name]
     if isinstance(parameters, dict) and "symbols" in parameters:
         parameters = {**parameters, "symbols": ["S1"]}
@@ -193,7 +193,7 @@ def player(service: EnhancedDatabaseService) -> UUID:
 def test_a_hot_call_asks_one_shard(
     citus_settings: Settings, service: EnhancedDatabaseService, player: UUID, execute: Execute, name: str
 ) -> None:
-    """Also what stands in functions, which EXPLAIN does not show."""
+    """Calls inside functions, which EXPLAIN does not show, go to one shard as well."""
     execute(
         f"ALTER DATABASE {execute('SELECT current_database()')[0][0]} SET citus.enable_stat_counters = on"
     )
@@ -208,7 +208,7 @@ def test_a_hot_call_asks_one_shard(
 
 
 def test_a_username_is_taken_once(service: EnhancedDatabaseService) -> None:
-    """By one of many that create a user at the same moment, on whatever shards; and free again later."""
+    """Of many who create a user at the same moment, one succeeds; afterwards the name is free again."""
     outcomes: list[UUID | None] = []
 
     def create() -> None:
@@ -231,7 +231,7 @@ def test_a_username_is_taken_once(service: EnhancedDatabaseService) -> None:
 
 
 def test_a_user_is_deleted_from_every_shard(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """With portfolios, quests and entries, which the counters no longer count; the name is free."""
+    """Portfolios, quests and entries are deleted and no longer counted; the name is free."""
     user = service.create_user(username="leaving")
     service.get_current_portfolio(user.id, TODAY)
     service.create_quest(user_id=user.id, type="a", title="b", target_value=Decimal(1))
@@ -254,7 +254,7 @@ def test_an_entry_has_a_user(service: EnhancedDatabaseService) -> None:
 
 
 def test_counters_stay_exact_under_writers(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Of several leaderboards at a time, while buckets are split: each rank is that of all entries."""
+    """While buckets of several leaderboards are split, each rank is that of all entries."""
     users = service.load_users([_make_user(n) for n in range(1_500)])
     ids = list(users.values())
 
@@ -286,7 +286,7 @@ def test_counters_stay_exact_under_writers(service: EnhancedDatabaseService, exe
 
 
 def test_a_loaded_quest_moves_to_another_player(service: EnhancedDatabaseService, player: UUID) -> None:
-    """Its row cannot change the shard, so the row of the former player is deleted."""
+    """Its row cannot move to another shard, so the former player's row is deleted."""
     other = service.create_user(username="other").id
     quest = service.create_quest(user_id=player, type="a", title="moving", target_value=Decimal(1))
     assert service.load_quests([quest]) == 0
@@ -296,7 +296,7 @@ def test_a_loaded_quest_moves_to_another_player(service: EnhancedDatabaseService
 
 
 def test_a_closed_session_has_ranks(service: EnhancedDatabaseService, player: UUID, execute: Execute) -> None:
-    """Stored by one shard, for every entry."""
+    """One shard stores the rank of every entry."""
     assert service.close_session(TODAY) > 0
     missing = "SELECT count(*) FROM leaderboard_entries WHERE session_date = %s AND rank IS NULL"
     assert execute(missing, (TODAY,)) == [(0,)]
@@ -308,7 +308,7 @@ def _make_user(number: int) -> User:
 
 
 def test_the_self_test_passes(service: EnhancedDatabaseService) -> None:
-    """Every public call answers as in a plain database, but those that are refused."""
+    """Every public call answers as in a plain database, except those that are refused."""
     lines: list[str] = []
     assert run_self_test(service, report=lines.append), [line for line in lines if "FAIL" in line]
     skipped = {line.split()[1] for line in lines if line.startswith("skip")}
@@ -327,14 +327,14 @@ def test_a_report_that_joins_shards_is_refused(service: EnhancedDatabaseService,
 
 
 def test_the_document_lists_the_refused_calls(repository: Path) -> None:
-    """All of them, and no others."""
+    """The document lists every refused call and no others."""
     text = (repository / "docs" / "citus.md").read_text(encoding="utf-8")
     [row] = [line for line in text.splitlines() if line.startswith("| reports of all players")]
     assert set(re.findall(r"`([a-z_]+)`", row)) == REFUSED.keys()
 
 
 def test_changes_in_the_name_of_somebody_are_refused(service: EnhancedDatabaseService, player: UUID) -> None:
-    """Nothing would record them; without a name, and beside an audited action, they are made."""
+    """They would not be recorded, so they need an audited action, or must be made without a name."""
     with service.acting_as("alice"), pytest.raises(NotSupported, match="do not record who changes a row"):
         service.update_user_profile(player, name="by alice")
     assert service.get_user_by_id(player).name is None
@@ -343,20 +343,20 @@ def test_changes_in_the_name_of_somebody_are_refused(service: EnhancedDatabaseSe
 
 
 def test_a_view_of_a_player_is_refused(service: EnhancedDatabaseService, player: UUID) -> None:
-    """The workers know no player."""
+    """The workers do not know the player, so the view is refused."""
     with pytest.raises(PlayersNotIsolated, match="Citus"):
         service.as_user(player)
 
 
 def test_replicas_are_refused(citus_settings: Settings) -> None:
-    """Of the coordinator, which does not know how far the workers' replicas are."""
+    """The coordinator does not know how far the replicas of the workers are."""
     url = citus_settings.database_url.get_secret_value()
     with pytest.raises(SettingsError, match="DATABASE_REPLICA_URLS"):
         Settings(database_url=url, database_replica_urls=url, database_topology="citus")  # type: ignore[arg-type]  # coerced
 
 
 def test_migrations_know_the_topology(citus_settings: Settings, empty_database_url: str) -> None:
-    """Distributed tables are neither migrated as plain ones nor reverted, plain servers not distributed."""
+    """Neither the migrations nor reverting mix up plain servers and distributed tables."""
     plain = citus_settings.model_copy(update={"database_topology": "plain"})
     for migrate in (Migrator(plain).up, Migrator(citus_settings).down):
         with pytest.raises(MigrationFailed, match="DATABASE_TOPOLOGY=citus"):

@@ -35,7 +35,7 @@ def list_differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[st
 def test_answers_are_those_of_the_plain_server(
     fresh_place: Place, direct_answers: dict[str, Any], variant: Variant
 ) -> None:
-    """Call by call: writes, reads, bulk loads, leaderboards, history, events, what was rolled back."""
+    """Writes, reads, bulk loads, history, events and rollbacks answer alike, call by call."""
     with open_service(fresh_place.settings) as service:
         found = list_differences(play(service), direct_answers)
     if variant.locale:
@@ -50,7 +50,7 @@ def test_answers_are_those_of_the_plain_server(
 
 
 def test_everybody_is_found_by_the_exact_name(direct_answers: dict[str, Any]) -> None:
-    """In search boxes and on leaderboards, whatever alphabet a name is in."""
+    """Search boxes and leaderboards find a name in any alphabet."""
     for name in NAMES:
         assert [user["username"] for user in direct_answers[f"search_users {name}"]][:1] == [repr(name)]
         found = direct_answers[f"board of {name}"]
@@ -61,7 +61,7 @@ def test_everybody_is_found_by_the_exact_name(direct_answers: dict[str, Any]) ->
 def test_no_statement_depends_on_the_zone_of_the_session(
     make_place: Callable[[Variant], Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the pinned zone the same instants, days and returns come back."""
+    """Without the pinned time zone the same instants, days and returns are read."""
     answers = []
     for settings in (PINNED, {name: value for name, value in PINNED.items() if name != "TimeZone"}):
         monkeypatch.setattr(session_settings, "PINNED", settings)
@@ -75,13 +75,13 @@ def test_no_statement_depends_on_the_zone_of_the_session(
 
 
 def test_the_self_test_passes(service: EnhancedDatabaseService) -> None:
-    """Every public call, cleaned up afterwards."""
+    """Every public call works, and what the self-test created is removed."""
     lines: list[str] = []
     assert run_self_test(service, report=lines.append), [line for line in lines if "FAIL" in line]
 
 
 def test_migrations_go_down_and_up(fresh_place: Place, variant: Variant) -> None:
-    """All of them, and nothing of another application is touched."""
+    """All migrations are reverted and applied, and no table of another application is touched."""
     migrator = Migrator(fresh_place.settings)
     names = [row.name for row in migrator.status() if row.applied_at]
     assert migrator.down(names[0]) == names[::-1]
@@ -94,7 +94,7 @@ def test_migrations_go_down_and_up(fresh_place: Place, variant: Variant) -> None
 
 
 def test_a_statement_ends_at_the_timeout(place: Place) -> None:
-    """On the server too, inside of a transaction and outside; then the service goes on."""
+    """Inside and outside transactions the statement ends on the server too, and the service goes on."""
     settings = place.settings.model_copy(update={"database_query_timeout": 200})
     with open_service(settings) as service:
         for unit in (service._database.session, service._database.transaction_of):
@@ -108,7 +108,7 @@ def test_a_statement_ends_at_the_timeout(place: Place) -> None:
 
 
 def test_statements_of_many_threads_have_their_settings(service: EnhancedDatabaseService) -> None:
-    """Sessions of a pooler change hands between any two statements."""
+    """A pooler may use another session for every statement, but each runs with its settings."""
     found: set[tuple[Any, ...]] = set()
     question = """SELECT current_setting('TimeZone'), current_setting('transaction_isolation'),
         current_setting('statement_timeout'), (now() AT TIME ZONE 'UTC')::date = current_date,
@@ -129,13 +129,13 @@ def test_statements_of_many_threads_have_their_settings(service: EnhancedDatabas
 
 
 def test_health_is_healthy(service: EnhancedDatabaseService) -> None:
-    """The check connects as the pool does."""
+    """The health check connects as the pool does, and is healthy."""
     health = service.health()
     assert (health.status, health.migrations_pending) == ("healthy", 0)
 
 
 def test_every_collector_finds_something(place: Place) -> None:
-    """The exporter's connection is opened and used as any other."""
+    """The exporter's connection is opened and used like any other, and every collector has samples."""
     collectors = (
         lambda connection: postgres.collect_activity(connection, ["job"]),
         postgres.collect_transactions,

@@ -22,7 +22,7 @@ LOCALES = {
 
 @pytest.mark.parametrize("locale", LOCALES.values(), ids=LOCALES.keys())
 def test_names_are_found_in_every_locale(make_place: Callable[[Variant], Place], locale: Variant) -> None:
-    """Each by its exact spelling, and by each of its beginnings; no other name comes with a whole one."""
+    """Each name is found by its spelling and its beginnings; a whole name finds no other name."""
     with open_service(make_place(locale).settings) as service:
         for name in NAMES:
             service.create_user(username=name)

@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def test_a_migration_that_is_cut_off_strands_no_lock(make_place: MakePlace) -> None:
-    """Its transaction ends with its connection to the pooler; the next one does not wait."""
+    """A migration's transaction ends with its connection to the pooler, and the next one does not wait."""
     place = make_place(Variant(pooler=NOTHING))
     with contextlib.suppress(DatabaseUnavailable), Migrator(place.settings)._locked() as runner:
         runner.database.execute_sql("CREATE TABLE half ()")
@@ -63,7 +63,7 @@ def test_a_migration_that_is_cut_off_strands_no_lock(make_place: MakePlace) -> N
 
 
 def test_two_migrations_do_not_collide(make_place: MakePlace) -> None:
-    """They share sessions of the pooler and still exclude each other."""
+    """Two migrations share the sessions of the pooler, but exclude each other."""
     place = make_place(Variant(pooler=NOTHING))
     names = [row.name for row in Migrator(place.settings).status()]
     Migrator(place.settings).down(names[0])
@@ -73,7 +73,7 @@ def test_two_migrations_do_not_collide(make_place: MakePlace) -> None:
 
 
 def test_callers_queue_for_what_the_pooler_gives(make_place: MakePlace) -> None:
-    """Its limit of clients is below the pool's."""
+    """The pooler allows fewer clients than the pool, so callers wait."""
     place = make_place(Variant(pooler={"max_client_conn": "3"}))
     errors: list[BaseException] = []
     with open_service(place.settings) as service:
@@ -83,7 +83,7 @@ def test_callers_queue_for_what_the_pooler_gives(make_place: MakePlace) -> None:
 
 
 def test_more_clients_than_sessions_take_turns(make_place: MakePlace) -> None:
-    """The pooler has two sessions for eight threads with a connection each."""
+    """Eight threads with a connection each take turns on the two sessions of the pooler."""
     place = make_place(Variant(pooler={"default_pool_size": "3"}))
     errors: list[BaseException] = []
     with open_service(place.settings) as service:
@@ -93,7 +93,7 @@ def test_more_clients_than_sessions_take_turns(make_place: MakePlace) -> None:
 
 
 def test_a_statement_that_is_given_up_ends_on_the_server(make_place: MakePlace) -> None:
-    """The pooler's process numbers cannot be cancelled; the server notices that nobody waits."""
+    """Process numbers of the pooler cannot be cancelled, so the server notices that nobody waits."""
     place = make_place(Variant(pooler=NOTHING))
     running = (
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%asleep%%' AND pid <> pg_backend_pid()"
@@ -118,7 +118,7 @@ def test_a_statement_that_is_given_up_ends_on_the_server(make_place: MakePlace) 
 def test_a_pooler_is_told_once(
     make_place: MakePlace, caplog: pytest.LogCaptureFixture, *, ignored: bool
 ) -> None:
-    """One line in the log of a process, however many connections it opens."""
+    """One line of the log names the pooler, however many connections a process opens."""
     pooler = {"ignore_startup_parameters": "options"} if ignored else NOTHING
     place = make_place(Variant(pooler=pooler))
     caplog.clear()
@@ -138,7 +138,7 @@ def with_options(settings: Settings, options: str) -> Settings:
 
 
 def test_options_of_the_url_hold_behind_a_pooler(make_place: MakePlace) -> None:
-    """For every statement; one that only the start of a session can take is refused."""
+    """Options hold for every statement; an option that only the start of a session can set is refused."""
     place = make_place(Variant(pooler=NOTHING))
     with open_service(with_options(place.settings, "-c%20work_mem%3D7MB%20--temp-buffers%3D9MB")) as service:
         for unit in (service._database.session, service._database.transaction_of):
@@ -155,7 +155,7 @@ def test_options_of_the_url_hold_behind_a_pooler(make_place: MakePlace) -> None:
 
 @pytest.mark.slow
 def test_a_pooler_that_ends_idle_clients_costs_no_write(make_place: MakePlace) -> None:
-    """It closes what idles for a second; writes come every two."""
+    """The pooler closes clients that idle for a second; a write every two seconds still succeeds."""
     place = make_place(Variant(pooler={"client_idle_timeout": "1"}))
     with open_service(place.settings) as service:
         user = service.create_user(username="alice")
@@ -175,7 +175,7 @@ def test_a_pooler_that_ends_idle_clients_costs_no_write(make_place: MakePlace) -
 def test_a_pooler_that_ends_a_connection_is_quoted(
     make_place: MakePlace, options: dict[str, str], words: str
 ) -> None:
-    """The driver itself says no more than that the connection is closed."""
+    """The error quotes the pooler; the driver only says that the connection is closed."""
     with open_service(make_place(Variant(pooler=options)).settings) as service:
         with (
             pytest.raises(DatabaseUnavailable, match=words),
@@ -189,7 +189,7 @@ def test_a_pooler_that_ends_a_connection_is_quoted(
 
 
 def test_a_process_lock_is_nowhere_left_behind(make_place: MakePlace) -> None:
-    """Its holder keeps it, the other one waits, and gets it when the holder is cut off from the pooler."""
+    """Its holder keeps the lock until it is cut off from the pooler; then the other one gets it."""
     place = make_place(Variant(pooler=NOTHING))
     alice, bob = (open_process_lock(place.settings, 0x74657374, role="simulator") for _ in range(2))
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]

@@ -21,7 +21,7 @@ POOLER = {"ignore_startup_parameters": "options", "default_pool_size": "10"}
 def test_a_replica_behind_a_pooler_serves_the_application_and_its_players(
     server_directory: Callable[[], Path],
 ) -> None:
-    """Cold reads run there, also as a player's role; a write that is not replayed is seen."""
+    """Cold reads run there, also in a player's role; a write that is not replayed is seen."""
     program = require_program("redis")
     with ExitStack() as stack:
         primary = stack.enter_context(run_debian_postgres(server_directory()))

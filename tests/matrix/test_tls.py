@@ -42,7 +42,7 @@ END = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 
 
 def test_a_closed_connection_is_noticed_over_tls(make_place: Callable[[Variant], Place]) -> None:
-    """The first write after it works; before that, no checkout cost a ping or a new connection."""
+    """The first write afterwards works; no checkout before cost a ping or a new connection."""
     place = make_place(Variant(is_debian=True, has_tls=True))
     with open_service(place.settings) as service, connected(place.administrator_url) as run:
         user = service.create_user(username="alice")
@@ -137,7 +137,7 @@ def connect(server: PostgresServer, parameters: str) -> Settings:
 
 
 def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], authorities: Authorities) -> None:
-    """With a certificate of `make certs` it works; what is wrong is one line with the driver's words."""
+    """With certificates of `make certs` it works; else one line has the words of the driver."""
     server, serve = tls_server
     trusted = f"sslmode=verify-full&sslrootcert={authorities.folder}/own.crt"
     serve(authorities.issue())
@@ -166,7 +166,7 @@ def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], author
 
 
 def test_the_exporter_is_verified(authorities: Authorities) -> None:
-    """As the dashboard, `make status` and `echo-markets health` ask it; OpenSSL's words in one line."""
+    """Dashboard, `make status` and `echo-markets health` verify it; one line has OpenSSL's words."""
 
     def ask(certificate: Certificate, trusted: str, scheme: str = "https") -> str:
         store_certificate(authorities.folder, "exporter", certificate)
@@ -191,7 +191,7 @@ def test_the_exporter_is_verified(authorities: Authorities) -> None:
 def test_redis_is_verified(
     authorities: Authorities, server_directory: Callable[[], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the options and the user of the containers; plaintext is refused."""
+    """Options and user of the containers work over TLS; plaintext is refused."""
     folder, port = server_directory(), find_free_port()
     store_certificate(folder, "redis", authorities.issue())
     (folder / "redis.acl").write_text(
@@ -214,7 +214,7 @@ def test_redis_is_verified(
 def test_sentinels_and_their_servers_are_verified(
     authorities: Authorities, server_directory: Callable[[], Path]
 ) -> None:
-    """A failover is followed over TLS; with another authority the cache is bypassed, with OpenSSL's words."""
+    """A failover is followed over TLS; with another authority the cache is not used, and says why."""
     folder = server_directory()
     store_certificate(folder, "redis", authorities.issue())
     files = TlsFiles(folder / "redis.crt", folder / "redis.key", authorities.folder / "own.crt")

@@ -66,13 +66,13 @@ def assert_refused(couple: Couple, code: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "echo:", "{}:", "{echo:"])
 def test_keys_of_several_slots_are_refused(lone_node: RedisServer, prefix: str) -> None:
-    """Even where one node holds them all: scripts may not use them together."""
+    """Scripts may not use keys of several slots, even if one node holds all of them."""
     with Couple(make_settings(lone_node.url(), prefix=prefix)) as couple:
         assert_refused(couple, "CROSSSLOT")
 
 
 def test_a_hash_tag_works(lone_node: RedisServer) -> None:
-    """All keys are in one slot."""
+    """With a hash tag all keys are in one slot, so the cache is used."""
     with Couple(make_settings(lone_node.url(), prefix=TAG)) as couple:
         couple.finish()
         assert couple.reader.stats().reason is None
@@ -80,21 +80,21 @@ def test_a_hash_tag_works(lone_node: RedisServer) -> None:
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_hash_tag_works_through_any_node(two_nodes: tuple[RedisServer, RedisServer], place: int) -> None:
-    """The node that does not hold the slot names the one that does."""
+    """A node that does not hold the slot names the one that does."""
     with Couple(make_settings(two_nodes[place].url(), prefix=TAG)) as couple:
         couple.finish()
         assert find_servers(couple) == {two_nodes[0].port}
 
 
 def test_a_cluster_without_a_hash_tag(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """No node is followed, because the keys are in many slots."""
+    """Without a hash tag the keys are in many slots, so no node is followed."""
     with Couple(make_settings(two_nodes[0].url())) as couple:
         assert couple.find_stale() == []
         assert couple.are_down()
 
 
 def test_a_slot_that_moves_away_and_back(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """Its new node is found through the old one: nothing stale, also not what the old one still had."""
+    """The new node is found through the old one; nothing is stale, not even what the old one still had."""
     node, other = two_nodes
     slot = node.run("CLUSTER", "KEYSLOT", TAG)
     ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
@@ -107,7 +107,7 @@ def test_a_slot_that_moves_away_and_back(two_nodes: tuple[RedisServer, RedisServ
 
 
 def test_a_slot_that_moves_under_load(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """While its keys are in two places nothing is read, and nothing is stale."""
+    """While the slot's keys are on two nodes, none is read, and nothing is stale."""
     node, other = two_nodes
     slot = node.run("CLUSTER", "KEYSLOT", TAG)
     ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
@@ -124,7 +124,7 @@ def test_a_slot_that_moves_under_load(two_nodes: tuple[RedisServer, RedisServer]
 
 
 def test_a_node_that_is_killed(make_server: MakeServer) -> None:
-    """Its replica takes the slot, and is found through another node of REDIS_URL."""
+    """The replica of the killed node takes the slot, and is found through another node of REDIS_URL."""
     third = SLOTS // 3
     nodes = [
         make_node(make_server, 0, third),
@@ -178,7 +178,7 @@ def move_slot(slot: int, source: RedisServer, target: RedisServer, ids: dict[Red
 
 
 def test_a_node_without_slots(make_server: MakeServer) -> None:
-    """The cluster is down, and says so."""
+    """A cluster without an owner of the slot is down, and the reason says so."""
     node = make_node(make_server, 0, -1)
     with Couple(make_settings(node.url(), prefix=TAG)) as couple:
         assert couple.find_stale() == []
@@ -190,7 +190,7 @@ def test_a_node_without_slots(make_server: MakeServer) -> None:
 
 
 def test_another_database_is_refused(lone_node: RedisServer) -> None:
-    """A cluster has database 0 alone, and says so."""
+    """A cluster only has database 0; the reason for refusing another one says so."""
     url = lone_node.url().replace("/0", "/1")
     with Couple(make_settings(url, prefix=TAG)) as couple:
         assert couple.find_stale() == []

@@ -37,7 +37,7 @@ def assert_bypassed(couple: Couple, words: str, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("form", ["", "?password={}", "?username=default&password={}&db=1"])
 def test_a_unix_socket(make_server: MakeServer, form: str) -> None:
-    """With a password or without, and with another database."""
+    """A Unix socket works with and without a password, and with another database."""
     server = make_server(*(("--requirepass", PASSWORD) if form else ()), password=PASSWORD if form else "")
     with Couple(make_settings(f"unix://{server.socket}{form.format(ENCODED)}")) as couple:
         couple.finish()
@@ -45,19 +45,19 @@ def test_a_unix_socket(make_server: MakeServer, form: str) -> None:
 
 
 def test_a_unix_socket_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The system's words."""
+    """The reason for a missing Unix socket is in the words of the system."""
     with Couple(make_settings(f"unix://{tmp_path}/redis.sock")) as couple:
         assert_bypassed(couple, "No such file or directory", caplog)
 
 
 def test_a_port_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
-    """The system's words, at once."""
+    """The reason for a refused connection is in the words of the system, at once."""
     with Couple(make_settings(f"redis://{LOOPBACK}:{find_free_port()}")) as couple:
         assert_bypassed(couple, "Connection refused", caplog)
 
 
 def test_a_name_that_does_not_exist(caplog: pytest.LogCaptureFixture) -> None:
-    """The resolver's words."""
+    """The reason for an unknown name is in the words of the resolver."""
     with Couple(make_settings("redis://no-such-host.invalid")) as couple:
         assert couple.find_stale() == []
         wait_until(couple.are_down, "both have given up", 20)
@@ -66,14 +66,14 @@ def test_a_name_that_does_not_exist(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("account", ["default:{}", ":{}"])
 def test_a_password_in_the_url(make_server: MakeServer, account: str) -> None:
-    """Whatever characters it has."""
+    """A password in the URL may have any characters."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
     with Couple(make_settings(server.url(account.format(ENCODED)))) as couple:
         couple.finish()
 
 
 def test_a_password_of_its_own_setting(make_server: MakeServer) -> None:
-    """It is not encoded; one in the URL goes before it."""
+    """The setting takes the password as it is; a password in the URL takes precedence."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
     with Couple(make_settings(server.url(), password=PASSWORD)) as couple:
         couple.finish()
@@ -86,14 +86,14 @@ def test_a_password_of_its_own_setting(make_server: MakeServer) -> None:
 def test_a_password_that_is_refused(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, password: str | None, words: str
 ) -> None:
-    """The server's words."""
+    """The reason for a refused password is in the words of the server."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
     with Couple(make_settings(server.url(), password=password)) as couple:
         assert_bypassed(couple, words, caplog)
 
 
 def test_a_server_that_takes_no_more_clients(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """The server's words."""
+    """The reason for too many clients is in the words of the server."""
     server.run("CONFIG", "SET", "maxclients", 1)
     with Couple(make_settings(server.url())) as couple:
         assert_bypassed(couple, "max number of clients reached", caplog)
@@ -102,7 +102,7 @@ def test_a_server_that_takes_no_more_clients(server: RedisServer, caplog: pytest
 
 
 def test_another_database(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """One that exists works; one that does not is refused in the server's words."""
+    """An existing database works; a number that does not exist is refused in the server's words."""
     with Couple(make_settings(server.url().replace("/0", "/15"))) as couple:
         couple.finish()
     with Couple(make_settings(server.url().replace("/0", "/99"))) as couple:
@@ -110,7 +110,7 @@ def test_another_database(server: RedisServer, caplog: pytest.LogCaptureFixture)
 
 
 def test_resp2_has_no_near_cache(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Redis tells of changes with RESP3 alone: a near cache would be deaf. A line says that there is none."""
+    """Only RESP3 tells of changes, so with RESP2 there is no near cache, and a line of the log says so."""
     with Couple(make_settings(server.url(parameters="?protocol=2"))) as couple:
         assert couple.find_stale(100) == []
         wait_until(lambda: couple.is_used(near=False), "both use the cache")
@@ -164,7 +164,7 @@ def make_tls(server_directory: Callable[[], Path]) -> Iterator[Callable[..., Tls
 
 
 def test_tls_works_with_its_authority(make_tls: Callable[..., Tls]) -> None:
-    """The near cache included."""
+    """With the right authority TLS works for commands and for the near cache."""
     tls = make_tls()
     with Couple(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as couple:
         couple.finish()
@@ -172,14 +172,14 @@ def test_tls_works_with_its_authority(make_tls: Callable[..., Tls]) -> None:
 
 
 def test_tls_without_verification(make_tls: Callable[..., Tls]) -> None:
-    """Only for who says so."""
+    """TLS is not verified only if the URL asks for that."""
     tls = make_tls(name="elsewhere.example")
     with Couple(make_settings(tls.url("ssl_cert_reqs=none"))) as couple:
         couple.finish()
 
 
 def test_tls_with_another_name(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """OpenSSL's words, without the name; and it works with ssl_check_hostname=false."""
+    """The reason is in OpenSSL's words, without the name; ssl_check_hostname=false accepts it."""
     tls = make_tls(name="elsewhere.example")
     trusted = f"ssl_ca_certs={tls.folder}/ca.pem"
     with Couple(make_settings(tls.url(trusted))) as couple:
@@ -189,7 +189,7 @@ def test_tls_with_another_name(make_tls: Callable[..., Tls], caplog: pytest.LogC
 
 
 def test_tls_of_an_unknown_authority(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """OpenSSL's words; also for the certificates of the system."""
+    """The reason is in OpenSSL's words, also when the system's certificates are used."""
     tls = make_tls()
     other = tls.folder / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
@@ -200,14 +200,14 @@ def test_tls_of_an_unknown_authority(make_tls: Callable[..., Tls], caplog: pytes
 
 
 def test_an_expired_certificate(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """OpenSSL's words."""
+    """The reason for an expired certificate is in OpenSSL's words."""
     tls = make_tls(expires=datetime(2020, 1, 1, tzinfo=UTC))
     with Couple(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as couple:
         assert_bypassed(couple, "certificate has expired", caplog)
 
 
 def test_a_certificate_of_the_client(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """Where the server wants one, it works with it and is refused in OpenSSL's words without."""
+    """A server that asks for a certificate accepts it, and refuses clients without one in OpenSSL's words."""
     tls = make_tls("--tls-auth-clients", "yes")
     trusted = f"ssl_ca_certs={tls.folder}/ca.pem"
     with Couple(make_settings(tls.url(f"{trusted}&ssl_certfile={tls.folder}/client.pem"))) as couple:
@@ -221,7 +221,7 @@ def test_a_certificate_of_the_client(make_tls: Callable[..., Tls], caplog: pytes
 
 
 def test_tls_with_a_plain_server(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is sent to it in the clear, and the reason speaks of TLS."""
+    """Nothing is sent in the clear, and the reason speaks of TLS."""
     with Couple(make_settings(server.url("bob:secret").replace("redis:", "rediss:"))) as couple:
         assert couple.find_stale() == []
         wait_until(couple.are_down, "both have given up")
@@ -231,14 +231,14 @@ def test_tls_with_a_plain_server(server: RedisServer, caplog: pytest.LogCaptureF
 def test_a_plain_connection_to_a_tls_server(
     make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The reason says what is missing."""
+    """The reason for a plain connection to a TLS server says what is missing."""
     tls = make_tls()
     with Couple(make_settings(f"redis://{LOOPBACK}:{tls.server.port}")) as couple:
         assert_bypassed(couple, "a server that expects TLS needs rediss://", caplog)
 
 
 def test_nothing_is_logged_while_all_is_well(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither by the check nor by the feed."""
+    """Neither the check nor the feed logs a line while all is well."""
     caplog.set_level(logging.INFO)
     with Couple(make_settings(server.url())) as couple:
         couple.finish()

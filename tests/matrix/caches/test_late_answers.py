@@ -32,7 +32,7 @@ def couple(proxy: Proxy) -> Iterator[Couple]:
 
 
 def test_one_late_answer_is_no_outage(couple: Couple, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
-    """Its caller waits once; nobody is told of an outage, and the cache is used again at once."""
+    """One call waits; no outage is reported, and the cache is used again at once."""
     told: list[bool] = []
     for cache in (couple.writer, couple.reader):
         assert cache._shared is not None
@@ -48,7 +48,7 @@ def test_one_late_answer_is_no_outage(couple: Couple, proxy: Proxy, caplog: pyte
 
 
 def test_a_late_invalidation_is_made_before_anything_is_read(couple: Couple, proxy: Proxy) -> None:
-    """It may have arrived or not: it is sent again."""
+    """An invalidation that may have arrived is sent again before anything is read."""
     for _ in range(3):
         proxy.pause()
         written = couple.write()
@@ -59,7 +59,7 @@ def test_a_late_invalidation_is_made_before_anything_is_read(couple: Couple, pro
 
 
 def test_a_server_that_hangs_costs_each_caller_one_timeout(couple: Couple, server: RedisServer) -> None:
-    """Those who ask at that moment wait together; whoever comes later does not wait."""
+    """Callers of that moment wait together; later callers do not wait."""
     waited: list[float] = []
 
     def read() -> None:
@@ -85,7 +85,7 @@ def test_a_server_that_hangs_costs_each_caller_one_timeout(couple: Couple, serve
 def test_an_outage_is_over_when_the_server_answers(
     couple: Couple, server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is called one after some attempts, and no more soon after it, although nobody calls meanwhile."""
+    """The end of an outage is reported after some attempts, even if nobody calls meanwhile."""
     with server.hung():
         couple.read()
         assert couple.reader.stats().state == "enabled", "late once"
@@ -101,7 +101,7 @@ def test_an_outage_is_over_when_the_server_answers(
 def test_connections_that_are_cut_are_no_outage(
     couple: Couple, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A proxy ends idle connections, or a server restarts: others are opened, and nobody is told."""
+    """Idle connections that a proxy or a restart ends are replaced, and no outage is reported."""
     for _ in range(3):
         proxy.sever()
         assert couple.find_stale(3) == []
@@ -112,7 +112,7 @@ def test_connections_that_are_cut_are_no_outage(
 def test_a_connection_that_is_cut_in_its_handshake(
     couple: Couple, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No outage either: the next one is accepted."""
+    """A connection that is cut in its handshake is no outage either: the next one is accepted."""
     for _ in range(3):
         cut: list[bytes] = []
 
@@ -136,7 +136,7 @@ def test_a_connection_that_is_cut_in_its_handshake(
 def test_a_connection_that_is_cut_under_an_invalidation(
     server: RedisServer, caplog: pytest.LogCaptureFixture, *, is_sent: bool
 ) -> None:
-    """Whether it arrived is not known, and others read meanwhile: it is made on another one at once."""
+    """An invalidation that may not have arrived is sent on another connection at once."""
     with run_proxy(server.port) as proxy:
         url = f"redis://{LOOPBACK}:{proxy.port}"
         with Couple(make_settings(url), reader=make_settings(server.url(), near=0)) as couple:
@@ -168,7 +168,7 @@ def test_a_connection_that_is_cut_under_an_invalidation(
 def test_what_could_not_be_sent_is_named_at_the_end(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the reason, be it a refusal or silence."""
+    """Closing names the invalidations that were not sent, and the reason, a refusal or silence."""
     for change, words in (
         (("CONFIG", "SET", "min-replicas-to-write", 1), "NOREPLICAS"),
         (("CLIENT", "PAUSE", 60_000, "WRITE"), "no answer within 250 ms"),

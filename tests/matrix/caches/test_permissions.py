@@ -70,7 +70,7 @@ def assert_refused(couple: Couple, caplog: pytest.LogCaptureFixture, named: str)
 def test_a_command_that_is_missing_from_the_start(
     server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
 ) -> None:
-    """Nothing is ever read from there; one line names the command in the server's words."""
+    """Nothing is read from that server; one line names the command in the server's words."""
     url = server.url(set_user(server, *rules.split()))
     with Couple(make_settings(url)) as couple:
         assert_refused(couple, caplog, DENIED[rules])
@@ -87,7 +87,7 @@ SELDOM = {"-del", "-pttl", "-scan"}
 def test_a_command_that_is_taken_away_while_it_is_used(
     server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
 ) -> None:
-    """Neither the process that writes nor one that only reads serves what was there before."""
+    """Neither the process that writes nor one that only reads serves values from before."""
     url = server.url(set_user(server))
     with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
         couple.warm()
@@ -101,7 +101,7 @@ def test_a_command_that_is_taken_away_while_it_is_used(
 
 @pytest.mark.parametrize("rules", sorted(SELDOM))
 def test_a_command_that_is_seldom_used_is_taken_away(server: RedisServer, rules: str) -> None:
-    """Nothing is stale, whether it is missed or not; a new connection misses it."""
+    """Nothing is stale, whether the command is missed or not; a new connection misses it."""
     url = server.url(set_user(server))
     with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
         couple.warm()
@@ -116,7 +116,7 @@ def test_a_command_that_is_seldom_used_is_taken_away(server: RedisServer, rules:
 
 
 def test_a_process_that_only_reads_notices_by_itself(server: RedisServer) -> None:
-    """Whatever it reads is in its near cache: no read, no lease and no fill has to fail first."""
+    """It notices although all that it reads is in its near cache, so no call to Redis fails first."""
     url = server.url(set_user(server))
     with Couple(make_settings(url)) as couple:
         couple.warm()
@@ -136,7 +136,7 @@ INVALID = {
 @pytest.mark.parametrize("near", [0, 1_000])
 @pytest.mark.parametrize("name", INVALID)
 def test_an_account_that_is_not_valid_any_more(server: RedisServer, name: str, near: int) -> None:
-    """Open connections stay signed in, but others cannot sign in to invalidate: nobody reads on."""
+    """Open connections stay signed in, but new ones cannot invalidate, so no process reads on."""
     url = server.url(set_user(server))
     with Couple(make_settings(url), reader=make_settings(url, near=near)) as couple:
         couple.warm()
@@ -154,7 +154,7 @@ def test_an_account_that_is_not_valid_any_more(server: RedisServer, name: str, n
 
 
 def test_a_password_that_a_server_wants_while_it_is_used(server: RedisServer) -> None:
-    """Those without one bypass the cache, also on connections from before, until it is wanted no more."""
+    """Clients without a password bypass the cache, on old connections too, until none is required."""
     with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
         couple.warm()
         server.run("CONFIG", "SET", "requirepass", "new")
@@ -167,7 +167,7 @@ def test_a_password_that_a_server_wants_while_it_is_used(server: RedisServer) ->
 
 
 def test_a_user_without_a_password(server: RedisServer) -> None:
-    """Who is named signs in, and not as the default user."""
+    """A user that is named signs in under that name, and not as the default user."""
     set_user(server, "nopass")
     with Couple(make_settings(server.url("echo"))) as couple:
         couple.finish()
@@ -186,7 +186,7 @@ def cut_connections(server: RedisServer, client_name: str) -> None:
 def test_keys_that_the_user_may_not_use(
     server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """The pattern of one family is missing, or it is too weak."""
+    """A user without the pattern of one family, or with too weak a one, may not use the cache."""
     url = server.url(set_user(server, keys=KEYS[name]))
     with Couple(make_settings(url)) as couple:
         assert_refused(couple, caplog, "NOPERM")
@@ -197,7 +197,7 @@ def test_keys_that_the_user_may_not_use(
 def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The writer may not invalidate bob, and still invalidates alice, for a reader with all permissions."""
+    """The writer may not invalidate bob, but still invalidates alice for a reader with all permissions."""
     scratch = " ".join(f"~{family}capability-check:*" for family in FAMILIES)
     url = server.url(set_user(server, keys=f"{scratch} ~{KEY} ~{SLOT_FAMILY}* ~user:alice"))
     with Couple(make_settings(url), reader=make_settings(server.url())) as couple:
@@ -216,7 +216,7 @@ def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
 def test_a_command_that_the_server_does_not_have(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, command: str
 ) -> None:
-    """It was renamed, or somebody else's server never had it."""
+    """If a command was renamed or never existed, the cache is not used, and the reason names it."""
     server = make_server("--rename-command", command, "")
     with Couple(make_settings(server.url())) as couple:
         assert_refused(couple, caplog, command)
@@ -225,7 +225,7 @@ def test_a_command_that_the_server_does_not_have(
 
 @pytest.mark.parametrize("rules", ["-client|tracking", "-client"])
 def test_a_feed_that_is_refused(server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str) -> None:
-    """Redis is used without the near cache; health is degraded and says why, and the log has a line."""
+    """Without a feed Redis is used, but no near cache; health is degraded and a line says why."""
     url = server.url(set_user(server, rules))
     with Couple(make_settings(url)) as couple:
         wait_until(lambda: couple.is_used(near=False), "both use the cache")
@@ -241,7 +241,7 @@ def test_a_feed_that_is_refused(server: RedisServer, caplog: pytest.LogCaptureFi
 
 
 def test_permissions_that_nobody_needs(server: RedisServer) -> None:
-    """SCRIPT, GET, CLIENT and all that is dangerous may be forbidden."""
+    """SCRIPT, GET, CLIENT and every dangerous command may be forbidden."""
     url = server.url(set_user(server, "-script", "-get", "-client|setname", "-@dangerous", "+info"))
     with Couple(make_settings(url)) as couple:
         couple.finish()
@@ -263,7 +263,7 @@ def test_the_documented_rule_is_the_tested_one(repository: Path) -> None:
 def test_the_acl_file_of_the_containers_is_enough(
     make_server: MakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For everything that the cache does; whoever does not sign in may PING and nothing else."""
+    """The file allows all that the cache does; a client without a password may PING and nothing else."""
     path = tmp_path / "redis.acl"
     path.write_text(f"user admin on >admin allkeys allcommands\n{build_acl('of echo')}", encoding="utf-8")
     server = make_server("--aclfile", str(path), user="admin", password="admin")
@@ -291,7 +291,7 @@ def test_the_acl_file_of_the_containers_is_enough(
 def test_the_documented_rule_is_enough(
     settings: Settings, repository: Path, make_server: MakeServer, prefix: str
 ) -> None:
-    """Service, feed, health, exporter and self-test need nothing else; with a prefix no other keys."""
+    """Service, feed, health, exporter and self-test work with it; a prefix allows no other keys."""
     server = make_server()
     rule = read_rule(repository).replace("~*", f"~{prefix}*").replace("PASSWORD", "secret")
     server.run(*rule.split())
@@ -325,7 +325,7 @@ def test_the_documented_rule_is_enough(
 def test_health_says_what_the_cache_says(
     settings: Settings, server_directory: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The whole service with a user who may not ask for the time: degraded, with the reason."""
+    """For a user who may not ask for the time, the whole service is degraded, with the reason."""
     caplog.set_level(logging.INFO)
     with run_server(str(find_valkey_program()), server_directory()) as server:  # type: ignore[operator]  # makes folders
         mine = settings.model_copy(

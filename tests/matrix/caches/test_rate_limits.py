@@ -66,7 +66,7 @@ def processes(settings: Settings) -> Iterator[tuple[Process, Process]]:
 
 
 def test_processes_count_together(processes: tuple[Process, Process]) -> None:
-    """With the permissions that the cache has; each name for itself, and refusals are in the metrics."""
+    """With the cache's permissions processes share each count; the metrics have the refusals."""
     one, other = processes
     decisions = [process.take() for process in (one, other, one, other, one)]
     assert [each.is_allowed for each in decisions] == [True, True, True, False, False]
@@ -77,7 +77,7 @@ def test_processes_count_together(processes: tuple[Process, Process]) -> None:
 
 
 def test_requests_at_the_same_time_are_each_counted(processes: tuple[Process, Process]) -> None:
-    """Of forty threads in two processes, three get through."""
+    """Three of forty threads in two processes are allowed."""
     allowed: list[bool] = []
     start = threading.Barrier(40)
 
@@ -94,7 +94,7 @@ def test_requests_at_the_same_time_are_each_counted(processes: tuple[Process, Pr
 
 
 def test_a_window_slides(settings: Settings) -> None:
-    """A second later there is room again, not for all at once before the window has passed."""
+    """After a second some requests are allowed again, and all of them after the whole window."""
     process = Process(settings)
     limit = RateLimit("pages", requests=2, seconds=1)
 
@@ -108,7 +108,7 @@ def test_a_window_slides(settings: Settings) -> None:
 
 
 def test_a_key_says_nothing_about_a_person(processes: tuple[Process, Process], server: RedisServer) -> None:
-    """It is under the prefix, holds no address, and ends by itself."""
+    """A key of the counters has the prefix and no address, and expires."""
     processes[0].take("alice@example.com")
     with redis.Redis.from_url(server.url()) as client:
         [key] = client.keys("*")
@@ -120,7 +120,7 @@ def test_a_key_says_nothing_about_a_person(processes: tuple[Process, Process], s
 def test_without_redis_each_process_counts_alone(
     processes: tuple[Process, Process], server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Reads go on and are still limited; what fails closed is refused; both are told once, and it heals."""
+    """Each process then counts alone, except that what must fail closed is refused; both log one line."""
     caplog.set_level(logging.INFO, "core.web.rate_limits")
     one, other = processes
     one.take()
@@ -139,7 +139,7 @@ def test_without_redis_each_process_counts_alone(
 def test_a_counter_that_something_else_wrote_begins_anew(
     processes: tuple[Process, Process], server: RedisServer
 ) -> None:
-    """No error, whatever the value is."""
+    """A value of any kind under a counter's key is replaced without an error."""
     one, _ = processes
     one.take()
     with redis.Redis.from_url(server.url()) as client:
@@ -151,7 +151,7 @@ def test_a_counter_that_something_else_wrote_begins_anew(
 
 
 def test_a_stack_without_redis_uses_memory(settings: Settings) -> None:
-    """ENABLE_REDIS_CACHE=false is no outage: actions are counted by the process, and allowed."""
+    """With ENABLE_REDIS_CACHE=false the process counts, actions are allowed, and no outage is reported."""
     process = Process(settings.model_copy(update={"enable_redis_cache": False}))
     taken = [process.take(fails_closed=True) for _ in range(4)]
     assert [each.is_allowed for each in taken] == [True, True, True, False]

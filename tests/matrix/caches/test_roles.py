@@ -24,7 +24,7 @@ def make_replica(server: RedisServer, primary: RedisServer) -> None:
 
 @pytest.mark.parametrize("read_only", ["yes", "no"])
 def test_a_primary_that_becomes_a_replica(make_server: MakeServer, read_only: str) -> None:
-    """A failover and back: nothing stale, and used again by itself; also where replicas accept writes."""
+    """Nothing is stale in a failover and back, even if replicas accept writes; both are used again."""
     server, other = make_server("--replica-read-only", read_only), make_server()
     with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
         couple.warm()
@@ -42,7 +42,7 @@ def test_a_primary_that_becomes_a_replica(make_server: MakeServer, read_only: st
 
 
 def test_a_replica_from_the_start(make_server: MakeServer) -> None:
-    """With the values of its primary in it."""
+    """A replica with the values of its primary in it is not used."""
     primary, server = make_server(), make_server()
     with Couple(make_settings(primary.url())) as used:
         used.warm()
@@ -58,7 +58,7 @@ def test_a_replica_from_the_start(make_server: MakeServer) -> None:
 
 
 def test_a_replica_that_lost_its_primary(make_server: MakeServer) -> None:
-    """It does not answer reads either."""
+    """A replica that lost its primary is not read either."""
     primary, server = make_server(), make_server("--replica-serve-stale-data", "no")
     make_replica(server, primary)
     primary.kill()
@@ -137,7 +137,7 @@ REFUSING = {
 def test_a_server_that_stops_accepting_changes(
     server: RedisServer, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether it says so or lets everybody wait: nothing stale, the words, and used again by itself."""
+    """Whether it refuses or hangs, nothing is stale, both give the reason, and it is used again later."""
     with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
         couple.warm()
         with REFUSING[words](server):
@@ -154,7 +154,7 @@ def test_a_server_that_stops_accepting_changes(
 
 
 def test_a_refused_write_waits_once(server: RedisServer) -> None:
-    """Until every other process has noticed, for as long as an answer is waited for; then no more."""
+    """A refused write waits for the other processes once, for at most one timeout, and then no more."""
     with Couple(make_settings(server.url())) as couple:
         couple.warm()
         with without_replicas(server):
@@ -168,7 +168,7 @@ def test_a_refused_write_waits_once(server: RedisServer) -> None:
 
 
 def test_a_full_server_is_used_for_what_it_has(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """It refuses to store and not to invalidate: nothing stale, and health says that it is full."""
+    """A full server refuses to store but not to invalidate: nothing is stale, and health says it is full."""
     with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
         couple.warm()
         server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -188,7 +188,7 @@ def test_a_full_server_is_used_for_what_it_has(server: RedisServer, caplog: pyte
 
 
 def test_a_full_server_outlives_a_writer(server: RedisServer) -> None:
-    """No fence can be stored, so what a writer is about to change is dropped before it commits."""
+    """Without room for a fence, what a writer is about to change is dropped before the commit."""
     with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
         couple.warm()
         server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -205,7 +205,7 @@ def test_a_full_server_outlives_a_writer(server: RedisServer) -> None:
 
 
 def test_a_server_that_is_replaced_by_another(make_server: MakeServer) -> None:
-    """The same address, another server behind it: each is checked before anything is read from it."""
+    """Another server behind the same address is checked before anything is read from it."""
     server = make_server()
     primary = make_server()
     with Couple(make_settings(server.url())) as couple:

@@ -33,21 +33,21 @@ def couple(sentinels: Sentinels) -> Iterator[Couple]:
 
 
 def test_a_failover_that_a_sentinel_orders(sentinels: Sentinels, couple: Couple) -> None:
-    """The former primary still answers, and every process leaves it: nothing stale, and healed in time."""
+    """The former primary still answers, but every process leaves it in time, and nothing is stale."""
     _, replica = sentinels.find_primary()
     sentinels.fail_over()
     assert_followed(couple, sentinels, replica)
 
 
 def test_a_primary_that_is_killed(sentinels: Sentinels, couple: Couple) -> None:
-    """Nothing stale before, during and after the election, and healed within 5 s of it."""
+    """Nothing is stale before, during or after the election, and all is healed within 5 s of it."""
     primary, replica = sentinels.find_primary()
     primary.kill()
     assert_followed(couple, sentinels, replica)
 
 
 def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, couple: Couple) -> None:
-    """It still takes itself for the primary, and nobody reads from it any more."""
+    """No process reads from the former primary, which still takes itself for the primary."""
     primary, replica = sentinels.find_primary()
     stale = list[str]()
     with primary.hung():
@@ -60,7 +60,7 @@ def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, couple: Coupl
 def test_a_primary_whose_host_is_cut_off(
     program: str, server_directory: Callable[[], Path], other_host: Host
 ) -> None:
-    """Packets vanish until the election; then the former primary is back with what it had: nothing stale."""
+    """Packets vanish until the election; then the former primary returns with its old values."""
     with run_sentinels(program, server_directory, host=other_host) as sentinels:
         writer, reader = make_settings(sentinels.url()), make_settings(sentinels.url(), near=0)
         with Couple(writer, reader) as couple:
@@ -87,7 +87,7 @@ def assert_followed(couple: Couple, sentinels: Sentinels, replica: RedisServer) 
 
 
 def test_sentinels_that_are_down(sentinels: Sentinels, couple: Couple) -> None:
-    """The cache goes on as long as its primary does, and a new process says that no sentinel answers."""
+    """The cache is used while its primary answers; a new process says that no sentinel answers."""
     for sentinel in sentinels.sentinels:
         sentinel.kill()
     stale = list[str]()
@@ -102,7 +102,7 @@ def test_sentinels_that_are_down(sentinels: Sentinels, couple: Couple) -> None:
 
 
 def test_a_service_that_no_sentinel_knows(sentinels: Sentinels) -> None:
-    """The reason says which part of the address is wrong."""
+    """The reason for an unknown service says which part of the address is wrong."""
     with Couple(make_settings(sentinels.url(service="nobody"))) as couple:
         assert couple.find_stale() == []
         assert couple.are_down()
@@ -112,7 +112,7 @@ def test_a_service_that_no_sentinel_knows(sentinels: Sentinels) -> None:
 def test_passwords_of_the_servers_and_of_the_sentinels(
     program: str, server_directory: Callable[[], Path]
 ) -> None:
-    """Each has its own setting; the reason for a missing one names it."""
+    """Each password has a setting of its own, which the reason for a missing one names."""
     with run_sentinels(
         program, server_directory, password="of echo", sentinel_password="of sentinels"
     ) as sentinels:
@@ -182,7 +182,7 @@ def test_the_sentinels_of_the_containers_fail_over(guarded: Sentinels) -> None:
 def test_a_process_that_stays_with_the_former_primary_is_stale(
     sentinels: Sentinels, couple: Couple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its epoch and the sentinels' word a reader believes the former primary; this suite notices."""
+    """This suite notices a reader without epoch and sentinels, which believes the former primary."""
     shared: Any = couple.reader._shared
     capability, list_recheck = shared.guard.capability, shared.guard.capability.list_recheck
     monkeypatch.setattr(shared.guard.epochs, "confirm", lambda _: None)
@@ -195,7 +195,7 @@ def test_a_process_that_stays_with_the_former_primary_is_stale(
 
 
 def test_a_record_that_is_deleted_begins_an_epoch(sentinels: Sentinels, couple: Couple) -> None:
-    """FLUSHALL takes the record too; nothing is stale, and the cache is used again in time."""
+    """FLUSHALL deletes the record too; nothing is stale, and the cache is used again in time."""
     primary, _ = sentinels.find_primary()
     primary.run("FLUSHALL")
     stale = list[str]()

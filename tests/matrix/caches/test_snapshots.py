@@ -19,7 +19,7 @@ def couple(server: RedisServer) -> Iterator[Couple]:
 
 
 def test_a_snapshot_brings_no_value_back(couple: Couple, server: RedisServer) -> None:
-    """Saved, written, killed and started: the values of the snapshot are from before the writes."""
+    """After save, write, kill and start, no value from before the write is served from the snapshot."""
     server.run("SAVE")
     written = {player: couple.write(player) for player in PLAYERS}
     server.kill()
@@ -31,7 +31,7 @@ def test_a_snapshot_brings_no_value_back(couple: Couple, server: RedisServer) ->
 
 
 def test_a_process_that_starts_later_reads_no_snapshot(couple: Couple, server: RedisServer) -> None:
-    """It never saw the server before."""
+    """A process that has never seen the server before does not read the snapshot's values either."""
     server.run("SAVE")
     written = couple.write()
     server.kill()
@@ -42,7 +42,7 @@ def test_a_process_that_starts_later_reads_no_snapshot(couple: Couple, server: R
 
 
 def test_a_replica_that_missed_an_invalidation(make_server: MakeServer) -> None:
-    """It becomes the primary before it has heard of the last changes, which replication does not wait for."""
+    """A replica that is promoted without the last change serves no value from before the change."""
     primary, replica = make_server(), make_server()
     with Couple(make_settings(primary.url(), near=0)) as couple:
         couple.warm()
@@ -56,7 +56,7 @@ def test_a_replica_that_missed_an_invalidation(make_server: MakeServer) -> None:
 
 
 def test_a_failover_and_back_brings_no_value_back(make_server: MakeServer) -> None:
-    """The first primary gets its own old values from the second one."""
+    """The first primary gets its own old values back from the second one, and none is served."""
     first, second = make_server(), make_server()
     with Couple(make_settings(first.url(), near=0)) as couple:
         couple.warm()
@@ -71,7 +71,7 @@ def test_a_failover_and_back_brings_no_value_back(make_server: MakeServer) -> No
 
 
 def test_a_server_that_does_not_tell_is_used(server: RedisServer) -> None:
-    """Without the permission for INFO all is as before, but for snapshots."""
+    """Without the permission for INFO all works as before, except the protection from snapshots."""
     account = set_user(server, "-info")
     url = server.url(account)
     with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
