@@ -111,8 +111,8 @@ def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
 
 
 def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path]) -> None:
-    """A folder that has a cluster is used again unchanged."""
-    directory = server_directory()
+    """A missing folder is created, and one that has a cluster is used again unchanged."""
+    directory = server_directory() / "created"
     with run_postgres(directory, options=FAST) as first:
         connection = psycopg2.connect(first.url())
         with connection, connection.cursor() as cursor:
