@@ -6,10 +6,14 @@ measures speed.
 """
 
 import os
+import time
+from collections.abc import Callable
 
 from coverage import Coverage
 
 MOST = 4.0
+HEAL_SECONDS = 5.0
+"""Time within which the product works again after the end of a fault."""
 # Largest slowdown by coverage, which counts every line.
 COVERAGE_FACTOR = 4.0
 
@@ -23,3 +27,12 @@ def stretch(seconds: float) -> float:
 def stretch_processor(seconds: float) -> float:
     """Return a limit of CPU seconds, extended under coverage; other programs do not change CPU time."""
     return seconds * (COVERAGE_FACTOR if Coverage.current() is not None else 1)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = HEAL_SECONDS) -> float:
+    """Return the seconds until the condition held; raises `AssertionError` when they are too many."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < stretch(seconds), f"not within {seconds:g} s: {what}"
+        time.sleep(0.01)
+    return time.monotonic() - started

@@ -6,7 +6,6 @@ The primary flushes its WAL at commit, as in production: WAL that is not flushed
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from core.testing import (
     run_server,
 )
 from tests.conftest import connected
-from tests.patience import stretch
+from tests.patience import wait_until
 
 DATABASE = "postgres"
 ON_REPLICA = ("replica", "replayed")
@@ -84,6 +83,7 @@ def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> Non
         wait_until(
             lambda: run("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,)) == [(True,)],
             "the replica has everything",
+            20.0,
         )
 
 
@@ -92,7 +92,9 @@ def paused_replay(url: str) -> Iterator[None]:
     """Pause replay on a replica, which still receives the WAL."""
     with connected(url) as run:
         run("SELECT pg_wal_replay_pause()")
-        wait_until(lambda: run("SELECT pg_get_wal_replay_pause_state()") == [("paused",)], "replay is paused")
+        wait_until(
+            lambda: run("SELECT pg_get_wal_replay_pause_state()") == [("paused",)], "replay is paused", 20.0
+        )
         try:
             yield
         finally:
@@ -191,15 +193,5 @@ def count_reads(service: EnhancedDatabaseService) -> dict[tuple[str, str], int]:
 def wait_until_used(service: EnhancedDatabaseService) -> None:
     """Wait until the service reads from every replica."""
     wait_until(
-        lambda: all(state.reason is None for state in service.replica_stats()),
-        "the replicas are used",
-        service.replica_stats,
+        lambda: all(state.reason is None for state in service.replica_stats()), "the replicas are used", 20.0
     )
-
-
-def wait_until(condition: Callable[[], bool], what: str, describe: Callable[[], object] = lambda: "") -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + stretch(20)
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what} {describe()}"
-        time.sleep(0.01)

@@ -23,11 +23,11 @@ from tests.chaos.load import Figures, run_load
 from tests.chaos.local import TABLE_COLUMNS, list_tree, send_signal
 from tests.chaos.report import Fault, Row, run_faults, show
 from tests.hosts import Host, HostNotPossible, run_host
+from tests.patience import HEAL_SECONDS
 from tests.replicas import hung
 from tests.replication import DATABASE, Pair
 
 # From the promotion on, until every reader and the writer have got all their answers.
-HEAL_SECONDS = 5.0
 # A primary that is cut off is found dead by a timeout of two seconds, and so is each new connection to it.
 TIMEOUT_SECONDS = 15.0
 # Of the connection that compares: with the defaults a primary that is cut off would hold it for 30 s.

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,6 +22,7 @@ from tests.coherence.history import Event, History, Write
 from tests.coherence.registers import Game
 from tests.coherence.worker import serve
 from tests.conftest import connected
+from tests.patience import wait_until
 from tests.replicas import paused_replay
 
 PATIENCE_SECONDS = 60.0
@@ -111,8 +112,7 @@ class Fleet:
         now = time.monotonic()
         # now, because the process that created it may not live to tell
         self._observed = [Write(OBSERVER, now, now, names, "acknowledged"), *self[0].call("take_events")]
-        for member in self.members:
-            wait_until(lambda member=member: member.call("is_live"), "the near cache serves")  # type: ignore[misc]  # bound at once
+        self._wait_until_near()
         return game
 
     def read(self, process: int, *arguments: Any) -> None:
@@ -124,7 +124,9 @@ class Fleet:
         """Wait until a process has heard of every change up to now."""
         marker = f"user:{uuid4()}"
         self.redis.set(marker, "", px=round(PATIENCE_SECONDS * 1000))
-        wait_until(lambda: self[process].call("has_heard", marker), "the feed tells of a change")
+        wait_until(
+            lambda: self[process].call("has_heard", marker), "the feed tells of a change", PATIENCE_SECONDS
+        )
 
     def observe(self, game: Game, register: str) -> None:
         """Read a register from its table itself: whatever is committed must be seen from now on."""
@@ -173,10 +175,21 @@ class Fleet:
 
     def wait_until_used(self) -> None:
         """Wait until every process uses Redis, has an empty outbox, and serves from its near cache."""
-        for member in self.members:
-            wait_until(lambda member=member: not member.call("count_pending"), "the outbox is empty")  # type: ignore[misc]  # bound at once
-            wait_until(lambda member=member: not member.call("is_down"), "redis is used again")  # type: ignore[misc]  # as above
-            wait_until(lambda member=member: member.call("is_live"), "the near cache serves")  # type: ignore[misc]  # as above
+        members = self.members
+        wait_until(
+            lambda: not any(each.call("count_pending") for each in members),
+            "outboxes are empty",
+            PATIENCE_SECONDS,
+        )
+        wait_until(
+            lambda: not any(each.call("is_down") for each in members), "redis is used again", PATIENCE_SECONDS
+        )
+        self._wait_until_near()
+
+    def _wait_until_near(self) -> None:
+        wait_until(
+            lambda: all(each.call("is_live") for each in self.members), "near caches serve", PATIENCE_SECONDS
+        )
 
     @contextmanager
     def stopped_redis(self) -> Iterator[None]:
@@ -190,9 +203,12 @@ class Fleet:
     def use_replica(self, process: int, key: str) -> None:
         """Wait until a process reads from the replica what it lacks under a key."""
         member = self[process]
-        for each in self.members:
-            wait_until(lambda each=each: each.call("uses_replica"), "the replica is used")  # type: ignore[misc]  # bound at once
-        wait_until(lambda: member.call("knows_position", key), "the position is known")
+        wait_until(
+            lambda: all(each.call("uses_replica") for each in self.members),
+            "the replica is used",
+            PATIENCE_SECONDS,
+        )
+        wait_until(lambda: member.call("knows_position", key), "the position is known", PATIENCE_SECONDS)
         self.redis.delete(key)
 
     @contextmanager
@@ -222,11 +238,3 @@ def run_fleet(settings: Settings, valkey: ValkeyServer, mutants: Sequence[str | 
     finally:
         for member in members:
             member.close()
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.005)

@@ -9,8 +9,9 @@ and until a thread is where it has to be.
 import time
 from collections.abc import Callable
 
-from tests.coherence.fleet import Fleet, wait_until
+from tests.coherence.fleet import PATIENCE_SECONDS, Fleet
 from tests.coherence.history import NEAR_BOUND_SECONDS
+from tests.patience import wait_until
 
 
 def fill_late(fleet: Fleet) -> None:
@@ -119,7 +120,9 @@ def hear_nothing(fleet: Fleet) -> None:
         fleet.read(1, game, "user", 0)
     fleet[0].call("write", game, {"name:0": 2})
     written = time.monotonic()
-    wait_until(lambda: time.monotonic() > written + NEAR_BOUND_SECONDS, "the bound of a near cache")
+    wait_until(
+        lambda: time.monotonic() > written + NEAR_BOUND_SECONDS, "the bound of a near cache", PATIENCE_SECONDS
+    )
     fleet.read(1, game, "user", 0)
 
 
@@ -141,7 +144,9 @@ def join_late(fleet: Fleet) -> None:
     fleet[1].hold("early", "loaded", "read", game, "user", 0)
     fleet[1].call("write", game, {"name:0": 2})
     fleet[1].call("begin", "late", "read", game, "user", 0)
-    wait_until(lambda: fleet[1].call("has_joined_or_ended", "late"), "the thread waits or has read")
+    wait_until(
+        lambda: fleet[1].call("has_joined_or_ended", "late"), "the thread waits or has read", PATIENCE_SECONDS
+    )
     fleet[1].end("early")
     assert fleet[1].call("finish", "late")
 
@@ -152,7 +157,7 @@ def write_while_redis_hangs(fleet: Fleet) -> None:
     fleet.read(2, game, "user", 0)
     with fleet.stopped_redis():
         fleet[0].call("write", game, {"name:0": 2})
-    wait_until(lambda: not fleet[0].call("count_pending"), "the outbox is empty")
+    wait_until(lambda: not fleet[0].call("count_pending"), "the outbox is empty", PATIENCE_SECONDS)
     fleet.wait_until_used()
     fleet.read(1, game, "user", 0)
 
@@ -237,7 +242,9 @@ def die_after_a_commit_that_is_not_replayed(fleet: Fleet) -> None:
         fleet[0].kill()
         fleet.observe(game, "name:0")
         fleet.read(1, game, "user", 0)
-        wait_until(lambda: not fleet.redis.exists(f"user:{game.users[0]}"), "the fence expires")
+        wait_until(
+            lambda: not fleet.redis.exists(f"user:{game.users[0]}"), "the fence expires", PATIENCE_SECONDS
+        )
         fleet.read(1, game, "user", 0)
         fleet.read(2, game, "user", 0)
 

@@ -23,15 +23,14 @@ from core import Settings, open_service
 from core.migration import Migrator
 from core.testing import ValkeyServer, run_postgres
 from tests.coherence.conftest import make_fleet_settings
-from tests.coherence.fleet import Fleet, run_fleet, wait_until
+from tests.coherence.fleet import PATIENCE_SECONDS, Fleet, run_fleet
 from tests.coherence.load import PLAYERS, READS, REGISTERS, Counts, Ledger, Team
 from tests.coherence.registers import Game, read_registers
 from tests.coherence.soak import add_up
 from tests.hosts import HostNotPossible, run_host
-from tests.matrix.caches.couple import HEAL_SECONDS
 from tests.matrix.caches.sentinels import Sentinels, run_sentinels
 from tests.matrix.caches.servers import PROGRAMS, RedisServer, require_program
-from tests.patience import stretch
+from tests.patience import HEAL_SECONDS, stretch, wait_until
 
 TEAM = Team(processes=3, threads=2)
 LONGEST_SECONDS = 120.0
@@ -120,7 +119,11 @@ def _run_fault(
     with fault(sentinels, primary):
         sentinels.wait_for_election(replica.port)
         elected = time.monotonic()
-    wait_until(lambda: all(_uses(member, replica) for member in fleet.members), "the new primary is used")
+    wait_until(
+        lambda: all(_uses(member, replica) for member in fleet.members),
+        "the new primary is used",
+        PATIENCE_SECONDS,
+    )
     healed = time.monotonic()
     time.sleep(CALM_SECONDS)
     counts = add_up(member.call("end_load") for member in fleet.members)

@@ -10,11 +10,12 @@ from core import Settings
 from core.migration import Migrator
 from core.testing import ValkeyServer
 from tests.coherence.conftest import make_fleet_settings
-from tests.coherence.fleet import run_fleet, wait_until
+from tests.coherence.fleet import PATIENCE_SECONDS, run_fleet
 from tests.coherence.load import Team
 from tests.coherence.mutants import REPLICA_MUTANTS
 from tests.coherence.scenarios import REPLICA_SCENARIOS, SCENARIOS
 from tests.coherence.soak import LIMITS, run_team
+from tests.patience import wait_until
 from tests.replicas import ReplicaPair, disturbed, run_pair
 
 PROCESSES = 3
@@ -73,7 +74,7 @@ def test_every_interleaving_holds_beside_a_paused_replica(
 ) -> None:
     """The interleavings of a cache without replicas also hold beside a replica that pauses now and then."""
     with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
-        wait_until(lambda: fleet[1].call("uses_replica"), "the replica is used")
+        wait_until(lambda: fleet[1].call("uses_replica"), "the replica is used", PATIENCE_SECONDS)
         for name, scenario in SCENARIOS.items():
             if name not in DEADLY:
                 with fleet.paused_replay():

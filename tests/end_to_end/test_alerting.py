@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from core.settings import Settings
 from core.stack.ports import find_free_port
 from core.testing import run_postgres
 from tests.conftest import FAST
+from tests.patience import wait_until
 
 RULES = Path(__file__).parents[2] / "exporter" / "prometheus"
 DEADLINE_SECONDS = 60.0
@@ -128,22 +128,18 @@ def monitored(tmp_path: Path, server_directory: Callable[[], Path]) -> Iterator[
         monitored.close()
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what}"
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_a_stopped_database_fires_its_alert(monitored: Monitored) -> None:
     """Every rule is loaded and evaluates without an error; only the alerts of the fault fire."""
-    wait_until(lambda: bool(monitored.query('echo_service_up{service="database"} == 1')), "a scrape")
-    wait_until(lambda: all_rules_are_healthy(monitored), "every rule evaluated")
+    wait_until(
+        lambda: bool(monitored.query('echo_service_up{service="database"} == 1')),
+        "a scrape",
+        DEADLINE_SECONDS,
+    )
+    wait_until(lambda: all_rules_are_healthy(monitored), "every rule evaluated", DEADLINE_SECONDS)
     assert "EchoDatabaseDown" not in monitored.firing()
     monitored.stop_postgres()
-    wait_until(lambda: "EchoDatabaseDown" in monitored.firing(), "the alert fires")
+    wait_until(lambda: "EchoDatabaseDown" in monitored.firing(), "the alert fires", DEADLINE_SECONDS)
     assert "EchoExporterAbsent" not in monitored.firing()
 
 

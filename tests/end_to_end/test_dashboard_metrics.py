@@ -1,7 +1,5 @@
 """What a dashboard reports while somebody looks at it, seen from outside, and after SIGKILL."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from core.metrics.fleet import FleetReader
 from core.metrics.writer import MetricWriter
 from tests.dashboard_process import run_dashboard
 from tests.end_to_end.browsing import visit
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -37,7 +36,7 @@ def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path
         assert value("echo_metrics_writers", role="dashboard") == 1
         assert value("echo_dashboard_sessions") == 0
         visit(browser.new_page(), dashboard.url)
-        wait_until(lambda: value("echo_dashboard_sessions") == 1, "the session is counted")
+        wait_until(lambda: value("echo_dashboard_sessions") == 1, "the session is counted", DEADLINE_SECONDS)
         renders = value("echo_dashboard_render_seconds_count", page="overview")
         assert renders
         dashboard.process.kill()
@@ -45,11 +44,3 @@ def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path
         assert value("echo_dashboard_sessions") is None
         assert value("echo_metrics_writers", role="dashboard") is None
         assert value("echo_dashboard_render_seconds_count", page="overview") == renders
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what}"
-        time.sleep(0.05)

@@ -16,7 +16,8 @@ from core.stack.ports import find_free_port
 from core.testing import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from tests.conftest import FAST, connected, created_database
 from tests.faults.proxy import Proxy, run_proxy
-from tests.faults.subject import FaultTable, Subject, wait_until
+from tests.faults.subject import FaultTable, Subject
+from tests.patience import wait_until
 
 QUERY_TIMEOUT = 1_000
 

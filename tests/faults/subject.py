@@ -12,20 +12,10 @@ from uuid import UUID
 
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError
-from tests.patience import stretch
+from tests.patience import HEAL_SECONDS, stretch, wait_until
 
-HEAL_SECONDS = 5.0
 # Reads of both services after healing, each compared with the row.
 CHECKS = 20
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = HEAL_SECONDS) -> float:
-    """Return how long it took until the condition held."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < stretch(seconds), f"not within {seconds:g} s: {what}"
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 def name_of(error: EchoMarketsError) -> str:

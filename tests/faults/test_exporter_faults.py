@@ -23,8 +23,8 @@ from exporter.server import build_app, open_runners
 from tests.conftest import FAST
 from tests.exporter_server import LOCAL_URL
 from tests.faults.conftest import OwnValkey
-from tests.faults.subject import wait_until
 from tests.integration.test_exporter import value
+from tests.patience import wait_until
 
 # As Prometheus would ask with its scrape_timeout at 4 s.
 TIMEOUT_SECONDS = 4.0

@@ -17,13 +17,11 @@ from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.faults.conftest import OwnValkey, on_valkey
 from tests.faults.proxy import Proxy, run_proxy
-from tests.faults.subject import wait_until
-from tests.patience import stretch
+from tests.patience import HEAL_SECONDS, stretch, wait_until
 from tests.replicas import wait_until_replayed
 from tests.replication import DATABASE, Pair
 
 # From the promotion to the first write that is acknowledged.
-HEAL_SECONDS = 5.0
 
 
 class StreamedPair(Pair):

@@ -20,12 +20,12 @@ from tests.chaos.report import Fault, run_fault
 from tests.conftest import FAST, created_database
 from tests.faults.conftest import OwnValkey, on_valkey
 from tests.matrix.servers import prepare_pgbouncer
+from tests.patience import HEAL_SECONDS
 from tests.replication import DATABASE, Pair
 
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "pgbouncer.ini"
 # addresses and files are those of the test
 OWN = ("listen_addr", "listen_port", "unix_socket_dir", "auth_file")
-HEAL_SECONDS = 5.0
 HOLD_SECONDS = 1.5
 
 

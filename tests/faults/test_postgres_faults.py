@@ -17,8 +17,8 @@ from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.faults.conftest import QUERY_TIMEOUT
 from tests.faults.proxy import Proxy
-from tests.faults.subject import Subject, wait_until
-from tests.patience import stretch
+from tests.faults.subject import Subject
+from tests.patience import stretch, wait_until
 
 Stop = Callable[..., AbstractContextManager[None]]
 TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

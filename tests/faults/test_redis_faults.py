@@ -10,7 +10,8 @@ from core.cache.leases_and_fences import FENCE, RELEASE
 from core.database import Database
 from tests.faults.conftest import OwnValkey
 from tests.faults.proxy import Proxy
-from tests.faults.subject import Subject, wait_until
+from tests.faults.subject import Subject
+from tests.patience import wait_until
 
 Stop = Callable[..., AbstractContextManager[None]]
 

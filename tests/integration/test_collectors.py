@@ -1,9 +1,8 @@
 """What the exporter asks the servers: true figures, isolated from each other and from the scrape."""
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
@@ -23,6 +22,7 @@ from tests.exporter_server import LOCAL_URL
 from tests.fleet_reading import find_sample
 from tests.integration.test_exporter import parse, value
 from tests.market_days import import_days
+from tests.patience import wait_until
 
 
 @pytest.fixture
@@ -40,14 +40,6 @@ def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[Tes
         build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
     ) as client:
         yield client
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.02)
 
 
 def test_a_scrape_has_the_servers_figures(client: TestClient) -> None:
@@ -105,7 +97,7 @@ def test_connections_are_counted_by_application_and_state(
             opened.callback(raw.close)
             with raw.cursor() as cursor:
                 cursor.execute("SELECT 1")
-        wait_for(
+        wait_until(
             lambda: (
                 count_added(before, postgres.count_connections(connection, applications))
                 == {
@@ -160,9 +152,10 @@ def test_transactions_are_counted(connection: BoundedConnection, execute: Execut
             execute("SELECT 1 / 0")
     # a session reports at its leisure, unless it is told to
     execute("SELECT pg_stat_force_next_flush()")
-    wait_for(
+    wait_until(
         lambda: count_transactions(connection)[:2] >= (commits + 5, rollbacks + 5),
         "five commits and rollbacks",
+        20.0,
     )
     assert count_transactions(connection)[2] == deadlocks
 
@@ -228,6 +221,6 @@ def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: 
             cursor = raw.cursor()
             cursor.start_replication(start_lsn=int(end), options=None)
             cursor.send_feedback(write_lsn=applied, flush_lsn=applied, apply_lsn=applied, force=True)  # type: ignore[no-untyped-call]  # psycopg2's stubs lack it
-        wait_for(lambda: len(list_lags(connection)) == 2, "two replicas")
-        wait_for(lambda: list_lags(connection)["replica_b"] > 0.1, "a late one")
+        wait_until(lambda: len(list_lags(connection)) == 2, "two replicas", 20.0)
+        wait_until(lambda: list_lags(connection)["replica_b"] > 0.1, "a late one", 20.0)
         assert list_lags(connection)["replica_a"] == 0

@@ -14,7 +14,7 @@ from core.errors import QueryTimeout, TransactionConflict, UserNotFound
 from core.records import LeaderboardUpdate, PlayerSession, PortfolioUpdate, Tick, User
 from core.service.writes import CONFLICT_ATTEMPTS
 from tests.conftest import Execute, connected
-from tests.faults.subject import wait_until
+from tests.patience import wait_until
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()

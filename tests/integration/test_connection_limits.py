@@ -1,7 +1,7 @@
 """Servers that close connections which idle, and servers that give fewer than the pool may hold."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,20 +11,12 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import ConnectionsExhausted, DatabaseUnavailable
 from core.testing import PostgresServer
 from tests.conftest import Execute, administered
+from tests.patience import wait_until
 
 END_IDLE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 ALIVE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 THREADS = 12
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return when it holds."""
-    for _ in range(2_000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError(what)
 
 
 def hold_connections(service: EnhancedDatabaseService, count: int) -> None:
@@ -50,7 +42,7 @@ def test_a_write_does_not_meet_a_connection_that_the_server_closed(
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         hold_connections(service, 4)
         execute(END_IDLE)
-        wait_until(lambda: execute(ALIVE) == [(0,)], "the server has closed them")
+        wait_until(lambda: execute(ALIVE) == [(0,)], "the server has closed them", 20.0)
         for name in ("alice", "bob", "charlie"):
             service.create_user(username=name)
         assert service.pool_stats().connections_lost == 1, "a session replaced is the one used again"
@@ -82,7 +74,7 @@ def test_a_message_is_no_reason_to_reconnect(settings: Settings, execute: Execut
         [entry] = service._database._pool._idle
         assert not entry.needs_ping(entry.idle_since, 0.0)
         execute("NOTIFY news")
-        wait_until(lambda: entry.needs_ping(entry.idle_since, 0.0), "the session was told")
+        wait_until(lambda: entry.needs_ping(entry.idle_since, 0.0), "the session was told", 20.0)
         service.search_users("a")
         stats = service.pool_stats()
     assert (stats.connections_num, stats.connections_lost) == (1, 0)

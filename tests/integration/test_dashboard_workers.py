@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from tests.conftest import Execute
 from tests.dashboard_process import Dashboard, build_environment, run_dashboard
 from tests.game import play_game
 from tests.oidc_provider import run_provider
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 WAIT_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -45,16 +45,8 @@ def dashboard(service: EnhancedDatabaseService, database_url: str, tmp_path: Pat
         DASHBOARD_WORKERS="2",
         DASHBOARD_CONNECTIONS="12",
     ) as dashboard:
-        wait_until(lambda: count_ready(dashboard) == 2, "two workers did not start")
+        wait_until(lambda: count_ready(dashboard) == 2, "two workers are ready", WAIT_SECONDS)
         yield dashboard
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return when it holds."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def count_ready(dashboard: Dashboard) -> int:
@@ -107,7 +99,7 @@ def test_visitors_are_spread_evenly_and_outlive_a_worker(dashboard: Dashboard) -
                     await enter(dashboard, stack, 1)
             killed.send_signal(signal.SIGKILL)
             said = f"worker {killed.pid} ended with status -9; another one starts"
-            wait_until(lambda: said in dashboard.log.read_text(), "nobody saw the kill")
+            wait_until(lambda: said in dashboard.log.read_text(), "the kill is noticed", WAIT_SECONDS)
             # all that have lost their page are let in again while one worker is gone
             again = await enter(dashboard, stack, 6)
             assert all([await is_connected(visitor) for visitor in again])
@@ -120,7 +112,9 @@ def test_visitors_are_spread_evenly_and_outlive_a_worker(dashboard: Dashboard) -
             assert connected == 6
             with pytest.raises(InvalidStatus, match="403"):
                 await enter(dashboard, stack, 1)
-        wait_until(lambda: count_ready(dashboard) == 3, "no worker took the place of the killed one")
+        wait_until(
+            lambda: count_ready(dashboard) == 3, "a worker takes the place of the killed one", WAIT_SECONDS
+        )
         assert kept in list_workers(dashboard)
         assert len(list_workers(dashboard)) == 2
 
@@ -178,7 +172,9 @@ def test_a_worker_that_hangs_and_a_parent_that_is_killed(dashboard: Dashboard) -
     """A paused worker gets no connections after some seconds; without their parent the workers end."""
     workers = list_workers(dashboard)
     workers[0].suspend()
-    wait_until(lambda: all(answers(dashboard) for _ in range(6)), "visitors still meet the paused worker")
+    wait_until(
+        lambda: all(answers(dashboard) for _ in range(6)), "no visitor meets the paused worker", WAIT_SECONDS
+    )
     workers[0].resume()
     dashboard.process.kill()
     dashboard.process.wait(10)
@@ -243,7 +239,7 @@ def test_a_sign_in_is_known_to_every_worker(
         settings = provider.settings() | {"DATABASE_URL": database_url, "ENABLE_REDIS_CACHE": "false"}
         port = int(provider.redirect_uri.rpartition(":")[2].partition("/")[0])
         with run_dashboard(tmp_path, port=port, DASHBOARD_WORKERS="2", **settings) as dashboard:
-            wait_until(lambda: count_ready(dashboard) == 2, "two workers did not start")
+            wait_until(lambda: count_ready(dashboard) == 2, "two workers are ready", WAIT_SECONDS)
             secret = OctKey.import_key(settings["OIDC_COOKIE_SECRET"])
             # as the button of a page makes it, whose worker need not be that of the next request
             token = jwt.encode(

@@ -4,9 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +21,7 @@ from core.simulation.replay import seed
 from exporter.exposition import Exposition
 from tests.conftest import Execute
 from tests.market_days import import_days, write_days
+from tests.patience import wait_until
 
 USERS = 10_000
 SYMBOLS = 500
@@ -92,7 +90,9 @@ def test_the_simulator_reports_and_is_late_when_killed(
     command = [sys.executable, "-m", "core.cli", "simulate"]
     with subprocess.Popen(command, cwd=repository, env=environment) as simulator:
         try:
-            wait_until(lambda: find_value(collect(environment), name, task="simulator") > 0)
+            wait_until(
+                lambda: find_value(collect(environment), name, task="simulator") > 0, "it is published", 30.0
+            )
             families = collect(environment)
             assert find_value(families, "echo_metrics_writers", role="simulator") == 1
             assert find_value(families, "echo_task_interval_seconds", task="simulator") == 0.1
@@ -112,7 +112,9 @@ def test_a_simulator_that_is_stopped_is_not_late(
     command = [sys.executable, "-m", "core.cli", "simulate"]
     with subprocess.Popen(command, cwd=repository, env=environment) as simulator:
         name = "echo_task_interval_seconds"
-        wait_until(lambda: find_value(collect(environment), name, task="simulator") == 0.1)
+        wait_until(
+            lambda: find_value(collect(environment), name, task="simulator") == 0.1, "it is published", 30.0
+        )
         simulator.send_signal(signal.SIGTERM)
     assert find_value(collect(environment), name, task="simulator") == 0
 
@@ -159,11 +161,3 @@ def make_user(username: str, now: datetime) -> User:
 def make_tick(symbol: str, timestamp: datetime) -> Tick:
     """Return a tick at 10.00."""
     return Tick(symbol=symbol, timestamp=timestamp, price=Decimal(10), volume=1)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; raises `AssertionError` after half a minute."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.05)

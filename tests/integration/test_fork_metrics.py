@@ -22,7 +22,7 @@ from core.service.writes import new_id
 from core.stack.ports import find_free_port
 from tests.conftest import Execute
 from tests.forking import ask_child, forked
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
@@ -76,14 +76,6 @@ def read_gauges(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what others publish once a second."""
-    deadline = time.monotonic() + stretch(10)
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
-
-
 def test_a_child_begins_with_the_gauges_of_a_process(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
@@ -121,13 +113,17 @@ def test_the_exporter_sees_each_process_of_a_family(
         assert child.ask("use")
         assert child.ask("fork")
         assert child.ask("use_grandchild")
-        wait_until(lambda: total("echo_metrics_writers", role="job") == 3)
+        wait_until(lambda: total("echo_metrics_writers", role="job") == 3, "the writers are counted", 10.0)
         assert total("echo_db_pool_max_connections", role="job") == 3 * LIMIT
-        wait_until(lambda: total("echo_db_pool_connections", role="job", state="idle") == 3)
+        wait_until(
+            lambda: total("echo_db_pool_connections", role="job", state="idle") == 3,
+            "their connections are counted",
+            10.0,
+        )
         operations = {"op": "search_users", "role": "job"}
         assert total("echo_db_operation_duration_seconds_count", **operations) == 3
         assert total("echo_db_operation_duration_seconds_count", op="create_user") == 1
-    wait_until(lambda: total("echo_metrics_writers", role="job") < 3)
+    wait_until(lambda: total("echo_metrics_writers", role="job") < 3, "the writers are counted", 10.0)
 
 
 def test_a_child_does_not_count_what_its_parent_has_still_to_publish(
@@ -193,18 +189,20 @@ def test_an_exhausted_worker_of_a_preloaded_program_is_seen(
     with forked(hold=hold, let_go=let_go, health=ask_health) as first:
         with forked(health=ask_health) as second, open_service(shared, role="exporter") as exporter:
             assert first.ask("hold") == LIMIT
-            wait_until(lambda: ask_again(exporter).status == "degraded")
+            wait_until(lambda: ask_again(exporter).status == "degraded", "the health has changed", 10.0)
             pool = ask_again(exporter).pool
             # exporter, master and two workers
             assert (pool.pool_max, pool.pool_in_use, pool.is_exhausted) == (4 * LIMIT, LIMIT, True)
             assert (first.ask("health"), second.ask("health")) == ("degraded", "healthy")
             assert preloaded.health().status == "healthy"
             first.ask("let_go")
-            wait_until(lambda: ask_again(exporter).status == "healthy")
+            wait_until(lambda: ask_again(exporter).status == "healthy", "the health has changed", 10.0)
         # the master replaces a worker that was killed
         with forked(health=ask_health) as third, open_service(shared, role="exporter") as exporter:
             assert third.ask("health") == "healthy"
-            wait_until(lambda: ask_again(exporter).pool.pool_max == 4 * LIMIT)
+            wait_until(
+                lambda: ask_again(exporter).pool.pool_max == 4 * LIMIT, "their pools are counted", 10.0
+            )
 
 
 def ask_again(service: EnhancedDatabaseService) -> Any:
@@ -317,5 +315,7 @@ def test_a_worker_that_is_killed_leaves_its_counts(
         os.kill(child.pid, signal.SIGSTOP)
         assert total("echo_db_pool_max_connections", role="job") == 2 * LIMIT
         os.kill(child.pid, signal.SIGCONT)
-    wait_until(lambda: total("echo_db_pool_max_connections", role="job") == LIMIT)
+    wait_until(
+        lambda: total("echo_db_pool_max_connections", role="job") == LIMIT, "their pools are counted", 10.0
+    )
     assert total("echo_db_operation_duration_seconds_count", op="search_users") == 2

@@ -30,7 +30,7 @@ from exporter.server import build_app
 from tests.conftest import FAST, Execute, administered
 from tests.exporter_server import LOCAL_URL
 from tests.integration.test_exporter import parse, value, without_database, without_redis
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 Prepare = Callable[[EnhancedDatabaseService, Execute], AbstractContextManager[object]]
 
@@ -289,10 +289,11 @@ def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Setting
                 assert (found.status, found.database, found.redis) == ("unhealthy",) * 3
             names = [each.name for each in threading.enumerate() if each.name.startswith("health-")]
             assert len(names) == len(set(names)) <= 2
-            deadline = time.monotonic() + 10
-            while "health-database" in {each.name for each in threading.enumerate()}:
-                assert time.monotonic() < deadline
-                threading.Event().wait(0.05)
+            wait_until(
+                lambda: "health-database" not in {each.name for each in threading.enumerate()},
+                "the check of the database has ended",
+                10.0,
+            )
 
 
 def test_each_check_has_its_own_time(settings: Settings) -> None:

@@ -18,11 +18,10 @@ from core.errors import EchoMarketsError
 from core.key_rotation import rotate_keys
 from core.records import EncryptionKeyUse
 from core.simulation.bulk_load import ignore_progress
-from core.stack.processes import wait_until
 from core.testing import build_environment
 from tests.addresses import FIRST
 from tests.conftest import KEYS, Execute
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 NEW = new_key_line("new")
 USERS = 30
@@ -99,14 +98,8 @@ def test_the_old_key_is_not_needed_afterwards(
     with open_service(with_keys(settings, NEW)) as alone:
         assert all("no key 'tests'" in str(alone.get_user_by_id(user.id).email) for user in players)
         rotate_keys(new, progress=ignore_progress)
-        deadline = threading.Event()
-        for user in players:
-            # a near cache hears of it within milliseconds
-            for _ in range(int(stretch(100))):
-                if alone.get_user_by_id(user.id) == user:
-                    break
-                deadline.wait(0.05)
-            assert alone.get_user_by_id(user.id) == user
+        # a near cache hears of it within milliseconds
+        wait_until(lambda: [alone.get_user_by_id(user.id) for user in players] == players, "all are read")
         check_addresses(alone)
 
 
@@ -187,7 +180,7 @@ def test_a_rotation_that_is_killed_is_continued(
             [sys.executable, "-m", "core.cli", "rotate-keys"], env={**os.environ, **environment}
         )
         try:
-            assert wait_until(lambda: is_waiting(execute), seconds=stretch(30))
+            wait_until(lambda: is_waiting(execute), "the rotation waits for the lock", 30.0)
         finally:
             killed.kill()
             killed.wait()

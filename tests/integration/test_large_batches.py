@@ -16,7 +16,7 @@ from core.records import PortfolioUpdate
 from core.service.fence_ahead import LEAST_KEYS_FENCED_AHEAD
 from core.service.portfolios import portfolio_key
 from tests.conftest import Execute, connected
-from tests.faults.subject import wait_until
+from tests.patience import wait_until
 
 TODAY = datetime.now(UTC).date()
 PLAYERS = (

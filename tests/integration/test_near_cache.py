@@ -21,17 +21,7 @@ from core.records import User
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer, ValkeyServer, run_valkey
 from tests.conftest import created_database
-from tests.patience import stretch
-
-PATIENCE_SECONDS = 5.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.002)
+from tests.patience import stretch, wait_until
 
 
 def near_hits(service: EnhancedDatabaseService, kind: str = "user") -> int:

@@ -1,7 +1,6 @@
 """The Redis client against a real Valkey: scripts, errors, connections that were cut."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from core import Settings
 from core.cache.client import RedisClient, Script
 from core.cache.connection import ErrorReply, RedisConnection
 from core.cache.topology import make_connection_factory
+from tests.patience import wait_until
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -52,7 +52,7 @@ def test_a_connection_that_was_cut_is_not_used(client: RedisClient, redis_client
     for _ in range(120):
         own_id = client.ask("CLIENT", "ID")
         redis_client.client_kill_filter(_id=own_id)
-        wait_until(client._idle[-1].is_readable)
+        wait_until(client._idle[-1].is_readable, "the end arrives")
         assert client.ask("PING") == b"PONG"
 
 
@@ -81,13 +81,6 @@ def test_each_connection_is_checked_for_itself(settings: Settings) -> None:
     client._check_in(second)
     assert checked == [second, first]
     client.close()
-
-
-def wait_until(is_met: Callable[[], bool]) -> None:
-    """Return once a condition is met."""
-    deadline = time.monotonic() + 5
-    while not is_met():
-        assert time.monotonic() < deadline
 
 
 def test_a_script_that_nobody_waits_for_is_heard_of_later(client: RedisClient) -> None:
@@ -128,7 +121,7 @@ def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client
     sent.give_up()
     assert client.ask("PING") == b"PONG"
     assert client._idle[-1] is not sent.connection
-    wait_until(lambda: redis_client.get("k") == b"1")
+    wait_until(lambda: redis_client.get("k") == b"1", "the script has run")
 
 
 def test_a_server_that_forgot_its_scripts_learns_them_again(
@@ -171,7 +164,7 @@ def test_a_cut_connection_owes_no_reply(client: RedisClient, redis_client: redis
     client.run_later(ECHO, ["k"], [1], heard.append)
     redis_client.client_kill_filter(_id=own_id)
     connection = client._idle[-1]
-    wait_until(connection.is_readable)
+    wait_until(connection.is_readable, "the reply arrives")
     assert client.ask("CLIENT", "ID") != own_id
     assert len(heard) == 1
 

@@ -17,7 +17,7 @@ from core.errors import DatabaseUnavailable, InvalidInput
 from core.migration import Migrator
 from core.testing import ValkeyServer, run_postgres
 from tests.conftest import connected
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 from tests.replicas import (
     ON_REPLICA,
     OPTIONS,
@@ -26,7 +26,6 @@ from tests.replicas import (
     hung,
     run_pair,
     run_replica,
-    wait_until,
     wait_until_used,
 )
 
@@ -76,7 +75,7 @@ def know_slots(service: EnhancedDatabaseService, user_id: str) -> None:
         service.get_user_by_id(user_id)
         return count_reads(service).get(ON_REPLICA, 0) > before
 
-    wait_until(is_read_on_replica, "the position is known", lambda: count_reads(service))
+    wait_until(is_read_on_replica, "the position is known", 20.0)
 
 
 def forget(service: EnhancedDatabaseService, key: str) -> None:
@@ -102,7 +101,7 @@ def test_a_reader_never_fills_from_before_an_invalidation(
     user_id = add_user(service)
     know_slots(service, user_id)
     with open_service(settings) as other, pair.paused():
-        wait_until(lambda: service.get_user_by_id(user_id) is not None, "it is read")
+        wait_until(lambda: service.get_user_by_id(user_id) is not None, "it is read", 20.0)
         for number in range(20):
             service.update_user_profile(user_id, name=f"name {number}")
             forget(other, "nothing")
@@ -149,7 +148,7 @@ def test_a_replica_that_is_behind_is_left_out_and_comes_back(
     """The reason says how far it is behind; the breaker closes without a call."""
     with pair.paused():
         add_user(service)
-        wait_until(lambda: "behind" in (service.replica_stats()[0].reason or ""), "it is left out")
+        wait_until(lambda: "behind" in (service.replica_stats()[0].reason or ""), "it is left out", 20.0)
         before = count_on(service, "primary")
         service.list_session_dates()
         assert count_on(service, "primary") == before + 1
@@ -162,7 +161,7 @@ def test_a_stopped_receiver_costs_no_correctness(service: EnhancedDatabaseServic
     with pair.stopped_receiver():
         service.update_user_profile(user_id, name="new")
         assert service.get_user_by_id(user_id).name == "new"
-        wait_until(lambda: service.replica_stats()[0].reason is not None, "it is left out")
+        wait_until(lambda: service.replica_stats()[0].reason is not None, "it is left out", 20.0)
     wait_until_used(service)
 
 
@@ -244,12 +243,12 @@ def test_a_replica_that_hangs_is_killed_or_is_promoted_costs_no_call(
                 add_user(service)
                 service.list_session_dates()
                 assert time.monotonic() - began < stretch(5), "not the query timeout"
-                wait_until(lambda: service.replica_stats()[0].reason is not None, "it is left out")
+                wait_until(lambda: service.replica_stats()[0].reason is not None, "it is left out", 20.0)
             wait_until_used(service)
             os.kill(replica.pid, signal.SIGQUIT)
             for _ in range(5):
                 service.list_session_dates()
-        wait_until(lambda: service.replica_stats()[0].reason is not None, "it is left out")
+        wait_until(lambda: service.replica_stats()[0].reason is not None, "it is left out", 20.0)
         with run_replica(directory, primary, port=replica.port) as again:
             wait_until_used(service)
             before = count_on(service, "replica")
@@ -258,11 +257,13 @@ def test_a_replica_that_hangs_is_killed_or_is_promoted_costs_no_call(
                 service.list_session_dates()
                 return count_on(service, "replica") > before
 
-            wait_until(is_read_on_replica, "it is read from again")
+            wait_until(is_read_on_replica, "it is read from again", 20.0)
             with connected(again.url()) as run:
                 run("SELECT pg_promote()")
             service.update_user_profile(add_user(service), name="after the promotion")
             before = count_on(service, "replica")
             service.list_session_dates()
             assert count_on(service, "replica") == before
-            wait_until(lambda: "no replica" in (service.replica_stats()[0].reason or ""), "it is left out")
+            wait_until(
+                lambda: "no replica" in (service.replica_stats()[0].reason or ""), "it is left out", 20.0
+            )

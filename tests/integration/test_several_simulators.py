@@ -20,7 +20,7 @@ from core.simulation.replay import seed
 from core.simulation.simulator import Simulator
 from tests.conftest import Execute
 from tests.market_days import import_days
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 KEY = 0x74657374
 OTHERS = "another simulator runs the market; this one waits"
@@ -46,7 +46,7 @@ def test_one_of_two_has_the_lock(make_lock: Callable[[], ProcessLock]) -> None:
     alice, bob = make_lock(), make_lock()
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
     alice.release()
-    _wait_until(bob.hold, "the lock was not given up")
+    wait_until(bob.hold, "the lock is given up", 60.0)
     assert not alice.hold()
 
 
@@ -101,7 +101,7 @@ def test_only_the_holder_is_late(
     try:
         assert _list_expected(service) == []
         alice.release()
-        _wait_until(lambda: _list_expected(service) == ["seal_audit_log", "simulator"], "it never took over")
+        wait_until(lambda: _list_expected(service) == ["seal_audit_log", "simulator"], "it takes over", 60.0)
     finally:
         stop.set()
         thread.join(20)
@@ -115,13 +115,6 @@ def _list_expected(service: EnhancedDatabaseService) -> list[str]:
         for sample in metric.samples
         if sample.name == "echo_task_interval_seconds" and sample.value > 0
     )
-
-
-def _wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 class _Command:
@@ -169,15 +162,15 @@ def test_a_killed_simulator_is_replaced_by_the_one_that_waits(
     seed(service, players=5, sessions=5)
     newest = "SELECT count(*), count(DISTINCT (symbol, timestamp)) FROM ticks WHERE timestamp > '2020-01-01'"
     with _started(tmp_path, "first", database_url, "simulate") as first:
-        _wait_until(lambda: execute(newest)[0][0] > 0, "the first simulator moved nothing")
+        wait_until(lambda: execute(newest)[0][0] > 0, "the first simulator moves prices", 60.0)
         with _started(tmp_path, "second", database_url, "simulate") as second:
-            _wait_until(lambda: OTHERS in second.read(), "the second simulator did not wait")
+            wait_until(lambda: OTHERS in second.read(), "the second simulator waits", 60.0)
             assert OTHERS not in first.read()
             first.process.send_signal(signal.SIGKILL)
             first.process.wait()
             killed = time.monotonic()
             [(before, _)] = execute(newest)
-            _wait_until(lambda: execute(newest)[0][0] > before, "nobody took over")
+            wait_until(lambda: execute(newest)[0][0] > before, "the second one takes over", 60.0)
             assert MINE in second.read()
             # one interval until it asks, and the session to be read
             assert time.monotonic() - killed < stretch(5)

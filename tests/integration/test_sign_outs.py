@@ -11,7 +11,7 @@ from core.settings.texts import LOOPBACK
 from core.stack.ports import find_free_port
 from dashboard.server.sign_outs import PAGE, SignOuts, describe_sign_in
 from tests.dashboard_process import run_dashboard
-from tests.matrix.caches.couple import wait_until
+from tests.patience import wait_until
 from tests.unit.test_dashboard_security import COOKIE_SECRET, sign_cookie
 
 NOW = datetime.now(UTC).replace(microsecond=0)

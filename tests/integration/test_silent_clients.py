@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ from core.stack.ports import find_free_port
 from core.web.client_deadlines import HEADER_SECONDS
 from tests.dashboard_process import build_environment, run_dashboard
 from tests.exporter_server import write_tls
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 SILENT = 1_000
 FILES = 256
@@ -68,7 +67,7 @@ def run_exporter(folder: Path, settings: Settings, *, tls: bool) -> Iterator[Ser
     with subprocess.Popen([sys.executable, "-m", "exporter"], cwd=folder, env=environment) as process:
         try:
             server = Server(port, process.pid, context)
-            wait_until_alive(server, START_SECONDS)
+            wait_until(server.is_alive, "the probe is answered", START_SECONDS)
             yield server
         finally:
             process.terminate()
@@ -100,14 +99,6 @@ def _many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def wait_until_alive(server: Server, seconds: float) -> None:
-    """Wait for the first answer of the probe."""
-    deadline = time.monotonic() + seconds
-    while not server.is_alive():
-        assert time.monotonic() < deadline, "the probe gets no answer"
-        time.sleep(0.05)
-
-
 def connect_silently(server: Server, held: contextlib.ExitStack) -> None:
     """Open many connections; every second one says half of a request."""
     for number in range(SILENT):
@@ -125,11 +116,8 @@ def test_a_thousand_silent_clients_keep_nobody_out(server: Server) -> None:
     few = process.num_fds() + OTHER_FILES
     with contextlib.ExitStack() as held:
         connect_silently(server, held)
-        wait_until_alive(server, stretch(3 * HEADER_SECONDS))
-        deadline = time.monotonic() + stretch(4 * HEADER_SECONDS)
-        while process.num_fds() > few:
-            assert time.monotonic() < deadline, "silent clients are still connected"
-            time.sleep(0.1)
+        wait_until(server.is_alive, "the probe is answered", 3 * HEADER_SECONDS)
+        wait_until(lambda: process.num_fds() <= few, "silent clients are disconnected", 4 * HEADER_SECONDS)
         assert server.is_alive()
 
 

@@ -27,7 +27,7 @@ from core.simulation.simulator import Simulator
 from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import Execute, administered
 from tests.market_days import import_days
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 from tests.tick_recount import assert_ticks_add_up, recount_ticks
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -534,10 +534,7 @@ def test_an_outage_is_logged_once_and_survived(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             f" WHERE datname = '{name}' AND application_name LIKE 'echo-markets%'"
         )
-        deadline = time.monotonic() + 20
-        while not any("pauses" in record.message for record in caplog.records):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: any("pauses" in record.message for record in caplog.records), "it pauses", 20.0)
         running.stop.wait(0.3)  # several retries fail
         administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     running.wait_for_steps(2)
@@ -562,10 +559,7 @@ def test_without_prices_it_waits_for_them(
     running = Running(service, clock)
     running.thread.start()
     try:
-        deadline = time.monotonic() + 20
-        while not caplog.records:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: bool(caplog.records), "it has said what it waits for", 20.0)
         assert "run `echo-markets import-prices FILE` first" in caplog.records[0].message
         import_days(service, tmp_path, "2013-02-20")
         running.wait_for_steps(1)
@@ -598,10 +592,8 @@ def test_the_command_ends_on_a_signal(
         text=True,
     )
     try:
-        deadline = time.monotonic() + 30
-        while execute("SELECT count(*) FROM portfolios WHERE session_date > '2013-03-01'") == [(0,)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        begun_sessions = "SELECT count(*) > 0 FROM portfolios WHERE session_date > '2013-03-01'"
+        wait_until(lambda: execute(begun_sessions) == [(True,)], "the live market has begun", 30.0)
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=15)

@@ -1,7 +1,7 @@
 """The online stale-read meter: real disagreement is counted, and nothing else."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import cast
 
@@ -15,7 +15,7 @@ from core.cache.shared import SharedCache
 from core.records import User
 from tests.conftest import Execute
 from tests.fleet_reading import read_own
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 PATIENCE_SECONDS = 30.0
 
@@ -41,14 +41,6 @@ def count(service: EnhancedDatabaseService, name: str, tier: str, cache: str = "
     return read_own(service.metrics, f"echo_cache_{name}_total", **labels) or 0
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.005)
-
-
 def test_a_forged_value_is_counted(
     past_near: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
@@ -59,7 +51,9 @@ def test_a_forged_value_is_counted(
     past_near.update_user_profile(alice.id, name="New")
     redis_client.set(f"user:{alice.id}", older)
     assert past_near.get_user_by_id(alice.id) == alice
-    wait_until(lambda: count(past_near, "stale_reads", "shared") == 1, "the stale read is counted")
+    wait_until(
+        lambda: count(past_near, "stale_reads", "shared") == 1, "the stale read is counted", PATIENCE_SECONDS
+    )
 
 
 def test_a_write_past_the_service_is_counted_near_too(
@@ -72,10 +66,12 @@ def test_a_write_past_the_service_is_counted_near_too(
         service.get_user_by_id(alice.id)
         return service.cache_stats().caches["user"].near_hits > before
 
-    wait_until(is_near, "the near cache answers")
+    wait_until(is_near, "the near cache answers", PATIENCE_SECONDS)
     execute("UPDATE users SET name = 'behind its back'")
     service.get_user_by_id(alice.id)
-    wait_until(lambda: count(service, "stale_reads", "near") >= 1, "the stale read is counted")
+    wait_until(
+        lambda: count(service, "stale_reads", "near") >= 1, "the stale read is counted", PATIENCE_SECONDS
+    )
 
 
 def test_a_healthy_run_counts_none(service: EnhancedDatabaseService, settings: Settings, alice: User) -> None:
@@ -89,7 +85,7 @@ def test_a_healthy_run_counts_none(service: EnhancedDatabaseService, settings: S
                     each.get_user_by_id(alice.id)
                     each.get_leaderboard("b")
         for each in (service, other):
-            wait_until(each._cache._sampler._samples.empty, "every sample is compared")
+            wait_until(each._cache._sampler._samples.empty, "every sample is compared", PATIENCE_SECONDS)
         for cache in ("user", "leaderboard"):
             samples = sum(count(each, "stale_read_samples", "near", cache) for each in (service, other))
             assert samples > 0

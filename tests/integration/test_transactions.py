@@ -14,6 +14,7 @@ from core.database import Database
 from core.errors import DatabaseError, DatabaseUnavailable, InvalidInput, UserNotFound
 from core.records import User
 from tests.conftest import Execute
+from tests.patience import wait_until
 
 TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
@@ -226,12 +227,7 @@ def test_a_writer_killed_at_any_step_leaves_nothing_stale(
     expected = step if step == "after commit" else alice.name
     with open_service(settings) as other:
         assert other.get_user_by_id(alice.id).name == expected
-    deadline = threading.Event()
-    for _ in range(100):
-        if service.get_user_by_id(alice.id).name == expected:
-            break
-        deadline.wait(0.01)
-    assert service.get_user_by_id(alice.id).name == expected
+    wait_until(lambda: service.get_user_by_id(alice.id).name == expected, "this process sees it too", 1.0)
 
 
 def test_a_table_can_be_loaded_twice_in_one_transaction(

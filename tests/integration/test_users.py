@@ -14,7 +14,7 @@ from core.errors import InvalidInput, UserNotFound
 from core.records import User
 from core.service import users
 from tests.conftest import Execute
-from tests.faults.subject import wait_until
+from tests.patience import wait_until
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 

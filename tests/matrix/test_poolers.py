@@ -15,6 +15,7 @@ from core.errors import DatabaseUnavailable
 from core.migration import Migrator
 from tests.conftest import connected
 from tests.matrix.conftest import NOTHING, Place, Variant
+from tests.patience import wait_until
 
 MakePlace = Callable[[Variant], Place]
 THREADS = 8
@@ -37,15 +38,6 @@ def run_threads(work: Callable[[], None]) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return when it holds."""
-    for _ in range(1_000):
-        if condition():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError(what)
 
 
 def test_a_migration_that_is_cut_off_strands_no_lock(make_place: MakePlace) -> None:
@@ -107,11 +99,11 @@ def test_a_statement_that_is_given_up_ends_on_the_server(make_place: MakePlace) 
 
         thread = threading.Thread(target=sleep)
         thread.start()
-        wait_until(lambda: run(running) == [(1,)], "it runs")
+        wait_until(lambda: run(running) == [(1,)], "it runs", 20.0)
         service.close(drain_seconds=0.1)
         thread.join(10)
         assert not thread.is_alive()
-        wait_until(lambda: run(running) == [(0,)], "it has ended")
+        wait_until(lambda: run(running) == [(0,)], "it has ended", 20.0)
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -195,7 +187,7 @@ def test_a_process_lock_is_nowhere_left_behind(make_place: MakePlace) -> None:
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
     assert alice._raw is not None
     sever(alice._raw)
-    wait_until(bob.hold, "the lock was left behind")
+    wait_until(bob.hold, "the lock is given up", 20.0)
     with pytest.raises(DatabaseUnavailable):
         alice.hold()
     assert not alice.hold()

@@ -12,7 +12,8 @@ from core.database.roles import APP
 from tests.conftest import connected
 from tests.matrix.caches.servers import require_program, run_server
 from tests.matrix.servers import run_debian_postgres, run_debian_replica, run_pgbouncer
-from tests.replicas import ON_REPLICA, ReplicaPair, count_reads, paused_replay, wait_until, wait_until_used
+from tests.patience import wait_until
+from tests.replicas import ON_REPLICA, ReplicaPair, count_reads, paused_replay, wait_until_used
 from tests.roles import PASSWORDS, give_to_roles, settings_as, url_as
 
 POOLER = {"ignore_startup_parameters": "options", "default_pool_size": "10"}
@@ -55,7 +56,7 @@ def test_a_replica_behind_a_pooler_serves_the_application_and_its_players(
             assert view.get_profile().id == user.id
             return count_reads(service).get(ON_REPLICA, 0) > before
 
-        wait_until(reads_cold, "a player's cold read runs on the replica", lambda: count_reads(service))
+        wait_until(reads_cold, "a player's cold read runs on the replica", 20.0)
         with paused_replay(replica.url()):
             name = f"n{uuid4().hex[:8]}"
             view.update_user_profile(username=name)

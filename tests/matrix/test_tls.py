@@ -28,13 +28,13 @@ from core.stack.redis_access import build_acl
 from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.exporter_server import served
-from tests.matrix.caches.couple import HEAL_SECONDS, Couple, find_servers, make_settings
+from tests.matrix.caches.couple import Couple, find_servers, make_settings
 from tests.matrix.caches.sentinels import run_sentinels
 from tests.matrix.caches.servers import TlsFiles, require_program
 from tests.matrix.caches.servers import run_server as run_redis
 from tests.matrix.conftest import Place, Variant
 from tests.matrix.servers import run_debian_postgres
-from tests.patience import stretch
+from tests.patience import HEAL_SECONDS, stretch
 
 ROOT = Path(__file__).resolve().parents[2]
 END = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

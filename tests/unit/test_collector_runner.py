@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from exporter.collectors.runner import Collector, CollectorRunner, Outcome
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 
 class Server:
@@ -202,9 +202,7 @@ def test_close_closes_the_connection_also_when_it_is_in_use(server: Server) -> N
     assert server.connections[1].is_open
     server.answers.set()
     assert busy.wait(time.monotonic() + 10)
-    deadline = time.monotonic() + 10
-    while server.connections[1].is_open:
-        assert time.monotonic() < deadline
+    wait_until(lambda: not server.connections[1].is_open, "the connection is closed", 10.0)
     asked = server.asked
     scrape(busy, 0.05)
     assert server.asked == asked

@@ -23,6 +23,7 @@ from core.database.pool import (
 from core.database.pooled_connection import PING_AFTER_IDLE_SECONDS
 from core.errors import PoolClosed, PoolTimeout
 from core.metrics import Metrics
+from tests.patience import wait_until
 
 
 class StandInConnection:
@@ -143,11 +144,7 @@ def fixture() -> Iterator[Fixture]:
 
 def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
     """Return once `count` threads queue for a connection."""
-    for _ in range(10_000):
-        if pool.stats().requests_waiting == count:
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError(f"{count} waiters never came: {pool.stats()}")
+    wait_until(lambda: pool.stats().requests_waiting == count, f"{count} threads wait", 10.0)
 
 
 def test_reuses_the_connection_that_was_used_last(fixture: Fixture) -> None:
@@ -404,8 +401,7 @@ def test_close_waits_for_what_runs(fixture: Fixture) -> None:
     connection = fixture.pool.checkout("a")
     closer = Thread(lambda: fixture.pool.close(30))
     closer.start()
-    while not fixture.pool._is_closed:
-        threading.Event().wait(0.001)
+    wait_until(lambda: fixture.pool._is_closed, "the pool closes")
     fixture.pool.checkin(connection)
     closer.join(5)
     assert not closer.is_alive()
@@ -422,8 +418,7 @@ def test_close_waits_for_who_connects() -> None:
     assert fixture.connecting.wait(5)
     closer = Thread(lambda: fixture.pool.close(30))
     closer.start()
-    while not fixture.pool._is_closed:
-        threading.Event().wait(0.001)
+    wait_until(lambda: fixture.pool._is_closed, "the pool closes")
     assert closer.is_alive()
     fixture.may_connect.set()
     closer.join(5)

@@ -1,7 +1,7 @@
 """How Redis is given up and used again: late once, down, refusing, and back."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -11,7 +11,7 @@ from core.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
 from core.cache import breaker as breaker_module
 from core.cache.breaker import CircuitBreaker, Recovery
 from core.cache.outbox import InvalidationOutbox, KeyScripts
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 
 def test_pauses_grow_and_are_spread() -> None:
@@ -144,16 +144,6 @@ def server(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> Iterator
     server.recovery.close()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return once a condition holds."""
-    deadline = threading.Event()
-    for _ in range(int(stretch(5.0) / 0.005)):
-        if condition():
-            return
-        deadline.wait(0.005)
-    raise AssertionError("never")
-
-
 def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreaker, told: list[bool]) -> None:
     """The recovery thread does both without a caller, and ends."""
     server.is_down = True
@@ -161,14 +151,14 @@ def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreak
     server.outbox.add(["k"], b"")
     server.recovery.start()
     server.recovery.start()
-    wait_until(lambda: breaker.is_open)
+    wait_until(lambda: breaker.is_open, "the breaker opens")
     assert not server.sent
     server.is_down = False
     assert server.recovered.wait(stretch(5))
     assert breaker.is_closed
     assert server.sent == ["k"]
     assert told == [False, True, False]
-    wait_until(lambda: server.recovery._thread is None)
+    wait_until(lambda: server.recovery._thread is None, "the thread ends")
 
 
 def test_a_change_between_is_sent_before_it_closes(server: Server, breaker: CircuitBreaker) -> None:

@@ -4,8 +4,6 @@ Owns the check that nothing is stale: a read that begins after a write has retur
 The database is a dictionary, so that hundreds of writes take no time.
 """
 
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -17,9 +15,8 @@ from core.cache.capability import Diagnosis, RedisProbe
 from core.cache.kinds import USER
 from core.metrics import open_metrics
 from core.settings import Settings
-from tests.patience import stretch
+from tests.patience import wait_until
 
-HEAL_SECONDS = 5.0
 ROW = Cached(USER, str, lambda player: f"user:{player}")
 PLAYERS = ("alice", "bob", "charlie")
 
@@ -33,14 +30,6 @@ def make_settings(url: str, *, prefix: str = "", password: str | None = None, ne
         redis_key_prefix=prefix,
         near_cache_size=near,
     )
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = HEAL_SECONDS) -> None:
-    """Return once a condition holds."""
-    deadline = time.monotonic() + stretch(seconds)
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.005)
 
 
 class Couple:

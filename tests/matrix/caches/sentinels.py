@@ -17,9 +17,8 @@ from core.settings.texts import LOOPBACK
 from core.stack.ports import find_free_port
 from core.stack.redis_access import SENTINEL_USER, list_sentinel_users
 from tests.hosts import Host
-from tests.matrix.caches.couple import wait_until
 from tests.matrix.caches.servers import START_SECONDS, STOP_SECONDS, RedisServer, TlsFiles, run_server
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 SERVICE = "echo"
 SENTINELS = 3

@@ -4,8 +4,9 @@ import pytest
 
 from core.settings.texts import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer
-from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings
 from tests.matrix.caches.servers import RedisServer
+from tests.patience import wait_until
 
 SLOTS = 16_384
 TAG = "{echo}:"

@@ -14,8 +14,9 @@ from core.cache.capability import Diagnosis
 from core.settings.texts import LOOPBACK
 from core.stack.ports import find_free_port
 from tests.matrix.caches.conftest import MakeServer
-from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, make_settings
 from tests.matrix.caches.servers import RedisServer, require_program, run_server
+from tests.patience import wait_until
 
 PASSWORD = "a/b?c#d%e@f:g h"  # of a test
 ENCODED = "a%2Fb%3Fc%23d%25e%40f%3Ag%20h"

@@ -10,9 +10,9 @@ import pytest
 from core.cache.leases_and_fences import RELEASE
 from core.settings.texts import LOOPBACK
 from tests.faults.proxy import Proxy, run_proxy
-from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, make_settings
 from tests.matrix.caches.servers import RedisServer
-from tests.patience import stretch
+from tests.patience import stretch, wait_until
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from core.stack.embedded_servers import find_valkey_program
 from core.stack.redis_access import COMMANDS, build_acl
 from exporter.collectors.redis import InfoConnection, collect_redis
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, make_settings
 from tests.matrix.caches.servers import RedisServer, run_server
+from tests.patience import wait_until
 
 # The rules that take something away -> what the one line has to name.
 DENIED = {

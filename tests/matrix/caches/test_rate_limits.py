@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from core import Settings
 from core.web.rate_limits import PAUSE_SECONDS, Decision, RateLimit, RateLimits, open_rate_limits
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import wait_until
 from tests.matrix.caches.servers import RedisServer
+from tests.patience import wait_until
 
 PREFIX = "echo:"
 LIMIT = RateLimit("pages", requests=3, seconds=600)

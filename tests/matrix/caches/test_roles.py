@@ -12,8 +12,9 @@ from redis.retry import Retry
 
 from core.settings.texts import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, make_settings
 from tests.matrix.caches.servers import RedisServer
+from tests.patience import wait_until
 
 
 def make_replica(server: RedisServer, primary: RedisServer) -> None:

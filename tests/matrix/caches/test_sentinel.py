@@ -12,9 +12,10 @@ from pydantic import SecretStr
 from core.cache.capability import RedisProbe
 from core.stack.redis_access import USER
 from tests.hosts import Host
-from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings
 from tests.matrix.caches.sentinels import SERVICE, Sentinels, run_sentinels
 from tests.matrix.caches.servers import RedisServer
+from tests.patience import wait_until
 
 
 @pytest.fixture

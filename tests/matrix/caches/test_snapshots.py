@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import PLAYERS, Couple, make_settings, wait_until
+from tests.matrix.caches.couple import PLAYERS, Couple, make_settings
 from tests.matrix.caches.servers import RedisServer
 from tests.matrix.caches.test_roles import make_replica
+from tests.patience import wait_until
 
 
 @pytest.fixture
