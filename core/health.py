@@ -23,7 +23,6 @@ from core.database.bounded_connection import BoundedConnection, make_connector
 from core.database.driver_errors import describe_refusal, translate_connect
 from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
-from core.installation import MIGRATIONS
 from core.metrics import Metrics, names
 from core.metrics.scrape import Scrape, list_samples
 from core.migration import MigrationCount, count_migrations
@@ -178,7 +177,7 @@ class HealthEvaluator:
             is_full = isinstance(translate_connect(error), ConnectionsExhausted)
             return DatabaseDiagnosis(reason=describe_refusal(error), is_full=is_full)
         try:
-            migrations = count_migrations(connection.execute_sql, MIGRATIONS)
+            migrations = count_migrations(connection.execute_sql)
         except psycopg2.Error as error:
             return DatabaseDiagnosis(reason=describe_refusal(error))
         except MigrationFailed as error:

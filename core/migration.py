@@ -389,9 +389,9 @@ def _describe_rows(rows: int) -> str:
     return f"{rows:,} row{'' if rows == 1 else 's'}"
 
 
-def count_migrations(execute_sql: Callable[..., Any], directory: Path) -> MigrationCount:
+def count_migrations(execute_sql: Callable[..., Any]) -> MigrationCount:
     """Return how many migrations are applied and how many are not; `execute_sql` returns a cursor."""
-    names = _list_names(directory)
+    names = _list_names(MIGRATIONS)
     [(has_history,)] = execute_sql(HAS_HISTORY, (HISTORY_TABLE,)).fetchall()
     if not has_history:
         return MigrationCount(applied=0, pending=len(names))

@@ -136,7 +136,7 @@ def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
 
     The format is OpenMetrics 1.0 if its quality is at least that of plain text, else text format 0.0.4.
     """
-    timeout = _parse_number(headers.get(TIMEOUT_HEADER, ""), DEFAULT_TIMEOUT_SECONDS)
+    timeout = _parse_timeout(headers.get(TIMEOUT_HEADER, ""))
     seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, timeout - MARGIN_SECONDS))
     qualities = _parse_qualities(headers.get("accept", ""))
     if qualities.get(OPEN_METRICS, 0.0) > 0 and qualities[OPEN_METRICS] >= qualities.get(PLAIN_TEXT, 0.0):
@@ -155,9 +155,9 @@ def _parse_qualities(header: str) -> dict[str, float]:
     return qualities
 
 
-def _parse_number(text: str, default: float) -> float:
+def _parse_timeout(text: str) -> float:
     try:
-        number = float(text)
+        seconds = float(text)
     except ValueError:
-        return default
-    return number if math.isfinite(number) else default
+        return DEFAULT_TIMEOUT_SECONDS
+    return seconds if math.isfinite(seconds) else DEFAULT_TIMEOUT_SECONDS

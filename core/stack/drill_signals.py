@@ -97,16 +97,16 @@ def format_growth(signal: Signal, seen: Sequence[Observation]) -> str:
     return f"+{float(signal.read(seen[-1])) - float(signal.read(seen[0])):,.0f}"
 
 
-def is_normal(signals: Sequence[Signal], observation: Observation) -> bool:
+def is_normal(observation: Observation) -> bool:
     """Say whether every signal, except counters, has its normal value."""
-    return all(_text(item.read(observation)) == item.normal for item in signals if not item.is_counter)
+    return all(_text(item.read(observation)) == item.normal for item in SIGNALS if not item.is_counter)
 
 
-def has_changed(signals: Sequence[Signal], faulty: Mapping[str, str], observation: Observation) -> bool:
+def has_changed(faulty: Mapping[str, str], observation: Observation) -> bool:
     """Say whether every signal in `faulty`, except counters, has its faulty value."""
     return all(
         _text(item.read(observation)) == faulty[item.name]
-        for item in signals
+        for item in SIGNALS
         if item.name in faulty and not item.is_counter
     )
 

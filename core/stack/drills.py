@@ -183,15 +183,15 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
         return wait_until(lambda: condition(_observe(stack)), seconds=limit_seconds)
 
     say("before: observing the healthy stack")
-    if not wait(lambda seen: is_normal(SIGNALS, seen), CHANGE_SECONDS):
+    if not wait(is_normal, CHANGE_SECONDS):
         raise StackError("the stack is not healthy, so a drill would prove nothing; see `make status`")
     before = _watch(stack, seconds)
     say(f"during: {drill.summary}")
     with drill.fault(stack):
-        wait(lambda seen: has_changed(SIGNALS, drill.faulty, seen), CHANGE_SECONDS)
+        wait(lambda seen: has_changed(drill.faulty, seen), CHANGE_SECONDS)
         during = [before[-1], *_watch(stack, seconds)]
     say("after: the fault is undone")
-    wait(lambda seen: is_normal(SIGNALS, seen), RECOVERY_SECONDS)
+    wait(is_normal, RECOVERY_SECONDS)
     # wait until everything that was counted during the fault has been published
     time.sleep(PUBLISHED_SECONDS)
     after = _watch(stack, seconds)

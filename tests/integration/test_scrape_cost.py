@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 
 from core import Settings, open_service
 from core.database.bounded_connection import BoundedConnection
-from core.installation import MIGRATIONS
 from core.metrics import open_metrics
 from core.metrics.names import STACK_ROLES
 from core.migration import count_migrations
@@ -83,7 +82,7 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
     lambda timed: list(postgres.collect_replication(timed)),
     server_statistics.list_tables,
     server_statistics.find_statement_schema,
-    lambda timed: count_migrations(timed.execute_sql, MIGRATIONS),
+    lambda timed: count_migrations(timed.execute_sql),
 )
 """What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""
 

@@ -126,10 +126,10 @@ def test_what_does_not_recover_is_not_as_expected() -> None:
 def test_the_normal_state_and_a_changed_one_are_distinguished() -> None:
     """The phases wait for these states; counters are ignored."""
     faulty = dict(DRILLS["redis"].faulty)
-    assert is_normal(SIGNALS, observe(bypasses=99))
-    assert not is_normal(SIGNALS, observe(breaker=1))
-    assert has_changed(SIGNALS, {**faulty, "cache bypasses": "grows"}, HUNG)
-    assert not has_changed(SIGNALS, faulty, observe(redis_up=0))
+    assert is_normal(observe(bypasses=99))
+    assert not is_normal(observe(breaker=1))
+    assert has_changed({**faulty, "cache bypasses": "grows"}, HUNG)
+    assert not has_changed(faulty, observe(redis_up=0))
 
 
 def scrape(*samples: Sample) -> Observation:
