@@ -5,17 +5,21 @@ A category exists once a score is stored in it. One that is not listed here gets
 
 import msgspec
 
-from core.records import DAILY_RETURNS, QUESTS_COMPLETED, TOTAL_VALUE
-from dashboard.formats import Unit, escape_markdown, format_key
+from core.records import DAILY_RETURNS, QUESTS_COMPLETED, STARTING_CASH, TOTAL_VALUE
+from dashboard.formats import Unit, escape_markdown, format_key, format_score
 
 
 class Category(msgspec.Struct, frozen=True):
-    """The name of a leaderboard category, the unit of its scores and, in Markdown, their meaning."""
+    """The name of a leaderboard category, the unit of its scores and, in Markdown, their meaning.
+
+    A running total goes on from session to session, so its mean over several sessions means nothing.
+    """
 
     key: str
     name: str
     unit: Unit
     explanation: str
+    is_running_total: bool = False
 
 
 KNOWN_CATEGORIES = (
@@ -36,10 +40,18 @@ KNOWN_CATEGORIES = (
         name="Quests completed",
         unit="count",
         explanation="Quests completed: all by the end of the session or, while it is open, so far.",
+        is_running_total=True,
     ),
 )
 
 _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
+
+
+def describe_missed(category: Category) -> str:
+    """Return what a session without a score counts as in the mean of several sessions."""
+    if category.key == TOTAL_VALUE:
+        return f"the starting cash of {format_score(STARTING_CASH, category.unit)}"
+    return "0"
 
 
 def describe_category(key: str) -> Category:

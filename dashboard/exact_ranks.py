@@ -48,8 +48,8 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> Decimal:
-        """The amount that is subtracted from each score of `rank_key` before scores are added up."""
-        return STARTING_CASH if self.is_by_value else Decimal(0)
+        """What a session without a score counts as: who does not play keeps the starting cash."""
+        return STARTING_CASH if self.rank_key == TOTAL_VALUE else Decimal(0)
 
     def convert(self, score: Decimal) -> Decimal:
         """Convert a score of `rank_key` to the exact score of the category."""

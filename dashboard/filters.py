@@ -162,6 +162,7 @@ def select_segment(
     key: str,
     noun: str,
     describe: Callable[[T], str] = str,
+    disabled: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> T:
     """Show a row of options and return the selected one; report an unknown value in the address."""
@@ -176,10 +177,12 @@ def select_segment(
             wrap=True,
             bind="query-params",
             on_change=on_change,
+            disabled=disabled,
         )
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
-    note_chosen(describe(selected))
+    if not disabled:
+        note_chosen(describe(selected))
     return selected
 
 

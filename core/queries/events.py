@@ -10,7 +10,7 @@ from peewee import SQL
 from core.database import Database
 from core.models import MarketEvent as MarketEventModel
 from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
-from core.records import MarketEvent, TradingSession, TradingWindow
+from core.records import EVENT_DAYS, MarketEvent, TradingSession, TradingWindow
 
 COLUMNS = list_columns(MarketEvent)
 
@@ -55,11 +55,13 @@ SESSIONS = """
            (SELECT round(percentile_cont(0.5) WITHIN GROUP (ORDER BY score)::numeric, 2)
             FROM leaderboard_entries WHERE session_date = d.day AND category = %(returns)s)
     FROM (
-        SELECT max(session_date) AS day FROM portfolios WHERE session_date < %(day)s
+        SELECT max(session_date) AS day FROM portfolios
+        WHERE session_date < %(day)s AND session_date >= %(day)s - %(nearby)s
         UNION ALL
         SELECT max(session_date) FROM portfolios WHERE session_date = %(day)s
         UNION ALL
-        SELECT min(session_date) FROM portfolios WHERE session_date > %(day)s AND session_date < %(beyond)s
+        SELECT min(session_date) FROM portfolios
+        WHERE session_date > %(day)s AND session_date <= %(day)s + %(nearby)s AND session_date < %(beyond)s
     ) AS d
     CROSS JOIN LATERAL (
         SELECT count(*) AS traders, COALESCE(sum(trades), 0)::bigint AS trades FROM (
@@ -102,8 +104,12 @@ def list_windows(database: Database, time: datetime, width: timedelta) -> tuple[
 
 
 def list_sessions(database: Database, day: date, *, beyond: date, returns: str) -> tuple[TradingSession, ...]:
-    """Return the session of a day, the previous and the next one (before `beyond`), oldest first."""
-    return fetch_all(database, build_session, SESSIONS, {"day": day, "beyond": beyond, "returns": returns})
+    """Return the session of a day, the previous and the next one (before `beyond`), oldest first.
+
+    Sessions more than `EVENT_DAYS` away are left out.
+    """
+    parameters = {"day": day, "beyond": beyond, "returns": returns, "nearby": EVENT_DAYS}
+    return fetch_all(database, build_session, SESSIONS, parameters)
 
 
 def list_types(database: Database) -> tuple[str, ...]:

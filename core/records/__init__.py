@@ -63,6 +63,7 @@ from core.records.players import (
 )
 from core.records.record import Record, freeze
 from core.records.reports import (
+    EVENT_DAYS,
     CompletionTime,
     CompletionTimes,
     EventEffect,
@@ -111,6 +112,7 @@ __all__ = [
     "CacheStats",
     "EncryptionKeyUse",
     "Candle",
+    "EVENT_DAYS",
     "EventEffect",
     "Cohort",
     "Health",

@@ -143,11 +143,15 @@ class TradingSession(Record, frozen=True):
     median_return: Decimal | None
 
 
+EVENT_DAYS = 7
+"""A session further from an event than this says nothing about it; no market pauses for that long."""
+
+
 class EventEffect(Record, frozen=True):
     """A market event, and what players did before and after it.
 
     `before` ends and `after` begins with the event. `sessions` are the session of its day, the last one
-    before and the first one after it, those that exist, oldest first.
+    before and the first one after it, oldest first, those that exist within 7 days.
     """
 
     event: MarketEvent

@@ -153,9 +153,9 @@ class Events(ServiceBase):
         """Return what players did before and after an event, or None if the event does not exist.
 
         Counts trades, and the players who made them, in `window` (a minute to 31 days) before and after
-        the event, and in three sessions: that of the event's day, the previous and the next. Only sessions
-        have a median return, because a portfolio has one value a session, not one a minute. At most 60 s
-        old. Raises `InvalidInput`.
+        the event, and in three sessions: that of the event's day, and the previous and the next one within
+        7 days. Only sessions have a median return, because a portfolio has one value a session, not one a
+        minute. At most 60 s old. Raises `InvalidInput`.
         """
         checked = check_id(event_id, "event_id")
         width = check_duration(window, "window", least=LEAST_WINDOW, most=MOST_WINDOW)

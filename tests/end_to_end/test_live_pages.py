@@ -84,6 +84,28 @@ def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard
     wait_for_parameters(page, {"symbol": "IBM", "range": "1 year"})
 
 
+def test_a_row_of_the_events_chooses_its_event(page: Page, dashboard: Dashboard) -> None:
+    """The address names it beside the filters, so that another window shows the same one."""
+    visit(page, f"{dashboard.url}/market?window=6+hours")
+    titles = read_table(page, 1)[2::6]
+    wait_until_complete(page)
+    table = page.locator("[data-testid=stDataFrame]").nth(1).locator("canvas").first
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 16, box["y"] + 2.5 * ROW_PIXELS)
+    page.wait_for_url(lambda url: "event" in dict(parse_qsl(urlsplit(url).query)))
+    chosen = page.locator("strong", has_text=titles[1])
+    expect(chosen).to_be_visible()
+    assert dict(parse_qsl(urlsplit(page.url).query))["window"] == "6 hours"
+    other = page.context.new_page()
+    visit(other, page.url)
+    expect(other.locator("strong", has_text=titles[1])).to_be_visible()
+    page.mouse.click(box["x"] + 16, box["y"] + 2.5 * ROW_PIXELS)
+    wait_for_parameters(page, {"window": "6 hours"})
+    expect(page.locator("strong", has_text=titles[0])).to_be_visible()
+
+
 def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard: Dashboard) -> None:
     """The choice is in the address, and survives another page and another window."""
     visit(page, f"{dashboard.url}/market?symbol=IBM&sentiment=POSITIVE")

@@ -115,6 +115,7 @@ def assert_sessions(effect: EventEffect, **tables: list[dict[Any, Any]]) -> None
         *(found for found in held if found == day),
         *sorted(found for found in held if found > day)[:1],
     }
+    nearest = {found for found in nearest if abs(found - day) <= timedelta(days=7)}
     assert [session.session_date for session in effect.sessions] == sorted(nearest)
     for session in effect.sessions:
         own = {

@@ -185,19 +185,23 @@ def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) 
     assert table.isna()["OLD"]
 
 
-def test_an_event_is_chosen_in_the_list(market: EnhancedDatabaseService) -> None:
-    """The newest is the default; the choice stays when another event arrives."""
+def test_an_event_is_named_in_the_address(market: EnhancedDatabaseService) -> None:
+    """Without one the newest; the address stays with its event when a new one arrives."""
     page = open_page(MARKET)
     assert "**AAPL rose 6\\.1%**, 1 Mar 2013 21:00" in read_text(page)
     events = market.list_market_events(3)
-    page.session_state["chosen-event"] = events[1].id
+    page.query_params["event"] = str(events[1].id).upper()
     market.create_market_event(type="NEWS", title="A rumour")
     page.run()
     assert read_events(page)[0] == "A rumour"
     assert "**FB fell 5\\.3%**" in read_text(page)
     assert list(page.dataframe[2].value["when"]) == ["1 day before", "1 day after"]
+    assert "There is no event" not in read_text(page)
     market.delete_market_event(events[1].id)
-    assert "**A rumour**" in read_text(page.run())
+    text = read_text(page.run())
+    assert "**A rumour**" in text
+    assert f"There is no event “{escape_markdown(str(events[1].id).upper())}”" in text
+    assert "There is no event “newest”" in read_text(open_page(MARKET, event="newest"))
 
 
 def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -> None:

@@ -13,12 +13,12 @@ from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable
-from core.records import LeaderboardUpdate
+from core.records import STARTING_CASH, LeaderboardUpdate
 from dashboard import runtime
 from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.downloads import write_csv
 from dashboard.exact_ranks import ScoreSource
-from dashboard.formats import format_count, format_percent, format_quantity
+from dashboard.formats import format_count, format_money, format_percent, format_quantity
 from dashboard.pages.leaderboards import data, download
 from dashboard.pages.leaderboards.data import Selection
 from tests.conftest import Execute
@@ -276,6 +276,25 @@ def test_a_period_is_the_mean_of_its_sessions(
         mean = (total / len(days)).quantize(CENT) / 100
         assert score == format_percent(mean)
     assert "A session without a score counts as 0" in read_text(page)
+    page = open_page(LEADERBOARDS, category="total_value", period="7 sessions")
+    frame = page.dataframe[0].value
+    for player, rank, score in zip(frame["player"], frame["rank"], frame["score"], strict=True):
+        total = sum(changes[player], Decimal(0))
+        assert rank == totals.index(total) + 1
+        assert score == format_money(STARTING_CASH + total / len(days))
+    assert "counts as the starting cash of" in read_text(page)
+
+
+def test_a_running_total_has_no_period(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Its mean would count the quests of the first session again in each: the page shows the session."""
+    rows = write(service, execute, PLAYED[0])
+    day = list_days(rows)[0]
+    service.update_leaderboard_entry(rows.users["id"][0], "quests_completed", Decimal(1900), day)
+    page = open_page(LEADERBOARDS, category="quests_completed", day=day.isoformat(), period="30 sessions")
+    assert not page.exception
+    assert page.dataframe[0].value["score"][0] == "1,900"
+    assert "sessions" not in page.dataframe[0].value
+    assert "running total, so it has no mean" in read_text(page)
 
 
 def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseService) -> None:

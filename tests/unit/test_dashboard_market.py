@@ -252,18 +252,23 @@ def build_effect(*medians: str | None) -> EventEffect:
 
 
 def test_an_effect_is_told_in_a_sentence() -> None:
-    """It has medians only if both sessions have one; a time that still runs is marked so far."""
+    """Every session that was held, a median only where there is one; what still runs is so far."""
     later = LAST + timedelta(days=1)
-    counts = "1 trade of 1 player before, 1,500 trades of 20 players after."
+    counts = "1 trade of 1 player before, 1,500 trades of 20 players after"
     assert tables.describe_effect(build_effect("0.5", "-0.25", "9"), now=later) == (
-        f"{counts} Median return +0.50% in the session before and -0.25% in that of the event."
+        f"{counts}. Players and their median return: 40, +0.50% in the session before;"
+        " 40, -0.25% in the session of the event; 40, +9.00% in the session after, so far."
     )
-    assert tables.describe_effect(build_effect(None, "1"), now=later) == counts
-    assert tables.describe_effect(build_effect(), now=later) == counts
+    assert tables.describe_effect(build_effect(None, "1"), now=later) == (
+        f"{counts}. Players and their median return: 40 in the session before;"
+        " 40, +1.00% in the session of the event."
+    )
+    none = "No session was held within 7 days."
+    assert tables.describe_effect(build_effect(), now=later) == f"{counts}. {none}"
     running = tables.describe_effect(build_effect(), now=LAST + timedelta(minutes=59))
-    assert running == "1 trade of 1 player before, 1,500 trades of 20 players after, so far."
+    assert running == f"{counts}, so far. {none}"
     of_today = tables.describe_effect(build_effect("0.5", "-0.25"), now=LAST + timedelta(minutes=90))
-    assert of_today.endswith("and -0.25% in that of the event, so far.")
+    assert of_today.endswith("40, -0.25% in the session of the event, so far.")
 
 
 def test_an_effect_is_a_table_of_times_and_sessions() -> None:

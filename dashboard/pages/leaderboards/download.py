@@ -114,8 +114,13 @@ def _parse(request: Request) -> Selection:
         raise InvalidInput(
             f"sessions is {show(sessions)}; give one of {', '.join(map(str, PERIODS.values()))}"
         )
+    category = describe_category(wanted.get("category", ""))
+    if category.is_running_total and sessions != "1":
+        raise InvalidInput(
+            f"sessions is {show(sessions)}, but {category.key} is a running total without a mean; give 1"
+        )
     return Selection(
-        category=describe_category(wanted.get("category", "")),
+        category=category,
         day=parse_day(wanted.get("day", ""), "day"),
         sessions=int(sessions),
         compared_day=None,

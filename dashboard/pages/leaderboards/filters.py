@@ -59,9 +59,16 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
             category = _select_category(service, day)
         compared_cell = st.container()
         period = filters.select_segment(
-            "Period", list(PERIODS), default="Session", key="period", noun="period", on_change=reset_page
+            "Period",
+            list(PERIODS),
+            default="Session",
+            key="period",
+            noun="period",
+            disabled=category.is_running_total,
+            on_change=reset_page,
         )
-        is_period = PERIODS[period] > 1
+        sessions_shown = 1 if category.is_running_total else PERIODS[period]
+        is_period = sessions_shown > 1
         with compared_cell:
             compared_day = _select_compared_day(service, category, day, sessions, disabled=is_period)
         prefix = filters.enter_prefix(key="find", on_change=reset_page)
@@ -80,7 +87,7 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
     return Selection(
         category=category,
         day=day,
-        sessions=PERIODS[period],
+        sessions=sessions_shown,
         compared_day=compared_day,
         rows=int(rows),
         order=data.ORDERS[order],

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from dashboard import charts, filters, live, runtime, states
-from dashboard.categories import Category
+from dashboard.categories import Category, describe_missed
 from dashboard.data import find_newest_leaderboard_day
 from dashboard.elements import CARD_PIXELS, show_metric
 from dashboard.formats import (
@@ -52,9 +52,11 @@ def show_leaderboards() -> None:
         selection = show_filters(service, sessions, newest)
     st.html(_WITHOUT_SORT)
     live.show_live(partial(_show_leaderboard, service, selection, newest), seconds=REFRESH_SECONDS)
+    running = " This category is a running total, so it has no mean of several sessions."
     st.caption(
         "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "
         "finished. Scores can be up to two minutes old. All times and session dates are in UTC."
+        + (running if selection.category.is_running_total else "")
     )
 
 
@@ -267,8 +269,9 @@ def _show_period(selection: Selection, page: PeriodPage) -> None:
     st.caption(
         f"{format_day(period.days[-1])} to {format_day(period.days[0])}{so_far}. The best "
         f"{format_count(len(period.entries))} of {format_count(period.players)} players, "
-        "at most five minutes old. A session without a score counts as 0. The leaderboard of a single "
-        "session lists all players."
+        "at most five minutes old. A session without a score counts as "
+        f"{escape_markdown(describe_missed(selection.category))}. The leaderboard of a single session lists "
+        "all players."
     )
 
 

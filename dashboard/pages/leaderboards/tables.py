@@ -13,7 +13,7 @@ import pyarrow as pa
 import streamlit as st
 
 from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry, PlayerScore, ScoreBin
-from dashboard.categories import Category
+from dashboard.categories import Category, describe_missed
 from dashboard.charts import ACCENT, Bin
 from dashboard.elements import show_table
 from dashboard.formats import (
@@ -244,7 +244,8 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
     score, explanation = category.name, category.explanation
     if sessions > 1:
         score = f"Mean {category.name.lower()}"
-        explanation += f" Mean of {sessions} sessions; a session without a score counts as 0."
+        explanation += f" Mean of {sessions} sessions; one without a score counts as"
+        explanation += f" {describe_missed(category)}."
     return {
         "medal": st.column_config.MultiselectColumn(
             "Medal", options=list(MEDALS.values()), color=list(_MEDAL_COLOURS), width=70

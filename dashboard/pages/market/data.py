@@ -4,13 +4,14 @@ Prices and figures computed from them are at most 30 seconds old; candles and ev
 """
 
 from calendar import monthrange
+from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
-from uuid import UUID
 
 import msgspec
 
 from core import EnhancedDatabaseService
+from core.errors import InvalidInput
 from core.records import Candle, EventEffect, MarketEvent, PriceStatistics, Sparkline, Tick
 
 SPARKLINE_POINTS = 24
@@ -165,10 +166,13 @@ def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[
 
 
 def find_effect(
-    service: EnhancedDatabaseService, wanted: EventFilter, chosen: UUID | None, window: timedelta
+    service: EnhancedDatabaseService, wanted: EventFilter, chosen: str | None, window: timedelta
 ) -> EventEffect | None:
-    """Return the effect of the chosen event, or, if None is chosen, of the newest event in the filter."""
-    effect = None if chosen is None else service.find_event_effect(chosen, window)
+    """Return the effect of the event with the id `chosen`, else of the newest event in the filter."""
+    effect = None
+    if chosen is not None:
+        with suppress(InvalidInput):
+            effect = service.find_event_effect(chosen, window)
     if effect is None and (events := list_events(service, wanted)):
         effect = service.find_event_effect(events[0].id, window)
     return effect

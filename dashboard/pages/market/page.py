@@ -58,7 +58,7 @@ VOLATILITY_HELP = (
 )
 SPREAD_HELP = "Ask minus bid of the last price, in basis points (1/100 %) of the mid price."
 AGE = "Up to 30 seconds old."
-CHOSEN_EVENT = "chosen-event"
+CHOSEN_EVENT = "event"
 
 Cards = tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]
 """Containers of three cards; a live part fills them again at each refresh."""
@@ -310,11 +310,11 @@ def _show_events(service: EnhancedDatabaseService, wanted: EventFilter, window: 
         load=partial(data.list_events, service, wanted),
         show=lambda found: _show_event_list(found, wanted),
     )
-    chosen = st.session_state.get(CHOSEN_EVENT)
+    chosen = filters.find_parameter(CHOSEN_EVENT)
     live.show_section(
         ("market-effect", wanted, chosen, window),
         load=partial(data.find_effect, service, wanted, chosen, WINDOWS[window]),
-        show=lambda effect: _show_effect(effect, window),
+        show=lambda effect: _show_effect(effect, chosen, window),
     )
 
 
@@ -351,15 +351,21 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
 
 
 def _choose_event(ids: Sequence[UUID]) -> None:
-    """Store the id of the selected event: the row number changes when there is a new event."""
+    """Put the id of the selected event into the address: the row number changes when there is a new event."""
     rows = st.session_state["events-table"].selection.rows
-    st.session_state[CHOSEN_EVENT] = ids[rows[0]] if rows and rows[0] < len(ids) else None
+    filters.keep_in_address(FILTERS)
+    if rows and rows[0] < len(ids):
+        st.query_params[CHOSEN_EVENT] = str(ids[rows[0]])
+    elif CHOSEN_EVENT in st.query_params:
+        del st.query_params[CHOSEN_EVENT]
 
 
-def _show_effect(effect: EventEffect | None, window: str) -> None:
+def _show_effect(effect: EventEffect | None, chosen: str | None, window: str) -> None:
     if effect is None:
         return
-    st.header("What the event did", anchor=False)
+    st.header("Before and after the event", anchor=False)
+    if chosen is not None and chosen.lower() != str(effect.event.id):
+        filters.show_unknown("event", chosen, instead="the newest one")
     now = datetime.now(UTC)
     title, when = escape_markdown(effect.event.title), format_minute(effect.event.created_at)
     st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect, now=now)}")

@@ -9,7 +9,16 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from core.records import Candle, EventEffect, MarketEvent, Sparkline, Tick, TradingWindow
+from core.records import (
+    EVENT_DAYS,
+    Candle,
+    EventEffect,
+    MarketEvent,
+    Sparkline,
+    Tick,
+    TradingSession,
+    TradingWindow,
+)
 from dashboard.data import is_open_session
 from dashboard.elements import ChangeColumn
 from dashboard.formats import (
@@ -114,49 +123,50 @@ def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd
 
     A row whose time has not ended by `now` is marked "so far".
     """
-    day = effect.event.created_at.astimezone(UTC).date()
     rows: list[dict[str, Any]] = [
         {"when": f"{window} {side}{_tell_open(part, now)}", "traders": part.traders, "trades": part.trades}
         for side, part in (("before", effect.before), ("after", effect.after))
     ]
-    for session in effect.sessions:
-        place = "before" if session.session_date < day else "of the event"
-        place = "after" if session.session_date > day else place
-        so_far = ", so far" if is_open_session(session.session_date, now) else ""
-        rows.append(
-            {
-                "when": f"Session {place}{so_far}",
-                "session": session.session_date,
-                "traders": session.traders,
-                "trades": session.trades,
-                "players": session.players,
-                "median": _round(session.median_return),
-            }
-        )
+    rows.extend(
+        {
+            "when": _name_session(effect, session, now),
+            "session": session.session_date,
+            "traders": session.traders,
+            "trades": session.trades,
+            "players": session.players,
+            "median": _round(session.median_return),
+        }
+        for session in effect.sessions
+    )
     return pd.DataFrame(rows, columns=["when", "traders", "trades", "median", "players", "session"])
 
 
 def describe_effect(effect: EventEffect, *, now: datetime) -> str:
-    """Return a sentence on what changed with an event: trades, players who traded and the median return."""
+    """Return sentences on what players did around an event: trades, then players and returns by session."""
     before, after = effect.before, effect.after
-    day = effect.event.created_at.astimezone(UTC).date()
-    medians = {
-        session.session_date >= day: session.median_return
-        for session in effect.sessions
-        if session.session_date <= day and session.median_return is not None
-    }
     text = (
         f"{format_quantity(before.trades, 'trade')} of {format_quantity(before.traders, 'player')} before, "
         f"{format_quantity(after.trades, 'trade')} of {format_quantity(after.traders, 'player')} "
         f"after{_tell_open(after, now)}."
     )
-    if len(medians) == 2:
-        so_far = ", so far" if is_open_session(day, now) else ""
-        text += (
-            f" Median return {format_percent(medians[False])} in the session before and "
-            f"{format_percent(medians[True])} in that of the event{so_far}."
-        )
-    return text
+    if not effect.sessions:
+        return f"{text} No session was held within {EVENT_DAYS} days."
+    played = "; ".join(_describe_session(effect, session, now) for session in effect.sessions)
+    return f"{text} Players and their median return: {played}."
+
+
+def _describe_session(effect: EventEffect, session: TradingSession, now: datetime) -> str:
+    median = ""
+    if session.median_return is not None:
+        median = f", {format_percent(session.median_return)}"
+    return f"{format_count(session.players)}{median} in the {_name_session(effect, session, now).lower()}"
+
+
+def _name_session(effect: EventEffect, session: TradingSession, now: datetime) -> str:
+    day = effect.event.created_at.astimezone(UTC).date()
+    place = "before" if session.session_date < day else "of the event"
+    place = "after" if session.session_date > day else place
+    return f"Session {place}{', so far' if is_open_session(session.session_date, now) else ''}"
 
 
 def _tell_open(part: TradingWindow, now: datetime) -> str:
