@@ -44,6 +44,11 @@ def _create_pages() -> tuple[StreamlitPage, ...]:
     )
 
 
+def name_tab(content: str) -> str:
+    """Return the title of a browser tab: first what differs between tabs, which may be cut off."""
+    return f"{content} - Echo Markets"
+
+
 @cache
 def read_icon() -> str:
     """Return the icon of the browser tab as a data URL."""

@@ -59,12 +59,15 @@ def test_the_overview_opens_first_and_leads_everywhere(page: Page, dashboard: Da
     """Every page is in the navigation; a leader's name opens the player."""
     visit(page, dashboard.url)
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page).to_have_title("Overview - Echo Markets")
     for name in ("Leaderboards", "Portfolios", "Market", "Quests"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_role("link", name="alice", exact=True)).to_have_attribute(
         "href", "portfolios?player=alice&window=Last%20session"
     )
     expect(page.locator("[data-testid=stException]")).to_have_count(0)
+    visit(page, f"{dashboard.url}/portfolios?player=alice")
+    expect(page).to_have_title("alice - Echo Markets")
 
 
 def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard) -> None:

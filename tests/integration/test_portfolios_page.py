@@ -261,8 +261,22 @@ def test_players_without_a_common_session_are_not_compared(pages: EnhancedDataba
     """Charlie stopped before erin joined."""
     write_now(pages, "players come and go")
     page = open_page(PORTFOLIOS, player="charlie", rival="erin")
-    assert "No session of the last 90 days that both players have finished" in read_text(page)
+    assert "The two have no finished session of the last 90 days in common" in read_text(page)
     assert "Total gain" not in read_metrics(page)
+
+
+def test_two_players_of_today_are_compared(pages: EnhancedDatabaseService, execute: Execute) -> None:
+    """In the last session nothing is finished while it is open: what both have so far."""
+    truth = Truth(execute, write_now(pages, "players come and go"))
+    played = {name: truth.list_played(name, "90 days") for name in truth.names}
+    rows = {
+        name: days[-1] for name, days in played.items() if days and days[-1]["session_date"] == truth.today
+    }
+    first, second = list(rows)[:2]
+    page = open_page(PORTFOLIOS, player=first, rival=second, window="Last session")
+    assert "In the open session, so far." in read_text(page)
+    shown = [metric.value for metric in page.metric if metric.label == "Gain"]
+    assert shown == [format_signed_money(rows[name]["day_change"]) for name in (first, second)]
 
 
 def test_the_leader_is_called_what_it_is(pages: EnhancedDatabaseService, execute: Execute) -> None:

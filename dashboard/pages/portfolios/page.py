@@ -10,7 +10,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import User
-from dashboard import filters, live, runtime, states
+from dashboard import filters, live, navigation, runtime, states
 from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.data import find_player, list_categories
 from dashboard.formats import format_day
@@ -43,6 +43,7 @@ def show_portfolios() -> None:
     if user is None:
         filters.show_matches(service, name, key="player", filters=FILTERS)
         return
+    st.set_page_config(page_title=navigation.name_tab(user.username))
     rival = _find_rival(service, rival_name, user) if rival_name else None
     live.show_live(partial(_show_players, service, user, rival, window), seconds=REFRESH_SECONDS)
     st.caption(

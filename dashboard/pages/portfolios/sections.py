@@ -346,8 +346,9 @@ def show_side_by_side(player: Player, rival: Player) -> None:
     """Show two players over the sessions that both have finished."""
     own, other = tables.list_common(player, rival)
     st.header("Side by side", anchor=False)
+    if not own and not _show_open_session(player, rival):
+        st.caption(f"The two have no finished session of {describe_window(player.window)} in common.")
     if not own:
-        st.caption(f"No session of {describe_window(player.window)} that both players have finished.")
         return
     both = format_quantity(len(own), "session")
     st.caption(f"Over the {both} of {describe_window(player.window)} that both players have finished.")
@@ -356,6 +357,20 @@ def show_side_by_side(player: Player, rival: Player) -> None:
         with column, st.container(border=True):
             st.markdown(f"**{escape_markdown(user.name or user.username)}**")
             _show_player_record(finished)
+
+
+def _show_open_session(player: Player, rival: Player) -> bool:
+    """Show what two players have in the session that both play now; return whether there is one."""
+    if not (player.is_open and rival.is_open):
+        return False
+    st.caption("In the open session, so far.")
+    for column, each in zip(st.columns(2, gap="medium"), (player, rival), strict=True):
+        with column, st.container(border=True):
+            st.markdown(f"**{escape_markdown(each.user.name or each.user.username)}**")
+            with st.grid(2, min_column_width=110):
+                st.metric("Total value", format_money(each.newest.total_value), help=NOW)
+                st.metric("Gain", format_signed_money(each.newest.day_change), help=NOW)
+    return True
 
 
 def _show_player_record(finished: Sequence[Portfolio]) -> None:
