@@ -56,7 +56,11 @@
 
   applyTheme();
 
-  // -- width: tables are drawn with the columns that the server sends, so it must know a phone ----------
+  // -- server: opened at the address of a page, Streamlit would look for it below that page first ----------
+
+  window.__streamlit = { BACKEND_BASE_URL: new URL("./", location.href).href };
+
+  // -- width: tables are drawn with the columns that the server sends, so it must know the screen --------
 
   const noteWidth = () => {
     document.cookie = `echo-markets-narrow=${innerWidth <= 720 ? 1 : 0}; path=/; SameSite=Lax`;

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from dashboard.navigation import SCRIPTS
 from tests.conftest import created_database
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import (
+    NETWORK_CHANGED,
     WAIT_MS,
     is_dark,
     read_parameters,
@@ -94,6 +96,20 @@ def test_overview_is_an_address(page: Page, dashboard: Dashboard) -> None:
     expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
     expect(page.get_by_text("Page not found")).to_have_count(0)
     assert read_parameters(page) == {"live": "false"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_a_page_that_is_opened_directly_asks_for_nothing_that_is_missing(
+    page: Page, dashboard: Dashboard, path: str
+) -> None:
+    """No request fails, and the browser's console has no error."""
+    failed: list[str] = []
+    page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    page.on("console", lambda message: failed.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    visit(page, f"{dashboard.url}/{path}")
+    assert urlsplit(page.url).path == ("/" if path == "overview" else f"/{path}")
+    assert [text for text in failed if NETWORK_CHANGED not in text] == []
 
 
 def test_back_leads_to_views(page: Page, dashboard: Dashboard) -> None:
