@@ -171,7 +171,8 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
         visitor = sign_in.find_visitor()
         words = cache.reason if visitor is not None and visitor.sees_words else None
         bypass = escape_markdown(words or "") if cache.state == "down" and is_first_part else None
-        read_at = run.oldest or datetime.now(UTC)
+        # a part of which nothing could be read has no age; each of its sections says how old it is
+        read_at = run.oldest or (None if run.is_failing else datetime.now(UTC))
         st.caption(describe_age(read_at, interval=interval, bypass=bypass))
         if interval is not None and run.is_failing:
             states.retry_page()
@@ -181,17 +182,20 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
     _run.set(whole)
 
 
-def describe_age(read_at: datetime, *, interval: int | None, bypass: str | None = None) -> str:
+def describe_age(read_at: datetime | None, *, interval: int | None, bypass: str | None = None) -> str:
     """Return a text: when a part was read, how often it refreshes, and whether Redis is bypassed.
 
-    `bypass` is the reason why Redis is bypassed: None if it is used, empty for visitors who may not see the
-    reason. Without Redis pages are slower, but correct.
+    `read_at` is None if nothing of the part could be read. `bypass` is the reason why Redis is bypassed:
+    None if it is used, empty for visitors who may not see the reason. Without Redis pages are slower, but
+    correct.
     """
-    parts = [format_as_of(read_at), f"refreshes every {interval} s" if interval else "paused"]
+    parts = [format_as_of(read_at)] if read_at else []
+    parts.append(f"refreshes every {interval} s" if interval else "paused")
     if bypass is not None:
         reason = f" ({bypass})" if bypass else ""
         parts.append(f"the cache is not used{reason}: values are correct, but pages take longer")
-    return " · ".join(parts)
+    text = " · ".join(parts)
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def describe_last_known(read_at: datetime, *, now: datetime, cause: str, is_live: bool) -> str:

@@ -1,5 +1,6 @@
 """Sections of a page while the database, or one read, fails: run by Streamlit against a real server."""
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from core.testing import PostgresServer
 from dashboard import runtime, section_reads
 from tests.faults.proxy import Proxy, run_proxy
 from tests.game import play_game
-from tests.integration.pages import OVERVIEW, QUESTS, open_page, read_metrics, read_text
+from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, read_metrics, read_text
 from tests.market import open_market
 
 NOTE = "Last known values of"
@@ -78,6 +79,24 @@ def test_every_section_keeps_its_values_while_the_database_is_away(
     # the service keeps a verdict on its health for two seconds
     time.sleep(section_reads.PATIENCE_SECONDS * 2)
     assert count_notes(page.run()) == 0
+
+
+def test_a_part_that_could_not_be_read_is_not_as_of_now(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notes of its sections say how old their values are; other parts of the page have their age."""
+    page = open_page(MARKET)
+    assert "refreshes every 5 s" in read_text(page)
+    assert "Refreshes every 5 s" not in read_text(page)
+
+    def give_up(*_: object, **__: object) -> None:
+        raise QueryTimeout("a statement ran too long")
+
+    monkeypatch.setattr(game, "get_sparklines", give_up)
+    text = read_text(page.run())
+    assert count_notes(page) == 1
+    assert "Refreshes every 5 s" in text
+    assert len(re.findall(r"As of .* · refreshes every 30 s", text)) == 2
 
 
 def test_a_hanging_database_delays_a_page_once(game: EnhancedDatabaseService, proxy: Proxy) -> None:

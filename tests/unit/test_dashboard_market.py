@@ -296,6 +296,7 @@ def test_a_part_says_how_old_it_is() -> None:
     now = datetime(2013, 3, 1, 21, 0, 5, tzinfo=UTC)
     assert describe_age(now, interval=5) == "As of 2013-03-01 21:00:05 UTC · refreshes every 5 s"
     assert describe_age(now, interval=None).endswith("· paused")
+    assert describe_age(None, interval=5) == "Refreshes every 5 s"
     assert "the cache is not used (READONLY): values are correct" in describe_age(
         now, interval=5, bypass="READONLY"
     )
