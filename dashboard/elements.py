@@ -14,8 +14,8 @@ from dashboard.formats import format_change
 CARD_PIXELS = 155
 """Minimum width of a metric card: two fit beside each other on a phone."""
 
-NARROW_COOKIE = "echo-markets-narrow"
-"""Cookie that `static/shell.js` sets when a view is opened: 1 on a screen as narrow as a phone."""
+SCREEN_COOKIE = "echo-markets-screen"
+"""Cookie that `static/shell.js` sets when a view is opened: `phone`, `tablet` or `desk`, by its width."""
 
 ROW_PIXELS = 38
 VISIBLE_ROWS = 12
@@ -91,8 +91,12 @@ def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
 
 
 def is_phone() -> bool:
-    """Return whether the visitor's screen is as narrow as a phone."""
-    return st.context.cookies.get(NARROW_COOKIE) == "1"
+    """Return whether the visitor's screen is as narrow as a phone's."""
+    return _read_screen() == "phone"
+
+
+def _read_screen() -> str:
+    return str(st.context.cookies.get(SCREEN_COOKIE, "desk"))
 
 
 def show_table(
@@ -102,11 +106,13 @@ def show_table(
     alt: str,
     visible_rows: int = VISIBLE_ROWS,
     on_phone: Sequence[str] | None = None,
+    on_tablet: Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
     """Show a table without its index and return its selection; with more than `visible_rows` it scrolls.
 
-    `on_phone` names the columns shown on a phone, so that the table does not scroll sideways; None shows all.
+    `on_phone` and `on_tablet` name the columns shown on a screen of that width, so that the table does not
+    scroll sideways; None shows all.
     """
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
     data, shown = _write_zeros(table, columns, missing=str(options.get("placeholder", "")))
@@ -121,7 +127,7 @@ def show_table(
         row_height=ROW_PIXELS,
         alt=alt,
         column_config=shown,
-        column_order=on_phone if is_phone() else None,
+        column_order={"phone": on_phone, "tablet": on_tablet}.get(_read_screen()),
         **options,
     )
 

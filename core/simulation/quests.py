@@ -56,7 +56,7 @@ WEEKLY: Final = (
     ),
     QuestRule(
         BEAT,
-        "Beat the average player 3 times this week",
+        "Beat the average 3 times this week",
         "Finish three sessions of the week above the average player.",
         Decimal(3),
         Decimal(60),
@@ -74,7 +74,7 @@ DAILY: Final = (
     ),
     QuestRule(
         LEAD_TODAY,
-        "Beat the average player by 50 today",
+        "Beat the average by 50 today",
         "Be 50.00 ahead of the average player at any time today.",
         Decimal(50),
         Decimal(25),

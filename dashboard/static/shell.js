@@ -5,6 +5,8 @@
 (() => {
   const POLL_MS = 2500;
   const TIMEOUT_MS = 2400;
+  const PHONE_PIXELS = 640;
+  const TABLET_PIXELS = 1100;
   const THEMES = ["System", "Light", "Dark"];
   const THEME_KEY = "echo-markets-theme";
   const app = () => document.querySelector('[data-testid="stApp"]');
@@ -63,7 +65,8 @@
   // -- width: tables are drawn with the columns that the server sends, so it must know the screen --------
 
   const noteWidth = () => {
-    document.cookie = `echo-markets-narrow=${innerWidth <= 720 ? 1 : 0}; path=/; SameSite=Lax`;
+    const screen = innerWidth <= PHONE_PIXELS ? "phone" : innerWidth <= TABLET_PIXELS ? "tablet" : "desk";
+    document.cookie = `echo-markets-screen=${screen}; path=/; SameSite=Lax`;
   };
   noteWidth();
   addEventListener("resize", noteWidth);

@@ -385,7 +385,7 @@ def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, das
     context.close()
 
 
-@pytest.mark.parametrize(
+WITH_TABLES = pytest.mark.parametrize(
     "path",
     [
         "",
@@ -397,9 +397,15 @@ def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, das
         "operations",
     ],
 )
-def test_a_phone_scrolls_no_table_sideways(browser: Browser, dashboard: Dashboard, path: str) -> None:
-    """A phone shows the columns that fit, also in folded tables; a wide screen shows all."""
-    context = browser.new_context(viewport={"width": 390, "height": 8_000})
+
+
+@pytest.mark.parametrize("width", [390, 720])
+@WITH_TABLES
+def test_a_small_screen_scrolls_no_table_sideways(
+    browser: Browser, dashboard: Dashboard, path: str, width: int
+) -> None:
+    """A phone and a tablet show the columns that fit, also in folded tables."""
+    context = browser.new_context(viewport={"width": width, "height": 8_000})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     visit(page, f"{dashboard.url}/{path}")
@@ -410,12 +416,24 @@ def test_a_phone_scrolls_no_table_sideways(browser: Browser, dashboard: Dashboar
     expect(tables.first).to_be_attached()
     for table in tables.all():
         expect(table).to_have_js_property("scrollWidth", table.evaluate("e => e.clientWidth"))
+    context.close()
+
+
+@WITH_TABLES
+def test_a_wider_screen_shows_more_columns(browser: Browser, dashboard: Dashboard, path: str) -> None:
+    """A tablet more than a phone, and a desk all."""
+    context = browser.new_context()
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
     headings = page.get_by_test_id("stDataFrame").first.locator("canvas table th")
-    expect(headings.first).to_be_attached()
-    columns = headings.count()
-    page.set_viewport_size({"width": 1440, "height": 2_000})
-    visit(page, f"{dashboard.url}/{path}")
-    expect(headings.nth(columns)).to_be_attached()
+    columns = []
+    for width in (390, 720, 1440):
+        page.set_viewport_size({"width": width, "height": 8_000})
+        visit(page, f"{dashboard.url}/{path}")
+        expect(headings.first).to_be_attached()
+        columns.append(headings.count())
+    phone, tablet, desk = columns
+    assert phone < tablet <= desk
     context.close()
 
 

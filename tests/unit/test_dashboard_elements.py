@@ -1,5 +1,6 @@
 """Tables of the pages: changes have their sign, zero has none."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 import streamlit as st
 
-from dashboard.elements import ChangeColumn, show_table
+from dashboard.elements import SCREEN_COOKIE, ChangeColumn, show_table
 
 
 @pytest.fixture
@@ -66,3 +67,20 @@ def test_a_table_without_a_zero_is_formatted_by_the_browser(
     assert columns["change"]["type_config"]["format"] == "%+,.2f%%"
     assert columns["gain"]["type_config"]["format"] == "%+,.2f"
     assert columns["name"] == "Name"
+
+
+@pytest.mark.parametrize(
+    ("screen", "columns"),
+    [("phone", ("name",)), ("tablet", ("name", "gain")), ("desk", None), ("", None), ("unknown", None)],
+)
+def test_the_columns_shown_fit_the_screen(
+    monkeypatch: pytest.MonkeyPatch, screen: str, columns: tuple[str, ...] | None
+) -> None:
+    """Which the browser names in a cookie; without a known name all are shown."""
+    orders: list[Any] = []
+    cookies = {SCREEN_COOKIE: screen} if screen else {}
+    monkeypatch.setattr(st, "context", SimpleNamespace(cookies=cookies))
+    monkeypatch.setattr(st, "dataframe", lambda _, *, column_order, **__: orders.append(column_order))
+    frame = pd.DataFrame({"name": ["a"], "change": [0.01], "gain": [-0.01]})
+    show_table(frame, COLUMNS, alt="Changes", on_phone=("name",), on_tablet=("name", "gain"))
+    assert orders == [columns]

@@ -88,7 +88,7 @@ def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, ne
         load=partial(data.load_summaries, service, selection),
     )
     summaries(show=partial(_show_summaries, selection))
-    table, distribution = st.columns([13, 6], gap="medium")
+    table, distribution = st.columns([3, 1], gap="medium")
     with table:
         live.show_section(
             ("leaderboards-page", selection, page),

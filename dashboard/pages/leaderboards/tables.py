@@ -30,6 +30,7 @@ from dashboard.pages.leaderboards.data import ComparedEntries
 
 FIRST_COLUMN = "medal"
 ON_PHONE = ("medal", "rank", "player", "score")
+ON_TABLET = (*ON_PHONE, "moved", "change", "sessions", "trend")
 VISIBLE_ROWS = 25
 
 LEADERBOARDS_KEPT = 64
@@ -209,6 +210,7 @@ def show_players(
         alt=alt,
         visible_rows=VISIBLE_ROWS,
         on_phone=ON_PHONE,
+        on_tablet=ON_TABLET,
         key=key,
         on_select=choose,
         # "single-column" turns off sorting in the browser, which would sort only the rows of this page
@@ -265,7 +267,7 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
         "change": text(f"Change{so_far}", help=f"Score minus that of {compared}", alignment="right"),
         "sessions": number("Sessions", format="%,d", width=80, help=f"Sessions with a score, of {sessions}"),
         "trend": st.column_config.LineChartColumn(
-            "Trend", width=120, help="Scores of the last sessions, oldest first", color=ACCENT
+            "Trend", width=110, help="Scores of the last sessions, oldest first", color=ACCENT
         ),
         "behind": text("Behind", help="How far behind the best score", alignment="right"),
     }

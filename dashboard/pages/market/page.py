@@ -36,8 +36,8 @@ DEFAULT_RANGE = "1 month"
 EVENT_COUNTS = (10, 25, 50, 100)
 DEFAULT_COUNT = 25
 FEW_CANDLES = 5
-PHONE_TITLE_PIXELS = 190
-"""An event beside its time; the whole title stands above its effect."""
+PHONE_TITLE_PIXELS, PHONE_FIGURE_PIXELS = 190, 62
+"""Widths on a phone: an event beside its time (the whole title stands above its effect), and a count."""
 ALL = "All"
 WINDOWS = {"30 minutes": timedelta(minutes=30), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
 """Time on either side of an event in which trades are counted."""
@@ -135,6 +135,7 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
         },
         alt="All symbols with price, change in 24 hours, last prices, spread and volatility",
         on_phone=("symbol", "price", "change"),
+        on_tablet=("symbol", "price", "change", "trend", "spread", "volatility"),
         key="symbols-table",
         placeholder="-",
         on_select=partial(_select_row, [tick.symbol for tick in ticks]),
@@ -370,12 +371,13 @@ def _show_effect(effect: EventEffect | None, chosen: str | None, window: str) ->
     title, when = escape_markdown(effect.event.title), format_minute(effect.event.created_at)
     st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect, now=now)}")
     number = st.column_config.NumberColumn
+    width = PHONE_FIGURE_PIXELS if is_phone() else None
     show_table(
         tables.build_effect_table(effect, window=window, now=now),
         {
             "when": "When",
-            "traders": number("Traded", format="%,d", help="Players with at least one trade"),
-            "trades": number("Trades", format="%,d"),
+            "traders": number("Traded", format="%,d", width=width, help="Players with at least one trade"),
+            "trades": number("Trades", format="%,d", width=width),
             "median": ChangeColumn(
                 "Median",
                 unit="%",

@@ -232,6 +232,7 @@ def _show_events(events: tuple[AuditEvent, ...]) -> None:
         EVENTS.list_formats(),
         alt=EVENTS.alt,
         on_phone=EVENTS.on_phone,
+        on_tablet=EVENTS.on_tablet,
         key="audit-events",
     )
 

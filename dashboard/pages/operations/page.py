@@ -15,7 +15,7 @@ from core import EnhancedDatabaseService
 from core.records import StatementFigures, TableFigures, UnusedIndex
 from dashboard import filters, live, runtime, states
 from dashboard.elements import CARD_PIXELS, show_table
-from dashboard.formats import escape_markdown, format_as_of, format_duration
+from dashboard.formats import escape_markdown, format_as_of, format_duration, format_minute
 from dashboard.monitoring.queries import WINDOW_SECONDS
 from dashboard.monitoring.sampler import SCRAPE_SECONDS, SampledMetrics, Sampler, StackSample, find_sampler
 from dashboard.pages.operations import charts, data, tables
@@ -52,7 +52,7 @@ def _select_span(sampler: Sampler) -> int:
     """Show the time spans if Prometheus offers them, and return the selected one in seconds."""
     if sampler.prometheus is None:
         st.caption(
-            f"Charts show the last hour, but nothing before {sampler.started_at:%Y-%m-%d %H:%M} UTC, when "
+            f"Charts show the last hour, but nothing before {format_minute(sampler.started_at)} UTC, when "
             "this dashboard started. Set `PROMETHEUS_URL` to see more."
         )
         return 0
@@ -125,14 +125,21 @@ def _show_listing(
     if frame.empty:
         st.caption(empty)
     else:
-        show_table(frame, listing.list_formats(), alt=listing.alt, on_phone=listing.on_phone)
+        show_table(
+            frame,
+            listing.list_formats(),
+            alt=listing.alt,
+            on_phone=listing.on_phone,
+            on_tablet=listing.on_tablet,
+            placeholder="-",
+        )
     if advice:
         st.caption(build_advice(advice))
 
 
 def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_words: bool) -> None:
     shown = sample.incidents[:INCIDENTS_SHOWN]
-    since = f"{sampler.started_at:%Y-%m-%d %H:%M} UTC"
+    since = f"{format_minute(sampler.started_at)} UTC"
     _show_listing(
         tables.INCIDENTS,
         shown if shows_words else tables.hide_words(shown),

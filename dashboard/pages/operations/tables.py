@@ -208,6 +208,7 @@ class Listing(NamedTuple):
     alt: str
     columns: Mapping[str, Column]
     on_phone: tuple[str, ...] | None = None
+    on_tablet: tuple[str, ...] | None = None
 
     def build(self, items: Iterable[Any]) -> pd.DataFrame:
         """Return a data frame with one row per item; its columns are named by their labels."""
@@ -274,6 +275,7 @@ ALERTS = Listing(
         ),
     },
     on_phone=("State", "Alert", "What helps"),
+    on_tablet=("State", "What", "What helps"),
 )
 INCIDENTS = Listing(
     "Incidents that this dashboard has seen",
@@ -287,6 +289,7 @@ INCIDENTS = Listing(
         "Reason": Column(TEXT(width="large"), lambda item: item.problem.words),
     },
     on_phone=("Began (UTC)", "Lasted", "What"),
+    on_tablet=("Began (UTC)", "Ended (UTC)", "Lasted", "What"),
 )
 STATEMENTS = Listing(
     "Statements with the most total time",
@@ -303,6 +306,7 @@ STATEMENTS = Listing(
         ),
     },
     on_phone=("Operation", "Total (s)", "Mean (ms)"),
+    on_tablet=("Operation", "Total (s)", "Mean (ms)", "Calls", "Rows/call"),
 )
 SIZES = Listing(
     "Size of each table and its indexes",
@@ -335,6 +339,7 @@ EVENTS = Listing(
         ),
     },
     on_phone=("When (UTC)", "What"),
+    on_tablet=("When (UTC)", "Who", "What"),
 )
 
 

@@ -198,6 +198,7 @@ def _show_table(sessions: Sessions) -> None:
         },
         alt=f"The last {len(sessions.summaries)} sessions, newest first",
         on_phone=("session", "played", "median"),
+        on_tablet=("session", "state", "played", "traded", "median", "best"),
         visible_rows=data.SESSIONS_SHOWN,
         placeholder="-",
     )

@@ -27,6 +27,8 @@ ANY_WEEK = "Any week"
 PAGES = "silent-pages"
 
 SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included, so far."
+QUEST_PIXELS = 310
+"""Width of the longest title of a quest in the game, with its state."""
 TODAY_HELP = "Active since 00:00 UTC, or played today's session."
 PLAYED_HELP = "Players with a portfolio of at least one session of these days."
 TRADED_HELP = "Players with at least one trade in today's session."
@@ -300,7 +302,7 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
             "days": number("Days", help="Days since the player was seen last"),
             "rank": text("Rank", alignment="right", help="By daily return, in the last session"),
             "return": text("Daily return", alignment="right", help="In the last session"),
-            "quest": text("Last quest", width="large", help="The newest one and its state"),
+            "quest": text("Last quest", width=QUEST_PIXELS, help="The newest one and its state"),
             "session": day("Last session"),
             "seen": day("Last seen", help="The last day on which the player was active or played"),
             "sessions": number("Sessions", help="All sessions that the player played"),
@@ -309,6 +311,7 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
         alt=f"Players who were not seen for {format_quantity(silence.days, 'day')}, with what they did last",
         visible_rows=ROWS_SHOWN // 2,
         on_phone=("player", "days", "rank", "return"),
+        on_tablet=("player", "days", "rank", "return", "quest"),
         placeholder="-",
     )
     with st.container(horizontal=True, gap="small"):

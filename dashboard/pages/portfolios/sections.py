@@ -34,8 +34,8 @@ _money = partial(_number, format="dollar")
 GAIN_COLUMNS: Final = {
     "symbol": _text("Symbol", pinned=True, width=110),
     "gain": ChangeColumn("Gain ($)", help="Realised and unrealised, over the window"),
-    "points": ChangeColumn("Gain (pts)", places=4, help="The gain in percent of the starting cash of 10,000"),
-    "session": ChangeColumn("Newest session ($)", help="The gain in the newest session played"),
+    "points": ChangeColumn("Gain (pts)", help="The gain in percent of the starting cash of 10,000"),
+    "session": ChangeColumn("Last session ($)", help="The gain in the newest session played"),
     "shares": _number("Shares held", format="localized", help="In the newest session played"),
     "paid": _money("Paid a share ($)", help="Average price of the shares held"),
     "realised": ChangeColumn("Realised ($)", help="Sales, less what the sold shares cost"),
@@ -240,6 +240,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
         {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
         alt="What each symbol added to the value",
         on_phone=("symbol", "gain", "points", "trades"),
+        on_tablet=("symbol", "gain", "points", "shares", "realised", "unrealised", "trades"),
         placeholder="",
     )
     st.caption(GAINS_EXPLAINED)

@@ -7,7 +7,6 @@ view has its own link. The reports refresh by themselves.
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
@@ -24,7 +23,7 @@ from core.records import (
 )
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
-from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, is_phone, link_player, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
 from dashboard.formats import escape_markdown, format_count, format_key, format_quantity, format_share
 from dashboard.pages.quests import charts, download, tables
 
@@ -33,10 +32,11 @@ EXPIRING_SHOWN = 25
 EXPIRING_WITHIN = timedelta(hours=24)
 STUCK_SHOWN = 100
 TITLES_SHOWN = 20
-TITLE_PIXELS, REASON_PIXELS, PROGRESS_PIXELS = 300, 190, 110
-"""Widths of the longest title of the game, of the longest reason why a quest is stuck, and of a bar."""
-PHONE_TITLE_PIXELS = 260
-"""Leaves room for one column beside the title."""
+TITLE_PIXELS, REASON_PIXELS, PROGRESS_PIXELS = 250, 190, 110
+"""Widths of the longest title of the game, of the longest reason why a quest is stuck, and of a bar.
+
+On a phone one column has room beside the title.
+"""
 COMPARED_PLAYERS = 2_500
 """Size of the sample of players: more would take seconds; shares differ by a percentage point or two."""
 PLAYER_QUESTS_SHOWN = 100
@@ -292,10 +292,6 @@ def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
     }
 
 
-def _configure_title() -> Any:
-    return st.column_config.TextColumn("Quest", width=PHONE_TITLE_PIXELS if is_phone() else TITLE_PIXELS)
-
-
 def _show_times(times: CompletionTimes) -> None:
     if times.median is None:
         st.caption("No quest with a known time of completion was completed in this window.")
@@ -311,9 +307,9 @@ def _show_times(times: CompletionTimes) -> None:
             "median": st.column_config.TextColumn(
                 "Median", help="Median time from the start to the completion", alignment="right"
             ),
-            "title": _configure_title(),
+            "title": st.column_config.TextColumn("Quest", width=TITLE_PIXELS),
             "completed": st.column_config.TextColumn(
-                "Completed", help="Quests completed in the window", alignment="right"
+                "Quests", help="Quests completed in the window", alignment="right"
             ),
             "type": "Type",
         },
@@ -374,6 +370,7 @@ def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
         },
         alt=f"{format_quantity(len(stuck.first), 'stuck quest')}, with player and reason",
         on_phone=("player", "reason"),
+        on_tablet=("player", "title", "reason", "progress", "running"),
     )
     if stuck.quests > len(stuck.first):
         st.caption(
@@ -440,7 +437,7 @@ def _show_player_quests(
     show_table(
         tables.build_player_table(quests, datetime.now(UTC)),
         {
-            "title": _configure_title(),
+            "title": st.column_config.TextColumn("Quest", width=TITLE_PIXELS),
             "status": "Status",
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "reward": "Reward",
@@ -450,6 +447,7 @@ def _show_player_quests(
         },
         alt=f"{format_quantity(len(quests), 'quest')} of {user.username}, the newest first",
         on_phone=("title", "status"),
+        on_tablet=("title", "status", "progress", "left"),
         placeholder="",
     )
 
