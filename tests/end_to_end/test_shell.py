@@ -281,6 +281,19 @@ def test_no_label_or_figure_of_a_card_is_cut(
     context.close()
 
 
+def test_choices_that_wrap_have_whole_edges(browser: Browser, dashboard: Dashboard) -> None:
+    """Also the last one of a line whose successor, on the next line, is chosen."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    visit(page, f"{dashboard.url}/portfolios?player=alice&window=90+days")
+    choices = page.get_by_test_id("stButtonGroup").first.get_by_role("radio")
+    edges = choices.evaluate_all("all => all.map(e => getComputedStyle(e).borderRightColor)")
+    assert len(edges) == 6
+    assert not [edge for edge in edges if edge.endswith((", 0)", "/ 0)"))]
+    context.close()
+
+
 def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboard: Dashboard) -> None:
     """At half of that width, a table of prices would lose its trends."""
     page.set_viewport_size({"width": 720, "height": 900})
@@ -421,7 +434,7 @@ def test_a_small_screen_scrolls_no_table_sideways(
 
 @WITH_TABLES
 def test_a_wider_screen_shows_more_columns(browser: Browser, dashboard: Dashboard, path: str) -> None:
-    """A tablet more than a phone, and a desk all."""
+    """A tablet shows more than a phone, and a desk shows all."""
     context = browser.new_context()
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()

@@ -195,7 +195,7 @@ def check_record(page: AppTest, finished: Rows) -> None:
     assert figures["Average change"] == format_signed_money(sum(changes) / len(changes))
     assert figures["Best and worst"] == format_signed_money(max(changes))
     [card] = [metric for metric in page.metric if metric.label == "Best and worst"]
-    assert card.delta == format_signed_money(min(changes))
+    assert card.delta == f"to {format_signed_money(min(changes))}"
 
 
 def check_gains(page: AppTest, truth: Truth, played: Rows) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dashboard.charts import ACCENT, BASELINE, Spec
+from dashboard.charts import ACCENT, BASELINE, MARGIN, Spec
 from dashboard.monitoring.queries import (
     CHART_STEP_SECONDS,
     HIT_RATIO,
@@ -98,6 +98,7 @@ def _build_hit_chart(frame: pd.DataFrame) -> Spec:
     y = {"field": "series", "type": "nominal", "title": None, "axis": labels, "scale": {"paddingInner": 0.2}}
     return {
         "height": AROUND_PIXELS + frame["series"].nunique() * ROW_PIXELS,
+        "padding": MARGIN,
         "mark": {"type": "rect", "cornerRadius": 1},
         "encoding": {
             "x": _time(),
@@ -121,6 +122,7 @@ def _build_lines(colours: dict[str, str], *, unit: str, scale: Spec, digits: str
     }
     return {
         "height": HEIGHT,
+        "padding": MARGIN,
         "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 12}},
         "encoding": {
             "x": _time(),

@@ -56,7 +56,13 @@ def build_retention_chart(report: PlayerReport) -> Spec:
             "field": "joined",
             "type": "ordinal",
             "sort": None,
-            "axis": {"title": None, "ticks": False, "labelLimit": 130, "labelOverlap": False},
+            "axis": {
+                "title": None,
+                "ticks": False,
+                "labelLimit": 130,
+                "labelOverlap": False,
+                "labelFlush": False,
+            },
         },
         "tooltip": [
             {"field": "week", "type": "nominal", "title": "Joined in the week of"},

@@ -83,7 +83,7 @@ def show_ranks(ranks: Iterable[data.PlayerRank]) -> None:
             entry, category = rank.entry, rank.category
             if entry:
                 place = format_rank_of(entry.rank, rank.players)
-                note = format_score(entry.score, category.unit)
+                note = f"score {format_score(entry.score, category.unit)}"
             else:
                 place, note = "Not ranked", "no score this session"
             name = escape_markdown(category.name)
@@ -183,8 +183,7 @@ def show_record(player: Player) -> None:
         show_metric(
             "Best and worst",
             format_signed_money(record.best_change),
-            format_signed_money(record.worst_change),
-            is_change=not is_zero(record.worst_change),
+            f"to {format_signed_money(record.worst_change)}",
             help=explain("Best and worst"),
         )
 
