@@ -37,19 +37,22 @@ UNEXPECTED = 1
 
 
 def choose_stack(settings: StackSettings, folder: StackFolder, console: Console) -> Stack:
-    """Return the stack that `up` starts: the kind that MODE names; by default containers if an engine works.
+    """Return the stack that `up` starts: the kind that MODE names, else the kind that is up or has data.
 
-    Raises `StackError` when a stack of the other kind is up, when MODE is docker and no container engine
-    works, or when PROFILE is set without containers.
+    Without either, or with a profile of containers, it is containers if an engine works. Raises `StackError`
+    when a stack of the other kind is up, when containers are needed and no engine works, or when PROFILE is
+    set without containers.
     """
     recorded = folder.recorded().get("MODE")
-    mode = settings.mode or ("local" if find_engine_problem() else "docker")
+    kept = None if settings.profile else folder.find_kept_mode()
+    mode = settings.mode or recorded or kept or ("local" if find_engine_problem() else "docker")
     if recorded not in {None, mode}:
         raise StackError(f"the stack is up in {recorded} mode; run `make down` before MODE={mode}")
     if mode == "docker" and recorded is None:
         problem = find_engine_problem()
         if problem:
-            raise StackError(f"MODE is docker, but {problem}; start an engine or set MODE=local")
+            other = ", which is a new stack: the data of this one is in containers" if kept else ""
+            raise StackError(f"the mode is docker, but {problem}; start an engine or set MODE=local{other}")
     if mode == "local" and settings.profile:
         raise StackError(f"PROFILE={settings.profile} needs containers; set MODE=docker or unset it")
     console.print(f"mode: {mode}", highlight=False)

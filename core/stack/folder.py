@@ -20,7 +20,7 @@ from core.encryption import new_key_line
 from core.errors import StackError
 from core.settings import STACK_ENV_FILE
 from core.stack.permissions import write_private
-from core.stack.stack_env import read_record
+from core.stack.stack_env import Mode, read_record
 
 # bytes; the system's limit is 104 on macOS and 108 on Linux, and supervisord appends ".PID" at first
 SOCKET_PATH_LIMIT = 90
@@ -87,6 +87,13 @@ class StackFolder:
             with suppress(FileNotFoundError):
                 size += path.lstat().st_size
         return size
+
+    def find_kept_mode(self) -> Mode | None:
+        """Return the mode of the stack whose data is kept; None when there is none, or one of each mode."""
+        has_local, has_docker = (self.servers / "postgres").exists(), self.docker_mark.exists()
+        if has_local == has_docker:
+            return None
+        return "local" if has_local else "docker"
 
     def find_disk_problem(self) -> str | None:
         """Return a message when the disk with the servers' data is nearly full, otherwise None."""

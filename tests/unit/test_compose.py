@@ -11,7 +11,7 @@ from rich.console import Console
 from core.errors import StackError
 from core.settings.role_names import APP, MONITOR
 from core.stack.commands import choose_stack
-from core.stack.compose import Container, find_checkouts, parse_containers
+from core.stack.compose import ComposeStack, Container, find_checkouts, parse_containers
 from core.stack.container_secrets import make_secrets, name_copies
 from core.stack.folder import StackFolder
 from core.stack.local import LocalStack
@@ -76,6 +76,57 @@ def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path
     holders = {name for name, receiver in RECEIVERS.items() if "sentinel.conf" in receiver.names}
     assert holders == {"sentinel"}
     assert not any("sentinel.password" in receiver.names for receiver in RECEIVERS.values())
+
+
+@pytest.mark.parametrize(
+    ("kept", "has_engine", "expected"),
+    [
+        ((), True, ComposeStack),
+        ((), False, LocalStack),
+        (("servers/postgres",), True, LocalStack),
+        (("docker",), True, ComposeStack),
+        (("servers/postgres", "docker"), True, ComposeStack),
+        (("servers/postgres", "docker"), False, LocalStack),
+    ],
+)
+def test_a_stack_with_data_keeps_its_mode(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: tuple[str, ...],
+    has_engine: bool,  # noqa: FBT001  # a parameter
+    expected: type[object],
+) -> None:
+    """An engine that has been started or stopped since then does not replace the data by an empty game."""
+    monkeypatch.setattr(
+        "core.stack.commands.find_engine_problem", lambda: None if has_engine else "no engine answers"
+    )
+    folder = StackFolder(tmp_path)
+    folder.create()
+    for name in kept:
+        (folder.path / name).mkdir()
+    assert isinstance(choose_stack(StackSettings(), folder, Console(quiet=True)), expected)
+
+
+def test_a_stack_that_is_up_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `make up` finds it, also with an engine and containers of an earlier start."""
+    monkeypatch.setattr("core.stack.commands.find_engine_problem", lambda: None)
+    folder = StackFolder(tmp_path)
+    folder.create()
+    folder.docker_mark.touch()
+    monkeypatch.setattr(StackFolder, "recorded", lambda _: {"MODE": "local"})
+    assert isinstance(choose_stack(StackSettings(), folder, Console(quiet=True)), LocalStack)
+    with pytest.raises(StackError, match="up in local mode; run `make down` before MODE=docker"):
+        choose_stack(StackSettings(mode="docker"), folder, Console(quiet=True))
+
+
+def test_the_data_of_containers_needs_their_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says that another mode is another game."""
+    monkeypatch.setattr("core.stack.commands.find_engine_problem", lambda: "no engine answers")
+    folder = StackFolder(tmp_path)
+    folder.create()
+    folder.docker_mark.touch()
+    with pytest.raises(StackError, match=r"no engine answers; start an engine .* the data of this one is in"):
+        choose_stack(StackSettings(), folder, Console(quiet=True))
 
 
 def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
