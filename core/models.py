@@ -112,7 +112,7 @@ class User(Model):
             SQL("CREATE UNIQUE INDEX users_username ON users (username)"),
             SQL("CREATE INDEX users_username_prefix ON users (lower(username) text_pattern_ops)"),
             SQL("CREATE INDEX users_name_prefix ON users (lower(name) text_pattern_ops)"),
-            SQL("CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST)"),
+            SQL("CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST, id)"),
             SQL("CREATE INDEX users_email_index ON users (email_index)"),
         ]
 
@@ -248,7 +248,7 @@ class Trade(Model):
     executed_at = _now()
 
     class Meta:
-        """Trades are read by portfolio, in order of execution, and stored in order of time, hence BRIN."""
+        """The first index serves a portfolio and a whole session; trades are stored by time, hence BRIN."""
 
         table_name = "trades"
         constraints: ClassVar[list[Any]] = [
@@ -259,8 +259,7 @@ class Trade(Model):
             Check("price > 0 AND price < 'Infinity'", name="trades_price_positive"),
         ]
         indexes: ClassVar[list[Any]] = [
-            SQL("CREATE INDEX trades_portfolio ON trades (user_id, session_date, executed_at, id)"),
-            SQL("CREATE INDEX trades_session ON trades USING brin (session_date) WITH (autosummarize = on)"),
+            SQL("CREATE INDEX trades_portfolio ON trades (session_date, user_id, executed_at, id)"),
             SQL("CREATE INDEX trades_executed ON trades USING brin (executed_at) WITH (autosummarize = on)"),
         ]
 

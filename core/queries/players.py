@@ -1,8 +1,9 @@
 """Statements across tables on attendance: the report on all players, days, and silent players.
 
-The report reads each portfolio of the last weeks once, from an index, and keeps one row per player: numbers
-in which each bit stands for a day. Whether a player returned, and how long a streak is, is computed from
-these bits without sorting the sessions of the player.
+The report reads each portfolio of the last 13 weeks once, from an index, and keeps one row per player:
+numbers in which each bit stands for a day. Whether a player returned, and how long a streak is, is computed
+from these bits without sorting the sessions of the player. Of older sessions it asks only whether there is
+one.
 """
 
 from collections import Counter
@@ -26,7 +27,8 @@ from core.records import (
 )
 
 DAYS_REPORTED = 91
-"""Number of days for which the report counts players last seen on that day; more than two long windows."""
+"""Number of days for which the report counts players last seen on that day; it reads the sessions of these
+days."""
 
 AWAY_DAYS = 7
 """A player who plays again after this many days without a session has returned."""
@@ -38,10 +40,10 @@ MAX_DAYS = 7 * MAX_WEEKS
 
 _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
-_EARLIER_FROM, _EARLIER_DAYS = 31, 60
+_EARLIER_FROM = 31
 """Bit n of `recent` stands for the session n days ago, bit n of `earlier` for the session n + 31 days ago.
 Each has a window of 30 days and the 7 days before it, which tell whether a player returned; together they
-have all days of MAX_WEEKS."""
+have all of the DAYS_REPORTED."""
 
 
 class _Window(NamedTuple):
@@ -52,18 +54,13 @@ class _Window(NamedTuple):
     bits: str = "recent"
 
     def select(self) -> str:
-        """Return the SQL that counts the players who played, joined and returned."""
-        is_recent = self.bits == "recent"
-        window = ((1 << self.days) - 1) << (self.end if is_recent else self.end - _EARLIER_FROM)
-        known_days = _RECENT_DAYS if is_recent else _EARLIER_FROM + _EARLIER_DAYS
+        """Return the SQL that counts the players who played and those who returned."""
+        window = ((1 << self.days) - 1) << (self.end if self.bits == "recent" else self.end - _EARLIER_FROM)
         back = f"(back_{self.bits} & {window})"
-        # a first session is no return: a player who returns has an earlier one, in the bits or before them
+        # a first session of all is no return: a player who returns has an earlier one
         return f"""
            count(*) FILTER (WHERE {self.bits} & {window} <> 0),
-           count(*) FILTER (WHERE joined BETWEEN %(today)s - {self.end + self.days - 1}
-                                             AND %(today)s - {self.end}),
-           count(*) FILTER (WHERE {back} <> 0 AND ({self.bits} >= ({back} & -{back}) * 2
-                                                   OR first <= %(today)s - {known_days}))"""
+           count(*) FILTER (WHERE {back} <> 0 AND (NOT is_new OR {self.bits} >= ({back} & -{back}) * 2))"""
 
     def list_days(self, today: date) -> tuple[date, date]:
         """Return the first and the last day."""
@@ -86,9 +83,6 @@ HELD = f"""
         SELECT (SELECT max(session_date) FROM portfolios WHERE session_date < day)
         FROM held WHERE day > %(today)s - {MAX_DAYS}
     ) SELECT day FROM held WHERE day > %(today)s - {MAX_DAYS}"""
-# The inner GROUP BY gets its rows in the order of an index, and the outer one has some thousand groups. To
-# sort a million players, or to compile the statement (JIT), would take longer than everything else.
-PLAN = "SET LOCAL enable_sort = off; SET LOCAL jit = off;"
 
 
 def _came_back(bits: str) -> str:
@@ -109,47 +103,95 @@ def _played_in_week(week: int, weekday: int) -> str:
     return " OR ".join(f"{name} & {mask} <> 0" for name, mask in bits if mask)
 
 
-def build_report_statement(weeks: int, weekday: int) -> str:
-    """Return the statement that counts players by last day seen, streak and week of joining.
+def _count_days(column: str) -> str:
+    """Return the SQL for the number of UTC days from a time to today; negative when it is in the future.
 
-    `weekday` is that of today, Monday is 0.
+    A day is counted by seconds: the change of time zone would take longer than all else that is computed for
+    a player.
+    """
+    return f"""(ceil((date_part('epoch', (%(today)s::date + 1)::timestamp) - date_part('epoch', {column}))
+                    / 86400) - 1)"""
+
+
+def _has_older(player: str) -> str:
+    """Return the SQL condition that a player has a session before the DAYS_REPORTED: one look at an index."""
+    return f"""EXISTS (SELECT FROM portfolios p WHERE p.user_id = {player}
+                       AND p.session_date <= %(today)s - {DAYS_REPORTED} OFFSET 0)"""
+
+
+# The lowest bit that is set.
+_LAST_PLAYED = f"""CASE WHEN recent <> 0 THEN bit_count(((recent & -recent) - 1)::bit(64))
+                    ELSE {_EARLIER_FROM} + bit_count(((earlier & -earlier) - 1)::bit(64)) END"""
+_OLDEST_WINDOW = max(window.end + window.days - 1 for window in _WINDOWS)
+"""How many days ago the oldest window begins; whether an older session was the first of all has no effect."""
+
+
+def build_report_statement(weeks: int, weekday: int) -> str:
+    """Return the statement that counts players by streak, by last day seen, and by the day of joining.
+
+    `weekday` is that of today, Monday is 0. Each row has its kind, its group, and the counts of the group.
+    For kind `joined` the group has a second part: bit n is set for players who played n weeks ago.
     """
     windows = ",".join(window.select() for window in _WINDOWS)
-    played = ", ".join(f"count(*) FILTER (WHERE {_played_in_week(week, weekday)})" for week in range(weeks))
+    weeks_played = " | ".join(
+        f"CASE WHEN {_played_in_week(week, weekday)} THEN {1 << week} ELSE 0 END" for week in range(weeks)
+    )
+    # Each row sets a bit of one number only. Players are looked up in the order of the index, where
+    # neighbours are on the same page.
     return f"""
-    SELECT silent,
-           least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {LONGEST_STREAK}),
-           CASE WHEN joined BETWEEN %(monday)s - {7 * (weeks - 1)} AND %(today)s
-                THEN (%(monday)s + 6 - joined) / 7 END,
-           count(*), {played}, {windows}
-    FROM (
-        SELECT *, CASE WHEN seen > %(today)s THEN 0 ELSE %(today)s - seen END AS silent,
-               {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier FROM (
-            SELECT (u.created_at {_UTC})::date AS joined, first,
-                   greatest((u.last_active {_UTC})::date, last) AS seen,
-                   COALESCE(recent, 0) AS recent, COALESCE(earlier, 0) AS earlier
-            FROM users u LEFT JOIN (
-                SELECT user_id, min(session_date) AS first, max(session_date) AS last,
-                       bit_or(1::bigint << (%(today)s - session_date))
-                           FILTER (WHERE session_date > %(today)s - {_RECENT_DAYS}) AS recent,
-                       bit_or(1::bigint << (%(today)s - {_EARLIER_FROM} - session_date))
-                           FILTER (WHERE session_date <= %(today)s - {_EARLIER_FROM}
-                                     AND session_date > %(today)s - {_EARLIER_FROM + _EARLIER_DAYS})
-                           AS earlier
-                FROM portfolios WHERE session_date <= %(today)s GROUP BY user_id
-            ) AS played ON played.user_id = u.id
-            WHERE u.created_at < (%(today)s + 1)::timestamp {_UTC} OR last IS NOT NULL
-        ) AS bits OFFSET 0
-    ) AS facts GROUP BY 1, 2, 3"""
+    WITH played AS MATERIALIZED (
+        SELECT user_id, COALESCE(recent, 0) AS recent,
+               (COALESCE(recent, 0) >> {_EARLIER_FROM})
+                   | (COALESCE(older, 0) << {_RECENT_DAYS - _EARLIER_FROM}) AS earlier
+        FROM (
+            SELECT user_id,
+                   bit_or(1::bigint << (%(today)s - session_date))
+                       FILTER (WHERE session_date > %(today)s - {_RECENT_DAYS}) AS recent,
+                   bit_or(1::bigint << (%(today)s - {_RECENT_DAYS} - session_date))
+                       FILTER (WHERE session_date <= %(today)s - {_RECENT_DAYS}) AS older
+            FROM portfolios WHERE session_date > %(today)s - {DAYS_REPORTED} AND session_date <= %(today)s
+            GROUP BY user_id
+        ) AS bits
+    ), attendance AS (
+        SELECT least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {LONGEST_STREAK})
+                   AS streak, recent, earlier,
+               {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier,
+               earlier >> {_OLDEST_WINDOW + 1 - _EARLIER_FROM} = 0 AND NOT {_has_older("sorted.user_id")}
+                   AS is_new
+        FROM (SELECT * FROM played ORDER BY user_id OFFSET 0) AS sorted OFFSET 0
+    ), everybody AS (
+        SELECT CASE WHEN silent IS NOT NULL THEN greatest(silent, 0)
+                    WHEN {_has_older("facts.id")} THEN {DAYS_REPORTED} END::integer AS silent,
+               CASE WHEN joined BETWEEN 0 AND {DAYS_REPORTED - 1} THEN joined END::integer AS joined,
+               CASE WHEN joined BETWEEN 0 AND {DAYS_REPORTED - 1} AND recent IS NOT NULL
+                    THEN {weeks_played} END AS weeks
+        FROM (
+            SELECT id, {_count_days("u.created_at")} AS joined, recent, earlier,
+                   CASE WHEN u.last_active IS NOT NULL OR recent IS NOT NULL
+                        THEN least({_count_days("u.last_active")}, {_LAST_PLAYED}, {DAYS_REPORTED}) END
+                       AS silent
+            FROM users u LEFT JOIN played ON user_id = u.id OFFSET 0
+        ) AS facts
+        WHERE joined >= 0 OR recent IS NOT NULL OR {_has_older("facts.id")}
+    )
+    SELECT 'streak', streak, NULL, ARRAY[count(*), {windows}] FROM attendance GROUP BY streak
+    UNION ALL
+    SELECT CASE grouping(silent) WHEN 0 THEN 'silent' ELSE 'joined' END,
+           CASE grouping(silent) WHEN 0 THEN silent ELSE joined END, weeks, ARRAY[count(*)]
+    FROM everybody GROUP BY GROUPING SETS ((silent), (joined, weeks))"""
 
 
-# Every day of the calendar, whether a session was held or not.
-_DAYS = f"""
+# Every day of the calendar, whether a session was held or not. Those who traded are read in the order of an
+# index, one after the other.
+DAYS = f"""
     WITH played AS (
         SELECT session_date AS day, count(*) AS players FROM portfolios
         WHERE session_date BETWEEN %(first)s AND %(last)s GROUP BY 1
     ), traded AS (
-        SELECT session_date AS day, count(*) AS players FROM ({{traders}}) AS traders GROUP BY 1
+        SELECT session_date AS day, count(*) AS players FROM (
+            SELECT DISTINCT session_date, user_id FROM trades
+            WHERE session_date BETWEEN %(first)s AND %(last)s
+        ) AS traders GROUP BY 1
     ), joined AS (
         SELECT (created_at {_UTC})::date AS day, count(*) AS players FROM users
         WHERE created_at >= %(first)s::timestamp {_UTC} AND created_at < (%(last)s + 1)::timestamp {_UTC}
@@ -158,16 +200,6 @@ _DAYS = f"""
     SELECT day, COALESCE(played.players, 0), COALESCE(traded.players, 0), COALESCE(joined.players, 0)
     FROM unnest(%(days)s::date[]) AS days (day)
     LEFT JOIN played USING (day) LEFT JOIN traded USING (day) LEFT JOIN joined USING (day)"""
-# For many days the statement reads a range of the index of trades; for one day it probes the index for each
-# player of that day.
-DAYS = _DAYS.format(
-    traders="""SELECT DISTINCT user_id, session_date FROM trades
-            WHERE session_date BETWEEN %(first)s AND %(last)s"""
-)
-DAY = _DAYS.format(
-    traders="""SELECT session_date FROM portfolios p WHERE session_date = %(last)s AND EXISTS (
-            SELECT FROM trades t WHERE t.user_id = p.user_id AND t.session_date = p.session_date OFFSET 0)"""
-)
 
 # -- silent players -----------------------------------------------------------------------
 
@@ -189,6 +221,9 @@ _UNKNOWN = "u.last_active IS NULL"
 _PREFIX = f"AND {match_prefix('u.username')}"
 _COLUMNS = "u.id, u.username, u.created_at, u.last_active"
 _KNOWN_LAST = "%(last_active)s::timestamptz IS NOT NULL"
+# The order of the index `users_last_active`, in both directions.
+_NEWEST_FIRST = "u.last_active DESC NULLS LAST, u.id"
+_OLDEST_FIRST = "u.last_active ASC NULLS FIRST, u.id DESC"
 # For each order: the ranges of the index after the last player of the previous page, and ORDER BY.
 _RANGES = {
     "last_active": (
@@ -198,15 +233,15 @@ _RANGES = {
                 " AND (u.last_active < %(last_active)s::timestamptz OR u.id > %(id)s::uuid))"
             ),
             _KNOWN,
-            "u.last_active DESC NULLS LAST, u.id",
+            _NEWEST_FIRST,
         ),
-        (f"(NOT %(is_after)s OR {_KNOWN_LAST} OR u.id > %(id)s::uuid)", _UNKNOWN, "u.id"),
+        (f"(NOT %(is_after)s OR {_KNOWN_LAST} OR u.id > %(id)s::uuid)", _UNKNOWN, _NEWEST_FIRST),
     ),
     "-last_active": (
         (
             f"(NOT %(is_after)s OR NOT {_KNOWN_LAST} AND u.id < %(id)s::uuid)",
             _UNKNOWN,
-            "u.id DESC",
+            _OLDEST_FIRST,
         ),
         (
             (
@@ -214,7 +249,7 @@ _RANGES = {
                 " AND (u.last_active > %(last_active)s::timestamptz OR u.id < %(id)s::uuid))"
             ),
             _KNOWN,
-            "u.last_active ASC NULLS FIRST, u.id DESC",
+            _OLDEST_FIRST,
         ),
     ),
     "username": (
@@ -304,8 +339,7 @@ class Silence(NamedTuple):
 def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]:
     """Return the counts of these days, in any order."""
     parameters = {"days": list(days), "first": min(days), "last": max(days)}
-    statement = REPORT_MEMORY + DAYS if len(days) > 1 else DAY
-    return fetch_all(database, build_day, statement, parameters)
+    return fetch_all(database, build_day, REPORT_MEMORY + DAYS, parameters)
 
 
 def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
@@ -313,19 +347,26 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
     monday = today - timedelta(days=today.weekday())
     held = fetch_all(database, get_first, HELD, {"today": today})
     held_bits = sum(1 << (today - day).days for day in held if (today - day).days < _RECENT_DAYS)
-    parameters = {"today": today, "monday": monday, "held": held_bits}
-    rows = fetch_all(database, tuple, PLAN + build_report_statement(weeks, today.weekday()), parameters)
-    silent: Counter[int | None] = Counter()
+    statement = REPORT_MEMORY + build_report_statement(weeks, today.weekday())
+    rows = fetch_all(database, tuple, statement, {"today": today, "held": held_bits})
     streaks: Counter[int] = Counter()
+    silent: Counter[int | None] = Counter()
+    joined: Counter[int] = Counter()
     sums: dict[int, list[int]] = {}
-    totals = [0] * (3 * len(_WINDOWS))
-    for days, streak, cohort, players, *counts in rows:
-        silent[days] += players
-        streaks[streak] += players
-        totals = [total + count for total, count in zip(totals, counts[weeks:], strict=True)]
-        if cohort is not None:
-            sizes = sums.setdefault(cohort, [0] * (weeks + 1))
-            sums[cohort] = [a + b for a, b in zip(sizes, [players, *counts[:weeks]], strict=True)]
+    totals = [0] * (2 * len(_WINDOWS))
+    for kind, group, weeks_played, (players, *counts) in rows:
+        if kind == "streak":
+            streaks[group] += players
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        elif kind == "silent":
+            silent[group] += players
+        elif group is not None:
+            joined[group] += players
+            # the weeks of joining are counted from the running one
+            sizes = sums.setdefault((group + 6 - today.weekday()) // 7, [0] * (weeks + 1))
+            sizes[0] += players
+            for week in range(weeks):
+                sizes[1 + week] += players * ((weeks_played or 0) >> week & 1)
     weeks_held = {(monday + timedelta(days=6) - day).days // 7 for day in held}
     return PlayerReport(
         today=today,
@@ -338,7 +379,12 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
         seen_earlier=sum(silent[days] for days in silent if days is not None and days >= DAYS_REPORTED),
         never_seen=silent[None],
         windows=tuple(
-            PlayerWindow(*window.list_days(today), *totals[3 * n : 3 * n + 3])
+            PlayerWindow(
+                *window.list_days(today),
+                played=totals[2 * n],
+                joined=sum(joined[window.end + day] for day in range(window.days)),
+                returned=totals[2 * n + 1],
+            )
             for n, window in enumerate(_WINDOWS)
         ),
         streaks=tuple(Streak(n, streaks[n]) for n in range(1, LONGEST_STREAK + 1) if streaks[n]),
@@ -351,6 +397,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
                 ),
             )
             for cohort in sorted(sums, reverse=True)
+            if cohort < weeks
         ),
     )
 

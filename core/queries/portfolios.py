@@ -88,17 +88,21 @@ TRADES = f"""
     WHERE user_id = ANY(%s::uuid[]) AND session_date = %s ORDER BY user_id, executed_at, id"""
 # The first columns are the same in every row, so that a player without trades has one row too. Money is
 # rounded for each trade and each position, as it is in the value of a portfolio. The outer bounds of the
-# time exclude the partitions of other months.
+# time exclude the partitions of other months. Trades are looked up for each session, in the order of their
+# index.
 GAINS = """
-    WITH played AS (
-        SELECT count(*) AS sessions, COALESCE(sum(day_change), 0) AS change FROM portfolios
+    WITH sessions AS MATERIALIZED (
+        SELECT session_date, day_change FROM portfolios
         WHERE user_id = %(user)s AND session_date BETWEEN %(start)s AND %(end)s
+    ), played AS (
+        SELECT count(*) AS sessions, COALESCE(sum(day_change), 0) AS change FROM sessions
     ), traded AS (
         SELECT session_date, symbol, count(*) AS trades,
                sum(CASE side WHEN 'BUY' THEN quantity ELSE -quantity END) AS shares,
                sum(CASE side WHEN 'BUY' THEN round(quantity * price, 2) ELSE 0 END) AS bought,
                sum(CASE side WHEN 'SELL' THEN round(quantity * price, 2) ELSE 0 END) AS sold
-        FROM trades WHERE user_id = %(user)s AND session_date BETWEEN %(start)s AND %(end)s
+        FROM trades
+        WHERE session_date = ANY(ARRAY(SELECT session_date FROM sessions)) AND user_id = %(user)s
         GROUP BY session_date, symbol
     ), held AS (
         SELECT session_date, symbol, quantity, round(quantity * average_price, 2) AS cost,

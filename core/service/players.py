@@ -36,7 +36,7 @@ def _day_key(day: date) -> str:
 # No write invalidates these. A finished day changes only when somebody corrects or loads it.
 _OPEN_DAY = Cached(USER, PlayerDay, _day_key, ttl_seconds=60, time_dependent=True)
 _PAST_DAYS = Cached(USER, PlayerDay, _day_key, ttl_seconds=3600, time_dependent=True)
-# Reads each portfolio once: some seconds with a million players.
+# Reads each portfolio of 13 weeks once: some seconds with a million players.
 _REPORT = Cached(
     USER,
     PlayerReport,
@@ -70,7 +70,7 @@ class Players(ServiceBase):
         """Return figures of all players: last seen, windows of days, streaks, cohorts by week of joining.
 
         The cohorts are those of the last 1 to 13 weeks, the running week included. Reads the session
-        dates of every portfolio once: the answer is up to 900 s old, whatever was changed since. Raises
+        dates of the last 13 weeks once: the answer is up to 900 s old, whatever was changed since. Raises
         `InvalidInput`.
         """
         count = check_int(weeks, "weeks", least=1, most=queries.MAX_WEEKS)

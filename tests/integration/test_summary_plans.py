@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.queries import events, players, quest_reports, quests, sessions, ticks, users
+from core.queries.rows import REPORT_MEMORY
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
@@ -169,6 +170,34 @@ def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str
     assert count_rows_read(filled, players.SILENT[order], parameters, "users") <= 51 + seen
 
 
+@pytest.mark.parametrize("order", ["last_active", "-last_active"])
+def test_players_without_a_last_activity_are_found_by_it(filled: Execute, order: str) -> None:
+    """A thousand who were never seen are looked at, and not everybody else to find them."""
+    today = datetime.now(UTC).date()
+    unknown = 1_000
+    parameters = {
+        **dict.fromkeys(("joined", "prefix", "last_active", "username", "id")),
+        "today": today,
+        "until": today - timedelta(days=1),
+        "now": datetime.now(UTC),
+        "category": "daily_returns",
+        "sessions": 0,
+        "limit": 50,
+        "is_after": False,
+    }
+    filled("BEGIN")
+    try:
+        filled(
+            "UPDATE users SET last_active = NULL"
+            " WHERE id IN (SELECT id FROM users ORDER BY last_active DESC LIMIT %s)",
+            (unknown,),
+        )
+        filled("ANALYZE users")
+        assert count_rows_read(filled, players.SILENT[order], parameters, "users") <= 51 + unknown
+    finally:
+        filled("ROLLBACK")
+
+
 FIRST_DAY = datetime(2026, 3, 2, tzinfo=UTC).date()
 PLAYED_DAYS = 20
 
@@ -194,25 +223,48 @@ def played(postgres_server: PostgresServer, template_database: str) -> Iterator[
 def test_the_report_on_all_players_passes_once_over_portfolios_and_players(played: Execute) -> None:
     """It reads all rows once, and the answer is cached."""
     today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
-    monday = today - timedelta(days=today.weekday())
     statement = players.build_report_statement(players.MAX_WEEKS, today.weekday())
-    parameters = {"today": today, "monday": monday, "held": (1 << PLAYED_DAYS) - 1}
+    parameters = {"today": today, "held": (1 << PLAYED_DAYS) - 1}
     played("BEGIN")
     try:
-        played(players.PLAN)
+        played(REPORT_MEMORY)
         assert count_rows_read(played, statement, parameters, "portfolios") == PLAYERS * PLAYED_DAYS
         assert count_rows_read(played, statement, parameters, "users") == PLAYERS
     finally:
         played("ROLLBACK")
 
 
-def test_today_reads_the_portfolios_of_today(played: Execute) -> None:
-    """They are read once to count them, and once to look for a trade of each."""
+def test_the_report_reads_no_session_before_its_weeks(played: Execute) -> None:
+    """Half of the days are older than those weeks; players who seem to be new are asked for one of them."""
+    today = FIRST_DAY + timedelta(days=players.DAYS_REPORTED + PLAYED_DAYS // 2 - 1)
+    statement = players.build_report_statement(players.MAX_WEEKS, today.weekday())
+    parameters = {"today": today, "held": 1}
+    assert count_rows_read(played, statement, parameters, "portfolios") == PLAYERS * PLAYED_DAYS // 2
+    played("BEGIN")
+    try:
+        played("UPDATE users SET created_at = %s", (FIRST_DAY,))
+        played(
+            "DELETE FROM portfolios WHERE session_date BETWEEN %s AND %s",
+            (today - timedelta(days=players.DAYS_REPORTED - 1), today),
+        )
+        played(
+            "INSERT INTO portfolios (user_id, session_date)"
+            " SELECT id, %s FROM users ORDER BY username LIMIT 7",
+            (today,),
+        )
+        assert count_rows_read(played, statement, parameters, "portfolios") == 7 + 7
+    finally:
+        played("ROLLBACK")
+
+
+def test_today_reads_its_portfolios_and_trades(played: Execute) -> None:
+    """Both are read once, to count them; users who joined have no index of their own."""
     today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
     parameters = {"days": [today], "first": today, "last": today}
-    assert count_rows_read(played, players.DAY, parameters, "portfolios") == 2 * PLAYERS
-    assert count_rows_read(played, players.DAY, parameters, "trades") == PLAYERS
-    assert count_rows_read(played, players.DAY, parameters, "users") == PLAYERS
+    assert count_rows_read(played, players.DAYS, parameters, "portfolios") == PLAYERS
+    assert count_rows_read(played, players.DAYS, parameters, "trades") == PLAYERS
+    assert count_rows_read(played, players.DAYS, parameters, "users") == PLAYERS
+    assert ("Index Only Scan", "trades") in list_scans(played, players.DAYS, parameters)
 
 
 def test_days_read_each_of_their_rows_once(played: Execute) -> None:

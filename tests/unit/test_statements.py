@@ -69,7 +69,6 @@ NOT_EXPLAINED = {
     "partitions.HAS_TICKS": "stops at the first row of the partitions before a time",
     "partitions.FIND_WITHOUT_TICKS": "one probe of the index for each symbol, after partitions were dropped",
     "partitions.FORGET_SYMBOLS": "one probe of the index for each symbol, after partitions were dropped",
-    "players._DAYS": TEMPLATE,
     "players.HELD": "jumps from session to session like `sessions.DATES`, which is explained",
     "players.SILENT_MATCHES": "`SILENT` for the usernames with a prefix, which has an index",
     "players._COUNT": TEMPLATE,

@@ -1,0 +1,30 @@
+"""Order the indexes of trades and of the last activity as the reports read them.
+
+Trades are indexed by session and then by player. This one index replaces two: it finds the trades of a
+portfolio as before, and has the players who traded on the days of a report in order, so that they are counted
+without a look at the trades. A new trade is inserted among those of its session and no longer anywhere.
+
+The index of the last activity has the id of the player too, so it has the whole order of the list of silent
+players, also of those whose last activity is not known.
+"""
+
+from typing import Any
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Replace the indexes of trades by player and by session, and the index of the last activity."""
+    db.execute_sql("DROP INDEX trades_portfolio, trades_session")
+    db.execute_sql("CREATE INDEX trades_portfolio ON trades (session_date, user_id, executed_at, id)")
+    db.execute_sql("DROP INDEX users_last_active")
+    db.execute_sql("CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST, id)")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Restore the indexes."""
+    db.execute_sql("DROP INDEX users_last_active")
+    db.execute_sql("CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST)")
+    db.execute_sql("DROP INDEX trades_portfolio")
+    db.execute_sql("CREATE INDEX trades_portfolio ON trades (user_id, session_date, executed_at, id)")
+    db.execute_sql(
+        "CREATE INDEX trades_session ON trades USING brin (session_date) WITH (autosummarize = on)"
+    )
