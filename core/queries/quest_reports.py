@@ -35,10 +35,13 @@ OUTCOMES = """
     WHERE ended_on BETWEEN %(since)s AND %(until)s OR ended_on IS NULL AND %(since)s = '-infinity'::date
     GROUP BY 1, 2, 3 HAVING sum(quests) <> 0
     ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
+# The completed quests are read in the order in which they are stored, because in the order of the index by
+# time of completion each read is of another page.
+STORED_ORDER = "SET LOCAL enable_indexscan = off;"
 # Sorted by bytes: a sort by the rules of a language takes longer than everything else here.
 TIMES = """
     SELECT type, title, count(*),
-           percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - created_at)::float8)
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY date_part('epoch', completed_at - created_at))
     FROM (
         SELECT type COLLATE "C" AS type, title COLLATE "C" AS title, completed_at, created_at FROM quests
         WHERE completed_at >= %(since)s AND completed_at < %(until)s
@@ -156,7 +159,7 @@ def measure_times(
         "type": only_type,
         "limit": limit,
     }
-    rows = database.execute_sql(REPORT_MEMORY + TIMES, parameters).fetchall()
+    rows = database.execute_sql(REPORT_MEMORY + STORED_ORDER + TIMES, parameters).fetchall()
     [(_, _, completed, seconds), *titles] = rows
     return CompletionTimes(
         completed,

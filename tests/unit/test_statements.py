@@ -75,6 +75,7 @@ NOT_EXPLAINED = {
     "portfolios.CREATE": BY_KEY,
     "portfolios.PROBE_INDEX": "settings",
     "quest_reports.OUTCOMES": EVERYBODY,
+    "quest_reports.STORED_ORDER": "a setting",
     "quest_reports.STUCK": EVERYBODY,
     "quests.INSERT": BY_KEY,
     "quests.PROGRESS": BY_KEY,
