@@ -6,13 +6,15 @@ is in `core.queries.server_statistics`, because the service uses it too.
 
 from collections.abc import Callable, Collection, Iterator
 
+import psycopg2
 from prometheus_client.core import Metric
 
 from core.database.bounded_connection import BoundedConnection, make_connector
+from core.database.driver_errors import describe_refusal
 from core.metrics.names import APPLICATION_PREFIX, CONNECTION_NAMES, OTHER, counter, gauge
 from core.queries.server_statistics import Executor, list_tables
 from core.settings import Settings
-from exporter.collectors.runner import Collector, CollectorRunner
+from exporter.collectors.runner import Collector, CollectorRunner, ServerAway
 from exporter.collectors.statements import StatementCounters
 
 CLIENT_NAME = f"{APPLICATION_PREFIX}collector"
@@ -66,10 +68,17 @@ def open_postgres_runner(
     `find_roles` returns the names of the programs whose connections are counted by name.
     """
     connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
+
+    def connect() -> BoundedConnection:
+        try:
+            return BoundedConnection(
+                settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS, connector=connector
+            )
+        except psycopg2.OperationalError as error:
+            raise ServerAway(describe_refusal(error)) from None
+
     return CollectorRunner(
-        lambda: BoundedConnection(
-            settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS, connector=connector
-        ),
+        connect,
         [
             Collector(
                 "postgres_activity",

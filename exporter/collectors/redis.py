@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 from core.cache.topology import make_connection_factory
 from core.metrics.names import APPLICATION_PREFIX, counter, gauge
 from core.settings import Settings
-from exporter.collectors.runner import Collector, CollectorRunner
+from exporter.collectors.runner import Collector, CollectorRunner, ServerAway
 
 # Short cache time: two scrapers of the same exporter cause only one run.
 BRIEF_SECONDS = 1.0
@@ -38,9 +38,12 @@ class InfoConnection:
         return True
 
     def read_info(self) -> dict[str, str]:
-        """Return the fields of the sections; raises `redis.RedisError`."""
-        with contextlib.closing(self._connect()) as connection:
-            sections = [connection.ask("INFO", section) for section in SECTIONS]
+        """Return the fields of the sections; raises `ServerAway` and `redis.RedisError`."""
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                sections = [connection.ask("INFO", section) for section in SECTIONS]
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise ServerAway(error) from None
         lines = b"\r\n".join(sections).decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 

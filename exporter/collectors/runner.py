@@ -16,6 +16,10 @@ from prometheus_client.core import Metric
 logger = logging.getLogger(__name__)
 
 
+class ServerAway(Exception):
+    """The server cannot be reached; the message is the reason, and a traceback would add nothing."""
+
+
 class Connection(Protocol):
     """The connection of a runner to its server, as the runner uses it."""
 
@@ -141,6 +145,10 @@ class CollectorRunner(Generic[ConnectionType]):
                 self._disconnect()
             if self._connection is None:
                 self._connection = self._connect()
+        except ServerAway as error:
+            names = ", ".join(each.name for each in self._collectors)
+            logger.log(self._level(self._collectors[0].name), "%s cannot connect: %s", names, error)
+            return None
         except Exception:
             # catch every error: a failed connection makes all collectors of this server fail
             logger.log(self._level(self._collectors[0].name), "a collector cannot connect", exc_info=True)
@@ -159,6 +167,9 @@ class CollectorRunner(Generic[ConnectionType]):
         try:
             # collect all metrics before any is shown: a part of them would look like a complete result
             return list(collector.collect(connection))
+        except ServerAway as error:
+            logger.log(self._level(collector.name), "collector %s failed: %s", collector.name, error)
+            return None
         except Exception:
             # catch every error: the other collectors must still report
             logger.log(self._level(collector.name), "collector %s failed", collector.name, exc_info=True)

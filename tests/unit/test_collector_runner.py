@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from exporter.collectors.runner import Collector, CollectorRunner, Outcome
+from exporter.collectors.runner import Collector, CollectorRunner, Outcome, ServerAway
 from tests.patience import stretch, wait_until
 
 
@@ -206,3 +206,21 @@ def test_close_closes_the_connection_also_when_it_is_in_use(server: Server) -> N
     asked = server.asked
     scrape(busy, 0.05)
     assert server.asked == asked
+
+
+def test_a_server_that_is_away_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Why, without a traceback; an error of another kind has one."""
+
+    def connect() -> Connection:
+        raise ServerAway("Connection refused")
+
+    runner = CollectorRunner(connect, [Collector("asked", Connection.ask, 0.0)])
+    scrape(runner)
+    [record] = caplog.records
+    assert (record.getMessage(), record.exc_info) == ("asked cannot connect: Connection refused", None)
+    server = Server()
+    server.is_up = False
+    caplog.clear()
+    scrape(CollectorRunner(server.connect, [Collector("asked", Connection.ask, 0.0)]))
+    [record] = caplog.records
+    assert record.exc_info
