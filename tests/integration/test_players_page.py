@@ -80,10 +80,39 @@ def test_figures_are_those_of_a_recount(
     assert figures["Lost"] == str(sum(age >= 30 for age in ages))
     assert figures["Players"] == str(len(world.users))
     assert figures["Newly lost"] == str(sum(31 <= age <= 60 for age in ages))
+    [newly] = [metric for metric in page.metric if metric.label == "Newly lost"]
+    assert newly.delta == f"before: {sum(61 <= age <= 90 for age in ages)} · today: {ages.count(30)}"
     window = world.window(now.date() - 30 * DAY, now.date() - DAY)
     assert figures["Played"] == str(window.played)
     assert figures["New"] == str(window.joined)
     assert figures["Returning"] == str(window.returned)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost_today"), [(name, days) for name in SITUATIONS for days in (0, 1) if name != "nobody"]
+)
+def test_the_page_begins_with_the_lost_players(
+    service: EnhancedDatabaseService, execute: Execute, name: str, lost_today: int
+) -> None:
+    """All of those ever seen, and those of two finished weeks and of today, which is in neither."""
+    now = open_world(service, name)
+    if lost_today:
+        execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (now - 30 * DAY,))
+        execute("DELETE FROM portfolios WHERE user_id = (SELECT id FROM users WHERE username = 'alice')")
+    world = World(execute, now.date())
+    ages = [(now.date() - day).days for user in world.users if (day := world.last_seen(user))]
+    lost = sum(age >= 30 for age in ages)
+    text = read_text(open_page(PAGE))
+    if not lost:
+        assert "**No player is lost**" in text
+        return
+    assert (
+        f"**{lost} of {len(ages)} player{'' if len(ages) == 1 else 's'} ever seen "
+        f"{'is' if lost == 1 else 'are'} lost**: not seen for 30 days. "
+        f"Newly lost: {sum(31 <= age <= 37 for age in ages)} in the last 7 finished days, "
+        f"{sum(38 <= age <= 44 for age in ages)} in the 7 days before, {ages.count(30)} today so far." in text
+    )
+    assert not lost_today or ages.count(30) >= 1
 
 
 def test_one_player_is_written_in_the_singular(service: EnhancedDatabaseService, execute: Execute) -> None:

@@ -66,6 +66,19 @@ class Comparison(msgspec.Struct, frozen=True):
     lost_before: int
 
 
+class Losses(msgspec.Struct, frozen=True):
+    """How many of the players who were `seen` at least once are `lost`, and how many of them newly.
+
+    `week` are the last 7 finished days, `before` the 7 days before those.
+    """
+
+    seen: int
+    lost: int
+    week: int
+    before: int
+    today: int
+
+
 def has_players(service: EnhancedDatabaseService) -> bool:
     """Return whether anybody has ever joined."""
     return bool(service.list_users(limit=1))
@@ -110,6 +123,18 @@ def compare_windows(report: PlayerReport, days: int) -> Comparison:
     window = find_window(report, days=days, end=1)
     before = find_window(report, days=days, end=days + 1)
     return Comparison(window, before, _count_newly_lost(report, window), _count_newly_lost(report, before))
+
+
+def count_losses(report: PlayerReport) -> Losses:
+    """Return the lost players: all, and those of a week, of the week before and of today."""
+    week = compare_windows(report, 7)
+    return Losses(
+        seen=report.players - report.never_seen,
+        lost=count_lost(report),
+        week=week.lost,
+        before=week.lost_before,
+        today=_count_newly_lost(report, find_window(report, days=1, end=0)),
+    )
 
 
 def _count_newly_lost(report: PlayerReport, window: PlayerWindow) -> int:

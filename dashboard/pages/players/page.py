@@ -36,8 +36,9 @@ NEW_HELP = "Players who joined on these days: their account was created then."
 RETURNING_HELP = "Played a session of these days after at least 7 days without a session of theirs."
 LOST_HELP = f"Seen once, but not in the last {data.LOST_DAYS} days."
 NEWLY_LOST_HELP = (
-    f"Players whose silence reached {data.LOST_DAYS} days on one of these days and who are still away. "
-    "Players lost earlier had more time to come back, so the number before is no fair comparison."
+    f"Players whose silence reached {data.LOST_DAYS} days on one of these days and who are still away; "
+    "below, those of as many days before and of today so far. Players lost earlier had more time to come "
+    "back, so the number before is no fair comparison."
 )
 
 
@@ -71,7 +72,12 @@ def show_players() -> None:
 
 
 def _show_now(service: EnhancedDatabaseService) -> None:
-    live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
+    """Show the lost players above the figures of today, which are read first because that is faster."""
+    losses, today = st.container(), st.container()
+    with today:
+        live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
+    with losses:
+        live.show_section("players-report", load=service.get_player_report, show=_show_losses)
 
 
 def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
@@ -89,6 +95,10 @@ def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days
     live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)
     _show_retention(report)
     _show_distributions(report)
+
+
+def _show_losses(report: PlayerReport) -> None:
+    st.markdown(tables.describe_losses(data.count_losses(report)))
 
 
 def _show_today(today: Today) -> None:
@@ -136,8 +146,9 @@ def _show_window(report: PlayerReport, days: int) -> None:
                 else "as many before"
             )
             show_metric(label, format_count(count), note, is_change=is_change, help=text)
-        earlier_lost = f"before: {format_count(found.lost_before)}"
-        show_metric("Newly lost", format_count(found.lost), earlier_lost, help=NEWLY_LOST_HELP)
+        lost_today = data.count_losses(report).today
+        others = f"before: {format_count(found.lost_before)} · today: {format_count(lost_today)}"
+        show_metric("Newly lost", format_count(found.lost), others, help=NEWLY_LOST_HELP)
 
 
 def _show_days(days: Sequence[PlayerDay]) -> None:

@@ -12,9 +12,11 @@ from dashboard.formats import (
     format_count,
     format_key,
     format_percent,
+    format_quantity,
     format_rank_of,
     format_share,
 )
+from dashboard.pages.players.data import LOST_DAYS, Losses
 
 SILENT_BUCKETS = (
     ("Today", 0, 0),
@@ -67,6 +69,19 @@ class Bucket(msgspec.Struct, frozen=True):
 
     label: str
     players: int
+
+
+def describe_losses(losses: Losses) -> str:
+    """Return how many players are lost, and how many newly, as Markdown."""
+    if not losses.lost:
+        return f"**No player is lost**: everybody ever seen was seen in the last {LOST_DAYS} days."
+    verb = "is" if losses.lost == 1 else "are"
+    return (
+        f"**{format_count(losses.lost)} of {format_quantity(losses.seen, 'player')} ever seen {verb} lost**: "
+        f"not seen for {LOST_DAYS} days. Newly lost: {format_count(losses.week)} in the last 7 finished "
+        f"days, {format_count(losses.before)} in the 7 days before, "
+        f"{format_count(losses.today)} today so far."
+    )
 
 
 def list_retention(report: PlayerReport) -> Iterator[RetentionCell]:
