@@ -91,6 +91,19 @@ MILESTONES: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 """Targets in won sessions. A player has one milestone at a time, so that one quest is always active."""
 
 
+ASKS_FOR: Final = {
+    **{rule.type: rule.description for rule in (*DAILY, *WEEKLY)},
+    MILESTONE: (
+        f"Finish {MILESTONES[0]} sessions with a gain; the next ones: {MILESTONES[1]}, {MILESTONES[2]} "
+        "and so on."
+    ),
+}
+"""What the quests of each type ask for."""
+
+ENDLESS_TYPES: Final = frozenset({MILESTONE})
+"""Types without a deadline: their quests end only by completion, so they have no completion rate."""
+
+
 def milestone(wins: int) -> QuestRule:
     """Return the milestone with a target of `wins` won sessions in total."""
     return QuestRule(

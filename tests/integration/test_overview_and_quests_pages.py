@@ -1,10 +1,12 @@
 """The Overview and Quests pages in each state, run by Streamlit against a real database."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from statistics import median
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -153,10 +155,11 @@ def test_quests_are_summed_up(game: EnhancedDatabaseService) -> None:
     assert figures["Expiring"] == "1"
     progress, expiring = (table.value for table in page.dataframe)
     assert list(progress["type"]) == ["Daily gain", "Trades"]
-    assert list(progress["completed"]) == ["-", "-"]
+    assert list(progress["step 0"]) == ["-", "-"]
     assert list(expiring["player"]) == ["portfolios?player=alice"]
     text = read_text(page)
-    assert "No quest ended in this window" in text
+    assert "**No quest with a deadline ended in this window**" in text
+    assert "**Daily gain**: Be 100.00 above the starting cash at any time today." in text
     assert "No running quest is stuck" in text
     assert "No quest with a known time of completion was completed in this window" in text
 
@@ -189,21 +192,43 @@ def test_every_figure_of_the_quests_page_follows_from_the_rows(
                 and (days is None if row["ended"] is None else row["ended"].date() >= since)
             ]
             done = [row for row in ended if row["status"] == "COMPLETED"]
-            figures = read_metrics(page)
+            figures, text = read_metrics(page), read_text(page)
             assert figures["Ended quests"] == str(len(ended))
-            rate = f"{len(done) / len(ended):.1%}" if ended else "-"
+            limited = [row for row in ended if row["type"] != "MILESTONE"]
+            rate = f"{len([row for row in limited if row in done]) / len(limited):.1%}" if limited else "-"
             assert figures["Completion rate"] == {"0.0%": "0%", "100.0%": "100%"}.get(rate, rate)
             assert figures["Running now"] == str(sum(row["runs"] for row in chosen))
             assert figures["Expiring"] == str(sum(row["runs"] and row["soon"] for row in chosen))
             cash = sum(row["value"] for row in done if row["reward"] == "cash")
             assert figures.get("Cash", "$0.00") == f"${cash:.2f}"
+            milestones = [row for row in chosen if row["type"] == "MILESTONE"]
+            completed = sum(row in done for row in milestones)
+            running = sum(row["runs"] for row in milestones)
+            assert re.search(rf"Milestone: {completed} completed( since [\w ]+)?, {running} running", text)
+            check_rates(text, None if kind else limited)
             times = sorted((row["ended"] - row["created"]).total_seconds() for row in done if row["ended"])
-            text = read_text(page)
             if times:
                 expected = format_duration(median(times))
                 assert f"Median of {len(times)} completed quests: **{expected}**" in text
             else:
                 assert "No quest with a known time of completion" in text
+
+
+def check_rates(text: str, ended: list[dict[str, Any]] | None) -> None:
+    """Compare the best and the worst type with the rows of ended quests; None if the page names neither."""
+    if ended is None:
+        assert "ompleted most often" not in text
+        return
+    counts = Counter(row["type"] for row in ended)
+    done = Counter(row["type"] for row in ended if row["status"] == "COMPLETED")
+    rates = {key: done[key] / count for key, count in counts.items() if count >= 10}
+    if len(set(rates.values())) < 2:
+        assert "ompleted most often" not in text
+        return
+    for extreme, words in ((max, "Completed most often: "), (min, "; least often: ")):
+        key = extreme(rates, key=rates.__getitem__)
+        label = key.replace("_", " ").capitalize()
+        assert f"{words}**{label}**, {rates[key]:.0%} ({done[key]} of {counts[key]})" in text
 
 
 def test_stored_texts_are_no_markdown(service: EnhancedDatabaseService) -> None:

@@ -18,6 +18,7 @@ from core.records import (
     QuestTotals,
     StuckQuest,
 )
+from core.simulation import quests
 from dashboard import formats
 from dashboard.downloads import write_csv
 from dashboard.pages.quests import charts, download, tables
@@ -87,12 +88,87 @@ def test_shares_are_of_ended_quests_and_running_ones_stand_apart() -> None:
     assert daily == {
         "type": "Daily",
         "ended": "10",
-        "started": "80%",
-        "halfway": "40%",
-        "completed": "20%",
+        "completed": "2",
+        "step 0": "20%",
+        "step 1": "20%",
+        "step 2": "40%",
+        "step 3": "20%",
         "running": "3",
     }
-    assert (new["type"], new["ended"], new["completed"], new["running"]) == ("New", "0", "-", "7")
+    assert (new["type"], new["ended"], new["step 0"], new["running"]) == ("New", "0", "-", "7")
+
+
+def test_the_table_and_the_chart_divide_the_quests_alike() -> None:
+    """Each quest is in one step, under the same name in both."""
+    progress = tables.list_progress([build_outcome()])
+    [row] = tables.build_progress_table(progress, []).to_dict("records")
+    drawn = charts.build_progress_chart(progress, is_dark=False)["data"]["values"]
+    assert [item["step"] for item in drawn] == list(tables.STEPS)
+    assert [f"{item['share']:.0%}" for item in drawn] == [row[f"step {place}"] for place in range(4)]
+    assert sum(progress[0].count_steps()) == progress[0].ended
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ({}, "**No quest with a deadline ended in this window**: no type is best or worst."),
+        (
+            {"A": (1, 1), "B": (9, 0)},
+            (
+                "**Fewer than 10 quests of each type with a deadline ended in this window**: no type is best "
+                "or worst."
+            ),
+        ),
+        (
+            {"A": (10, 3), "B": (9, 9)},
+            (
+                "**A**: 30% (3 of 10) were completed. No other type with a deadline has 10 ended quests in "
+                "this window."
+            ),
+        ),
+        (
+            {"A": (10, 3), "B": (20, 6)},
+            "**All types with a deadline are completed equally often**: 30.0% of the ended quests.",
+        ),
+        (
+            {"DAILY_LEAD": (10, 3), "B": (20, 5), "C": (40, 20), "MILESTONE": (70, 70)},
+            "Completed most often: **C**, 50% (20 of 40); least often: **B**, 25% (5 of 20).",
+        ),
+    ],
+)
+def test_the_best_and_the_worst_type_are_named(counts: dict[str, tuple[int, int]], text: str) -> None:
+    """Of the types with a deadline that have enough ended quests; a milestone can only be completed."""
+    outcomes = [
+        build_outcome(name, ended=ended, completed=completed) for name, (ended, completed) in counts.items()
+    ]
+    assert tables.describe_rates(tables.list_progress(outcomes)) == text
+
+
+def test_quests_without_a_deadline_stand_apart() -> None:
+    """They are completed or running, and neither bar, row nor week of the others."""
+    outcomes = [build_outcome(), build_outcome("MILESTONE", ended=7, started=7, halfway=7, completed=7)]
+    totals = [build_totals(), build_totals("MILESTONE", active=100)]
+    assert [item.type for item in tables.list_progress(outcomes)] == ["DAILY"]
+    assert list(tables.build_progress_table(tables.list_progress(outcomes), totals)["type"]) == ["Daily"]
+    assert list(tables.build_weeks_table(outcomes, since=None, today=MONDAY)) == ["week", "type DAILY"]
+    rest = "100 running. No deadline, so these quests end only by completion and are in no rate."
+    for since, first in ((None, "Mon 25 Feb 2013"), (date(2013, 2, 27), "Wed 27 Feb 2013")):
+        text = tables.describe_endless(outcomes, totals, since=since)
+        assert text == f"Milestone: 7 completed since {first}, {rest}"
+    assert tables.describe_endless([], totals, since=None) == f"Milestone: 0 completed, {rest}"
+    assert tables.describe_endless(outcomes[:1], totals[:1], since=None) == ""
+
+
+def test_types_of_the_game_say_what_they_ask_for() -> None:
+    """A line each, of those that are there; another type has none."""
+    lines = tables.describe_types(
+        [build_totals("DAILY_LEAD"), build_totals("MILESTONE"), build_totals("*T*")]
+    )
+    assert lines.split("  \n") == [
+        f"**Daily lead**: {quests.ASKS_FOR['DAILY_LEAD']}",
+        "**Milestone**: Finish 10 sessions with a gain; the next ones: 25, 50 and so on.",
+    ]
+    assert tables.describe_types([build_totals("*T*")]) == ""
 
 
 def test_the_chart_divides_each_bar_completely() -> None:
@@ -102,7 +178,12 @@ def test_the_chart_divides_each_bar_completely() -> None:
     alt.Chart.from_dict(spec)
     rows = spec["data"]["values"]
     daily = [(row["step"], row["share"]) for row in rows if row["type"] == "Daily"]
-    assert daily == [("Completed", 0.2), ("Halfway", 0.2), ("Started", 0.4), ("Not started", 0.2)]
+    assert daily == [
+        ("Completed", 0.2),
+        ("At least half", 0.2),
+        ("Less than half", 0.4),
+        ("Not started", 0.2),
+    ]
     assert len(rows) == 8
 
 

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from dashboard.charts import Spec
 from dashboard.formats import format_key
-from dashboard.pages.quests.tables import Progress, format_counted_share
+from dashboard.pages.quests.tables import STEPS, Progress, format_counted_share
 
-STEPS = ("Completed", "Halfway", "Started", "Not started")
-"""Steps of a quest, the furthest first; the bar of a quest type has a segment for each step."""
 LIGHT = ("#3730a3", "#5a5ce0", "#64748b", "#767676")
 DARK = ("#c7d2fe", "#8b8ff8", "#94a3b8", "#7d8494")
 """Colours with a contrast of at least 4.5 to 1 to the background of the theme."""
@@ -51,8 +49,6 @@ def build_progress_chart(progress: Sequence[Progress], *, is_dark: bool) -> Spec
 
 
 def _list_steps(item: Progress) -> list[Spec]:
-    reached = (item.completed, item.halfway, item.started, item.ended)
-    counts = [upper - lower for lower, upper in zip((0, *reached), reached, strict=False)]
     return [
         {
             "type": format_key(item.type),
@@ -61,5 +57,5 @@ def _list_steps(item: Progress) -> list[Spec]:
             "share": count / item.ended,
             "quests": format_counted_share(count, item.ended),
         }
-        for place, (step, count) in enumerate(zip(STEPS, counts, strict=True))
+        for place, (step, count) in enumerate(zip(STEPS, item.count_steps(), strict=True))
     ]

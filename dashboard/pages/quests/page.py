@@ -52,7 +52,8 @@ DEFINITIONS = (
     "A quest has **ended** when it is completed, expired or past its time; anything else is **running**. "
     "It ended at its completion, otherwise in the last moment of its time: a quest until Monday 00:00 "
     "belongs to the week before. Windows are UTC days: 7 days are today and the six days before; weeks "
-    "begin on Monday. Shares are of ended quests, so running quests do not lower them."
+    "begin on Monday. Shares are of ended quests with a deadline, so running quests do not lower them, and "
+    "quests that can only end by completion do not raise them."
 )
 
 STUCK_RULE = (
@@ -117,7 +118,9 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
 
     def show_outcomes(found: tuple[Sequence[QuestOutcome], Sequence[QuestTotals], int]) -> None:
         outcomes, totals, undated = found
-        _show_outcomes(outcomes, totals, undated)
+        if quest_type is None:
+            st.markdown(tables.describe_rates(tables.list_progress(outcomes)))
+        _show_outcomes(outcomes, totals, undated, since=since)
         with weeks:
             _show_weeks(outcomes, totals, since=since)
 
@@ -169,8 +172,12 @@ def _show_players(service: EnhancedDatabaseService, since: date | None, quest_ty
     )
 
 
-def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals], undated: int) -> None:
+def _show_outcomes(
+    outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals], undated: int, *, since: date | None
+) -> None:
     _show_summary(outcomes, totals)
+    if endless := tables.describe_endless(outcomes, totals, since=since):
+        st.caption(endless)
     if undated:
         st.caption(
             f"{format_quantity(undated, 'quest')} of all types completed at an unknown time, before times "
@@ -185,29 +192,32 @@ def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotal
             alt="How far the ended quests of each type came, as bars; the table below has the values",
         )
     else:
-        st.caption("No quest ended in this window.")
+        st.caption("No quest with a deadline ended in this window.")
     table = tables.build_progress_table(progress, totals)
-    share = partial(st.column_config.TextColumn, help="Of the ended quests", alignment="right")
-    show_table(
-        table,
-        {
-            "type": "Type",
-            "ended": st.column_config.TextColumn("Ended", alignment="right"),
-            "completed": share("Completed"),
-            "halfway": share("Halfway"),
-            "started": share("Started"),
-            "running": st.column_config.TextColumn(
-                "Running now", help="Not part of the shares", alignment="right"
-            ),
-        },
-        alt="Share of the ended quests of each type that were started, half done and completed",
-        on_phone=("type", "ended", "completed"),
-    )
+    number = partial(st.column_config.TextColumn, alignment="right")
+    if len(table):
+        show_table(
+            table,
+            {
+                "type": "Type",
+                "ended": number("Ended"),
+                "completed": number("Quests completed", help="Number of ended quests that were completed"),
+                **{
+                    f"step {place}": number(step, help="Of the ended quests; each is in one of these columns")
+                    for place, step in enumerate(tables.STEPS)
+                },
+                "running": number("Running now", help="Not part of the shares"),
+            },
+            alt="Ended quests of each type with a deadline, by how far they came",
+            on_phone=("type", "ended", "step 0"),
+        )
+    if types := tables.describe_types(totals):
+        st.caption(types)
 
 
 def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
     done, running = tables.add_progress(outcomes), tables.sum_running(totals)
-    rate = format_share(done.completed, done.ended, places=1)
+    limited = tables.add_progress(tables.select_limited(outcomes))
     with st.grid(4, min_column_width=CARD_PIXELS):
         show_metric(
             "Ended quests",
@@ -217,9 +227,10 @@ def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals
         )
         show_metric(
             "Completion rate",
-            rate,
-            "of ended quests",
-            help=f"Completed quests in percent of the quests that ended in the window. {AGE}",
+            format_share(limited.completed, limited.ended, places=1),
+            f"of {format_count(limited.ended)} with a deadline",
+            help="Completed quests in percent of the quests that ended in the window, of types with a "
+            f"deadline: others end only by completion. {AGE}",
         )
         show_metric(
             "Running now",
@@ -240,7 +251,7 @@ def _show_weeks(
 ) -> None:
     today = datetime.now(UTC).date()
     st.header("Completed by week", anchor=False, help=DEFINITIONS)
-    if outcomes:
+    if tables.select_limited(outcomes):
         st.caption(
             "Completed quests in percent of those that ended in the week: a completed quest ended at its "
             "completion, any other at its deadline."
@@ -253,7 +264,7 @@ def _show_weeks(
             on_phone=[str(name) for name in table.columns[:2]],
         )
     else:
-        st.caption("No quest ended in this window.")
+        st.caption("No quest with a deadline ended in this window.")
     st.header("Rewards given", anchor=False)
     rewards = tables.list_rewards(outcomes, totals)
     if not rewards:

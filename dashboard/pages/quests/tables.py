@@ -17,11 +17,13 @@ from core.records import (
     QuestTotals,
     StuckQuest,
 )
+from core.simulation.quests import ASKS_FOR, ENDLESS_TYPES
 from dashboard.formats import (
     build_player_link,
     escape_markdown,
     format_amount,
     format_count,
+    format_day,
     format_duration,
     format_key,
     format_points,
@@ -33,8 +35,15 @@ from dashboard.formats import (
 
 T = TypeVar("T")
 
+FEWEST_ENDED = 10
+"""Ended quests that a type needs to be called best or worst: with fewer, one quest moves its rate by 10 %."""
+
 STUCK_REASONS = {"is_untouched": "no progress", "is_behind": "behind", "is_unseen": "player not seen"}
 """Field of `StuckQuest` and its text for each reason why a quest is stuck, in display order."""
+
+
+STEPS = ("Completed", "At least half", "Less than half", "Not started")
+"""How far an ended quest came, the furthest first; each quest is in one of them."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -45,6 +54,20 @@ class Progress(msgspec.Struct, frozen=True):
     started: int
     halfway: int
     completed: int
+
+    @property
+    def rate(self) -> Decimal:
+        """The completed quests as a part of the ended ones, of which there is at least one."""
+        return Decimal(self.completed) / self.ended
+
+    def count_steps(self) -> tuple[int, int, int, int]:
+        """Return how many quests came as far as each of STEPS and no further; the sum is `ended`."""
+        return (
+            self.completed,
+            self.halfway - self.completed,
+            self.started - self.halfway,
+            self.ended - self.started,
+        )
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -57,6 +80,11 @@ class Running(msgspec.Struct, frozen=True):
 def select_type(rows: Iterable[Any], quest_type: str | None) -> list[Any]:
     """Return the rows of one type, or all for None."""
     return [row for row in rows if quest_type in (None, row.type)]
+
+
+def select_limited(rows: Iterable[Any]) -> list[Any]:
+    """Return the rows of types whose quests have a deadline, so that they can end without being completed."""
+    return [row for row in rows if row.type not in ENDLESS_TYPES]
 
 
 def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
@@ -72,10 +100,9 @@ def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
 
 
 def list_progress(outcomes: Iterable[QuestOutcome]) -> tuple[Progress, ...]:
-    """Return the progress of each type, the type with most ended quests first."""
-    progress = [
-        add_progress(rows, quest_type) for quest_type, rows in _group(outcomes, lambda row: row.type).items()
-    ]
+    """Return the progress of each type with a deadline, the type with most ended quests first."""
+    groups = _group(select_limited(outcomes), lambda row: row.type)
+    progress = [add_progress(rows, quest_type) for quest_type, rows in groups.items()]
     return tuple(sorted(progress, key=lambda item: (-item.ended, item.type)))
 
 
@@ -102,9 +129,69 @@ def describe_duration(duration: timedelta | None) -> str:
     return "-" if duration is None else format_duration(duration.total_seconds())
 
 
+def describe_rates(progress: Sequence[Progress]) -> str:
+    """Return which type with a deadline is completed most often and which least often, as Markdown."""
+    rated = sorted(
+        (item for item in progress if item.ended >= FEWEST_ENDED), key=lambda item: (-item.rate, item.type)
+    )
+    if not rated:
+        few = f"Fewer than {FEWEST_ENDED} quests of each type" if progress else "No quest"
+        return f"**{few} with a deadline ended in this window**: no type is best or worst."
+    best, worst = rated[0], rated[-1]
+    if len(rated) == 1:
+        return (
+            f"**{_name_type(best)}**: {_describe_rate(best)} were completed. No other type with a deadline "
+            f"has {FEWEST_ENDED} ended quests in this window."
+        )
+    if best.rate == worst.rate:
+        share = format_share(best.completed, best.ended, places=1)
+        return f"**All types with a deadline are completed equally often**: {share} of the ended quests."
+    return (
+        f"Completed most often: **{_name_type(best)}**, {_describe_rate(best)}; least often: "
+        f"**{_name_type(worst)}**, {_describe_rate(worst)}."
+    )
+
+
+def describe_endless(
+    outcomes: Iterable[QuestOutcome], totals: Iterable[QuestTotals], *, since: date | None
+) -> str:
+    """Return a sentence for each type without a deadline: completed, since when, and running; as Markdown."""
+    ended = _group((row for row in outcomes if row.type in ENDLESS_TYPES), lambda row: row.type)
+    running = _group((row for row in totals if row.type in ENDLESS_TYPES), lambda row: row.type)
+    texts = []
+    for key in sorted({*ended, *running}):
+        done = add_progress(ended.get(key, ()), key)
+        first = since or min((row.week for row in ended.get(key, ()) if row.week), default=None)
+        texts.append(
+            f"{_name_type(done)}: {format_count(done.completed)} completed"
+            f"{f' since {format_day(first)}' if first else ''}, "
+            f"{format_count(sum_running(running.get(key, ())).quests)} running. No deadline, so these quests "
+            "end only by completion and are in no rate."
+        )
+    return " ".join(texts)
+
+
+def describe_types(totals: Iterable[QuestTotals]) -> str:
+    """Return what each known type of the game asks for, a line each, as Markdown."""
+    shown = {row.type for row in totals}
+    return "  \n".join(f"**{format_key(key)}**: {text}" for key, text in ASKS_FOR.items() if key in shown)
+
+
+def _name_type(item: Progress) -> str:
+    return escape_markdown(format_key(item.type))
+
+
+def _describe_rate(item: Progress) -> str:
+    return format_counted_share(item.completed, item.ended)
+
+
 def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTotals]) -> pd.DataFrame:
-    """Return one row per type: ended quests by the step they reached, and in other columns running quests."""
-    running = {key: sum_running(rows) for key, rows in _group(totals, lambda row: row.type).items()}
+    """Return one row per type with a deadline: ended quests by how far they came, and running quests.
+
+    The columns of steps are named by their place in STEPS.
+    """
+    groups = _group(select_limited(totals), lambda row: row.type)
+    running = {key: sum_running(rows) for key, rows in groups.items()}
     known = {item.type for item in progress}
     rows = [
         *progress,
@@ -114,9 +201,11 @@ def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTot
         {
             "type": [format_key(item.type) for item in rows],
             "ended": [format_count(item.ended) for item in rows],
-            "completed": [format_share(item.completed, item.ended) for item in rows],
-            "halfway": [format_share(item.halfway, item.ended) for item in rows],
-            "started": [format_share(item.started, item.ended) for item in rows],
+            "completed": [format_count(item.completed) for item in rows],
+            **{
+                f"step {place}": [format_share(item.count_steps()[place], item.ended) for item in rows]
+                for place in range(len(STEPS))
+            },
             "running": [format_count(running.get(item.type, Running(0, 0)).quests) for item in rows],
         }
     )
@@ -125,10 +214,10 @@ def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTot
 def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
     """Return one row per week, newest first: the share of ended quests that were completed.
 
-    Of all types, where there are several, and of each type, in the order of `list_progress`. `since` is the
-    first day of the window.
+    Of all types, where there are several, and of each type, in the order of `list_progress`; types without a
+    deadline are left out. `since` is the first day of the window.
     """
-    rows = list(outcomes)
+    rows = select_limited(outcomes)
     weeks = _group(rows, lambda row: row.week)
     table = {"week": [format_week(week, since=since, today=today) for week in _sort_weeks(weeks)]}
     types = [item.type for item in list_progress(rows)]
