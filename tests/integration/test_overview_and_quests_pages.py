@@ -20,7 +20,7 @@ from tests.conftest import Execute
 from tests.game import play_game
 from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, prepare_page, read_metrics, read_text
 from tests.market import open_market
-from tests.situations import write_situation
+from tests.situations import SITUATIONS, write_situation
 
 PAGES = (OVERVIEW, MARKET, QUESTS)
 
@@ -229,6 +229,43 @@ def check_rates(text: str, ended: list[dict[str, Any]] | None) -> None:
         key = extreme(rates, key=rates.__getitem__)
         label = key.replace("_", " ").capitalize()
         assert f"{words}**{label}**, {rates[key]:.0%} ({done[key]} of {counts[key]})" in text
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_the_quests_page_draws_its_conclusions_in_every_situation(
+    service: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """With no, one and many players: stuck quests add up, and few sessions are no comparison."""
+    write_situation(service, name, datetime.now(UTC))
+    # overdue in the first half of its time and untouched; its player is away
+    execute(
+        "INSERT INTO quests (user_id, type, title, target_value, created_at)"
+        " SELECT id, 'T', 'Wait', 1, now() - interval '8 days' FROM users WHERE username = 'alice'"
+    )
+    runtime.set_service(service)
+    page = open_page(QUESTS, ended="All time")
+    assert not page.exception
+    text = read_text(page)
+    if name == "nobody":
+        assert "No quests yet" in text
+        return
+    found = re.search(
+        r"\*\*(\d+) stuck quests?\*\* of (\d+) players?: (\d+) without progress, (\d+) behind, (\d+) on time",
+        text,
+    )
+    assert found
+    quests, players, *parts = map(int, found.groups())
+    stuck = service.list_stuck_quests(limit=1_000).first
+    assert (quests, players) == (len(stuck), len({item.quest.user_id for item in stuck}))
+    assert parts == [
+        sum(item.is_untouched for item in stuck),
+        sum(item.is_behind for item in stuck),
+        sum(not item.is_untouched and not item.is_behind for item in stuck),
+    ]
+    assert sum(parts) == quests
+    compared = service.get_quest_returns(since=None, players=2_500)
+    assert ("**Too little to compare**" in text) == bool(compared)
+    assert ("No session of this window" in text) != bool(compared)
 
 
 def test_stored_texts_are_no_markdown(service: EnhancedDatabaseService) -> None:

@@ -17,6 +17,7 @@ from core.records import (
     QuestReturn,
     QuestTotals,
     StuckQuest,
+    StuckQuests,
 )
 from core.simulation import quests
 from dashboard import formats
@@ -274,12 +275,89 @@ def test_a_median_is_written_in_its_largest_units() -> None:
 
 
 def test_returns_are_compared_in_points() -> None:
-    """A type that every player had has no comparison."""
-    table = tables.build_returns_table([QuestReturn("A", 10, 8, 20, 15), QuestReturn("B", 5, 5, 0, 0)])
-    first, second = table.to_dict("records")
-    assert (first["with"], first["without"]) == ("80% (8 of 10)", "75% (15 of 20)")
-    assert first["difference"] == "+5.00 pts"
-    assert (second["without"], second["difference"]) == ("everybody had one", "-")
+    """The largest difference first; where everybody had a quest there is nothing to compare with."""
+    returns = [
+        QuestReturn("SAME", 1_000, 800, 1_000, 801),
+        QuestReturn("ALL", 500, 500, 0, 0),
+        QuestReturn("FEW", 99, 99, 1_000, 1),
+        QuestReturn("LESS", 1_000, 700, 2_000, 1_500),
+        QuestReturn("MORE", 1_000, 800, 2_000, 1_400),
+    ]
+    table = tables.build_returns_table(tables.compare_returns(returns)).to_dict("records")
+    assert [(row["type"], row["verdict"], row["difference"]) for row in table] == [
+        ("More", "more often", "+10.00 pts"),
+        ("Less", "less often", "-5.00 pts"),
+        ("Same", "no visible difference", "-0.10 pts"),
+        ("All", "everybody had one", "-"),
+        ("Few", "too few sessions", "-"),
+    ]
+    assert (table[0]["with"], table[0]["without"]) == ("80% (800 of 1,000)", "70% (1,400 of 2,000)")
+    assert (table[3]["with"], table[3]["without"]) == ("100% (500 of 500)", "-")
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ((100, 60, 100, 50), "no visible difference"),  # p = 0.155
+        ((100, 64, 100, 50), "more often"),  # p = 0.045
+        ((100, 63, 100, 50), "no visible difference"),  # p = 0.064
+        ((100, 50, 100, 64), "less often"),
+        ((1_000_000, 995_000, 1_000_000, 990_000), "no visible difference"),  # half a point
+        ((100, 100, 100, 100), "no visible difference"),
+        ((100, 0, 100, 0), "no visible difference"),
+        ((99, 99, 100, 0), "too few sessions"),
+        ((100, 100, 99, 0), "too few sessions"),
+    ],
+)
+def test_a_difference_within_chance_is_not_visible(counts: tuple[int, int, int, int], verdict: str) -> None:
+    """The probabilities are those of the two-sided z-test for two proportions with a pooled share."""
+    [found] = tables.compare_returns([QuestReturn("A", *counts)])
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("returns", "text"),
+    [
+        ([(10, 8, 20, 15)], "**Too little to compare**: no type has 100 sessions with and without it."),
+        ([(500, 400, 500, 400), (10, 8, 20, 15)], "**No visible difference** with any type."),
+        (
+            [(500, 400, 500, 300), (500, 300, 500, 400), (500, 450, 500, 300)],
+            (
+                "Players return more often with **T2** (+30.00 pts), **T0** (+20.00 pts). "
+                "Players return less often with **T1** (-20.00 pts)."
+            ),
+        ),
+    ],
+)
+def test_the_comparison_has_a_verdict(returns: list[tuple[int, int, int, int]], text: str) -> None:
+    """It names the types with a visible difference, or says that there is none."""
+    found = tables.compare_returns(QuestReturn(f"T{place}", *counts) for place, counts in enumerate(returns))
+    assert tables.describe_returns(found) == text
+
+
+@pytest.mark.parametrize(
+    ("stuck", "text"),
+    [
+        (
+            StuckQuests(players=37, quests=38, untouched=11, behind=0, unseen=32, first=()),
+            (
+                "**38 stuck quests** of 37 players: 11 without progress, 0 behind, 27 on time, but of "
+                "players who were not seen for 7 days. In all, 32 are of players who were not seen for 7 "
+                "days."
+            ),
+        ),
+        (
+            StuckQuests(players=1, quests=1, untouched=1, behind=0, unseen=1, first=()),
+            (
+                "**1 stuck quest** of 1 player: 1 without progress, 0 behind, 0 on time, but of players "
+                "who were not seen for 7 days. In all, 1 is of players who were not seen for 7 days."
+            ),
+        ),
+    ],
+)
+def test_reasons_of_stuck_quests_add_up(stuck: StuckQuests, text: str) -> None:
+    """Each quest is counted under one reason; how many players were not seen is said apart."""
+    assert tables.describe_stuck(stuck) == text
 
 
 def test_types_without_an_old_session_are_named() -> None:

@@ -210,6 +210,7 @@ def _show_outcomes(
             },
             alt="Ended quests of each type with a deadline, by how far they came",
             on_phone=("type", "ended", "step 0"),
+            on_tablet=("type", "ended", *(f"step {place}" for place in range(len(tables.STEPS)))),
         )
     if types := tables.describe_types(totals):
         st.caption(types)
@@ -336,10 +337,15 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
             "Choose a longer range."
         )
         return
+    comparisons = tables.compare_returns(returns)
+    st.markdown(tables.describe_returns(comparisons))
     show_table(
-        tables.build_returns_table(returns),
+        tables.build_returns_table(comparisons),
         {
             "type": "Type",
+            "verdict": st.column_config.TextColumn(
+                "They return", help="No visible difference: less than a point, or within chance (5 %)"
+            ),
             "difference": st.column_config.TextColumn(
                 "Difference", help="Percentage points", alignment="right"
             ),
@@ -347,12 +353,13 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
             "without": st.column_config.TextColumn("Returned without it", alignment="right"),
         },
         alt="Share of sessions after which players with and without a quest of each type played again",
-        on_phone=("type", "difference"),
+        on_phone=("type", "verdict"),
     )
     st.caption(
         "Share of sessions after which the player played again within 7 days. With it: sessions of players "
         "who had a quest of the type in its time; without it: all other sessions of the same days. Only "
-        "sessions that are at least 8 days old count; of more than "
+        "sessions that are at least 8 days old count, and a type needs "
+        f"{tables.FEWEST_SESSIONS} with it and as many without; of more than "
         f"{format_count(COMPARED_PLAYERS)} players a sample of so many. A comparison, "
         "not a cause: players who get quests may differ in other ways too."
         f"{tables.describe_not_compared(returns, totals)}"
@@ -363,11 +370,8 @@ def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
     if not stuck.quests:
         st.caption(f"No running quest is stuck. {STUCK_RULE}")
         return
-    st.caption(
-        f"{format_quantity(stuck.players, 'player')} with {format_quantity(stuck.quests, 'stuck quest')} "
-        f"now: {format_count(stuck.untouched)} without progress, {format_count(stuck.behind)} behind, "
-        f"{format_count(stuck.unseen)} of players who were not seen for 7 days. {STUCK_RULE}"
-    )
+    st.markdown(tables.describe_stuck(stuck))
+    st.caption(STUCK_RULE)
     show_table(
         tables.build_stuck_table(stuck.first, datetime.now(UTC)),
         {

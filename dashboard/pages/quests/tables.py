@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from math import sqrt
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from core.records import (
     QuestReturn,
     QuestTotals,
     StuckQuest,
+    StuckQuests,
 )
 from core.simulation.quests import ASKS_FOR, ENDLESS_TYPES
 from dashboard.formats import (
@@ -27,6 +29,7 @@ from dashboard.formats import (
     format_duration,
     format_key,
     format_points,
+    format_quantity,
     format_reward,
     format_share,
     format_time_left,
@@ -37,6 +40,18 @@ T = TypeVar("T")
 
 FEWEST_ENDED = 10
 """Ended quests that a type needs to be called best or worst: with fewer, one quest moves its rate by 10 %."""
+
+FEWEST_SESSIONS = 100
+"""Sessions with and without a quest that a comparison needs: in fewer, one session is more than a point."""
+
+LEAST_DIFFERENCE = Decimal(1)
+"""Percentage points below which a difference is not visible, however many sessions there are."""
+
+CHANCE_ERRORS = 1.96
+"""Standard errors that chance alone exceeds in 5 % of comparisons."""
+
+MORE_OFTEN, LESS_OFTEN = "more often", "less often"
+NO_DIFFERENCE, TOO_FEW = "no visible difference", "too few sessions"
 
 STUCK_REASONS = {"is_untouched": "no progress", "is_behind": "behind", "is_unseen": "player not seen"}
 """Field of `StuckQuest` and its text for each reason why a quest is stuck, in display order."""
@@ -293,16 +308,68 @@ def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
     )
 
 
-def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
+class ReturnComparison(msgspec.Struct, frozen=True):
+    """Sessions with and without a quest of a type, compared; `difference` is in percentage points."""
+
+    counts: QuestReturn
+    difference: Decimal | None
+    verdict: str
+
+
+def compare_returns(returns: Iterable[QuestReturn]) -> list[ReturnComparison]:
+    """Return the comparison of each type, the largest difference first, types without one last."""
+    found = [_compare_return(item) for item in returns]
+    return sorted(found, key=lambda item: (item.difference is None, -abs(item.difference or Decimal(0))))
+
+
+def _compare_return(item: QuestReturn) -> ReturnComparison:
+    """Compare two shares: a difference is visible when it is large enough and not within chance.
+
+    Chance is judged by the z-test for two proportions with a pooled share (NIST/SEMATECH e-Handbook of
+    Statistical Methods, 7.3.3). The test takes sessions as independent, but those of one player are alike:
+    in many sessions it calls small differences real. So a difference must also reach LEAST_DIFFERENCE.
+    """
+    if not item.sessions_without:
+        return ReturnComparison(item, None, "everybody had one")
+    if min(item.sessions_with, item.sessions_without) < FEWEST_SESSIONS:
+        return ReturnComparison(item, None, TOO_FEW)
+    share_with = Decimal(item.returned_with) / item.sessions_with
+    difference = (share_with - Decimal(item.returned_without) / item.sessions_without) * 100
+    pooled = (item.returned_with + item.returned_without) / (item.sessions_with + item.sessions_without)
+    error = 100 * sqrt(pooled * (1 - pooled) * (1 / item.sessions_with + 1 / item.sessions_without))
+    if abs(difference) < LEAST_DIFFERENCE or abs(difference) < CHANCE_ERRORS * error:
+        return ReturnComparison(item, difference, NO_DIFFERENCE)
+    return ReturnComparison(item, difference, MORE_OFTEN if difference > 0 else LESS_OFTEN)
+
+
+def describe_returns(comparisons: Sequence[ReturnComparison]) -> str:
+    """Return whether players with a quest return more often, as Markdown."""
+    parts = []
+    for verdict in (MORE_OFTEN, LESS_OFTEN):
+        names = ", ".join(
+            f"**{escape_markdown(format_key(item.counts.type))}** ({format_points(item.difference or 0)})"
+            for item in comparisons
+            if item.verdict == verdict
+        )
+        parts += [f"Players return {verdict} with {names}."] if names else []
+    if not parts and all(item.difference is None for item in comparisons):
+        return f"**Too little to compare**: no type has {FEWEST_SESSIONS} sessions with and without it."
+    return " ".join(parts) or "**No visible difference** with any type."
+
+
+def build_returns_table(comparisons: Sequence[ReturnComparison]) -> pd.DataFrame:
     """Return one row per type: how often players with and without such a quest returned after a session."""
+    rows = [item.counts for item in comparisons]
     return pd.DataFrame(
         {
-            "type": [format_key(item.type) for item in returns],
-            "difference": [_format_difference(item) for item in returns],
-            "with": [format_counted_share(item.returned_with, item.sessions_with) or "-" for item in returns],
+            "type": [format_key(row.type) for row in rows],
+            "verdict": [item.verdict for item in comparisons],
+            "difference": [
+                "-" if item.difference is None else format_points(item.difference) for item in comparisons
+            ],
+            "with": [format_counted_share(row.returned_with, row.sessions_with) or "-" for row in rows],
             "without": [
-                format_counted_share(item.returned_without, item.sessions_without) or "everybody had one"
-                for item in returns
+                format_counted_share(row.returned_without, row.sessions_without) or "-" for row in rows
             ],
         }
     )
@@ -313,13 +380,6 @@ def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[Quest
     missing = {row.type for row in totals} - {item.type for item in returns}
     names = ", ".join(escape_markdown(name) for name in sorted(map(format_key, missing)))
     return f" Not compared, because no such session was played with one: {names}." if names else ""
-
-
-def _format_difference(item: QuestReturn) -> str:
-    if not item.sessions_with or not item.sessions_without:
-        return "-"
-    share_with = Decimal(item.returned_with) / item.sessions_with
-    return format_points((share_with - Decimal(item.returned_without) / item.sessions_without) * 100)
 
 
 def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFrame:
@@ -337,6 +397,24 @@ def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFram
                 for item in stuck
             ],
         }
+    )
+
+
+def describe_stuck(stuck: StuckQuests) -> str:
+    """Return how many quests are stuck and why; the parts exclude each other and add up, as Markdown."""
+    parts = (
+        (stuck.untouched, "without progress"),
+        (stuck.behind, "behind"),
+        (
+            stuck.quests - stuck.untouched - stuck.behind,
+            "on time, but of players who were not seen for 7 days",
+        ),
+    )
+    return (
+        f"**{format_quantity(stuck.quests, 'stuck quest')}** of {format_quantity(stuck.players, 'player')}: "
+        f"{', '.join(f'{format_count(quests)} {reason}' for quests, reason in parts)}. In all, "
+        f"{format_count(stuck.unseen)} {'is' if stuck.unseen == 1 else 'are'} of players who were not seen "
+        "for 7 days."
     )
 
 
