@@ -41,11 +41,21 @@ def measure_contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize(("limit", "fill", "text"), charts.HEAT)
+@pytest.mark.parametrize(("limit", "fill", "text"), [*charts.LIGHT_HEAT, *charts.DARK_HEAT])
 def test_numbers_of_the_heat_table_are_readable(limit: int, fill: str, text: str) -> None:
-    """Each cell sets its own background, so it is readable in both themes."""
+    """Each cell sets its own background, so it is readable in its theme."""
     assert limit > 0
     assert measure_contrast(fill, text) >= 4.5
+
+
+@pytest.mark.parametrize(("heat", "page"), [(charts.LIGHT_HEAT, "#ffffff"), (charts.DARK_HEAT, "#0e1117")])
+def test_a_high_share_stands_out_from_the_page(heat: tuple[tuple[int, str, str], ...], page: str) -> None:
+    """In both themes: the less of a cohort played, the nearer a cell is to the background."""
+    contrasts = [measure_contrast(fill, page) for _, fill, _ in heat]
+    assert contrasts == sorted(contrasts)
+    assert contrasts[0] < 1.3
+    spec = charts.build_retention_chart(build_report(), is_dark=heat is charts.DARK_HEAT)
+    assert {row["fill"] for row in spec["layer"][0]["data"]["values"]} <= {fill for _, fill, _ in heat}
 
 
 def test_buckets_hold_every_player_who_was_seen() -> None:
@@ -84,7 +94,7 @@ def test_retention_of_a_small_cohort_is_a_number() -> None:
         Cohort(MONDAY - timedelta(days=7), 1_000, (1, 0)),
     )
     cells = [cell.describe() for cell in tables.list_retention(build_report(cohorts=cohorts))]
-    assert cells == ["3/3", "2/3", "100", ">99", "<1", "0"]
+    assert cells == ["3/3", "2/3", "100%", ">99%", "<1%", "0%"]
 
 
 def test_days_without_a_session_have_no_point() -> None:
@@ -146,7 +156,7 @@ def test_charts_are_valid() -> None:
     """Altair's schema accepts each chart."""
     days = [PlayerDay(TODAY - timedelta(days=age), age, age, 0) for age in (2, 1, 0)]
     for spec in (
-        charts.build_retention_chart(build_report()),
+        charts.build_retention_chart(build_report(), is_dark=False),
         charts.build_days_chart(days),
         charts.build_bars(tables.group_silence(build_report()), title="Days"),
     ):
@@ -157,14 +167,17 @@ def test_a_chart_of_few_rows_has_room_for_each() -> None:
     """The height includes the axis; otherwise a single cohort would have no room."""
     for weeks in (1, 2, 13):
         cohorts = tuple(Cohort(MONDAY, 2, (2,)) for _ in range(weeks))
-        assert charts.build_retention_chart(build_report(cohorts=cohorts))["height"] >= weeks * 24 + 60
+        assert (
+            charts.build_retention_chart(build_report(cohorts=cohorts), is_dark=False)["height"]
+            >= weeks * 24 + 60
+        )
     bars = tables.group_silence(build_report())
     assert charts.build_bars(bars, title="Days")["height"] >= len(bars) * 24 + 60
 
 
 def test_every_row_of_a_chart_is_named() -> None:
     """Vega hides every second label of a low row unless told otherwise."""
-    heat = charts.build_retention_chart(build_report())["layer"]
+    heat = charts.build_retention_chart(build_report(), is_dark=False)["layer"]
     bars = charts.build_bars(tables.group_silence(build_report()), title="Days")
     for spec in (*heat, bars):
         assert spec["encoding"]["y"]["axis"]["labelOverlap"] is False

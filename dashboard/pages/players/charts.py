@@ -7,7 +7,7 @@ from dashboard.charts import ACCENT, BASELINE, MARGIN, Spec, build_day_axis
 from dashboard.formats import format_count, format_day, format_share
 from dashboard.pages.players.tables import Bucket, list_retention
 
-HEAT = (
+LIGHT_HEAT = (
     (10, "#eef2ff", "#1e1b4b"),
     (25, "#e0e7ff", "#1e1b4b"),
     (40, "#c7d2fe", "#1e1b4b"),
@@ -15,7 +15,15 @@ HEAT = (
     (80, "#4338ca", "#ffffff"),
     (101, "#312e81", "#ffffff"),
 )
-"""Rows of: upper limit of the share in percent, fill colour, text colour; the same in both themes."""
+DARK_HEAT = (
+    (10, "#171a2b", "#c7d2fe"),
+    (25, "#1e1b4b", "#e0e7ff"),
+    (40, "#312e81", "#ffffff"),
+    (60, "#4338ca", "#ffffff"),
+    (80, "#a5b4fc", "#1e1b4b"),
+    (101, "#e0e7ff", "#1e1b4b"),
+)
+"""Rows of: upper limit of the share in percent, fill and text colour. A low share is near the background."""
 
 OPEN = "#f59e0b"
 """Outline colour of the current week; visible next to every fill colour, in both themes."""
@@ -27,11 +35,16 @@ _AXIS_PIXELS = 60
 _SERIES = {"Played": ACCENT, "Traded": BASELINE, "New": "#0d9488"}
 
 
-def build_retention_chart(report: PlayerReport) -> Spec:
+_CELL_FONT, _PHONE_CELL_FONT = 11, 8
+"""On a phone the 13 columns have about 22 pixels each."""
+
+
+def build_retention_chart(report: PlayerReport, *, is_dark: bool, is_phone: bool = False) -> Spec:
     """Return a heat table: a row per week of joining, a column per week since, the share in each cell."""
     rows: list[Spec] = []
+    heat = DARK_HEAT if is_dark else LIGHT_HEAT
     for cell in list_retention(report):
-        fill, text = next((fill, text) for limit, fill, text in HEAT if cell.percent < limit)
+        fill, text = next((fill, text) for limit, fill, text in heat if cell.percent < limit)
         share = format_share(cell.played, cell.players)
         rows.append(
             {
@@ -86,7 +99,7 @@ def build_retention_chart(report: PlayerReport) -> Spec:
             },
             {
                 "data": data,
-                "mark": {"type": "text", "fontSize": 11},
+                "mark": {"type": "text", "fontSize": _PHONE_CELL_FONT if is_phone else _CELL_FONT},
                 "encoding": {
                     **encoding,
                     "text": {"field": "share", "type": "nominal"},

@@ -14,7 +14,7 @@ from core import EnhancedDatabaseService
 from core.records import PlayerDay, PlayerReport, SilentPlayer
 from dashboard import filters, live, runtime, states
 from dashboard.charts import enclose_data
-from dashboard.elements import CARD_PIXELS, link_player, show_folded, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, is_phone, link_player, show_folded, show_metric, show_table
 from dashboard.formats import escape_markdown, format_change, format_count, format_day, format_quantity
 from dashboard.pages.players import charts, data, download, tables
 from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage, Today
@@ -187,14 +187,14 @@ def _show_retention(report: PlayerReport) -> None:
         st.caption("Nobody has joined in the last 13 weeks.")
         return
     st.vega_lite_chart(
-        charts.build_retention_chart(report),
+        charts.build_retention_chart(report, is_dark=st.context.theme.type == "dark", is_phone=is_phone()),
         width="stretch",
         alt="Share of each week's new players who played in each week since; see the table below",
     )
     st.caption(
         "Share of the players who joined in a week (Monday to Sunday, UTC; their number in brackets) who "
-        "played at least one session in that week and in each week since: in percent, or as a number such as "
-        f"2/3 where fewer than {tables.SMALL_COHORT} joined. Outlined: the running week, so far. Weeks "
+        "played at least one session in that week and in each week since: in percent, or as two numbers such "
+        f"as 2/3 where fewer than {tables.SMALL_COHORT} joined. Outlined: the running week, so far. Weeks "
         "without any session are empty."
     )
     show_folded("Table of retention", partial(_show_retention_table, report), key="retention-table")

@@ -58,10 +58,10 @@ class RetentionCell(msgspec.Struct, frozen=True):
         return self.played / self.players * 100
 
     def describe(self) -> str:
-        """Return the share in percent without the % sign; for a small cohort, the two counts instead."""
+        """Return the share in percent; for a small cohort, the two counts instead."""
         if self.players < SMALL_COHORT:
             return f"{self.played}/{self.players}"
-        return format_share(self.played, self.players).rstrip("%")
+        return format_share(self.played, self.players)
 
 
 class Bucket(msgspec.Struct, frozen=True):
