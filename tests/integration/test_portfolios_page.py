@@ -206,10 +206,25 @@ def check_gains(page: AppTest, truth: Truth, played: Rows) -> None:
     assert figures["Market average"] == format_percent(market)
     assert figures["Ahead of the market"] == format_points(change / 100 - market)
     assert figures["Not explained"] == "$0.00"
-    table = page.dataframe[0].value
+    [card] = [metric for metric in page.metric if metric.label == "Change of value"]
+    sessions = f"{len(played)} session{'' if len(played) == 1 else 's'}"
+    assert card.delta == f"{format_percent(change / 100)} in {sessions}"
+    said = f"In all {sessions} played: " if len(played) > 1 else ""
+    text = unescape(read_text(page))
+    assert f"{said}{format_signed_money(change)} = " in text or f"{said}No symbol gained or lost." in text
+    table = find_gains(page)
+    if table is None:
+        assert change == played[-1]["day_change"] == 0
+        return
+    assert "Not explained" not in list(table["symbol"])
     assert round(Decimal(table["gain"].sum()), 2) == change
     assert round(Decimal(table["points"].sum()), 4) == change / 100
     assert round(Decimal(table["session"].sum()), 2) == played[-1]["day_change"]
+
+
+def find_gains(page: AppTest) -> Any:
+    """Return the table of gains; None where no symbol was held."""
+    return next((frame.value for frame in page.dataframe if "gain" in frame.value), None)
 
 
 def check_curves(page: AppTest, finished: Rows, username: str, played: Rows) -> None:
@@ -224,7 +239,7 @@ def check_curves(page: AppTest, finished: Rows, username: str, played: Rows) -> 
     changes = [row["day_change"] for row in finished]
     if len(changes) >= 5 and len(set(changes)) > 1:
         assert f"Dashed line: median ({format_signed_money(median(changes))})" in unescape(text)
-    table = page.dataframe[1].value
+    table = page.dataframe[-1].value
     assert list(table["session"]) == [row["session_date"] for row in reversed(played)]
     assert [f"{value:.2f}" for value in table["value"]] == [
         f"{row['total_value']:.2f}" for row in reversed(played)
@@ -449,8 +464,9 @@ def test_the_last_session_says_why_a_player_won_or_lost(
         assert heading in [part.value for part in page.header]
         assert figures["Change of value"] == format_signed_money(newest["day_change"])
         assert figures["Market average"] == format_percent(truth.find_market({day}))
-        gains = page.dataframe[0].value
-        assert round(Decimal(str(gains["gain"].sum())), 2) == newest["day_change"]
+        gains = find_gains(page)
+        total = Decimal(0) if gains is None else round(Decimal(str(gains["gain"].sum())), 2)
+        assert total == newest["day_change"]
         assert f"{format_signed_money(newest['day_change'])} = " in text or "No symbol gained" in text
         assert "Equity" not in [part.value for part in page.header]
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import altair as alt
+import msgspec
 import pytest
 from frozendict import frozendict
 
@@ -415,6 +416,26 @@ def test_the_table_of_gains_has_a_line_without_trades() -> None:
     """The line has the whole change, as unexplained."""
     table = tables.build_gains_table(build_gains("-7"), build_gains("0"), ()).to_pydict()
     assert (table["symbol"], table["gain"], table["session"]) == ([tables.UNEXPLAINED], [-7.0], [0.0])
+
+
+def test_gains_that_trades_explain_have_no_other_line() -> None:
+    """Neither in the table nor in the chart; without a symbol nothing is left."""
+    explained = build_gains("2", FB="2")
+    assert tables.build_gains_table(explained, explained, ()).to_pydict()["symbol"] == ["FB"]
+    assert [row["symbol"] for row in list_rows(charts.build_gains_chart(explained))] == ["FB"]
+    nothing = build_gains("0")
+    assert tables.build_gains_table(nothing, nothing, ()).num_rows == 0
+    session = build_gains("-1", FB="2")
+    assert tables.build_gains_table(explained, session, ()).to_pydict()["session"] == [2.0, -3.0]
+
+
+def test_the_sentence_on_gains_names_its_sessions() -> None:
+    """The sum over many sessions is no sum over those that two players have in common."""
+    gains = build_gains("10", FB="-5", AAPL="20")
+    one = tables.describe_gains(gains).replace("\\", "")
+    assert one == "+$10.00 = AAPL +$20.00, FB -$5.00, not explained -$5.00."
+    many = msgspec.structs.replace(gains, sessions=55)
+    assert tables.describe_gains(many).replace("\\", "") == f"In all 55 sessions played: {one}"
 
 
 def test_the_chart_of_gains_shows_every_line() -> None:

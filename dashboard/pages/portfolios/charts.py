@@ -218,6 +218,8 @@ def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
 def build_gains_chart(gains: PlayerGains) -> Spec:
     """Return the gain of each symbol as bars, the largest first; the unexplained rest is grey."""
     amounts = sorted(((gain.symbol, gain.gain) for gain in gains.symbols), key=lambda row: (-row[1], row[0]))
+    if gains.unexplained:
+        amounts.append((UNEXPLAINED, gains.unexplained))
     rows = [
         {
             "symbol": symbol,
@@ -225,7 +227,7 @@ def build_gains_chart(gains: PlayerGains) -> Spec:
             "money": format_signed_money(amount),
             "points": format_points(measure_points(amount)),
         }
-        for symbol, amount in [*amounts, (UNEXPLAINED, gains.unexplained)]
+        for symbol, amount in amounts
     ]
     return enclose_data(
         {

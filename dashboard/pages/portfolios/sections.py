@@ -71,8 +71,8 @@ RECORD_HELP: Final = {
 GAINS_EXPLAINED: Final = (
     "A symbol's gain is realised (sales, less what the sold shares cost) and unrealised (shares held at the "
     "end of a session at its last price, in an open session at the newest one, less what they cost); no "
-    "fees, and cash gains 0. With the last line the gains add up to the change of value to the cent. Market "
-    "average: mean return of all symbols, each session from its first price to its last."
+    "fees, and cash gains 0. With what is not explained the gains add up to the change of value to the cent. "
+    "Market average: mean return of all symbols, each session from its first price to its last."
 )
 
 
@@ -203,8 +203,8 @@ def show_gains(player: Player, gains: data.Gains) -> None:
         show_metric(
             "Change of value",
             format_signed_money(gains.window.change),
-            format_percent(compared.player),
-            help="Sum of the day changes of the sessions played in the window, an open one so far; below, in "
+            f"{format_percent(compared.player)} in {format_quantity(compared.sessions, 'session')}",
+            help="Sum of the day changes of all sessions played in the window, an open one so far; below, in "
             f"percent of the starting cash. {GAINS_AGE}",
         )
         show_metric(
@@ -228,6 +228,10 @@ def show_gains(player: Player, gains: data.Gains) -> None:
             else "by trades and prices",
             help=f"Change of value minus the gains of all symbols. {GAINS_AGE}",
         )
+    table = tables.build_gains_table(gains.window, gains.newest, gains.positions)
+    if not table.num_rows:
+        # the sentence above says that no symbol gained or lost
+        return
     st.vega_lite_chart(
         charts.build_gains_chart(gains.window),
         width="stretch",
@@ -235,7 +239,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
     )
     # below the chart: beside it, the last of the many columns would not be visible
     show_table(
-        tables.build_gains_table(gains.window, gains.newest, gains.positions),
+        table,
         {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
         alt="What each symbol added to the value",
         on_phone=("symbol", "gain", "points", "trades"),

@@ -142,7 +142,8 @@ def describe_gains(gains: PlayerGains) -> str:
     text = (
         f"{format_signed_money(gains.change)} = {', '.join(named)}." if named else "No symbol gained or lost."
     )
-    return escape_markdown(text)
+    played = f"In all {gains.sessions:,} sessions played: " if gains.sessions > 1 else ""
+    return escape_markdown(f"{played}{text}")
 
 
 def describe_attendance(player: Player) -> str:
@@ -244,8 +245,8 @@ def measure_points(gain: Decimal) -> Decimal:
 def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple[Position, ...]) -> pa.Table:
     """Return the gain of each symbol in a window and in its newest session, the largest first.
 
-    The last row is the change that trades do not explain; with this row both columns of gains add up to the
-    changes of value. `shares` and `paid` refer to the positions held in the newest session.
+    The last row is the change that trades do not explain, if there is any; with it both columns of gains add
+    up to the changes of value. `shares` and `paid` refer to the positions held in the newest session.
     """
     in_session = {gain.symbol: gain.gain for gain in newest.symbols}
     held = {position.symbol: position for position in positions}
@@ -265,7 +266,8 @@ def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple
         }
         for gain in sorted(window.symbols, key=lambda gain: (-gain.gain, gain.symbol))
     ]
-    rows.append({"symbol": UNEXPLAINED, "gain": window.unexplained, "session": newest.unexplained})
+    if window.unexplained or newest.unexplained:
+        rows.append({"symbol": UNEXPLAINED, "gain": window.unexplained, "session": newest.unexplained})
     for row in rows:
         row["points"] = measure_points(row["gain"])
     return pa.table(
