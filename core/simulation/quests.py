@@ -74,7 +74,7 @@ DAILY: Final = (
     ),
     QuestRule(
         LEAD_TODAY,
-        "Beat the average by 50 today",
+        "Be 50 ahead of the average today",
         "Be 50.00 ahead of the average player at any time today.",
         Decimal(50),
         Decimal(25),

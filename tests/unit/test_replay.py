@@ -273,3 +273,12 @@ def test_no_quest_calls_the_average_player_the_market() -> None:
     """On the pages the market is the mean return of the symbols; these quests compare players."""
     texts = [text for rule in (*WEEKLY, *DAILY) for text in (rule.type, rule.title, rule.description)]
     assert not [text for text in texts if "market" in text.lower()]
+
+
+def test_no_quest_has_the_name_of_another_type() -> None:
+    """A title that begins like another type would be taken for a quest of that type."""
+    rules = (*WEEKLY, *DAILY)
+    names = {rule.type: rule.type.replace("_", " ").lower() for rule in rules}
+    for rule in rules:
+        others = [name for kind, name in names.items() if kind != rule.type]
+        assert not [name for name in others if name in rule.title.lower()]
