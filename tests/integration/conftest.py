@@ -38,6 +38,21 @@ def charlie(service: EnhancedDatabaseService) -> User:
     return service.create_user(username="charlie")
 
 
+@pytest.fixture
+def released_pages() -> Iterator[None]:
+    """Take service, sampler and policy out of the pages' reach after each test."""
+    yield
+    # imported here, because most tests need no dashboard
+    from dashboard import runtime  # noqa: PLC0415
+    from dashboard.monitoring.sampler import set_sampler  # noqa: PLC0415
+    from dashboard.server import sign_in  # noqa: PLC0415
+    from dashboard.server.access import Policy  # noqa: PLC0415
+
+    runtime.set_service(None)
+    set_sampler(None)
+    sign_in.set_policy(Policy())
+
+
 ROLE_SERVERS = ("PostgreSQL 18", "Debian's")
 
 

@@ -19,18 +19,14 @@ from dashboard.navigation import SCRIPTS
 from dashboard.server import sign_in
 from dashboard.server.access import Policy
 from tests.game import SESSIONS, play_game
+from tests.integration.pages import read_metrics, read_text
+
+pytestmark = pytest.mark.usefixtures("released_pages")
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
 LEADERBOARDS, PORTFOLIOS = SCRIPTS["leaderboards"], SCRIPTS["portfolios"]
 PAGES = (LEADERBOARDS, PORTFOLIOS)
 TIMEOUT_SECONDS = 30
-
-
-@pytest.fixture(autouse=True)
-def _no_service_left() -> Iterator[None]:
-    """Take the service out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
 
 
 @pytest.fixture
@@ -66,17 +62,6 @@ def open_page(view: str, **parameters: str) -> AppTest:
     for name, value in parameters.items():
         test.query_params[name] = value
     return test.run()
-
-
-def read_text(test: AppTest) -> str:
-    """Return all text of a page."""
-    parts = [*test.title, *test.header, *test.subheader, *test.markdown, *test.caption]
-    return "\n".join(str(part.value) for part in [*parts, *test.warning, *test.code])
-
-
-def read_metrics(test: AppTest) -> dict[str, str]:
-    """Return the figures of a page by label; of two with one label, the last."""
-    return {metric.label: metric.value for metric in test.metric}
 
 
 def read_players(test: AppTest) -> list[str]:
@@ -301,7 +286,7 @@ def test_a_rival_who_has_not_played_is_named(game: EnhancedDatabaseService) -> N
 
 @pytest.mark.parametrize("view", PAGES)
 def test_a_page_says_when_it_reads_again(game: EnhancedDatabaseService, view: str) -> None:
-    """It does not when it is paused."""
+    """Each page names its interval, or says that it is paused."""
     page = open_page(view, player="alice")
     assert "refreshes every 30 s" in read_text(page)
     page.toggle(key="live").set_value(False).run()

@@ -20,6 +20,8 @@ from tests.conftest import Execute
 from tests.game import SESSIONS, play_game
 from tests.integration.pages import OVERVIEW, open_page, read_text
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 LEADERBOARDS = SCRIPTS["leaderboards"]
 ONE = Decimal(1)
 FAR = date(9999, 12, 31)

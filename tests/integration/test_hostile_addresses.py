@@ -57,12 +57,11 @@ FOR_PAGES = (
 
 
 @pytest.fixture
-def game(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabaseService]:
+def game(service: EnhancedDatabaseService, released_pages: None) -> EnhancedDatabaseService:
     """The pages on a database with a finished game."""
     play_game(service)
     runtime.set_service(service)
-    yield service
-    runtime.set_service(None)
+    return service
 
 
 def list_queries(valid: dict[str, str]) -> Iterator[str]:

@@ -14,8 +14,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService
-from dashboard import runtime
-from dashboard.monitoring.sampler import set_sampler
 from dashboard.navigation import SCRIPTS
 from dashboard.server import sign_in
 from dashboard.server.access import Policy
@@ -24,6 +22,8 @@ from tests.integration.pages import open_page
 from tests.integration.test_labels import list_elements
 from tests.integration.test_operations_page import exporting, watch
 from tests.situations import write_situation
+
+pytestmark = pytest.mark.usefixtures("released_pages")
 
 # Markdown's own syntax, which a backslash takes the meaning from.
 SYNTAX = (
@@ -69,15 +69,6 @@ LIST_TEXTS = """
 LIST_CHECKS = """
     SELECT conrelid::regclass, conname, pg_get_constraintdef(c.oid) FROM pg_constraint c
     WHERE contype = 'c' AND connamespace = current_schema()::regnamespace AND coninhcount = 0"""
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Take service, sampler and policy out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
-    set_sampler(None)
-    sign_in.set_policy(Policy())
 
 
 def spoil(execute: Execute) -> None:

@@ -11,14 +11,14 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Block, Element
 
 from core import EnhancedDatabaseService
-from dashboard import runtime
-from dashboard.monitoring.sampler import set_sampler
 from dashboard.navigation import SCRIPTS
 from dashboard.server import sign_in
 from dashboard.server.access import Policy
 from tests.integration.pages import open_page
 from tests.integration.test_operations_page import exporting, watch
 from tests.situations import SITUATIONS, write_situation
+
+pytestmark = pytest.mark.usefixtures("released_pages")
 
 VIEWS: tuple[tuple[str, dict[str, str]], ...] = (
     *((page, {}) for page in SCRIPTS),
@@ -46,15 +46,6 @@ class Shown(NamedTuple):
     kind: str
     proto: Any
     view: str
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Take service, sampler and policy out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
-    set_sampler(None)
-    sign_in.set_policy(Policy())
 
 
 def list_elements(block: Block, view: str) -> Iterator[Shown]:

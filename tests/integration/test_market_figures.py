@@ -1,6 +1,6 @@
 """Every figure of the Market page once more, from all rows and with other means, in several situations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from statistics import median
@@ -21,6 +21,8 @@ from tests.integration.pages import MARKET, find_price, open_page, read_metrics,
 from tests.situations import SITUATIONS, read_table, write_situation
 from tests.tick_recount import recount_ticks
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 NOW = datetime.now(UTC).replace(microsecond=0)
 WINDOWS = (timedelta(minutes=30), timedelta(hours=6), timedelta(days=1), timedelta(days=5))
 # The first day of each range, counted back from the day of the last price.
@@ -29,13 +31,6 @@ RANGES: dict[str, Callable[[Any], Any]] = {
     "1 month": lambda day: day - pd.DateOffset(months=1) + pd.Timedelta(days=1),
     "1 year": lambda day: day - pd.DateOffset(years=1) + pd.Timedelta(days=1),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_service_left() -> Iterator[None]:
-    """Take the service out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
 
 
 @pytest.fixture(params=SITUATIONS)

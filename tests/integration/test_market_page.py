@@ -1,6 +1,5 @@
 """The Market page in each state, run by Streamlit against a real database."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from urllib.parse import parse_qs, urlsplit
@@ -17,12 +16,7 @@ from tests.conftest import Execute
 from tests.integration.pages import MARKET, find_price, open_page, read_metrics, read_text
 from tests.market import LAST, open_market
 
-
-@pytest.fixture(autouse=True)
-def _no_service_left() -> Iterator[None]:
-    """Take the service out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
+pytestmark = pytest.mark.usefixtures("released_pages")
 
 
 @pytest.fixture

@@ -29,18 +29,11 @@ from exporter.server import build_app
 from tests.exporter_server import served
 from tests.web import serving
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
 PAGE = SCRIPTS["operations"]
 TIMEOUT_SECONDS = 30
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    """Take service and sampler out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
-    set_sampler(None)
-    sign_in.set_policy(Policy())
 
 
 def closed_url(scheme: str = "http") -> str:

@@ -1,6 +1,6 @@
 """What operators do from the dashboard: who may, how often, and that it is written down."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -23,15 +23,9 @@ from tests.conftest import Execute
 from tests.fleet_reading import read_own
 from tests.game import SESSIONS, play_game
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 TIMEOUT_SECONDS = 30
-
-
-@pytest.fixture(autouse=True)
-def _closed_afterwards() -> Iterator[None]:
-    """Leave no service and no policy behind."""
-    yield
-    runtime.set_service(None)
-    sign_in.set_policy(Policy())
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from statistics import median
@@ -22,14 +21,9 @@ from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, prepare
 from tests.market import open_market
 from tests.situations import SITUATIONS, write_situation
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 PAGES = (OVERVIEW, MARKET, QUESTS)
-
-
-@pytest.fixture(autouse=True)
-def _no_service_left() -> Iterator[None]:
-    """Take the service out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
 
 
 @pytest.fixture

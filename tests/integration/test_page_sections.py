@@ -23,11 +23,9 @@ HANGING_SECONDS = 6.0
 
 
 @pytest.fixture(autouse=True)
-def _no_service_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Check the health in every run, and take the service out of the pages' reach after each test."""
+def _checked_health(monkeypatch: pytest.MonkeyPatch, released_pages: None) -> None:
+    """Check the health in every run."""
     monkeypatch.setattr(section_reads, "CHECK_SECONDS", 0.0)
-    yield
-    runtime.set_service(None)
 
 
 @pytest.fixture

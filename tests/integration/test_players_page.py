@@ -1,7 +1,6 @@
 """The Players page in worlds of different attendance, run by Streamlit against a real database."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -20,15 +19,10 @@ from tests.integration.pages import open_page, read_metrics, read_text
 from tests.integration.test_players import World
 from tests.situations import SITUATIONS, write_situation
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 PAGE = SCRIPTS["players"]
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(autouse=True)
-def _no_service_left() -> Iterator[None]:
-    """Take the service out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
 
 
 def open_world(service: EnhancedDatabaseService, name: str) -> datetime:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from statistics import median
@@ -33,11 +32,10 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture
-def pages(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabaseService]:
+def pages(service: EnhancedDatabaseService, released_pages: None) -> EnhancedDatabaseService:
     """The pages on a migrated database without a row."""
     runtime.set_service(service)
-    yield service
-    runtime.set_service(None)
+    return service
 
 
 class Truth:

@@ -1,7 +1,6 @@
 """The figures of the Overview and Leaderboards pages, recomputed from rows by pandas, in every situation."""
 
 import csv
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from io import StringIO
@@ -25,6 +24,8 @@ from tests.conftest import Execute
 from tests.integration.pages import OVERVIEW, open_page, read_metrics, read_text
 from tests.situations import SITUATIONS, read_table, write_situation
 
+pytestmark = pytest.mark.usefixtures("released_pages")
+
 LEADERBOARDS = "pages/leaderboards/page.py"
 PLAYED = [name for name, situation in SITUATIONS.items() if situation.ages]
 CENT = Decimal("0.01")
@@ -39,13 +40,6 @@ class Rows(NamedTuple):
     quests: pd.DataFrame
     events: pd.DataFrame
     entries: pd.DataFrame
-
-
-@pytest.fixture(autouse=True)
-def _no_service_left() -> Iterator[None]:
-    """Take the service out of the pages' reach after each test."""
-    yield
-    runtime.set_service(None)
 
 
 @pytest.fixture
