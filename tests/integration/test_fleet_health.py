@@ -45,7 +45,7 @@ def test_the_exporter_sees_the_exhausted_pool_of_any_process(
                 document = ask_document(service, client)
                 pool = document["services"]["database"]["connectionPool"]
                 assert (document["status"], pool["status"]) == ("degraded", "exhausted")
-                # ten of the exporter, two of each other; one of the two processes has all it needs
+                # the exporter may open ten, each process two, and the busy one has opened both
                 assert (pool["maxConnections"], pool["inUse"]) == (14, 2)
                 assert value(client.get("/metrics").text, "echo_health_status", status="degraded") == 1
                 assert busy.health().status == "degraded"

@@ -178,7 +178,7 @@ def test_bad_input_gives_no_quest(
 def test_bad_progress_changes_nothing(
     service: EnhancedDatabaseService, alice: User, quest: Quest, progress: Any
 ) -> None:
-    """Progress is an amount."""
+    """Progress that is no amount is refused."""
     with pytest.raises(InvalidInput, match="progress is"):
         service.update_quest_progress(quest.id, progress)
     assert service.get_user_active_quests(alice.id) == (quest,)

@@ -837,7 +837,7 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], reason: 
 
 
 def test_a_split_is_written_with_its_symbol_and_day() -> None:
-    """A symbol may contain a colon."""
+    """The last three parts are day, new and old number; the symbol before them may contain a colon."""
     assert parse_split("nyse:lmt:2014-06-09:7:1") == ("NYSE:LMT", 735_393, 7)
     for wrong in ("AAPL:2014-06-09:7", "AAPL:today:7:1", "AAPL:2014-06-09:7:0", "A B:2014-06-09:7:1", ""):
         with pytest.raises(InvalidInput, match="give SYMBOL:YYYY-MM-DD:NEW:OLD"):

@@ -272,7 +272,7 @@ def test_half_a_unit_of_percent_is_rounded_up(before: float, after: float, perce
 
 @given(st.lists(st.integers(1, 10**13), min_size=2, max_size=20))
 def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
-    """The result is the same for columns of whole numbers and for decimals."""
+    """Changes that are computed from whole columns are those of exact decimals, rounded half up."""
     closes = np.array(units) / 10_000
     _, *ticks = build_ticks(days_with_closes(closes.tolist()), "AAPL", ())
     prices = [Decimal(unit).scaleb(-4) for unit in units]
