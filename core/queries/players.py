@@ -84,6 +84,11 @@ HELD = f"""
         FROM held WHERE day > %(today)s - {MAX_DAYS}
     ) SELECT day FROM held WHERE day > %(today)s - {MAX_DAYS}"""
 
+# Sessions are grouped in the order of the index by player. A hash table of all players does not fit into the
+# caches of a processor, and takes twice as long. Players are then in the order of the index when they are
+# asked for older sessions.
+PLAN = "SET LOCAL enable_hashagg = off; SET LOCAL enable_sort = off;"
+
 
 def _came_back(bits: str) -> str:
     """Return the SQL for the bits of those sessions that follow AWAY_DAYS days without a session."""
@@ -136,8 +141,7 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     weeks_played = " | ".join(
         f"CASE WHEN {_played_in_week(week, weekday)} THEN {1 << week} ELSE 0 END" for week in range(weeks)
     )
-    # Each row sets a bit of one number only. Players are looked up in the order of the index, where
-    # neighbours are on the same page.
+    # each row sets a bit of one number only
     return f"""
     WITH played AS MATERIALIZED (
         SELECT user_id, COALESCE(recent, 0) AS recent,
@@ -156,9 +160,9 @@ def build_report_statement(weeks: int, weekday: int) -> str:
         SELECT least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {LONGEST_STREAK})
                    AS streak, recent, earlier,
                {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier,
-               earlier >> {_OLDEST_WINDOW + 1 - _EARLIER_FROM} = 0 AND NOT {_has_older("sorted.user_id")}
+               earlier >> {_OLDEST_WINDOW + 1 - _EARLIER_FROM} = 0 AND NOT {_has_older("played.user_id")}
                    AS is_new
-        FROM (SELECT * FROM played ORDER BY user_id OFFSET 0) AS sorted OFFSET 0
+        FROM played OFFSET 0
     ), everybody AS (
         SELECT CASE WHEN silent IS NOT NULL THEN greatest(silent, 0)
                     WHEN {_has_older("facts.id")} THEN {DAYS_REPORTED} END::integer AS silent,
@@ -347,7 +351,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
     monday = today - timedelta(days=today.weekday())
     held = fetch_all(database, get_first, HELD, {"today": today})
     held_bits = sum(1 << (today - day).days for day in held if (today - day).days < _RECENT_DAYS)
-    statement = REPORT_MEMORY + build_report_statement(weeks, today.weekday())
+    statement = REPORT_MEMORY + PLAN + build_report_statement(weeks, today.weekday())
     rows = fetch_all(database, tuple, statement, {"today": today, "held": held_bits})
     streaks: Counter[int] = Counter()
     silent: Counter[int | None] = Counter()

@@ -227,7 +227,7 @@ def test_the_report_on_all_players_passes_once_over_portfolios_and_players(playe
     parameters = {"today": today, "held": (1 << PLAYED_DAYS) - 1}
     played("BEGIN")
     try:
-        played(REPORT_MEMORY)
+        played(REPORT_MEMORY + players.PLAN)
         assert count_rows_read(played, statement, parameters, "portfolios") == PLAYERS * PLAYED_DAYS
         assert count_rows_read(played, statement, parameters, "users") == PLAYERS
     finally:
