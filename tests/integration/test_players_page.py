@@ -4,10 +4,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings
 from core.errors import QueryTimeout
@@ -107,6 +109,33 @@ def test_the_page_begins_with_the_lost_players(
         f"{sum(38 <= age <= 44 for age in ages)} in the 7 days before, {ages.count(30)} today so far." in text
     )
     assert not lost_today or ages.count(30) >= 1
+
+
+@pytest.mark.parametrize("name", ["players come and go", "one player"])
+def test_players_who_joined_before_the_cohorts_are_counted(
+    service: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """None, some or all are in no row of the retention, and the list can be narrowed to their weeks."""
+    now = open_world(service, name)
+    monday = now.date() - timedelta(days=now.weekday())
+    players = len(World(execute, now.date()).users)
+    assert "Joined before these weeks" not in read_text(open_page(PAGE))
+    week = monday - timedelta(weeks=13)
+    execute("UPDATE users SET created_at = %s WHERE username IN ('alice', 'charlie')", (week + DAY,))
+    service.invalidate_reports()
+    earlier = min(players, 2)
+    page = open_page(PAGE, joined=week.isoformat())
+    expected = f"Joined before these weeks, so in no row: {earlier} of {players} players."
+    assert ("Nobody has joined in the last 13 weeks" if players == 1 else expected) in read_text(page)
+    assert [player["player"] for player in list_silent(page)] == (
+        ["portfolios?player=charlie"] if players > 1 else []
+    )
+
+
+def list_silent(page: AppTest) -> list[dict[Any, Any]]:
+    """Return the rows of the list of silent players, which is left out when there are none."""
+    tables = [table.value for table in page.dataframe if "seen" in table.value]
+    return [row for table in tables for row in table.to_dict("records")]
 
 
 def test_one_player_is_written_in_the_singular(service: EnhancedDatabaseService, execute: Execute) -> None:

@@ -17,7 +17,8 @@ LOST_DAYS = 30
 """Days without activity after which a player who was seen at least once counts as lost."""
 
 DAYS_SHOWN = 30
-WEEKS_SHOWN = 13
+WEEKS_OFFERED = 53
+"""Weeks of joining that the list of silent players can be narrowed to: a year and the running week."""
 ROWS_SHOWN = 50
 PLAYERS_COUNTED = 10_000
 """Silent players are counted up to this number."""
@@ -90,9 +91,9 @@ def load_today(service: EnhancedDatabaseService) -> Today:
 
 
 def list_weeks(today: date) -> list[date]:
-    """Return the Mondays of the weeks whose cohorts are shown, newest first, including the current week."""
+    """Return the Mondays of the weeks that the list can be narrowed to, the running one first."""
     monday = today - timedelta(days=today.weekday())
-    return [monday - timedelta(weeks=age) for age in range(WEEKS_SHOWN)]
+    return [monday - timedelta(weeks=age) for age in range(WEEKS_OFFERED)]
 
 
 def list_days(service: EnhancedDatabaseService) -> tuple[PlayerDay, ...]:
@@ -109,6 +110,11 @@ def count_seen(report: PlayerReport, days: int) -> int:
 def count_lost(report: PlayerReport) -> int:
     """Return how many players were seen once, but not in the last LOST_DAYS days."""
     return report.players - report.never_seen - count_seen(report, LOST_DAYS)
+
+
+def count_earlier(report: PlayerReport) -> int:
+    """Return how many players joined before the weeks of the report's cohorts."""
+    return report.players - sum(cohort.players for cohort in report.cohorts)
 
 
 def find_window(report: PlayerReport, *, days: int, end: int) -> PlayerWindow:

@@ -184,7 +184,10 @@ def _show_days_table(days: Sequence[PlayerDay]) -> None:
 def _show_retention(report: PlayerReport) -> None:
     st.header("Retention by week of joining", anchor=False)
     if not report.cohorts:
-        st.caption("Nobody has joined in the last 13 weeks.")
+        st.caption(
+            "Nobody has joined in the last 13 weeks. The list of silent players has the lost ones, by week "
+            "of joining."
+        )
         return
     st.vega_lite_chart(
         charts.build_retention_chart(report, is_dark=st.context.theme.type == "dark", is_phone=is_phone()),
@@ -197,6 +200,12 @@ def _show_retention(report: PlayerReport) -> None:
         f"as 2/3 where fewer than {tables.SMALL_COHORT} joined. Outlined: the running week, so far. Weeks "
         "without any session are empty."
     )
+    if earlier := data.count_earlier(report):
+        st.caption(
+            f"Joined before these weeks, so in no row: {format_count(earlier)} of "
+            f"{format_quantity(report.players, 'player')}. The list of silent players has the lost ones "
+            "among them, by week of joining."
+        )
     show_folded("Table of retention", partial(_show_retention_table, report), key="retention-table")
     st.link_button(
         "Download CSV",
