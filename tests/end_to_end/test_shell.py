@@ -294,6 +294,25 @@ def test_choices_that_wrap_have_whole_edges(browser: Browser, dashboard: Dashboa
     context.close()
 
 
+def test_forced_colours_show_what_is_chosen(browser: Browser, dashboard: Dashboard) -> None:
+    """Such as those of a high-contrast mode, which remove backgrounds."""
+    context = browser.new_context(forced_colors="active")
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    visit(page, f"{dashboard.url}/leaderboards")
+    choices = page.get_by_test_id("stButtonGroup").first.get_by_role("radio")
+    colours = choices.evaluate_all(
+        "all => all.map(e => [e.ariaChecked, getComputedStyle(e).backgroundColor])"
+    )
+    [chosen] = [colour for checked, colour in colours if checked == "true"]
+    others = {colour for checked, colour in colours if checked == "false"}
+    assert others
+    assert chosen not in others
+    track = page.locator(".st-key-live label > div").first
+    expect(track).to_have_css("forced-color-adjust", "none")
+    context.close()
+
+
 def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboard: Dashboard) -> None:
     """At half of that width, a table of prices would lose its trends."""
     page.set_viewport_size({"width": 720, "height": 900})
