@@ -291,8 +291,8 @@ def test_returns_are_compared_in_points() -> None:
         ("All", "everybody had one", "-"),
         ("Few", "too few sessions", "-"),
     ]
-    assert (table[0]["with"], table[0]["without"]) == ("80% (800 of 1,000)", "70% (1,400 of 2,000)")
-    assert (table[3]["with"], table[3]["without"]) == ("100% (500 of 500)", "-")
+    assert (table[0]["with"], table[0]["without"]) == ("80.0% of 1,000", "70.0% of 2,000")
+    assert (table[3]["with"], table[3]["without"]) == ("100% of 500", "-")
 
 
 @pytest.mark.parametrize(

@@ -367,12 +367,15 @@ def build_returns_table(comparisons: Sequence[ReturnComparison]) -> pd.DataFrame
             "difference": [
                 "-" if item.difference is None else format_points(item.difference) for item in comparisons
             ],
-            "with": [format_counted_share(row.returned_with, row.sessions_with) or "-" for row in rows],
-            "without": [
-                format_counted_share(row.returned_without, row.sessions_without) or "-" for row in rows
-            ],
+            "with": [_format_returned(row.returned_with, row.sessions_with) for row in rows],
+            "without": [_format_returned(row.returned_without, row.sessions_without) for row in rows],
         }
     )
+
+
+def _format_returned(returned: int, sessions: int) -> str:
+    """Write a share and of how many sessions it is: `99.2% of 591`; `-` without any."""
+    return f"{format_share(returned, sessions, places=1)} of {format_count(sessions)}" if sessions else "-"
 
 
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
