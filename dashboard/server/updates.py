@@ -45,11 +45,20 @@ def _describe_client(session: AppSession) -> ClientState:
     return state
 
 
+def _is_busy(session: AppSession) -> bool:
+    """Say whether a run goes on, or its last messages are not sent yet: a new run would drop these.
+
+    One of them may be the only one that tells the browser a filter's value from the address.
+    """
+    return session._scriptrunner is not None or not session._browser_queue.is_empty()  # noqa: SLF001  # docs/private-apis.md
+
+
 class OpenPages:
     """Runs the pages of all browser sessions again after a change; use it only in the event loop's thread.
 
     If the script of a session is running, its page runs again after that run: the run may have begun before
-    the change, and the page and filters of the session are known only at its end.
+    the change, and the page and filters of the session are known only at its end. The new run begins once the
+    messages of that run are sent.
     """
 
     def __init__(self, list_sessions: Callable[[], Iterable[AppSession]] = list_sessions) -> None:
@@ -69,7 +78,7 @@ class OpenPages:
         for session in self._list_sessions():
             if session.id not in self._waiting:
                 continue
-            if session._scriptrunner is not None:  # noqa: SLF001  # docs/private-apis.md
+            if _is_busy(session):
                 running.add(session.id)
             elif session.page_script_hash:
                 session.request_rerun(_describe_client(session))

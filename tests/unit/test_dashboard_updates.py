@@ -1,6 +1,8 @@
 """Open pages run again when the health changes, once each, and not in the middle of a run."""
 
 from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.state import SessionState
 
 from dashboard import runtime
@@ -16,6 +18,7 @@ class Page:
         self._scriptrunner: object | None = None
         self._client_state = ClientState(query_string=f"player={name}")
         self.session_state = SessionState()
+        self._browser_queue = ForwardMsgQueue()
         self.runs: list[str] = []
 
     def request_rerun(self, state: ClientState) -> None:
@@ -25,6 +28,14 @@ class Page:
     def begin(self) -> None:
         """Begin a run for the visitor."""
         self._scriptrunner = object()
+
+    def enqueue(self) -> None:
+        """Add a message of the run that the browser has not got yet."""
+        self._browser_queue.enqueue(ForwardMsg(script_finished=ForwardMsg.FINISHED_SUCCESSFULLY))
+
+    def flush(self) -> None:
+        """Send the messages to the browser."""
+        self._browser_queue.flush()
 
     def end(self) -> None:
         """End it."""
@@ -69,3 +80,16 @@ def test_a_page_that_never_ran_is_left_alone() -> None:
     for state in ("healthy", "no database"):
         pages.update(state)
     assert opened.runs == []
+
+
+def test_a_page_runs_again_after_its_messages_are_sent() -> None:
+    """A new run drops what is not sent, such as the value that a filter has from the address."""
+    alice = Page("alice")
+    pages = open_pages(alice)
+    pages.update("healthy")
+    alice.enqueue()
+    pages.update("no database")
+    assert alice.runs == []
+    alice.flush()
+    pages.update("no database")
+    assert alice.runs == ["player=alice"]
