@@ -29,7 +29,8 @@ OPERATIONS_SHOWN = 20
 def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
     """Return a scrape, of the exporter if it answers, else of this process, and a text that names the source.
 
-    Raises `SettingsError` if the exporter belongs to another stack and EXPORTER_URL does not name it.
+    Raises `SettingsError` if EXPORTER_URL is not set and the exporter at the default address belongs to
+    another stack.
     """
     url = settings.find_exporter_url()
     try:

@@ -174,7 +174,10 @@ def _describe_range(item: Bin, unit: Unit) -> str:
 
 
 def build_day_axis(days: Sequence[str], *, labels: int = DAY_LABELS) -> Spec:
-    """Return the axis of sessions, given as ISO dates in order, with a few labels."""
+    """Return an axis with one step for each session; `days` are their ISO dates, oldest first.
+
+    About `labels` of the steps get a label.
+    """
     axis = {
         "title": None,
         "grid": False,

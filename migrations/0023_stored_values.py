@@ -1,8 +1,8 @@
 """Add checks for values that the service never stores: invalid names, empty texts, and NaN, which is `>= 0`.
 
 Another program, or an earlier release, may have stored such rows. The migration then fails and names them. It
-does not correct the rows, because only their owner knows the intended values. It does not add a check for new
-rows only either, because then an update of many rows would fail at the first invalid one.
+does not correct the rows, because only their owner knows the intended values. Nor does it add the checks for
+new rows only (NOT VALID): an update of many rows would then fail at the first invalid one.
 """
 
 from typing import Any

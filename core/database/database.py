@@ -72,8 +72,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._open_pool()
         # gauges are set only when metrics are published: setting them takes a fifth of a check-out's time
         metrics.add_source(self._publish)
-        # when the timeline changes, connections in the pool may still lead to a former primary
         timeline.learn_with(self._connect_once)
+        # pooled connections that were opened before the timeline changed may lead to a former primary
         timeline.call_on_change(self._leave_timeline)
         timeline.call_on_newer(self._expire_connections)
         call_in_forked_child(self._reset_after_fork)

@@ -14,7 +14,8 @@ from typing import Any
 
 from core.errors import TransactionMisused
 
-# Packages (runners) that call several functions of a program one after another on one thread.
+# The top-level packages whose threads and event loops run functions of the program, unrelated ones one after
+# another. A unit of work belongs to the function that such a package has called, not to the whole thread.
 RUNNERS = frozenset(
     {"anyio", "asgiref", "asyncio", "billiard", "concurrent", "multiprocessing", "threading", "trio"}
 )

@@ -215,7 +215,11 @@ class ConnectionPool:
             self._pending.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
-        """Reserve a slot for a new connection; above the cap, only one at a time."""
+        """Reserve a slot for a new connection.
+
+        Above the cap, which is the number of connections that the server accepted last, this is one
+        attempt; the next one is made after a pause.
+        """
         self._size += 1
         if self._size > self._cap:
             self._grow_at = self._clock() + GROW_AGAIN_SECONDS

@@ -191,7 +191,7 @@ def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) ->
 
 
 def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
-    """Set when the user was active last; say whether the user exists."""
+    """Set `last_active` of a user to `now`; return False if the user does not exist."""
     return count_changed(database, TOUCH, (now, user_id)) == 1
 
 

@@ -204,9 +204,9 @@ class Market(ServiceBase):
             return queries.update_currencies(database, checked)
 
     def get_moved_weeks(self) -> dict[str, int]:
-        """Return, by symbol, by how many weeks the dates of its imported history were moved; as of now.
+        """Return for each symbol the number of weeks by which the dates of its imported history were moved.
 
-        0 means that the prices have their original dates.
+        This is as of now, not cached. 0 means that the prices have their original dates.
         """
         return self._read(queries.list_moved_weeks)
 

@@ -123,11 +123,16 @@ class QuestReports(ServiceBase):
         """Return running quests that are stuck, of one type or of all.
 
         A quest that ends within 24 hours is expiring, not stuck. Any other quest can be stuck once half of
-        its time is over (without an end: after 7 days). It is stuck if it has no progress, if the part of its
-        target that is reached is less than half of the part of its time that is over (2 of 10 after 5 of 7
-        days), or if its player was not seen for 7 days (neither `last_active` nor a session since 00:00 UTC
-        of the day 6 days ago). Quests of players who were seen come first; in both groups the longest running
-        come first. `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
+        its time is over (without an end: after 7 days). It is stuck in three cases:
+
+        - it has no progress;
+        - its progress in percent is less than half of its elapsed time in percent, such as 20 % of the target
+          after 71 % of the time;
+        - its player was not seen for 7 days: neither `last_active` nor a session is from 00:00 UTC of the day
+          6 days ago or later.
+
+        Quests of players who were seen come first. In both groups the quests that run longest come first.
+        `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
         """
 
         def load(quest_type: str | None, count: int) -> StuckQuests:

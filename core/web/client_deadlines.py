@@ -96,7 +96,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _begin_waiting(self) -> None:
-        """Count as a connection without a request; if there are too many, disconnect the oldest."""
+        """Add this connection to those without a request; if there are too many, disconnect the oldest."""
         self._waiting[self] = None
         if len(self._waiting) > MOST_WAITING:
             oldest = next(iter(self._waiting))

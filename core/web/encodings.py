@@ -49,7 +49,7 @@ class Accepted(NamedTuple):
 def parse_accepted(header: str | None) -> Accepted:
     """Return the quality values in the value of Accept-Encoding.
 
-    Without the header `identity` is preferred, because the client may know no encoding.
+    If the client sends no such header, `identity` is preferred, because the client may know no encoding.
     """
     qualities: dict[str, float] = {}
     for name, parameters in parse_items(header or ""):

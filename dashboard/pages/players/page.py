@@ -72,7 +72,7 @@ def show_players() -> None:
 
 
 def _show_now(service: EnhancedDatabaseService) -> None:
-    """Show the lost players above the figures of today, which are read first because that is faster."""
+    """Show the lost players, and below them the figures of today, which are read first: they load faster."""
     losses, today = st.container(), st.container()
     with today:
         live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
