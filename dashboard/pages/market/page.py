@@ -36,7 +36,7 @@ DEFAULT_RANGE = "1 month"
 EVENT_COUNTS = (10, 25, 50, 100)
 DEFAULT_COUNT = 25
 FEW_CANDLES = 5
-PHONE_TITLE_PIXELS, PHONE_FIGURE_PIXELS = 190, 62
+PHONE_TIME_PIXELS, PHONE_TITLE_PIXELS, PHONE_FIGURE_PIXELS = 138, 184, 62
 """Widths on a phone: an event beside its time (the whole title stands above its effect), and a count."""
 ALL = "All"
 WINDOWS = {"30 minutes": timedelta(minutes=30), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
@@ -333,7 +333,9 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
     show_table(
         tables.build_events_table(events),
         {
-            "time": st.column_config.DatetimeColumn("Time", **MINUTES),
+            "time": st.column_config.DatetimeColumn(
+                "Time", **MINUTES, width=PHONE_TIME_PIXELS if is_phone() else None
+            ),
             "impact": ChangeColumn("Impact", unit="%", help="Move of the price in percent"),
             "title": st.column_config.TextColumn("Event", width=PHONE_TITLE_PIXELS if is_phone() else None),
             "symbols": "Symbols",
