@@ -1,7 +1,7 @@
 """The health line above every page: what is broken, since when, and what was broken last.
 
-Shows the sampler's last sample, so drawing the line sends no request to any server. `server.updates` runs all
-pages again when the line changes, so the line needs no timer.
+Shows the sampler's last sample, so drawing the line sends no request to any server. `server.open_pages` runs
+all pages again when the line changes, so the line needs no timer.
 """
 
 from datetime import UTC, datetime

@@ -46,12 +46,12 @@ from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.assets import CompressedAssets
 from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections, PageLimits
 from dashboard.server.index import STATIC, IndexPage
+from dashboard.server.open_pages import watch_health
 from dashboard.server.page_limits import HostPageLimits
 from dashboard.server.proxy import ProxyHeaders
 from dashboard.server.request_limits import choose_limit
 from dashboard.server.security import Shield, build_content_policy, is_known
 from dashboard.server.sign_outs import SignOuts, watch_sign_outs
-from dashboard.server.updates import watch_health
 
 logger = logging.getLogger(__name__)
 

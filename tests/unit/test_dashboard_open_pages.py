@@ -6,7 +6,7 @@ from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.state import SessionState
 
 from dashboard import runtime
-from dashboard.server.updates import OpenPages
+from dashboard.server.open_pages import OpenPages
 
 
 class Page:
