@@ -18,7 +18,7 @@ from core.installation import MIGRATIONS
 from core.settings.texts import LOOPBACK
 from core.stack.ports import find_free_port
 from core.stack.processes import wait_until
-from core.testing import PostgresServer, ValkeyServer
+from core.testing import PostgresServer, ValkeyServer, clear_cache
 from tests.conftest import created_database
 from tests.end_to_end.checkout import copy_checkout
 from tests.end_to_end.installation import (
@@ -73,6 +73,8 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture
 def settings_of_servers(database_url: str, valkey_server: ValkeyServer) -> dict[str, str]:
     """The environment variables that name the servers, and a port where no exporter listens."""
+    # a test before this one may have used the keys for the database of another server
+    clear_cache(valkey_server)
     return {
         "DATABASE_URL": database_url,
         "REDIS_URL": valkey_server.url,
