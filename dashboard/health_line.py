@@ -40,7 +40,8 @@ def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime,
     if not sample.problems:
         last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:
-            return f":green-badge[All healthy] · no incident since {_format_time(started_at, now)}"
+            # without the word it would read as if an incident had ended then
+            return f":green-badge[All healthy] · no incident; watching since {_format_time(started_at, now)}"
         described = _describe_incident(last, now, shows_words=shows_words)
         return f":green-badge[All healthy] · last incident: {described}"
     first = sample.problems[0]

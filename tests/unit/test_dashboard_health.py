@@ -73,7 +73,7 @@ def write_line(
 def test_all_is_healthy_since_the_start() -> None:
     """The line says since when there was no incident: since the start."""
     line = write_line(IncidentLog(), HEALTHY)
-    assert line == ":green-badge[All healthy] · no incident since 01:12 UTC"
+    assert line == ":green-badge[All healthy] · no incident; watching since 01:12 UTC"
 
 
 def test_redis_goes_and_comes_back() -> None:
