@@ -9,6 +9,26 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tests.conftest import Execute
+from tests.patience import wait_until
+
+# Until a page of a table counts as visible to all, a scan of an index alone looks at the page as well.
+_UNSEEN = """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relallvisible < relpages"""
+
+
+def vacuum(execute: Execute) -> None:
+    """Vacuum and analyze all tables, so that plans are the same in every order of tests.
+
+    A transaction that still ends in another session keeps a VACUUM from marking pages as visible to all, so
+    it runs again until all pages are.
+    """
+
+    def is_all_visible() -> bool:
+        execute("VACUUM ANALYZE")
+        return not execute(_UNSEEN)
+
+    wait_until(is_all_visible, "every page is visible to all")
 
 
 def count_rows_read(execute: Execute, statement: str, parameters: object, table: str) -> float:

@@ -10,7 +10,7 @@ from core.queries import events, players, quest_reports, quests, sessions, ticks
 from core.queries.rows import REPORT_MEMORY
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
-from tests.integration.plans import count_rows_read, list_scans
+from tests.integration.plans import count_rows_read, list_scans, vacuum
 
 PLAYERS, SESSIONS = 5_000, 3
 NO_FILTER: dict[str, Any] = dict.fromkeys(
@@ -39,7 +39,7 @@ def filled(postgres_server: PostgresServer, template_database: str) -> Iterator[
     """A database with some ten thousand rows a table."""
     with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
         execute(FILL)
-        execute("VACUUM ANALYZE")
+        vacuum(execute)
         yield execute
 
 
@@ -146,17 +146,16 @@ def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) ->
         "INSERT INTO portfolios (user_id, session_date)"
         " SELECT id, '2026-03-02'::date + day FROM users, generate_series(0, 19) day"
     )
-    filled("VACUUM ANALYZE portfolios")
+    vacuum(filled)
     parameters = {"since": datetime(2026, 1, 1, tzinfo=UTC).date(), "days": 7, "players": 50}
     parameters["until"] = datetime(2026, 6, 1, tzinfo=UTC).date()
     assert count_rows_read(filled, quest_reports.RETURNS, parameters, "portfolios") <= 50 * 20
 
 
-@pytest.mark.parametrize("order", players.ORDERS)
-def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str) -> None:
-    """There are some thousand silent players, behind the others in one of the orders."""
+def select_silent() -> dict[str, Any]:
+    """Return the parameters of the first page of players who were silent since yesterday."""
     today = datetime.now(UTC).date()
-    parameters = {
+    return {
         **dict.fromkeys(("joined", "prefix", "last_active", "username", "id")),
         "today": today,
         "until": today - timedelta(days=1),
@@ -166,25 +165,19 @@ def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str
         "limit": 50,
         "is_after": False,
     }
+
+
+@pytest.mark.parametrize("order", players.ORDERS)
+def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str) -> None:
+    """There are some thousand silent players, behind the others in one of the orders."""
     seen = 2 * 24 * 60 if order == "username" else 0
-    assert count_rows_read(filled, players.SILENT[order], parameters, "users") <= 51 + seen
+    assert count_rows_read(filled, players.SILENT[order], select_silent(), "users") <= 51 + seen
 
 
 @pytest.mark.parametrize("order", ["last_active", "-last_active"])
 def test_players_without_a_last_activity_are_found_by_it(filled: Execute, order: str) -> None:
     """A thousand who were never seen are looked at, and not everybody else to find them."""
-    today = datetime.now(UTC).date()
     unknown = 1_000
-    parameters = {
-        **dict.fromkeys(("joined", "prefix", "last_active", "username", "id")),
-        "today": today,
-        "until": today - timedelta(days=1),
-        "now": datetime.now(UTC),
-        "category": "daily_returns",
-        "sessions": 0,
-        "limit": 50,
-        "is_after": False,
-    }
     filled("BEGIN")
     try:
         filled(
@@ -193,9 +186,10 @@ def test_players_without_a_last_activity_are_found_by_it(filled: Execute, order:
             (unknown,),
         )
         filled("ANALYZE users")
-        assert count_rows_read(filled, players.SILENT[order], parameters, "users") <= 51 + unknown
+        assert count_rows_read(filled, players.SILENT[order], select_silent(), "users") <= 51 + unknown
     finally:
         filled("ROLLBACK")
+        vacuum(filled)
 
 
 FIRST_DAY = datetime(2026, 3, 2, tzinfo=UTC).date()
@@ -216,7 +210,7 @@ def played(postgres_server: PostgresServer, template_database: str) -> Iterator[
             "INSERT INTO trades (user_id, session_date, symbol, side, quantity, price)"
             " SELECT user_id, session_date, 'S1', 'BUY', 1, 1 FROM portfolios"
         )
-        execute("VACUUM ANALYZE")
+        vacuum(execute)
         yield execute
 
 
