@@ -3,6 +3,8 @@
 A category exists once a score is stored in it. One that is not listed here gets a name made from its key.
 """
 
+from decimal import Decimal
+
 import msgspec
 
 from core.records import DAILY_RETURNS, QUESTS_COMPLETED, STARTING_CASH, TOTAL_VALUE
@@ -13,6 +15,7 @@ class Category(msgspec.Struct, frozen=True):
     """The name of a leaderboard category, the unit of its scores and, in Markdown, their meaning.
 
     A running total goes on from session to session, so its mean over several sessions means nothing.
+    `missed` is what a session without a score counts as in such a mean.
     """
 
     key: str
@@ -20,6 +23,7 @@ class Category(msgspec.Struct, frozen=True):
     unit: Unit
     explanation: str
     is_running_total: bool = False
+    missed: Decimal = Decimal(0)
 
 
 KNOWN_CATEGORIES = (
@@ -34,6 +38,7 @@ KNOWN_CATEGORIES = (
         name="Total value",
         unit="currency",
         explanation="Total value: cash and holdings, at the close of the session or, while it is open, now.",
+        missed=STARTING_CASH,  # a player who does not play keeps it
     ),
     Category(
         key=QUESTS_COMPLETED,
@@ -49,9 +54,7 @@ _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 def describe_missed(category: Category) -> str:
     """Return what a session without a score counts as in the mean of several sessions."""
-    if category.key == TOTAL_VALUE:
-        return f"the starting cash of {format_score(STARTING_CASH, category.unit)}"
-    return "0"
+    return f"the starting cash of {format_score(category.missed, category.unit)}" if category.missed else "0"
 
 
 def describe_category(key: str) -> Category:

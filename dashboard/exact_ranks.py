@@ -16,7 +16,6 @@ import msgspec
 from core import EnhancedDatabaseService
 from core.records import (
     DAILY_RETURNS,
-    STARTING_CASH,
     TOTAL_VALUE,
     LeaderboardEntry,
     LeaderboardSummary,
@@ -24,7 +23,7 @@ from core.records import (
     PlayerScore,
 )
 from dashboard import runtime
-from dashboard.categories import Category
+from dashboard.categories import Category, describe_category
 from dashboard.data import is_open_session
 
 ROUNDING = Decimal("0.005")
@@ -48,8 +47,8 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> Decimal:
-        """What a session without a score counts as: who does not play keeps the starting cash."""
-        return STARTING_CASH if self.rank_key == TOTAL_VALUE else Decimal(0)
+        """The score of `rank_key` that a session without a score counts as."""
+        return describe_category(self.rank_key).missed
 
     def convert(self, score: Decimal) -> Decimal:
         """Convert a score of `rank_key` to the exact score of the category."""
