@@ -347,34 +347,31 @@ def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScor
 
 
 def show_side_by_side(player: Player, rival: Player) -> None:
-    """Show two players over the sessions that both have finished."""
+    """Show two players over the sessions that both have finished; without one, in the session of today."""
     own, other = tables.list_common(player, rival)
     st.header("Side by side", anchor=False)
-    if not own and not _show_open_session(player, rival):
-        st.caption(f"The two have no finished session of {describe_window(player.window)} in common.")
-    if not own:
+    window = describe_window(player.window)
+    if own:
+        both = format_quantity(len(own), "session")
+        st.caption(f"Over the {both} of {window} that both players have finished.")
+        shows = partial(_show_player_record, own), partial(_show_player_record, other)
+    elif player.is_open and rival.is_open:
+        st.caption("In the open session, so far.")
+        shows = partial(_show_so_far, player.newest), partial(_show_so_far, rival.newest)
+    else:
+        st.caption(f"The two have no finished session of {window} in common.")
         return
-    both = format_quantity(len(own), "session")
-    st.caption(f"Over the {both} of {describe_window(player.window)} that both players have finished.")
-    rows = ((player.user, own), (rival.user, other))
-    for column, (user, finished) in zip(st.columns(2, gap="medium"), rows, strict=True):
+    users = (player.user, rival.user)
+    for column, user, show in zip(st.columns(2, gap="medium"), users, shows, strict=True):
         with column, st.container(border=True):
             st.markdown(f"**{escape_markdown(user.name or user.username)}**")
-            _show_player_record(finished)
+            show()
 
 
-def _show_open_session(player: Player, rival: Player) -> bool:
-    """Show what two players have in the session that both play now; return whether there is one."""
-    if not (player.is_open and rival.is_open):
-        return False
-    st.caption("In the open session, so far.")
-    for column, each in zip(st.columns(2, gap="medium"), (player, rival), strict=True):
-        with column, st.container(border=True):
-            st.markdown(f"**{escape_markdown(each.user.name or each.user.username)}**")
-            with st.grid(2, min_column_width=110):
-                st.metric("Total value", format_money(each.newest.total_value), help=NOW)
-                st.metric("Gain", format_signed_money(each.newest.day_change), help=NOW)
-    return True
+def _show_so_far(portfolio: Portfolio) -> None:
+    with st.grid(2, min_column_width=110):
+        st.metric("Total value", format_money(portfolio.total_value), help=NOW)
+        st.metric("Gain", format_signed_money(portfolio.day_change), help=NOW)
 
 
 def _show_player_record(finished: Sequence[Portfolio]) -> None:
