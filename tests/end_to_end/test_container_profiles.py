@@ -209,7 +209,7 @@ def test_sentinels_promote_the_other_redis(checkout: Checkout) -> None:
 
 
 def test_commands_of_this_machine_run_where_the_primary_has_a_name(checkout: Checkout) -> None:
-    """`make migrate` and `make seed` change what is cached, so they must find the Redis in use."""
+    """`make migrate` and `make seed` change cached rows, so both commands must find the Redis in use."""
     checkout.up()
     shown = checkout.make("migrate", "ARGS=status")
     assert shown.returncode == 0, shown.stdout

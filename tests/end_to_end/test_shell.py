@@ -184,7 +184,7 @@ def test_a_first_visit_stays_small(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_paper_has_no_bars_over_the_titles(page: Page, dashboard: Dashboard) -> None:
-    """Printing hides what is fixed on the screen, because it would cover the content."""
+    """On paper, the bars that stay in place on the screen are hidden: they would cover the content."""
     visit(page, dashboard.url)
     page.emulate_media(media="print")
     expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()

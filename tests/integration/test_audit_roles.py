@@ -55,7 +55,7 @@ def test_nobody_who_serves_can_change_the_log(roles_url: str, role: str, stateme
 @pytest.mark.parametrize("statement", ["SELECT * FROM audit_events", "SELECT * FROM audit_seals"])
 @pytest.mark.parametrize("role", [PLAYER, MONITOR])
 def test_the_log_is_read_by_the_application_alone(roles_url: str, role: str, statement: str) -> None:
-    """Other roles cannot read it, because it contains who did what."""
+    """The audit log names who did what, so no other role can read the log."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")

@@ -212,7 +212,7 @@ def test_it_does_not_open_itself_to_others(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(tmp_path: Path) -> None:
-    """The line has the variable, its value and what is allowed; no traceback and no password."""
+    """The line names the variable, its value and the allowed values, without a traceback or a password."""
     environment = build_environment(
         DATABASE_URL="postgresql://user:hidden@127.0.0.1/echo", DASHBOARD_PORT="eighty"
     )

@@ -94,7 +94,7 @@ def test_nothing_in_clear_stays_on_the_disk(
 
 @pytest.mark.usefixtures("_clear")
 def test_without_a_key_nothing_is_changed(empty_database_url: str, empty_execute: Execute) -> None:
-    """The error names what is missing; `down` needs the key of each address."""
+    """The error names the missing setting or key; `down` needs the key of each address."""
     before = empty_execute(READ)
     with pytest.raises(MigrationFailed, match=r"users have e-mail addresses.*ENCRYPTION_KEYS is not set"):
         make_migrator(empty_database_url, None).up()

@@ -64,7 +64,7 @@ def test_no_list_begins_in_the_far_future(haunted: EnhancedDatabaseService) -> N
 
 
 def test_the_row_itself_can_still_be_read(haunted: EnhancedDatabaseService) -> None:
-    """A read of an exact date or range returns what is stored."""
+    """A read of an exact date or range returns the stored row."""
     alice = haunted.get_user_by_username("alice")
     portfolio = haunted.find_portfolio(alice.id, FAR)
     assert portfolio is not None
@@ -187,7 +187,7 @@ WRITES: dict[str, Callable[[Any, User, date, datetime], object]] = {
 def test_no_write_takes_what_is_after_tomorrow(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The message names the value and what is allowed, for the day after tomorrow and the year 9999."""
+    """The error names the value, for the day after tomorrow as for the year 9999; nothing is stored."""
     noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
     service._clock = lambda: noon
     for day in (date(2026, 3, 4), FAR):

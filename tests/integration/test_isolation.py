@@ -533,7 +533,7 @@ def test_a_database_whose_policies_are_gone_has_no_view(postgres_server: Postgre
 
 
 def test_a_database_of_one_role_has_no_view(database_url: str) -> None:
-    """All other calls work; `as_user` says what is missing."""
+    """All other calls work; the error of `as_user` names the command that makes the roles."""
     with open_service(Settings(database_url=SecretStr(database_url), enable_redis_cache=False)) as service:
         service.create_user(username="alice")
         with pytest.raises(PlayersNotIsolated, match="echo-markets roles"):

@@ -279,6 +279,6 @@ def test_market_returns_are_the_mean_of_all_symbols(service: EnhancedDatabaseSer
 def test_wrong_input_is_named(
     service: EnhancedDatabaseService, call: Callable[[EnhancedDatabaseService], object], named: str
 ) -> None:
-    """The error comes before any statement, with the value and what is allowed."""
+    """The error names the value and the allowed values, and is raised before any statement runs."""
     with pytest.raises(InvalidInput, match=named):
         call(service)

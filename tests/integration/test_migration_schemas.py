@@ -96,7 +96,7 @@ def test_the_history_of_another_application_is_not_continued(
 
 
 def test_a_comment_says_that_a_table_is_ours(migrator: Migrator, empty_execute: Execute) -> None:
-    """A table with the comment is adopted whatever is beside it, and `down` restores its comment."""
+    """Other tables do not keep a table with the comment from being adopted; `down` restores the comment."""
     empty_execute(f"{PLAIN_USERS}; {OURS_ALL_THE_SAME}")
     before = describe(empty_execute)
     migrator.up()

@@ -213,7 +213,7 @@ def create_user(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) 
 
 
 def update_entry(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) -> LeaderboardEntry:
-    """Write the entry of a new user in a batch, because empty metadata keeps what is stored."""
+    """Write the entry of a new user in a batch: an old entry would keep its metadata if none is given."""
     user_id = service.create_user(username=new_id().hex).id
     service.batch_update_leaderboard("c", [LeaderboardUpdate(user_id, Decimal(1), row["metadata"])], DAY)
     return service.get_user_rank(user_id, "c", DAY)
