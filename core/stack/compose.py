@@ -1,6 +1,7 @@
-"""The stack as containers, run by Docker Compose.
+"""The stack in containers, run by Docker Compose.
 
-Owns how compose is called and how its output is parsed; `compose.yaml` says what runs in which container.
+Owns the command lines of `docker compose` and the parsing of its output. `compose.yaml` defines the
+containers.
 """
 
 import json
@@ -22,16 +23,17 @@ from core.installation import find_revision
 from core.settings.role_names import APP, OWNER
 from core.settings.texts import LOOPBACK
 from core.stack.certificates import check_certificates
-from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets, name_copies
 from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import check_ports
 from core.stack.profiles import SERVICES as ADDED_SERVICES
 from core.stack.profiles import list_files, list_profiles
 from core.stack.redis_access import USER
+from core.stack.secret_generation import SCRAPER, ContainerSecrets, make_secrets, name_copies
 from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 
-ENGINE_SECONDS = 8.0  # an engine that needs longer to report its version does not work
+# a container engine that needs longer to report its version counts as not working
+ENGINE_SECONDS = 8.0
 QUERY_SECONDS = 60.0
 
 PUBLISHED = {
@@ -44,7 +46,7 @@ PUBLISHED = {
 ONE_SHOT = frozenset({"secrets", "roles", "migrate", "seed"})
 FOLDER_LABEL = "com.docker.compose.project.working_dir="
 SERVICES = frozenset({*PUBLISHED, *ONE_SHOT, "simulator"})
-"""The services that run without any profile."""
+"""The services in `compose.yaml`. Profiles add further services."""
 
 
 class Container(NamedTuple):
@@ -57,7 +59,7 @@ class Container(NamedTuple):
 
 
 def find_engine_problem() -> str | None:
-    """Return why containers cannot run on this machine, None when they can."""
+    """Return why containers cannot run on this machine, or None if they can."""
     if shutil.which("docker") is None:
         return "there is no docker command"
     for command in (["docker", "info"], ["docker", "compose", "version"]):
@@ -74,7 +76,7 @@ def find_engine_problem() -> str | None:
 
 
 class ComposeStack(Stack):
-    """The stack of one checkout in containers."""
+    """The stack of one checkout, in containers."""
 
     part_noun = "service"
     part_names = tuple(sorted({*SERVICES, *chain.from_iterable(ADDED_SERVICES.values())}))
@@ -101,12 +103,13 @@ class ComposeStack(Stack):
                 self.folder.docker_mark.touch()
                 self.folder.record(recorded)
                 self._start(settings, backup=backup)
-            # containers listen on all their addresses, but are published on the loopback interface only
+            # programs in containers listen on 0.0.0.0, but their ports are published on the loopback
+            # interface
             published = dict.fromkeys(("EXPORTER_HOST", "DASHBOARD_HOST"), LOOPBACK)
             self._show_addresses({**recorded, **published})
 
     def down(self) -> None:
-        """Remove the containers; the volumes, and with them the data, are kept."""
+        """Remove the containers. The volumes with the data are kept."""
         with self.folder.lock():
             self._compose(["down", "--remove-orphans"])
             self.folder.forget_record()
@@ -115,7 +118,7 @@ class ComposeStack(Stack):
     def remove_data(self) -> None:
         """Remove the containers and their volumes."""
         with self.folder.lock():
-            # all profiles: the volumes may be from an earlier run, with profiles that are not in the record
+            # name all profiles, because an earlier run with other profiles may have made volumes
             self._compose(["down", "--remove-orphans", "--volumes"], profiles=tuple(ADDED_SERVICES))
         self.say("removed the containers and their volumes")
 
@@ -124,7 +127,7 @@ class ComposeStack(Stack):
         self._compose(["watch", "--no-up"])
 
     def run(self, *arguments: str) -> int:
-        """Run an `echo-markets` command in a container, as the database owner; return its exit status."""
+        """Run an `echo-markets` command as the database owner in a new container. Return its exit status."""
         terminal = [] if sys.stdout.isatty() else ["--no-TTY"]
         command = self._build_command(
             ["run", "--rm", "--no-deps", *terminal, "migrate", "echo-markets", *arguments], None
@@ -151,7 +154,7 @@ class ComposeStack(Stack):
 
     def _start(self, settings: StackSettings, *, backup: Path | None) -> None:
         environment = self._environment(settings)
-        # --remove-orphans removes the containers of a profile that is no longer chosen
+        # --remove-orphans removes containers of profiles that are not chosen any more
         start = ["up", "--build", "--detach", "--wait", "--remove-orphans"]
         try:
             if backup is not None:
@@ -195,9 +198,9 @@ class ComposeStack(Stack):
         environment: Mapping[str, str] | None,
         profiles: tuple[str, ...] | None = None,
     ) -> list[str]:
-        """Return a `docker compose` command line, with one `--file` for each profile.
+        """Return a `docker compose` command line that reads `compose.yaml` and the files of the profiles.
 
-        If `profiles` is None, `environment` names them; if that is None too, the stack as last started does.
+        By default, the profiles are those in `environment`, and without it those of the running stack.
         """
         if profiles is None:
             profiles = list_profiles(self.folder.recorded() if environment is None else environment)
@@ -224,7 +227,11 @@ class ComposeStack(Stack):
         return sorted(parse_containers(result.stdout))
 
     def _check_owner(self, checkouts: set[str]) -> None:
-        """Refuse to replace the containers of another checkout whose folder has the same name."""
+        """Raise `StackError` if one of the `checkouts` that own the containers is not this checkout.
+
+        Compose names a project after its folder, so two checkouts in folders of the same name have the same
+        project.
+        """
         others = checkouts - {str(self.folder.root)}
         if others:
             names = ", ".join(sorted(others))
@@ -243,7 +250,11 @@ class ComposeStack(Stack):
 def build_addresses(
     settings: StackSettings, secrets: ContainerSecrets, *, certificates: Path
 ) -> dict[str, str]:
-    """Return the variables with which programs on this machine connect to the servers, in every role."""
+    """Return the connection variables of programs on this machine, such as DATABASE_URL and REDIS_URL.
+
+    DATABASE_URL, DIRECT_URL and ADMIN_URL connect as the application, the owner and the superuser. With
+    PROFILE=tls, the clients verify the servers with `ca.crt` in the folder `certificates`.
+    """
     roles = {
         "DATABASE_URL": (APP, secrets.app_password),
         "DIRECT_URL": (OWNER, secrets.owner_password),
@@ -278,13 +289,13 @@ def parse_containers(text: str) -> list[Container]:
 
 
 def find_checkouts(text: str) -> set[str]:
-    """Return the checkouts from which the containers in the output of `docker compose ps` were started."""
+    """Return the folders of the checkouts that own the containers in the output of `docker compose ps`."""
     labels = [label for item in _parse_items(text) for label in item.get("Labels", "").split(",")]
     return {label.removeprefix(FOLDER_LABEL) for label in labels if label.startswith(FOLDER_LABEL)}
 
 
 def _parse_items(text: str) -> list[dict[str, Any]]:
-    """Parse a JSON array or, as compose prints since 2.21, one JSON object per line."""
+    """Parse the output of `docker compose ps`: JSON objects, one per line, or in an array before 2.21."""
     if text.startswith("["):
         items: list[dict[str, Any]] = json.loads(text)
         return items
@@ -304,6 +315,6 @@ def _parse_container(item: Mapping[str, Any]) -> Container:
 
 
 def _are_complete(containers: list[Container], recorded: Mapping[str, str]) -> bool:
-    """Say whether every service of the recorded profiles has a container, and all containers are healthy."""
+    """Return whether all services, including those of the recorded profiles, have healthy containers."""
     services = {*SERVICES, *chain.from_iterable(ADDED_SERVICES[name] for name in list_profiles(recorded))}
     return {item.service for item in containers} >= services and all(item.is_healthy for item in containers)

@@ -17,7 +17,7 @@ import pytest
 from core.settings.texts import LOOPBACK
 from core.stack.compose import find_engine_problem
 from core.stack.ports import find_free_port
-from core.stack.secret_copies import APPLICATION_USER
+from core.stack.secret_distribution import APPLICATION_USER
 from tests.end_to_end.checkout import Checkout, copy_checkout
 
 IMAGES = ("postgres:17", "redis:8", "python:3.13-slim", "prom/prometheus:latest")

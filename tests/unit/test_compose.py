@@ -12,10 +12,10 @@ from core.errors import StackError
 from core.settings.role_names import APP, MONITOR
 from core.stack.commands import choose_stack
 from core.stack.compose import ComposeStack, Container, find_checkouts, parse_containers
-from core.stack.container_secrets import make_secrets, name_copies
 from core.stack.folder import StackFolder
 from core.stack.local import LocalStack
-from core.stack.secret_copies import RECEIVERS
+from core.stack.secret_distribution import RECEIVERS
+from core.stack.secret_generation import make_secrets, name_copies
 from core.stack.settings import StackSettings
 
 

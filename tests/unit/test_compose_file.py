@@ -12,7 +12,7 @@ from core.settings.secret_files import list_secrets
 from core.stack.compose import ONE_SHOT, PUBLISHED, SERVICES
 from core.stack.profiles import SERVICES as ADDED_SERVICES
 from core.stack.profiles import list_profiles
-from core.stack.secret_copies import APPLICATION_USER, RECEIVERS
+from core.stack.secret_distribution import APPLICATION_USER, RECEIVERS
 from core.stack.settings import StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]

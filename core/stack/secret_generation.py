@@ -1,7 +1,6 @@
-"""The secrets of the containers, as files in `.local/secrets/`, to which compose.yaml refers.
+"""Generates the secrets of the containers, as files in `.local/secrets/` to which `compose.yaml` refers.
 
-Owns the list of secrets, and generates missing ones. `secret_copies` gives each container the secrets that it
-needs.
+Owns the list of these files. `secret_distribution` gives each container the secrets that it needs.
 """
 
 from typing import Final, NamedTuple
@@ -15,11 +14,11 @@ from core.stack.redis_access import build_acl, build_replication, build_sentinel
 from core.stack.settings import StackSettings
 
 SCRAPER: Final = "prometheus"
-"""The user name for HTTP basic authentication at the exporter, which only PROFILE=tls requires."""
+"""The user who signs in at the exporter with HTTP basic authentication, which only PROFILE=tls requires."""
 
 
 class ContainerSecrets(NamedTuple):
-    """The passwords with which a program on this machine signs in at the servers."""
+    """The passwords with which programs on this machine sign in at the servers in containers."""
 
     superuser_password: str
     owner_password: str
@@ -29,9 +28,9 @@ class ContainerSecrets(NamedTuple):
 
 
 def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecrets:
-    """Write the files of all secrets and return the passwords; the first call generates them.
+    """Write all secret files of the containers, and return the passwords for programs on this machine.
 
-    The secrets of the dashboard's OIDC sign-in are copied from the settings.
+    The first call generates the passwords. The secrets of the OIDC sign-in come from `settings`.
     """
     secrets = ContainerSecrets(
         superuser_password=load_password(folder.secrets / "postgres.password"),
@@ -56,7 +55,7 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
     for name, content in made.items():
         write_private(folder.secrets / name, content)
     for name, value in find_sign_in(settings).items():
-        # an empty file without a value: compose requires every file that compose.yaml names
+        # write an empty file without OIDC: compose needs every secret file that `compose.yaml` names
         write_private(folder.secrets / name, value.get_secret_value() if value else "")
     url = f"https://{SCRAPER}:{secrets.exporter_password}@exporter:9100"
     write_private(folder.secrets / "exporter.url", url)
@@ -65,14 +64,14 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
 
 
 def find_sign_in(settings: StackSettings) -> dict[str, SecretStr | None]:
-    """Return the secrets of the dashboard's OIDC sign-in by file name; the values are None without OIDC."""
+    """Return the secrets of the OIDC sign-in by the names of their files. They are None without OIDC."""
     return {"oidc.client": settings.oidc_client_secret, "oidc.cookie": settings.oidc_cookie_secret}
 
 
 def name_copies(settings: StackSettings) -> dict[str, str]:
-    """Return the variables of compose.yaml with the paths of the OIDC secrets in the dashboard's container.
+    """Return the variables of `compose.yaml` with the paths of the OIDC secrets in the dashboard's container.
 
-    The values are empty without OIDC.
+    For example, OIDC_CLIENT_COPY is `/run/secrets/oidc.client`. Without OIDC, the values are empty.
     """
     return {
         f"{name.replace('.', '_').upper()}_COPY": f"/run/secrets/{name}" if value else ""
@@ -81,8 +80,8 @@ def name_copies(settings: StackSettings) -> dict[str, str]:
 
 
 def _build_web_config(password: str) -> str:
-    """Return the exporter's web config; its file names are relative to the config file."""
-    # imported here: the packages are in the extra `exporter`, and the command line works without it
+    """Return the exporter's web-config file. The paths in it are relative to the folder of this file."""
+    # imported here, because only the extra `exporter` installs these packages
     import bcrypt  # noqa: PLC0415
     import yaml  # noqa: PLC0415
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.stack import secret_copies
-from core.stack.secret_copies import Receiver, copy_secrets
+from core.stack import secret_distribution
+from core.stack.secret_distribution import Receiver, copy_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _receivers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two containers that run as the user of the tests, who cannot give files away."""
     mine = os.getuid()
     receivers = {"alice": Receiver(mine, ("a", "common")), "bob": Receiver(mine, ("b", "common"))}
-    monkeypatch.setattr(secret_copies, "RECEIVERS", receivers)
+    monkeypatch.setattr(secret_distribution, "RECEIVERS", receivers)
     monkeypatch.setattr(os, "chown", lambda *_: None)
     monkeypatch.setattr(os, "fchown", lambda *_: None)
 

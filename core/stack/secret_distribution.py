@@ -1,8 +1,8 @@
-"""Gives each container its own secrets: `python -m core.stack.secret_copies SOURCE TARGET`, run by root.
+"""Gives each container its own secrets: `python -m core.stack.secret_distribution SOURCE TARGET`, as root.
 
-Compose mounts a secret as the original file, which only the user who ran `make up` can read, but containers
-run as other users. So each container gets copies, in a folder of a volume that only its user can read. Owns
-the list of containers and their secrets; generates no secret.
+Only the user who ran `make up` can read the secret files that compose mounts, but containers run as other
+users. Therefore each container gets copies of its secrets, in a folder of a volume that only its user can
+read. Owns the list of the containers and their secrets.
 """
 
 import os
@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 
 class Receiver(NamedTuple):
-    """The numeric user id of a container, and the names of the secrets that it reads."""
+    """The numeric user id that a container runs as, and the names of the secrets that it reads."""
 
     user: int
     names: tuple[str, ...]
 
 
-APPLICATION_USER = 10001  # as in the Dockerfile
-SERVER_USER = 999  # the server's user in the images postgres and redis
+APPLICATION_USER = 10001  # the user that the Dockerfile creates
+SERVER_USER = 999  # the user of the server in the images postgres and redis
 PROMETHEUS_USER = 65534
 
-# compose.yaml mounts these folders by their names, the keys of RECEIVERS
 _EVERY_PROGRAM = ("redis.password", "ca.crt")
 _READS_USERS = (*_EVERY_PROGRAM, "app.password", "encryption.keys")
+# The keys of RECEIVERS are the names of the folders that `compose.yaml` mounts.
 RECEIVERS = {
     "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
     "replica": Receiver(SERVER_USER, ("replication.pgpass",)),
@@ -56,9 +56,9 @@ RECEIVERS = {
 
 
 def copy_secrets(source: Path, target: Path) -> None:
-    """Write the copies for every receiver, without secrets that are missing or empty in `source`.
+    """Write the copies for every container. Secrets that are missing or empty in `source` are left out.
 
-    Removes other files from the folders of the receivers.
+    All other files in the folders of the containers are removed.
     """
     for name, receiver in RECEIVERS.items():
         folder = target / name
@@ -78,7 +78,8 @@ def _is_used(path: Path) -> bool:
 
 
 def _write(path: Path, content: bytes, *, user: int) -> None:
-    # write a new file and rename it: a container that starts meanwhile reads a complete secret
+    # write a new file and rename it, so that a container that starts meanwhile never reads an incomplete
+    # secret
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
