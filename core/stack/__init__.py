@@ -1,5 +1,6 @@
-"""The stack of one checkout, behind `make up` and related commands: in containers or on embedded servers.
+"""`make up` and related commands: start, watch and stop the whole stack of this checkout.
 
-The programs that serve players never import this package. It starts them as separate processes and never
-opens the service itself.
+The stack runs in containers or on embedded servers. This package starts the programs, such as the exporter
+and the dashboard, as separate processes. They never import this package, and it never opens the service
+itself.
 """

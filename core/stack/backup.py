@@ -1,13 +1,13 @@
-"""Backups of the database: files in the custom format of pg_dump, encrypted when there is a key.
+"""Backups of the database: files in the custom format of pg_dump, encrypted if BACKUP_KEY is set.
 
-Owns the format of a backup file. A file appears only when it is complete, and contains no password or key.
-Uses pg_dump and pg_restore of the embedded PostgreSQL 18; they also work with older servers, such as the
-one in the containers.
+Owns the format of a backup file. A backup is written under a temporary name, and renamed when it is
+complete. It contains no password and no key. pg_dump and pg_restore are those of the embedded PostgreSQL 18;
+both also work with older servers, such as the server in the containers.
 
-An encrypted file is MAGIC, a salt, and blocks of AES-256-GCM. Each file has its own key, which HKDF-SHA256
-(RFC 5869) derives from BACKUP_KEY and the salt. The nonce of a block is its number and a flag that is set on
-the last block, so a file whose blocks were changed, swapped or cut off cannot be decrypted (the STREAM
-construction of Hoang, Reyhanitabar, Rogaway and Vizar, 2015).
+An encrypted file consists of MAGIC, a salt, and blocks encrypted with AES-256-GCM. Each file has its own
+key, which HKDF-SHA256 (RFC 5869) derives from BACKUP_KEY and the salt. The nonce of a block is its number
+and a flag that is 1 in the last block only. Therefore a file with changed, swapped or missing blocks cannot
+be decrypted (STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizar, 2015).
 """
 
 import binascii
@@ -41,32 +41,32 @@ HAS_TABLES = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
 
 
 class DatabaseProgram(NamedTuple):
-    """A command line of pg_dump or pg_restore, and environment variables for it, such as the password."""
+    """A command line of pg_dump or pg_restore, and additional environment variables such as PGPASSWORD."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
 
 
 def find_dump(url: str) -> DatabaseProgram:
-    """Return the pg_dump call for the database of a URL; its role must bypass row security."""
+    """Return the pg_dump command line for the database at `url`, whose role must bypass row security."""
     return _find_program("pg_dump", url, "--format=custom")
 
 
 def find_restore(url: str) -> DatabaseProgram:
-    """Return the pg_restore call that fills the empty database of a URL in a single transaction."""
+    """Return the pg_restore command line that fills the empty database at `url` in one transaction."""
     return _find_program("pg_restore", url, "--single-transaction", "--exit-on-error")
 
 
 def _find_program(name: str, url: str, *options: str) -> DatabaseProgram:
     parts = parse_dsn(url)
-    # in the environment: other users can see the arguments of a process
+    # pass the password in the environment, because other users can see the arguments of a process
     environment = {"PGPASSWORD": parts.pop("password")} if "password" in parts else {}
     program = find_postgres_programs() / "bin" / name
     return DatabaseProgram([str(program), *options, "--dbname", make_dsn(**parts)], environment)
 
 
 def parse_key(text: str) -> bytes:
-    """Return the bytes of a BACKUP_KEY; raises `StackError` unless it is 32 bytes in Base64."""
+    """Decode the value of BACKUP_KEY. Raises `StackError` if it is not 32 bytes in Base64."""
     with suppress(binascii.Error, ValueError):
         key = b64decode(text, validate=True)
         if len(key) == KEY_BYTES:
@@ -77,9 +77,10 @@ def parse_key(text: str) -> bytes:
 
 
 def write_backup(dump: DatabaseProgram, path: Path, *, key: bytes | None) -> int:
-    """Write the output of pg_dump into a new file that only its owner can read; return its size in bytes.
+    """Run pg_dump and write its output to the new file `path`. Return the size of the file in bytes.
 
-    On failure, raises `StackError` with the program's error output, and leaves no file.
+    Only the owner of the file can read it. Without `key`, the file is not encrypted. If the backup fails,
+    raises `StackError` and leaves no file.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -101,15 +102,16 @@ def write_backup(dump: DatabaseProgram, path: Path, *, key: bytes | None) -> int
 
 
 def check_backup(path: Path, *, key: bytes | None) -> None:
-    """Raise `StackError` unless a file is a backup that this key decrypts; reads the complete file."""
+    """Raise `StackError` unless the file is a backup that `key` can decrypt. Reads the whole file."""
     for _ in _open_backup(path, key):
         pass
 
 
 def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
-    """Restore a file into the empty database of a superuser's URL, in a single transaction.
+    """Restore the backup `path` into the empty database at `url`, in a single transaction.
 
-    Raises `StackError` when the restore fails, or when the database has tables.
+    The role in `url` must be a superuser. Raises `StackError` if the restore fails, or if the database has
+    tables.
     """
     with open_cursor(url) as cursor:
         cursor.execute(HAS_TABLES)
@@ -121,20 +123,25 @@ def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
 
 
 def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -> None:
-    """Send the dump in a file to pg_restore; raises `StackError` with the error output of pg_restore.
+    """Run pg_restore with the dump in the backup `path`. Raises `StackError` if the restore fails.
 
-    `restore` must use a single transaction, because it is killed when the file turns out to be damaged.
+    `restore` must use a single transaction, because pg_restore is killed if the file turns out to be
+    damaged.
     """
     with (
         _run(restore, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as pipe,
-        suppress(BrokenPipeError),  # pg_restore has ended early; `_run` raises with its error output
+        suppress(BrokenPipeError),  # if pg_restore ends early, `_run` raises with its error output
     ):
         pipe.writelines(_open_backup(path, key))
 
 
 @contextmanager
 def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[bytes]]:
-    """Run a program and yield its pipe; kill it when the block fails. Raises `StackError` when it fails."""
+    """Run a program, and yield the pipe to its input or from its output.
+
+    Kills the program if the `with` block raises. Raises `StackError` with the program's error output if it
+    fails.
+    """
     name = Path(program.command[0]).name
     with tempfile.TemporaryFile() as errors:
         try:
@@ -169,7 +176,7 @@ def _read_blocks(file: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
 
 
 def _open_backup(path: Path, key: bytes | None) -> Iterator[bytes]:
-    """Yield the dump in a backup file, decrypted; raises `StackError` if it cannot be read or decrypted."""
+    """Yield the decrypted dump of a backup. Raises `StackError` if the file cannot be read or decrypted."""
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
@@ -205,7 +212,10 @@ def _decrypt(file: IO[bytes], key: bytes) -> Iterator[bytes]:
 
 
 def _number(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each block with its nonce. Without blocks, yield an empty last block, which no key decrypts."""
+    """Yield each nonce with its block. If there is no block, yield a nonce with an empty block.
+
+    An encrypted file that was cut off after its salt has no block: decryption of the empty block then fails.
+    """
     number, before = 0, b""
     for block in blocks:
         if before:

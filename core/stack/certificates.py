@@ -1,7 +1,8 @@
-"""The certificates of the containers: an authority for this checkout, and one certificate for each server.
+"""The TLS certificates of the containers: one certificate authority, and one certificate for each server.
 
-Owns their names, their lifetimes and when they are renewed. The files are in `.local/certificates/`, and only
-their owner can read them. Anyone who has `ca.key` could impersonate any of the servers.
+Owns the names in the certificates, their lifetimes and their renewal. The files are in
+`.local/certificates/`, and only their owner can read them. Anyone who has the key of the authority,
+`ca.key`, can impersonate the servers.
 """
 
 import ipaddress
@@ -20,14 +21,15 @@ from core.settings.texts import LOOPBACK
 from core.stack.permissions import write_private
 
 AUTHORITY: Final = "ca"
-# the services in compose.yaml, whose names are also their host names
+# services in compose.yaml; the name of a service is also its host name
 SERVERS: Final = ("postgres", "redis", "exporter")
-# names under which programs on this machine reach the published ports
+# host name and addresses with which programs on this machine connect to the containers
 LOCAL_NAMES: Final = ("localhost", LOOPBACK, "::1")
 AUTHORITY_DAYS: Final = 3650
 SERVER_DAYS: Final = 397  # web browsers refuse certificates with a longer lifetime
 RENEWED_BEFORE: Final = timedelta(days=30)
-CLOCK_DIFFERENCE: Final = timedelta(hours=1)  # a client's clock may be behind
+# certificates are valid from one hour before they are made, because a client's clock may be slow
+CLOCK_DIFFERENCE: Final = timedelta(hours=1)
 
 _Key = ec.EllipticCurvePrivateKey
 
@@ -40,12 +42,12 @@ class Certificate(NamedTuple):
 
     @property
     def expires_at(self) -> datetime:
-        """The time at which the certificate expires, in UTC."""
+        """When the certificate expires, in UTC."""
         return self.certificate.not_valid_after_utc
 
 
 class Renewal(NamedTuple):
-    """The result for one certificate: whether it is new, and until when it is valid."""
+    """One certificate after `renew_certificates`: whether it is new, and when it expires."""
 
     name: str
     is_new: bool
@@ -53,9 +55,10 @@ class Renewal(NamedTuple):
 
 
 def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
-    """Make the certificates that are missing, expire within 30 days, or were issued for different names.
+    """Make each certificate that is missing, expires within 30 days or has other host names than it should.
 
-    A certificate that another authority signed is also replaced: after a new authority, every certificate is.
+    Return one `Renewal` for each certificate, also for those that were kept. With a new authority, all
+    certificates are made again, because the old authority has signed them.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = _load(folder, AUTHORITY)
@@ -76,7 +79,7 @@ def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
 
 
 def check_certificates(folder: Path, *, now: datetime) -> None:
-    """Raise `StackError` unless every certificate is there and valid."""
+    """Raise `StackError` if a certificate is missing, damaged or expired."""
     for name in (AUTHORITY, *SERVERS):
         held = _load(folder, name)
         if held is None:
@@ -86,7 +89,7 @@ def check_certificates(folder: Path, *, now: datetime) -> None:
 
 
 def make_authority(*, now: datetime) -> Certificate:
-    """Return a self-signed certificate authority."""
+    """Return a new self-signed certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _build_name("Echo Markets stack")
     builder = _begin(name, name, key, now=now, days=AUTHORITY_DAYS)
@@ -99,7 +102,7 @@ def make_authority(*, now: datetime) -> Certificate:
 def make_certificate(
     authority: Certificate, names: tuple[str, ...], *, now: datetime, days: int = SERVER_DAYS
 ) -> Certificate:
-    """Return a certificate of a server, valid for all `names`: host names and IP addresses."""
+    """Return a new server certificate, signed by `authority`, for `names`: host names and IP addresses."""
     key = ec.generate_private_key(ec.SECP256R1())
     public = authority.key.public_key()
     builder = _begin(_build_name(names[0]), authority.certificate.subject, key, now=now, days=days)
@@ -159,7 +162,7 @@ def _is_due(held: Certificate, now: datetime) -> bool:
 
 
 def _is_from(held: Certificate, authority: Certificate, names: tuple[str, ...]) -> bool:
-    """Say whether the authority made this certificate for these names."""
+    """Return whether `authority` signed this certificate, and it is valid for exactly these names."""
     try:
         held.certificate.verify_directly_issued_by(authority.certificate)
         found = held.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -169,7 +172,10 @@ def _is_from(held: Certificate, authority: Certificate, names: tuple[str, ...]) 
 
 
 def _load(folder: Path, name: str) -> Certificate | None:
-    """Return a certificate, None without both its files; raises `StackError` for files that do not match."""
+    """Return a certificate with its key. Return None if one of the two files is missing.
+
+    Raises `StackError` if the files are damaged or the key does not belong to the certificate.
+    """
     paths = folder / f"{name}.crt", folder / f"{name}.key"
     if not all(path.exists() for path in paths):
         return None

@@ -37,11 +37,14 @@ UNEXPECTED = 1
 
 
 def choose_stack(settings: StackSettings, folder: StackFolder, console: Console) -> Stack:
-    """Return the stack that `up` starts: the kind that MODE names, else the kind that is up or has data.
+    """Return the stack that `up` starts: in containers (mode docker) or on embedded servers (mode local).
 
-    Without either, or with a profile of containers, it is containers if an engine works. Raises `StackError`
-    when a stack of the other kind is up, when containers are needed and no engine works, or when PROFILE is
-    set without containers.
+    The mode is MODE if set, else the mode of the running stack. Otherwise it is the mode of the stopped
+    stack that has data here; this rule is skipped if PROFILE is set. Otherwise it is docker if a container
+    engine works, else local.
+
+    Raises `StackError` if a stack of the other mode is running, if the mode is docker and no engine works,
+    or if PROFILE is set and the mode is local.
     """
     recorded = folder.recorded().get("MODE")
     kept = None if settings.profile else folder.find_kept_mode()
@@ -60,13 +63,13 @@ def choose_stack(settings: StackSettings, folder: StackFolder, console: Console)
 
 
 def find_stack(folder: StackFolder) -> Stack:
-    """Return the stack that is up, or a local stack when none is up."""
+    """Return the running stack. Return a local stack if no stack is running."""
     kind = ComposeStack if folder.recorded().get("MODE") == "docker" else LocalStack
     return kind(folder, Console())
 
 
 class _CheckoutCommand(click.Command):
-    """A command that needs a checkout; fails in an installed wheel, which has no stack."""
+    """A command that needs a checkout. In an installed package it raises `StackError`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if not (ctx.obj.root / "compose.yaml").exists():
@@ -75,7 +78,7 @@ class _CheckoutCommand(click.Command):
 
 
 class _Group(click.Group):
-    """Reports Ctrl-C, and files that belong to another user, in one line instead of a traceback."""
+    """Reports Ctrl-C and permission errors in one line instead of a traceback."""
 
     command_class = _CheckoutCommand
 
@@ -100,7 +103,8 @@ def stack(ctx: click.Context) -> None:
 @click.pass_obj
 def up(folder: StackFolder) -> None:
     """Start everything, fill an empty database with demo data, and wait until all is healthy."""
-    folder.recorded()  # a damaged record is reported before settings are read from it
+    # raise `StackError` for a damaged `stack.env` here, before settings are read from the file
+    folder.recorded()
     settings = StackSettings.load_for(folder.root)
     choose_stack(settings, folder, Console()).up(settings)
     note = describe_other_database(folder.root, folder.recorded())
@@ -123,7 +127,7 @@ def certs(folder: StackFolder) -> None:
 @stack.command("pin-images")
 @click.pass_obj
 def pin(folder: StackFolder) -> None:
-    """Write the current digests of the images into all files that refer to them; needs their registries."""
+    """Write the current digest of each container image into all files that name it. Asks the registries."""
     for tag, digest in pin_images([folder.root / name for name in IMAGE_FILES]).items():
         click.echo(f"{tag}@{digest}")
 
@@ -140,7 +144,7 @@ def watch(folder: StackFolder) -> None:
 @stack.command("backup")
 @click.pass_obj
 def back_up(folder: StackFolder) -> None:
-    """Write the running stack's database into a new file below `backups/`, encrypted with BACKUP_KEY."""
+    """Write a backup of the running stack's database into `backups/`, encrypted if BACKUP_KEY is set."""
     settings = StackSettings.load_for(folder.root)
     path = folder.root / "backups" / f"echo-markets-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"
     size = find_stack(folder).back_up(settings, path)
@@ -161,11 +165,11 @@ def restore(folder: StackFolder, file: Path) -> None:
 @stack.command("down")
 @click.pass_obj
 def down(folder: StackFolder) -> None:
-    """Stop everything; the data is kept."""
+    """Stop everything and keep the data."""
     try:
         kind = find_stack(folder)
     except StackError:
-        # a damaged record does not say whether containers or embedded servers ran
+        # `stack.env` is damaged, so the mode is not known: stop containers and embedded servers
         folder.forget_record()
         if folder.docker_mark.exists():
             ComposeStack(folder, Console()).down()
@@ -176,7 +180,7 @@ def down(folder: StackFolder) -> None:
 @stack.command("status")
 @click.pass_obj
 def status(folder: StackFolder) -> None:
-    """Show every program and the overall health; exit status 1 unless all is healthy."""
+    """Show every program and the overall health. The exit status is 1 if anything is not healthy."""
     if not find_stack(folder).status():
         sys.exit(UNHEALTHY)
 
@@ -194,8 +198,8 @@ def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def clean(folder: StackFolder, *, yes: bool) -> None:
-    """Stop everything and delete all data, also of real players; asks first on a terminal."""
-    # no question without a terminal: a script that runs this command wants the data deleted
+    """Stop everything and delete all data, also that of real players. Asks first on a terminal."""
+    # do not ask without a terminal: a script that runs this command wants the data deleted
     if folder.path.exists() and not yes and is_somebody_there():
         what = f"{folder.path}: {CONTENTS}, {folder.size_bytes() / 1e6:.1f} MB"
         if not click.confirm(f"stop the stack and remove {what}?", err=True):
@@ -216,7 +220,7 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
         raise StackError("the stack is not up; `make up` starts it")
     refuse_other_stack(recorded)
     if "sentinel" in list_profiles(recorded):
-        # sentinels return the primary's address in the network of the containers
+        # run it in a container: the sentinels return an address that only containers can reach
         sys.exit(ComposeStack(folder, Console()).run(*arguments))
     sys.exit(run_command(*arguments, environment=build_environment(recorded), root=folder.root))
 
@@ -226,9 +230,9 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
 @click.option("--seconds", type=click.FloatRange(1, 600), default=FAULT_SECONDS, show_default=True)
 @click.pass_obj
 def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
-    """Break a part of the running stack, check that its metrics show it, and repair the part.
+    """Cause a fault in the running stack, check that the metrics show it, and undo the fault.
 
-    Exit status 1 when the metrics show anything else.
+    The exit status is 1 if the metrics show anything else.
     """
     recorded = folder.recorded()
     if recorded.get("MODE") != "local":
@@ -244,16 +248,16 @@ def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
 
 
 def _leave(*_: object) -> NoReturn:
-    # sys.exit raises an exception, so the fault is undone before the process ends
+    # sys.exit raises SystemExit, so the `with` block of the drill ends and undoes the fault
     sys.exit(INTERRUPTED)
 
 
 @stack.command("load", cls=click.Command)
 @click.pass_obj
 def load(folder: StackFolder) -> None:
-    """Fill the configured database with demo data unless it has players; used in containers."""
+    """Fill the configured database with demo data unless it has players. The container `seed` runs this."""
     settings = Settings.load()
-    # the settings add the passwords, which may be in files
+    # take the URLs from the settings, which have added the passwords, also those in files
     urls = {"DATABASE_URL": settings.database_url, "DIRECT_URL": settings.direct_url}
     given = {name: url.get_secret_value() for name, url in urls.items() if url is not None}
     is_new = load_demo_data(

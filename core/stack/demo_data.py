@@ -1,7 +1,7 @@
-"""The demo data of a new database: imported prices, replayed sessions.
+"""Fills a new database with demo data: imports prices, and replays them as sessions of demo players.
 
-Owns the order of the steps, which are `echo-markets` commands. Its own SQL only checks whether the database
-exists and is filled, creates it, and marks it as incomplete while it is filled.
+Runs three `echo-markets` commands in order: `import-prices`, `seed` and `catch-up`. The SQL in this module
+creates the database, checks whether it has players, and marks it as incomplete while the commands run.
 """
 
 import subprocess
@@ -19,13 +19,17 @@ from core.stack.embedded_servers import open_cursor
 from core.stack.programs import CLI
 from core.stack.settings import StackSettings
 
-# The comment on the database (COMMENT ON DATABASE) while the demo data is loaded. With it, an interrupted
-# seed is run again although there are players already. Seeding twice changes nothing.
+# The comment of the database (COMMENT ON DATABASE) while the demo data is loaded. After an interruption the
+# comment is still there, so the next start loads the data again, although the database has players. The
+# result is the same as after a single load.
 UNFINISHED = "echo-markets: the demo data is incomplete"
 
 
 def create_database(server_url: str, name: str) -> None:
-    """Create a database unless it exists."""
+    """Create the database `name` unless it exists.
+
+    `server_url` connects to another database of the same server.
+    """
     with _open_cursor(server_url) as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
@@ -35,11 +39,11 @@ def create_database(server_url: str, name: str) -> None:
 def load_demo_data(
     environment: Mapping[str, str], *, owner_url: str, root: Path, settings: StackSettings
 ) -> bool:
-    """Import the shipped prices and replay them, unless that is done; return whether it had to be done.
+    """Import the shipped prices and replay them if the database has no players. Return whether it did so.
 
-    In both cases, plays the missed sessions up to today. The steps run with `environment`; `owner_url`
-    connects as the owner of the database, because only the owner can set its comment.
-    Raises `StackError` when a step fails; the step has printed the reason.
+    An interrupted load is repeated. In all cases, `catch-up` then plays the missed sessions up to today. The
+    commands run with `environment`. `owner_url` connects as the owner of the database, because only the
+    owner can set its comment. Raises `StackError` if a command fails; the command has printed the reason.
     """
     is_incomplete = _is_incomplete(owner_url)
     if is_incomplete:
@@ -54,14 +58,14 @@ def load_demo_data(
 
 
 def run_step(*arguments: str, environment: Mapping[str, str], root: Path) -> None:
-    """Run one `echo-markets` command and show its output; raises `StackError` when it fails."""
+    """Run one `echo-markets` command and show its output. Raises `StackError` if the command fails."""
     status = run_command(*arguments, environment=environment, root=root)
     if status != 0:
         raise StackError(f"`echo-markets {' '.join(arguments)}` failed with status {status}, see above")
 
 
 def run_command(*arguments: str, environment: Mapping[str, str], root: Path) -> int:
-    """Run one `echo-markets` command to its end, show its output, and return its exit status."""
+    """Run one `echo-markets` command, show its output, and return its exit status."""
     command = [sys.executable, *CLI, *arguments]
     return subprocess.run(command, env=environment, cwd=root, check=False).returncode
 

@@ -1,7 +1,7 @@
-"""The signals that a drill observes, with their normal values and the values that a fault must cause.
+"""The signals that a drill observes, such as "redis up", and their comparison with the expected values.
 
-Pure functions of observations. The value of a signal is compared as text, so that states, numbers and names
-are handled in the same way.
+Contains pure functions only. Values are compared as text, so that one comparison serves states, numbers and
+names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ from core.metrics.scrape import Scrape
 
 GROWS, STILL = "grows", "still"
 NONE = "none"
-# When more calls of the self-test fail than this, the table shows one word instead of their names.
+# With more failed calls than this, the table shows "fails" without the names of the calls.
 NAMED_CALLS = 3
-# Stands for the failed calls of a self-test that gave up, because no call can succeed.
+# The value of `Observation.failed_calls` if the self-test gave up because no call can succeed.
 ALL_CALLS = ("all",)
 # The `role` label of `echo-markets occupy-pool`; no other process has it.
 DRILL_ROLE = "drill"
@@ -21,7 +21,7 @@ CONSTRAINT_CLASS = "23"
 
 
 class Observation(NamedTuple):
-    """The metrics and health of the stack at one time, with the failed calls of the self-test just before."""
+    """The metrics of the stack, the HTTP status of its health, and the failed calls of the last self-test."""
 
     scrape: Scrape
     health_code: int
@@ -29,7 +29,7 @@ class Observation(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """A value that can be observed from outside; for a counter, only whether it grew is compared."""
+    """A value that can be read from an observation. Of a counter, only its growth is compared."""
 
     name: str
     read: Callable[[Observation], str | float]
@@ -56,10 +56,11 @@ def judge(
     during: Sequence[Observation],
     after: Sequence[Observation],
 ) -> Verdict:
-    """Compare a signal with its expected values; when `faulty` is None, the fault must not change the signal.
+    """Compare the values of a signal before, during and after a fault with the expected values.
 
-    The first observation of `during` is the last one before the fault. For a signal that must change, the
-    value at the end of the fault counts; for a signal that must not change, all values count.
+    `faulty` is the value that the fault must cause; the last value during the fault is compared with it. If
+    `faulty` is None, the signal must not change, and all values during the fault are compared. `during`
+    begins with the last observation before the fault, so that it shows the whole growth of a counter.
     """
     expected = signal.normal if faulty is None else faulty
     seen = [
@@ -81,9 +82,9 @@ def judge(
 
 
 def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
-    """Return the last value of a signal or, without `is_settled`, all its distinct values.
+    """Return the last value of a signal as text. Without `is_settled`, return all its distinct values.
 
-    For a counter, return whether it grew.
+    For a counter, return "grows" or "still".
     """
     values = [signal.read(item) for item in seen]
     if signal.is_counter:
@@ -93,17 +94,17 @@ def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = 
 
 
 def format_growth(signal: Signal, seen: Sequence[Observation]) -> str:
-    """Return by how much a counter grew, as text."""
+    """Return the growth of a counter as text, such as "+12"."""
     return f"+{float(signal.read(seen[-1])) - float(signal.read(seen[0])):,.0f}"
 
 
 def is_normal(observation: Observation) -> bool:
-    """Say whether every signal, except counters, has its normal value."""
+    """Return whether every signal has its normal value. Counters are not checked."""
     return all(_text(item.read(observation)) == item.normal for item in SIGNALS if not item.is_counter)
 
 
 def has_changed(faulty: Mapping[str, str], observation: Observation) -> bool:
-    """Say whether every signal in `faulty`, except counters, has its faulty value."""
+    """Return whether every signal in `faulty` has its value in `faulty`. Counters are not checked."""
     return all(
         _text(item.read(observation)) == faulty[item.name]
         for item in SIGNALS
@@ -124,16 +125,16 @@ def _read_up(service: str) -> Callable[[Observation], str | float]:
 
 
 def _read_failing(seen: Observation) -> str:
-    """Return the names of the servers with a failing collector; one server has several collectors."""
+    """Return the servers with a failing collector: "postgres" if, for example, `postgres_tables` fails."""
     collectors = seen.scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = {name.partition("_")[0] for (name,), works in collectors.items() if not works}
     return ", ".join(sorted(failing)) or NONE
 
 
 def _read_failed_operations(seen: Observation) -> float:
-    """Return how many operations failed, except by pool timeouts and violated constraints.
+    """Return the number of failed operations, without pool timeouts and violated constraints.
 
-    Pool timeouts have their own signal; other programs may violate constraints at any time.
+    Pool timeouts have their own signal. Other programs may violate constraints at any time.
     """
     name = "echo_db_operation_errors_total"
     others = (seen.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
@@ -141,7 +142,7 @@ def _read_failed_operations(seen: Observation) -> float:
 
 
 def _read_bypasses(seen: Observation) -> float:
-    """Return how many reads bypassed Redis, without the reads of programs in which Redis is disabled."""
+    """Return the number of reads that bypassed Redis, except in programs in which Redis is disabled."""
     name = "echo_cache_bypasses_total"
     return seen.scrape.total(name) - seen.scrape.total(name, reason="disabled")
 
@@ -169,7 +170,7 @@ SIGNALS = (
     Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
-    # the number of open breakers varies: a program opens its breaker only if it reads during the fault
+    # compare whether any breaker is open: their number depends on which programs read during the fault
     Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),

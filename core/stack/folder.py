@@ -1,7 +1,8 @@
 """The folder `.local` of a checkout: the state of its stack.
 
-Owns the paths, the lock that only one command can hold, and the record of the running stack
-(`stack.env`), in which other programs of the checkout find the stack's addresses and passwords.
+Owns the paths in the folder, the lock that only one command can hold, and the file `stack.env`: the record
+of the running stack, in which other programs of the checkout find the addresses and passwords of its
+servers.
 """
 
 import fcntl
@@ -22,13 +23,14 @@ from core.settings import STACK_ENV_FILE
 from core.stack.permissions import write_private
 from core.stack.stack_env import Mode, read_record
 
-# bytes; the system's limit is 104 on macOS and 108 on Linux, and supervisord appends ".PID" at first
+# in bytes; the operating system allows 104 (macOS) or 108 (Linux), and supervisord first appends ".PID"
 SOCKET_PATH_LIMIT = 90
-# shown to users before they delete the folder
+# the content of the folder, in messages to users who delete it
 CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
-# the first characters of the checkout's name become part of the stack's name, of at most 64 characters
+# the name of a stack has at most 64 characters, and begins with that of the checkout's folder, cut to this
+# length
 FOLDER_CHARACTERS = 40
-# PostgreSQL writes its log in files of 16 MB, and a checkpoint may need several at once
+# PostgreSQL writes WAL files of 16 MB, and may need several new ones at once
 LEAST_FREE_BYTES = 64_000_000
 
 
@@ -47,19 +49,22 @@ class StackFolder:
         self.metrics = self.path / "metrics"
         self.supervisor_config = self.path / "supervisord.conf"
         self.supervisor_pid = self.path / "supervisord.pid"
-        self.docker_mark = self.path / "docker"  # compose was used: `clean` has volumes to remove
+        self.docker_mark = self.path / "docker"  # containers were started once: `clean` removes their volumes
 
     def pid_file(self, program: str) -> Path:
-        """Return the path of the file that contains the process id of a running program."""
+        """Return the path of a running program's pid file."""
         return self.run / f"{program}.pid"
 
     def log_file(self, program: str) -> Path:
-        """Return the path of the file that receives a program's output."""
+        """Return the path of the log file with a program's output."""
         return self.log / f"{program}.log"
 
     @property
     def socket(self) -> Path:
-        """The path of supervisord's control socket; in the temporary folder if it would be too long here."""
+        """The path of supervisord's control socket.
+
+        It is in the system's temporary folder if the path below `.local` would be too long.
+        """
         path = self.path / "supervisor.sock"
         return path if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT else self._socket_fallback / path.name
 
@@ -69,19 +74,22 @@ class StackFolder:
         return Path(tempfile.gettempdir()) / f"echo-markets-{os.geteuid()}-{digest}"
 
     def create(self) -> None:
-        """Create the folder, accessible to its owner only; raises `StackError` when a file has its name."""
+        """Create the folder and its subfolders, accessible to their owner only.
+
+        Raises `StackError` if a file has the name of one of them.
+        """
         for folder in (self.path, self.servers, self.run, self.log, self.metrics, self.secrets):
             try:
                 folder.mkdir(mode=0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise StackError(f"{folder} is no folder; remove or rename it, then try again") from None
-        # this folder contains passwords, and another program may have created it with other permissions
+        # another program may have created the folder of the passwords with other permissions
         self.secrets.chmod(0o700)
         if self.socket.parent != self.path:
             _create_own_folder(self.socket.parent)
 
     def size_bytes(self) -> int:
-        """Return the size of all files, without those that a running server removes meanwhile."""
+        """Return the total size of all files. Files that a running server deletes meanwhile do not count."""
         size = 0
         for path in self.path.rglob("*"):
             with suppress(FileNotFoundError):
@@ -89,14 +97,14 @@ class StackFolder:
         return size
 
     def find_kept_mode(self) -> Mode | None:
-        """Return the mode of the stack whose data is kept; None when there is none, or one of each mode."""
+        """Return the mode of the stack that has data here. Return None if no mode or both modes have data."""
         has_local, has_docker = (self.servers / "postgres").exists(), self.docker_mark.exists()
         if has_local == has_docker:
             return None
         return "local" if has_local else "docker"
 
     def find_disk_problem(self) -> str | None:
-        """Return a message when the disk with the servers' data is nearly full, otherwise None."""
+        """Return an error message if the disk with the servers' data is nearly full, else None."""
         data = next(path for path in (self.servers / "postgres", self.path, self.root) if path.exists())
         free = shutil.disk_usage(data).free
         if free >= LEAST_FREE_BYTES:
@@ -109,40 +117,49 @@ class StackFolder:
         shutil.rmtree(self._socket_fallback, ignore_errors=True)
 
     def load_stack_name(self) -> str:
-        """Return the name that distinguishes this checkout's stack from others; the same until `remove`."""
+        """Return the name of this checkout's stack, for example `echo-markets-1a2b3c`. No other stack has it.
+
+        The name stays the same until `remove`.
+        """
         path = self.path / "stack.key"
         if not path.exists():
             write_private(path, secrets.token_hex(16))
         root = self.root.resolve()
-        # the path is part of the digest: a copy of the checkout gets another stack name
+        # include the path, so that a copy of the checkout gets another name
         digest = hashlib.sha256(path.read_bytes() + os.fsencode(root)).hexdigest()[:6]
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', root.name)[:FOLDER_CHARACTERS]}-{digest}"
 
     def create_encryption_keys(self) -> Path:
-        """Return the path of the file of ENCRYPTION_KEYS; the first call creates it, later calls keep it."""
+        """Return the path of the file with ENCRYPTION_KEYS. The first call creates the file."""
         path = self.secrets / "encryption.keys"
         if not path.exists():
             write_private(path, f"{new_key_line(f'k-{secrets.token_hex(4)}')}\n")
         return path
 
     def recorded(self) -> dict[str, str]:
-        """Return the variables in `stack.env`, empty without one; raises `StackError` when it is damaged."""
+        """Return the variables in `stack.env`, none if the file is missing.
+
+        Raises `StackError` if the file is damaged.
+        """
         return read_record(self.stack_env)
 
     def record(self, values: Mapping[str, str]) -> None:
-        """Write `stack.env`, which only its owner can read: with containers it contains passwords."""
+        """Write `stack.env`. Only its owner can read it, because with containers it contains passwords."""
         lines = (f"{name}={_quote(value)}\n" for name, value in values.items())
         write_private(self.stack_env, "".join(lines))
 
     def forget_record(self) -> None:
-        """Remove `stack.env`; raises `StackError` when a folder has its name."""
+        """Remove `stack.env`. Raises `StackError` if it is a folder."""
         if self.stack_env.is_dir():
             raise StackError(f"{self.stack_env} is a folder; remove it, then try again")
         self.stack_env.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock in the block; raises `StackError` while another command starts or stops the stack."""
+        """Hold the lock of the stack during the `with` block.
+
+        Raises `StackError` if another command holds it, which means that it starts or stops the stack.
+        """
         self.create()
         with (self.path / "lock").open("a", encoding="utf-8") as file:
             try:
@@ -160,7 +177,7 @@ def _quote(value: str) -> str:
 
 
 def _create_own_folder(path: Path) -> None:
-    """Create a folder below one in which all users can write; refuse one that another user has created."""
+    """Create a folder in the temporary folder. Raises `StackError` if another user has created it before."""
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

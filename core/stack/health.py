@@ -1,7 +1,7 @@
-"""The health of the stack as a whole, as its exporter reports it.
+"""Reads the health of the whole stack from its exporter.
 
 Owns the line of overall health that `status` prints below the table of programs, and the check that the
-exporter belongs to this stack. The exporter evaluates the health.
+exporter belongs to this stack. The exporter itself evaluates the health.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,20 +16,20 @@ from core.settings import redact
 from core.settings.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 from core.stack.programs import find_address
 
-# The exporter's own health checks take at most one second.
+# The longest wait for an answer of the exporter, whose own health checks take at most one second.
 ANSWER_SECONDS = 5.0
 HEALTHY = "healthy"
 
 
 class StackHealth(NamedTuple):
-    """The status in the exporter's health document, or `unknown` without one, and reasons for problems."""
+    """The overall status, and the reasons for problems. The status is `unknown` without an answer."""
 
     status: str
     reasons: tuple[str, ...] = ()
 
     @property
     def is_healthy(self) -> bool:
-        """Say whether the status is healthy."""
+        """Whether the status is healthy."""
         return self.status == HEALTHY
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class _Document(msgspec.Struct):
 
 
 def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
-    """Return the health that the recorded stack's exporter reports, up to two seconds old."""
+    """Return the health that the exporter of the recorded stack reports. It is up to two seconds old."""
     url = redact(find_address("exporter", environment))
     try:
         answer = _fetch("/api/health/database", environment)
@@ -78,7 +78,7 @@ def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
 
 
 def refuse_other_stack(environment: Mapping[str, str]) -> None:
-    """Raise `StackError` when another stack's exporter answers at the recorded address."""
+    """Raise `StackError` if the exporter at the recorded address belongs to another stack."""
     url = redact(find_address("exporter", environment))
     try:
         headers = _fetch("/livez", environment).headers
@@ -99,7 +99,7 @@ def _fetch(path: str, environment: Mapping[str, str]) -> Answer:
 
 
 def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | None:
-    """Return the stack that an exporter names, None if it names the recorded stack or no stack."""
+    """Parse the identity that an exporter sends. Return None if it names the recorded stack or no stack."""
     answering = parse_identity(text)
     if answering is None:
         return None

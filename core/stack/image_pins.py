@@ -1,6 +1,6 @@
-"""`make pin-images`: the digests of the container images, as their registries report them.
+"""`make pin-images`: writes the current digest of each container image behind its tag.
 
-Owns the form of an image reference and which files have one; pulls and changes no image.
+Owns the format of an image reference, and the list of the files that contain one. Pulls no image.
 """
 
 import re
@@ -13,15 +13,15 @@ from core.errors import StackError
 
 IMAGE_FILES: Final = ("compose.yaml", "containers/proxy.yaml")
 ANSWER_SECONDS: Final = 60.0
-# ${POSTGRES_IMAGE:-postgres:17} or ${POSTGRES_IMAGE:-postgres:17@sha256:...}
+# matches ${POSTGRES_IMAGE:-postgres:17} and ${POSTGRES_IMAGE:-postgres:17@sha256:...}
 _IMAGE: Final = re.compile(r"(?P<begin>\$\{[A-Z]+_IMAGE:-)(?P<tag>[^}@]+)(@(?P<digest>[^}]+))?\}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def pin_images(files: Iterable[Path]) -> dict[str, str]:
-    """Write the current digest behind every tag in these files; return the digests by tag.
+    """Write the current digest behind each image tag in these files. Return the digests by tag.
 
-    Raises `StackError` when a registry does not answer, before anything is written.
+    If a registry does not answer, raises `StackError` and changes no file.
     """
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     tags = {found["tag"] for text in texts.values() for found in _IMAGE.finditer(text)}
@@ -33,7 +33,7 @@ def pin_images(files: Iterable[Path]) -> dict[str, str]:
 
 
 def find_digest(tag: str) -> str:
-    """Return the current digest of a tag in its registry."""
+    """Return the current digest of a tag. Raises `StackError` if its registry does not report one."""
     command = ["docker", "buildx", "imagetools", "inspect", tag, "--format", "{{.Manifest.Digest}}"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)

@@ -1,6 +1,7 @@
 """The stack as supervised processes on this machine, with embedded servers.
 
-Starts and stops the programs in the order of `start_order`, waits for each, and cleans up after a crash.
+Starts and stops the programs in the order of `start_order`, waits until each is healthy, and cleans up after
+a crash.
 """
 
 import contextlib
@@ -45,8 +46,9 @@ from core.stack.start_order import (
 )
 from core.stack.supervisor import ProgramState, Supervisor, write_files
 
-SERVER_PROGRAMS = ("valkey-server", "postgres")  # process names in the operating system
-HEALTHY_SECONDS = 90.0  # a cold start takes 10 s; a loaded machine may need nine times as long
+SERVER_PROGRAMS = ("valkey-server", "postgres")  # the names of the server processes in the operating system
+# a cold start takes 10 s; a machine under load may need nine times as long
+HEALTHY_SECONDS = 90.0
 
 
 class ProgramHealth(NamedTuple):
@@ -59,7 +61,7 @@ class ProgramHealth(NamedTuple):
 
 
 class LocalStack(Stack):
-    """The stack of one checkout, which needs no container engine."""
+    """The stack of one checkout, as processes on this machine without containers."""
 
     part_noun = "program"
     part_names = (*START_ORDER, "supervisor")
@@ -85,7 +87,7 @@ class LocalStack(Stack):
             self._show_addresses(self.folder.recorded())
 
     def down(self) -> None:
-        """Stop everything in reverse order, also programs whose supervisor was killed; data is kept."""
+        """Stop all programs in reverse order, also those whose supervisor was killed. The data is kept."""
         if not self.folder.path.exists() and not self._find_strays():
             self.say("nothing is running")
             return
@@ -93,7 +95,7 @@ class LocalStack(Stack):
             self.say("stopped, the data is kept" if self._stop() else "nothing is running")
 
     def remove_data(self) -> None:
-        """Stop everything and remove the data."""
+        """Stop all programs and remove the data."""
         if not self.folder.path.exists() and not self._find_strays():
             self.say("nothing to remove")
             return
@@ -121,7 +123,8 @@ class LocalStack(Stack):
         files = [self.folder.log_file(one) for one in ([name] if name else self.part_names)]
         existing = [str(file) for file in files if file.exists()]
         if existing:
-            # -F survives the rotation of a file; tail names each file when there are several
+            # with -F, tail continues after the rotation of a log file; it names each file if there are
+            # several
             command = ["tail", "-n", str(SHOWN_LOG_LINES), *(["-F"] if follow else []), "--", *existing]
             subprocess.run(command, check=False)
 
@@ -130,7 +133,7 @@ class LocalStack(Stack):
             deployment = Deployment.prepare(settings, self.folder)
         recorded = deployment.environment()
         refuse_other_secrets(self.folder.root, recorded)
-        # check the settings now: otherwise the programs would report errors in their log files only
+        # check the settings here: the programs would report an invalid value only in their log files
         known = {name.lower(): value for name, value in recorded.items()}
         Settings.load(**{name: known[name] for name in known.keys() & Settings.model_fields.keys()})
         python = {"PYTHONPATH": str(self.folder.root), "PYTHONUNBUFFERED": "1"}
@@ -182,7 +185,7 @@ class LocalStack(Stack):
         raise StackError(f"not healthy: {', '.join(names)}; {remedy}\n{shown}")
 
     def _inspect(self) -> list[ProgramHealth]:
-        """Return the state and health of every program; empty when no stack is recorded."""
+        """Return the state and health of every program. The list is empty if no stack is recorded."""
         recorded = self.folder.recorded()
         if not recorded:
             return []
@@ -203,7 +206,7 @@ class LocalStack(Stack):
         )
 
     def _stop(self) -> bool:
-        """End the supervisor and its programs, then strays; say whether any process was running."""
+        """Stop the supervisor, its programs and stray processes. Return whether any of them was running."""
         with self._console.status("stopping"):
             was_running = self._supervisor.end()
             for name in reversed(START_ORDER):
@@ -213,7 +216,8 @@ class LocalStack(Stack):
                     was_running = True
                     stop_process(process, stop_signal=STOP_SIGNALS[name], seconds=STOP_SECONDS)
                 file.unlink(missing_ok=True)
-            for _ in range(2):  # twice: a supervisor that had to be killed leaves its programs running
+            # twice: if the first round has to kill a supervisor, its programs are found in the second
+            for _ in range(2):
                 for process in self._find_strays():
                     was_running = True
                     stop_process(process, stop_signal=_choose_signal(process), seconds=STOP_SECONDS)
@@ -221,7 +225,7 @@ class LocalStack(Stack):
         return was_running
 
     def _find_strays(self) -> list[psutil.Process]:
-        """Return the running processes of this stack, found without pid files; servers are last."""
+        """Return the running processes of this stack, found without pid files. Servers come last."""
         postgres, valkey = find_postgres_programs() / "bin" / "postgres", find_valkey_program()
         found = find_strays(
             self.folder.root,
@@ -237,7 +241,7 @@ class LocalStack(Stack):
         return f"{self.folder.stack_env} is missing, but {strays} run; `make down` stops them"
 
     def _check_ports(self, settings: StackSettings) -> None:
-        """Raise `StackError` unless the ports of all programs that do not run yet are free."""
+        """Raise `StackError` if a port of a program that is not running is taken."""
         states = self._supervisor.states()
         running = {name for name, item in states.items() if item.pid is not None}
         names = [setting for name, setting in PORT_SETTINGS.items() if name not in running]
@@ -248,7 +252,7 @@ class LocalStack(Stack):
 
 
 def resume_paused(folder: StackFolder) -> list[str]:
-    """Resume programs that SIGSTOP has paused, as by a drill that was killed, and return their names."""
+    """Resume programs that are paused by SIGSTOP, for example by a killed drill. Return their names."""
     resumed = []
     for name in START_ORDER:
         process = find_process(folder.pid_file(name), root=folder.root)
@@ -264,10 +268,11 @@ def _choose_signal(process: psutil.Process) -> signal.Signals:
 
 
 def _is_running(item: ProgramState) -> bool:
-    """Say whether the process runs and is likely to continue.
+    """Return whether the process exists and its program is expected to continue.
 
-    A program with a probe also counts as running in its first seconds, when supervisord reports STARTING. A
-    program that was just killed does not run, even if supervisord has not noticed it yet.
+    While supervisord reports STARTING, in the first seconds, this is true only for a program with a probe,
+    which shows whether the program works. The process itself is checked too, because supervisord may not
+    have noticed its end.
     """
     try:
         has_process = item.pid is not None and is_alive(psutil.Process(item.pid))

@@ -1,4 +1,4 @@
-"""TCP ports of this machine: which are free, and whether a server answers on one.
+"""TCP ports of this machine: whether a port is free, and whether a server answers on it.
 
 Each check tries once, without waits or retries. A check does not reserve a port: another program can still
 take the port before it is used.
@@ -28,9 +28,9 @@ def find_free_port() -> int:
 
 
 def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
-    """Say whether a server could listen on `port` now."""
+    """Return whether a server can listen on `port` of the address `host` now."""
     try:
-        # create_server sets SO_REUSEADDR, so connections in TIME_WAIT do not count as a server
+        # create_server sets SO_REUSEADDR, so old connections in TIME_WAIT do not make the port look taken
         with socket.create_server((host, port)):
             return True
     except OSError:
@@ -38,9 +38,9 @@ def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
 
 
 def check_ports(ports: Mapping[str, int], *, hosts: Mapping[str, str]) -> None:
-    """Raise `StackError` unless a server can listen on each port; the keys are the names of settings.
+    """Raise `StackError` if a port is taken. The keys of `ports` are settings, such as POSTGRES_PORT.
 
-    `hosts` has the addresses of servers that do not listen on the loopback interface, by the same settings.
+    `hosts` has, by the same keys, the addresses of servers that do not listen on the loopback interface.
     """
     taken = [name for name, port in ports.items() if not is_port_free(port, host=hosts.get(name, LOOPBACK))]
     if taken:
@@ -49,7 +49,7 @@ def check_ports(ports: Mapping[str, int], *, hosts: Mapping[str, str]) -> None:
 
 
 def postgres_answers(url: str) -> bool:
-    """Say whether the PostgreSQL at `url` answers, and accepts the user and password in it."""
+    """Return whether PostgreSQL at `url` accepts a connection with the user and password in `url`."""
     try:
         psycopg2.connect(url, connect_timeout=int(PROBE_SECONDS)).close()
     except psycopg2.OperationalError:
@@ -58,7 +58,7 @@ def postgres_answers(url: str) -> bool:
 
 
 def valkey_answers(port: int, password: str) -> bool:
-    """Say whether the Valkey on `port` of the loopback interface answers, and accepts this password."""
+    """Return whether the Valkey server on `port` of the loopback interface answers and accepts `password`."""
     client = redis.Redis(
         host=LOOPBACK,
         port=port,
@@ -76,7 +76,7 @@ def valkey_answers(port: int, password: str) -> bool:
 
 
 def http_answers(url: str) -> bool:
-    """Say whether the answer to a GET of `url` has status 200."""
+    """Return whether the server answers a GET of `url` with status 200."""
     try:
         return fetch(url, timeout_seconds=PROBE_SECONDS).status == HTTPStatus.OK
     except FetchFailed:

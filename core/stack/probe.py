@@ -1,7 +1,7 @@
-"""`python probe.py URL [CA]`: the health check of a container; exit status 0 when a GET is answered with 200.
+"""`python probe.py URL [CA]`: the health check of a container. Exit status 0 if a GET of URL returns 200.
 
-Uses the standard library only: the probe runs every few seconds, and an import of the stack takes a second.
-CA is a PEM file with the certificate authority of an https server.
+CA is a PEM file with the certificate authority of an https server. Uses the standard library only: the probe
+runs every few seconds, and importing the stack takes a second.
 """
 
 import http.client
@@ -14,7 +14,10 @@ SHOWN_BYTES = 1_000
 
 
 def main(url: str, authority: str | None = None) -> int:
-    """Return the exit status; print the answer or error to standard error, which `docker inspect` shows."""
+    """Check the URL and return the exit status.
+
+    Writes the answer or the error to standard error, which `docker inspect` shows.
+    """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection = (

@@ -1,8 +1,8 @@
-"""Processes of the stack: finds them by their pid files, ends them, waits for them.
+"""Finds the processes of the stack, ends them, and waits for them.
 
-Never searches by name, so it never touches an unrelated process. Without pid files, a process belongs to the
-stack if its environment has MARK. Servers overwrite their environment, so they are identified by program and
-working folder.
+Processes are found by their pid files and never by name, so an unrelated process is never ended. Without a
+pid file, a process belongs to the stack if its environment contains MARK. Servers overwrite their
+environment, so they are identified by the path of their program and their working folder.
 """
 
 import os
@@ -16,13 +16,14 @@ import psutil
 MARK = "ECHO_MARKETS_CHECKOUT"  # environment variable of all supervised programs: the checkout's folder
 POLL_SECONDS = 0.05
 KILL_SECONDS = 10.0
-CLOCK_SECONDS = 5.0  # tolerance: start times are relative to the boot time, which changes with the clock
+# tolerance of start times: psutil computes them from the boot time, which shifts when the clock is set
+CLOCK_SECONDS = 5.0
 LAST_LINES = 5
 LAST_BYTES = 10_000
 
 
 def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
-    """Return the process that wrote `pid_file`, None when it has ended.
+    """Return the process that wrote `pid_file`, or None if it has ended.
 
     After a reboot, another program can have the same process id. Therefore the process must be older than
     the file, and its working folder must be in the checkout `root`.
@@ -38,9 +39,10 @@ def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
 
 
 def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> list[psutil.Process]:
-    """Return the processes of a checkout's stack, found without pid files; their children are left out.
+    """Return the processes of a checkout's stack, found without pid files.
 
-    `programs` are the paths of the server programs, and `servers` is their working folder.
+    A process whose parent is in the list is left out. `programs` are the paths of the server programs; their
+    working folders are in the folder `servers`.
     """
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
@@ -65,7 +67,7 @@ def _find_parent(process: psutil.Process) -> int | None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process runs; a zombie counts as ended."""
+    """Return whether a process runs. A zombie counts as ended."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -73,9 +75,9 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def stop_process(process: psutil.Process, *, stop_signal: signal.Signals, seconds: float) -> None:
-    """Send `stop_signal` to a process, and kill it if it still runs after `seconds`."""
+    """Send `stop_signal` to a process. Kill the process if it still runs after `seconds`."""
     try:
-        process.send_signal(signal.SIGCONT)  # a paused process would never handle the request
+        process.send_signal(signal.SIGCONT)  # a paused process cannot handle `stop_signal`
         process.send_signal(stop_signal)
         if not wait_until(lambda: not is_alive(process), seconds=seconds):
             process.kill()
@@ -85,7 +87,7 @@ def stop_process(process: psutil.Process, *, stop_signal: signal.Signals, second
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Return True once `condition` holds, False if it does not within `seconds`."""
+    """Wait until `condition` returns True. Return False if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,6 +1,7 @@
-"""The profiles of the containers; each is a file `compose.PROFILE.yaml` that is added to `compose.yaml`.
+"""The profiles of the containers. For example, PROFILE=tls adds `compose.tls.yaml` to `compose.yaml`.
 
-Owns their names, their order, their services, and which cannot be combined. The files define the profiles.
+Owns the names of the profiles, the order of their files, the services that they add, and which profiles
+cannot be combined.
 """
 
 import re
@@ -23,7 +24,7 @@ SERVICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "dev": (),
     }
 )
-"""The services that each profile adds; the files are passed to compose in this order."""
+"""The services that each profile adds. The profiles' files are passed to compose in this order."""
 
 _PLAIN: Final = frozenset({REPLICA, "pooler", "sentinel"})
 """The profiles that cannot be combined with `tls`, because their servers have no certificate."""
@@ -33,7 +34,7 @@ FORM: Final = f"one or several of {', '.join(_FIRST)} and {_LAST}, with commas b
 
 
 def check_profiles(text: str) -> str:
-    """Return the text of PROFILE unchanged; raise `ValueError` when it names an unknown profile."""
+    """Return the value of PROFILE unchanged. Raises `ValueError` if it names an unknown profile."""
     unknown = set(_split(text)) - SERVICES.keys()
     if unknown:
         raise ValueError(f"there is no profile {min(unknown)}")
@@ -49,7 +50,7 @@ def list_profiles(variables: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def check_combination(profiles: Iterable[str]) -> None:
-    """Raise `SettingsError` for profiles that cannot be combined."""
+    """Raise `SettingsError` if these profiles cannot be combined."""
     chosen = set(profiles)
     plain = sorted(_PLAIN & chosen)
     if "tls" in chosen and plain:
@@ -60,13 +61,13 @@ def check_combination(profiles: Iterable[str]) -> None:
 
 
 def separate_replica(profile: str) -> tuple[str, bool]:
-    """Return the text of PROFILE without `replica`, and whether it contained `replica`."""
+    """Return the value of PROFILE without `replica`, and whether it contained `replica`."""
     names = _split(profile)
     return ",".join(name for name in names if name != REPLICA), REPLICA in names
 
 
 def list_files(root: Path, profiles: Iterable[str]) -> list[Path]:
-    """Return the paths of `compose.yaml` and of the profiles' files, in the order for compose."""
+    """Return the paths of `compose.yaml` and of the profiles' files, in the order that compose needs."""
     return [root / "compose.yaml", *(root / f"compose.{name}.yaml" for name in profiles)]
 
 

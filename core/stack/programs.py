@@ -31,7 +31,7 @@ from core.stack.stack_env import find_secret
 from core.stack.start_order import PORT_SETTINGS, REPLICA
 
 CLI = ("-m", "core.cli")
-# For each variable, the name of its file in the folder of secrets.
+# Variables whose value is the path of a file with a secret, and the name of this file in `.local/secrets/`.
 SECRET_FILES = MappingProxyType(
     {
         "DATABASE_PASSWORD_FILE": "app.password",
@@ -58,8 +58,8 @@ NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 class Program(NamedTuple):
     """One supervised process.
 
-    With an `environment`, the program gets only these variables, otherwise all of the supervisor's. The
-    variables in `added` are added in both cases.
+    A program with an `environment` gets only these variables. Without it, the program inherits the
+    supervisor's environment. The variables in `added` are added in both cases.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Program(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """The programs that run with these settings, and their environment."""
+    """The stack on embedded servers with these settings: its programs, server files and environment."""
 
     settings: StackSettings
     folder: StackFolder
@@ -79,7 +79,7 @@ class Deployment(NamedTuple):
 
     @classmethod
     def prepare(cls, settings: StackSettings, folder: StackFolder) -> "Deployment":
-        """Create missing files of the servers: passwords and an empty cluster; return the deployment."""
+        """Create the passwords and the server files that are missing, and return the deployment."""
         for file in SECRET_FILES.values():
             load_password(folder.secrets / file)
         return cls(
@@ -92,7 +92,7 @@ class Deployment(NamedTuple):
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the variables with which a process connects to this stack, as written to `stack.env`."""
+        """Return the content of `stack.env`: the variables with which a process connects to this stack."""
         secrets = {name: str(self.folder.secrets / file) for name, file in SECRET_FILES.items()}
         return self.settings.build_record(
             "local",
@@ -101,7 +101,7 @@ class Deployment(NamedTuple):
                 "DATABASE_URL": self.settings.database_url(APP),
                 "DIRECT_URL": self.settings.database_url(OWNER),
                 "ADMIN_URL": self.settings.database_url(SUPERUSER),
-                # generated together with the cluster, and stored beside it
+                # the superuser's password is generated with the cluster and stored next to it
                 "ADMIN_PASSWORD_FILE": str(self.folder.servers / "postgres.password"),
                 **secrets,
                 **self._replica_url(APP),
@@ -114,7 +114,10 @@ class Deployment(NamedTuple):
         return {"DATABASE_REPLICA_URLS": self.settings.replica_url(role)} if self.settings.replicas else {}
 
     def copy_primary(self) -> None:
-        """Replace the replica's files by a new copy of the primary, which keeps no WAL for an old copy."""
+        """Replace the replica's files by a new copy of the primary.
+
+        An old copy could not catch up, because the primary keeps no WAL for it.
+        """
         directory = self.folder.servers / REPLICA
         shutil.rmtree(directory, ignore_errors=True)
         prepare_replica(directory, primary_port=self.settings.postgres_port, password=self.postgres.password)
@@ -147,7 +150,7 @@ class Deployment(NamedTuple):
 
 
 def answers(name: str, environment: Mapping[str, str]) -> bool:
-    """Say whether a program of the recorded stack answers its probe; True for programs without a probe."""
+    """Return whether a program of the recorded stack answers its probe. True if it has no probe."""
     match name:
         case "postgres":
             return postgres_answers(find_administrator_url(environment))
@@ -164,22 +167,22 @@ def answers(name: str, environment: Mapping[str, str]) -> bool:
 
 
 def find_administrator_url(environment: Mapping[str, str]) -> str:
-    """Return the URL of the database `postgres` for the superuser, with the password.
+    """Return the superuser's URL of the database `postgres`, with the password.
 
-    This database exists before the stack's own.
+    This database exists before the stack's own database is created.
     """
-    # ADMIN_URL is missing in a record of containers, and in a record of an earlier release
+    # a record of release 0.1.0 has no ADMIN_URL; its DATABASE_URL is the superuser's
     server, _, _ = environment.get("ADMIN_URL", environment["DATABASE_URL"]).rpartition("/")
     return add_password(f"{server}/postgres", find_secret(environment, "ADMIN_PASSWORD"))
 
 
 def find_superuser_url(environment: Mapping[str, str]) -> str:
-    """Return the URL of the stack's own database for the superuser, with the password."""
+    """Return the superuser's URL of the stack's own database, with the password."""
     return add_password(environment["ADMIN_URL"], find_secret(environment, "ADMIN_PASSWORD"))
 
 
 def find_address(name: str, environment: Mapping[str, str]) -> str:
-    """Return the address of a program of the recorded stack; empty for a program that does not listen."""
+    """Return the address of a program of the recorded stack. Empty if the program does not listen."""
     match name:
         case "postgres" | "valkey" | "replica":
             return f"{LOOPBACK}:{environment[PORT_SETTINGS[name]]}"

@@ -1,7 +1,7 @@
-"""The users of the stack's Redis and of its sentinels, and the sentinels' configuration.
+"""The users of the stack's Redis servers and sentinels, and the sentinels' configuration.
 
-Programs sign in as `echo`, at the servers and at the sentinels; docs/redis.md shows the same rules for it. A
-client that does not sign in may only send PING, which the health checks of the containers need.
+The stack's programs sign in as the user `echo`; docs/redis.md shows the access rules of this user. A client
+that does not sign in can only send PING, for the health checks of the containers.
 """
 
 import hashlib
@@ -12,23 +12,23 @@ _ANONYMOUS: Final = "user default reset on nopass +ping"
 COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
 SENTINEL_USER: Final = "sentinel"
-"""The user with which sentinels sign in at the servers and at each other, and a replica at its primary."""
+"""The user of sentinels, at the servers and at other sentinels, and of a replica at its primary."""
 _ASK_SENTINEL: Final = "+sentinel|get-master-addr-by-name"
-# the commands that the Redis documentation lists for Sentinel and for replication
+# the commands that the documentation of Redis lists for the users of sentinels and replicas
 _OF_SENTINELS: Final = (
     "+multi +exec +ping +info +role +publish +subscribe +slaveof +config|rewrite"
     " +client|setname +client|kill +script|kill +psync +replconf"
 )
 SENTINEL_SERVICE: Final = "echo-markets"
 """The name of the primary in the sentinels' configuration (`sentinel monitor`)."""
-SENTINEL_QUORUM: Final = 2  # of three
-# longer than the pauses of a process on a busy machine
+SENTINEL_QUORUM: Final = 2  # how many of the three sentinels must agree that the primary is down
+# the primary counts as down after this time without an answer; longer than the pauses of a busy machine
 DOWN_AFTER_MILLISECONDS: Final = 3_000
 FAILOVER_MILLISECONDS: Final = 10_000
 
 
 def build_acl(password: str, *, sentinel_password: str | None = None) -> str:
-    """Return the content of the server's `aclfile`, with SHA-256 digests instead of passwords."""
+    """Return the content of a Redis server's `aclfile`, with SHA-256 digests instead of passwords."""
     lines = [
         _ANONYMOUS,
         f"user {USER} reset on #{_digest(password)} ~* {COMMANDS}",
@@ -41,14 +41,14 @@ def build_acl(password: str, *, sentinel_password: str | None = None) -> str:
 
 
 def build_replication(password: str) -> str:
-    """Return the lines of a replica's configuration with which it signs in at its primary."""
+    """Return the configuration lines with which a replica signs in at its primary."""
     return f"masteruser {SENTINEL_USER}\nmasterauth {password}\n"
 
 
 def list_sentinel_users(password: str, *, program_password: str) -> list[str]:
-    """Return the lines of a sentinel's configuration with its users, and with its own sign-in at the others.
+    """Return the configuration lines of a sentinel for its users, and for its sign-in at other sentinels.
 
-    A program can only ask for the address of the primary.
+    The user `echo` can only ask a sentinel for the address of the primary.
     """
     return [
         _ANONYMOUS,
@@ -60,16 +60,16 @@ def list_sentinel_users(password: str, *, program_password: str) -> list[str]:
 
 
 def build_sentinel(password: str, *, program_password: str) -> str:
-    """Return the configuration of a sentinel; `containers/sentinel.sh` adds its name.
+    """Return the configuration of a sentinel. `containers/sentinel.sh` adds its host name and id.
 
-    Sentinels use the same password at each other and at the servers.
+    Sentinels sign in with the same password at each other and at the servers.
     """
     name = SENTINEL_SERVICE
     lines = [
         "port 26379",
         "dir /data",
         *list_sentinel_users(password, program_password=program_password),
-        # use host names: a restarted container may have another IP address
+        # use host names, because a restarted container may have another IP address
         "sentinel resolve-hostnames yes",
         "sentinel announce-hostnames yes",
         f"sentinel monitor {name} redis 6379 {SENTINEL_QUORUM}",

@@ -1,7 +1,7 @@
 """The settings of the stack itself: its ports, its mode and how much demo data it loads.
 
 `core.settings` has the settings of the programs, and those that both the stack and a program read, such as
-a port.
+EXPORTER_PORT.
 """
 
 import os
@@ -34,7 +34,7 @@ Profiles = Annotated[str, AfterValidator(check_profiles)]
 
 
 class StackSettings(SharedSettings):
-    """The settings that `stack` commands read from the environment; DATABASE_URL is not one of them."""
+    """The settings of the `stack` commands, without DATABASE_URL: the stack has its own database."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
     profile: Profiles | None = Field(default=None, description=FORM)
@@ -52,14 +52,14 @@ class StackSettings(SharedSettings):
     @model_validator(mode="before")
     @classmethod
     def _count_replica(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Treat PROFILE=replica as REPLICAS=1, with and without containers; return the settings."""
+        """Replace PROFILE=replica by REPLICAS=1, which has the same meaning with and without containers."""
         profile = values.get("profile")
         if not isinstance(profile, str):
             return values
         others, has_replica = separate_replica(profile)
         if not has_replica:
             return values
-        # a wrong REPLICAS is refused nevertheless
+        # keep any other value of REPLICAS, also an invalid one: its validator then refuses it
         replicas = values.get("replicas") or "0"
         return values | {"profile": others or None, "replicas": 1 if replicas == "0" else replicas}
 
@@ -67,8 +67,8 @@ class StackSettings(SharedSettings):
     def load_for(cls, root: Path) -> "StackSettings":
         """Read the environment, the checkout's `.env` and the record of its running stack.
 
-        Raises `SettingsError` for invalid values, when two servers have the same port, or when profiles
-        cannot be combined.
+        Raises `SettingsError` if a value is invalid, two servers have the same port or the profiles do not
+        combine.
         """
         settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
         settings.check_ports_differ()
@@ -76,7 +76,7 @@ class StackSettings(SharedSettings):
         return settings
 
     def find_backup_key(self) -> bytes | None:
-        """Return the bytes of BACKUP_KEY, None when it is not set; raises `StackError` for an invalid key."""
+        """Return the bytes of BACKUP_KEY, or None if it is not set. Raises `StackError` if it is invalid."""
         return None if self.backup_key is None else parse_key(self.backup_key.get_secret_value())
 
     def list_profiles(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class StackSettings(SharedSettings):
         return f"postgresql://{account}@{LOOPBACK}:{self.postgres_port}/{DATABASE}"
 
     def replica_url(self, account: str) -> str:
-        """Return the URL of the stack's database on the replica."""
+        """Return the URL with which programs on this machine reach the stack's database on the replica."""
         return f"postgresql://{account}@{LOOPBACK}:{self.replica_port}/{DATABASE}"
 
     def build_record(
@@ -129,7 +129,7 @@ class StackSettings(SharedSettings):
         }
 
     def check_ports_differ(self) -> None:
-        """Raise `SettingsError` when two servers have the same port."""
+        """Raise `SettingsError` if two servers have the same port."""
         owners: dict[int, str] = {}
         ports = self.ports("docker") | self.ports("local")
         for name, number_given in ports.items():
@@ -141,15 +141,15 @@ class StackSettings(SharedSettings):
 
 
 def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | None:
-    """Return a note when commands in the checkout use a different database than its stack.
+    """Return a note if `echo-markets` commands in the checkout use another database than its stack does.
 
-    `make up` starts its own PostgreSQL, but DATABASE_URL in the environment or in `.env` takes precedence.
-    Returns None when DATABASE_URL is unset or names the stack's own database.
+    The stack has its own PostgreSQL, but for these commands DATABASE_URL in the environment or in `.env`
+    takes precedence. Returns None if DATABASE_URL is not set or names the stack's own database.
     """
     try:
         chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
     except SettingsError:
-        return None  # unset or invalid: the command that uses DATABASE_URL reports that
+        return None  # if it is not set or invalid, the command that uses it reports that
     own = describe_database(recorded["DATABASE_URL"])
     other = describe_database(chosen)
     if own == other:
@@ -163,11 +163,11 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
 
 
 def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
-    """Raise `SettingsError` when the environment or `.env` has another value for a secret of the stack.
+    """Raise `SettingsError` if the environment or `.env` has another value for a secret of the stack.
 
-    The stack's programs use the generated secret, but `echo-markets` commands in the checkout would use the
-    other value: they could not sign in, or would encrypt with keys that the programs do not have. When
-    DATABASE_URL names another database, the other secrets belong to it, and nothing is refused.
+    The stack's programs use the generated secrets, but `echo-markets` commands in the checkout would use the
+    other values: they could not sign in, or would encrypt with keys that the programs do not have. If
+    DATABASE_URL names another database, the other values belong to that database, and nothing is refused.
     """
     if describe_other_database(root, recorded) is None:
         lines = [
@@ -179,7 +179,7 @@ def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
 
 
 def _list_other_secrets(root: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield a variable that differs, where it is set, where the stack's own value is, and the remedy."""
+    """Yield (variable, place of its value, place of the stack's value, remedy) for each that differs."""
     secrets = {name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)}
     own = {name: recorded.get(f"{name}{FILE}", root / STACK_ENV_FILE) for name in secrets}
     for place, remedy, values in (

@@ -1,6 +1,6 @@
-"""The base class of both kinds of stack: containers (`compose`) and embedded servers (`local`).
+"""The base class of both kinds of stack: `ComposeStack` (containers) and `LocalStack` (embedded servers).
 
-Owns what both kinds share: the overall health, the display of addresses, the check of a program's name, and
+Owns what both kinds share: the overall health, the table of addresses, the check of a program's name, and
 backups. Each kind starts and stops its own programs.
 """
 
@@ -35,17 +35,18 @@ class Stack(ABC):
         self._console = console
 
     def up(self, settings: StackSettings) -> None:
-        """Start the programs that do not run, and wait until all are healthy; restart no running program.
+        """Start the programs that are not running, and wait until all programs are healthy.
 
-        Raises `StackError` when a port is taken, before anything is started, or when a program does not
-        become healthy.
+        Running programs continue if the settings have not changed. Raises `StackError` if a port is taken,
+        before anything is started, or if a program does not become healthy.
         """
         self._up(settings, backup=None)
 
     def restore(self, settings: StackSettings, path: Path) -> None:
-        """Start a stack without data, as `up` does, and fill it from a backup instead of with demo data.
+        """Start a stack that has no data, as `up` does, and fill it from the backup `path`.
 
-        Raises `StackError` as `up` does, and, before anything is started, when the file cannot be restored.
+        Raises the errors of `up`. Before anything is started, raises `StackError` if the stack is running or
+        the file is no backup that BACKUP_KEY decrypts.
         """
         if self.folder.recorded():
             raise StackError("the stack is up; run `make down` first, and `make clean` if it has data")
@@ -53,7 +54,7 @@ class Stack(ABC):
         self._up(settings, backup=path)
 
     def back_up(self, settings: StackSettings, path: Path) -> int:
-        """Write the running stack's database into a new file; return its size in bytes."""
+        """Write a backup of the running stack's database to the new file `path`. Return its size in bytes."""
         recorded = self.folder.recorded()
         if not recorded:
             raise StackError("the stack is not up; `make up` starts it")
@@ -61,18 +62,18 @@ class Stack(ABC):
 
     @abstractmethod
     def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
-        """Start the programs that do not run; fill a database without tables from the backup, if given."""
+        """Start the programs. With `backup`, restore this file into the empty database first."""
 
     @abstractmethod
     def down(self) -> None:
-        """Stop all programs; the data is kept."""
+        """Stop all programs and keep the data."""
 
     @abstractmethod
     def remove_data(self) -> None:
         """Stop all programs and remove the data."""
 
     def status(self) -> bool:
-        """Show every program and the overall health; return whether all is healthy."""
+        """Show every program and the overall health. Return whether all of them are healthy."""
         recorded = self.folder.recorded()
         if not recorded:
             self.say(self._describe_unrecorded())
@@ -87,7 +88,7 @@ class Stack(ABC):
         return overall.is_healthy and are_parts_healthy
 
     def logs(self, name: str | None, *, follow: bool) -> None:
-        """Show the last output of one program or of all; with `follow`, continue until Ctrl-C."""
+        """Show the last output of one program, or of all. With `follow`, continue until Ctrl-C."""
         if name is not None and name not in self.part_names:
             choices = ", ".join(self.part_names)
             raise StackError(f"there is no {self.part_noun} {name!r}; choose one of {choices}")
@@ -116,13 +117,13 @@ class Stack(ABC):
         self.say("`make status` shows it, `make logs` its output, `make down` stops it")
 
     def _describe_unrecorded(self) -> str:
-        """Return the message of `status` for the case that no stack is recorded."""
+        """Return the message that `status` prints if no stack is recorded."""
         return "not running; `make up` starts it"
 
     @abstractmethod
     def _show_parts(self, recorded: Mapping[str, str]) -> bool:
-        """Print a table of the programs; return whether all are healthy."""
+        """Print a table of the programs. Return whether all are healthy."""
 
     @abstractmethod
     def _show_logs(self, name: str | None, *, follow: bool) -> None:
-        """Print the last output of one program or of all."""
+        """Print the last output of one program, or of all."""

@@ -1,7 +1,7 @@
-"""The record of the running stack, `.local/stack.env`: where its servers are, and the files of their secrets.
+"""`.local/stack.env`, the record of the running stack: the addresses of its servers, and their secrets.
 
-Owns the check of a record, and the environment that a process gets from it. A damaged record is an error; the
-message names the remedy.
+Owns the check of a record, and the environment that a process gets from it. A damaged record is an error,
+whose message names the remedy.
 """
 
 import os
@@ -25,7 +25,10 @@ FILE: Final = "_FILE"
 
 
 def read_record(path: Path) -> dict[str, str]:
-    """Return the variables of a record, empty without the file; raises `StackError` if it is damaged."""
+    """Return the variables of a record, none if the file is missing.
+
+    Raises `StackError` if the record is damaged.
+    """
     if not os.path.lexists(path):
         return {}
     try:
@@ -60,10 +63,10 @@ def _find_problem(values: Mapping[str, str]) -> str | None:
 
 
 def build_environment(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a process of the stack: that of this process, overridden by the record.
+    """Return the environment for a process of the stack: that of this process, overridden by the record.
 
-    When the record has a secret in clear text, an inherited variable with the path of its file is removed,
-    and vice versa.
+    If the record has, for example, REDIS_PASSWORD, an inherited REDIS_PASSWORD_FILE is removed, and vice
+    versa.
     """
     others = {name.removesuffix(FILE) if name.endswith(FILE) else f"{name}{FILE}" for name in record}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in others}
@@ -71,9 +74,9 @@ def build_environment(record: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_secret(record: Mapping[str, str], name: str) -> str:
-    """Return a secret that a record has in clear text or as the path of a file; empty when it has neither.
+    """Return the secret `name` from a record, which has the secret itself or the path of its file.
 
-    Raises `StackError` when the file cannot be used.
+    Returns an empty text if the record has neither. Raises `StackError` if the file cannot be used.
     """
     path = record.get(f"{name}{FILE}")
     if not path:

@@ -1,6 +1,6 @@
-"""The order in which the programs of the stack start, and the signals that stop them in reverse order.
+"""The names of the stack's programs, the order in which they start, and the signals that stop them.
 
-Owns the names of the programs. For containers, `depends_on` in `compose.yaml` defines the order.
+They stop in reverse order. For containers, `depends_on` in `compose.yaml` defines the order.
 """
 
 import signal
@@ -24,5 +24,5 @@ STOP_SECONDS = 30  # enough for PostgreSQL to write a checkpoint, and for the ot
 
 
 def list_programs(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the programs of the recorded stack, in the order in which they start."""
+    """Return the names of the recorded stack's programs, in the order in which they start."""
     return tuple(name for name in START_ORDER if name != REPLICA or PORT_SETTINGS[REPLICA] in environment)

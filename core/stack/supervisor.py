@@ -1,10 +1,10 @@
 """supervisord, the process manager that keeps the programs running.
 
-Owns supervisord's files and the calls to it: start it, list the states of programs, start and stop a program,
-end it. Does not decide which programs exist and in which order they start.
+Owns supervisord's files and the calls to it: start it, list the states of programs, start and stop a
+program, end it. Does not decide which programs exist and in which order they start.
 
-The format of supervisord's configuration cannot quote a `;`, `#` or `%` in a folder's name. Therefore paths
-are relative to the checkout, in which supervisord runs, and command lines are in shell scripts.
+The configuration file of supervisord cannot quote a `;`, `#` or `%` in a folder's name. Therefore its paths
+are relative to the checkout, in which supervisord runs, and the command lines are in shell scripts.
 """
 
 import http.client
@@ -29,7 +29,7 @@ from core.stack.start_order import STOP_SECONDS, STOP_SIGNALS
 ANSWER_SECONDS = 10.0  # supervisord answers every call immediately unless it hangs
 END_SECONDS = 120.0  # supervisord stops its programs one after the other, each within STOP_SECONDS
 START_SECONDS = 2  # a program counts as started after this time; if it ends earlier, the start is retried
-START_RETRIES = 10  # each pause is one second longer, so supervisord gives up after about a minute
+START_RETRIES = 10  # the pauses grow by one second each, so supervisord gives up after about a minute
 LOG_BYTES = "10MB"
 LOG_BACKUPS = 3
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -38,7 +38,7 @@ _TROUBLE = (OSError, http.client.HTTPException, xmlrpc.client.Error)
 
 
 class ProgramState(NamedTuple):
-    """The state of one program; `state` is supervisord's name of the state, such as RUNNING."""
+    """The state of one program. `state` is one of supervisord's names, such as RUNNING."""
 
     name: str
     state: str
@@ -52,14 +52,14 @@ class Supervisor:
         self._folder = folder
 
     def is_running(self) -> bool:
-        """Say whether supervisord answers."""
+        """Return whether supervisord answers."""
         try:
             return bool(self._call("getState")["statename"] == "RUNNING")
         except _TROUBLE:
             return False
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start supervisord in the background; its programs inherit `environment`."""
+        """Start supervisord in the background. Its programs inherit `environment`."""
         config = self._folder.supervisor_config.relative_to(self._folder.root)
         result = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
@@ -68,7 +68,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            start_new_session=True,  # Ctrl-C stops this command, but not supervisord
+            start_new_session=True,  # so that Ctrl-C stops this command, but not supervisord
             check=False,
         )
         if result.returncode != 0:
@@ -77,7 +77,7 @@ class Supervisor:
             raise StackError(f"supervisord does not answer; see {self._folder.log / 'supervisor.log'}")
 
     def states(self) -> dict[str, ProgramState]:
-        """Return the state of every program by its name; empty when supervisord does not answer."""
+        """Return the state of every program by its name. It is empty if supervisord does not answer."""
         try:
             found = self._call("getAllProcessInfo")
         except _TROUBLE:
@@ -86,7 +86,7 @@ class Supervisor:
         return {state.name: state for state in states}
 
     def start_program(self, name: str) -> None:
-        """Start one program unless it runs; does not wait until the program answers."""
+        """Start one program unless it runs. Does not wait until the program answers."""
         state = self.states().get(name)
         if state is None or state.state in STOPPED_STATES:
             try:
@@ -95,14 +95,14 @@ class Supervisor:
                 raise StackError(f"supervisord cannot start {name}: {error}; see `make logs`") from error
 
     def stop_program(self, name: str) -> None:
-        """Ask supervisord to stop one program and not to restart it; does not wait until it has stopped."""
+        """Tell supervisord to stop one program and not to restart it. Does not wait until it has stopped."""
         try:
             self._call("stopProcess", name, False)
         except _TROUBLE as error:
             raise StackError(f"supervisord cannot stop {name}: {error}; see `make logs`") from error
 
     def end(self) -> bool:
-        """End the programs in reverse order, then supervisord; say whether supervisord was running."""
+        """Stop all programs in reverse order, then supervisord. Return whether supervisord was running."""
         process = find_process(self._folder.supervisor_pid, root=self._folder.root)
         if process is not None:
             stop_process(process, stop_signal=signal.SIGTERM, seconds=END_SECONDS)
@@ -117,7 +117,7 @@ class Supervisor:
 
 
 def write_files(folder: StackFolder, programs: list[Program]) -> None:
-    """Write the configuration and the scripts with which supervisord runs `programs`."""
+    """Write supervisord's configuration, and a script for each of the programs."""
     write_private(folder.supervisor_config, render_config(folder, programs))
     for program in programs:
         script = folder.run / f"{program.name}.sh"
@@ -129,9 +129,9 @@ def write_files(folder: StackFolder, programs: list[Program]) -> None:
 
 
 def render_script(program: Program) -> str:
-    """Return a script that writes its process id to a file and then becomes the program.
+    """Return a shell script that writes its process id to a file and then becomes the program.
 
-    With this file, `down` finds the program also without supervisord.
+    The pid file lets `down` find the program even if supervisord has ended.
     """
     variables = {**program.environment, **program.added}
     assigned = [f"{name}={value}" for name, value in variables.items()]
@@ -141,7 +141,7 @@ def render_script(program: Program) -> str:
 
 
 def render_config(folder: StackFolder, programs: list[Program]) -> str:
-    """Return supervisord's configuration; without autostart, because the start order matters."""
+    """Return supervisord's configuration. supervisord itself starts no program, because the order matters."""
     socket = folder.socket if folder.socket.parent != folder.path else f".local/{folder.socket.name}"
     lines = [
         "[unix_http_server]",
@@ -152,11 +152,13 @@ def render_config(folder: StackFolder, programs: list[Program]) -> str:
         "logfile=.local/log/supervisor.log",
         f"logfile_maxbytes={LOG_BYTES}",
         f"logfile_backups={LOG_BACKUPS}",
-        *(["user=root"] if os.geteuid() == 0 else []),  # without it, supervisord warns at every start
+        # without this line, supervisord warns at every start as root
+        *(["user=root"] if os.geteuid() == 0 else []),
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
     ]
-    for priority, program in enumerate(programs):  # supervisord stops the highest priority first
+    # supervisord stops the program with the highest priority first
+    for priority, program in enumerate(programs):
         lines += _render_program(program, priority)
     return "\n".join([*lines, ""])
 
@@ -181,7 +183,7 @@ def _render_program(program: Program, priority: int) -> list[str]:
 
 
 class _SocketTransport(xmlrpc.client.Transport):
-    """XML-RPC over a unix socket, with a timeout, which supervisor's own transport lacks."""
+    """XML-RPC over a unix socket, with a timeout. The transport of supervisor's own client has no timeout."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """`python -m core.stack.task_probe TASK`: the health check of a program that listens on no port.
 
-Exit status 0 while the task succeeds at its interval. The probe reads two metrics that the task's process
-writes to METRICS_DIR; the alert for late tasks uses the same metrics. An import of the stack takes a second
-of processor time, so this probe runs less often than `probe`.
+Exit status 0 if the task's last success is not too long ago for its interval. The probe reads two metrics
+that the task's process writes to METRICS_DIR; the alert for late tasks uses the same metrics. Importing the
+stack takes a second of processor time, so this probe runs less often than `probe`.
 """
 
 import sys
@@ -19,7 +19,7 @@ SLACK_SECONDS = 15.0
 
 
 def find_problem(samples: dict[str, float], *, now: float) -> str | None:
-    """Return the reason why a task is late, from the values of its metrics; None when it is on time."""
+    """Return why a task is late, or None if it is on time. `samples` are its metrics, `now` a Unix time."""
     succeeded_at, interval = samples.get(names.TASK_SUCCESS.name), samples.get(names.TASK_INTERVAL.name)
     if succeeded_at is None or not interval:
         return "it has not succeeded yet" if interval else "it does not run"
@@ -30,7 +30,10 @@ def find_problem(samples: dict[str, float], *, now: float) -> str | None:
 
 
 def main(task: str) -> int:
-    """Return the exit status; print a failure to standard error, where `docker inspect` shows it."""
+    """Check the task and return the exit status.
+
+    Writes a failure to standard error, which `docker inspect` shows.
+    """
     metrics = FleetReader(MetricWriter(), Settings.load().metrics_dir).collect()
     found = {
         sample.name: sample.value
