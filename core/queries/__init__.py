@@ -1,3 +1,3 @@
-"""Every SQL statement of the service; each module names the table it reads or writes."""
+"""All SQL statements of the service, in about one module for each table."""
 
-from core.queries import distributed as distributed  # its statements replace those of the other modules
+from core.queries import distributed as distributed  # registers the statements for distributed tables

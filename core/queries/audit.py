@@ -1,6 +1,8 @@
-"""Statements on `audit_events`: actions of operators, and changes of rows, which triggers write.
+"""Statements on `audit_events`, the table of the audit log.
 
-Rows are only inserted: the outcome of an action is a second event, which names the first.
+An event is an action of a person, or a change of a row by a person. Triggers write the changes of rows.
+Events are inserted and never updated. So the outcome of an action is a second event: its `start_id` is the id
+of the first event.
 """
 
 import json
@@ -18,16 +20,17 @@ INSERT = """
     INSERT INTO audit_events (id, created_at, actor, action, target, outcome, detail, request_id, start_id)
     VALUES (%(id)s, %(created_at)s, %(actor)s, %(action)s, %(target)s, %(outcome)s, %(detail)s,
             %(request_id)s, %(start_id)s)"""
-# The first comparison lets the planner skip the partitions of whole months.
+# The row comparison implies `created_at <= after`. The planner needs this condition too, to skip the monthly
+# partitions after that time.
 _PAGE = """(%(after_id)s::uuid IS NULL
                OR e.created_at <= %(after)s::timestamptz
                   AND (e.created_at, e.id) < (%(after)s::timestamptz, %(after_id)s::uuid))
         ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s"""
 
 
-def _select(**columns: str) -> str:
-    """Return the columns in the order of the record's fields."""
-    return ", ".join(columns.get(name, f"e.{name}") for name in AuditEvent.__struct_fields__)
+def _select(**expressions: str) -> str:
+    """Return the SELECT list of an `AuditEvent`: columns of `e`, or the expressions given for some fields."""
+    return ", ".join(expressions.get(name, f"e.{name}") for name in AuditEvent.__struct_fields__)
 
 
 _ACTION = _select(
@@ -35,10 +38,10 @@ _ACTION = _select(
     detail="COALESCE(o.detail, e.detail)",
     finished_at="CASE e.outcome WHEN 'started' THEN o.created_at ELSE e.created_at END",
 )
-# Selected as text, because the driver would turn amounts into inexact numbers.
+# `before` and `after` are selected as text, because the driver would decode their numbers as inexact floats.
 _CHANGE = _select(before="before::text", after="after::text", finished_at="e.created_at")
-# An outcome is never earlier than the start of its action, so the months before are not searched. The first
-# outcome counts: a recorded outcome is never replaced.
+# An outcome is never earlier than the start of its action, so the search skips earlier months. The first
+# outcome of an action counts: a later outcome does not replace it.
 ACTIONS = f"""
     SELECT {_ACTION} FROM (
         SELECT * FROM audit_events e WHERE row_key IS NULL AND start_id IS NULL AND {_PAGE}
@@ -59,7 +62,11 @@ def insert_event(
     created_at: datetime | None = None,
     start_id: UUID | None = None,
 ) -> None:
-    """Insert an event; with `start_id` it is the outcome of an action, and has its own id and time."""
+    """Insert an event.
+
+    With `start_id` the event is an outcome: `start_id` is the id of the event that started the action.
+    `event_id` and `created_at` replace those of the event.
+    """
     names = ("actor", "action", "target", "outcome", "detail", "request_id")
     values: dict[str, Any] = {name: getattr(event, name) for name in names}
     values |= {
@@ -73,7 +80,10 @@ def insert_event(
 def list_actions(
     database: Database, limit: int, *, after: tuple[datetime, UUID] | None = None
 ) -> tuple[AuditEvent, ...]:
-    """Return the actions with their outcomes, newest first, that follow the place `after`."""
+    """Return a page of up to `limit` actions with their outcomes, newest first.
+
+    `after` is the time and id of the last action of the previous page.
+    """
     return fetch_all(database, _build, ACTIONS, _page(limit, after))
 
 
@@ -84,7 +94,11 @@ def list_changes(
     after: tuple[datetime, UUID] | None = None,
     row_key: UUID | None = None,
 ) -> tuple[AuditEvent, ...]:
-    """Return the changes of all rows, or of one, newest first, that follow the place `after`."""
+    """Return a page of up to `limit` changes of rows, newest first.
+
+    `after` is the time and id of the last change of the previous page. With `row_key`, only changes of the
+    row with this id are returned.
+    """
     statement = CHANGES if row_key is None else CHANGES_OF_ROW
     return fetch_all(database, _build, statement, {**_page(limit, after), "row_key": row_key})
 

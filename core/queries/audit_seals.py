@@ -1,10 +1,11 @@
 """Statements on `audit_seals`: the chain of hashes over the audit log.
 
-A seal has a manifest: for each of its events, in order of time and id, the 16 bytes of the id and a SHA-256
-digest of the event; a seal without events says that its month was dropped. The hash of a seal covers its
-columns, its manifest and the hash of the seal before. A database function writes the seals; the application
-may call it but not replace it. Verifying computes every digest and hash again with the statements here, and
-trusts no function of the database.
+A seal has a manifest with one entry for each of its events, in the order of time and id. An entry is the 16
+bytes of the event's id and the SHA-256 digest of the event. A seal without events records that a month was
+dropped. The hash of a seal covers its columns, its manifest and the hash of the previous seal.
+
+A database function writes the seals. The application may call this function but cannot replace it.
+Verification does not trust the function: the statements here compute every digest and hash again.
 """
 
 from datetime import datetime
@@ -14,11 +15,12 @@ from uuid import UUID
 from core.database import Database
 from core.queries.rows import fetch_all, find_one
 
-# Longest wait of `maintain_months` for a lock.
+# Longest time that `maintain_months` waits for a lock.
 LOCK_TIMEOUT_MS = 5_000
 ENTRY_BYTES, ID_BYTES = 48, 16
 
-# The same expressions as in migration 0021: tests seal with the migration's and verify with these.
+# DIGEST and HASH are the same expressions as in migration 0021. Tests seal events with the expressions of the
+# migration and verify the seals with these.
 DIGEST = """sha256(convert_to(jsonb_build_array(
         id, EXTRACT(epoch FROM created_at), actor, action, target, row_key, before, after, outcome, detail,
         request_id, start_id, transaction_id)::text, 'UTF8'))"""
@@ -33,7 +35,8 @@ LIST = f"""
     SELECT number, partition, first_at, last_at, events, manifest, encode(previous_hash, 'hex'),
            encode(hash, 'hex'), hash = {HASH} AND length(manifest) = events * {ENTRY_BYTES}
     FROM audit_seals WHERE number > %s ORDER BY number LIMIT %s"""
-# From the first to the last event of a manifest, with any other events between them.
+# Selects the events from the first to the last one of a manifest, also events that the manifest does not
+# list.
 ENTRIES = f"""
     SELECT uuid_send(id) || {DIGEST} FROM audit_events
     WHERE tableoid = to_regclass(%(partition)s)
@@ -41,7 +44,8 @@ ENTRIES = f"""
       AND (created_at, id) <= (%(last_at)s::timestamptz, %(last_id)s::uuid)"""
 EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 COUNT = "SELECT tableoid::regclass::text, count(*) FROM audit_events GROUP BY tableoid"
-# A restored dump has new transaction numbers: there an added event is found only after the next seal.
+# On a server where a dump was restored, transaction ids start anew. There this statement finds no added event
+# until the server has written a seal.
 FIND_ADDED = f"""
     WITH newest AS (
         SELECT up_to FROM audit_seals WHERE number = %(newest)s AND system = CASE
@@ -59,7 +63,7 @@ FIND_ADDED = f"""
 
 
 class Seal(NamedTuple):
-    """One link of the chain; hashes are in hexadecimal digits, the first `previous_hash` is empty."""
+    """A row of `audit_seals`. Hashes are hexadecimal, and the `previous_hash` of the first seal is empty."""
 
     number: int
     partition: str
@@ -70,48 +74,52 @@ class Seal(NamedTuple):
     previous_hash: str
     hash: str
     is_intact: bool
-    """Whether the stored hash is the hash of the seal's columns."""
+    """True if `hash` is the hash of the stored columns and `manifest` has an entry for each event."""
 
     def list_entries(self) -> list[bytes]:
-        """Return the id and the digest of each event."""
+        """Return the entries of the manifest; each has 48 bytes, the id and the digest of an event."""
         places = range(0, len(self.manifest), ENTRY_BYTES)
         return [bytes(self.manifest[place : place + ENTRY_BYTES]) for place in places]
 
 
 def read_id(entry: bytes) -> UUID:
-    """Return the event's id in an entry of a manifest."""
+    """Return the id of the event from an entry of a manifest."""
     return UUID(bytes=entry[:ID_BYTES])
 
 
 def seal_events(database: Database) -> int:
-    """Seal every event that is in no seal yet; return how many there were."""
+    """Seal every event that no seal contains yet, and return the number of these events."""
     return int(database.execute_sql(SEAL).fetchone()[0])
 
 
 def maintain_months(
     database: Database, months_ahead: int, keep_months: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Create the partitions of coming months and drop old ones; return the names of both."""
+    """Create the partitions of coming months and drop the partitions of old months.
+
+    Returns the names of the created partitions and of the dropped ones. `keep_months` None drops no
+    partition.
+    """
     database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
     created, dropped = database.execute_sql(MAINTAIN, (months_ahead, keep_months)).fetchone()
     return tuple(created), tuple(dropped)
 
 
 def find_newest(database: Database) -> tuple[int, str] | None:
-    """Return number and hash of the newest seal, or None."""
+    """Return the number and the hash of the newest seal, or None if there is no seal."""
     return find_one(database, lambda row: (int(row[0]), str(row[1])), NEWEST)
 
 
 def list_seals(database: Database, after: int, limit: int) -> tuple[Seal, ...]:
-    """Return the seals that follow a number."""
+    """Return up to `limit` seals with a number above `after`, in the order of their numbers."""
     return fetch_all(database, lambda row: Seal(*row), LIST, (after, limit))
 
 
 def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
     """Return the current id and digest of every event between the first and the last event of a seal.
 
-    None when the partition of their month does not exist, when the seal says that it was dropped, or when the
-    seal was changed: its columns may then have any value.
+    Returns None in three cases: the partition of these events does not exist, the seal has no events because
+    its month was dropped, or the seal is not intact and its columns may have any value.
     """
     entries = seal.list_entries() if seal.is_intact else []
     if not entries:
@@ -124,18 +132,23 @@ def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
         "last_id": read_id(entries[-1]),
     }
     found = set(fetch_all(database, lambda row: bytes(row[0]), ENTRIES, parameters))
-    # checked after the read, because the month may be dropped at any moment
+    # Check for the partition after the read. If it was checked before, a partition that is dropped in between
+    # would look like a partition whose events were removed.
     if found or database.execute_sql(EXISTS, (seal.partition,)).fetchone()[0]:
         return found
     return None
 
 
 def count_events(database: Database) -> dict[str, int]:
-    """Return how many events each partition has."""
+    """Return the number of events of each partition of the audit log, by the name of the partition."""
     return dict(database.execute_sql(COUNT).fetchall())
 
 
 def find_added(database: Database, partition: str, newest: int) -> UUID | None:
-    """Return the first event that is in no seal up to `newest`, although they cover its transaction."""
+    """Return the id of the first event in a partition that should be in a seal but is in none, or None.
+
+    The transaction id of this event is below the `up_to` of the seal `newest`, but no seal up to `newest`
+    lists the event.
+    """
     parameters = {"partition": partition, "newest": newest}
     return find_one(database, lambda row: UUID(str(row[0])), FIND_ADDED, parameters)

@@ -1,9 +1,9 @@
-"""The statements for distributed tables that differ from those for ordinary tables.
+"""Statements for distributed tables, where they differ from those for ordinary tables.
 
-Citus runs a statement on one shard when the statement gives a value of the distribution column, and joins
-shards that are on the same node. Each statement here uses one of these two ways, or calls a function of
-`core.database.citus` that queries the shards one after the other. `core.queries.rows` runs it in place of the
-statement for ordinary tables.
+Citus runs a statement on one shard if the statement gives a value of the distribution column, and it can join
+shards that are on the same node. Most statements here use one of these two ways, or call a database function
+of `core.database.citus` that queries the shards one after the other. If the tables are distributed,
+`core.queries.rows` runs these statements instead of those for ordinary tables.
 """
 
 from core.queries import leaderboard_reports, leaderboards, sessions, ticks
@@ -11,7 +11,11 @@ from core.queries.rows import DISTRIBUTED
 
 
 def _edit(statement: str, *changes: tuple[str, str]) -> None:
-    """Register a statement with some parts replaced; raises `ValueError` if it lacks a part."""
+    """Register a copy of a statement for distributed tables, in which some parts are replaced.
+
+    `changes` are pairs of a part and its replacement. Raises `ValueError` if the statement does not contain a
+    part.
+    """
     edited = statement
     for part, replacement in changes:
         if part not in edited:
@@ -22,8 +26,8 @@ def _edit(statement: str, *changes: tuple[str, str]) -> None:
 
 # -- ticks --------------------------------------------------------------------------------
 
-# Every symbol with ticks is in `symbols`. The conditions on both tables name the given symbols, so that Citus
-# queries only the shards of these symbols.
+# The table `symbols` has every symbol with ticks. The statements filter both tables by the given symbols, so
+# that Citus queries only the shards of these symbols.
 _GIVEN = "= ANY(%(symbols)s::text[])"
 DISTRIBUTED[ticks.LATEST_IN_MONTH] = (
     ticks.LATEST_OF_ALL_IN_MONTH.replace(
@@ -52,8 +56,8 @@ DISTRIBUTED[ticks.PRICES_AT] = """
     SELECT distributed_price_at(p.symbol, p.time, %(beyond)s)
     FROM unnest(%(symbols)s::text[], %(times)s::timestamptz[]) WITH ORDINALITY AS p (symbol, time, place)
     ORDER BY p.place"""
-# Citus cannot send two probes for each symbol and day to the shards, so each shard reads the ticks of the
-# days once.
+# Citus cannot run two index probes for each symbol and day on the shards. Here each shard reads all ticks of
+# the days once.
 DISTRIBUTED[ticks.RETURNS] = """
     SELECT day, round(avg(100 * (last / first - 1)), 4), count(*) FROM (
         SELECT symbol, (timestamp AT TIME ZONE 'UTC')::date AS day,
@@ -68,7 +72,8 @@ for _column, _kind, _statement in (
     ("currency", "text", ticks.UPDATE_CURRENCIES),
     ("moved_weeks", "integer", ticks.UPDATE_MOVED_WEEKS),
 ):
-    # shards are changed one after the other, always in the same order
+    # The statements for ordinary tables lock their rows in a fixed order first. This is not needed here:
+    # Citus changes the shards one after the other, always in the same order.
     DISTRIBUTED[_statement] = f"""
         UPDATE symbols s SET {_column} = g.given
         FROM unnest(%s::text[], %s::{_kind}[]) AS g (symbol, given)
@@ -84,12 +89,12 @@ _edit(
     leaderboards.CLOSE,
     ("WHERE e.ctid = ranked.ctid", "WHERE e.session_date = %(day)s AND e.ctid = ranked.ctid"),
 )
-# takes the lock on the node that has the shard
+# The FROM clause makes Citus take the lock on the node that has the shard of the leaderboard.
 DISTRIBUTED[leaderboards.TRY_WRITERS_LOCK] = (
     f"{leaderboards.TRY_WRITERS_LOCK} FROM leaderboard_counters WHERE {leaderboards.LEADERBOARD} LIMIT 1"
 )
 
-# -- dates --------------------------------------------------------------------------------
+# -- dates and seen players ---------------------------------------------------------------
 
 DISTRIBUTED[sessions.DATES] = """
     SELECT * FROM (

@@ -19,7 +19,7 @@ RECENT = f"""
 DELETE = "DELETE FROM market_events WHERE id = %s"
 
 
-# psycopg2 puts the values into the statement's text, so the planner knows which filters are None.
+# psycopg2 puts the values into the text of the statement. So the planner knows which filters are None.
 FILTERED = f"""
     SELECT {COLUMNS} FROM market_events
     WHERE (%(type)s IS NULL OR type = %(type)s)
@@ -29,7 +29,7 @@ FILTERED = f"""
       AND (%(until)s IS NULL OR created_at < %(until)s)
       AND (%(after_id)s IS NULL OR (created_at, id) < (%(after)s, %(after_id)s))
     ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
-# Each step jumps to the next type in the index.
+# Each step of the recursion jumps to the next type in the index, instead of reading every event.
 TYPES = """
     WITH RECURSIVE types AS (
         (SELECT min(type) AS name FROM market_events)
@@ -37,7 +37,7 @@ TYPES = """
         SELECT (SELECT min(type) FROM market_events WHERE type > name) FROM types WHERE name IS NOT NULL
     ) SELECT name FROM types WHERE name IS NOT NULL"""
 FIND = f"SELECT {COLUMNS} FROM market_events WHERE id = %s"
-# Trades are grouped before they are counted: counting distinct players sorts all trades.
+# Trades are first grouped by player: count(DISTINCT user_id) would sort all trades.
 WINDOWS = """
     SELECT w.start, w.stop, t.traders, t.trades
     FROM (VALUES (%(time)s - %(width)s, %(time)s), (%(time)s, %(time)s + %(width)s)) AS w (start, stop)
@@ -76,17 +76,17 @@ build_session = make_builder(TradingSession)
 
 
 def list_recent(database: Database, end: datetime, limit: int) -> tuple[MarketEvent, ...]:
-    """Return the most recent events before a time, newest first."""
+    """Return up to `limit` of the newest events before the time `end`, newest first."""
     return fetch_all(database, build_event, RECENT, (end, limit))
 
 
 def list_events(
     database: Database, filters: Mapping[str, Any], *, after: tuple[datetime, UUID] | None, limit: int
 ) -> tuple[MarketEvent, ...]:
-    """Return the newest events that pass every filter that is not None.
+    """Return up to `limit` of the newest events that match every filter that is not None, newest first.
 
-    The filters are type, sentiment, symbol, since and until; `after` is the place (time and id) of the
-    last event of the page before.
+    The keys of `filters` are type, sentiment, symbol, since and until. `after` is the time and id of the last
+    event of the previous page.
     """
     created_at, event_id = after or (None, None)
     parameters = {**filters, "after": created_at, "after_id": event_id, "limit": limit}
@@ -94,36 +94,37 @@ def list_events(
 
 
 def find_event(database: Database, event_id: UUID) -> MarketEvent | None:
-    """Return an event, or None."""
+    """Return the event with this id, or None."""
     return find_one(database, build_event, FIND, (event_id,))
 
 
 def list_windows(database: Database, time: datetime, width: timedelta) -> tuple[TradingWindow, ...]:
-    """Return two windows: the trading in the `width` before `time`, and in the `width` after it."""
+    """Return the trading in two windows: the `width` before `time`, and the `width` after it."""
     return fetch_all(database, build_window, WINDOWS, {"time": time, "width": width})
 
 
 def list_sessions(database: Database, day: date, *, beyond: date, returns: str) -> tuple[TradingSession, ...]:
-    """Return the session of a day, the previous and the next one (before `beyond`), oldest first.
+    """Return the session of a day, the previous session and the next session, oldest first.
 
-    Sessions more than `EVENT_DAYS` away are left out.
+    A session is left out if it does not exist or is more than `EVENT_DAYS` days away. The next session is
+    before `beyond`. `returns` is the category of the leaderboard of daily returns.
     """
     parameters = {"day": day, "beyond": beyond, "returns": returns, "nearby": EVENT_DAYS}
     return fetch_all(database, build_session, SESSIONS, parameters)
 
 
 def list_types(database: Database) -> tuple[str, ...]:
-    """Return every type of an event, sorted by code points, unlike the collation of the database."""
+    """Return every type that events have, sorted by code points."""
     return tuple(sorted(fetch_all(database, lambda row: str(row[0]), TYPES)))
 
 
 def insert_event(database: Database, values: Mapping[str, Any]) -> MarketEvent:
-    """Insert one event and return it."""
+    """Insert an event, given as values by column name, and return it."""
     columns = {getattr(MarketEventModel, name): value for name, value in values.items()}
     query = MarketEventModel.insert(columns).returning(SQL(COLUMNS))
     return build_event(query.tuples().execute(database)[0])
 
 
 def delete_event(database: Database, event_id: UUID) -> bool:
-    """Delete one event; say whether it existed."""
+    """Delete an event, and return whether it existed."""
     return count_changed(database, DELETE, (event_id,)) == 1

@@ -1,7 +1,7 @@
 """Statements on `leaderboard_entries` for reports: sizes, distributions, lists, histories, periods, streams.
 
-Like the statements of `leaderboards`, these read counters, one bucket per place and the rows they return.
-Only PERIOD reads every entry of its sessions.
+Like the statements of `core.queries.leaderboards`, these read counters, the entries of one bucket for each
+counted rank, and the rows that they return. Only PERIOD reads every entry of its sessions.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,10 @@ from core.queries.rows import REPORT_MEMORY, fetch_all, find_one, get_first, mak
 from core.queries.users import build_prefix, match_prefix
 from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
 
-# A search with more matches than this needs a longer prefix.
+# COUNT_MATCHES stops at this number, because a prefix of one letter matches a tenth of all players.
 MATCHES_COUNTED = 1_000
 
 COUNT = f"SELECT COALESCE(sum(entries), 0)::bigint FROM leaderboard_counters WHERE {LEADERBOARD}"
-# Counted up to a limit: a prefix of one letter matches a tenth of all players.
 COUNT_MATCHES = f"""
     SELECT count(*) FROM (
         SELECT FROM leaderboard_entries e JOIN usernames u ON u.id = e.user_id
@@ -43,12 +42,12 @@ BINS = f"""
 ORDERS = {
     "rank": "e.score DESC, e.created_at, e.id",
     "-rank": "e.score, e.created_at DESC, e.id DESC",
-    # the order of the index on lower(username)
+    # `~<~` and `~>~` compare as the index on lower(username) does, which uses text_pattern_ops
     "username": "lower(u.username) USING ~<~, u.id",
     "-username": "lower(u.username) USING ~>~, u.id DESC",
 }
 REVERSED = {"username": "-username", "-username": "username"}
-# The rank of each row is counted separately, because the rows can be anywhere on the leaderboard.
+# The rank of each row is counted separately, because the rows can be far apart on the leaderboard.
 _LIST = f"""
     WITH page AS MATERIALIZED (
         SELECT e.*, u.username, row_number() OVER () AS place FROM (
@@ -65,8 +64,9 @@ LIST_MATCHES = {
     order: _LIST.format(condition=f"AND {match_prefix('u.username')}", order=by)
     for order, by in ORDERS.items()
 }
-# Each step jumps to the next older session that has an entry. There are a thousand times fewer counters than
-# entries, but a leaderboard without entries can still have counters.
+# Selects the newest session before a day in which the category has an entry. It reads the counters, because
+# there are a thousand times fewer counters than entries. Then it checks that there is an entry, because a
+# leaderboard without entries can still have counters.
 _NEWEST_DATE = """
     SELECT session_date AS day FROM leaderboard_counters c
     WHERE session_date < {before} AND category = %(category)s AND entries > 0
@@ -89,10 +89,10 @@ _SCORES = """
       ON e.user_id = players.id AND e.session_date = days.day AND e.category = %(category)s
     ORDER BY e.user_id, e.session_date"""
 SCORES = _SCORES.format(rank="NULL")
-# A closed session has its final ranks stored; only ranks in an open session are counted.
+# Ranks are stored when a session is closed. Only in an open session `rank` is NULL, and the rank is counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
-# Players are ranked by the sum of (score - base). The returned score is the mean of these differences, in
-# which a session without a score counts as 0.
+# Players are ranked by the sum of (score - base). The returned score is the mean of these differences over
+# all sessions; a session without a score counts as 0.
 PERIOD = """
     WITH totals AS MATERIALIZED (
         SELECT user_id, sum(score - %(base)s) AS total, count(*) AS sessions FROM leaderboard_entries
@@ -104,8 +104,8 @@ PERIOD = """
            round(total / cardinality(%(days)s::date[]), 2), sessions, rank() OVER (ORDER BY total DESC),
            (SELECT count(*) FROM totals)
     FROM best ORDER BY total DESC, user_id"""
-# Two ranges of the index: the remaining entries with the last score, and the lower scores. Usernames
-# come from a subquery: for a join the planner would read all users.
+# Reads two ranges of the index: first the later entries with the score of the last entry, then the entries
+# with lower scores. Usernames come from a subquery, because for a join the planner would read all users.
 AFTER = f"""
     SELECT {select_entry("0 AS rank", username="(SELECT username FROM usernames WHERE id = e.user_id)")}
     FROM (
@@ -116,7 +116,7 @@ AFTER = f"""
         (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score < %(score)s
          ORDER BY score DESC, created_at, id LIMIT %(limit)s)
     ) AS e ORDER BY e.score DESC, e.created_at, e.id LIMIT %(limit)s"""
-# The page of `AFTER` with ranks.
+# The same entries as AFTER, with their ranks.
 PAGE_AFTER = f"""
     WITH page AS MATERIALIZED ({AFTER}), first AS MATERIALIZED (
         SELECT score, {count_above("s.score")} AS higher,
@@ -130,7 +130,10 @@ build_score = make_builder(PlayerScore)
 
 
 class Selection(NamedTuple):
-    """Which entries to list: `limit` from `offset` on, in an `order` of ORDERS, by prefix of the username."""
+    """Entries of a leaderboard: `limit` entries after the first `offset`, in an `order` of ORDERS.
+
+    Only entries of players whose username begins with `prefix` are selected.
+    """
 
     order: str
     prefix: str
@@ -139,32 +142,35 @@ class Selection(NamedTuple):
 
 
 def count_entries(database: Database, category: str, session_date: date) -> int:
-    """Return how many entries a leaderboard has."""
+    """Return the number of entries of a leaderboard."""
     return _fetch_number(database, COUNT, name_leaderboard(category, session_date))
 
 
 def count_matches(database: Database, category: str, session_date: date, prefix: str) -> int:
-    """Return how many players of a leaderboard have a username with this prefix, up to MATCHES_COUNTED."""
+    """Return the number of players on a leaderboard whose username begins with `prefix`.
+
+    The count stops at MATCHES_COUNTED.
+    """
     wanted = build_prefix(prefix)
     parameters = name_leaderboard(category, session_date, **wanted._asdict())
     return _fetch_number(database, wanted.refine(COUNT_MATCHES), parameters)
 
 
 def find_worst(database: Database, category: str, session_date: date) -> Decimal | None:
-    """Return the lowest score of a leaderboard."""
+    """Return the lowest score of a leaderboard, or None if it has no entries."""
     parameters = name_leaderboard(category, session_date)
     return find_one(database, lambda row: Decimal(row[0]), WORST, parameters)
 
 
 def count_from(database: Database, category: str, session_date: date, score: Decimal) -> int:
-    """Return how many entries of a leaderboard have this score or a higher one."""
+    """Return the number of entries of a leaderboard whose score is `score` or higher."""
     return _fetch_number(database, LEADERS, name_leaderboard(category, session_date, score=score))
 
 
 def count_bins(
     database: Database, category: str, session_date: date, edges: Sequence[Decimal]
 ) -> tuple[ScoreBin, ...]:
-    """Return how many scores lie between each edge and the next, the lower one included."""
+    """Return the number of scores in each range [low, high) between two neighbouring `edges`."""
     parameters = name_leaderboard(category, session_date, edges=list(edges))
     counts = fetch_all(database, tuple, BINS, parameters)
     return tuple(ScoreBin(low, high, as_high - higher) for (low, as_high), (high, higher) in pairwise(counts))
@@ -173,7 +179,7 @@ def count_bins(
 def list_ordered(
     database: Database, category: str, session_date: date, selection: Selection
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the selected entries of a leaderboard, with their ranks."""
+    """Return the selected entries of a leaderboard with their ranks."""
     wanted = build_prefix(selection.prefix)
     statement = wanted.refine(LIST_MATCHES[selection.order]) if selection.prefix else LIST[selection.order]
     parameters = name_leaderboard(
@@ -183,7 +189,7 @@ def list_ordered(
 
 
 def list_dates(database: Database, category: str, limit: int, before: date) -> tuple[date, ...]:
-    """Return the newest sessions before a day in which a category has entries, newest first."""
+    """Return up to `limit` sessions before a day in which a category has entries, newest first."""
     parameters = {"category": category, "limit": limit, "before": before}
     return fetch_all(database, get_first, DATES, parameters)
 
@@ -191,7 +197,10 @@ def list_dates(database: Database, category: str, limit: int, before: date) -> t
 def list_scores(
     database: Database, user_ids: Sequence[UUID], category: str, days: Sequence[date], *, ranked: bool
 ) -> tuple[PlayerScore, ...]:
-    """Return the scores of players in sessions, by player and session."""
+    """Return the scores of players in the sessions `days`, ordered by user id and session.
+
+    The scores have ranks only if `ranked` is true.
+    """
     parameters = {"user_ids": list(user_ids), "category": category, "days": list(days)}
     return fetch_all(database, build_score, RANKS if ranked else SCORES, parameters)
 
@@ -199,7 +208,7 @@ def list_scores(
 def list_period(
     database: Database, category: str, days: Sequence[date], *, base: Decimal, limit: int
 ) -> tuple[int, tuple[PeriodEntry, ...]]:
-    """Return how many players have a score in any of the sessions, and the best of them."""
+    """Return the number of players with a score in any of the sessions, and the best `limit` of them."""
     parameters = {"category": category, "days": list(days), "base": base, "limit": limit}
     rows = fetch_all(database, tuple, REPORT_MEMORY + PERIOD, parameters)
     return (rows[0][5] if rows else 0), tuple(PeriodEntry(*row[:5]) for row in rows)
@@ -208,7 +217,10 @@ def list_period(
 def list_after(
     database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a leaderboard behind `last` (None: the first), without ranks."""
+    """Return up to `limit` entries of a leaderboard after `last` (None: from the start).
+
+    Their rank is 0, because it is not counted.
+    """
     parameters = _name_place(category, session_date, last, limit)
     return fetch_all(database, build_entry, AFTER, parameters)
 
@@ -216,7 +228,7 @@ def list_after(
 def list_ranked_after(
     database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a leaderboard behind `last` (None: the first), with their ranks."""
+    """Return up to `limit` entries of a leaderboard after `last` (None: from the start), with ranks."""
     parameters = _name_place(category, session_date, last, limit)
     return fetch_all(database, build_entry, PAGE_AFTER, parameters)
 

@@ -1,10 +1,13 @@
 """Statements on `leaderboard_entries` and `leaderboard_counters`: pages, ranks, writes.
 
-A leaderboard is a category in a session, ordered by score, then by creation time, then by id; the index
-has the same order. The number of entries before a place is the sum of `leaderboard_counters` before the
-bucket of the place, plus a count within that bucket. So no statement reads more of a leaderboard than one
-bucket, the counters and the rows it returns. Ranks are counted while a session runs, and stored when it
-is closed.
+A leaderboard is a category in a session. Its entries are ordered by score, highest first, then by creation
+time, then by id. An index has the same order.
+
+The leaderboard is divided into buckets, and `leaderboard_counters` has the number of entries of each bucket.
+The number of entries before a place is the sum of the counters of all earlier buckets, plus a count within
+the bucket of the place. So a page or a rank reads only the counters, one bucket and the returned rows.
+
+Ranks are counted while a session is open, and stored when it is closed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,16 +26,17 @@ LEADERBOARD = "session_date = %(day)s AND category = %(category)s"
 
 
 def select_entry(rank: str, *, username: str = "u.username") -> str:
-    """Return the columns of an entry `e` in the order of the record's fields."""
+    """Return the SELECT list of a leaderboard entry `e`; `rank` and `username` are SQL expressions."""
     given = {"rank": rank, "username": username}
     return ", ".join(given.get(name, f"e.{name}") for name in LeaderboardEntry.__struct_fields__)
 
 
 def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> str:
-    """Return an SQL expression: the number of entries of a leaderboard with a score > (or >=) `score`.
+    """Return an SQL expression for the number of entries of a leaderboard with a score above `score`.
 
-    Let B be the last bucket that begins above the score. The expression adds the counters of the buckets
-    before B to the number of entries of B above the score. `depth` is minus the score.
+    With the `condition` ">=", entries with exactly this score are counted too. Let B be the last bucket whose
+    start fulfils the condition. The expression adds the counters of the buckets before B to the number of
+    entries of B that fulfil the condition. `depth` is minus the score.
     """
     deeper = condition.replace(">", "<")
     leaderboard = f"session_date = {day} AND category = %(category)s"
@@ -48,12 +52,14 @@ def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> st
               ORDER BY depth DESC, created_at DESC, id DESC LIMIT 1) AS f), 0)::bigint"""
 
 
-# The rank of an entry `e` of a page. `higher` entries of the leaderboard have a score above the page's first
-# score, `as_high` entries at least that score. Some entries with that score can stand before the page.
+# The rank of an entry `e` of any page. `first.score` is the highest score of the page. On the whole
+# leaderboard, `first.higher` entries have a higher score, and `first.as_high` entries have at least this
+# score. So `first.as_high` minus the page's entries with this score is the number of entries before the page.
 RANK_ON_PAGE = """
            CASE WHEN e.score = first.score THEN 1 + first.higher
                 ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()
                      + rank() OVER (ORDER BY e.score DESC) END"""
+# The rank of an entry `e` of a page for which the number of entries before the page is known.
 RANK_FROM_OFFSET = """
            CASE WHEN e.score = first.score THEN 1 + first.higher
                 ELSE %(offset)s + rank() OVER (ORDER BY e.score DESC) END"""
@@ -65,8 +71,9 @@ TOP = f"""
     SELECT {select_entry("rank() OVER (ORDER BY e.score DESC)")}
     FROM page e JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
-# `bucket` contains the offset; `skipped` of its entries stand before the page. Only the first score of a
-# page can have equal scores before the page: its rank is counted, all others follow from their place.
+# `bucket` is the bucket of the first entry of the page, and `skipped` is the number of its entries before the
+# page. Entries before the page can have the same score as the first entry of the page, so the rank of this
+# score is counted. The ranks of lower scores follow from the offset.
 PAGE = f"""
     WITH bucket AS MATERIALIZED (
         SELECT depth, created_at, id, (%(offset)s - before)::bigint AS skipped FROM (
@@ -94,16 +101,17 @@ PAGE = f"""
     FROM page CROSS JOIN first JOIN leaderboard_entries e ON e.id = page.id
     JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
-# Functions of the migrations: they are planned once per connection, and planning takes longer than running
-# them. SET_SCORE returns the entry with its rank.
+# RANK and SET_SCORE call functions of the migrations, which plan their statements once per connection:
+# planning takes longer than running them. SET_SCORE returns the written entry with its rank.
 RANK = f"SELECT {list_columns(LeaderboardEntry)} FROM leaderboard_rank(%(user_id)s, %(day)s, %(category)s)"
 SET_SCORE = f"""
     SELECT {list_columns(LeaderboardEntry)} FROM leaderboard_set_score(
         %(id)s, %(user_id)s, %(day)s, %(category)s, %(score)s, %(metadata)s)"""
-# Subqueries instead of a join: the planner knows that each is one value, reads the index in order and
-# stops at the limit.
+# The columns of the player's entry. They are subqueries instead of a join, so that the planner knows that
+# each is one value. It then reads the index in order and stops at the limit.
 _MINE = {name: f"(SELECT {name} FROM me)" for name in ("score", "created_at", "id")}
-# Four short scans of the index from the player's place: equal and other scores, above and below.
+# Reads four short ranges of the index, two above and two below the player's entry: entries with the same
+# score, and entries with other scores.
 AROUND = f"""
     WITH me AS MATERIALIZED (
         SELECT score, created_at, id FROM leaderboard_entries
@@ -135,8 +143,8 @@ AROUND = f"""
     SELECT {select_entry(RANK_ON_PAGE)}
     FROM page e CROSS JOIN first JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
-# Sorted input and one statement: two batches take their locks in the same order.
-# Users that do not exist are skipped; the caller finds them missing from the returned ids.
+# All batches insert in the order of user ids, so two batches take their locks in the same order. Users that
+# do not exist are skipped: their ids are not returned.
 UPSERT = """
     WITH batch (id, user_id, score, metadata) AS (
         SELECT * FROM unnest(%(ids)s::uuid[], %(user_ids)s::uuid[], %(scores)s::numeric[],
@@ -147,14 +155,15 @@ UPSERT = """
         FROM batch b WHERE EXISTS (SELECT FROM users WHERE id = b.user_id OFFSET 0)
         ORDER BY b.user_id
         ON CONFLICT (user_id, session_date, category) DO UPDATE SET score = EXCLUDED.score,
-            -- metadata that was not given leaves what is there
+            -- empty metadata leaves the stored metadata unchanged
             metadata = CASE WHEN EXCLUDED.metadata = '{}' THEN leaderboard_entries.metadata
                        ELSE EXCLUDED.metadata END
         RETURNING user_id
     )
     SELECT user_id FROM written"""
-# Rows are updated in the order in which they are stored. In the order of the leaderboard each row would be
-# on another page, which takes ten times as long once a leaderboard is larger than the server's memory.
+# Rows are updated in the order in which they are stored (`ctid`). In the order of the leaderboard, each row
+# would be on another page. This takes ten times as long if the leaderboard is larger than the server's
+# memory.
 CLOSE = """
     UPDATE leaderboard_entries e SET rank = ranked.place
     FROM (
@@ -162,11 +171,12 @@ CLOSE = """
         FROM leaderboard_entries WHERE session_date = %(day)s ORDER BY ctid
     ) AS ranked
     WHERE e.ctid = ranked.ctid AND ranked.rank IS DISTINCT FROM ranked.place"""
-# Enough memory for two sorts of a million rows and for the join in the trigger.
+# CLOSE runs between SORT_MEMORY and RESET_MEMORY. The memory is enough for the two sorts of a million rows in
+# CLOSE, and for the join in the trigger that counts the updated rows.
 SORT_MEMORY = "SET LOCAL work_mem = '128MB'"
 RESET_MEMORY = "SET LOCAL work_mem TO DEFAULT"
-# Without fresh statistics the planner joins the two sides of CLOSE row by row.
-# A function of the owner: other roles cannot collect statistics.
+# Without fresh statistics the planner runs CLOSE with a nested loop. Only the owner of a table can collect
+# statistics, so ANALYZE calls a function that runs with the owner's rights.
 ANALYZE = "SELECT leaderboard_analyze()"
 COUNT_SESSION = "SELECT count(*) FROM leaderboard_entries WHERE session_date = %s"
 LIST_CATEGORIES = """
@@ -177,7 +187,8 @@ LIST_CATEGORIES = """
                 WHERE session_date = %(day)s AND category > name)
         FROM categories WHERE name IS NOT NULL
     ) SELECT name FROM categories WHERE name IS NOT NULL"""
-# "bord" in ASCII: the triggers of `leaderboard_entries` hold this lock while they count an entry.
+# The key of an advisory lock ("bord" in ASCII), as in migration 0003. A transaction that changes entries
+# holds this lock, shared with other writers, until it ends.
 WRITERS_LOCK = 0x626F7264
 HAS_COUNTERS = f"SELECT EXISTS (SELECT FROM leaderboard_counters WHERE {LEADERBOARD})"
 TRY_WRITERS_LOCK = "SELECT pg_try_advisory_xact_lock(%(lock)s, leaderboard_lock_slot(%(day)s, %(category)s))"
@@ -188,14 +199,14 @@ build_entry = make_builder(LeaderboardEntry, metadata=freeze)
 
 
 def name_leaderboard(category: str, session_date: date, **more: Any) -> dict[str, Any]:
-    """Return the parameters of a statement that name a leaderboard, and those in `more`."""
+    """Return the parameters of a statement on one leaderboard, together with the parameters in `more`."""
     return {"category": category, "day": session_date, **more}
 
 
 def list_page(
     database: Database, category: str, session_date: date, limit: int, offset: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return `limit` entries of a leaderboard from place `offset` on."""
+    """Return up to `limit` entries of a leaderboard after the first `offset` entries."""
     parameters = name_leaderboard(category, session_date, limit=limit, offset=offset)
     return fetch_all(database, build_entry, PAGE if offset else TOP, parameters)
 
@@ -203,7 +214,7 @@ def list_page(
 def find_rank(
     database: Database, user_id: UUID, category: str, session_date: date
 ) -> LeaderboardEntry | None:
-    """Return a player's entry with its rank."""
+    """Return a player's entry with its rank, or None if the player has no entry."""
     parameters = name_leaderboard(category, session_date, user_id=user_id)
     return find_one(database, build_entry, RANK, parameters)
 
@@ -211,7 +222,7 @@ def find_rank(
 def list_around(
     database: Database, user_id: UUID, category: str, session_date: date, radius: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return a player's entry, and up to `radius` entries on each side of it."""
+    """Return a player's entry with up to `radius` entries above it and up to `radius` entries below it."""
     parameters = name_leaderboard(category, session_date, user_id=user_id, radius=radius)
     return fetch_all(database, build_entry, AROUND, parameters)
 
@@ -222,7 +233,11 @@ def upsert_entries(
     session_date: date,
     rows: Sequence[tuple[UUID, UUID, Any, Mapping[str, Any] | None]],
 ) -> set[UUID]:
-    """Write (id, user, score, metadata) rows; return the users that exist."""
+    """Insert or update entries, given as (id, user id, score, metadata).
+
+    Returns the ids of the users that exist; entries of other users are skipped. Metadata that is None or
+    empty keeps the stored metadata.
+    """
     ordered = sorted(rows, key=lambda row: row[1])
     parameters = name_leaderboard(
         category,
@@ -241,7 +256,10 @@ def set_score(
     session_date: date,
     row: tuple[UUID, UUID, Decimal, Mapping[str, Any] | None],
 ) -> LeaderboardEntry | None:
-    """Write one (id, user, score, metadata) row and return the entry with its rank; None: no such user."""
+    """Insert or update one entry, given as (id, user id, score, metadata), and return it with its rank.
+
+    Returns None if the user does not exist. Metadata that is None or empty keeps the stored metadata.
+    """
     entry_id, user_id, score, metadata = row
     parameters = name_leaderboard(
         category,
@@ -255,7 +273,7 @@ def set_score(
 
 
 def store_ranks(database: Database, session_date: date) -> int:
-    """Store the rank of every entry of a session; return how many entries it has."""
+    """Store the rank of every entry of a session, and return the number of entries."""
     database.execute_sql(ANALYZE)
     database.execute_sql(SORT_MEMORY)
     count_changed(database, CLOSE, {"day": session_date})
@@ -270,15 +288,16 @@ def list_categories(database: Database, session_date: date) -> tuple[str, ...]:
 
 
 def delete_leaderboard(database: Database, session_date: date, category: str) -> bool:
-    """Delete a leaderboard with its counters, for the self-test; return False while others write to it.
+    """Delete a leaderboard and its counters. Only the self-test does this.
 
-    After False nothing was deleted: try again.
+    Returns False if another transaction is writing to the leaderboard. Nothing is then deleted, and the
+    caller can try again.
     """
     parameters = name_leaderboard(category, session_date, lock=WRITERS_LOCK)
     [(has_counters,)] = database.execute_sql(HAS_COUNTERS, parameters).fetchall()
     if not has_counters:
         return True
-    # do not wait for the lock: every writer of entries would wait behind this transaction
+    # Do not wait for the lock: all later writers of entries would wait behind this transaction.
     [is_alone] = fetch_all(database, get_first, TRY_WRITERS_LOCK, parameters)
     if is_alone:
         database.execute_sql(DELETE_ENTRIES, parameters)

@@ -1,8 +1,8 @@
-"""Bulk loads: COPY into a staging table, then one upsert per chunk.
+"""Bulk loads: COPY into a staging table, then one upsert for each chunk of records.
 
-Owns the text format of COPY, and the upserts by key, which make every load repeatable: a row that exists
-with the same values is not written. A role that may not create temporary tables sends the rows as a JSON
-document instead.
+Owns the text format of COPY, and the upserts by key. An upsert does not write a row that is stored with the
+same values already, so a load can be repeated. A role that may not create temporary tables sends the rows as
+a JSON document instead.
 """
 
 import io
@@ -23,12 +23,15 @@ from core.records.game import StoredUser
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A table to load from the records of one type.
+    """A table that is loaded from records of one type.
 
-    `key` identifies a row, and a reload keeps the `kept` columns of an existing row. All writers write rows
-    in the same `order` (by default that of the key), so that no two of them deadlock. Fields in `joined` come
-    from another table, and the service adds the `derived` columns to the rows. With `is_primary` the key is
-    the primary key, which has one more column in distributed tables.
+    - `key`: the columns that identify a row.
+    - `kept`: the columns of an existing row that a load leaves unchanged.
+    - `order`: the order in which all writers write rows, so that no two writers deadlock. The default is
+      `key`.
+    - `joined`: fields of the record that are columns of another table and are not written.
+    - `derived`: columns that are no fields of the record; the service adds them.
+    - `is_primary`: true if `key` is the primary key. In distributed tables this key has one more column.
     """
 
     table: str
@@ -42,12 +45,12 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def conflict(self) -> str:
-        """The target of ON CONFLICT: the columns of a unique index, or the primary key's constraint."""
+        """The conflict target of ON CONFLICT: the columns of `key`, or the constraint of the primary key."""
         return f"ON CONSTRAINT {self.table}_pkey" if self.is_primary else f"({', '.join(self.key)})"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns to write."""
+        """The columns that a load writes."""
         own = tuple(name for name in self.record.__struct_fields__ if name not in self.joined)
         return own + self.derived
 
@@ -59,7 +62,7 @@ USERS = Target(
     kept=("id", "created_at", "last_active"),
     derived=("email_index",),
 )
-# by code points: any other collation takes longer to sort than the rows take to write
+# COLLATE "C" sorts by bytes: to sort by the rules of a language takes longer than to write the rows.
 TICKS = Target("ticks", Tick, key=("symbol", "timestamp"), order='symbol COLLATE "C", timestamp')
 PORTFOLIOS = Target("portfolios", Portfolio, key=("user_id", "session_date"), kept=("id", "created_at"))
 POSITIONS = Target("positions", Position, key=("user_id", "session_date", "symbol"))
@@ -71,14 +74,14 @@ LEADERBOARD_ENTRIES = Target(
     kept=("id", "created_at"),
     joined=("username",),
 )
-# Where users are distributed, the table `usernames` keeps usernames unique.
+# If users are distributed, this replaces USERS: the table `usernames` then keeps usernames unique.
 USERS_BY_ID = Target("users", User, key=("id",), kept=("created_at", "last_active"), derived=("email_index",))
 QUESTS = Target("quests", Quest, key=("id",), is_primary=True)
 MARKET_EVENTS = Target("market_events", MarketEvent, key=("id",))
 
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
-    """Upsert records with distinct keys; return how many rows are new or changed."""
+    """Insert or update records with distinct keys, and return how many rows are new or changed."""
     distributed = is_distributed(database)
     if target is USERS and distributed:
         ids = _claim_usernames(database, records)
@@ -88,27 +91,28 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
         source, parameters = _stage(database, target, records), None
     else:
         rows = [{name: getattr(record, name) for name in target.columns} for record in records]
-        # the server parses each text as a value of its column
+        # json.dumps writes ids, times and amounts as texts; the server converts each text to the type of its
+        # column
         source, parameters = (
             f"json_populate_recordset(NULL::{target.table}, %s)",
             (json.dumps(rows, default=str),),
         )
     if distributed:
-        # count the returned rows: the rowcount of Citus is the number of rows that were given
+        # Count the returned rows: on Citus, `rowcount` is the number of rows that were given.
         statement = _upsert(target, source, keeps_player=target.is_primary) + " RETURNING 1"
         return len(database.execute_sql(statement, parameters).fetchall())
     return int(database.execute_sql(_upsert(target, source, keeps_player=False), parameters).rowcount)
 
 
 def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
-    """Copy records into a temporary table, which the transaction drops; return its name."""
+    """Copy records into a temporary table that exists until the transaction ends, and return its name."""
     staged = f"pg_temp.staged_{target.table}"
-    # one transaction may load the same table twice
+    # The table exists if the same transaction has loaded the same target before.
     database.execute_sql(
         f"DROP TABLE IF EXISTS {staged}; CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
     )
     columns = {name: list(map(attrgetter(name), records)) for name in target.columns}
-    # leave out columns that are NULL in every row: half of the columns of most ticks
+    # Leave out columns that are NULL in every row. Most ticks have values in half of their columns only.
     nothing = [None] * len(records)
     columns = {name: values for name, values in columns.items() if values != nothing}
     with database.cursor() as cursor:
@@ -131,20 +135,20 @@ def _upsert(target: Target, source: str, *, keeps_player: bool) -> str:
 
 
 def encode_rows(columns: Iterable[Sequence[Any]]) -> io.StringIO:
-    """Encode rows in the text format of COPY: tabs, newlines, backslash-N for NULL."""
+    """Return rows in the text format of COPY, from the values of each column."""
     rows = zip(*map(_encode_column, columns), strict=True)
     return io.StringIO("\n".join(map("\t".join, rows)) + "\n")
 
 
 def _encode_column(column: Sequence[Any]) -> Iterable[str]:
-    """Encode values by exact type, which takes a quarter of the time of a chain of isinstance."""
+    """Encode the values of a column by their exact type: isinstance checks take four times as long."""
     kinds = set(map(type, column))
     if len(kinds) > 1:
         return [_ENCODERS[type(value)](value) for value in column]
     encode = _ENCODERS[kinds.pop()]
     if encode is not _encode_time:
         return map(encode, column)
-    # rows of one load share a few times, and encoding one costs more than a look-up
+    # Many rows of one load have the same time, and a look-up in a dict takes less time than to encode one.
     encoded = {time: encode(time) for time in set(column)}
     return map(encoded.__getitem__, column)
 
@@ -156,12 +160,12 @@ def _escape(text: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Quote a text inside of an array's literal, whose escapes are not those of JSON."""
+    """Quote a text as an element of an array literal. The escapes differ from those of JSON."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 class _Encoders(dict[type, Callable[[Any], str]]):
-    """Type of a value -> its encoder; a subclass is encoded like its base."""
+    """Maps a type to the encoder of its values. A subclass has the encoder of its base class."""
 
     def __missing__(self, kind: type) -> Callable[[Any], str]:
         for base in kind.__mro__[1:]:
@@ -188,7 +192,7 @@ _ENCODERS = _Encoders(
 )
 
 
-# -- what a constraint refused ------------------------------------------------------------
+# -- keys that a constraint refuses -------------------------------------------------------
 
 _COLUMNS = """ARRAY(SELECT attname::text FROM unnest({numbers}) WITH ORDINALITY AS k (number, place)
                   JOIN pg_attribute ON attrelid = {table} AND attnum = number ORDER BY place)"""
@@ -201,9 +205,9 @@ FIND_CONSTRAINT = f"""
 def find_refused_key(
     database: Database, target: Target, constraint: str | None, records: Sequence[Any]
 ) -> dict[str, str]:
-    """Return the columns and values of the first record that a constraint refuses; empty when none is found.
+    """Return the columns and values of the first record that violates a constraint, or {} if there is none.
 
-    It is needed because the server hides the values of its error from a role under row security.
+    The server's error has these values too, but the server hides them from a role under row security.
     """
     found = database.execute_sql(FIND_CONSTRAINT, (target.table, constraint)).fetchone()
     if found is None:
@@ -215,7 +219,7 @@ def find_refused_key(
         there = f"SELECT FROM {referenced} o WHERE ({_list_names('o', referenced_columns)}) = ({given})"
         refused = f"NOT EXISTS ({there})"
     else:
-        # another row, of the table or of the load
+        # The values are refused if another row has them: a row of the table, or another given record.
         rows = f"SELECT {names} FROM {target.table} UNION ALL SELECT {names} FROM given"
         refused = f"""EXISTS (SELECT FROM ({rows}) o WHERE ({_list_names("o", columns)}) = ({given})
                       AND ({_list_names("o", target.key)}) <> ({_list_names("given", target.key)}))"""
@@ -233,20 +237,20 @@ def _list_names(table: str, names: Iterable[str]) -> str:
 
 
 class UserRow(StoredUser, frozen=True):
-    """A row of `users` to write."""
+    """A row of `users` to write: a user with the index of the e-mail address."""
 
     email_index: str | None
 
 
 class StoredEmail(NamedTuple):
-    """The encrypted e-mail address of a user that exists."""
+    """The id and the encrypted e-mail address of a stored user."""
 
     user_id: UUID
     email: str | None
     email_index: str | None
 
 
-# A username that is in use keeps its user's id.
+# A username that is stored already keeps the id of its user.
 CLAIM_USERNAMES = """
     INSERT INTO usernames (id, username) SELECT * FROM unnest(%s::uuid[], %s::text[]) AS given (id, username)
     ORDER BY username ON CONFLICT (username) DO NOTHING"""
@@ -256,36 +260,38 @@ FIND_USER_IDS = "SELECT username, id FROM users WHERE username = ANY(%s)"
 
 
 def find_emails(database: Database, usernames: Sequence[str]) -> dict[str, StoredEmail]:
-    """Return the encrypted e-mail address of each of the usernames that exists."""
+    """Return the stored e-mail address of each of the usernames that exists, by username."""
     rows = database.execute_sql(FIND_EMAILS, (list(usernames),)).fetchall()
     return {username: StoredEmail(*row) for username, *row in rows}
 
 
 def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUID]:
-    """Return the id of each of the usernames that exists, in their order."""
+    """Return the user id of each of the usernames that exists, in the order of `usernames`."""
     found = dict(database.execute_sql(FIND_USER_IDS, (list(usernames),)).fetchall())
     return {name: found[name] for name in usernames if name in found}
 
 
 def _claim_usernames(database: Database, users: Sequence[Any]) -> dict[str, UUID]:
-    """Reserve usernames for their users; return the user id of each, for a name in use the id of its user."""
+    """Insert usernames that are new, and return the stored user id of every username."""
     names = [user.username for user in users]
     database.execute_sql(CLAIM_USERNAMES, ([user.id for user in users], names))
     return dict(database.execute_sql(FIND_CLAIMED, (names,)).fetchall())
 
 
-# In one order everywhere, so that no two loads wait for each other.
+# All loads lock quests in the order of their ids, so that no two loads deadlock.
 LOCK_QUESTS = "SELECT user_id FROM quests WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE"
-# A row of a distributed table cannot change its player.
+# Citus cannot change the `user_id` of a row, because it is the distribution column. So a row that moves to
+# another player is deleted before it is inserted.
 DELETE_MOVED = """
     DELETE FROM {table} WHERE id = ANY(%(ids)s::uuid[])
     AND (id, user_id) NOT IN (SELECT * FROM unnest(%(ids)s::uuid[], %(owners)s::uuid[])) RETURNING user_id"""
 
 
 def lock_quest_owners(database: Database, quests: Sequence[Quest]) -> set[UUID]:
-    """Lock the stored quests with these ids until the transaction ends; return their owners.
+    """Lock the stored quests with the ids of `quests` until the transaction ends; return their players.
 
-    Where tables are distributed: delete the quests that move to another player; return their old owners.
+    If tables are distributed, it locks nothing. It deletes the quests that move to another player, and
+    returns their previous players.
     """
     if is_distributed(database):
         return delete_moved(database, QUESTS, quests)
@@ -294,7 +300,10 @@ def lock_quest_owners(database: Database, quests: Sequence[Quest]) -> set[UUID]:
 
 
 def delete_moved(database: Database, target: Target, records: Sequence[Any]) -> set[UUID]:
-    """Delete the distributed rows of records that now belong to another player; return their old players."""
+    """Delete the stored rows that now belong to another player, and return their previous players.
+
+    Does nothing if tables are not distributed.
+    """
     if not is_distributed(database):
         return set()
     parameters = {

@@ -1,8 +1,8 @@
-"""Statements that list the partitions of `ticks`, and have them created and dropped.
+"""Statements that list, create and drop the partitions of `ticks`.
 
-Partitions follow each other without a gap: `ticks_before`, which has no lower bound, then one per month;
-later ticks are in `ticks_default`. Without gaps, a search for the latest tick of a symbol reads them
-newest first and stops at the first row.
+There is no gap between partitions. `ticks_before` is the first one and has no lower bound. It is followed by
+one partition for each month. `ticks_default` has all later ticks. So a search for the latest tick of a symbol
+can read the partitions from the newest to the oldest and stop at the first row.
 """
 
 import re
@@ -13,12 +13,14 @@ import msgspec
 from core.database import Database
 from core.queries.rows import Row, count_changed, fetch_all
 
-# Any fixed number: "tick" in ASCII.
+# The key of an advisory lock: an arbitrary constant ("tick" in ASCII).
 MAINTENANCE_LOCK = 0x7469636B
-# Everybody else waits behind a waiting table lock, so maintenance gives up after this time.
+# While maintenance waits for a table lock, all readers and writers wait behind it. So maintenance gives up
+# after this time.
 LOCK_TIMEOUT_MS = 5_000
 
-# Functions of the owner: other roles cannot change the schema.
+# CREATE and DROP call functions that run with the owner's rights, because other roles cannot change the
+# schema.
 CREATE = "SELECT * FROM ticks_create_partition(%s)"
 DROP = "SELECT ticks_drop_partitions(%s)"
 HAS_TICKS = "SELECT EXISTS (SELECT FROM ticks WHERE timestamp < %s)"
@@ -33,7 +35,7 @@ _BOUNDS = re.compile(r"FROM \((?:MINVALUE|'(?P<begin>[^']+)')\) TO \('(?P<end>[^
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """A partition with the ticks of [begin, end); `begin` None means no lower bound."""
+    """A partition with the ticks of [begin, end). If `begin` is None, it has no lower bound."""
 
     name: str
     begin: datetime | None
@@ -41,45 +43,50 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 def lock_maintenance(database: Database) -> None:
-    """Lock out other maintenance until the transaction ends; limits the waits for table locks."""
+    """Keep other maintenance out until the transaction ends, and limit how long it waits for table locks."""
     database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (MAINTENANCE_LOCK,))
     database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
 
 
 def lock_ticks(database: Database) -> None:
-    """Lock out readers and writers of ticks until the transaction ends."""
+    """Lock the table `ticks` against readers and writers until the transaction ends."""
     database.execute_sql("LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
 
 
 def list_partitions(database: Database) -> tuple[Partition, ...]:
-    """Return all partitions except the default one, oldest first."""
+    """Return all partitions except the default partition, oldest first."""
     return tuple(sorted(fetch_all(database, _build, LIST), key=lambda partition: partition.end))
 
 
 def has_ticks(database: Database, until: datetime) -> bool:
-    """Say whether there is a tick before a time."""
+    """Return whether there is a tick before the time `until`."""
     return bool(database.execute_sql(HAS_TICKS, (until,)).fetchone()[0])
 
 
 def create_partition(database: Database, begin: datetime) -> tuple[str, int]:
-    """Create the partition of a month and move the ticks of the month out of the default partition.
+    """Create the partition of the month that starts at `begin`.
 
-    Returns the partition's name and how many ticks were moved. The caller holds the lock of `lock_ticks`.
+    Ticks of this month are moved from the default partition to the new one. Returns the name of the partition
+    and the number of moved ticks. The caller holds the lock of `lock_ticks`.
     """
     [(name, moved)] = database.execute_sql(CREATE, (begin,)).fetchall()
     return str(name), int(moved)
 
 
 def drop_partitions(database: Database, until: datetime) -> None:
-    """Drop the partitions that end at or before a time, and create `ticks_before` again up to that time.
+    """Drop the partitions that end at or before the time `until`.
 
+    `ticks_before` is one of them. So an empty `ticks_before` is created up to the first partition that stays.
     The caller holds the lock of `lock_ticks`.
     """
     database.execute_sql(DROP, (until,))
 
 
 def forget_symbols(database: Database) -> int:
-    """Delete symbols without ticks; if there are any, writers are locked out until the transaction ends."""
+    """Delete the symbols without ticks, and return their number.
+
+    If there are any, writers of ticks have to wait until the transaction ends.
+    """
     if not database.execute_sql(FIND_WITHOUT_TICKS).fetchone()[0]:
         return 0
     database.execute_sql("LOCK TABLE ticks IN SHARE ROW EXCLUSIVE MODE")

@@ -1,9 +1,9 @@
-"""Statements across tables on attendance: the report on all players, days, and silent players.
+"""Statements on the attendance of players: the report on all players, the counts of days, silent players.
 
-The report reads each portfolio of the last 13 weeks once, from an index, and keeps one row per player:
-numbers in which each bit stands for a day. Whether a player returned, and how long a streak is, is computed
-from these bits without sorting the sessions of the player. Of older sessions it asks only whether there is
-one.
+The report reads each portfolio of the last 13 weeks once, from an index. It keeps one row for each player,
+with integers in which each bit stands for a day. From these bits it computes whether a player returned and
+how long a streak is, without sorting the sessions of the player. Of older sessions it only checks whether
+there is one.
 """
 
 from collections import Counter
@@ -27,11 +27,10 @@ from core.records import (
 )
 
 DAYS_REPORTED = 91
-"""Number of days for which the report counts players last seen on that day; it reads the sessions of these
-days."""
+"""The report counts players by the day on which they were last seen, for this number of days."""
 
 AWAY_DAYS = 7
-"""A player who plays again after this many days without a session has returned."""
+"""A player who plays after at least this number of days without a session has returned."""
 
 LONGEST_STREAK = 30
 MATCHES_COUNTED = 10_000
@@ -42,28 +41,31 @@ _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
 _EARLIER_FROM = 31
 """Bit n of `recent` stands for the session n days ago, bit n of `earlier` for the session n + 31 days ago.
-Each has a window of 30 days and the 7 days before it, which tell whether a player returned; together they
-have all of the DAYS_REPORTED."""
+
+Both columns contain a window of 30 days and the 7 days before it, which show whether a player returned.
+Together they contain all days of the report.
+"""
 
 
 class _Window(NamedTuple):
-    """A window of `days` days, the last of them `end` days ago; `bits` names the column with its bits."""
+    """A window of `days` days that ends `end` days ago. `bits` is the column that contains its bits."""
 
     end: int
     days: int
     bits: str = "recent"
 
     def select(self) -> str:
-        """Return the SQL that counts the players who played and those who returned."""
+        """Return SQL for two counts: the players who played in the window, and those who returned in it."""
         window = ((1 << self.days) - 1) << (self.end if self.bits == "recent" else self.end - _EARLIER_FROM)
         back = f"(back_{self.bits} & {window})"
-        # a first session of all is no return: a player who returns has an earlier one
+        # A new player's first session is no return. So for a new player, `bits` must have a session that is
+        # older than the latest return.
         return f"""
            count(*) FILTER (WHERE {self.bits} & {window} <> 0),
            count(*) FILTER (WHERE {back} <> 0 AND (NOT is_new OR {self.bits} >= ({back} & -{back}) * 2))"""
 
     def list_days(self, today: date) -> tuple[date, date]:
-        """Return the first and the last day."""
+        """Return the first and the last day of the window."""
         last = today - timedelta(days=self.end)
         return last - timedelta(days=self.days - 1), last
 
@@ -75,7 +77,8 @@ _WINDOWS = (
     _Window(1, 30),
     _Window(31, 30, "earlier"),
 )
-# Each step jumps to the next older session in the index.
+# Selects the days of the last MAX_DAYS days on which a session was held. Each step of the recursion jumps to
+# the next older session in the index.
 HELD = f"""
     WITH RECURSIVE held AS (
         (SELECT max(session_date) AS day FROM portfolios WHERE session_date <= %(today)s)
@@ -84,23 +87,24 @@ HELD = f"""
         FROM held WHERE day > %(today)s - {MAX_DAYS}
     ) SELECT day FROM held WHERE day > %(today)s - {MAX_DAYS}"""
 
-# Sessions are grouped in the order of the index by player. A hash table of all players does not fit into the
-# caches of a processor, and takes twice as long. Players are then in the order of the index when they are
-# asked for older sessions.
+# These settings group the sessions in the order of the index by player. A hash table of all players does not
+# fit into the caches of a processor, and takes twice as long. The look-ups of older sessions then follow the
+# order of the index too.
 PLAN = "SET LOCAL enable_hashagg = off; SET LOCAL enable_sort = off;"
 
 
 def _came_back(bits: str) -> str:
-    """Return the SQL for the bits of those sessions that follow AWAY_DAYS days without a session."""
+    """Return SQL for the bits of the sessions that follow AWAY_DAYS days without a session."""
     return f"{bits} & ~({' | '.join(f'({bits} >> {day})' for day in range(1, AWAY_DAYS + 1))})"
 
 
-# Sessions that were held and that the player missed, without today's, which can still be played.
+# The bits of sessions that were held and that the player missed. Today's session (bit 0) is left out, because
+# it can still be played.
 _MISSED = "(%(held)s & ~recent & ~1::bigint)"
 
 
 def _played_in_week(week: int, weekday: int) -> str:
-    """Return the SQL condition that a player played `week` weeks ago; `weekday` is today's."""
+    """Return the SQL condition that a player played `week` weeks ago, if today is `weekday` (Monday is 0)."""
     ages = range(max(weekday + 7 * week - 6, 0), weekday + 7 * week + 1)
     recent = sum(1 << age for age in ages if age < _RECENT_DAYS)
     earlier = sum(1 << (age - _EARLIER_FROM) for age in ages if age >= _RECENT_DAYS)
@@ -109,39 +113,42 @@ def _played_in_week(week: int, weekday: int) -> str:
 
 
 def _count_days(column: str) -> str:
-    """Return the SQL for the number of UTC days from a time to today; negative when it is in the future.
+    """Return SQL for the number of UTC days from a time to today, negative for a time after today.
 
-    A day is counted by seconds: the change of time zone would take longer than all else that is computed for
-    a player.
+    The days are computed from seconds, because a conversion of the time zone would take longer than
+    everything else that is computed for a player.
     """
     return f"""(ceil((date_part('epoch', (%(today)s::date + 1)::timestamp) - date_part('epoch', {column}))
                     / 86400) - 1)"""
 
 
 def _has_older(player: str) -> str:
-    """Return the SQL condition that a player has a session before the DAYS_REPORTED: one look at an index."""
+    """Return the SQL condition that a player has a session before the last DAYS_REPORTED days."""
     return f"""EXISTS (SELECT FROM portfolios p WHERE p.user_id = {player}
                        AND p.session_date <= %(today)s - {DAYS_REPORTED} OFFSET 0)"""
 
 
-# The lowest bit that is set.
+# How many days ago the player's last session was: the position of the lowest bit that is set.
 _LAST_PLAYED = f"""CASE WHEN recent <> 0 THEN bit_count(((recent & -recent) - 1)::bit(64))
                     ELSE {_EARLIER_FROM} + bit_count(((earlier & -earlier) - 1)::bit(64)) END"""
 _OLDEST_WINDOW = max(window.end + window.days - 1 for window in _WINDOWS)
-"""How many days ago the oldest window begins; whether an older session was the first of all has no effect."""
+"""How many days ago the oldest window begins. A player without an earlier session is new."""
 
 
 def build_report_statement(weeks: int, weekday: int) -> str:
-    """Return the statement that counts players by streak, by last day seen, and by the day of joining.
+    """Return the statement that counts players by streak, by the day last seen, and by the day of joining.
 
-    `weekday` is that of today, Monday is 0. Each row has its kind, its group, and the counts of the group.
-    For kind `joined` the group has a second part: bit n is set for players who played n weeks ago.
+    Each row has the columns kind, group, weeks and counts. The group is the length of a streak (kind
+    `streak`), the number of days since players were seen (`silent`) or since they joined (`joined`). Only
+    rows of kind `joined` have weeks: bit n is set if the players played n weeks ago. The first count is the
+    number of players. In rows of kind `streak` it is followed by two counts for each window: the players who
+    played and those who returned. `weekday` is the weekday of today (Monday is 0).
     """
     windows = ",".join(window.select() for window in _WINDOWS)
     weeks_played = " | ".join(
         f"CASE WHEN {_played_in_week(week, weekday)} THEN {1 << week} ELSE 0 END" for week in range(weeks)
     )
-    # each row sets a bit of one number only
+    # Each portfolio sets one bit, in `recent` or in `older`. `earlier` is composed of both.
     return f"""
     WITH played AS MATERIALIZED (
         SELECT user_id, COALESCE(recent, 0) AS recent,
@@ -185,8 +192,8 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     FROM everybody GROUP BY GROUPING SETS ((silent), (joined, weeks))"""
 
 
-# Every day of the calendar, whether a session was held or not. Those who traded are read in the order of an
-# index, one after the other.
+# Returns the given days, also those without a session. The trades are read in the order of the index by
+# session and player, so DISTINCT needs no sort.
 DAYS = f"""
     WITH played AS (
         SELECT session_date AS day, count(*) AS players FROM portfolios
@@ -207,8 +214,8 @@ DAYS = f"""
 
 # -- silent players -----------------------------------------------------------------------
 
-# Each condition is evaluated for one player: the statement reads players in the order of an index, and only
-# as many as the page needs.
+# OFFSET 0 makes the planner evaluate the subqueries for one player at a time. So the statement reads players
+# in the order of an index, and only as many as the page needs.
 _IS_SILENT = f"""
     NOT EXISTS (SELECT FROM portfolios p WHERE p.user_id = u.id
                 AND p.session_date BETWEEN %(until)s AND %(today)s OFFSET 0)
@@ -228,7 +235,9 @@ _KNOWN_LAST = "%(last_active)s::timestamptz IS NOT NULL"
 # The order of the index `users_last_active`, in both directions.
 _NEWEST_FIRST = "u.last_active DESC NULLS LAST, u.id"
 _OLDEST_FIRST = "u.last_active ASC NULLS FIRST, u.id DESC"
-# For each order: the ranges of the index after the last player of the previous page, and ORDER BY.
+# For each order of the list: the ranges of an index that are read one after the other. A range is three
+# texts: the condition for players after the last player of the previous page, the condition on `last_active`,
+# and ORDER BY.
 _RANGES = {
     "last_active": (
         (
@@ -329,9 +338,10 @@ build_silent = make_builder(SilentPlayer)
 
 
 class Silence(NamedTuple):
-    """Players to list: not seen for `days` days, with at least `sessions` sessions.
+    """The silent players to list: not seen for `days` days, with at least `sessions` sessions before that.
 
-    `joined` is the Monday of the week in which they joined (None: any), `prefix` begins their username.
+    `joined` is the Monday of the week in which the players joined (None: any week). Their usernames begin
+    with `prefix`.
     """
 
     days: int
@@ -341,13 +351,13 @@ class Silence(NamedTuple):
 
 
 def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]:
-    """Return the counts of these days, in any order."""
+    """Return the counts of each day in `days`, in any order."""
     parameters = {"days": list(days), "first": min(days), "last": max(days)}
     return fetch_all(database, build_day, REPORT_MEMORY + DAYS, parameters)
 
 
 def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
-    """Return the figures of all players; cohorts are of the last `weeks` weeks."""
+    """Return the report on all players, with the cohorts of the last `weeks` weeks."""
     monday = today - timedelta(days=today.weekday())
     held = fetch_all(database, get_first, HELD, {"today": today})
     held_bits = sum(1 << (today - day).days for day in held if (today - day).days < _RECENT_DAYS)
@@ -366,7 +376,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
             silent[group] += players
         elif group is not None:
             joined[group] += players
-            # the weeks of joining are counted from the running one
+            # The key is the number of weeks since the week of joining; 0 is the running week.
             sizes = sums.setdefault((group + 6 - today.weekday()) // 7, [0] * (weeks + 1))
             sizes[0] += players
             for week in range(weeks):
@@ -415,7 +425,7 @@ def list_silent(
     last: SilentPlayer | None,
     limit: int,
 ) -> tuple[SilentPlayer, ...]:
-    """Return up to `limit` silent players behind `last` (None: the first ones), in an `order` of ORDERS."""
+    """Return up to `limit` silent players after `last` (None: from the start), in an `order` of ORDERS."""
     wanted = build_prefix(silence.prefix)
     statement = wanted.refine(SILENT_MATCHES[order]) if silence.prefix else SILENT[order]
     parameters = {
@@ -432,7 +442,7 @@ def list_silent(
 
 
 def count_silent(database: Database, silence: Silence, now: datetime) -> int:
-    """Return how many players are silent, up to MATCHES_COUNTED."""
+    """Return the number of silent players. The count stops at MATCHES_COUNTED."""
     wanted = build_prefix(silence.prefix)
     statement = wanted.refine(COUNT_MATCHES) if silence.prefix else COUNT
     return int(find_one(database, get_first, statement, _name_silence(silence, now)) or 0)

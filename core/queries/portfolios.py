@@ -43,14 +43,16 @@ IN_SESSION = f"""
     SELECT {COLUMNS} FROM portfolios
     WHERE session_date = %(day)s AND (%(after)s::uuid IS NULL OR user_id > %(after)s::uuid)
     ORDER BY user_id LIMIT %(limit)s"""
-# A batch is a small part of the table, but the planner would hash the whole table.
+# A batch has a small part of the rows of the table. Without these settings, the planner would hash the whole
+# table.
 PROBE_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
 
 
 def _set_values(new: str, *, cash: str) -> str:
-    """Return the assignments of an UPDATE; `new` is a template that makes SQL for a column's new value.
+    """Return the SET clause of an UPDATE; `new.format(column)` is SQL for the new value of a column.
 
-    The change in percent is relative to the value before the change; it is 0 if that value was 0.
+    `cash` is SQL for the stored cash, which is kept if the new cash is NULL. The change in percent is
+    relative to the value before the change; it is 0 if that value was 0.
     """
     total, change = new.format("total_value"), new.format("day_change")
     return f"""
@@ -62,12 +64,12 @@ def _set_values(new: str, *, cash: str) -> str:
             updated_at = now()"""
 
 
-# Without arrays and a join, planning takes a fraction of the time.
+# Updates one row. Without arrays and a join, planning takes a fraction of the time that UPDATE_MANY needs.
 UPDATE = f"""
     UPDATE portfolios SET {_set_values("%({})s", cash="current_cash")}
     WHERE user_id = %(user_id)s AND session_date = %(session_date)s RETURNING {COLUMNS}"""
-# Rows are locked in the order of the batch. Only the places of the missing rows are returned: they are
-# few, and the updated ones are many.
+# Rows are locked in the order of the batch. The statement returns the numbers of the updates without a row,
+# because few rows are missing and many are updated.
 UPDATE_MANY = f"""
     WITH updated AS (
         UPDATE portfolios p SET {_set_values("b.{}", cash="p.current_cash")}
@@ -86,10 +88,10 @@ POSITIONS = f"""
 TRADES = f"""
     SELECT {list_columns(Trade)} FROM trades
     WHERE user_id = ANY(%s::uuid[]) AND session_date = %s ORDER BY user_id, executed_at, id"""
-# The first columns are the same in every row, so that a player without trades has one row too. Money is
-# rounded for each trade and each position, as it is in the value of a portfolio. The outer bounds of the
-# time exclude the partitions of other months. Trades are looked up for each session, in the order of their
-# index.
+# The first two columns are the same in every row, and a player without trades has one row with only these
+# columns. Money is rounded for each trade and each position, as in the value of a portfolio. The conditions
+# on `start` and `end` exclude the partitions of other months. Trades are looked up for each session, in the
+# order of their index.
 GAINS = """
     WITH sessions AS MATERIALIZED (
         SELECT session_date, day_change FROM portfolios
@@ -140,38 +142,38 @@ build_gain = make_builder(SymbolGain)
 
 
 def find_portfolio(database: Database, user_id: UUID, session_date: date) -> Portfolio | None:
-    """Return the portfolio of a user in a session."""
+    """Return the portfolio of a user in a session, or None."""
     return find_one(database, build_portfolio, FIND, (user_id, session_date))
 
 
 def create_portfolio(database: Database, portfolio_id: UUID, user_id: UUID, session_date: date) -> None:
-    """Insert a portfolio with the starting cash; does nothing when there is one already."""
+    """Insert a portfolio with the starting cash, if the user has none in the session."""
     database.execute_sql(CREATE, (portfolio_id, user_id, session_date))
 
 
 def list_history(database: Database, user_id: UUID, limit: int, before: date) -> tuple[Portfolio, ...]:
-    """Return a user's portfolios before a session, newest first."""
+    """Return up to `limit` of a user's portfolios of sessions before `before`, newest first."""
     return fetch_all(database, build_portfolio, HISTORY, (user_id, before, limit))
 
 
 def list_in_session(
     database: Database, session_date: date, after: UUID | None, limit: int
 ) -> tuple[Portfolio, ...]:
-    """Return the portfolios of a session by user id, those behind the user id `after` (None: the first)."""
+    """Return up to `limit` portfolios of a session, by user id, after `after` (None: from the start)."""
     parameters = {"day": session_date, "after": after, "limit": limit}
     return fetch_all(database, build_portfolio, IN_SESSION, parameters)
 
 
 def update_portfolio(database: Database, update: PortfolioUpdate) -> Portfolio | None:
-    """Write the values of one portfolio and return it, or None when there is none."""
+    """Write the values of one portfolio, and return it. Returns None if the portfolio does not exist."""
     return find_one(database, build_portfolio, UPDATE, msgspec.structs.asdict(update))
 
 
 def update_portfolios(database: Database, updates: Sequence[PortfolioUpdate]) -> tuple[PlayerSession, ...]:
-    """Write values of portfolios, one statement for all; return the keys without a row.
+    """Write the values of many portfolios in one statement; return the keys of portfolios that do not exist.
 
-    The updates name each portfolio once. Rows are locked in the order of the updates, which is
-    the same everywhere, so that two batches over the same portfolios do not deadlock.
+    Each portfolio may occur only once in `updates`. Rows are locked in the order of `updates`. All callers
+    use the same order, so two batches with the same portfolios do not deadlock.
     """
 
     def find_key(row: Row) -> PlayerSession:
@@ -193,22 +195,22 @@ def _encode_columns(updates: Sequence[PortfolioUpdate]) -> dict[str, Any]:
 
 
 def list_sessions_of_user(database: Database, user_id: UUID) -> tuple[date, ...]:
-    """Return every session in which the user has a portfolio."""
+    """Return every session in which a user has a portfolio, in any order."""
     return fetch_all(database, get_first, SESSIONS_OF_USER, (user_id,))
 
 
 def list_positions(database: Database, user_ids: Sequence[UUID], day: date) -> tuple[Position, ...]:
-    """Return the positions of these users in a session, by user and symbol."""
+    """Return the positions of users in a session, ordered by user id and symbol."""
     return fetch_all(database, build_position, POSITIONS, (list(user_ids), day))
 
 
 def list_trades(database: Database, user_ids: Sequence[UUID], day: date) -> tuple[Trade, ...]:
-    """Return the trades of these users in a session, by user in the order of execution."""
+    """Return the trades of users in a session, ordered by user id and time of execution."""
     return fetch_all(database, build_trade, TRADES, (list(user_ids), day))
 
 
 def find_gains(database: Database, user_id: UUID, start: date, end: date) -> PlayerGains:
-    """Return a player's change of value over the sessions of [start, end], by symbol."""
+    """Return how a player's value changed in the sessions from `start` to `end`, with the gain by symbol."""
     rows: list[Row] = database.execute_sql(GAINS, {"user": user_id, "start": start, "end": end}).fetchall()
     sessions, change = rows[0][:2]
     return PlayerGains(sessions, change, tuple(build_gain(row[2:]) for row in rows if row[2] is not None))

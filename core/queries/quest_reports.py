@@ -1,7 +1,8 @@
-"""Statements that sum up the quests of all players: outcomes, times to complete, returns, stuck players.
+"""Statements that summarise the quests of all players: outcomes, completion times, returns, stuck quests.
 
-A quest has ended when it is completed, expired or past its time; anything else is running. It ended at its
-completion, otherwise in the last moment of its time: a deadline of Monday 00:00 belongs to the week before.
+A quest has ended if it is completed, expired or past its `expires_at`; any other quest is running. A
+completed quest ended at its `completed_at`. Any other ended quest ended in the last moment before its
+`expires_at`: a quest that expires on Monday at 00:00 belongs to the week before.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -18,7 +19,8 @@ from core.records import (
     StuckQuests,
 )
 
-# The counters are per day: active quests whose time ended today are read one by one.
+# The counters count quests by the day on which they end. So active quests that ended earlier today are read
+# one by one.
 OUTCOMES = """
     SELECT ended_on - (extract(isodow FROM ended_on)::integer - 1) AS week, type, reward_type,
            sum(quests)::bigint, sum(started)::bigint, sum(halfway)::bigint,
@@ -35,10 +37,10 @@ OUTCOMES = """
     WHERE ended_on BETWEEN %(since)s AND %(until)s OR ended_on IS NULL AND %(since)s = '-infinity'::date
     GROUP BY 1, 2, 3 HAVING sum(quests) <> 0
     ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
-# The completed quests are read in the order in which they are stored, because in the order of the index by
-# time of completion each read is of another page.
+# Makes the planner read the completed quests in the order in which they are stored. In the order of the index
+# by completion time, each read would be of another page.
 STORED_ORDER = "SET LOCAL enable_indexscan = off;"
-# Sorted by bytes: a sort by the rules of a language takes longer than everything else here.
+# COLLATE "C" sorts by bytes: to sort by the rules of a language takes longer than the rest of the statement.
 TIMES = """
     SELECT type, title, count(*),
            percentile_cont(0.5) WITHIN GROUP (ORDER BY date_part('epoch', completed_at - created_at))
@@ -49,10 +51,10 @@ TIMES = """
     ) AS completed
     GROUP BY GROUPING SETS ((type, title), ())
     ORDER BY grouping(type) DESC, 4 DESC, 3 DESC, type, title LIMIT %(limit)s + 1"""
-# The last bytes of an id are random, so the first players in the order of these bytes are a sample. OFFSET 0
-# forces a look-up of each player's quests: the planner expects ten times as many quests and would read those
-# of all players. Players are compared within each session: days without a player who had the quest are left
-# out.
+# The players are a sample: the last bytes of an id are random, and the first players in the order of these
+# bytes are taken. OFFSET 0 forces a look-up of each player's quests. Otherwise the planner expects ten times
+# as many quests, and reads the quests of all players. Players are compared within each session: a session
+# counts for a type of quest only if a player in it had such a quest.
 RETURNS = """
     WITH players AS MATERIALIZED (
         SELECT id FROM users ORDER BY substring(uuid_send(id) FROM 11), id LIMIT %(players)s
@@ -70,7 +72,7 @@ RETURNS = """
             (COALESCE(q.expires_at - interval '1 microsecond', q.completed_at, 'infinity')
              AT TIME ZONE 'UTC')::date AS last_day
         FROM players CROSS JOIN LATERAL (SELECT * FROM quests WHERE user_id = players.id OFFSET 0) AS q
-        -- not those that ended at an unknown time
+        -- leave out quests that ended at an unknown time
         WHERE (q.status = 'ACTIVE' OR q.expires_at IS NOT NULL OR q.completed_at IS NOT NULL)
             AND q.created_at < (%(until)s::date + 1)::timestamp AT TIME ZONE 'UTC'
     ), holding AS (
@@ -88,8 +90,8 @@ RETURNS = """
            sum(e.sessions - h.sessions)::bigint, sum(e.returned - h.returned)::bigint
     FROM holders h JOIN everyone e USING (session_date)
     GROUP BY h.type ORDER BY h.type COLLATE "C" """
-# The counts use rows with few columns; only the returned quests are read with all columns. The players seen
-# lately are read once: the planner would look them up for each quest, which takes ten times as long.
+# The counts use rows with few columns; only the returned quests are read with all columns. The players who
+# played lately are read once: the planner would look them up for each quest, which takes ten times as long.
 STUCK = f"""
     WITH seen AS MATERIALIZED (
         SELECT DISTINCT user_id FROM portfolios WHERE session_date >= %(seen_day)s
@@ -134,9 +136,9 @@ def _build_stuck(row: Row) -> StuckQuest:
 def list_outcomes(
     database: Database, since: date | None, until: date | None, now: datetime
 ) -> tuple[QuestOutcome, ...]:
-    """Return what became of the quests that ended in a period; None means no bound.
+    """Return the outcomes of the quests that ended from `since` to `until` (included), by week and type.
 
-    Without `since`, quests that ended at an unknown time are included.
+    None means no bound. Without `since`, quests that ended at an unknown time are included.
     """
     midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
     parameters = {
@@ -152,7 +154,11 @@ def list_outcomes(
 def measure_times(
     database: Database, since: datetime | None, until: datetime | None, *, only_type: str | None, limit: int
 ) -> CompletionTimes:
-    """Return the median times to complete of all quests completed in a period, and by title."""
+    """Return the number and the median time of the quests completed in [since, until), in total and by title.
+
+    None means no bound, and any type of quest. Only the `limit` titles with the longest median times are
+    returned.
+    """
     parameters = {
         "since": since or "-infinity",
         "until": until or "infinity",
@@ -174,7 +180,10 @@ def measure_times(
 def compare_returns(
     database: Database, since: date, until: date, *, days: int, players: int
 ) -> tuple[QuestReturn, ...]:
-    """Return how often players with and without a quest of each type played again within some days."""
+    """Return how often players with and without a quest of each type played again within `days` days.
+
+    Only a sample of `players` players and their sessions from `since` to `until` (included) are compared.
+    """
     parameters = {"since": since, "until": until, "days": days, "players": players}
     return fetch_all(database, build_return, RETURNS, parameters)
 
@@ -189,7 +198,12 @@ def list_stuck(
     seen_since: datetime,
     soon: datetime,
 ) -> StuckQuests:
-    """Return running quests that end after `soon` and do not advance, or whose player stays away."""
+    """Return the number of stuck quests, and the first `limit` of them.
+
+    Only running quests that end after `soon` and whose time is half over are examined. For a quest that never
+    expires, `patience` takes the place of half its time. The quest is stuck if it has no or little progress,
+    or if its player was not seen since `seen_since`.
+    """
     parameters = {
         "now": now,
         "type": quest_type,

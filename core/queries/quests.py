@@ -34,8 +34,9 @@ INSERT = f"""
                         expires_at)
     VALUES (%(id)s, %(user_id)s, %(type)s, %(title)s, %(description)s, %(target_value)s, %(reward_type)s,
             %(reward_value)s, %(expires_at)s) RETURNING {COLUMNS}"""
-# Only a running quest is changed, and the statement that reaches the target completes it. `greatest`: the
-# clock of this process may be behind the server's clock, which set created_at.
+# Changes only a running quest. The update that reaches the target also completes the quest. `greatest` is
+# needed because `now` is the time of this process, which may be before the `created_at` of the server's
+# clock.
 PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
         status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END,
@@ -47,8 +48,8 @@ EXPIRE = """
     RETURNING user_id"""
 
 
-# The counters are per day: quests that end today, and those that end soon, are read one by one. An active
-# quest past its time counts as expired.
+# The counters count quests by the day on which they end. So quests that ended earlier today, and quests that
+# end soon, are read one by one. An active quest past its `expires_at` counts as expired.
 TOTALS = """
     SELECT type, reward_type, sum(given)::bigint, sum(started)::bigint, sum(halfway)::bigint,
            sum(completed)::bigint, sum(active)::bigint, sum(expiring)::bigint, sum(earned), sum(open)
@@ -69,7 +70,7 @@ TOTALS = """
     ) AS parts (type, reward_type, given, started, halfway, completed, active, expiring, earned, open)
     GROUP BY type, reward_type HAVING sum(given) <> 0
     ORDER BY type COLLATE "C", reward_type COLLATE "C" """
-# Many quests end at midnight; of those, the ones nearest to their target come first.
+# Many quests end at the same midnight. Of these, the quests nearest to their target come first.
 EXPIRING = f"""
     SELECT u.username, {list_columns(Quest, prefix="q.")} FROM (
         SELECT {COLUMNS} FROM quests
@@ -89,26 +90,29 @@ build_totals = make_builder(QuestTotals)
 
 
 def build_player_quest(row: Row) -> PlayerQuest:
-    """Build a quest with the username of its player."""
+    """Build a quest with its player's username, from a row with the username and the columns of the quest."""
     return PlayerQuest(row[0], build_quest(row[1:]))
 
 
 def count_completed(
     database: Database, user_ids: Sequence[UUID], excluded: Sequence[UUID]
 ) -> dict[UUID, int]:
-    """Return how many quests these players have completed, without the excluded ones."""
+    """Return how many quests each player has completed, without the quests in `excluded`.
+
+    A player without completed quests is missing in the dict.
+    """
     return dict(database.execute_sql(COUNT_COMPLETED, (list(user_ids), list(excluded))).fetchall())
 
 
 def list_active(database: Database, user_id: UUID, now: datetime) -> tuple[Quest, ...]:
-    """Return the quests a user can still complete, oldest first."""
+    """Return the running quests of a user, oldest first."""
     return fetch_all(database, build_quest, ACTIVE, {"user_id": user_id, "now": now})
 
 
 def list_active_of_many(
     database: Database, user_ids: Sequence[UUID], now: datetime
 ) -> dict[UUID, tuple[Quest, ...]]:
-    """Return the quests that each of the users can still complete, oldest first."""
+    """Return the running quests of each user, oldest first."""
     found: dict[UUID, list[Quest]] = {user_id: [] for user_id in user_ids}
     parameters = {"user_ids": list(user_ids), "now": now}
     for quest in fetch_all(database, build_quest, ACTIVE_OF_MANY, parameters):
@@ -117,12 +121,15 @@ def list_active_of_many(
 
 
 def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Quest, ...]:
-    """Return the quests behind the id `after` (None: the first), in the order of their ids."""
+    """Return up to `limit` quests, ordered by id, after the id `after` (None: from the start)."""
     return fetch_all(database, build_quest, LIST, {"after": after, "limit": limit})
 
 
 def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[QuestTotals, ...]:
-    """Return the totals of each quest type with each type of reward."""
+    """Return the totals of all quests, for each pair of quest type and reward type.
+
+    Active quests that end by `soon` count as expiring.
+    """
     midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
     parameters = {"now": now, "soon": soon, "midnight": midnight, "today": midnight.date()}
     return fetch_all(database, build_totals, TOTALS, parameters)
@@ -131,7 +138,7 @@ def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[Quest
 def list_expiring(
     database: Database, limit: int, now: datetime, until: datetime, *, quest_type: str | None = None
 ) -> tuple[PlayerQuest, ...]:
-    """Return running quests that end by a time, soonest first."""
+    """Return up to `limit` running quests that end by the time `until`, soonest first."""
     parameters = {"limit": limit, "now": now, "until": until, "type": quest_type}
     return fetch_all(database, build_player_quest, EXPIRING, parameters)
 
@@ -139,29 +146,32 @@ def list_expiring(
 def list_of_user(
     database: Database, user_id: UUID, limit: int, *, after: tuple[datetime, UUID] | None = None
 ) -> tuple[Quest, ...]:
-    """Return a user's quests, newest first; `after` is time and id of the last quest of the page before."""
+    """Return up to `limit` of a user's quests, newest first.
+
+    `after` is the time and id of the last quest of the previous page.
+    """
     created_at, quest_id = after or (None, None)
     parameters = {"user_id": user_id, "after": created_at, "after_id": quest_id, "limit": limit}
     return fetch_all(database, build_quest, OF_USER, parameters)
 
 
 def find_quest(database: Database, quest_id: UUID) -> Quest | None:
-    """Return the quest with this id."""
+    """Return the quest with this id, or None."""
     return find_one(database, build_quest, FIND, (quest_id,))
 
 
 def insert_quest(database: Database, values: Mapping[str, Any]) -> Quest:
-    """Insert one quest and return it."""
+    """Insert a quest, given as values by column name, and return it."""
     [quest] = fetch_all(database, build_quest, INSERT, values)
     return quest
 
 
 def update_progress(database: Database, quest_id: UUID, progress: Decimal, now: datetime) -> Quest | None:
-    """Set the progress of an active quest, or return None when there is no such active quest."""
+    """Set the progress of a running quest and return the quest, or None if no running quest has this id."""
     parameters = {"id": quest_id, "progress": progress, "now": now}
     return find_one(database, build_quest, PROGRESS, parameters)
 
 
 def expire_quests(database: Database, now: datetime) -> list[UUID]:
-    """Expire active quests that are past their time; return the owner of each expired quest."""
+    """Set active quests past their `expires_at` to EXPIRED, and return the player of each of these quests."""
     return list(fetch_all(database, get_first, EXPIRE, (now,)))

@@ -1,8 +1,8 @@
-"""Conversions between Python values and rows.
+"""Conversions between Python values and rows, and the calls that run a statement.
 
-Owns the lists of columns, which come from the fields of a record, the building of a record from a row,
-and the encoding of columns of values as PostgreSQL's array literals: one text per column, which psycopg2
-sends in a fraction of the time that a list of values takes. Holds no statement.
+Owns the column lists, which are made from the fields of a record, and the conversion of a row to a record.
+Also owns the conversion of values to array literals of PostgreSQL: psycopg2 sends such a text in a fraction
+of the time that a list of values takes. Contains no statement.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 REPORT_MEMORY = "SET LOCAL work_mem = '64MB';"
-"""Runs before a report that sorts or groups rows of 100,000 players: with less memory it would use files."""
+"""Runs before a report on 100,000 players: with less memory, PostgreSQL would sort and group in files."""
 
 Row = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -34,7 +34,7 @@ def list_columns(record: type[Record], *, prefix: str = "") -> str:
 def make_builder(record: type[R], **conversions: Callable[[Any], Any]) -> Callable[[Row], R]:
     """Return a function that builds a record from a row of its columns.
 
-    `conversions` is at most one field and the function that converts its value.
+    `conversions` has at most one item: the name of a field and the function that converts its value.
     """
     if not conversions:
         return lambda row: record(*row)
@@ -53,7 +53,7 @@ DISTRIBUTED: dict[str, str] = {}
 
 
 def is_distributed(database: Database) -> bool:
-    """Say whether the tables are distributed over a Citus cluster."""
+    """Return whether the tables are distributed over a Citus cluster."""
     return bool(database.connection().facts.is_distributed)
 
 
@@ -64,7 +64,7 @@ def _choose(database: Database, statement: str) -> str:
 def fetch_all(
     database: Database, build: Callable[[Row], T], statement: str, parameters: Parameters = ()
 ) -> tuple[T, ...]:
-    """Run a statement and build a record from each of its rows."""
+    """Run a statement and return `build(row)` for each of its rows."""
     rows: Iterable[Row] = database.execute_sql(_choose(database, statement), parameters).fetchall()
     return tuple(map(build, rows))
 
@@ -72,7 +72,7 @@ def fetch_all(
 def find_one(
     database: Database, build: Callable[[Row], T], statement: str, parameters: Parameters = ()
 ) -> T | None:
-    """Run a statement and build a record from its row, or return None when there is none."""
+    """Run a statement and return `build(row)` for its first row, or None if there is no row."""
     row: Row | None = database.execute_sql(_choose(database, statement), parameters).fetchone()
     return None if row is None else build(row)
 
@@ -87,20 +87,20 @@ def count_changed(database: Database, statement: str, parameters: Parameters = (
 
 def encode_ids(ids: Iterable[UUID]) -> str:
     """Return UUIDs as an array literal."""
-    # str(UUID) takes several times as long
+    # str(value) takes several times as long.
     return _join([value.int.to_bytes(16).hex() for value in ids])
 
 
 def encode_numbers(numbers: Sequence[Decimal | int | None]) -> str:
     """Return numbers as an array literal; None becomes NULL."""
-    # look for None by type: comparing a Decimal with None takes longer than formatting it
+    # Look for None by type: to compare a Decimal with None takes longer than to format it.
     if type(None) in set(map(type, numbers)):
         return _join("NULL" if number is None else str(number) for number in numbers)
     return _join(map(str, numbers))
 
 
 def encode_repeated(values: Sequence[Hashable]) -> str:
-    """Return dates, times or symbols as an array literal; each different value is formatted once."""
+    """Return dates, times or symbols as an array literal. Equal values are formatted only once."""
     texts = {value: _quote(str(value)) for value in set(values)}
     return _join(map(texts.__getitem__, values))
 

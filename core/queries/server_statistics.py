@@ -1,7 +1,7 @@
-"""Statements on PostgreSQL's own statistics: sizes, unused indexes, slow statements.
+"""Statements on PostgreSQL's own statistics: table sizes, unused indexes, slow statements.
 
-Sizes and counts are the server's estimates; no table is ever scanned. Each function takes anything that
-runs a statement, because the exporter does not use the pool that it measures.
+Sizes and counts come from the server's statistics, and no table is scanned. Each function takes an
+`Executor`, because the exporter must not use the pool that it measures.
 """
 
 import re
@@ -14,12 +14,13 @@ from core.queries.rows import Row
 from core.records import StatementFigures, TableFigures, UnusedIndex
 
 TABLES = tuple(model._meta.table_name for model in ALL_MODELS)  # noqa: SLF001  # peewee has no other way
-# The comment at the end of each statement of the database layer. PostgreSQL 18 drops a comment before one.
+# Finds the comment at the end of each statement of the database layer. At the beginning of a statement,
+# PostgreSQL 18 would drop the comment from its statistics.
 TAG = re.compile(r"/\* op=([a-z_]+) \*/")
 
-# Sizes exclude the free space maps, which are small and would make the statement take ten times as long.
-# Rows come from the cumulative statistics, which follow every write; after a crash of the server they are
-# empty, and `reltuples` replaces them.
+# Sizes exclude the free space maps: they are small, and to include them takes ten times as long. The numbers
+# of rows come from the cumulative statistics, which follow every write. These statistics are empty after a
+# crash of the server, and `reltuples` replaces them.
 _TABLES = """
     SELECT COALESCE(p.relname, c.relname),
            sum(pg_relation_size(c.oid) + COALESCE(pg_relation_size(NULLIF(c.reltoastrelid, 0)), 0))::bigint,
@@ -33,7 +34,8 @@ _TABLES = """
     WHERE c.relkind = 'r'
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
     GROUP BY 1 ORDER BY 1"""
-# A partitioned index is used when the index of any partition is; indexes of constraints are needed anyway.
+# A partitioned index is used if the index of any partition is used. Unique indexes and those of exclusion
+# constraints are needed without any scan.
 _UNUSED_INDEXES = """
     SELECT COALESCE(pt.relname, s.relname), COALESCE(pi.relname, s.indexrelname),
            sum(pg_relation_size(s.indexrelid))::bigint, min(d.stats_reset)
@@ -46,8 +48,8 @@ _UNUSED_INDEXES = """
     LEFT JOIN pg_class pt ON pt.oid = th.inhparent
     WHERE NOT x.indisunique AND NOT x.indisexclusion AND s.schemaname = current_schema()
     GROUP BY 1, 2 HAVING sum(s.idx_scan) = 0 ORDER BY 3 DESC, 1, 2"""
-# The schema of the extension, if this role may use the schema and the server has loaded the library:
-# otherwise reading the view is an error. The schema need not be on the search path.
+# Finds the schema of the extension, if this role may use it and the server has loaded the library. Otherwise
+# a query of the view would fail. The schema need not be on the search path.
 _FIND_STATEMENTS = """
     SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
     WHERE extname = 'pg_stat_statements' AND has_schema_privilege(n.oid, 'USAGE')
@@ -63,14 +65,14 @@ _SLOWEST_STATEMENTS = f"""
 
 
 class Executor(Protocol):
-    """Runs statements: the pooled database, or a connection outside the pool."""
+    """An object that runs statements: the pooled database, or a connection outside the pool."""
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement and return a cursor on its rows."""
 
 
 def list_tables(executor: Executor) -> tuple[TableFigures, ...]:
-    """Return sizes and estimated rows by table, partitions summed under their parent's name.
+    """Return the size and the estimated number of rows of each table, including its partitions.
 
     Tables without a model are summed up as `other`.
     """
@@ -88,8 +90,8 @@ def list_tables(executor: Executor) -> tuple[TableFigures, ...]:
 def list_unused_indexes(executor: Executor) -> tuple[UnusedIndex, ...]:
     """Return the indexes that no query used since the statistics were reset, largest first.
 
-    Indexes of constraints are not listed; a partitioned index counts as one. Each replica has its own
-    statistics, which are not included.
+    Indexes of constraints are not listed. A partitioned index counts as one index. Scans on replicas are not
+    included, because each replica has its own statistics.
     """
     return tuple(
         UnusedIndex(table=table, index=index, size_bytes=size, unused_since=reset)
@@ -98,17 +100,17 @@ def list_unused_indexes(executor: Executor) -> tuple[UnusedIndex, ...]:
 
 
 def find_statement_schema(executor: Executor) -> str | None:
-    """Return the schema of pg_stat_statements; None where it is not loaded, created or allowed."""
+    """Return the schema of pg_stat_statements, or None if it is not loaded, not created or not allowed."""
     rows = _fetch(executor, _FIND_STATEMENTS)
     return str(rows[0][0]) if rows else None
 
 
 def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFigures, ...] | None:
-    """Return the service's statements with the largest total time; None without pg_stat_statements.
+    """Return the service's statements with the largest total time, or None without pg_stat_statements.
 
-    For each statement the server keeps the text of the first run, which names the operation; other
-    operations that run the same statement are counted there. Constants are replaced by `$1`. Statements of
-    other programs, whose texts may hold a secret, are not listed.
+    If several operations run the same statement, all its calls count for the operation that ran it first. The
+    server replaces constants by `$1`. Statements of other programs are not listed, because they may contain a
+    secret.
     """
     schema = find_statement_schema(executor)
     if schema is None:
@@ -128,7 +130,7 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
 
 
 def read_clock(executor: Executor) -> datetime:
-    """Return the time of the server, with the cheapest statement that it can run."""
+    """Return the server's time, with the cheapest possible statement."""
     return _fetch(executor, "SELECT now()")[0][0]  # type: ignore[no-any-return]  # a column of one type
 
 
@@ -138,10 +140,10 @@ def _fetch(executor: Executor, statement: str, parameters: tuple[Any, ...] | Non
 
 
 def in_schema(statement: str, schema: str) -> str:
-    """Return a statement on the pg_stat_statements of a schema."""
+    """Insert the schema of pg_stat_statements into a statement."""
     quoted = schema.replace('"', '""')
     if "%" in quoted or "\\" in quoted:
-        # the driver would take a percent sign for a placeholder
+        # The driver would read a percent sign as a placeholder, so it is written as a Unicode escape.
         return statement.replace("{schema}", 'U&"{}"'.format(re.sub(r"[%\\]", _encode_letter, quoted)))
     return statement.replace("{schema}", f'"{quoted}"')
 

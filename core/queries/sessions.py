@@ -1,4 +1,4 @@
-"""Statements on the sessions of the game: their dates and their summaries, across tables."""
+"""Statements on the sessions of the game: their dates, their summaries and the players who were seen."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -7,7 +7,7 @@ from core.database import Database
 from core.queries.rows import fetch_all, get_first, make_builder
 from core.records import SeenPlayers, SessionSummary
 
-# Each step jumps to the next older session in the index instead of reading every row.
+# Each step of the recursions jumps to the next older session in the index, instead of reading every row.
 DATES = """
     WITH RECURSIVE with_portfolios AS (
         (SELECT max(session_date) AS day FROM portfolios
@@ -35,8 +35,9 @@ DATES_WITH_ENTRIES = """
         SELECT (SELECT max(session_date) FROM leaderboard_entries WHERE session_date < day), place + 1
         FROM days WHERE day IS NOT NULL AND place < %(limit)s
     ) SELECT day FROM days WHERE day IS NOT NULL ORDER BY day DESC"""
-# The size of a leaderboard is the sum of its counters; its best and median scores are read in the order
-# of its index. All else is counted row by row, each count over one range of an index of its table.
+# The size of a leaderboard is the sum of its counters. Its best and median scores are read in the order of
+# its index. Users are counted once, for all sessions. The other counts read one range of an index for each
+# session.
 SUMMARIES = """
     WITH joined AS MATERIALIZED (
         SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS players FROM users GROUP BY 1
@@ -80,28 +81,31 @@ build_seen = make_builder(SeenPlayers)
 
 
 def list_dates(database: Database, limit: int, before: date) -> tuple[date, ...]:
-    """Return the sessions before a date that have portfolios or leaderboard entries, newest first."""
+    """Return up to `limit` sessions before a date with portfolios or leaderboard entries, newest first."""
     return fetch_all(database, get_first, DATES, {"limit": limit, "before": before})
 
 
 def list_dates_with_entries(database: Database, limit: int, before: date) -> tuple[date, ...]:
-    """Return the sessions before a date that have leaderboard entries, newest first."""
+    """Return up to `limit` sessions before a date with leaderboard entries, newest first."""
     return fetch_all(database, get_first, DATES_WITH_ENTRIES, {"limit": limit, "before": before})
 
 
 def get_seen(database: Database, first: date, last: date) -> SeenPlayers:
-    """Return how many players were seen, and how many exist.
+    """Return how many players were seen in the days from `first` to `last`, and how many players exist.
 
-    A player was seen if they were active since the first day, or have a portfolio of these days.
+    A player was seen if they were active since the first day, or have a portfolio of one of these days.
     """
     return fetch_all(database, build_seen, SEEN, {"first": first, "last": last})[0]
 
 
 def count_undated(database: Database) -> int:
-    """Return how many completed quests have no time of completion."""
+    """Return the number of completed quests without a time of completion."""
     return fetch_all(database, lambda row: int(row[0]), UNDATED)[0]
 
 
 def list_summaries(database: Database, days: Sequence[date], *, returns: str) -> tuple[SessionSummary, ...]:
-    """Return the summaries of sessions in any order; `returns` is a category."""
+    """Return the summaries of the sessions `days` in any order.
+
+    `returns` is the category of the leaderboard of daily returns.
+    """
     return fetch_all(database, build_summary, SUMMARIES, {"days": list(days), "returns": returns})

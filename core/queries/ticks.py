@@ -31,9 +31,8 @@ from core.records import (
 
 COLUMNS = list_columns(Tick)
 _VALUES = COLUMNS.removeprefix("symbol, ")
-# Planning a search of all partitions takes longer than the search, so each symbol is searched in the one
-# partition that is likely to have its latest tick. A symbol whose latest tick is in another month is
-# returned with that month instead.
+# Selects the latest tick of each symbol if the tick is in the given month. For any other symbol it selects
+# the month of the latest tick instead. A search of all partitions would take longer to plan than to run.
 _LATEST_IN_MONTH = f"""
     SELECT CASE WHEN t.timestamp IS NULL THEN s.month END, {{symbol}}, {_VALUES} FROM {{symbols}}
     LEFT JOIN LATERAL (
@@ -47,21 +46,22 @@ LATEST_IN_MONTH = _LATEST_IN_MONTH.format(
     symbols="unnest(%(symbols)s::text[]) AS w (symbol) LEFT JOIN symbols s ON s.symbol = w.symbol",
 )
 LATEST_OF_ALL_IN_MONTH = _LATEST_IN_MONTH.format(symbol="s.symbol", symbols="symbols s")
-# Number of months that are searched one by one before all partitions are searched together.
+# A search reads up to this number of single months before it reads all partitions together.
 MONTHS_TRIED = 3
-# `beyond` is the end of tomorrow: later ticks, which an older release could store, are ignored. If
-# partitions exist up to that time, the planner excludes the default partition and orders the others
-# newest first, and the executor stops at the first row.
+# `beyond` is the end of tomorrow: later ticks, which an earlier release could store, are ignored. If
+# partitions exist up to that time, the planner excludes the default partition and orders the others newest
+# first. The executor then stops at the first row.
 LATEST = f"""
     SELECT t.* FROM unnest(%(symbols)s::text[]) AS s (symbol)
     CROSS JOIN LATERAL (
         SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
         ORDER BY timestamp DESC LIMIT 1
     ) AS t"""
-# The end of tomorrow minus this is the beginning of today.
+# `beyond` (the end of tomorrow) minus TODAY is the beginning of today.
 TODAY = timedelta(days=2)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
-# With an end the planner can exclude the default partition, and reads the others one after the other.
+# The condition on `end` lets the planner exclude the default partition and read the other partitions in
+# order.
 RANGE = f"""
     SELECT {COLUMNS} FROM ticks
     WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
@@ -70,7 +70,7 @@ RANGE = f"""
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
 LIST_CURRENCIES = "SELECT symbol, currency FROM symbols ORDER BY symbol"
 LIST_MOVED_WEEKS = "SELECT symbol, moved_weeks FROM symbols ORDER BY symbol"
-# Rows are locked in the same order everywhere, so that no two writers deadlock.
+# Rows are locked in the order of their symbols, so that no two writers deadlock.
 _UPDATE_SYMBOLS = """
     WITH locked AS (
         SELECT s.symbol, g.given FROM symbols s
@@ -80,8 +80,8 @@ _UPDATE_SYMBOLS = """
     UPDATE symbols s SET {column} = l.given FROM locked l WHERE s.symbol = l.symbol"""
 UPDATE_CURRENCIES = _UPDATE_SYMBOLS.format(column="currency", kind="text")
 UPDATE_MOVED_WEEKS = _UPDATE_SYMBOLS.format(column="moved_weeks", kind="integer")
-# A tick of a whole bar has its own open, high and low. The first possible bucket begins before year 1,
-# which Python cannot represent.
+# A tick that stands for a whole bar has its own open, high and low. `greatest` is needed because the first
+# possible bucket begins before year 1, which Python cannot represent.
 CANDLES = """
     SELECT symbol, bucket,
            (array_agg(COALESCE(open, price) ORDER BY timestamp))[1],
@@ -104,8 +104,8 @@ INSERT = f"""
     ORDER BY {TICKS.order}
     {_REPLACE}"""
 _TYPES = {"symbol": "text", "timestamp": "timestamptz", "volume": "bigint"}
-# For one row: planning INSERT_ONE takes half the time of planning INSERT with twelve arrays.
 _get_values = attrgetter(*TICKS.columns)
+# Planning INSERT_ONE takes half the time of planning INSERT, which has twelve arrays.
 INSERT_ONE = f"INSERT INTO ticks ({COLUMNS}) VALUES ({', '.join(['%s'] * len(TICKS.columns))}) {_REPLACE}"
 DELETE = "DELETE FROM ticks WHERE symbol = %s"
 _WITHOUT_TICKS = (
@@ -113,8 +113,8 @@ _WITHOUT_TICKS = (
 )
 FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
 FORGET_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
-# Walks back from the latest price with one index probe per point: reading all ticks of a day would read
-# a thousand times as many rows. `beyond` is as in LATEST.
+# Walks back from the latest price, with one index probe for each returned price. Reading all ticks of a day
+# would touch a thousand times as many rows. `beyond` is the end of tomorrow, as in LATEST.
 _WALK = """
     WITH RECURSIVE walk AS (
         SELECT s.symbol, t.timestamp, t.price, 1 AS place FROM {symbols} s
@@ -140,9 +140,10 @@ SPARKLINES_OF_ALL = _WALK.format(symbols="symbols") + LINES
 
 
 def build_statistics_statement(walk: str, *, price: str) -> str:
-    """Return the statement for change and volatility at each symbol's last price.
+    """Return the statement for the change and the volatility at each symbol's last price.
 
-    `walk` selects the last prices of the latest days, `price` the price 24 hours before the last one.
+    `walk` is the WITH clause that selects the last prices of the latest days. `price` is the query for the
+    price 24 hours before the last price.
     """
     return f"""{walk}, returns AS (
         SELECT symbol, ln(price::float8) - ln(lag(price::float8) OVER days) AS gain
@@ -167,7 +168,7 @@ STATISTICS = build_statistics_statement(
         ORDER BY timestamp DESC LIMIT 1""",
 )
 STATISTICS_WALK = {"points": VOLATILITY_RETURNS + 1, "step": timedelta(days=1)}
-# `beyond` is as in LATEST.
+# `beyond` is the end of tomorrow, as in LATEST.
 PRICES_AT = """
     SELECT t.price FROM unnest(%(symbols)s::text[], %(times)s::timestamptz[]) WITH ORDINALITY
         AS p (symbol, time, place)
@@ -176,9 +177,9 @@ PRICES_AT = """
         ORDER BY timestamp DESC LIMIT 1
     ) AS t ON true
     ORDER BY p.place"""
-# Two index probes per symbol and day, however many ticks a day has. The outer bounds exclude the
-# partitions of other months. Days are added to dates, not to timestamps: a day of a timestamptz depends
-# on the time zone of the connection.
+# Selects the first or the last tick of a symbol on a day with one index probe. The conditions on `start` and
+# `end` exclude the partitions of other months. Days are added to dates instead of timestamps, because the
+# length of a day of a timestamptz depends on the time zone of the connection.
 _TICK_OF_DAY = """
     SELECT {price} AS price FROM ticks
     WHERE symbol = s.symbol AND timestamp >= d.day::timestamp AT TIME ZONE 'UTC'
@@ -203,22 +204,22 @@ build_statistics = make_builder(PriceStatistics)
 
 def build_candle(row: Row) -> Candle:
     """Build a candle from a row of CANDLES."""
-    # sum() is numeric: the sum of large volumes does not fit a bigint
+    # sum(volume) is numeric, because the sum of large volumes does not fit a bigint.
     return Candle(*(*row[:6], int(row[6]), row[7]))
 
 
 def build_sparkline(row: Row) -> Sparkline:
-    """Build a sparkline from symbol, times and prices."""
+    """Build a sparkline from a row with the symbol, the times and the prices."""
     return Sparkline(row[0], tuple(row[1]), tuple(row[2]))
 
 
 def list_latest(
     database: Database, symbols: Sequence[str], beyond: datetime, month: datetime | None = None
 ) -> tuple[Tick, ...]:
-    """Return the latest tick before a time of each of the symbols that has one, by symbol.
+    """Return the latest tick before the time `beyond` of each symbol that has one, ordered by symbol.
 
-    `month` is the month in which most of these ticks are expected (None: today's); a right guess saves a
-    statement.
+    `month` is the month in which most of these ticks are expected (None: the month of today). If the guess is
+    right, one statement is enough.
     """
     search = _Search(database, beyond)
     search.search_month(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=encode_repeated(symbols))
@@ -228,39 +229,39 @@ def list_latest(
 def list_latest_of_all(
     database: Database, beyond: datetime, month: datetime | None = None
 ) -> tuple[Tick, ...]:
-    """Return the latest tick before a time of every symbol, by symbol; `month` is as in `list_latest`."""
+    """Return the latest tick before `beyond` of every symbol, by symbol; `month` is as in `list_latest`."""
     search = _Search(database, beyond)
     search.search_month(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - TODAY))
     return search.finish()
 
 
 def list_symbols(database: Database) -> tuple[str, ...]:
-    """Return every symbol that has ticks, or had some when partitions were last maintained."""
+    """Return every symbol that has ticks, or had ticks since the last maintenance of partitions."""
     return fetch_all(database, get_first, LIST_SYMBOLS)
 
 
 def list_currencies(database: Database) -> dict[str, str | None]:
-    """Return the currency of every symbol, None where it is not known."""
+    """Return every symbol with its currency, or with None if the currency is not known."""
     return dict(database.execute_sql(LIST_CURRENCIES).fetchall())
 
 
 def update_currencies(database: Database, currencies: Mapping[str, str]) -> int:
-    """Set the currency of symbols that have ticks; return how many changed."""
+    """Set the currencies of symbols that have ticks, and return how many symbols changed."""
     return count_changed(database, UPDATE_CURRENCIES, (list(currencies), list(currencies.values())))
 
 
 def list_moved_weeks(database: Database) -> dict[str, int]:
-    """Return by how many weeks the history of every symbol was moved."""
+    """Return for every symbol by how many weeks its history was moved."""
     return dict(database.execute_sql(LIST_MOVED_WEEKS).fetchall())
 
 
 def update_moved_weeks(database: Database, weeks: Mapping[str, int]) -> int:
-    """Set by how many weeks the history of symbols was moved; return how many changed."""
+    """Set by how many weeks the history of each symbol was moved, and return how many symbols changed."""
     return count_changed(database, UPDATE_MOVED_WEEKS, (list(weeks), list(weeks.values())))
 
 
 def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
-    """Return the month that most of the ticks are in."""
+    """Return the start of the month that has most of the ticks, or None if there are no ticks."""
     times = [tick.timestamp for tick in ticks]
     if not times:
         return None
@@ -271,17 +272,22 @@ def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
 
 
 class _Search:
-    """A search for latest ticks month by month: the ticks found so far, and the months of missing ones."""
+    """A search for the latest ticks of symbols, month by month."""
 
     def __init__(self, database: Database, beyond: datetime) -> None:
         self._database = database
         self._beyond = beyond
         self._found: list[Tick] = []
-        # symbol -> month of its latest tick; None when the tick may be in any month
+        # The symbols that were not found yet, with the month of their latest tick. None means that it may be
+        # in any month.
         self._missing: dict[str, datetime | None] = {}
 
     def search_month(self, statement: str, month: datetime, **symbols: Any) -> None:
-        """Search one month; note the symbols that are not found there, with the months of their ticks."""
+        """Search one month, and remember the symbols without a tick in it.
+
+        `symbols` is the parameter that names the symbols to search; LATEST_OF_ALL_IN_MONTH has no such
+        parameter.
+        """
         parameters = {"month": month, "end": min(month_after(month), self._beyond), **symbols}
         for row in fetch_all(self._database, tuple, statement, parameters):
             latest, symbol, time = row[:3]
@@ -289,12 +295,13 @@ class _Search:
                 self._found.append(build_tick(row[1:]))
                 self._missing.pop(symbol, None)
             else:
-                # a latest tick that should be in this month was deleted, or is later than `beyond`
+                # If the latest tick should be in the searched month, that tick was deleted. If it is not
+                # before `beyond`, it is ignored. In both cases the tick to return may be in any month.
                 is_elsewhere = latest is not None and month != latest < self._beyond
                 self._missing[symbol] = latest if is_elsewhere else None
 
     def finish(self) -> tuple[Tick, ...]:
-        """Search for the missing symbols; return all ticks found."""
+        """Search for the missing symbols, and return all found ticks, ordered by symbol."""
         for _ in range(MONTHS_TRIED - 1):
             months = Counter(month for month in self._missing.values() if month is not None)
             for month, _count in months.most_common(1):
@@ -307,12 +314,15 @@ class _Search:
 
 
 def month_of(time: datetime) -> datetime:
-    """Return the beginning of the month (UTC) of a time."""
+    """Return the start of the UTC month that contains a time."""
     return time.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def month_after(time: datetime) -> datetime:
-    """Return the beginning of the next month; after December 9999, the last time that Python has."""
+    """Return the start of the UTC month that follows the month of a time.
+
+    For a time in December 9999 it is the latest time that Python can represent.
+    """
     if (time.year, time.month) == (MAXYEAR, 12):
         return _END_OF_TIME
     return (month_of(time) + timedelta(days=31)).replace(day=1)
@@ -321,7 +331,7 @@ def month_after(time: datetime) -> datetime:
 def list_candles(
     database: Database, symbol: str, start: datetime, end: datetime, bucket: timedelta
 ) -> tuple[Candle, ...]:
-    """Return the candles of [start, end), oldest first; weeks begin on Monday."""
+    """Return the candles of the ticks in [start, end), oldest first. Candles of a week begin on Monday."""
     parameters = {"symbol": symbol, "start": start, "end": end, "bucket": bucket}
     return fetch_all(database, build_candle, CANDLES, parameters)
 
@@ -329,7 +339,11 @@ def list_candles(
 def list_sparklines(
     database: Database, symbols: Sequence[str] | None, points: int, step: timedelta, beyond: datetime
 ) -> tuple[Sparkline, ...]:
-    """Return, by symbol (None: all), the last price of each of the latest `points` steps with prices."""
+    """Return the recent prices of each symbol (None: of all symbols), ordered by symbol.
+
+    A sparkline has the last price of each of the latest `points` periods that have prices. A period has the
+    length `step`. Prices from `beyond` on are left out.
+    """
     parameters: dict[str, Any] = {"points": points, "step": step, "beyond": beyond}
     if symbols is None:
         return fetch_all(database, build_sparkline, SPARKLINES_OF_ALL, parameters)
@@ -337,16 +351,16 @@ def list_sparklines(
 
 
 def list_statistics(database: Database, beyond: datetime) -> tuple[PriceStatistics, ...]:
-    """Return change and volatility of every symbol up to its last price before a time, by symbol."""
+    """Return the change and the volatility at the last price before `beyond` of every symbol, by symbol."""
     return fetch_all(database, build_statistics, STATISTICS, {**STATISTICS_WALK, "beyond": beyond})
 
 
 def list_prices_at(
     database: Database, places: Sequence[tuple[str, datetime]], beyond: datetime
 ) -> tuple[Decimal | None, ...]:
-    """Return the last price at or before each place, a symbol and a time; None where there is none.
+    """Return the last price at or before each (symbol, time) pair in `places`.
 
-    Prices from `beyond` on are left out.
+    The price is None if the symbol has no price at that time or before. Prices from `beyond` on are left out.
     """
     parameters = {
         "symbols": encode_repeated([symbol for symbol, _ in places]),
@@ -357,12 +371,12 @@ def list_prices_at(
 
 
 def list_returns(database: Database, start: date, end: date) -> tuple[MarketReturn, ...]:
-    """Return the mean gain of all symbols in each day that has prices, oldest first."""
+    """Return the mean gain of all symbols on each day with prices from `start` to `end`, oldest first."""
     return fetch_all(database, build_return, RETURNS, {"start": start, "end": end})
 
 
 class Range(NamedTuple):
-    """The ticks of a symbol in [start, end); `start` None is the first tick."""
+    """The ticks of a symbol in [start, end). If `start` is None, the range begins with the first tick."""
 
     symbol: str
     start: datetime | None
@@ -370,7 +384,7 @@ class Range(NamedTuple):
 
 
 def list_range(database: Database, ticks: Range, after: datetime | None, limit: int) -> tuple[Tick, ...]:
-    """Return the ticks of a range that follow a time, oldest first."""
+    """Return up to `limit` ticks of a range after the time `after` (None: from the start), oldest first."""
     parameters = {
         "symbol": ticks.symbol,
         "start": ticks.start or "-infinity",
@@ -382,12 +396,12 @@ def list_range(database: Database, ticks: Range, after: datetime | None, limit: 
 
 
 def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
-    """Insert or replace ticks; each (symbol, timestamp) may occur only once."""
+    """Insert ticks, or replace stored ticks with the same symbol and time; each pair may occur only once."""
     if len(ticks) == 1:
         database.execute_sql(INSERT_ONE, _get_values(ticks[0]))
         return
     columns = {name: list(map(attrgetter(name), ticks)) for name in TICKS.columns}
-    # leave out columns that are NULL in every row: half of the columns of most ticks
+    # Leave out columns that are NULL in every row. Most ticks have values in half of their columns only.
     nothing = [None] * len(ticks)
     sent = {name: values for name, values in columns.items() if values != nothing}
     statement = INSERT.format(
@@ -403,15 +417,15 @@ def _encode(name: str, values: Sequence[Any]) -> str:
 
 
 def delete_ticks(database: Database, symbol: str) -> int:
-    """Delete every tick of a symbol; return how many there were."""
+    """Delete every tick of a symbol, and return the number of deleted ticks."""
     return count_changed(database, DELETE, (symbol,))
 
 
 def forget_symbol(database: Database, symbol: str) -> None:
-    """Delete a symbol that has no ticks, and block writers of ticks until the transaction ends.
+    """Delete a symbol if it has no ticks. Then writers of ticks have to wait until the transaction ends.
 
-    A writer that found its symbol in the table does not insert the symbol again, so that writer must commit
-    before the symbol is deleted.
+    A writer whose symbol is in the table does not insert the symbol again. So this writer must commit before
+    the symbol is deleted.
     """
     parameters = {"symbol": symbol}
     if database.execute_sql(FIND_WITHOUT_TICKS, parameters).fetchone()[0]:

@@ -1,9 +1,9 @@
 """Statements on `users`, and the condition that finds a name by its prefix.
 
-PostgreSQL folds the case of the name and of the prefix: Python's `lower` gives other letters for some
-names (a final sigma, the dotted I). In some locales PostgreSQL's `lower` depends on the position of a
-letter: a capital sigma becomes a final sigma at the end of a word, and the end of a prefix is not the
-end of the name.
+PostgreSQL changes the names and the prefix to lower case, because Python's `lower` returns other letters for
+some names (a final sigma, the dotted I). In some locales PostgreSQL's `lower` depends on the position of a
+letter: a capital sigma becomes a final sigma at the end of a word. But the end of a prefix need not be the
+end of a word in the name. So a sigma in a prefix matches every form of the letter.
 """
 
 import re
@@ -32,16 +32,17 @@ _CONDITION = re.compile(r"lower\((?P<column>[a-z.]+)\) LIKE lower\(%\(pattern\)s
 
 
 class Prefix(NamedTuple):
-    """The parameters of a search by prefix, two patterns of LIKE.
+    """The parameters of a search by prefix: two patterns of LIKE.
 
-    In `pattern` a wildcard replaces each sigma after the first letter; `exact` has the sigmas themselves.
+    In `pattern`, a wildcard replaces each sigma after the first letter. `exact` contains the sigmas
+    themselves.
     """
 
     pattern: str
     exact: str
 
     def refine(self, statement: str) -> str:
-        """Return the statement with stricter conditions if the prefix has a sigma, else unchanged."""
+        """Return the statement, with a stricter condition if `pattern` has a wildcard for a sigma."""
         if self.pattern == self.exact:
             return statement
         return _CONDITION.sub(_refine, statement)
@@ -50,14 +51,14 @@ class Prefix(NamedTuple):
 def build_prefix(text: str) -> Prefix:
     """Return the parameters of a search for names that begin with `text`."""
     exact = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    # the characters before the first wildcard bound the range of the index; `lower` of a first letter
-    # does not depend on its position
+    # The characters before the first wildcard limit the range of the index. A sigma as the first letter
+    # stays, because `lower` of a first letter does not depend on its position.
     pattern = exact[:1] + re.sub(f"[{_SIGMAS}]", "_", exact[1:])
     return Prefix(pattern, exact)
 
 
 def match_prefix(column: str) -> str:
-    """Return an SQL condition that can use the index on `lower(column)`."""
+    """Return the SQL condition that a column begins with the prefix. It uses the index on `lower(column)`."""
     return f"lower({column}) LIKE lower(%(pattern)s)"
 
 
@@ -68,14 +69,14 @@ def _refine(condition: re.Match[str]) -> str:
     return f"{condition[0]} AND {name} LIKE {wanted}"
 
 
-# The upper bound of a prefix range cannot be formed from a prefix of only this character.
+# `users_search` cannot form the upper bound of its range if the prefix has no other character than this one.
 _LAST_CHARACTER = "\U0010ffff"
 COLUMNS = list_columns(StoredUser)
 
 FIND_BY_ID = f"SELECT {COLUMNS} FROM users WHERE id = %s"
 FIND_MANY = f"SELECT {COLUMNS} FROM users WHERE id = ANY(%s::uuid[])"
 FIND_BY_USERNAME = f"SELECT {COLUMNS} FROM users WHERE username = %s"
-# Each branch reads its own index in order and stops at the limit.
+# Each branch of the UNION reads its own index in order and stops at the limit.
 SEARCH = f"""
     SELECT {COLUMNS} FROM (
         (SELECT {COLUMNS} FROM users WHERE {match_prefix("username")}
@@ -85,8 +86,8 @@ SEARCH = f"""
          ORDER BY lower(name) USING ~<~, id LIMIT %(limit)s)
     ) AS found
     ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s"""
-# SEARCH as a function of the migrations, which is planned once per connection: planning the statement
-# takes as long as running it. Not for prefixes with a sigma.
+# Runs SEARCH as a function of the migrations, which plans it once per connection: planning takes as long as
+# running it. The function does not support prefixes with a sigma.
 SEARCH_PLANNED = f"SELECT {COLUMNS} FROM users_search(%s, %s)"
 INSERT = f"""
     INSERT INTO users (id, username, name, email, email_index, preferences)
@@ -109,7 +110,7 @@ LIST_OTHER_KEYS = """
     SELECT id, email FROM users
     WHERE split_part(email, '.', 2) <> %(current)s AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid)
     ORDER BY id LIMIT %(limit)s"""
-# Changes a row only if its address is still the one that was read.
+# Changes only rows whose address is still the one that was read (`before`).
 REPLACE_EMAILS = """
     UPDATE users u SET email = b.email, email_index = b.email_index
     FROM (
@@ -119,7 +120,7 @@ REPLACE_EMAILS = """
     ) b
     WHERE u.id = b.id AND u.email = b.before RETURNING u.id"""
 DELETE = "DELETE FROM users WHERE id = %s"
-# Usernames of distributed tables are in a table of their own (core/database/citus.py).
+# If tables are distributed, usernames are in a table of their own (core/database/citus.py).
 CLAIM_USERNAME = "INSERT INTO usernames (id, username) VALUES (%(id)s, %(username)s);"
 CHANGE_USERNAME = "UPDATE usernames SET username = %(username)s WHERE id = %(id)s;"
 RELEASE_USERNAME = "DELETE FROM usernames WHERE id = %s"
@@ -132,7 +133,7 @@ build_user = make_builder(StoredUser, preferences=freeze)
 
 
 def find_user(database: Database, user_id: UUID) -> StoredUser | None:
-    """Return the user with this id."""
+    """Return the user with this id, or None."""
     return find_one(database, build_user, FIND_BY_ID, (user_id,))
 
 
@@ -142,12 +143,12 @@ def find_users(database: Database, user_ids: Sequence[UUID]) -> tuple[StoredUser
 
 
 def find_user_by_username(database: Database, username: str) -> StoredUser | None:
-    """Return the user with exactly this username."""
+    """Return the user with exactly this username, or None."""
     return find_one(database, build_user, FIND_BY_USERNAME, (username,))
 
 
 def search_users(database: Database, prefix: str, limit: int) -> tuple[StoredUser, ...]:
-    """Return users whose username or name starts with `prefix` (case-insensitive)."""
+    """Return up to `limit` users whose username or name begins with `prefix` (case-insensitive)."""
     wanted = build_prefix(prefix)
     if wanted.pattern == wanted.exact and prefix.strip(_LAST_CHARACTER):
         return fetch_all(database, build_user, SEARCH_PLANNED, (prefix, limit))
@@ -156,34 +157,34 @@ def search_users(database: Database, prefix: str, limit: int) -> tuple[StoredUse
 
 
 def list_users_by_email(database: Database, indexes: Sequence[str], limit: int) -> tuple[StoredUser, ...]:
-    """Return users by the index of their e-mail address, in the order of their ids."""
+    """Return up to `limit` users whose e-mail address has one of these `indexes`, ordered by id."""
     return fetch_all(database, build_user, FIND_BY_EMAIL, (list(indexes), limit))
 
 
 def list_after(database: Database, after: UUID | None, limit: int) -> tuple[StoredUser, ...]:
-    """Return the users behind the id `after` (None: the first), in the order of their ids."""
+    """Return up to `limit` users, ordered by id, after the id `after` (None: from the start)."""
     return fetch_all(database, build_user, LIST, {"after": after, "limit": limit})
 
 
 def list_most_active(database: Database, limit: int) -> tuple[StoredUser, ...]:
-    """Return the most recently active users, latest first."""
+    """Return up to `limit` of the users who were active last, latest first."""
     return fetch_all(database, build_user, MOST_ACTIVE, (limit,))
 
 
 def count_active(database: Database, since: datetime) -> int:
-    """Return how many users were active since a time."""
+    """Return how many users were active at or after the time `since`."""
     return fetch_all(database, lambda row: int(row[0]), ACTIVE_SINCE, (since,))[0]
 
 
 def insert_user(database: Database, values: Mapping[str, Any]) -> StoredUser:
-    """Insert one user and return it."""
+    """Insert a user, given as values by column name, and return the user."""
     claim = CLAIM_USERNAME if is_distributed(database) else ""
     [user] = fetch_all(database, build_user, claim + INSERT, _adapt(values))
     return user
 
 
 def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) -> StoredUser | None:
-    """Change columns of one user and return it."""
+    """Change columns of a user, given as values by column name, and return the user, or None."""
     changes = ", ".join(f"{name} = %({name})s" for name in values)
     parameters = {**_adapt(values), "id": user_id}
     change = CHANGE_USERNAME if "username" in values and is_distributed(database) else ""
@@ -191,12 +192,12 @@ def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) ->
 
 
 def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
-    """Set `last_active` of a user to `now`; return False if the user does not exist."""
+    """Set `last_active` of a user to `now`. Returns False if the user does not exist."""
     return count_changed(database, TOUCH, (now, user_id)) == 1
 
 
 def touch_users(database: Database, seen: Mapping[UUID, datetime]) -> set[UUID]:
-    """Set when users were active last, unless a later time is stored; return the ids of changed users."""
+    """Set `last_active` of users, unless a later time is stored, and return the ids of the changed users."""
     ordered = sorted(seen.items())
     rows = database.execute_sql(
         TOUCH_MANY, ([user_id for user_id, _ in ordered], [moment for _, moment in ordered])
@@ -205,7 +206,7 @@ def touch_users(database: Database, seen: Mapping[UUID, datetime]) -> set[UUID]:
 
 
 class EmailChange(NamedTuple):
-    """Encrypted e-mail addresses of a user, the one that was read and the one to store."""
+    """A user's encrypted e-mail address: `before` was read, `email` and `email_index` are to be stored."""
 
     user_id: UUID
     before: str
@@ -214,34 +215,44 @@ class EmailChange(NamedTuple):
 
 
 def count_keys(database: Database) -> dict[str, int]:
-    """Return how many e-mail addresses each key has encrypted."""
+    """Return the number of e-mail addresses that each key has encrypted, by key id."""
     return dict(database.execute_sql(COUNT_KEYS).fetchall())
 
 
 def list_other_keys(
     database: Database, current: str, after: UUID | None, limit: int
 ) -> tuple[tuple[UUID, str], ...]:
-    """Return ids and encrypted addresses of users whose key is not `current`, in the order of their ids."""
+    """Return up to `limit` users whose e-mail address is encrypted with another key than `current`.
+
+    Returns their ids and encrypted addresses, ordered by id, after the id `after` (None: from the start).
+    """
     parameters = {"current": current, "after": after, "limit": limit}
     return fetch_all(database, lambda row: (row[0], row[1]), LIST_OTHER_KEYS, parameters)
 
 
 def replace_emails(database: Database, changes: Sequence[EmailChange]) -> set[UUID]:
-    """Store re-encrypted addresses; return the users whose address had not changed since it was read."""
+    """Store re-encrypted e-mail addresses, and return the ids of the changed users.
+
+    An address that was changed after it was read is kept.
+    """
     columns = tuple(map(list, zip(*changes, strict=True)))
     return {user_id for (user_id,) in database.execute_sql(REPLACE_EMAILS, columns).fetchall()}
 
 
 def lock_user(database: Database, user_id: UUID) -> bool:
-    """Keep others from referring to a user until the transaction ends; say whether the user exists."""
+    """Lock a user until the transaction ends, and return whether the user exists.
+
+    Other transactions cannot insert rows that refer to the user during this time.
+    """
     return count_changed(database, LOCK, (user_id,)) == 1
 
 
 def delete_user(database: Database, user_id: UUID) -> bool:
-    """Delete a user with all rows that refer to it; say whether the user existed."""
+    """Delete a user and all rows that refer to the user, and return whether the user existed."""
     is_deleted = count_changed(database, DELETE, (user_id,)) == 1
     if is_distributed(database):
-        # also deletes the user's leaderboard entries, which refer to `usernames`
+        # This also deletes the leaderboard entries of the user: in distributed tables they refer to
+        # `usernames`.
         database.execute_sql(RELEASE_USERNAME, (user_id,))
     return is_deleted
 
