@@ -1,8 +1,8 @@
-"""The immutable values that the service returns and accepts, and the constants of the game.
+"""The immutable records that the service returns and accepts, and the constants of the game.
 
-Attributes are the column names. Never touches a server, so a value can be shared by every thread and
-cached as it is. JSON columns are `frozendict`: equal to a dict, accepted by `json.dumps`, not changeable.
-Every record has `asdict()`.
+The attributes of a record have the names of columns. A record never touches a server, so threads can share it
+and caches can store it. JSON columns are `frozendict`: they are equal to a dict and accepted by `json.dumps`,
+but cannot be changed. Every record has `asdict()`.
 """
 
 from core.records.game import (

@@ -1,8 +1,8 @@
-"""The rows of the game as immutable values.
+"""The rows of the tables of the game, as immutable records.
 
-Owns their fields (the names of the columns, in the order in which a statement selects them) and the
-constants of the game that a field refers to. Sums over many rows are in `core.records.reports`. Never touches
-a server.
+Owns the fields of these records and the constants that belong to them. The fields have the names of the
+columns, in the order in which a statement selects them. Sums over many rows are in `core.records.reports`.
+Never touches a server.
 """
 
 from datetime import date, datetime
@@ -22,9 +22,9 @@ TOTAL_VALUE: Final = "total_value"
 QUESTS_COMPLETED: Final = "quests_completed"
 
 VOLATILITY_RETURNS: Final = 20
-"""Number of daily returns from which volatility is computed: a month of trading days, the usual window."""
+"""Number of daily returns from which volatility is computed: about a month of trading days, as is usual."""
 TRADING_DAYS_PER_YEAR: Final = 252
-"""Annualises a daily standard deviation, whatever days a symbol has prices on."""
+"""Number of days for annualising a daily standard deviation, even if a symbol has prices on other days."""
 
 QUEST_STATUSES: Final = ("ACTIVE", "COMPLETED", "EXPIRED")
 TRADE_SIDES: Final = ("BUY", "SELL")
@@ -32,7 +32,7 @@ SENTIMENTS: Final = ("POSITIVE", "NEGATIVE", "NEUTRAL")
 
 
 class StoredUser(Record, frozen=True):
-    """A player's profile as the table and the cache have it: the e-mail address is encrypted."""
+    """The profile of a player as the table and the cache store it. The e-mail address is encrypted."""
 
     id: UUID
     username: str
@@ -45,22 +45,22 @@ class StoredUser(Record, frozen=True):
 
 
 class User(StoredUser, frozen=True):
-    """A player's profile.
+    """The profile of a player.
 
-    If the e-mail address cannot be decrypted, `email` is the reason in parentheses, which is no address.
+    If the e-mail address cannot be decrypted, `email` is the reason in parentheses instead of an address.
     """
 
     def __repr__(self) -> str:
         return f"User({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Return the fields to show in logs and error messages; the e-mail address is masked."""
+        """Return the fields to show in logs and error messages. The e-mail address is masked."""
         hidden = {"email"} if self.email is not None else set()
         return [(name, "***" if name in hidden else getattr(self, name)) for name in self.__struct_fields__]
 
 
 class Portfolio(Record, frozen=True):
-    """A player's portfolio in one session; amounts are virtual cash with two decimals."""
+    """The portfolio of a player in one session. Amounts are virtual cash with two decimals."""
 
     id: UUID
     user_id: UUID
@@ -75,7 +75,7 @@ class Portfolio(Record, frozen=True):
 
 
 class PortfolioUpdate(Record, frozen=True):
-    """One row of `batch_update_portfolios`; `current_cash` None leaves the cash as it is.
+    """One row of `batch_update_portfolios`. If `current_cash` is None, the stored cash stays as it is.
 
     Amounts are rounded half-even to two decimals.
     """
@@ -88,9 +88,10 @@ class PortfolioUpdate(Record, frozen=True):
 
 
 class Position(Record, frozen=True):
-    """Shares of one symbol that a player holds in one session; `average_price` is the cost of a share.
+    """The shares of one symbol that a player holds in one session.
 
-    Cash plus quantity times price, each rounded to the cent, is the value of the portfolio.
+    `average_price` is the mean cost of one share. The value of a portfolio is its cash plus the value of each
+    position. The value of a position is quantity times price, rounded to the cent.
     """
 
     user_id: UUID
@@ -114,28 +115,33 @@ class Trade(Record, frozen=True):
 
 
 class PlayerSession(Record, frozen=True):
-    """A player and a session: the key of a portfolio."""
+    """A player and a session, which together are the key of a portfolio."""
 
     user_id: UUID
     session_date: date
 
 
 class BatchResult(Record, frozen=True):
-    """Result of a batch: number of rows written, and the keys for which no row exists."""
+    """The result of a batch: the number of rows written, and the keys for which no row exists."""
 
     updated: int
     missing: tuple[PlayerSession, ...]
 
 
 class Tick(Record, frozen=True):
-    """A price of one symbol at one time.
+    """The price of one symbol at one time.
 
-    `price`, `bid`, `ask` and `change_24h` are money. `change_24h` and `change_percent_24h` (in percent)
-    compare the price with the last price that is at least 24 hours older, and are None if there is none.
+    `price`, `bid`, `ask`, `change_24h`, `open`, `high` and `low` are money. `open`, `high` and `low` are set
+    only on a tick that stands for a whole bar, such as an imported trading day. `price` is then the close of
+    the bar.
+
+    `change_24h` and `change_percent_24h` (in percent) compare the price with the last price that is at least
+    24 hours older. They are None if there is no such price.
+
     `volatility` is the standard deviation of the last 20 daily log returns, annualised with 252 days a year,
-    in percent; None with fewer returns. A daily return is from the last price of a UTC day with prices to the
-    last price of the next such day; the day of the tick counts up to the tick. `open`, `high` and `low` are
-    set on ticks that stand for a whole bar, such as an imported trading day; `price` is then the bar's close.
+    in percent. It is None with fewer returns. A daily return compares the last price of a UTC day with the
+    last price of the previous day that has prices. On the day of the tick, the last price is the price of the
+    tick.
     """
 
     symbol: str
@@ -153,7 +159,10 @@ class Tick(Record, frozen=True):
 
 
 class Candle(Record, frozen=True):
-    """Open, high, low, close and volume of one bucket, aggregated by the database."""
+    """Open, high, low, close and volume of the ticks in one bucket of time, aggregated by the database.
+
+    `bucket` is the start of the bucket, and `ticks` is the number of its ticks.
+    """
 
     symbol: str
     bucket: datetime
@@ -166,7 +175,7 @@ class Candle(Record, frozen=True):
 
 
 class LeaderboardEntry(Record, frozen=True):
-    """One row of a leaderboard; equal scores share `rank` (1, 2, 2, 4). A score has two decimals."""
+    """One entry of a leaderboard. Equal scores share `rank` (1, 2, 2, 4). A score has two decimals."""
 
     id: UUID
     user_id: UUID
@@ -180,9 +189,9 @@ class LeaderboardEntry(Record, frozen=True):
 
 
 class LeaderboardUpdate(Record, frozen=True):
-    """One row of `batch_update_leaderboard`; the score is rounded half-even to two decimals.
+    """One row of `batch_update_leaderboard`. The score is rounded half-even to two decimals.
 
-    Metadata that is None or empty keeps the stored metadata.
+    If `metadata` is None or empty, the stored metadata stays as it is.
     """
 
     user_id: UUID | str
@@ -191,10 +200,11 @@ class LeaderboardUpdate(Record, frozen=True):
 
 
 class Quest(Record, frozen=True):
-    """A player's task; completed once `current_progress` reaches `target_value`.
+    """A task of a player. It is completed when `current_progress` reaches `target_value`.
 
-    `completed_at` is None in a quest that is not completed, and in a completed quest whose time is unknown:
-    the quest was completed before times were stored, or loaded without one.
+    `completed_at` is None if the quest is not completed. It is also None if the quest is completed but the
+    time is unknown: an earlier release completed the quest without storing a time, or the quest was loaded
+    without a time.
     """
 
     id: UUID
@@ -213,9 +223,9 @@ class Quest(Record, frozen=True):
 
 
 class MarketEvent(Record, frozen=True):
-    """Something that moved the market.
+    """An event that moved the market.
 
-    `impact_magnitude` is the move in percent with two decimals, negative for a fall.
+    `impact_magnitude` is the price move in percent with two decimals. It is negative for a fall.
     """
 
     id: UUID

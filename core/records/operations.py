@@ -1,6 +1,6 @@
-"""Values that describe the running system: pool, cache, health, tables, statements, audit.
+"""Records that describe the running system: pool, cache, health, tables, statements, audit.
 
-Owns their fields only. Never touches a server.
+Owns only the fields of these records. Never touches a server.
 """
 
 from datetime import datetime
@@ -13,7 +13,10 @@ from core.records.record import Record
 
 
 class PartitionReport(Record, frozen=True):
-    """Partitions that were created and dropped, and ticks moved out of the default partition."""
+    """The names of the partitions that were created and dropped, and the number of ticks that were moved.
+
+    Ticks are moved from the default partition to the partition of their month.
+    """
 
     created: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -21,24 +24,24 @@ class PartitionReport(Record, frozen=True):
 
 
 AuditAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in", "sign_out"]
-"""Actions of people that the audit log records."""
+"""The actions of people that the audit log records."""
 
 
 AuditChange = Literal["insert", "update", "delete"]
-"""Changes of rows that the audit log records."""
+"""The changes of rows that the audit log records."""
 
 
 AuditOutcome = Literal["started", "done", "failed", "refused"]
-"""An event that stays `started` has an unknown outcome: the process died, or could not record it."""
+"""The outcome of an event. If it stays `started`, the process ended or could not record the outcome."""
 
 
 class AuditEvent(Record, frozen=True):
     """One action of a person, or one change of a row by a person.
 
     `finished_at` and `detail` of an action are None until its outcome is known. For a change, `target` is the
-    table and `row_key` the id of the row; `before` and `after` have the changed columns, or all columns if
-    the row was inserted or deleted. They never contain an e-mail address, only whether there is one. All
-    events of one request have the same `request_id`.
+    table and `row_key` is the id of the row. `before` and `after` have the columns that changed, or all
+    columns if the row was inserted or deleted. They never contain an e-mail address, but they show whether
+    there is one. All events of one request have the same `request_id`.
     """
 
     id: UUID
@@ -58,15 +61,15 @@ class AuditEvent(Record, frozen=True):
 AuditBreakKind = Literal[
     "event_changed", "event_removed", "event_added", "month_removed", "seal_changed", "seal_removed"
 ]
-"""What can be wrong with a sealed event, or with a seal."""
+"""The ways in which the audit log can differ from its seals."""
 
 
 class AuditBreak(Record, frozen=True):
-    """The first broken link of the audit log's chain of seals.
+    """The first difference between the audit log and its chain of seals.
 
-    `seal` is the number of the seal; for an added event, which is in no seal, the number of the newest seal.
-    `event_id` is None when the seal itself is broken, or when something other than retention removed the
-    whole month of its events.
+    `seal` is the number of the seal that does not match. An added event is in no seal; for such an event,
+    `seal` is the number of the newest seal. `event_id` is None if the seal itself was changed or removed. It
+    is also None if the month of the events was removed by something other than retention.
     """
 
     kind: AuditBreakKind
@@ -75,9 +78,10 @@ class AuditBreak(Record, frozen=True):
 
 
 class AuditSealing(Record, frozen=True):
-    """How many events a call sealed; `anchor` is the newest seal as `NUMBER:HASH`, None without a seal.
+    """The number of events that a call sealed, and the newest seal.
 
-    A copy of `anchor` outside the database proves later whether the log up to that seal is unchanged.
+    `anchor` is the newest seal as `NUMBER:HASH`, or None if there is no seal. With a copy of `anchor` outside
+    the database, you can prove later that the log up to this seal is unchanged.
     """
 
     events: int
@@ -85,11 +89,11 @@ class AuditSealing(Record, frozen=True):
 
 
 class AuditVerification(Record, frozen=True):
-    """Result of verifying the audit log: intact when `broken` is None.
+    """The result of verifying the audit log. The log is intact if `broken` is None.
 
-    `events` is the number of events that were compared with their seals, `dropped` the number that were
-    dropped with their months, `unsealed` the number that wait for the next seal. `anchor` is the newest seal,
-    as in `AuditSealing`.
+    `events` is the number of events that were compared with their seals. `dropped` is the number of events
+    that were dropped with their months. `unsealed` is the number of events that are in no seal yet. `anchor`
+    is the newest seal, as in `AuditSealing`.
     """
 
     seals: int
@@ -101,7 +105,7 @@ class AuditVerification(Record, frozen=True):
 
 
 class PoolStats(Record, frozen=True):
-    """Connection pool of this process, with the names that psycopg_pool uses; waits in seconds."""
+    """The connection pool of this process, with the field names of psycopg_pool. Waits are in seconds."""
 
     pool_max: int
     pool_size: int
@@ -118,10 +122,10 @@ class PoolStats(Record, frozen=True):
 
 
 class ReplicaStats(Record, frozen=True):
-    """A replica as this process sees it; `number` is its place in DATABASE_REPLICA_URLS, from 1.
+    """A replica as this process sees it. `number` is its place in DATABASE_REPLICA_URLS, counted from 1.
 
-    `reason` says why the replica is not read from; None while it is used. `lag_seconds` is how far it was
-    behind the primary when it answered last; None before its first answer.
+    `reason` says why the replica is not used for reads. It is None while the replica is used. `lag_seconds`
+    is the lag behind the primary when the replica last answered. It is None before the first answer.
     """
 
     number: int
@@ -131,7 +135,7 @@ class ReplicaStats(Record, frozen=True):
 
 
 class PoolUse(Record, frozen=True):
-    """Connections of one process, or of several added up, at one moment."""
+    """The connections of one process at one moment, or the sum over several processes."""
 
     pool_max: int
     pool_size: int
@@ -142,9 +146,9 @@ class PoolUse(Record, frozen=True):
 
 
 class CacheCounts(Record, frozen=True):
-    """Counters of one kind of key since the process started.
+    """The counters of one kind of cache key since the process started.
 
-    `near_` counters belong to the near cache, the others to the shared cache.
+    Fields that begin with `near_` count uses of the near cache, the other fields uses of the shared cache.
     """
 
     requests: int
@@ -159,12 +163,12 @@ class CacheCounts(Record, frozen=True):
 
 
 class CacheStats(Record, frozen=True):
-    """The cache of this process: `state` is enabled, disabled or down.
+    """The cache of this process. `state` is enabled, disabled or down.
 
-    `reason` says why Redis is bypassed or the near cache is off, in the words of the server or the
-    system; None when both work as configured. `topology` is single, sentinel or cluster, None without
-    a cache, and `server` the address of the server in use: HOST:PORT or the path of a socket, None
-    before a primary has been found.
+    `reason` says why Redis is bypassed or the near cache is off, in the words of the server or the system. It
+    is None if both work as configured. `topology` is single, sentinel or cluster, or None without a cache.
+    `server` is the address of the server in use: HOST:PORT or the path of a socket. It is None until a
+    primary is found.
     """
 
     state: str
@@ -175,11 +179,12 @@ class CacheStats(Record, frozen=True):
 
 
 class Health(Record, frozen=True):
-    """Result of one health evaluation; `status` is healthy, degraded or unhealthy.
+    """The result of one health check. `status` is healthy, degraded or unhealthy.
 
-    `database` is healthy, degraded (reads work; it is read-only or accepts no further connection) or
-    unhealthy. `redis` is healthy, degraded (used, but not everything works), unhealthy or disabled.
-    `database_reason` and `redis_reason` say why a service is not healthy, and contain no address.
+    `database` is healthy, degraded or unhealthy. It is degraded if reads work, but the database is read-only
+    or accepts no further connection. `redis` is healthy, degraded, unhealthy or disabled. It is degraded if
+    Redis is used, but not everything works. `database_reason` and `redis_reason` say why a service is not
+    healthy; they contain no address.
     """
 
     status: str
@@ -198,7 +203,7 @@ class Health(Record, frozen=True):
 
 
 class TableFigures(Record, frozen=True):
-    """A table with all its partitions; `rows` is the server's estimate, sizes are on disk."""
+    """The size of a table with all its partitions, on disk. `rows` is the server's estimate."""
 
     table: str
     size_bytes: int
@@ -207,9 +212,10 @@ class TableFigures(Record, frozen=True):
 
 
 class EncryptionKeyUse(Record, frozen=True):
-    """A key in ENCRYPTION_KEYS (`is_known`) or of stored values, and how many e-mail addresses it encrypts.
+    """An encryption key, and the number of e-mail addresses that are encrypted with it.
 
-    The current key is the one that encrypts new values.
+    `is_known` is true if the key is in ENCRYPTION_KEYS; other keys are named only by stored values.
+    `is_current` is true for the key that encrypts new values.
     """
 
     id: str
@@ -219,9 +225,11 @@ class EncryptionKeyUse(Record, frozen=True):
 
 
 class Reencryption(Record, frozen=True):
-    """Result of a batch: number of e-mail addresses changed, and users whose address cannot be decrypted.
+    """The result of re-encrypting one batch of users.
 
-    `last` is the user after whom the next batch begins, None when there is no further batch.
+    `changed` is the number of changed e-mail addresses. `unreadable` are the ids of users whose address
+    cannot be decrypted. The next batch begins after the user `last`, which is None if there is no further
+    batch.
     """
 
     changed: int
@@ -230,7 +238,7 @@ class Reencryption(Record, frozen=True):
 
 
 class UnusedIndex(Record, frozen=True):
-    """An index that no query used since `unused_since`, or (None) since the database was created."""
+    """An index that no query has used since `unused_since` (None: since the database was created)."""
 
     table: str
     index: str
@@ -239,7 +247,7 @@ class UnusedIndex(Record, frozen=True):
 
 
 class StatementFigures(Record, frozen=True):
-    """Server time and calls of one statement of the service since the server's statistics were reset."""
+    """The calls and the server time of one statement of the service since the statistics were reset."""
 
     operation: str
     statement: str

@@ -1,7 +1,8 @@
-"""Figures of all players: attendance, returns, streaks, cohorts, and the silent players.
+"""Records about all players: attendance, returns, streaks, cohorts, and silent players.
 
-Every window is of whole UTC days. A player played a session if they have a portfolio of it. A player was seen
-on a day if they were active on that day (`last_active`) or played its session. Never touches a server.
+A player played a session if they have a portfolio of this session. A player was seen on a day if they were
+active on this day (`last_active`) or played its session. All periods are whole UTC days. Never touches a
+server.
 """
 
 from datetime import date, datetime
@@ -12,7 +13,7 @@ from core.records.record import Record
 
 
 class PlayerDay(Record, frozen=True):
-    """One day: players who played its session, who traded in it, and who joined on it."""
+    """One day, with the number of players who played its session, traded in it, or joined on this day."""
 
     day: date
     played: int
@@ -21,30 +22,31 @@ class PlayerDay(Record, frozen=True):
 
 
 class SeenPlayers(Record, frozen=True):
-    """How many of all `players` were `seen` in some days, counted at one moment."""
+    """The number of players `seen` in some days, and the number of all `players` at the same moment."""
 
     seen: int
     players: int
 
 
 class LastSeen(Record, frozen=True):
-    """Number of players who were seen last on one day."""
+    """The number of players who were last seen on one day."""
 
     day: date
     players: int
 
 
 class Streak(Record, frozen=True):
-    """Number of players who have played the last `sessions` sessions and not the one before."""
+    """The number of players who played the last `sessions` sessions, but not the session before these."""
 
     sessions: int
     players: int
 
 
 class Cohort(Record, frozen=True):
-    """The players who joined in one week, and how many of them played in that week and in each later one.
+    """The players who joined in one week, and how many of them played in this week and in each later week.
 
-    `week` is a Monday. `played` ends with the running week, and has None for a week without any session.
+    `week` is a Monday. `played` has one number for each week up to the running week. The number is None for a
+    week without any session.
     """
 
     week: date
@@ -53,9 +55,9 @@ class Cohort(Record, frozen=True):
 
 
 class PlayerWindow(Record, frozen=True):
-    """Players in the days from `first` to `last`: who played, who joined, and who returned.
+    """The numbers of players who played, joined or returned in the days from `first` to `last`.
 
-    `returned` counts the players who played a session of the window after at least 7 days without one.
+    `returned` counts the players who played a session in these days after at least 7 days without a session.
     """
 
     first: date
@@ -66,13 +68,20 @@ class PlayerWindow(Record, frozen=True):
 
 
 class PlayerReport(Record, frozen=True):
-    """The players of the game on one day, `today`.
+    """A report on all players on the day `today`.
 
-    `last_seen` has a row for each of the last 91 days on which somebody was seen last, newest first;
-    `seen_earlier` and `never_seen` count the other players. `windows` are today, the last 7 finished days,
-    the 7 days before those, the last 30 finished days, and the 30 days before those. `streaks` count
-    consecutive sessions of the last 62 days, 30 at most, of players who played the last finished session or
-    today's; days without a session of the game do not end a streak. `cohorts` are oldest first.
+    `last_seen` has the number of players by the day on which they were last seen, newest day first. It covers
+    the last 91 days, without days on which no player was last seen. `seen_earlier` and `never_seen` count the
+    other players.
+
+    `windows` are five periods: today, the last 7 finished days, the 7 days before those, the last 30 finished
+    days, and the 30 days before those.
+
+    `streaks` has the number of players by the number of sessions that they played without missing one, up to
+    the last finished session or today's. It reads the sessions of the last 62 days. Streaks of more than 30
+    sessions count as 30. A day without a session of the game does not end a streak.
+
+    `cohorts` are ordered by week, oldest first.
     """
 
     today: date
@@ -88,10 +97,13 @@ class PlayerReport(Record, frozen=True):
 class SilentPlayer(Record, frozen=True):
     """A player who was not seen for some days, with their last session and their last quest.
 
-    `last_active` is when they were active last and `last_session` the last session that they played; at
-    least one of the two is known. `sessions` counts all sessions they played. `rank`, `ranked` (the number of
-    ranked players) and `return_percent` are those of daily returns in the last session; `rank` is None
-    without a score. `quest_status` is EXPIRED for a quest whose time is over.
+    `last_active` is the time at which the player was last active, and `last_session` is the last session that
+    the player played. At least one of them is not None. `sessions` counts all sessions that the player
+    played.
+
+    `rank` and `return_percent` are the rank on the leaderboard of daily returns and the daily return in the
+    last session. `ranked` is the number of players on this leaderboard. `rank` and `ranked` are None without
+    a score. `quest_status` is EXPIRED if the time of the quest is over.
     """
 
     user_id: UUID

@@ -1,7 +1,7 @@
 """The base class of every record, and the immutable form of JSON documents in records.
 
-Owns how a record becomes a dict or a part of a pydantic model. pydantic is imported only by a program
-that uses it with records.
+Owns the conversion of a record to a dict, and the description of a record for pydantic. pydantic is imported
+only by a program that uses it with records.
 """
 
 from datetime import date, datetime, timedelta
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-# Types that stay unchanged in a dict; everything else becomes a str, int, float, bool, None, dict or tuple.
+# Types that `asdict` leaves unchanged. Other values become a str, int, float, bool, None, dict or tuple.
 KEPT = (Decimal, UUID, datetime, date, timedelta)
 
 _NOTHING: frozendict[str, Any] = frozendict()
 
 
 def freeze(document: Any) -> Any:
-    """Return an immutable copy of a JSON value: mappings as `frozendict`, lists as tuples.
+    """Return an immutable copy of a JSON value: a dict becomes a `frozendict`, and a list becomes a tuple.
 
-    `frozendict.deepfreeze` does this for any type, but takes 50 us for an empty document.
+    `frozendict.deepfreeze` does the same for any type, but takes 50 us for an empty document.
     """
     if isinstance(document, dict):
         return frozendict({key: freeze(value) for key, value in document.items()}) if document else _NOTHING
@@ -38,10 +38,10 @@ def freeze(document: Any) -> Any:
 
 
 class Record(msgspec.Struct, frozen=True):
-    """An immutable value; its attributes are the columns."""
+    """The base class of all records: an immutable value whose attributes have the names of columns."""
 
     def asdict(self) -> dict[str, Any]:
-        """Return the fields as a dict that may be changed, nested records and documents as dicts too.
+        """Return the fields as a new dict. Nested records and JSON documents become dicts too.
 
         Amounts stay `Decimal`, ids `UUID`, times aware `datetime`.
         """
@@ -49,7 +49,7 @@ class Record(msgspec.Struct, frozen=True):
         return plain
 
     def keys(self) -> tuple[str, ...]:
-        """Return the names of the fields; with `[]` it makes `dict(record)` and `{**record}` work."""
+        """Return the names of the fields. With this method and `[]`, `dict(record)` and `{**record}` work."""
         return self.__struct_fields__
 
     def __getitem__(self, name: str) -> Any:
@@ -59,10 +59,10 @@ class Record(msgspec.Struct, frozen=True):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
-        """Describe the record to pydantic, so that FastAPI takes it as the type of a response.
+        """Describe the record to pydantic, so that it can be the type of a FastAPI response.
 
-        Amounts and ids become texts in JSON, times ISO 8601 in UTC. In a request, an object with the same
-        fields becomes a record.
+        In JSON, amounts and ids are texts, and times are ISO 8601 in UTC. In a request, an object with the
+        same fields becomes a record.
         """
         from pydantic_core import core_schema as schema  # noqa: PLC0415  # see the module's docstring
 
@@ -80,7 +80,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def _find_plain_type(kind: Any) -> Any:
-    """Return the type of a field for pydantic: a dict instead of a frozendict, also in a union."""
+    """Return the type of a field for pydantic: `dict` in place of `frozendict`, also inside a union."""
     if get_origin(kind) is UnionType:
         return reduce(or_, map(_find_plain_type, get_args(kind)))
     if get_origin(kind) is frozendict:

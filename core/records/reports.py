@@ -1,6 +1,6 @@
-"""Values computed from many rows of the game: summaries, distributions, gains, sparklines, quest reports.
+"""Records computed from many rows of the game: summaries, distributions, gains, sparklines, quest reports.
 
-Owns the fields of these values, in the order in which a statement selects them. Reports on all players are
+Owns the fields of these records, in the order in which a statement selects them. Reports on all players are
 in `core.records.players`. Never touches a server.
 """
 
@@ -13,7 +13,7 @@ from core.records.record import Record
 
 
 class PlayerScore(Record, frozen=True):
-    """A player's score on a leaderboard in one session; `rank` is None unless it was requested."""
+    """The score of a player on a leaderboard in one session. `rank` is None unless it was requested."""
 
     user_id: UUID
     session_date: date
@@ -22,7 +22,7 @@ class PlayerScore(Record, frozen=True):
 
 
 class ScoreBin(Record, frozen=True):
-    """Number of players whose score on a leaderboard lies in [low, high)."""
+    """The number of players whose score on a leaderboard is in the range [low, high)."""
 
     low: Decimal
     high: Decimal
@@ -30,7 +30,7 @@ class ScoreBin(Record, frozen=True):
 
 
 class LeaderboardSummary(Record, frozen=True):
-    """Summary of a leaderboard that has entries; `leaders` is the number of players with the best score."""
+    """The summary of a leaderboard with entries. `leaders` is the number of players with the best score."""
 
     session_date: date
     category: str
@@ -44,9 +44,10 @@ class LeaderboardSummary(Record, frozen=True):
 
 
 class PeriodEntry(Record, frozen=True):
-    """A player over several sessions; `score` is the mean, and a session without a score counts as 0.
+    """A player on a leaderboard over several sessions.
 
-    `sessions` is the number of sessions with a score; equal sums share `rank`.
+    `score` is the mean score, in which a session without a score counts as 0. `sessions` is the number of
+    sessions with a score. Players with equal sums share `rank`.
     """
 
     user_id: UUID
@@ -57,7 +58,7 @@ class PeriodEntry(Record, frozen=True):
 
 
 class PeriodLeaderboard(Record, frozen=True):
-    """The best players of several sessions; `players` counts those with a score in any of them."""
+    """The best players of several sessions. `players` counts all players with a score in any of them."""
 
     days: tuple[date, ...]
     players: int
@@ -65,7 +66,10 @@ class PeriodLeaderboard(Record, frozen=True):
 
 
 class MarketReturn(Record, frozen=True):
-    """Mean gain of `symbols` symbols in one day, in percent of the first price of the day."""
+    """The mean gain of all symbols on one day, in percent of the first price of the day.
+
+    `symbols` is the number of symbols with a price on this day.
+    """
 
     day: date
     percent: Decimal
@@ -73,13 +77,14 @@ class MarketReturn(Record, frozen=True):
 
 
 class SymbolGain(Record, frozen=True):
-    """What one symbol added to a player's value over some sessions; amounts are in virtual cash.
+    """The gain that one symbol added to a player's value over some sessions. Amounts are virtual cash.
 
-    `sessions` counts the sessions in which the player held or traded the symbol, `bought` and `sold` are the
-    sums of its trades. `realised` is the proceeds of sales minus the cost of the sold shares, `unrealised`
-    the worth of held shares at the last price of their session minus their cost. `incomplete` counts the
-    sessions that have no price of the held shares, or trades that do not add up to the held shares; an
-    unknown amount counts as 0.
+    `sessions` counts the sessions in which the player held or traded the symbol. `bought` and `sold` are the
+    sums of its purchases and of its sales. `realised` is the proceeds of sales minus the cost of the sold
+    shares. `unrealised` is the worth of held shares at the last price of their session minus their cost.
+
+    `incomplete` counts the sessions in which an amount is unknown and counts as 0. There, the held shares
+    have no price, or the trades do not add up to the held shares.
     """
 
     symbol: str
@@ -93,14 +98,14 @@ class SymbolGain(Record, frozen=True):
 
     @property
     def gain(self) -> Decimal:
-        """What the symbol added to the player's value."""
+        """The total gain: `realised` plus `unrealised`."""
         return self.realised + self.unrealised
 
 
 class PlayerGains(Record, frozen=True):
-    """A player's change of value over `sessions` sessions, and what each symbol added to it, by symbol.
+    """The change of a player's value over `sessions` sessions, and the gain of each symbol, by symbol.
 
-    `change` is the sum of the day changes of the portfolios.
+    `change` is the sum of the `day_change` of the portfolios.
     """
 
     sessions: int
@@ -109,12 +114,12 @@ class PlayerGains(Record, frozen=True):
 
     @property
     def unexplained(self) -> Decimal:
-        """The rest of the change: with the gains of all symbols it adds up to `change` exactly."""
+        """The rest of `change`: `change` minus the gains of all symbols."""
         return self.change - sum((symbol.gain for symbol in self.symbols), Decimal(0))
 
 
 class Sparkline(Record, frozen=True):
-    """Recent prices of a symbol, oldest first; `times` and `prices` have the same length."""
+    """The recent prices of a symbol, oldest first. `times` and `prices` have the same length."""
 
     symbol: str
     times: tuple[datetime, ...]
@@ -122,7 +127,7 @@ class Sparkline(Record, frozen=True):
 
 
 class TradingWindow(Record, frozen=True):
-    """The trades executed in [start, end), and the number of players who made them."""
+    """The number of trades executed in [start, end), and the number of players who made them."""
 
     start: datetime
     end: datetime
@@ -131,9 +136,10 @@ class TradingWindow(Record, frozen=True):
 
 
 class TradingSession(Record, frozen=True):
-    """A session: players with a portfolio, those of them who traded, and the median daily return in percent.
+    """A session with its number of players, of players who traded, and of trades.
 
-    The median is that of the leaderboard of returns, None while it is empty.
+    `players` are the players with a portfolio. `median_return` is the median score of the leaderboard of
+    daily returns, in percent. It is None while this leaderboard has no entries.
     """
 
     session_date: date
@@ -144,14 +150,18 @@ class TradingSession(Record, frozen=True):
 
 
 EVENT_DAYS = 7
-"""A session further from an event than this says nothing about it; no market pauses for that long."""
+"""Maximum number of days between an event and a session that is compared with it.
+
+Sessions further away say nothing about the event, and no market pauses for that long.
+"""
 
 
 class EventEffect(Record, frozen=True):
-    """A market event, and what players did before and after it.
+    """A market event, and the trading before and after it.
 
-    `before` ends and `after` begins with the event. `sessions` are the session of its day, the last one
-    before and the first one after it, oldest first, those that exist within 7 days.
+    `before` ends with the event, and `after` begins with it. `sessions` are the session of the event's day,
+    the previous session and the next session, oldest first. A session that does not exist within 7 days is
+    left out.
     """
 
     event: MarketEvent
@@ -161,10 +171,10 @@ class EventEffect(Record, frozen=True):
 
 
 class PriceStatistics(Record, frozen=True):
-    """Change and volatility at a symbol's last price, computed from stored prices; defined as in `Tick`.
+    """The price change and the volatility at the last price of a symbol, computed from stored prices.
 
-    The changes are None without a price of 24 hours before, the volatility with fewer than 21 days with
-    prices.
+    They are defined as in `Tick`. The changes are None without a price that is 24 hours older. The volatility
+    is None with fewer than 21 days with prices.
     """
 
     symbol: str
@@ -176,13 +186,16 @@ class PriceStatistics(Record, frozen=True):
 
 
 class SessionSummary(Record, frozen=True):
-    """Summary of one session, which is a UTC day.
+    """The summary of one session, which is a UTC day.
 
-    `signed_up` is the number of users at the end of the day, `played` the number of portfolios of the
-    session, `traded` the number of players with a trade in it. `players` is the number of entries on
-    the leaderboard of returns, whose best and median are in percent and None without entries.
-    `quests_completed` counts quests by their time of completion; those whose time is unknown count in
-    no session. `events` is the number of market events of the day.
+    `signed_up` is the number of users at the end of the day. `played` is the number of portfolios of the
+    session. `traded` is the number of players with a trade in the session.
+
+    `players` is the number of entries on the leaderboard of daily returns. `best_return` and `median_return`
+    are the best and the median score on it, in percent. They are None without entries.
+
+    `quests_completed` counts quests by their time of completion. A quest with an unknown time counts in no
+    session. `events` is the number of market events of the day.
     """
 
     session_date: date
@@ -197,11 +210,14 @@ class SessionSummary(Record, frozen=True):
 
 
 class QuestTotals(Record, frozen=True):
-    """All quests of one type and kind of reward.
+    """The totals of all quests with the same type and the same type of reward.
 
-    `started`, `halfway` and `completed` are subsets of `given`, each of the one before; `active` quests
-    can still be completed, and `expiring` of them end within the requested time. Rewards are sums:
-    `earned` over the completed quests, `open` over the active ones.
+    `given` is the number of all quests. `started` counts quests with any progress, `halfway` quests that
+    reached half of the target, and `completed` completed quests. A completed quest counts as started and
+    halfway too. `active` quests can still be completed, and `expiring` of them end within the requested time.
+
+    `earned` is the sum of the rewards of completed quests, and `open` is the sum of the rewards of active
+    quests.
     """
 
     type: str
@@ -217,13 +233,15 @@ class QuestTotals(Record, frozen=True):
 
 
 class QuestOutcome(Record, frozen=True):
-    """The quests of one type and kind of reward that ended in one week.
+    """The quests with the same type and the same type of reward that ended in one week.
 
-    `week` is the Monday of the week (UTC), None when the time is unknown. A quest has ended when it is
-    COMPLETED, EXPIRED or past its `expires_at`. Its end is its completion, otherwise the last moment of its
-    time, so that a quest until Monday 00:00 belongs to the week before. `started`, `halfway` and
-    `completed` are subsets of `ended`, each of the one before. `earned` is the sum of the rewards of the
-    completed quests.
+    `week` is the Monday of the week (UTC), or None if the time is unknown. A quest has ended if it is
+    COMPLETED, EXPIRED or past its `expires_at`. A completed quest ended at its completion. Any other quest
+    ended in the last moment before its `expires_at`: a quest that expires on Monday at 00:00 belongs to the
+    week before.
+
+    `ended` is the number of all these quests. `started`, `halfway` and `completed` are defined as in
+    `QuestTotals`. `earned` is the sum of the rewards of the completed quests.
     """
 
     week: date | None
@@ -237,7 +255,7 @@ class QuestOutcome(Record, frozen=True):
 
 
 class CompletionTime(Record, frozen=True):
-    """How many quests of one title were completed, and the median time from start to completion."""
+    """The number of completed quests with one title, and the median time from start to completion."""
 
     type: str
     title: str
@@ -246,9 +264,9 @@ class CompletionTime(Record, frozen=True):
 
 
 class CompletionTimes(Record, frozen=True):
-    """How many quests were completed, and the median time from start to completion: of all, and by title.
+    """The number of completed quests, and the median time from start to completion, in total and by title.
 
-    `median` is None when none was completed.
+    `median` is None if no quest was completed.
     """
 
     completed: int
@@ -257,9 +275,10 @@ class CompletionTimes(Record, frozen=True):
 
 
 class QuestReturn(Record, frozen=True):
-    """Sessions played with and without a quest of one type.
+    """The sessions that players played with a quest of one type, and those that they played without one.
 
-    `returned_...` counts those of the sessions after which the same player started another one in time.
+    `returned_with` and `returned_without` count the sessions after which the same player played again within
+    7 days.
     """
 
     type: str
@@ -270,17 +289,18 @@ class QuestReturn(Record, frozen=True):
 
 
 class PlayerQuest(Record, frozen=True):
-    """A quest with the name of its player."""
+    """A quest with the username of its player."""
 
     username: str
     quest: Quest
 
 
 class StuckQuest(Record, frozen=True):
-    """A running quest that is stuck, its player, and why; at least one reason holds.
+    """A running quest that is stuck, with its player and the reasons. At least one reason is true.
 
-    `is_untouched`: it has no progress. `is_behind`: it has progress, but a smaller part of its target than
-    half of the part of its time that is over. `is_unseen`: its player was not seen for 7 days.
+    `is_untouched`: the quest has no progress. `is_behind`: the quest has progress, but less than half of the
+    progress that matches the elapsed time. For example, 80% of the time is over and less than 40% of the
+    target is reached. `is_unseen`: the player was not seen for 7 days.
     """
 
     username: str
@@ -292,9 +312,10 @@ class StuckQuest(Record, frozen=True):
 
 
 class StuckQuests(Record, frozen=True):
-    """How many players and running quests are stuck, how many quests for each reason, and the first quests.
+    """The number of stuck quests and of their players, and the first of these quests.
 
-    A quest may be counted as unseen and under another reason.
+    `untouched`, `behind` and `unseen` count quests by reason. A quest that is unseen can also have another
+    reason.
     """
 
     players: int
