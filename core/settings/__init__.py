@@ -1,4 +1,4 @@
-"""The configuration of every process; `Settings` and its base class list all variables."""
+"""Reads the settings of a process from the environment; `Settings` and its base class list them."""
 
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, number, port, redact
 from core.settings.role_settings import RoleSettings

@@ -1,8 +1,8 @@
 """Checks the form of DATABASE_URL more strictly than libpq does.
 
-For libpq the first `@` ends the password and the first `/` ends the port. If a password contains such a
-character, libpq takes a part of the password for a host, a port or a database, and shows it in messages.
-Connects to nothing; no message of this module contains a part of the URL.
+For libpq, the first `@` ends the password, and the first `/` ends the port. If a password contains one of
+these characters, libpq takes a part of the password for a host, a port or a database, and shows it in
+messages. Messages of this module contain no part of the URL. Opens no connection.
 """
 
 import re
@@ -20,28 +20,28 @@ DEFAULT_PORT: Final = "5432"
 
 
 class DatabaseUrlError(ValueError):
-    """A URL of a database is wrong; the message says what has to be corrected."""
+    """The URL of a database is wrong. The message says how to correct it."""
 
 
 def check_database_url(url: str) -> str:
-    """Return the URL with the scheme `postgresql://`; raises `DatabaseUrlError`.
+    """Check the URL, and return it with the scheme `postgresql://`. Raises `DatabaseUrlError`.
 
-    Several hosts (`HOST1:PORT1,HOST2:PORT2`, or `?host=A,B&port=1,2`) and every parameter of libpq are
-    allowed.
+    The URL may have several hosts (`HOST1:PORT1,HOST2:PORT2`, or `?host=A,B&port=1,2`) and any parameter of
+    libpq.
     """
     scheme = next((each for each in SCHEMES if url.startswith(each)), None)
     if scheme is None:
-        # the message about a wrong URL always says how it has to begin
+        # no reason: the message for a wrong setting always shows the whole form of the URL
         raise DatabaseUrlError
     rest = url.removeprefix(scheme)
     _check_signs(rest)
     try:
         parts = parse_dsn(url)
     except psycopg2.ProgrammingError as error:
-        # the driver's message may repeat the URL, password included
+        # `from None`: the message of the driver may contain the URL with its password
         raise DatabaseUrlError(_find_reason(str(error))) from None
     except ValueError:
-        # NUL, or half of a surrogate pair
+        # the URL contains NUL or a surrogate
         raise DatabaseUrlError("libpq cannot read it") from None
     if not parts.get("dbname"):
         raise DatabaseUrlError("it names no database")
@@ -53,10 +53,11 @@ def check_database_url(url: str) -> str:
 
 
 def check_replica_urls(urls: str) -> list[str]:
-    """Return a list of the URLs in a text that has blanks between them; raises `DatabaseUrlError`.
+    """Check the URLs in a text with blanks between them, and return them as a list.
 
-    Each URL must name only one host: state is kept per URL, and two servers would share it. Two URLs of one
-    server would each have a pool, and use twice the connections that are allowed.
+    Each URL must name a single host, because the state of a replica is kept per URL. Two URLs must not name
+    the same server: each would have its own pool, so the server would get twice as many connections as
+    allowed. Raises `DatabaseUrlError`.
     """
     checked = [check_database_url(url) for url in urls.split()]
     servers = [_find_server(parse_dsn(url)) for url in checked]
@@ -68,7 +69,10 @@ def check_replica_urls(urls: str) -> list[str]:
 
 
 def _find_server(parts: dict[str, str]) -> tuple[str, ...]:
-    """Return the parts that identify a server. Behind one pooler, each database may be on another replica."""
+    """Return host, port, database and service, which together identify a replica.
+
+    The database counts, because a pooler may send each database to another server.
+    """
     host = _find_hosts(parts).lower().replace("localhost", LOOPBACK)
     return host, parts.get("port") or DEFAULT_PORT, parts["dbname"], parts.get("service", "")
 
@@ -78,7 +82,10 @@ def _find_hosts(parts: dict[str, str]) -> str:
 
 
 def add_password(url: str, password: str) -> str:
-    """Return the URL with the password; unchanged if the URL has a password, or if libpq cannot read both."""
+    """Return the URL with the password as a parameter.
+
+    Returns the URL unchanged if it already has a password, or if libpq cannot read the URL or the password.
+    """
     try:
         has_password = "password" in parse_dsn(url)
         encoded = quote(password, safe="")
@@ -99,7 +106,7 @@ def _find_reason(words: str) -> str:
 
 
 def _check_signs(rest: str) -> None:
-    """Raise `DatabaseUrlError` for unencoded signs that would end a part of the URL too early."""
+    """Raise `DatabaseUrlError` if a character in a name or a password must be percent-encoded."""
     if re.search(r"[\x00-\x1f\x7f]", rest):
         raise DatabaseUrlError("a control character has to be percent-encoded")
     authority, _, path = rest.partition("/")

@@ -1,7 +1,7 @@
-"""How settings are read from the environment, and the messages for wrong ones.
+"""Reads settings from the environment and from files, and builds the messages for wrong settings.
 
-Owns the sources, the messages, and how similar two names must be for one to be a misspelling of the
-other. Never shows a password: secrets are `SecretStr`, and a rejected value is redacted before it is printed.
+Owns the sources and their order, the messages, and the rule when a name is a misspelt setting. Never shows a
+password: secrets are `SecretStr`, and passwords in a rejected value are replaced before it is printed.
 """
 
 import os
@@ -31,55 +31,58 @@ from core.settings.texts import HIGHEST_PORT, TextError, check_characters
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
-# Similarity of a misspelt name: one letter of ten is missing, doubled, wrong or in another place, as in
-# DATABSE_URL; REDIS_HOST is not a misspelt name.
-ALIKE = 0.9
-# Errors of a check whose message shows no secret.
+# The least similarity (0 to 1) of a misspelt name to a setting: one letter in ten is missing, wrong or in
+# another place. DATABSE_URL is a misspelt name, REDIS_HOST is not.
+MISSPELT_SIMILARITY = 0.9
+# Error classes whose messages contain no secret. Only these messages are shown.
 _EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError, TextError)
-# Messages do not repeat values that are longer than this.
+# A longer value is not shown in a message.
 SHOWN_CHARACTERS = 500
-# An error for an unknown name shows the closest setting if the two are at least this similar.
-SIMILAR = 0.6
+# The least similarity (0 to 1) at which the error for an unknown name proposes a setting.
+PROPOSED_SIMILARITY = 0.6
 
 
 def milliseconds(default: int, lowest: int = 1, highest: int = 3_600_000, *, zero: str = "") -> Any:
-    """Return a field of whole milliseconds; `zero` says what 0 means where it is allowed."""
+    """Return a field for a duration in whole milliseconds. `zero` describes what the value 0 means."""
     return number(default, lowest, highest, unit="whole milliseconds", zero=zero)
 
 
 def port(default: int) -> Any:
-    """Return a field of a TCP port."""
+    """Return a field for a TCP port."""
     return number(default, 1, HIGHEST_PORT, unit="a port")
 
 
 def number(default: int, lowest: int, highest: int, *, unit: str, zero: str = "") -> Any:
-    """Return a field of a whole number of units, whose description names its limits."""
+    """Return a field for a whole number from `lowest` to `highest`, with a description of these limits."""
     first = f"{lowest} ({zero})" if zero else str(lowest)
     return Field(default=default, ge=lowest, le=highest, description=f"{unit} from {first} to {highest}")
 
 
 def redact(text: str) -> str:
-    """Return `text` with every password in it replaced, safe to print or log."""
+    """Return `text` with `***` in place of each password, so that it can be printed or logged."""
     text = re.sub(r"://(?P<login>.*)@", _hide_password, text)
     text = re.sub(r"(?P<start>://(?:[^/?#\s]*@)?)(?P<hosts>[^/?#\s@]*)", _hide_wrong_ports, text)
-    # a misspelt parameter may hold a password as well
+    # any parameter with a similar name: a misspelt one may hold a password too
     return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token|[?&](?:auth|key))=)[^&\s]*", r"\1***", text)
 
 
 def show_value(value: object) -> str:
-    """Return a short form of a rejected value for a message, without passwords."""
+    """Return the form in which a message shows a rejected value: short, and without passwords."""
     if not isinstance(value, str | int | float | Path):
         return f"a {type(value).__name__}"
     try:
         text = str(value)
     except ValueError:
-        # Python prints no number of more than 4,300 digits
+        # Python does not print a number of more than 4,300 digits
         return f"a very large {type(value).__name__}"
     return repr(redact(text)) if len(text) <= SHOWN_CHARACTERS else f"a text of {len(text)} characters"
 
 
 def _hide_wrong_ports(found: re.Match[str]) -> str:
-    """Replace the text behind a host's colon unless it is a port: without `@HOST` it is the password."""
+    """Replace the text after the colon of a host if it is not a port.
+
+    In a URL without `@HOST`, the user name stands in place of the host, and this text is the password.
+    """
     hosts = re.sub(r"((?:^|,)(?:\[[^],]*\]|[^:,[]*)):(?![0-9]{0,5}(?:,|$))[^,]*", r"\1:***", found["hosts"])
     return f"{found['start']}{hosts}"
 
@@ -87,15 +90,15 @@ def _hide_wrong_ports(found: re.Match[str]) -> str:
 def _hide_password(found: re.Match[str]) -> str:
     user, colon, _ = found["login"].partition(":")
     if re.search(r"[/?#@]", user):
-        # with such a character, a part of the password may stand before the first colon
+        # a '/', '?', '#' or '@' before the colon may belong to the password
         return "://***@"
     return f"://{user}:***@" if colon else found[0]
 
 
 class EnvironmentSettings(BaseSettings):
-    """Reads the environment, and reports each error in one line.
+    """Base class of settings: reads them from the environment, and reports each error as one line.
 
-    Every field has a `description` that names the values it allows.
+    Each field has a `description` of its allowed values, which the error shows.
     """
 
     model_config = SettingsConfigDict(
@@ -109,11 +112,10 @@ class EnvironmentSettings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
-        """Read the environment; `values` take precedence over it.
+        """Read the settings from the environment and files; `values` take precedence.
 
-        Raises `SettingsError` for wrong variables, with one line for each (its name, its value without
-        passwords, and what is allowed), for a name that is almost the name of a setting, and for a file that
-        cannot be read.
+        Raises `SettingsError` with one line for each wrong variable: its name, its value without passwords,
+        and the allowed values. Also raises it for a misspelt name, and for a file that cannot be read.
         """
         try:
             lines = self._list_wrong_names(values)
@@ -141,13 +143,16 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources, which also read secrets from files; each settings file is a separate source."""
+        """Return the sources in order of precedence: arguments, environment, and each settings file.
+
+        Environment and settings files may give a secret as the path of a file that contains it.
+        """
         files = getattr(dotenv_settings, "env_file", None)
         listed = [files] if isinstance(files, str | Path) else list(files or ())
         return (
             init_settings,
             SecretFileSource(cast("EnvSettingsSource", env_settings)),
-            # the last file wins
+            # the last file in the list takes precedence
             *(
                 SecretFileSource(DotEnvSettingsSource(settings_cls, env_file=file))
                 for file in reversed(listed)
@@ -157,7 +162,7 @@ class EnvironmentSettings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _check_characters(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a text that no setting can have, and a decimal, which could have a million digits."""
+        """Refuse a text with characters that no setting may have. Refuse a Decimal, which could be huge."""
         is_secret = has_secret(cls.model_fields[str(info.field_name)].annotation)
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if isinstance(text, str | Path):
@@ -168,11 +173,14 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Return the settings of the environment; `overrides` take precedence. Raises `SettingsError`."""
+        """Read the settings from the environment; `overrides` take precedence. Raises `SettingsError`."""
         return cls(**overrides)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values, which are not checked; raises `SettingsError` for other names."""
+        """Return a copy with the values of `update`, which are not validated.
+
+        Raises `SettingsError` for a name that is not a setting.
+        """
         lines = self._list_unknown(update or {})
         if lines:
             raise SettingsError("\n".join(lines))
@@ -180,7 +188,7 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def _list_unknown(cls, names: Iterable[str]) -> list[str]:
-        """Return a line for each name that is no setting."""
+        """Return an error line for each name that is not a setting."""
         unknown = sorted(set(names) - set(cls.model_fields))
         closest = {name: find_closest(name.lower(), cls.model_fields) for name in unknown}
         return [
@@ -191,10 +199,10 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def _list_wrong_names(cls, values: Mapping[str, Any]) -> list[str]:
-        """Return a line for each wrong name in `values`, and each misspelt name in the environment and files.
+        """Return an error line for each wrong name: unknown in `values`, or misspelt elsewhere.
 
-        Other programs may use a name that is almost the name of a setting, so such a name is an error only
-        if the setting itself is given nowhere.
+        A name in the environment or in a file may be similar to a setting and belong to another program. So a
+        similar name counts as misspelt only if the setting itself is not given at all.
         """
         names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
         given = names.union(map(str.upper, values))
@@ -223,7 +231,7 @@ class EnvironmentSettings(BaseSettings):
         value = item.get("input")
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
-        # a URL without its scheme cannot be parsed, so a password in it cannot be found
+        # in a URL without its scheme, `redact` cannot find the password: hide the whole value
         is_opaque = field.endswith("_url") and not (isinstance(value, str) and "://" in value)
         is_hidden = is_opaque or (field in list_secrets(cls) and not field.endswith("_url"))
         shown = "(hidden)" if is_hidden else show_value(value)
@@ -237,27 +245,27 @@ def _list_names_in_files(files: Iterable[Path]) -> set[str]:
 
 
 def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[str]:
-    """Return the variables that a settings class and its subclasses read."""
+    """Return the names of all variables that a settings class and its subclasses read."""
     fields = {name.upper() for name in kind.model_fields}
     fields |= {f"{name.upper()}_FILE" for name in list_secrets(kind)}
     return fields.union(*map(_list_known, kind.__subclasses__()))
 
 
-def find_closest(name: str, known: Collection[str], *, likeness: float = SIMILAR) -> str | None:
-    """Return the known name that is most similar to `name`, or None when none is similar."""
-    return next(iter(get_close_matches(name, known, n=1, cutoff=likeness)), None)
+def find_closest(name: str, known: Collection[str], *, similarity: float = PROPOSED_SIMILARITY) -> str | None:
+    """Return the known name that is most similar to `name`, or None if none has this similarity."""
+    return next(iter(get_close_matches(name, known, n=1, cutoff=similarity)), None)
 
 
 def find_misspelt(names: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
-    """Return the unknown names that are almost a known one, each with the known name."""
+    """Map each misspelt name in `names` to the known name that it resembles."""
     found: dict[str, str] = {}
     for name in names:
-        closest = None if name in known else find_closest(name, known, likeness=ALIKE)
+        closest = None if name in known else find_closest(name, known, similarity=MISSPELT_SIMILARITY)
         if closest is not None and not _is_deliberate(name, closest):
             found[name] = closest
     return found
 
 
 def _is_deliberate(name: str, known: str) -> bool:
-    """Say whether a name is a known one with a prefix or suffix, such as DATABASE_URL_2 or OLD_REDIS_URL."""
+    """Return whether a name is `known` with a prefix or suffix, such as DATABASE_URL_2 or OLD_REDIS_URL."""
     return re.fullmatch(rf"(\w+_)?{re.escape(known)}(_\w+|\d+)?", name) is not None

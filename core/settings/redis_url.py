@@ -1,8 +1,7 @@
-"""REDIS_URL: its parts and its parameters, parsed strictly.
+"""Parses REDIS_URL strictly.
 
-Owns which parameters exist and which values each of them takes. A parameter that is unknown here is
-an error: otherwise people would notice an ignored parameter only during an incident. Connects to
-nothing; no message contains a password.
+Owns the list of parameters and their allowed values. An unknown parameter is an error: if it were ignored,
+people would notice this only during an incident. Messages contain no password. Opens no connection.
 """
 
 import re
@@ -31,12 +30,12 @@ TLS_PARAMETERS: Final = (
     "ssl_keyfile",
     "ssl_password",
 )
-# A number of this many digits fits into 32 bits.
+# The most digits of a database number: a number with 9 digits fits into 32 bits.
 DATABASE_DIGITS: Final = 9
-# Longer than any known parameter.
+# The most characters of an unknown parameter in a message: more than any known parameter has.
 NAME_LENGTH: Final = 40
-# Parameters of redis-py that another setting or the cache itself decides.
-ELSEWHERE: Final[Mapping[str, str]] = {
+# Parameters of redis-py that are refused, each with the reason.
+REFUSED: Final[Mapping[str, str]] = {
     "timeout": "REDIS_TIMEOUT is the timeout",
     "socket_timeout": "REDIS_TIMEOUT is the timeout",
     "socket_connect_timeout": "REDIS_TIMEOUT is the timeout",
@@ -53,23 +52,23 @@ _VERIFICATIONS: Final = {
 
 
 class HostPort(NamedTuple):
-    """Where one server listens on TCP."""
+    """The host and the port of a server."""
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        """Return HOST:PORT as in a URL, an IPv6 address in brackets."""
+        """Return HOST:PORT as in a URL. An IPv6 address is in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class RedisUrlError(ValueError):
-    """A part or a parameter of a URL is wrong; the message names it."""
+    """REDIS_URL is wrong. The message names the wrong part or parameter."""
 
 
 @dataclass(frozen=True)
 class TlsOptions:
-    """How server and client authenticate each other; the names are those of the parameters."""
+    """The TLS options of a connection. Each has the name of its parameter in the URL."""
 
     ssl_ca_certs: str | None = None
     ssl_ca_path: str | None = None
@@ -82,10 +81,11 @@ class TlsOptions:
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where a server listens and how to sign in; `path` is set for a unix socket, else `host`.
+    """The parsed REDIS_URL: the address, the account and the TLS options of a server.
 
-    With a `service` the hosts are sentinels, which know the primary of that service. `others` are the
-    hosts after the first: further sentinels, or further nodes of a cluster.
+    `path` is the path of a unix socket; for TCP, it is empty and `host` is set. With a `service`, all hosts
+    are sentinels, which know the primary of this service. `others` are the hosts after the first one: more
+    sentinels, or more nodes of a cluster.
     """
 
     host: str = ""
@@ -101,9 +101,10 @@ class RedisAddress:
 
     @property
     def account(self) -> tuple[str, ...]:
-        """Name and password of the user; empty when the client's certificate may name the user.
+        """The user name and the password to sign in with; the user name is `default` if the URL has none.
 
-        Without a name and a password the user is `default`, which then needs no password.
+        Empty if the URL has a client certificate, no user name and no password: the certificate may name the
+        user.
         """
         is_certified = self.tls is not None and self.tls.ssl_certfile is not None
         if is_certified and not (self.username or self.password):
@@ -117,7 +118,7 @@ class RedisAddress:
 
     @property
     def hosts(self) -> tuple[HostPort, ...]:
-        """Every host of the URL, in its order."""
+        """All hosts of the URL, in the order of the URL."""
         return self.server, *self.others
 
     def at(self, server: HostPort) -> "RedisAddress":
@@ -125,7 +126,7 @@ class RedisAddress:
         return replace(self, host=server.host, port=server.port, path="", others=(), service="")
 
     def __str__(self) -> str:
-        """Return the URL without name, password and parameters."""
+        """Return the URL without user name, password and parameters."""
         if self.path:
             return f"unix://{self.path}"
         scheme = f"{'rediss' if self.tls else 'redis'}{'+sentinel' if self.service else ''}"
@@ -134,9 +135,9 @@ class RedisAddress:
 
 
 def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
-    """Return the address that a URL names; `password` is used when the URL has none.
+    """Parse a REDIS_URL; `password` is used if the URL has no password.
 
-    Raises `RedisUrlError`, also for files of certificates that cannot be read.
+    Raises `RedisUrlError`, also for a certificate file that cannot be read.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
@@ -145,7 +146,7 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
     if "#" in url:
         raise RedisUrlError("'#' has to be written as %23")
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
-        # Python would silently drop a tab or a line break
+        # urlsplit would silently remove a tab or a line break
         raise RedisUrlError("a control character has to be percent-encoded")
     is_sentinel = scheme in SENTINEL_SCHEMES
     first, others = _split_hosts(rest, default_port=SENTINEL_PORT if is_sentinel else DEFAULT_PORT)
@@ -155,7 +156,8 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
         parts = urlsplit(f"{scheme}://{first}")
     except ValueError as error:
         raise RedisUrlError("the host is not valid") from error
-    # check the host before the parameters, whose errors would show the part of a password behind a '?'
+    # check the host first: after an unencoded '?', a part of the password is taken for a parameter, and an
+    # error about this parameter would show it
     host, path = ("", _parse_path(parts)) if scheme == "unix" else (_parse_host(parts), "")
     port = _parse_port(parts, default=SENTINEL_PORT if is_sentinel else DEFAULT_PORT)
     parameters = _parse_parameters(parts.query)
@@ -180,9 +182,10 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
 
 
 def find_hash_tag(prefix: str) -> str:
-    """Return the part of a key prefix that determines the slot in a cluster; empty without such a part.
+    """Return the hash tag of a key prefix, such as `echo` for `{echo}:`; empty if there is none.
 
-    Source: Redis cluster specification, "Hash tags".
+    A cluster stores all keys with the same hash tag in one slot. Source: Redis cluster specification,
+    "Hash tags".
     """
     _, brace, rest = prefix.partition("{")
     tag, end, _ = rest.partition("}")
@@ -190,7 +193,7 @@ def find_hash_tag(prefix: str) -> str:
 
 
 def check_hosts(address: RedisAddress, prefix: str) -> None:
-    """Raise `RedisUrlError` for several servers that are neither sentinels nor one cluster."""
+    """Raise `RedisUrlError` if the hosts are nodes of a cluster, and the key prefix has no hash tag."""
     if address.others and not address.service and not find_hash_tag(prefix):
         raise RedisUrlError(
             "several hosts in REDIS_URL are nodes of one cluster, where every key has to be in one slot: set"
@@ -199,9 +202,10 @@ def check_hosts(address: RedisAddress, prefix: str) -> None:
 
 
 def _split_hosts(rest: str, *, default_port: int) -> tuple[str, tuple[HostPort, ...]]:
-    """Return the text behind the scheme with only the first host, and the other hosts.
+    """Split the further hosts off `rest`, the URL without its scheme.
 
-    Only a comma behind the last '@' separates hosts: a password may contain a comma.
+    Returns `rest` with only the first host, and the other hosts. Only a comma after the last '@' separates
+    hosts, because a password may contain commas.
     """
     end = min((place for place in map(rest.find, "/?") if place >= 0), default=len(rest))
     account, at, hosts = rest[:end].rpartition("@")
@@ -217,7 +221,7 @@ def _split_hosts(rest: str, *, default_port: int) -> tuple[str, tuple[HostPort, 
 
 
 def _split_service(path: str) -> tuple[str, str]:
-    """Return the service and the database of a URL of sentinels."""
+    """Return the service and the database in the path of a sentinel URL."""
     service, _, database = path.strip("/").partition("/")
     if not service or (service.isdigit() and not database):
         raise RedisUrlError("the service is missing: the path has to be /SERVICE/DATABASE, as in /mymaster/0")
@@ -228,14 +232,14 @@ def _parse_parameters(query: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in filter(None, query.split("&")):
         name, _, value = item.partition("=")
-        if name in ELSEWHERE:
-            raise RedisUrlError(f"parameter {name} is not allowed: {ELSEWHERE[name]}")
+        if name in REFUSED:
+            raise RedisUrlError(f"parameter {name} is not allowed: {REFUSED[name]}")
         if name not in PARAMETERS and name not in TLS_PARAMETERS:
             known = ", ".join((*PARAMETERS, *TLS_PARAMETERS))
             raise RedisUrlError(f"parameter {name[:NAME_LENGTH]!r} is unknown (known are {known})")
         if name in found:
             raise RedisUrlError(f"parameter {name} is given twice")
-        # not parse_qsl, which takes the '+' of a password for a space
+        # not parse_qsl, which would replace a '+' in a password by a space
         found[name] = _decode(f"parameter {name}", value)
     return found
 
@@ -244,7 +248,7 @@ def _decode(what: str, text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        # the error itself repeats the text, which may be a password
+        # `from None`: the UnicodeDecodeError contains the text, which may be a password
         raise RedisUrlError(f"{what} is not percent-encoded UTF-8") from None
 
 
@@ -285,7 +289,7 @@ def _parse_database(path: str, parameters: Mapping[str, str]) -> int:
 
 
 def _pick(name: str, part: str | None, parameters: Mapping[str, str]) -> str | None:
-    """Return a name or password, which stands before the host or among the parameters."""
+    """Return the user name or the password, which is either before the host or a parameter."""
     before = _decode(f"the {name}", part) if part else None
     given = parameters.get(name)
     if before and given and before != given:
@@ -324,21 +328,21 @@ def _parse_tls(parameters: Mapping[str, str]) -> TlsOptions:
 
 @lru_cache(maxsize=8)
 def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
-    """Return the TLS context for these options; raises `RedisUrlError` for a file that cannot be used."""
+    """Return the TLS context for these options. Raises `RedisUrlError` if a file cannot be used."""
     name = "ssl_ca_certs" if options.ssl_ca_certs else "ssl_ca_path"
     if options.ssl_ca_path and not Path(options.ssl_ca_path).is_dir():
-        # OpenSSL looks for the folder only when it needs a certificate
+        # check it now: OpenSSL opens the folder only when it looks for a certificate
         raise RedisUrlError("parameter ssl_ca_path names no folder")
     try:
         context = ssl.create_default_context(cafile=options.ssl_ca_certs, capath=options.ssl_ca_path)
         if options.ssl_certfile:
             name = "ssl_certfile"
-            # without a callable OpenSSL asks the terminal for the password of an encrypted key
+            # without `password`, OpenSSL would ask for the password of an encrypted key on the terminal
             context.load_cert_chain(
                 options.ssl_certfile, options.ssl_keyfile, password=lambda: options.ssl_password or ""
             )
     except OSError as error:
-        # an SSLError is an OSError
+        # ssl.SSLError is a subclass of OSError
         raise RedisUrlError(f"parameter {name} cannot be used: {error.strerror or error}") from error
     context.check_hostname = options.ssl_check_hostname and options.ssl_cert_reqs != "none"
     context.verify_mode = _VERIFICATIONS[options.ssl_cert_reqs]

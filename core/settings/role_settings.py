@@ -1,4 +1,4 @@
-"""The settings of `echo-markets roles`: an administrator's URL, and the passwords to set."""
+"""The settings of the command `echo-markets roles`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def _password() -> Any:
 
 
 class RoleSettings(EnvironmentSettings):
-    """Who creates the roles, in which database, and with which passwords."""
+    """The URL with which an administrator creates the roles, and the new passwords of the roles."""
 
     admin_url: DatabaseUrl = Field(description=DATABASE_URL_FORM)
     admin_password: SecretStr | None = Field(default=None, description="any text")
@@ -25,5 +25,5 @@ class RoleSettings(EnvironmentSettings):
     @model_validator(mode="before")
     @classmethod
     def _add_password(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Put ADMIN_PASSWORD into ADMIN_URL if the URL has no password."""
+        """Add ADMIN_PASSWORD to ADMIN_URL if the URL has no password."""
         return add_passwords(values, "admin")

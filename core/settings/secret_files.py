@@ -1,6 +1,6 @@
-"""Secrets in files: a secret setting X can also be given as X_FILE, the path of a file with its value.
+"""Reads secrets from files: a secret setting X can also be given as X_FILE, the path of a file.
 
-Owns which files are accepted. No message contains the content of a file.
+Owns the rules for the files that are accepted. Messages contain no content of a file.
 """
 
 import os
@@ -18,11 +18,11 @@ from core.errors import SettingsError
 from core.logs import escape_controls
 
 SHOWN_CHARACTERS = 300
-MOST_BYTES = 1_000_000  # a path such as /dev/zero has no end
+MOST_BYTES = 1_000_000  # a limit, because a file such as /dev/zero has no end
 
 
 class FileSecret(SecretStr):
-    """A secret that was read from a file; the file may contain another secret by now."""
+    """A secret that was read from a file. `read_again` returns the secret after a change of the file."""
 
     def __init__(self, path: Path, *, name: str) -> None:
         super().__init__(read_secret(path, name=name))
@@ -34,7 +34,7 @@ class FileSecret(SecretStr):
     __hash__ = SecretStr.__hash__
 
     def read_again(self) -> str | None:
-        """Return the secret that the file contains now; None when it cannot be read or used."""
+        """Return the secret that the file contains now, or None if the file cannot be read or used."""
         try:
             return read_secret(self._path, name=self._name)
         except SettingsError:
@@ -42,9 +42,10 @@ class FileSecret(SecretStr):
 
 
 class SecretFileSource(PydanticBaseSettingsSource):
-    """A source of variables that takes X from the file that X_FILE names.
+    """Wraps a source of settings: if the source has X_FILE, the value of X is read from that file.
 
-    Within one source X and X_FILE exclude each other; between sources the usual precedence holds for both.
+    One source must not have both X and X_FILE. If one has X and another has X_FILE,
+    the order of the sources decides.
     """
 
     def __init__(self, source: EnvSettingsSource) -> None:
@@ -55,13 +56,13 @@ class SecretFileSource(PydanticBaseSettingsSource):
         """The settings file that this source reads; None for the environment."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return what the source itself has for a field; pydantic requires this method."""
+        """Return the value that the wrapped source has for a field; pydantic requires this method."""
         return self._source.get_field_value(field, field_name)
 
     def __call__(self) -> dict[str, Any]:
-        """Return the values of the source, secrets in files included; raises `SettingsError`."""
+        """Return the values of the wrapped source, and the secrets in files. Raises `SettingsError`."""
         if self._values is None:
-            # kept, because a pipe can be read only once
+            # keep the values, because a pipe can be read only once
             self._values = self._read()
         return self._values
 
@@ -79,20 +80,20 @@ class SecretFileSource(PydanticBaseSettingsSource):
 
 
 def list_secrets(kind: type[BaseSettings]) -> Iterator[str]:
-    """Yield the fields of a kind of settings whose values are secret."""
+    """Yield the names of the fields of a settings class that have secret values."""
     return (name for name, field in kind.model_fields.items() if has_secret(field.annotation))
 
 
 def has_secret(annotation: Any) -> bool:
-    """Say whether values of an annotation are secret."""
+    """Return whether a field with this annotation has secret values."""
     return annotation is SecretStr or any(map(has_secret, get_args(annotation)))
 
 
 def read_secret(path: Path, *, name: str) -> str:
-    """Return the text of a file without one newline at its end; `name` is the setting that has the path.
+    """Return the text of a file, without one newline at its end. `name` is the setting with the path.
 
-    Raises `SettingsError` for a file that cannot be read, is empty or not UTF-8 text, or that others can
-    read or write. If the path looks like a secret, the message does not show it.
+    Raises `SettingsError` if the file cannot be read, is empty, is too large, is not UTF-8 text, or can be
+    used by too many users (`is_too_open`). If the path looks like a secret, the message does not show it.
     """
     shown = escape_controls(str(path)[:SHOWN_CHARACTERS])
     try:
@@ -126,10 +127,11 @@ def read_secret(path: Path, *, name: str) -> str:
 
 
 def is_too_open(found: os.stat_result) -> bool:
-    """Say whether too many users can use a file.
+    """Return whether the mode of a file gives other users too many rights for a secret.
 
-    Other users must have no access to a file of the process's own user. A file of another user was put there
-    by an orchestrator, often readable by everybody in a container with one user; others must not write to it.
+    If the file belongs to the user of this process, other users must have no access. If it belongs to another
+    user, an orchestrator has put it there, often readable for everybody in the container. Then the
+    file only must not be writable for group and others.
     """
     if not stat.S_ISREG(found.st_mode):
         return False

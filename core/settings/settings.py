@@ -1,11 +1,11 @@
 """Every variable that a process reads, with its default and the values it allows.
 
-Owns names, defaults and limits, except for settings that the stack reads too: they are in `shared_settings`.
+Owns names, defaults and limits. Settings that the commands of the stack read too are in `shared_settings`.
 Opens no connection.
 
-Order of precedence: the environment, `.env`, then `.local/stack.env` (written by `make up` so that tools
-started in the checkout find the running stack). `.local/stack.env` is used as a whole or not at all: if the
-other sources set DATABASE_URL to another database, the file belongs to another stack.
+Order of precedence: the environment, `.env`, then `.local/stack.env`. `make up` writes `.local/stack.env`, so
+that programs in the checkout find the running stack. If the environment or `.env` sets DATABASE_URL to
+another database, the whole file `.local/stack.env` is ignored, because it describes another stack.
 """
 
 import re
@@ -33,7 +33,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 def _check_replica_urls(value: SecretStr) -> SecretStr | None:
     urls = " ".join(check_replica_urls(value.get_secret_value()))
-    # a text of blanks names no replica: it comes from "$FIRST $SECOND" when neither variable is set
+    # None for a text of blanks, which is the value of "$FIRST $SECOND" if neither variable is set
     return SecretStr(urls) if urls else None
 
 
@@ -49,7 +49,7 @@ def _check_encryption_keys(value: SecretStr) -> SecretStr:
 
 def _check_networks(value: str) -> str:
     for network in _split(value):
-        ip_network(network)  # raises ValueError for anything but an address or a network
+        ip_network(network)  # raises ValueError if it is neither an address nor a network
     return value
 
 
@@ -74,7 +74,7 @@ _HTTP_URL_FORM = "http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
 
 
 class Settings(SharedSettings):
-    """One process's configuration; every field is an environment variable of the same name."""
+    """The configuration of one process. Each field is read from the environment variable of the same name."""
 
     database_url: DatabaseUrl = Field(description=DATABASE_URL_FORM)
     database_password: SecretStr | None = Field(default=None, description="any text")
@@ -167,9 +167,10 @@ class Settings(SharedSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources, without the file of `make up` if the other sources name another database.
+        """Return the sources in order of precedence.
 
-        That stack's Redis, metrics folder and ports would otherwise be mixed with the other database.
+        The file of `make up` is left out if another source sets DATABASE_URL to another database. Otherwise
+        the Redis, the metrics folder and the ports in the file would be used with that database.
         """
         sources = super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
@@ -199,7 +200,7 @@ class Settings(SharedSettings):
     @model_validator(mode="before")
     @classmethod
     def _add_passwords(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Put DATABASE_PASSWORD and DIRECT_PASSWORD into the URLs that have none."""
+        """Add DATABASE_PASSWORD or DIRECT_PASSWORD to each database URL that has no password."""
         complete = add_passwords(values, "database", "direct")
         replicas, password = map(reveal, map(values.get, ("database_replica_urls", "database_password")))
         if replicas and password:
@@ -208,7 +209,7 @@ class Settings(SharedSettings):
         return complete
 
     def list_replicas(self) -> tuple["Settings", ...]:
-        """Return, for each replica of DATABASE_REPLICA_URLS in order, the settings to connect to it."""
+        """Return a copy of the settings for each replica; `database_url` is the URL of the replica."""
         urls = self.database_replica_urls
         return tuple(
             self.model_copy(update={"database_url": SecretStr(url), "database_replica_urls": None})
@@ -216,13 +217,13 @@ class Settings(SharedSettings):
         )
 
     def identify_stack(self) -> StackIdentity:
-        """Return the identity of the stack that these settings belong to."""
+        """Return the identity of the stack to which these settings belong."""
         return build_identity(self.stack_name, self.database_url.get_secret_value())
 
     def read_redis_address(self) -> RedisAddress:
-        """Return where Redis is and how to sign in; REDIS_PASSWORD is used when REDIS_URL has no password.
+        """Return the parsed REDIS_URL. REDIS_PASSWORD is used if the URL has no password.
 
-        Raises `SettingsError` for wrong settings that were not validated.
+        Raises `SettingsError` if a value that was not validated, as in `model_copy`, is wrong.
         """
         password = self.redis_password.get_secret_value() if self.redis_password else None
         try:
@@ -233,9 +234,9 @@ class Settings(SharedSettings):
             raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
 
     def read_keyring(self) -> Keyring:
-        """Return the keys of ENCRYPTION_KEYS, none when it is not set.
+        """Return the keyring with the keys of ENCRYPTION_KEYS; it is empty if the variable is not set.
 
-        Raises `SettingsError` for wrong settings that were not validated.
+        Raises `SettingsError` if a value that was not validated, as in `model_copy`, is wrong.
         """
         keys = self.encryption_keys
         try:
@@ -256,14 +257,14 @@ class Settings(SharedSettings):
         return _split(self.dashboard_proxies)
 
     def find_exporter_url(self) -> str:
-        """Return the URL of the exporter for this process: EXPORTER_URL, or the address it listens on."""
+        """Return EXPORTER_URL, or if it is not set, the URL of an exporter with the same settings."""
         if self.exporter_url is not None:
             return self.exporter_url.get_secret_value().rstrip("/")
         return build_listener_url(self.exporter_host, self.exporter_port)
 
 
 def add_passwords(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the settings; each NAME_url without a password gets the password of NAME_password."""
+    """Return a copy of `values`: each NAME_url without a password gets the password in NAME_password."""
     complete = dict(values)
     for name in names:
         url, password = reveal(values.get(f"{name}_url")), reveal(values.get(f"{name}_password"))

@@ -1,6 +1,6 @@
-"""The settings that both a process and the commands of the stack read: listeners, names, secrets.
+"""The settings that both the processes and `make up` read: listeners, names and secrets.
 
-`make up` passes them on: it chooses ports, writes secrets into files, and shows the addresses.
+`make up` passes them to the processes. It may choose other ports, and it writes the secrets into files.
 """
 
 from typing import Annotated
@@ -14,13 +14,13 @@ from core.settings.texts import LOOPBACK, check_listener
 Listener = Annotated[str, AfterValidator(check_listener)]
 StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 
-# a server that listens on every address is reached on the loopback interface
+# A server that listens on every address is reached at the loopback address.
 _REACHABLE = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # nothing is bound here
 _LISTENER_FORM = "an address to listen on"
 
 
 class SharedSettings(EnvironmentSettings):
-    """The part of the configuration that a process and the stack have in common."""
+    """The settings that the processes and the commands of the stack have in common."""
 
     exporter_host: Listener = Field(default=LOOPBACK, description=_LISTENER_FORM)
     exporter_port: int = port(9100)
@@ -39,6 +39,6 @@ class SharedSettings(EnvironmentSettings):
 
 
 def build_listener_url(listen_host: str, port: int | str) -> str:
-    """Return the URL under which this machine reaches a server that listens on `listen_host`."""
+    """Return the URL by which a program on this machine reaches a server that listens on `listen_host`."""
     host = _REACHABLE.get(listen_host, listen_host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

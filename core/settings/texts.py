@@ -1,6 +1,6 @@
-"""Checks of the texts of settings: no control characters where they make no sense, and well-formed hosts.
+"""Checks that several settings share: for control characters, hosts, ports and web addresses.
 
-Owns the checks that several settings share. No message contains the text, which may be a secret.
+Messages do not contain the checked text, which may be a secret.
 """
 
 import re
@@ -13,28 +13,30 @@ from pydantic import SecretStr
 LOOPBACK: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65_535
 MOST_CHARACTERS: Final = 100_000
-# NUL ends a text in C, and half of a surrogate pair has no UTF-8.
+# Characters that not even a secret may have: NUL ends a text in C, and UTF-8 cannot encode a surrogate.
 _NEVER = re.compile("[\x00\ud800-\udfff]")
-# Characters that end a line, move the cursor or change the direction of writing.
+# Characters that no other text may have: they end a line, move the cursor, change the direction of writing,
+# or are invisible.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-# RFC 1035, 2.3.4, with the underscore that names of containers may have
+# The form of a host name by RFC 1035, 2.3.4, and the underscore, which the name of a container may have.
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class TextError(ValueError):
-    """A text is wrong; the message says what has to be corrected."""
+    """The text of a setting is wrong. The message says how to correct it."""
 
 
 def reveal(value: Any) -> str:
-    """Return the text of a str or `SecretStr`, validated or not; the empty text for any other value."""
+    """Return the text of a `str` or `SecretStr`, or the empty text for any other value."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     return text if isinstance(text, str) else ""
 
 
 def check_characters(text: str, *, is_secret: bool) -> None:
-    """Raise `TextError` for a text that is too long or has a character that no value can have.
+    """Raise `TextError` if the text is too long, or has a character that a setting must not have.
 
-    A secret may have control characters other than NUL: passwords are any text, and keys are lines.
+    A secret may have any control character but NUL: a password can be any text, and ENCRYPTION_KEYS has
+    several lines.
     """
     if len(text) > MOST_CHARACTERS:
         raise TextError(f"it has more than {MOST_CHARACTERS} characters")
@@ -44,7 +46,7 @@ def check_characters(text: str, *, is_secret: bool) -> None:
 
 
 def is_host(text: str) -> bool:
-    """Say whether a text is an address, without brackets, or has the form of a host name."""
+    """Return whether a text is an IP address without brackets, or has the form of a host name."""
     if _HOST.fullmatch(text):
         return True
     try:
@@ -55,19 +57,22 @@ def is_host(text: str) -> bool:
 
 
 def is_port(text: str) -> bool:
-    """Say whether a text is the number of a TCP port."""
+    """Return whether a text is the number of a TCP port."""
     return re.fullmatch("[0-9]{1,5}", text) is not None and 0 < int(text) <= HIGHEST_PORT
 
 
 def check_listener(host: str) -> str:
-    """Return an address or a name to listen on; the empty text means every address. Raises `TextError`."""
+    """Return `host` if a server can listen on it: an IP address, a name, or empty for every address.
+
+    Raises `TextError`.
+    """
     if host and not is_host(host):
         raise TextError("an address has no port and no brackets")
     return host
 
 
 def check_web_address(url: str) -> str:
-    """Return a URL of http or https; raises `TextError`."""
+    """Return `url` if it is an http or https URL. Raises `TextError`."""
     if not re.fullmatch("[!-~]*", url):
         raise TextError("every character but ASCII has to be percent-encoded, a space as %20")
     try:
@@ -83,7 +88,10 @@ def check_web_address(url: str) -> str:
 
 
 def check_base_url(value: SecretStr) -> SecretStr:
-    """Return the URL of a server, to which paths are added; raises `TextError`."""
+    """Return the URL of a server if a path can be added to it: it has no query and no fragment.
+
+    Raises `TextError`.
+    """
     url = check_web_address(value.get_secret_value())
     if "?" in url or "#" in url:
         raise TextError("paths are added to it, so it has no query and no fragment")
