@@ -1,11 +1,12 @@
 """Applies and reverts the numbered files of `migrations/`.
 
-Owns three things: the single transaction of a run, which changes everything or nothing; the advisory lock,
-which makes a second run wait for the first; and the list of tables and columns with rows that a revert would
-delete. The lock belongs to the transaction and ends with it, even behind a transaction pooler. Names in
-migrations are resolved only in the current schema, whatever else is on the search path. If the schema belongs
-to the owner role of `core.database.roles`, each run switches to this role, and at its end sets the privileges
-of all roles.
+A run is a single transaction: it changes everything or nothing. An advisory lock makes a second run wait for
+the first. The lock belongs to the transaction, so it works behind a transaction pooler too. A revert can be
+refused if it would drop tables or columns of tables that have rows.
+
+Names in migrations are resolved only in the current schema, whatever else is on the search path. If the
+schema belongs to the owner role of `core.database.roles`, each run switches to this role. `up` then also sets
+the privileges of all roles.
 """
 
 import logging
@@ -43,15 +44,15 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 HISTORY_TABLE = "schema_migration"
-# The key of the advisory lock: any fixed number, here "echo" in ASCII. It must be the same in all versions.
+# The key of the advisory lock, "echo" in ASCII. It must not change: all versions share the lock.
 ADVISORY_LOCK = 0x6563686F
-# How long to wait for another run, which may be rewriting years of ticks.
+# The longest wait for another run, which may be rewriting years of ticks.
 WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
-# How long to wait for the lock on a table in use. The limit is needed, because all later statements on the
-# table wait behind the migration.
+# The longest wait for the lock on a table. While a migration waits for it, all later statements on the table
+# wait too.
 TABLE_WAIT_SECONDS = 60.0
-# Store AUDIT_KEEP_MONTHS in the table of migration 25, which the application's role cannot change.
+# Stores AUDIT_KEEP_MONTHS in `audit_retention`, which only the owner role can change; 0 leaves no row.
 SET_RETENTION = (
     "DELETE FROM audit_retention",
     "INSERT INTO audit_retention (keep_months) SELECT %(months)s WHERE %(months)s > 0",
@@ -69,7 +70,7 @@ FIND_HOLDER = f"""
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 # Rows are counted only up to this number, because counting millions takes seconds.
 COUNTED_ROWS = 100_000
-# Lists the columns of each table, without partitions, which are dropped together with their table.
+# Lists each table with its columns. Leaves out partitions: they are dropped together with their table.
 LIST_COLUMNS = """
     SELECT relname, array_agg(attname::text)
     FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
@@ -85,7 +86,7 @@ class MigrationStatus(msgspec.Struct, frozen=True):
 
 
 class MigrationCount(NamedTuple):
-    """How many migrations are applied, including those of a newer version, and how many are pending."""
+    """How many migrations are applied (also those of a newer version), and how many are pending."""
 
     applied: int
     pending: int
@@ -94,8 +95,8 @@ class MigrationCount(NamedTuple):
 class Migrator:
     """Applies and reverts the migrations of one database.
 
-    Raises `MigrationFailed` if there are no migration files: otherwise, with an incomplete
-    installation, the schema would look up to date.
+    Raises `MigrationFailed` if there are no migration files: in an incomplete installation, the schema would
+    otherwise seem up to date.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Migrator:
         wait_seconds: float = WAIT_SECONDS,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Connect to nothing yet; `wait_seconds` is the longest wait for another run."""
+        """Open no connection yet. `wait_seconds` is the longest wait for another run."""
         _list_names(directory)
         self._directory = directory
         self._wait_seconds = wait_seconds
@@ -116,10 +117,10 @@ class Migrator:
             settings,
             "echo-markets-migrate",
             url=url.get_secret_value(),
-            # no timeout: building an index over years of ticks may take longer than the query timeout
+            # no timeout: an index over years of ticks may take longer to build than DATABASE_QUERY_TIMEOUT
             statement_timeout_ms=0,
             lock_timeout_ms=round(TABLE_WAIT_SECONDS * 1000),
-            # `_check_database` reports a missing schema, and in which schema tables would be created instead
+            # `_check_database` refuses a missing schema, with a message that is about migrations
             needs_schema=False,
         )
         self._emails = ColumnCipher(settings.read_keyring(), EMAIL)
@@ -128,10 +129,9 @@ class Migrator:
         self._audit_keep_months = settings.audit_keep_months if is_set else None
 
     def up(self) -> list[str]:
-        """Apply the pending migrations, all or none; return their names. Raises `MigrationFailed`.
+        """Apply all pending migrations, or none; return their names. Raises `MigrationFailed`.
 
-        If AUDIT_KEEP_MONTHS is set, it becomes the minimum number of months of the audit log that the
-        database keeps.
+        If AUDIT_KEEP_MONTHS is set, the database keeps at least this many months of the audit log.
         """
         with self._locked() as runner, _named("up"):
             execute_sql = runner.database.execute_sql
@@ -141,7 +141,7 @@ class Migrator:
             pending = [row.name for row in runner.status() if row.path and not row.applied]
             for name in pending:
                 runner.up(name)
-                # run deferred constraint checks now: the next migration cannot alter a table that has some
+                # run deferred checks now: the next migration cannot alter a table with pending checks
                 execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
             if self._audit_keep_months is not None:
                 for statement in SET_RETENTION:
@@ -156,11 +156,11 @@ class Migrator:
             return pending
 
     def down(self, target: str | None = None, *, drop_rows: bool = True) -> list[str]:
-        """Revert the newest migration, or all from the newest to `target` inclusive; return their names.
+        """Revert the newest migration, or all from the newest back to `target`; return their names.
 
-        Reverts all of them or none. Raises `InvalidInput` if `target` is not applied, `RowsWouldBeLost` if
-        a table or column with rows would be dropped and `drop_rows` is False, and `MigrationFailed` for any
-        other failure.
+        Reverts all of them or none. Raises `InvalidInput` if `target` is not applied. Raises
+        `RowsWouldBeLost` if `drop_rows` is False, and a table with rows or one of its columns would be
+        dropped. Raises `MigrationFailed` for any other failure.
         """
         with self._locked() as runner:
             if target is not None and target not in runner.applied():
@@ -179,14 +179,14 @@ class Migrator:
             return names
 
     def status(self) -> list[MigrationStatus]:
-        """Return the status of every migration, in order; changes nothing and waits for no lock."""
+        """Return the status of every migration, in order. Changes nothing, and waits for no other run."""
         with self._connected() as database, database.atomic():
             runner = self._runner(database)
             return [MigrationStatus(row.name, row.applied) for row in runner.status()]
 
     @contextmanager
     def _locked(self) -> Iterator[Runner]:
-        """Take the advisory lock, and run the `with` block in the same transaction."""
+        """Run the `with` block in a transaction that holds the advisory lock."""
         with self._connected() as database:
             _check_database(database.facts)
             wait = _LockWait(self._wait_seconds)
@@ -200,7 +200,7 @@ class Migrator:
                         return
                     holders = database.execute_sql(FIND_HOLDER).fetchall()
                 wait.note(holders)
-                # sleep outside the transaction: an open one would keep VACUUM from removing old rows
+                # sleep outside the transaction: while it is open, VACUUM cannot remove old rows
                 self._sleep(WAIT_POLL_SECONDS)
 
     def _check_history(self, database: Any) -> None:
@@ -210,7 +210,7 @@ class Migrator:
             return
         is_ours = {"name", "applied"} <= columns
         if is_ours:
-            # our history is empty or contains the first migration, even if a newer version has written it
+            # our table is empty or contains the first migration, also if a newer version has written it
             first = min(_list_names(self._directory))
             found = f"SELECT COALESCE(bool_or(name = %s), true) FROM {HISTORY_TABLE}"
             [(is_ours,)] = database.execute_sql(found, (first,)).fetchall()
@@ -239,7 +239,7 @@ class Migrator:
 
 
 class _MigrationDatabase(peewee.PostgresqlDatabase):
-    """peewee's database class on a connection of a `Connector`; every statement runs in a transaction."""
+    """The database class of peewee, on a connection of our `Connector`."""
 
     def __init__(self, connector: Connector, emails: ColumnCipher) -> None:
         self._connector = connector
@@ -256,7 +256,7 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
         return self._raw.facts
 
     def begin(self, isolation_level: Any = None) -> None:  # noqa: ARG002  # peewee's signature
-        """Begin a transaction, and apply the session settings in it."""
+        """Begin a transaction, and apply the session settings to it."""
         try:
             with self._raw.cursor() as cursor:
                 cursor.execute(f"BEGIN; {self._raw.unit_prefix}")
@@ -265,14 +265,14 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
 
 
 class _LockWait:
-    """The wait for the lock of another run: logged once, and limited in time."""
+    """The wait for the advisory lock of another run: it is logged once, and limited in time."""
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
         self._waited_seconds = 0.0
 
     def note(self, holders: list[tuple[int, str, int]]) -> None:
-        """Note that the lock is still held; raises `MigrationFailed` when the time limit is reached."""
+        """Count one more pause, because `holders` have the lock. Raises `MigrationFailed` after the limit."""
         who = ", ".join(f"{name} (process {pid}) for {seconds} s" for pid, name, seconds in holders)
         if self._waited_seconds == 0:
             logger.warning(
@@ -315,7 +315,7 @@ def _check_database(facts: SessionFacts) -> None:
 
 
 def _become_owner(database: Any) -> None:
-    """Switch to the owner role until the transaction ends, if the schema belongs to that role.
+    """Switch to the owner role until the transaction ends, if this role owns the schema.
 
     Raises `MigrationFailed` if the role of the connection may not switch to it.
     """
@@ -349,14 +349,14 @@ def _named(direction: str) -> Iterator[None]:
 
 
 class _Table(NamedTuple):
-    """A table at one moment; `rows` is exact up to COUNTED_ROWS, and COUNTED_ROWS + 1 if there are more."""
+    """Columns and row count of a table; the count is COUNTED_ROWS + 1 for every larger table."""
 
     columns: frozenset[str]
     rows: int
 
 
 def _read_tables(database: Any) -> dict[str, _Table]:
-    """Return the tables of the current schema by name, without the history table of the migrations."""
+    """Return the tables of the current schema by name. Leaves out the history table of the migrations."""
     found = dict(database.execute_sql(LIST_COLUMNS).fetchall())
     found.pop(HISTORY_TABLE, None)
     return {name: _Table(frozenset(columns), _count(database, name)) for name, columns in found.items()}
@@ -370,7 +370,7 @@ def _count(database: Any, name: str) -> int:
 
 
 def _list_losses(before: Mapping[str, _Table], after: Mapping[str, _Table]) -> list[str]:
-    """Return the tables and columns that had rows and no longer exist, such as `quests (1,200 rows)`."""
+    """Return the tables and columns with rows that are only in `before`, such as `quests (1,200 rows)`."""
     losses = []
     for name, table in sorted(before.items()):
         if not table.rows:
@@ -390,7 +390,10 @@ def _describe_rows(rows: int) -> str:
 
 
 def count_migrations(execute_sql: Callable[..., Any]) -> MigrationCount:
-    """Return how many migrations are applied and how many are not; `execute_sql` returns a cursor."""
+    """Return how many migrations are applied and how many are pending.
+
+    `execute_sql` runs a statement and returns its cursor.
+    """
     names = _list_names(MIGRATIONS)
     [(has_history,)] = execute_sql(HAS_HISTORY, (HISTORY_TABLE,)).fetchall()
     if not has_history:
@@ -401,7 +404,6 @@ def count_migrations(execute_sql: Callable[..., Any]) -> MigrationCount:
 
 @cache
 def _list_names(directory: Path) -> frozenset[str]:
-    # cached, because the files do not change while a process runs
     names = frozenset(migration.name for migration in Migration.load_directory(str(directory)))
     if not names:
         raise MigrationFailed(

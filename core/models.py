@@ -1,8 +1,8 @@
 """The tables, their constraints and their indexes as peewee models.
 
-Owns the shape of the schema; a test compares it with the schema that the migrations build. Holds no queries
-and is bound to no database: `core.queries` builds statements with these models and runs them on the
-connection of the unit of work.
+A test compares the models with the schema that the migrations create. The models contain no queries and are
+bound to no database. `core.queries` builds statements with them, and runs the statements on the connection of
+the unit of work.
 """
 
 from collections.abc import Iterable
@@ -41,21 +41,21 @@ CATEGORY_PATTERN = "^[A-Za-z0-9_.-]{1,50}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 
 
-# Both columns are NULL, or both are encrypted under the same key; no plaintext address has this form.
+# Both columns are NULL, or both have their stored form, with the id of the same key. No plain address passes.
 EMAIL_CONDITION = (
     "(email IS NULL) = (email_index IS NULL)"
     " AND email ~ '^v1[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
     " AND email_index ~ '^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
     " AND split_part(email, '.', 2) = split_part(email_index, '.', 1)"
 )
-# Matches one element in the text form of an array: PostgreSQL puts quotes around the symbol NULL and around
-# symbols with special characters.
+# Matches a symbol in the text form of an array. PostgreSQL puts quotes around some symbols: around NULL, and
+# around symbols with special characters.
 _QUOTED_SYMBOL = f'"?{SYMBOL_PATTERN[1:-1]}"?'
 _DESCRIPTION = "char_length(description) BETWEEN 1 AND 10000"
 
 
 class NumericField(Field):
-    """`numeric` without a fixed scale, so that a price keeps the digits with which it was quoted."""
+    """A `numeric` column without a fixed scale: a price keeps all digits with which it was quoted."""
 
     field_type = "NUMERIC"
 
@@ -86,7 +86,7 @@ def _portfolio(table: str) -> SQL:
 class User(Model):
     """A player.
 
-    `email` is encrypted, and `email_index` finds equal addresses; see `core.encryption`.
+    `email` is encrypted. `email_index` is its blind index, to search for an address; see `core.encryption`.
     """
 
     id = _id()
@@ -100,7 +100,7 @@ class User(Model):
     updated_at = _now()
 
     class Meta:
-        """The indexes on lower() are for prefix search, which is case-insensitive."""
+        """The indexes on lower() are for a search by prefix that ignores case."""
 
         table_name = "users"
         constraints: ClassVar[list[Any]] = [
@@ -118,9 +118,9 @@ class User(Model):
 
 
 class Tick(Model):
-    """A price of one symbol at one time; mostly appended, partitioned by month.
+    """The price of a symbol at a time. Rows are mostly appended; the table is partitioned by month.
 
-    The migrations and the maintenance create the partitions.
+    The migrations and `maintain_partitions` create the partitions.
     """
 
     symbol = TextField()
@@ -137,7 +137,7 @@ class Tick(Model):
     low = NumericField(null=True)
 
     class Meta:
-        """The unique index serves the latest price per symbol, the BRIN index serves ranges of time."""
+        """The unique index finds the latest price of a symbol; the BRIN index finds ticks by time."""
 
         table_name = "ticks"
         primary_key = False
@@ -158,9 +158,9 @@ class Tick(Model):
 class Symbol(Model):
     """A symbol that has, or had, ticks.
 
-    `month` is the beginning (UTC) of a month after which the symbol has no tick. Triggers of the migrations
-    advance it, so that the latest price is searched in one partition first and not in all. `moved_weeks` says
-    by how many weeks the imported history was moved: each tick is that much later than its price was.
+    `month` is the first day (UTC) of a month; the symbol has no tick after this month. So the latest price is
+    searched in a single partition first. Triggers keep `month` up to date. `moved_weeks` is the number of
+    weeks by which the dates of an imported history were moved: each tick is later than its real date.
     """
 
     symbol = TextField(primary_key=True)
@@ -169,7 +169,7 @@ class Symbol(Model):
     moved_weeks = IntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
-        """Rows are found only by the primary key, so there is no other index."""
+        """Rows are found only by the primary key; the table needs no other index."""
 
         table_name = "symbols"
         constraints: ClassVar[list[Any]] = [
@@ -178,7 +178,7 @@ class Symbol(Model):
 
 
 class Portfolio(Model):
-    """A player's money in one session."""
+    """The cash and the total value of a player in one session."""
 
     id = _id()
     user = _user("portfolios")
@@ -192,7 +192,7 @@ class Portfolio(Model):
     updated_at = _now()
 
     class Meta:
-        """The unique index serves the current portfolio and the history of a player."""
+        """The unique index finds the portfolios of a player, the other index those of a session."""
 
         table_name = "portfolios"
         constraints: ClassVar[list[Any]] = [
@@ -211,7 +211,7 @@ class Portfolio(Model):
 
 
 class Position(Model):
-    """A player's holding of one symbol in one session; `average_price` is the average cost of a share.
+    """The shares of one symbol that a player holds in a session. `average_price` is the cost of one share.
 
     The quantity is positive: short selling is not possible, and a closed position has no row.
     """
@@ -223,7 +223,7 @@ class Position(Model):
     average_price = NumericField()
 
     class Meta:
-        """The primary key serves reads by portfolio and by player; rows are deleted with their portfolio."""
+        """The primary key finds the positions of a portfolio. A portfolio is deleted with its positions."""
 
         table_name = "positions"
         primary_key = CompositeKey("user_id", "session_date", "symbol")
@@ -248,7 +248,10 @@ class Trade(Model):
     executed_at = _now()
 
     class Meta:
-        """The first index serves a portfolio and a whole session; trades are stored by time, hence BRIN."""
+        """The first index finds the trades of a session or of a portfolio, the second finds trades by time.
+
+        A BRIN index is enough for the time, because trades are stored in order of time.
+        """
 
         table_name = "trades"
         constraints: ClassVar[list[Any]] = [
@@ -265,7 +268,7 @@ class Trade(Model):
 
 
 class Quest(Model):
-    """A player's task."""
+    """A task of a player, with a target, and often with a reward."""
 
     id = _id()
     user = _user("quests")
@@ -282,7 +285,7 @@ class Quest(Model):
     completed_at = DateTimeTZField(null=True)
 
     class Meta:
-        """Some indexes are partial, because few quests are active and most are finished."""
+        """Two indexes contain only active quests, because most quests are finished."""
 
         table_name = "quests"
         constraints: ClassVar[list[Any]] = [
@@ -315,10 +318,11 @@ class Quest(Model):
 
 
 class QuestCounter(Model):
-    """How many quests end on a day, how far they have progressed, and the sum of their rewards.
+    """Counts of the quests that end on a day: all, those that were started, and those halfway to the target.
 
-    Several rows may have the same day, type, kind of reward and status: their sum is the exact number, which
-    triggers maintain. A quest ends at its completion, otherwise in the last moment of its time.
+    `rewards` is the sum of their rewards. Each day, type, kind of reward and status has its own counts. A
+    count may be spread over several rows, which triggers insert: the count is the sum of these rows. A quest
+    ends when it is completed, or else when it expires.
     """
 
     ended_on = DateField(null=True)
@@ -331,14 +335,14 @@ class QuestCounter(Model):
     rewards = NumericField()
 
     class Meta:
-        """Needs no index: a report reads all rows, which are few."""
+        """There is no index, because a report reads all rows, and the table is small."""
 
         table_name = "quest_counters"
         primary_key = False
 
 
 class LeaderboardEntry(Model):
-    """A player's score on one leaderboard: a category in one session."""
+    """The score of a player on a leaderboard. A leaderboard is a category in one session."""
 
     id = _id()
     user = _user("leaderboard_entries")
@@ -350,9 +354,9 @@ class LeaderboardEntry(Model):
     created_at = _now()
 
     class Meta:
-        """The second index has the order of a leaderboard, so a page of it reads only its own rows.
+        """The second index has the order of a leaderboard: reading a page reads only the entries of the page.
 
-        Half of each block of the table is left free for the ranks, which are stored when a session is closed.
+        Half of each block stays free for the ranks, which are written when a session is closed.
         """
 
         table_name = "leaderboard_entries"
@@ -375,10 +379,11 @@ class LeaderboardEntry(Model):
 
 
 class LeaderboardCounter(Model):
-    """A bucket of a leaderboard: the number of entries from its place up to the place of the next bucket.
+    """The number of entries in a bucket, which is a range of the entries of a leaderboard.
 
-    Several rows may have the same place: their sum is the exact number, which triggers maintain. `depth` is
-    minus the score, so that depth, time of creation and id together have the order of a leaderboard.
+    `depth` (minus the score), `created_at` and `id` are the start of the bucket, in the order of the
+    leaderboard. The bucket ends where the next one starts. Its number may be spread over several rows with
+    the same start, which triggers insert: the number is the sum of these rows.
     """
 
     session_date = DateField()
@@ -389,7 +394,7 @@ class LeaderboardCounter(Model):
     entries = BigIntegerField()
 
     class Meta:
-        """The index has all columns that queries need: they can use index-only scans."""
+        """The index has all columns that queries read, so that index-only scans are possible."""
 
         table_name = "leaderboard_counters"
         primary_key = False
@@ -414,7 +419,7 @@ class MarketEvent(Model):
     created_at = _now()
 
     class Meta:
-        """Events are read newest first, all of them or those of one type; there is an index for each case."""
+        """The first index is for reading all events, newest first; the second is for the events of a type."""
 
         table_name = "market_events"
         constraints: ClassVar[list[Any]] = [
@@ -434,10 +439,11 @@ class MarketEvent(Model):
 
 
 class AuditEvent(Model):
-    """An action of a person, or a change of a row by a person; append-only, partitioned by month.
+    """An action of a person, or a change that a person made to a row; append-only.
 
-    The migrations and the maintenance create the partitions. An action that takes time has two rows: one for
-    its start, and one for its outcome, whose `start_id` is the id of the start.
+    The table is partitioned by month. The migrations and `maintain_audit_log` create the partitions. An
+    action that takes time has two rows: the first for its start, the second for its outcome. `start_id` of
+    the second row is the id of the first.
     """
 
     id = UUIDField(constraints=[SQL("DEFAULT gen_random_uuid()")])
@@ -455,7 +461,7 @@ class AuditEvent(Model):
     transaction_id = BigIntegerField(constraints=[SQL("DEFAULT (pg_current_xact_id()::text)::bigint")])
 
     class Meta:
-        """Read newest first: all events, only actions, or those of one row; no event belongs to a player."""
+        """The indexes find actions, changes of a row, outcomes of actions, and events of a transaction."""
 
         table_name = "audit_events"
         primary_key = CompositeKey("created_at", "id")
@@ -486,7 +492,7 @@ class AuditEvent(Model):
 
 
 class AuditSeal(Model):
-    """A batch of audit events: a digest of each event, and the hash of the previous seal."""
+    """The seal of a batch of audit events: a digest of each event, and the hash of the previous seal."""
 
     number = BigIntegerField(primary_key=True)
     sealed_at = DateTimeTZField()
@@ -501,7 +507,7 @@ class AuditSeal(Model):
     hash = BlobField()
 
     class Meta:
-        """The index finds the seals whose time range contains an event."""
+        """The index finds the seals with a time range that contains the time of an event."""
 
         table_name = "audit_seals"
         indexes: ClassVar[list[Any]] = [
@@ -513,7 +519,7 @@ class AuditSeal(Model):
 
 
 class AuditRetention(Model):
-    """The least number of months of the audit log to keep, in one row; without the row, all are kept."""
+    """The least number of months of the audit log to keep. There is one row; without it, all are kept."""
 
     id = IntegerField(primary_key=True, constraints=[SQL("DEFAULT 1")])
     keep_months = IntegerField()
