@@ -1,9 +1,9 @@
 """Runs every call of the service against the configured database.
 
-Owns the sequence of the calls and the expected answers. Works with its own temporary
-player and symbol and a session in 1970, and removes all their rows again, even after
-a failure or an interruption. Changes of a call to the rows of others are rolled back. Two events of an
-action that does nothing stay in the audit log, because events cannot be removed from it.
+Owns the order of the calls and the expected answers. Uses a temporary player, a temporary symbol and a
+session in 1970. Removes all their rows at the end, even after a failure or an interruption. A call that would
+change other rows runs in a transaction that is rolled back. Two audit events stay, because nothing can be
+removed from the audit log.
 """
 
 import time
@@ -46,12 +46,13 @@ START = datetime.combine(SESSION, datetime.min.time(), UTC)
 
 T = TypeVar("T")
 
-# The name of a call, the call, and the expected answer: a value, a type, or a function that checks it.
+# The name of a call, the call, and the expected answer. The answer is given as a value, as a type, or as a
+# function that checks it.
 Check = tuple[str, Callable[[], object], object]
 
 
 class _Run:
-    """One run: the names that it uses, the records that it has created, and how many checks have failed."""
+    """One run: its names, the records that it has created, and the number of failed checks."""
 
     user: User
     quest: Quest
@@ -64,13 +65,13 @@ class _Run:
         self.name = new_name()
         self.symbol = symbol_of(self.name)
 
-    def make(self, name: str, record: T) -> T:
-        """Keep a record for later checks as the attribute `name` of this object; return the record."""
+    def keep(self, name: str, record: T) -> T:
+        """Store a record as the attribute `name`, for later checks; return the record."""
         setattr(self, name, record)
         return record
 
     def check(self, name: str, call: Callable[[], object], expected: object) -> None:
-        """Make one call, compare its answer with the expected one, and report a line."""
+        """Make a call, compare its answer with the expected one, and report the result as one line."""
         started = time.perf_counter()
         try:
             answer = call()
@@ -79,7 +80,7 @@ class _Run:
             self.report(f"skip {name:28} {error}")
             return
         except Exception as error:
-            # every error is caught here, so that the other calls are still tried
+            # catch every error, so that the other calls are still tried
             problem = f"raised {type(error).__name__}: {error}"
         milliseconds = (time.perf_counter() - started) * 1000
         self.failed += problem is not None
@@ -98,15 +99,15 @@ def _at_least(least: int) -> Callable[[object], bool]:
 
 
 def _has_row_of(user: User) -> Callable[[Iterable[Any]], bool]:
-    """Return a function that checks whether rows of many players contain a row of this player."""
+    """Return a function that returns whether its argument contains a row of this player."""
     return lambda rows: user.id in {row.user_id for row in rows}
 
 
 def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], object]) -> bool:
-    """Make every call, report a line for each, and return whether all gave the expected answer.
+    """Make every call, report a line for each, and return whether all answers were as expected.
 
-    All rows of the run are removed, even after an error, except its events in the audit log. The rows of a
-    run that was killed are removed by a later run.
+    The run removes all its rows, even after an error; only its audit events stay. If a run is killed, a later
+    run removes the rows of the killed one.
     """
     run = _Run(service, report)
     try:
@@ -124,15 +125,15 @@ def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], o
 
 
 def _clean_up(run: _Run, name: str) -> None:
-    """Remove all rows of the self-test with this name; report rows that cannot be removed."""
+    """Remove all rows of the self-test with this name. Report rows that cannot be removed as failures."""
     for problem in remove(run.service, name):
         run.failed += 1
         run.report(f"FAIL {'cleanup':28} of {name}: {problem}")
 
 
 def _list_checks(run: _Run) -> Iterator[Check]:
-    """Yield every check; a check uses the rows that earlier checks have created."""
-    yield "create_user", lambda: run.make("user", run.service.create_user(username=run.name)), User
+    """Yield every check. A check may need rows that earlier checks have created."""
+    yield "create_user", lambda: run.keep("user", run.service.create_user(username=run.name)), User
     has_user = hasattr(run, "user")
     if has_user:
         yield from _list_player_checks(run)
@@ -226,8 +227,7 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: getattr(service.find_leaderboard_summary(*leaderboard), "players", 0),
         _at_least(1),
     )
-    # compare only the days: the players may come from a cached answer that is some minutes old, and so from
-    # another run of the self-test
+    # compare only the days: a cached answer may be minutes old, and name the player of an earlier self-test
     yield (
         "get_period_leaderboard",
         lambda: service.get_period_leaderboard(*leaderboard, sessions=1).days,
@@ -239,7 +239,7 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: all(found.day == SESSION for found in service.get_market_returns(SESSION, SESSION)),
         True,
     )
-    # check only the type: the answer may be 15 s old, so the new symbol may be missing
+    # check only the type: a cached answer may be 15 s old, and lack the new symbol
     yield "get_price_statistics", lambda: isinstance(service.get_price_statistics(), tuple), True
     before_all = datetime.min.replace(tzinfo=UTC)
     yield "list_prices_at", lambda: service.list_prices_at([("AAPL", before_all)]), (None,)
@@ -256,7 +256,7 @@ def _check_quests(run: _Run) -> Iterator[Check]:
     service, user = run.service, run.user
 
     def create_quest() -> Quest:
-        return run.make(
+        return run.keep(
             "quest",
             service.create_quest(user.id, type="SELF_TEST", title="Self test", target_value=Decimal(1)),
         )
@@ -356,7 +356,7 @@ def _list_market_checks(run: _Run) -> Iterator[Check]:
     yield "clear_market_data_cache", service.clear_market_data_cache, None
     yield (
         "create_market_event",
-        lambda: run.make("event", service.create_market_event(type=EVENT_TYPE, title=run.name)),
+        lambda: run.keep("event", service.create_market_event(type=EVENT_TYPE, title=run.name)),
         MarketEvent,
     )
     yield "get_recent_market_events", lambda: run.event in service.get_recent_market_events(1_000), True
@@ -366,9 +366,9 @@ def _list_market_checks(run: _Run) -> Iterator[Check]:
 
 
 def _list_bulk_checks(run: _Run) -> Iterator[Check]:
-    """Yield the checks of lists and streams of all players' rows.
+    """Yield the checks of calls that list or stream the rows of all players.
 
-    Users and quests are read from right before those of this player.
+    Lists of users and quests start just before the rows of this player, so that these rows come first.
     """
     service, user = run.service, run.user
     before, has_user = replace(user, id=UUID(int=user.id.int - 1)), _has_row_of(user)
@@ -421,7 +421,7 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
     yield "warm_cache", lambda: service.warm_cache(players=1), _at_least(1)
     yield "list_table_sizes", lambda: len(service.list_table_sizes()), _at_least(1)
     yield "list_unused_indexes", service.list_unused_indexes, tuple
-    # None if the server does not have pg_stat_statements
+    # the answer is None if the server lacks pg_stat_statements
     yield "list_slowest_statements", lambda: service.list_slowest_statements() or (), tuple
     yield "health", lambda: service.health().database, "healthy"
     yield "consistency_token", service.consistency_token, str
@@ -433,11 +433,11 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
 
 
 class _GivenUp(Exception):
-    """Ends a transaction without a commit."""
+    """Raised in a transaction to roll it back."""
 
 
 def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
-    """Make a call in a transaction that is rolled back; return the answer of the call."""
+    """Make a call in a transaction, roll the transaction back, and return the answer of the call."""
     answers = []
     with suppress(_GivenUp), service.transaction():
         answers.append(call())
@@ -446,13 +446,13 @@ def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
 
 
 def _read_at_least(service: EnhancedDatabaseService, user: User) -> User:
-    """Return the player with at least all changes up to now, even if a replica answers."""
+    """Read the player after all changes up to now, also if a replica answers."""
     with service.at_least(service.consistency_token()):
         return service.get_user_by_id(user.id)
 
 
 def _find_by_email(service: EnhancedDatabaseService, user: User) -> tuple[UUID, ...]:
-    """Give the player an e-mail address in a transaction that is rolled back; return the users with it."""
+    """Give the player an e-mail address, return the ids of the users with this address, and roll back."""
     email = f"{user.username}@example.com"
 
     def find() -> tuple[UUID, ...]:
@@ -463,13 +463,13 @@ def _find_by_email(service: EnhancedDatabaseService, user: User) -> tuple[UUID, 
 
 
 def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
-    """Rename the player in a transaction that is rolled back; return the name after the rollback."""
+    """Rename the player in a transaction, roll it back, and return the name that is stored then."""
     _undo(service, lambda: service.update_user_profile(user.id, name="Rolled back"))
     return service.get_user_by_id(user.id).name
 
 
 def _read_as_player(service: EnhancedDatabaseService, user: User) -> User:
-    """Return the user as `as_user` returns it."""
+    """Read the user with the rights of this player (`as_user`)."""
     try:
         view = service.as_user(user.id)
     except PlayersNotIsolated:
@@ -483,9 +483,9 @@ def _record_sign_in(service: EnhancedDatabaseService) -> AuditEvent:
 
 
 def _undo_change(service: EnhancedDatabaseService, user: User) -> tuple[str, object]:
-    """Rename the player as an actor in a transaction that is rolled back.
+    """Rename the player as an actor, read the audit event of this change, and roll back.
 
-    Returns action and new values from the audit event of this change.
+    Returns the action and the new values in the event.
     """
 
     def rename() -> tuple[str, object]:
@@ -498,6 +498,6 @@ def _undo_change(service: EnhancedDatabaseService, user: User) -> tuple[str, obj
 
 
 def _audit(service: EnhancedDatabaseService, name: str) -> str:
-    """Audit an action that does nothing; return the outcome in its event while the action runs."""
+    """Audit an action that does nothing. Return the outcome that its event has while the action runs."""
     with service.audited(actor=ACTOR, action="clear_cache", target=name) as event:
         return event.outcome

@@ -1,7 +1,7 @@
-"""Removes every row that a self-test has created, whether it finished or was interrupted.
+"""Removes all rows of a self-test, except its audit events, also after an interruption.
 
-Owns the name by which all these rows are found. The answers of calls are not used to find rows, because a
-call that was interrupted may have committed without returning an answer.
+Owns the name of a self-test, by which all its rows are found. The ids in the answers of calls are not used: a
+call that was interrupted may have committed without an answer.
 """
 
 import re
@@ -20,17 +20,18 @@ PREFIX = "self-test-"
 # No game is played on this day, so no leaderboard of real players is changed.
 SESSION = date(1970, 1, 1)
 MOST = 1_000
-# A self-test takes seconds, so a self-test player that is older than this comes from a run that was killed.
+# A self-test takes seconds. If its player is older than this, the self-test was killed.
 ABANDONED_AFTER = timedelta(hours=1)
-# While another process writes entries, the counters of a leaderboard cannot be removed: try this many times.
+# The number of attempts to remove the counters of a leaderboard, and the pause between two attempts. An
+# attempt fails if another process writes entries.
 ATTEMPTS = 50
 ATTEMPT_SECONDS = 0.1
 
 
 def new_name() -> str:
-    """Return a name that no other self-test has.
+    """Return a random name for a self-test.
 
-    Player, leaderboard and market events have this name, and audit events have it as their target.
+    Its player, its leaderboard and its market events get this name. Its audit events have it as their target.
     """
     return f"{PREFIX}{secrets.token_hex(4)}"
 
@@ -41,7 +42,7 @@ def symbol_of(name: str) -> str:
 
 
 def find_abandoned(service: EnhancedDatabaseService, now: datetime) -> list[str]:
-    """Return the names of self-tests that were killed."""
+    """Return the names of killed self-tests whose player still exists."""
     return [
         user.username
         for user in service.search_users(PREFIX, limit=MOST)
@@ -50,16 +51,16 @@ def find_abandoned(service: EnhancedDatabaseService, now: datetime) -> list[str]
 
 
 def remove(service: EnhancedDatabaseService, name: str) -> list[str]:
-    """Remove every row of a self-test; return a line for each kind of rows that could not be removed.
+    """Remove all rows of a self-test. Return an error line for each kind of row that could not be removed.
 
-    The events of the self-test stay in the audit log, because events cannot be removed from it.
+    The audit events of the self-test stay: nothing can be removed from the audit log.
     """
     problems: list[str] = []
     steps: dict[str, Callable[[], object]] = {
         "ticks": lambda: service.delete_market_ticks(symbol_of(name)),
         "market events": lambda: _remove_events(service, name),
         "leaderboard": lambda: _remove_leaderboard(service, name),
-        # last, because a later self-test finds the rows that this one could not remove by the player's name
+        # last: if other rows cannot be removed now, a later self-test finds them by the name of the player
         "player": lambda: _remove_player(service, name),
     }
     for what, step in steps.items():
@@ -79,7 +80,7 @@ def _remove_events(service: EnhancedDatabaseService, name: str) -> None:
 
 
 def _remove_leaderboard(service: EnhancedDatabaseService, name: str) -> None:
-    """Remove the entries and their counters: deleting the player would delete only the entries."""
+    """Remove the leaderboard, which has counters too: deleting the player would delete only the entries."""
     for _ in range(ATTEMPTS):
         with service._write_as("self_test") as (database, _):  # noqa: SLF001  # no public call does this
             if leaderboards.delete_leaderboard(database, SESSION, name):
