@@ -1,6 +1,6 @@
-"""Pauses between repeated attempts after a failure: exponential backoff with jitter and a maximum.
+"""Computes the pauses between repeated attempts: exponential backoff with jitter and a maximum.
 
-Owns only the length of the pauses; the callers wait.
+Does not sleep: the caller waits for as long as the pause.
 """
 
 import random
@@ -8,15 +8,16 @@ from collections.abc import Callable
 
 # The first pause is short, because most failures are a single late answer.
 FIRST_SECONDS = 0.02
-# Short enough that everything works again well within 5 s after a server has come back.
+# The longest pause. All processes must work again within 5 s after a server has come back.
 LONGEST_SECONDS = 1.0
 GROWTH = 2.0
-# The random fraction of a pause, so that processes that lost the same server do not all return at once.
+# Each pause is shortened by a random fraction, at most this one. Otherwise all processes that lost the same
+# server would connect to it again at the same moment.
 JITTER = 0.5
 
 
 class Backoff:
-    """The pauses of one series of attempts; only one thread may use it."""
+    """Computes the pauses of one series of attempts; not thread safe."""
 
     def __init__(
         self,
@@ -31,11 +32,11 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Start again with the shortest pause."""
+        """Begin a new series of attempts, with the shortest pause."""
         self.longest_next_seconds = self._first_seconds
 
     def next_seconds(self) -> float:
-        """Return the next pause, at most `longest_next_seconds`, and make the one after it longer."""
+        """Return the pause before the next attempt, at most `longest_next_seconds`; then raise this limit."""
         limit = self.longest_next_seconds
         self.longest_next_seconds = min(limit * GROWTH, self._longest_seconds)
         return self._pick(limit * (1 - JITTER), limit)

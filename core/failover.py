@@ -1,11 +1,11 @@
-"""The timeline of the database, as far as this process knows it.
+"""Notices failovers: remembers the timeline of the database that this process uses.
 
-A promoted replica continues on a new timeline of the same database system. It may lack the last commits of
-the former primary. So values that were read on the old timeline must not be used on the new one, and a former
-primary that still runs must not be used again.
+A promoted replica continues on a new timeline, which has a higher number. The replica may lack the last
+commits of the former primary. So values that were read on the old timeline must leave the cache. A former
+primary that still runs must be refused.
 
-Knows neither the database nor the cache. The database reports the timeline of each connection. The cache is
-notified of each change, and reports a newer timeline that it finds in Redis.
+Imports no part of the database or the cache. The database reports the timeline of each connection. The cache
+is notified when the timeline changes, and reports a newer timeline that it finds in Redis.
 
 Source: PostgreSQL documentation, "Continuous Archiving", Timelines; "System Information Functions".
 """
@@ -22,8 +22,8 @@ from core.forks import call_in_forked_child
 
 logger = logging.getLogger(__name__)
 
-# Selects the timeline of a server that is not in recovery, else NULL. Until the first checkpoint after a
-# promotion only min_recovery_end_timeline has the new number.
+# The text form of the timeline; NULL for a server in recovery. Between a promotion and the next checkpoint,
+# only min_recovery_end_timeline has the new number.
 TIMELINE_SQL: Final = """CASE WHEN NOT pg_is_in_recovery() THEN (
     SELECT system_identifier || '.' || database.oid || '.' || current_schema()::regnamespace::oid
            || ':' || greatest(timeline_id, min_recovery_end_timeline)
@@ -35,14 +35,14 @@ _TEXT = re.compile(r"([\d.]+):(\d+)")
 
 
 class Timeline(NamedTuple):
-    """A timeline: `database` identifies the database system, the database and its schema."""
+    """A timeline. `database` identifies the database system, the database and the schema."""
 
     database: str
     number: int
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        """Return the timeline in a text such as `7400000000000000000.16384.2200:2`, or None."""
+        """Parse a text such as `7400000000000000000.16384.2200:2`; return None for any other text."""
         found = _TEXT.fullmatch(text or "")
         return None if found is None else cls(found[1], int(found[2]))
 
@@ -55,11 +55,11 @@ class Timeline(NamedTuple):
 
 
 class FormerPrimary(Exception):
-    """A server accepts writes on a timeline older than one that has already been in use."""
+    """A server accepts writes, but its timeline is older than a timeline that was already in use."""
 
 
 class KnownTimeline:
-    """The timeline that this process uses; thread safe."""
+    """The timeline that this process uses, and a later one that others use; thread safe."""
 
     def __init__(self) -> None:
         self._connected: Timeline | None = None
@@ -76,22 +76,22 @@ class KnownTimeline:
 
     @property
     def connected(self) -> Timeline | None:
-        """The timeline of the newest connection to a primary; None before the first."""
+        """The timeline of the newest connection to a primary, or None before the first connection."""
         return self._connected
 
     def learn_with(self, connect: Callable[[], None]) -> None:
-        """Set the function that connects to the database; it calls `note_connected` and may raise."""
+        """Set the function by which `learn` connects to the database. It must call `note_connected`."""
         self._connect = connect
 
     def learn(self) -> None:
-        """Connect to the database if no timeline is known; raises the errors of the database."""
+        """Connect to the database if no timeline is known. Raises the errors of the database."""
         if self._connected is None:
             self._connect()
 
     def try_to_learn(self) -> EchoMarketsError | None:
-        """Connect like `learn`, but at most once a second; return the error instead of raising it.
+        """Connect like `learn`, at most once a second. Return the error of the database, or None.
 
-        Returns None without an error, or if the last attempt was less than a second ago.
+        Does nothing and returns None if the last attempt was less than a second ago.
         """
         if self._connected is not None or time.monotonic() < self._try_again_at:
             return None
@@ -103,18 +103,19 @@ class KnownTimeline:
         return None
 
     def call_on_change(self, listener: Callable[[Timeline | None], None]) -> None:
-        """Register a function to call when the timeline changes, before a statement runs on the new one.
+        """Register a function that is called when the timeline changes.
 
-        It gets the previous timeline, None at first.
+        `listener` gets the previous timeline, or None at the first connection. It runs before any statement
+        runs on the new timeline.
         """
         self._on_change.append(listener)
 
     def call_on_newer(self, listener: Callable[[], None]) -> None:
-        """Register a function to call when another process has connected to a later timeline."""
+        """Register a function that is called when another process has connected to a later timeline."""
         self._on_newer.append(listener)
 
     def note_connected(self, timeline: Timeline | None) -> None:
-        """Note the timeline of a new connection, None for a standby; raises `FormerPrimary`."""
+        """Remember the timeline of a new connection (None for a standby). Raises `FormerPrimary`."""
         if timeline is None or timeline == self._connected == self._newest:
             return
         with self._lock:
@@ -128,7 +129,7 @@ class KnownTimeline:
                 )
             for tell in self._on_change:
                 tell(before)
-            # check again: in these calls the cache may have reported a newer timeline
+            # check again: in these calls, the cache may have called `note_newer`
             self._refuse_former(timeline)
 
     def _refuse_former(self, timeline: Timeline) -> None:
@@ -141,7 +142,7 @@ class KnownTimeline:
             )
 
     def note_newer(self, timeline: Timeline) -> None:
-        """Note that another process has connected to a later timeline."""
+        """Remember `timeline`, to which another process has connected, if it is later than ours."""
         if self._connected is not None and self._connected.is_before(timeline) and timeline != self._newest:
             self._newest = timeline
             for tell in self._on_newer:

@@ -1,7 +1,7 @@
-"""Support for forks: a child process needs new locks, threads, sockets and counters.
+"""Calls registered methods in each forked child process.
 
-Owns the registration with the interpreter. The cache, the database, the metrics and the health check each
-register a method that creates their locks, threads, sockets and counters again in the child.
+A child needs new locks, threads, sockets and counters. The cache, the database, the metrics and the health
+check each register a method that creates theirs again. Owns the only callback of `os.register_at_fork`.
 """
 
 import itertools
@@ -11,18 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 generation = 0
-"""The number of forks from the process that first imported this module to this process."""
+"""The number of forks between the process that first imported this module (0 there) and this process."""
 
 _numbers = itertools.count()
-# in the order of registration; a separate list, because callbacks cannot be removed from the interpreter's
-# list, which would grow with each service that is opened
+# in the order of registration. Not registered with `os.register_at_fork` one by one: nothing can be removed
+# from its list, which would grow with each service that is opened.
 _methods: dict[int, tuple[Callable[[], object], Callable[..., object]]] = {}
 
 
 def call_in_forked_child(method: Callable[[], object]) -> None:
-    """Call a bound method in each child process that is forked while the method's object exists."""
+    """Register a bound method to be called in each forked child, for as long as its object exists."""
     number = next(_numbers)
-    # no WeakMethod, whose callback may fail while the interpreter exits, and then prints a traceback
+    # not weakref.WeakMethod: its callback may fail and print a traceback while the interpreter exits
     bound: Any = method
     owner = weakref.ref(bound.__self__, lambda _: _methods.pop(number, None))
     _methods[number] = (owner, bound.__func__)

@@ -1,8 +1,8 @@
-"""The health of the stack: one evaluation for health document, metrics, pages and command line.
+"""Evaluates the health of the stack, for the health document, the metrics, the pages and the command line.
 
-Owns the checks, the status that is computed from their results, and the rule when a pool is exhausted. Each
-check runs in its own thread for at most a second, on its own connection, so it never waits for an exhausted
-pool. Writes only scratch keys in Redis; no `reason` contains an address.
+Owns the checks of PostgreSQL and Redis, the status that follows from their results, and the rule when a pool
+is exhausted. Each check has a thread and a connection of its own, and at most a second. So an exhausted pool
+does not delay a check. A check writes only scratch keys in Redis. No `reason` contains an address.
 """
 
 import logging
@@ -35,21 +35,24 @@ T = TypeVar("T")
 
 CLIENT_NAME = f"{names.APPLICATION_PREFIX}health"
 CHECK_SECONDS = 1.0
-# Probes, scrapes and pages within this time share the result of one check of the servers.
+# Within this time, all callers get the result of the same evaluation.
 CACHE_SECONDS = 2.0
-# Added to the time that an evaluation may take: how long another caller waits for a running evaluation.
+# A caller waits for the evaluation of another caller this much longer than an evaluation may take.
 GRACE_SECONDS = 0.2
 
 
 class CheckResult(NamedTuple, Generic[T]):
-    """The diagnosis of a check, None if the check failed, and how long the check took."""
+    """The diagnosis of a check (None if the check failed), and the duration of the check in seconds."""
 
     diagnosis: T | None
     seconds: float
 
 
 class DatabaseDiagnosis(NamedTuple):
-    """The diagnosis of the database; `reason` says what is wrong, or is None if nothing is wrong."""
+    """The diagnosis of the database; `reason` is None if nothing is wrong.
+
+    `is_full` is True if the server accepts no further connection.
+    """
 
     migrations: MigrationCount | None = None
     reason: str | None = None
@@ -58,11 +61,11 @@ class DatabaseDiagnosis(NamedTuple):
 
 
 class HealthEvaluator:
-    """Evaluates the health of the database and Redis that `settings` name, and of pools; thread safe.
+    """Evaluates the health of PostgreSQL, Redis and the connection pools; thread safe.
 
-    `list_pools` returns the use of the pools to evaluate, of this process or of all processes of the host;
-    it must not wait. `find_bypass` returns why the cache of this process bypasses Redis or the near cache,
-    or None.
+    `list_pools` returns how much of each pool is used, for this process or for all processes of the host. It
+    must not wait. `find_bypass` returns the reason why the cache of this process bypasses Redis or the near
+    cache, or None if it uses both.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class HealthEvaluator:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Forget the last result and the running checks: a child does not have their threads."""
+        """Forget the last result and the running checks: a forked child does not have their threads."""
         self._evaluating = threading.Lock()
         self._last: Health | None = None
         self._last_at = float("-inf")
@@ -95,11 +98,11 @@ class HealthEvaluator:
         self._redis_check = _Check("redis", self._examine_redis)
 
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
-        """Return the results of the checks, which run in parallel; they are at most two seconds old.
+        """Check PostgreSQL and Redis in parallel, and return the health; it is at most two seconds old.
 
-        `timestamp` of the result is the time when the checks began. Takes at most `limit_seconds`, and at
-        most one second; a check that has not ended by then counts as failed. A caller that comes while
-        checks are running gets their results.
+        `timestamp` of the health is the time when the checks began. The checks get `limit_seconds`, and at
+        most one second. A check that has not ended by then counts as failed. A call during the evaluation of
+        another call waits for the result of that evaluation.
         """
         limit_seconds = min(limit_seconds, CHECK_SECONDS)
         deadline = time.monotonic() + limit_seconds
@@ -107,11 +110,11 @@ class HealthEvaluator:
         try:
             if self._last is not None and self._monotonic() - self._last_at < CACHE_SECONDS:
                 return self._last
-            # read the clocks before the checks, so that no result is older than the timestamp
+            # read the clocks before the checks: a result must not seem newer than it is
             asked_at, timestamp = self._monotonic(), self._clock()
             health = self._run(deadline, timestamp)
             if limit_seconds == CHECK_SECONDS:
-                # keep only full evaluations: a check with less time may have failed only for lack of time
+                # keep only evaluations with the full time: with less time, a healthy server may fail
                 self._last, self._last_at = health, asked_at
             return health
         finally:
@@ -145,14 +148,14 @@ class HealthEvaluator:
         )
 
     def _diagnose_redis(self, deadline: float) -> tuple[Diagnosis | None, float]:
-        """Return the diagnosis of Redis, None if it is disabled, and the duration of the check in seconds."""
+        """Return the diagnosis of Redis (None if it is disabled) and the duration of the check in seconds."""
         if self._redis_probe is None:
             return None, 0.0
         diagnosis, seconds = self._redis_check.result(deadline)
         diagnosis = diagnosis or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
         bypass = self._find_bypass()
         if diagnosis.reason is None and bypass is not None:
-            # the server passes this check, but the cache of this process does not use it yet
+            # Redis has passed the check, but the cache of this process does not use it yet
             diagnosis = Diagnosis(is_usable=True, reason=f"this process: {bypass}")
         return diagnosis, seconds
 
@@ -168,7 +171,7 @@ class HealthEvaluator:
         return "degraded" if is_limited else "healthy"
 
     def _examine_database(self) -> DatabaseDiagnosis:
-        """Check the database on a new connection: open ones still work if the server accepts no more."""
+        """Check the database on a new connection, to notice a server that accepts no more connections."""
         try:
             connection = BoundedConnection(
                 self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
@@ -181,7 +184,7 @@ class HealthEvaluator:
         except psycopg2.Error as error:
             return DatabaseDiagnosis(reason=describe_refusal(error))
         except MigrationFailed as error:
-            return DatabaseDiagnosis(reason=str(error))  # an installation without migrations
+            return DatabaseDiagnosis(reason=str(error))  # the installation has no migration files
         finally:
             connection.close()
         facts = connection.facts
@@ -191,14 +194,14 @@ class HealthEvaluator:
         return DatabaseDiagnosis(migrations)
 
     def _examine_redis(self) -> Diagnosis | None:
-        """Run the capability check on a new connection, for the same reason as `_examine_database`."""
+        """Run the capability check on a new connection to Redis."""
         return None if self._redis_probe is None else self._redis_probe.examine()
 
 
 def _name_database_state(database: DatabaseDiagnosis, pool: PoolUse) -> str:
     if database.migrations is not None:
         return "degraded" if database.is_read_only else "healthy"
-    # a server without free connections refuses new ones, but the pool's open connections still work
+    # a server that has no connection left refuses new ones, but the open connections of a pool still work
     return "degraded" if database.is_full and pool.pool_size else "unhealthy"
 
 
@@ -211,7 +214,7 @@ def _name_state(diagnosis: Diagnosis | None) -> str:
 
 
 class _Check(Generic[T]):
-    """One check that runs in its own thread; a new run starts only when the last run has ended."""
+    """A check that runs in a thread of its own, one run at a time."""
 
     def __init__(self, name: str, check: Callable[[], T]) -> None:
         self._name = name
@@ -221,7 +224,7 @@ class _Check(Generic[T]):
         self._started = 0.0
 
     def start(self) -> None:
-        """Start the check, unless its last run has not ended: threads must not pile up if a server hangs."""
+        """Start the check if its last run has ended: threads must not pile up while a server hangs."""
         if self._running.done():
             self._running, self._started = Future(), time.monotonic()
             name = f"health-{self._name}"
@@ -231,17 +234,17 @@ class _Check(Generic[T]):
     def _run(self, running: "Future[CheckResult[T]]", started: float) -> None:
         try:
             diagnosis = self._check()
-            # measured here, because the time of a caller may include an earlier run of the check
+            # measure here: a caller may have begun to wait in the middle of this run
             running.set_result(CheckResult(diagnosis, time.monotonic() - started))
         except Exception as error:
-            # every error is caught here: after any error the service counts as unhealthy
+            # catch every error: after any of them, the server counts as unhealthy
             logger.debug("the health check of %s failed: %s", self._name, type(error).__name__)
             running.set_exception(error)
 
     def result(self, deadline: float) -> CheckResult[T]:
-        """Return the result of the check, waiting until `deadline`, a reading of `time.monotonic`.
+        """Wait for the check until `deadline` (by `time.monotonic`), and return its result.
 
-        The diagnosis is None if the check failed or has not ended by then.
+        The diagnosis in the result is None if the check failed or has not ended.
         """
         started = self._started
         try:
@@ -253,7 +256,7 @@ class _Check(Generic[T]):
 
 
 def describe_pool(stats: PoolStats) -> PoolUse:
-    """Return the use of this process's pool; the pool is exhausted if a checkout would have to wait."""
+    """Return how much of this process's pool is used. It is exhausted if a checkout would have to wait."""
     return PoolUse(
         pool_max=stats.pool_max,
         pool_size=stats.pool_size,
@@ -265,7 +268,7 @@ def describe_pool(stats: PoolStats) -> PoolUse:
 
 
 def read_pool(gauges: Iterable[Sample]) -> PoolUse:
-    """Return the use of another process's pool from its gauges; all values are 0 if it has no pool."""
+    """Return how much of another process's pool is used; all values are 0 if the process has no pool."""
     limit_name, waiting_name = names.POOL_MAX.name, names.POOL_PENDING.name
     counts = dict.fromkeys((limit_name, waiting_name, "idle", "used"), 0)
     for sample in gauges:
@@ -284,9 +287,9 @@ def read_pool(gauges: Iterable[Sample]) -> PoolUse:
 
 
 def add_up_pools(pools: Sequence[PoolUse]) -> PoolUse:
-    """Return the sum of pools.
+    """Return the sum of all pools.
 
-    The sum counts as exhausted if one pool is, because a process cannot use the pool of another one.
+    It counts as exhausted if any pool is exhausted: a process cannot use the pool of another process.
     """
     return PoolUse(
         pool_max=sum(pool.pool_max for pool in pools),
@@ -299,7 +302,7 @@ def add_up_pools(pools: Sequence[PoolUse]) -> PoolUse:
 
 
 def build_health_metrics(health: Health) -> Iterator[Metric]:
-    """Yield the metrics of one evaluation."""
+    """Yield the metrics that describe this health."""
     up = {("database",): float(health.database != "unhealthy")}
     seconds = {("database",): health.database_seconds}
     if health.redis_enabled:
@@ -316,7 +319,7 @@ def build_health_metrics(health: Health) -> Iterator[Metric]:
 
 
 def scrape_own(metrics: Metrics, health: Health) -> Scrape:
-    """Return the metrics and the health of this process only, with the metric names of the exporter."""
+    """Return the metrics of this process and the health, in the same form as a scrape of the exporter."""
     metrics.publish()
     families = [*metrics.collect_own(), *build_health_metrics(health)]
     reasons = {"database": health.database_reason, "redis": health.redis_reason}

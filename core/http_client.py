@@ -1,7 +1,7 @@
-"""An HTTP GET with a deadline, to read from the exporter and from Prometheus.
+"""Sends an HTTP GET with a deadline, to read from the exporter and from Prometheus.
 
-Owns the deadline and the size limit; follows no redirects, uses no proxy and keeps no connection open. A user
-name and password in the URL are sent as basic authentication and never appear in an error.
+Owns the deadline and the size limit. Follows no redirect, uses no proxy, and keeps no connection open. A user
+name and a password in the URL are sent as basic authentication. They never appear in an error.
 """
 
 import base64
@@ -17,18 +17,18 @@ import msgspec
 
 from core.errors import EchoMarketsError
 
-# Largest accepted body. A scrape of many processes has a few hundred kilobytes.
+# Largest body of an answer. A scrape of many processes has a few hundred kilobytes.
 BODY_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class FetchFailed(EchoMarketsError):
-    """The GET got no answer; the message says why, without the address."""
+    """The GET got no complete answer. The message says why, and does not contain the URL."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer of a server, with any status; names of headers are in lower case."""
+    """The answer of a server, with any status code. Header names are in lower case."""
 
     status: int
     body: bytes
@@ -42,10 +42,10 @@ def fetch(
     headers: Mapping[str, str] = NO_HEADERS,
     authority: Path | None = None,
 ) -> Answer:
-    """GET a URL and return the answer; raises `FetchFailed`.
+    """Send a GET for a URL, and return the answer. Raises `FetchFailed`.
 
-    All of it takes at most `timeout_seconds` and the duration of one more read. `authority` is a PEM file
-    with the CA certificate of an https server; without it the CAs of the system are trusted.
+    Takes at most `timeout_seconds`, plus the duration of one read from the socket. `authority` is a PEM file
+    with the CA certificate of an https server. Without it, the CAs of the system are trusted.
     """
     parts = urlsplit(url)
     deadline = time.monotonic() + timeout_seconds
@@ -70,7 +70,7 @@ def fetch(
 
 
 def _connect(parts: SplitResult, seconds: float, authority: Path | None) -> http.client.HTTPConnection:
-    # http.client, because urllib would use the proxy that the environment names
+    # not urllib, which would use the proxy that the environment names
     host = parts.hostname or ""
     if parts.scheme != "https":
         return http.client.HTTPConnection(host, parts.port, timeout=seconds)
@@ -97,6 +97,6 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         if size > BODY_BYTES:
             raise http.client.HTTPException("the answer is too long")
         if time.monotonic() > deadline:
-            # the socket's timeout is not enough: it never ends a read if a byte arrives now and then
+            # the timeout of the socket is for one read: it would never stop an answer that comes byte by byte
             raise TimeoutError
     return b"".join(parts)

@@ -1,6 +1,6 @@
-"""The fault of the pool drill: this process holds all connections of its pool, and more threads wait.
+"""Causes the fault of the pool drill: holds every connection of a pool, while more threads wait for one.
 
-Only the hidden command `echo-markets occupy-pool` uses this module; `core.stack.drills` runs that command.
+`core.stack.drills` starts it in a process of its own, by the hidden command `echo-markets occupy-pool`.
 """
 
 import threading
@@ -9,11 +9,11 @@ from core.errors import EchoMarketsError, PoolTimeout
 from core.service import EnhancedDatabaseService
 
 WAITING = 3
-"""Number of threads beyond the limit: they wait for a connection until DATABASE_POOL_TIMEOUT."""
+"""The number of threads that wait for a connection, each until DATABASE_POOL_TIMEOUT."""
 
 
 def occupy_pool(service: EnhancedDatabaseService, *, connections: int, stopping: threading.Event) -> None:
-    """Hold every connection until `stopping` is set, while WAITING more threads wait for one."""
+    """Hold all `connections` of the pool until `stopping` is set, while WAITING more threads wait."""
     threads = [
         threading.Thread(target=_occupy, args=(service, stopping), name=f"occupier-{number}")
         for number in range(connections + WAITING)
@@ -31,8 +31,8 @@ def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None
                 service.list_session_dates(limit=1)
                 stopping.wait()
         except PoolTimeout:
-            # expected; retry immediately, so that there are always waiting requests
+            # expected: wait again at once, so that there is always a pending request
             continue
         except EchoMarketsError:
-            # avoid a tight loop while the database is unavailable
+            # the database is unavailable: pause, to avoid a busy loop
             stopping.wait(0.1)

@@ -1,7 +1,7 @@
-"""The running stack as tables for a terminal: `echo-markets health` and `echo-markets stats`.
+"""Prints the state of the running stack as tables: `echo-markets health` and `echo-markets stats`.
 
-Owns the tables and the exit status. All values come from one scrape: from the exporter, for all processes, or
-without an exporter from the metrics and health of this process only.
+Owns the tables and the exit status. All values come from one scrape. A scrape of the exporter covers all
+processes. Without an exporter, the scrape covers only this process.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.settings.stack_identity import StackIdentity, describe_database
 
-# Degraded is not 1, so that a script can accept a degraded stack, which still serves requests.
+# A degraded stack still serves requests. It has its own exit status, so that a script can accept it.
 EXIT_STATUSES = {"healthy": 0, "degraded": 3}
 UNHEALTHY = 1
 
@@ -27,10 +27,11 @@ OPERATIONS_SHOWN = 20
 
 
 def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
-    """Return a scrape, of the exporter if it answers, else of this process, and a text that names the source.
+    """Return a scrape, and a text that names its source.
 
-    Raises `SettingsError` if EXPORTER_URL is not set and the exporter at the default address belongs to
-    another stack.
+    The source is the exporter. If it does not answer, the source is this process, with the service that
+    `open_own` opens. Raises `SettingsError` if the exporter belongs to another stack, and EXPORTER_URL is not
+    set.
     """
     url = settings.find_exporter_url()
     try:
@@ -47,7 +48,10 @@ def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseServic
 
 
 def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
-    """Raise `SettingsError` if an exporter belongs to another stack and EXPORTER_URL does not name it."""
+    """Raise `SettingsError` if the exporter of another stack has answered, and EXPORTER_URL is not set.
+
+    `answering` is the stack of the exporter, or None if it is unknown.
+    """
     own = settings.identify_stack()
     if settings.exporter_url is not None or answering is None or answering.is_same(own):
         return
@@ -68,7 +72,7 @@ def show_health(scrape: Scrape, source: str, console: Console) -> int:
         seconds = scrape.total(names.SERVICE_CHECK_SECONDS.name, service=name)
         table.add_row(name, f"{'up' if up else 'down'}, {_milliseconds(seconds)}")
         if name in scrape.reasons:
-            # a message of OpenSSL begins with a bracket, which would be markup for rich
+            # a message of OpenSSL begins with a bracket, which rich would take for markup
             table.add_row("", escape(scrape.reasons[name]))
     if ("redis",) not in scrape.sum_by(names.SERVICE_UP.name, "service"):
         table.add_row("redis", "disabled")
@@ -83,7 +87,7 @@ def show_health(scrape: Scrape, source: str, console: Console) -> int:
 
 
 def show_stats(scrape: Scrape, source: str, console: Console) -> int:
-    """Print pools, caches and operations; return the exit status of the health."""
+    """Print pools, caches and operations; return the same exit status as `show_health`."""
     pools = _table("pool", "in use", "idle", "limit", "waiting", "timeouts", rows=_list_pools(scrape))
     caches = _table("cache", "tier", "requests", "hits", "bypasses", rows=_list_caches(scrape))
     operations = _table(
@@ -127,7 +131,7 @@ def _list_caches(scrape: Scrape) -> list[tuple[str, ...]]:
 
 
 def _list_operations(scrape: Scrape) -> list[tuple[str, ...]]:
-    """Return a row for each of the operations with the highest total time since the first process started."""
+    """Return the rows of the operations that took the most time in total, at most OPERATIONS_SHOWN."""
     duration = names.OPERATION_SECONDS.name
     seconds = scrape.sum_by(f"{duration}_sum", "op")
     calls = scrape.sum_by(f"{duration}_count", "op")
