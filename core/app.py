@@ -1,7 +1,7 @@
-"""The wiring (composition root): settings -> database -> cache -> service.
+"""The composition root: builds the database, the cache and the service from the settings.
 
-Owns nothing else. Opening the service waits for no server, so a process can start while its servers are down,
-and works as soon as they are up.
+Owns only this wiring. Opening the service does not wait for PostgreSQL or Redis: a process can start while
+they are down, and works as soon as they are up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,13 +26,14 @@ from core.settings import Settings
 
 
 def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:
-    """Open and return the service of this process; without `settings` the environment is read.
+    """Open and return the service. Without `settings`, the settings are read from the environment.
 
-    Waits for no server: the first call of the service connects to PostgreSQL, and a thread of the near cache
-    connects to Redis. Use the service as a context manager, or call `close`. `role` names the program in
-    metrics and in pg_stat_activity: lower-case letters with single hyphens between words, such as `my-api`.
-    Raises `SettingsError` for wrong settings, or if METRICS_ROLES is set and does not list the role, and
-    `InvalidInput` for a role of another form.
+    Does not wait for a server: the first call of the service connects to PostgreSQL, and a thread of the near
+    cache connects to Redis. Use the service as a context manager, or call `close`.
+
+    `role` is the name of the program in metrics and in pg_stat_activity. It consists of lower-case letters
+    with single hyphens between words, such as `my-api`; for any other form, `InvalidInput` is raised. Raises
+    `SettingsError` if a setting is wrong, or if METRICS_ROLES is set and does not list the role.
     """
     if settings is None:
         settings = Settings.load()
@@ -47,7 +48,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     database, load_after = _open_database(settings, name, metrics, timeline)
 
     def list_others() -> Iterable[PoolUse]:
-        # the exporter reports the pools of all processes of this host, any other process only its own
+        # the exporter reports the pools of all processes of this host; any other process reports its own pool
         return map(read_pool, metrics.list_gauges()) if role == "exporter" else ()
 
     cache = Cache(
@@ -74,7 +75,10 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
 
 
 def open_process_lock(settings: Settings, key: int, *, role: Role) -> ProcessLock:
-    """Return a lock in the database that only one of several processes holds; its first use connects."""
+    """Return the advisory lock `key`, which only one process can hold at a time.
+
+    The lock connects to PostgreSQL when it is first used.
+    """
     return ProcessLock(
         Connector(settings, f"{APPLICATION_PREFIX}{role}"),
         key,
@@ -107,7 +111,7 @@ def read_clock() -> datetime:
 
 
 def refuse_arguments(arguments: Sequence[str], *, program: str) -> None:
-    """Raise `SettingsError` if a program that only the environment configures has arguments."""
+    """Raise `SettingsError` if there are `arguments`: only the environment configures this `program`."""
     if arguments:
         raise SettingsError(
             f"`python -m {program}` takes no arguments, {arguments[0]!r} included;"

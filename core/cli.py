@@ -52,7 +52,7 @@ PRICE_COLUMNS_HELP = (
 
 
 class _MainGroup(click.Group):
-    """Prints each `EchoMarketsError`, and each wrong argument, as one line, and sets the exit status."""
+    """Prints an `EchoMarketsError` or a wrong argument as one line, and exits with the status for it."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         with _errors_in_one_line():
@@ -68,9 +68,9 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
-        raise  # click prints the help instead
+        raise  # click prints the help text for this error
     except click.UsageError as error:
-        # click writes the choices on separate lines
+        # join the lines: click writes each allowed choice on a separate line
         message = " ".join(error.format_message().split()).removesuffix(".")
         remedy = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         _fail(f"{message[:1].lower()}{message[1:]}{remedy}", WRONG_INPUT)
@@ -128,7 +128,7 @@ def _revert(migrator: Migrator, target: str | None, *, drop_rows: bool) -> list[
     try:
         return migrator.down(target, drop_rows=drop_rows)
     except RowsWouldBeLost as error:
-        # ask between two transactions, so that no lock is held while waiting for the answer
+        # the transaction has ended: no lock is held while we wait for the answer
         confirm_loss(error, option="--drop-rows")
         return migrator.down(target)
 
@@ -144,10 +144,10 @@ def _show_status(migrator: Migrator) -> None:
 
 @main.command("roles")
 def roles_command() -> None:
-    """Create the database's roles with their passwords, and give the database of ADMIN_URL to its owner.
+    """Create the roles of the database, set their passwords, and give the schema to the owner role.
 
-    Run again, it sets other passwords. `migrate up`, which needs the owner's DIRECT_URL, then sets what each
-    role may do.
+    To set other passwords, run this again. Then run `migrate up` with the owner role in DIRECT_URL: it grants
+    the privileges of each role.
     """
     settings = RoleSettings.load()
     passwords = {
@@ -216,8 +216,8 @@ def import_prices_command(
 ) -> None:
     """Load daily prices from files, folders, archives or standard input (-).
 
-    Prints how the files are read. A file that can be read in two ways is refused, and the error names
-    the option that decides. Loads all rows of all files or none; loading again changes nothing.
+    Prints how each file is read. If a file can be read in two ways, the command fails and names the option
+    that decides. Loads all rows of all files, or none. Loading the same files again changes nothing.
     """
     if bool(files) == demo:
         raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
@@ -261,7 +261,7 @@ def import_prices_command(
 def seed_command(players: int, sessions: int | None, number: int, *, replace: bool) -> None:
     """Replay imported trading days as sessions of simulated players.
 
-    Replaces the simulated players of another replay.
+    If the database has simulated players of a different replay, they are replaced.
     """
     from core.simulation.bulk_load import show_progress
     from core.simulation.replay import plan_seed
@@ -280,7 +280,7 @@ def seed_command(players: int, sessions: int | None, number: int, *, replace: bo
 
 @main.command("catch-up")
 def catch_up() -> None:
-    """Play the missed sessions between the last one and today."""
+    """Play the sessions that were missed between the last session and today."""
     from core.simulation.bulk_load import show_progress
     from core.simulation.catch_up import play_missed_sessions
 
@@ -310,9 +310,9 @@ def simulate() -> None:
     "--keep-days", type=int, metavar="N", help="Drop months of ticks that are completely older than N days."
 )
 def maintain(months_ahead: int, keep_days: int | None) -> None:
-    """Create the partitions of the next months; drop old ones with --keep-days and AUDIT_KEEP_MONTHS.
+    """Seal the audit log, create the partitions of the next months, and drop old partitions.
 
-    Seals the audit log.
+    Drops ticks only with --keep-days, and audit events only if AUDIT_KEEP_MONTHS is set.
     """
     keep = None if keep_days is None else _parse_days(keep_days)
     settings = _load_settings()
@@ -344,7 +344,10 @@ def audit() -> None:
 
 @audit.command("seal")
 def seal_command() -> None:
-    """Seal the events that are not sealed yet, and print the newest seal; keep that line elsewhere."""
+    """Seal the audit events that have no seal yet, and print the newest seal.
+
+    Keep the printed seal outside the database, for `audit verify --anchor`.
+    """
     with open_service(_load_settings()) as service:
         sealing = service.seal_audit_log()
     click.echo(f"sealed {sealing.events} events")
@@ -357,7 +360,7 @@ def seal_command() -> None:
     "--anchor", metavar="NUMBER:HASH", help="A seal that `audit seal` has printed: it must still be there."
 )
 def verify_command(anchor: str | None) -> None:
-    """Compare every sealed event with its seal; exit status 1 when a sealed event or a seal was changed."""
+    """Compare every sealed event with its seal; exit status 1 if an event or a seal was changed."""
     with open_service(_load_settings()) as service:
         result = service.verify_audit_log(anchor=anchor)
     click.echo(
@@ -372,7 +375,10 @@ def verify_command(anchor: str | None) -> None:
 
 @main.command("rotate-keys")
 def rotate_keys_command() -> None:
-    """Encrypt every stored e-mail address with the first key of ENCRYPTION_KEYS; continues an earlier run."""
+    """Encrypt every stored e-mail address with the first key of ENCRYPTION_KEYS.
+
+    If it is interrupted, run it again: it continues with the addresses that have another key.
+    """
     from core.simulation.bulk_load import show_progress
 
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
@@ -399,21 +405,21 @@ def health() -> None:
 
 @main.command()
 def stats() -> None:
-    """Print statistics of pools, caches and operations; exit status as `health`."""
+    """Print statistics of pools, caches and operations, and exit with the status of `health`."""
     _show_fleet(show_stats)
 
 
 def _show_fleet(show: Callable[[Scrape, str, Console], int]) -> NoReturn:
     settings = _load_settings()
     scrape, source = read_fleet(settings, lambda: open_service(settings))
-    # a pipe has no width, and a program that reads from it needs complete lines
+    # a pipe has no width: choose one at which rich does not shorten the lines
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     sys.exit(show(scrape, source, console))
 
 
 @main.command("occupy-pool", hidden=True)
 def occupy_pool_command() -> None:
-    """Hold every connection of this process's pool until SIGTERM while more threads want one; for drills."""
+    """Pool drill: hold every connection of this process until SIGTERM, while more threads wait for one."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -425,7 +431,7 @@ def occupy_pool_command() -> None:
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
     """Raise `KeyboardInterrupt` at the first SIGINT, SIGTERM or SIGHUP, and ignore all later ones."""
-    # signals that are already ignored stay ignored: SIGINT in background jobs of a script, SIGHUP under nohup
+    # a signal that is ignored stays ignored: SIGINT in a background job of a script, SIGHUP under nohup
     handled = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -455,7 +461,7 @@ def _load_bulk_settings() -> Settings:
     settings = _load_settings()
     if "database_slow_query" in settings.model_fields_set:
         return settings
-    # a batch of 20,000 rows takes a second on a small machine, and should not be logged as a slow statement
+    # a batch of 20,000 rows takes a second on a small machine; do not log each batch as a slow statement
     return settings.model_copy(update={"database_slow_query": BULK_SLOW_MILLISECONDS})
 
 

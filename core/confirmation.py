@@ -1,6 +1,7 @@
-"""The confirmation before data is deleted: a question on a terminal, otherwise an option of the command.
+"""Asks a person to confirm that data may be deleted.
 
-Owns the question and reads the answer; the caller names the data that it deletes.
+Owns the question and reads the answer. Without a terminal, an option of the command is the confirmation. The
+caller names the data that would be deleted.
 """
 
 import sys
@@ -11,14 +12,14 @@ from core.errors import RowsWouldBeLost
 
 
 def is_somebody_there() -> bool:
-    """Return whether there is a terminal on which a person can answer a question."""
+    """Return whether a person can answer: standard input and standard error are both terminals."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
-    """Ask whether to delete the data that `loss` names; return after a yes, else raise `RowsWouldBeLost`.
+    """Ask whether to delete the data that `loss` names. Raises `RowsWouldBeLost` if the answer is no.
 
-    Without a terminal nobody can answer: then the error says that `option` allows the deletion.
+    Without a terminal, nothing is asked: the error says that `option` allows the deletion.
     """
     if not is_somebody_there():
         raise RowsWouldBeLost(f"{loss}; {option} continues anyway")

@@ -1,11 +1,12 @@
-"""Encrypts the values of single columns, and computes blind indexes by which equal values are found.
+"""Encrypts the values of a column, and computes a blind index of each value, to search for equal values.
 
-Owns the keys, the list of encrypted columns, and the stored forms. A value is encrypted with AES-256-GCM
-(NIST SP 800-38D) under a random nonce, with table, column and row as associated data, and stored as
-`v1.KEY_ID.base64url(nonce, ciphertext, tag)`. Its index is `KEY_ID.base64url(HMAC-SHA256)`: without the key
-the index shows only which rows have equal values. HKDF-SHA256 (RFC 5869) derives a key for each column and
-purpose.
-Runs no statement.
+Owns the keys, the list of encrypted columns, and the stored forms. Executes no SQL.
+
+A value is encrypted with AES-256-GCM (NIST SP 800-38D) under a random nonce. Table, column and row id are the
+associated data. The stored form is `v1.KEY_ID.base64url(nonce, ciphertext, tag)`.
+
+The blind index is `KEY_ID.base64url(HMAC-SHA256)`. Equal values have equal indexes. Without the key, an index
+shows nothing else. HKDF-SHA256 (RFC 5869) derives separate keys for encryption and index of each column.
 """
 
 import base64
@@ -32,7 +33,7 @@ _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 
 
 class EncryptionKeysError(ValueError):
-    """The value of ENCRYPTION_KEYS is invalid; the message shows no part of a key."""
+    """The value of ENCRYPTION_KEYS is invalid. The message contains the id of a key, never its secret."""
 
 
 class Undecipherable(Exception):
@@ -51,14 +52,17 @@ class Key(NamedTuple):
 
 
 class Keyring:
-    """The keys of this process: the first encrypts, and all of them decrypt."""
+    """The keys of this process. The first key encrypts; every key decrypts."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.keys = tuple(keys)
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Return the keys in lines of `KEY_ID:BASE64`, no keys for None. Raises `EncryptionKeysError`."""
+        """Return the keyring for a value of ENCRYPTION_KEYS: lines of `KEY_ID:BASE64`.
+
+        None gives a keyring without keys. Raises `EncryptionKeysError`.
+        """
         if text is None:
             return cls()
         lines = [line for line in re.split(r"[\n,]", text) if line.strip()]
@@ -72,7 +76,7 @@ class Keyring:
 
     @property
     def current(self) -> Key:
-        """The key with which values are encrypted. Raises `EncryptionKeyMissing`."""
+        """The first key, which encrypts. Raises `EncryptionKeyMissing` if there is no key."""
         if not self.keys:
             raise EncryptionKeyMissing(
                 "e-mail addresses are encrypted, and ENCRYPTION_KEYS is not set; `make up` creates a key,"
@@ -82,19 +86,19 @@ class Keyring:
 
 
 def new_key_line(key_id: str) -> str:
-    """Return a line of ENCRYPTION_KEYS with a new random key."""
+    """Return a line for ENCRYPTION_KEYS: `key_id` and a new random key."""
     return f"{key_id}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
 
 
 def _parse_key(line: str, number: int) -> Key:
     key_id, colon, encoded = line.partition(":")
     if not colon or not _KEY_ID.match(key_id):
-        # the line is not shown, because without an id it may be the key itself
+        # do not show the line: without an id, it may be the key itself
         raise EncryptionKeysError(
             f"key {number} does not begin with an id of 1 to 32 letters, digits, '_' and '-' and a colon"
         )
     try:
-        # accepts both alphabets of base64: standard and URL-safe
+        # accept both standard and URL-safe base64
         secret = binascii.a2b_base64(encoded.strip().translate(_STANDARD_ALPHABET), strict_mode=True)
     except ValueError:
         raise EncryptionKeysError(f"the key {key_id!r} is not base64") from None
@@ -104,7 +108,7 @@ def _parse_key(line: str, number: int) -> Key:
 
 
 class Column(NamedTuple):
-    """An encrypted column; two values count as equal if `normalise` returns the same text for both."""
+    """An encrypted column. Two values are equal if `normalise` returns the same text for both."""
 
     table: str
     name: str
@@ -112,7 +116,7 @@ class Column(NamedTuple):
 
 
 def normalise_email(address: str) -> str:
-    """Return the form in which addresses are compared: NFC, without outer spaces, case folded."""
+    """Return the form in which addresses are compared: NFC, without spaces at the ends, case folded."""
     if address.isascii():
         return address.strip().lower()
     folded = unicodedata.normalize("NFC", address.strip()).casefold()
@@ -129,7 +133,7 @@ class _ColumnKey(NamedTuple):
 
 
 class ColumnCipher:
-    """Encrypts and decrypts the values of one column, and computes their indexes; thread safe."""
+    """Encrypts and decrypts the values of one column, and computes their blind indexes; thread safe."""
 
     def __init__(self, keyring: Keyring, column: Column) -> None:
         self._keyring = keyring
@@ -145,13 +149,13 @@ class ColumnCipher:
 
     @property
     def current_id(self) -> str:
-        """The id of the key with which values are encrypted. Raises `EncryptionKeyMissing`."""
+        """The id of the key that encrypts. Raises `EncryptionKeyMissing`."""
         return self._keyring.current.id
 
     def encrypt(self, row_id: UUID, text: str) -> str:
-        """Return the stored form of a value of this row; it differs in each call (random nonce).
+        """Encrypt the value `text` of the row `row_id`, and return the stored form.
 
-        Raises `EncryptionKeyMissing`.
+        Each call returns another stored form, because the nonce is random. Raises `EncryptionKeyMissing`.
         """
         key_id = self.current_id
         nonce = os.urandom(_NONCE_BYTES)
@@ -159,7 +163,10 @@ class ColumnCipher:
         return f"{FORM}.{key_id}.{_encode(nonce + sealed)}"
 
     def decrypt(self, row_id: UUID, stored: str) -> str:
-        """Return the decrypted value of a stored form. Raises `Undecipherable`."""
+        """Decrypt the stored form of a value of the row `row_id`, and return the value.
+
+        Raises `Undecipherable` if the key is missing, or the stored form was changed or is of another row.
+        """
         form, _, rest = stored.partition(".")
         key_id, _, encoded = rest.partition(".")
         key = self._keys.get(key_id)
@@ -177,13 +184,13 @@ class ColumnCipher:
             ) from None
 
     def index(self, text: str) -> str:
-        """Return the index of a value under the current key. Raises `EncryptionKeyMissing`."""
+        """Return the blind index of a value, computed with the first key. Raises `EncryptionKeyMissing`."""
         return self._index(self.current_id, text)
 
     def list_indexes(self, text: str) -> list[str]:
-        """Return the index of a value under each key, because a stored row may have any of these keys.
+        """Return the blind indexes of a value, one for each key.
 
-        Raises `EncryptionKeyMissing`.
+        A search needs all of them: any of the keys may have encrypted the row. Raises `EncryptionKeyMissing`.
         """
         _ = self.current_id
         return [self._index(key_id, text) for key_id in self._keys]
@@ -194,7 +201,7 @@ class ColumnCipher:
 
 
 def find_key_id(stored: str) -> str | None:
-    """Return the id of the key in a stored value, or None if the text is not a stored value."""
+    """Return the key id in the stored form of a value, or None if `stored` is another text."""
     parts = stored.split(".")
     return parts[1] if len(parts) == 3 and parts[0] == FORM and _KEY_ID.match(parts[1]) else None
 
@@ -213,11 +220,11 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """Return the bytes that `_encode` has encoded; raises `ValueError` for any other encoding of them.
+    """Return the bytes for which `_encode` returns `text`; raises `ValueError` if there are none.
 
-    Other decoders accept several texts for the same bytes.
+    A usual base64 decoder accepts several texts for the same bytes.
     """
-    # takes half the time of base64.urlsafe_b64decode
+    # this takes half the time of base64.urlsafe_b64decode
     encoded = text.encode("ascii").translate(_STANDARD_BYTES)
     data = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4))
     if _encode(data) != text:

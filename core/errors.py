@@ -1,7 +1,6 @@
-"""All errors that a caller of `core` can get.
+"""The classes of all errors that a caller of `core` can get.
 
-Owns the class hierarchy; catches and translates no errors.
-Driver errors are translated once, in `core.database.driver_errors`.
+Driver errors are translated to them once, in `core.database.driver_errors`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ class EncryptionKeyMissing(SettingsError):
 
 
 class MissingExtra(EchoMarketsError, ImportError):
-    """This part of the stack needs a package that is not installed; the message names the extra."""
+    """A package is not installed. The message names the extra of `echo-markets` that contains it."""
 
 
 class UserNotFound(EchoMarketsError, LookupError):
@@ -44,7 +43,7 @@ class LeaderboardEntryNotFound(EchoMarketsError, LookupError):
 
 
 class PoolTimeout(EchoMarketsError, TimeoutError):
-    """No connection became free within the checkout timeout."""
+    """No connection of the pool became free within DATABASE_POOL_TIMEOUT."""
 
 
 class PoolClosed(EchoMarketsError):
@@ -58,7 +57,7 @@ class DatabaseUnavailable(EchoMarketsError):
 class ConnectFailed(DatabaseUnavailable):
     """No connection could be opened; nothing was changed.
 
-    `is_refused` means that the server answered and refused the connection; open connections still work.
+    `is_refused` is True if the server answered and refused the connection. Open connections then still work.
     """
 
     def __init__(self, message: str, *, is_refused: bool = False) -> None:
@@ -67,11 +66,11 @@ class ConnectFailed(DatabaseUnavailable):
 
 
 class ConnectionsExhausted(ConnectFailed):
-    """The server, the role or a pooler accepts no further connection; open ones still work."""
+    """The server, the role or a pooler has no connection left. Open connections still work."""
 
 
 class ServerHung(DatabaseUnavailable):
-    """PostgreSQL did not answer a statement on an open connection in time; the call stopped waiting."""
+    """PostgreSQL did not answer a statement in time, so the call stopped waiting for the answer."""
 
 
 class QueryTimeout(EchoMarketsError, TimeoutError):
@@ -79,15 +78,14 @@ class QueryTimeout(EchoMarketsError, TimeoutError):
 
 
 class DatabaseError(EchoMarketsError):
-    """PostgreSQL refused a statement for a reason that has no error class of its own."""
+    """PostgreSQL refused a statement. The subclasses stand for frequent reasons."""
 
 
 class ConstraintViolated(DatabaseError):
     """A write violated a constraint of the database and was undone.
 
-    `constraint` is the name of the constraint in the schema. `key` maps the columns of the
-    constraint to the values, as text, that violated it; it is empty if the server does not
-    report them.
+    `constraint` is the name of the constraint in the schema. `key` maps the columns of the constraint to the
+    refused values, as text. `key` is empty if the server does not report the values.
     """
 
     def __init__(
@@ -103,11 +101,14 @@ class NumberRefused(DatabaseError, InvalidInput):
 
 
 class TransactionConflict(DatabaseError):
-    """PostgreSQL undid a transaction, or one call in it, because of a conflict; repeat the transaction."""
+    """PostgreSQL undid a transaction because it conflicted with another writer. Repeat the transaction.
+
+    If the failed call was part of a longer transaction, only the call may have been undone.
+    """
 
 
 class NotSupported(DatabaseError):
-    """The database, such as a Citus cluster, does not support what a call needs; nothing was changed."""
+    """The database cannot run this call: for example, it is a Citus cluster. Nothing was changed."""
 
 
 class PlayersNotIsolated(DatabaseError):
@@ -118,7 +119,10 @@ class PlayersNotIsolated(DatabaseError):
 
 
 class TransactionMisused(DatabaseError, RuntimeError):
-    """A transaction was used outside its thread, task or identity; nothing was stored by this use."""
+    """A transaction was used by another thread or task, or with another identity, than it began with.
+
+    This call stored nothing.
+    """
 
 
 class MigrationFailed(EchoMarketsError):
@@ -126,7 +130,7 @@ class MigrationFailed(EchoMarketsError):
 
 
 class RowsWouldBeLost(EchoMarketsError):
-    """An operation would delete or replace rows without permission to do so; nothing was changed."""
+    """A call would delete or replace rows, and its caller did not allow this; nothing was changed."""
 
 
 class PriceFileError(InvalidInput):
@@ -134,4 +138,4 @@ class PriceFileError(InvalidInput):
 
 
 class StackError(EchoMarketsError):
-    """A part of the stack of `make up`, or a server for tests, cannot be started or stopped."""
+    """A process of `make up`, or a server for tests, cannot be started or stopped."""

@@ -1,9 +1,10 @@
-"""This installation: its version and commit, the files that come with it, and its extras.
+"""Finds the version, the commit, the files and the extras of this installation.
 
-Owns the rules where each of these is found. A checkout has the files beside `core`. A wheel has them inside
-`core`, because folders called `migrations` or `data` in site-packages would collide with those of other
-projects. An image has its commit in a file that its build has written; a checkout has it in the files of git,
-which are read without running git.
+A checkout has the folders `migrations`, `data` and `docs` beside `core`. A wheel has them inside `core`: in
+site-packages they would collide with folders of other projects.
+
+The commit of a checkout is read from the files in `.git`, without running git. The commit of an image is in
+the file REVISION, which is written when the image is built.
 """
 
 import sys
@@ -22,8 +23,8 @@ CHECKOUT_FILE = "pyproject.toml"
 UNKNOWN = "unknown"
 REVISION_FILE = "REVISION"
 SHOWN_CHARACTERS = 12
-# Extra -> the modules that the stack imports from it; a test compares this with pyproject.toml.
-# The extra `local` is not here: it has programs and no modules, and each is looked up where it is started.
+# The modules that the stack imports from each extra; a test compares this with pyproject.toml. The extra
+# `local` is not listed: it contains programs, and the code that starts a program checks that it is installed.
 MODULES = {
     "dashboard": ("limits", "numpy", "pandas", "pyarrow", "starlette", "streamlit", "uvicorn", "uvloop"),
     "exporter": ("bcrypt", "limits", "starlette", "uvicorn", "yaml"),
@@ -33,7 +34,7 @@ MODULES = {
 
 
 class Release(NamedTuple):
-    """The version and the commit; each is `unknown` if it cannot be found."""
+    """Version and commit hash of the stack; each is `unknown` if it cannot be found."""
 
     version: str
     revision: str
@@ -41,7 +42,7 @@ class Release(NamedTuple):
 
 @cache
 def find_release() -> Release:
-    """Return the release of this process."""
+    """Return the version and the commit hash of the code that this process runs."""
     try:
         number = version("echo-markets")
     except PackageNotFoundError:
@@ -50,7 +51,7 @@ def find_release() -> Release:
 
 
 def find_revision(root: Path) -> str:
-    """Return the first SHOWN_CHARACTERS of the commit hash of the files in `root`, or `unknown`."""
+    """Return the commit hash of the files in `root`, cut to SHOWN_CHARACTERS, or `unknown`."""
     try:
         return (_read(root / REVISION_FILE) or _read_head(root / ".git") or UNKNOWN)[:SHOWN_CHARACTERS]
     except OSError:
@@ -71,7 +72,10 @@ def _read_head(git: Path) -> str:
 
 
 def find_resource(name: str) -> Path:
-    """Return the path of a file or folder of the stack; it may not exist in a damaged installation."""
+    """Return the path of a file or folder that comes with the stack, such as `migrations`.
+
+    In a damaged installation, the path may not exist.
+    """
     installed = PACKAGE / name
     is_checkout = (ROOT / CHECKOUT_FILE).is_file()
     return ROOT / name if is_checkout and not installed.exists() else installed
@@ -83,16 +87,16 @@ TROUBLESHOOTING = find_resource("docs/troubleshooting.md")
 
 
 def require_extra(extra: str) -> None:
-    """Raise `MissingExtra` unless every module of an extra can be imported.
+    """Raise `MissingExtra` if a module of the extra cannot be imported.
 
-    The parts of the stack that need an extra call this before they import its modules. If `python -m` is
-    importing such a part, print the error as one line and exit with status 1 instead.
+    A package that needs an extra calls this before it imports modules of the extra. Under `python -m` with
+    such a package, the error is printed as one line, and the process exits with status 1.
     """
     missing = [name for name in MODULES[extra] if name not in sys.modules and find_spec(name) is None]
     if not missing:
         return
     error = MissingExtra(f"{', '.join(missing)} is missing; run: pip install 'echo-markets[{extra}]'")
-    if sys.argv[:1] == ["-m"]:  # Python sets this while it searches for the module of `-m`
+    if sys.argv[:1] == ["-m"]:  # Python sets this while it looks for the module of `-m`
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     raise error

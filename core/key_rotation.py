@@ -1,7 +1,7 @@
 """`echo-markets rotate-keys`: encrypts every stored e-mail address with the current key.
 
-Calls the service for one batch of rows after the other until no address is left, then reports the totals.
-Each stored address contains the id of its key, so a new run continues an interrupted one.
+Calls the service for one batch of users after the other, then reports the totals. Each stored address
+contains the id of its key. So a run after an interruption skips the addresses that have the current key.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ MOST_NAMED = 5
 
 
 class KeyRotation(NamedTuple):
-    """The result of a run.
+    """The result of a key rotation.
 
-    `changed` counts the addresses that were encrypted again, `unreadable` has the users whose address cannot
-    be decrypted, and `keys` lists all keys and how many addresses have each.
+    `changed` is the number of addresses that were encrypted again. `unreadable` has the ids of users with an
+    address that cannot be decrypted. `keys` has each key with the number of addresses that it encrypts now.
     """
 
     changed: int
@@ -31,7 +31,7 @@ class KeyRotation(NamedTuple):
         return all(key.is_current or not key.emails for key in self.keys)
 
     def describe(self) -> list[str]:
-        """Return the lines to print: the result, and what the operator has to do for each key."""
+        """Return the lines to print: the totals, and for each key the next step of the operator."""
         [current] = [key.id for key in self.keys if key.is_current]
         lines = [f"encrypted {self.changed:,} e-mail addresses with the key {current}"]
         for key in self.keys:
@@ -57,9 +57,10 @@ class KeyRotation(NamedTuple):
 def rotate_keys(
     service: EnhancedDatabaseService, *, progress: Callable[[str, int, int], None]
 ) -> KeyRotation:
-    """Encrypt every address that has another key with the current key, in batches; return the result.
+    """Encrypt every address with the current key, in batches, and return the result.
 
-    Raises `EncryptionKeyMissing`.
+    Addresses that already have the current key are not changed. `progress` is called with a label, the number
+    of finished addresses, and the number of all addresses to change. Raises `EncryptionKeyMissing`.
     """
     total = sum(key.emails for key in service.list_encryption_keys() if not key.is_current)
     changed = 0

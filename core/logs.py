@@ -1,7 +1,7 @@
-"""The format of a process's logs: one line for each message, as text or as JSON.
+"""Formats the logs of a process: one line for each message, as text or as JSON.
 
-Owns the two formats, and keeps data out of the logs: a driver error is shown as its class and SQLSTATE,
-because the server's message contains values of the row. The fields of a message are passed in
+Owns the two formats. Keeps the values of rows out of the logs: only the class and the SQLSTATE of a driver
+error are shown, because the server's message may contain values. A caller passes the fields of a message as
 `extra={"fields": {...}}`.
 """
 
@@ -19,19 +19,20 @@ import psycopg2
 
 LogFormat = Literal["text", "json"]
 
-# at DEBUG peewee logs every statement with its parameters; `core.database.query_log` logs statements without
-# parameters
+# At DEBUG, peewee logs every statement with its parameters. `core.database.query_log` logs statements without
+# parameters.
 SILENCED = ("peewee",)
 
 OWN = ("core", "dashboard", "exporter", "echo_markets", "__main__")
-"""The loggers to which level DEBUG applies; other libraries write cookies and headers at that level."""
+"""The loggers that may log at DEBUG. Other libraries log cookies and headers at this level."""
 
-# matches characters that end a line, move the cursor, change colours or the writing direction, or are invalid
+# Matches characters that end a line, move the cursor, or change colours or the direction of writing, and
+# surrogates, which UTF-8 cannot encode.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def configure_logs(level: str, form: LogFormat) -> None:
-    """Send the logs of this process, and Python's warnings, to standard error in the given format."""
+    """Write the logs of this process, and Python's warnings, to standard error in the format `form`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler])
@@ -45,13 +46,16 @@ def configure_logs(level: str, form: LogFormat) -> None:
 def escape_controls(text: str) -> str:
     """Return the text on one line, with control characters escaped.
 
-    So a text from outside, such as a name, cannot forge a log line or control the terminal.
+    Otherwise a text from outside, such as a user name, could forge a log line or control the terminal.
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as a line: time, level, logger, message, fields as `name=value`; tracebacks below."""
+    """Formats a record as one line: time, level, logger, message, and fields as `name=value`.
+
+    A traceback follows on the next lines.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -61,20 +65,20 @@ class TextFormatter(logging.Formatter):
         return _time(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """Return the line with its fields."""
+        """Return the line of a record, with the fields at its end."""
         fields = (f" {name}={_quote(value)}" for name, value in _fields(record).items())
         return escape_controls(super().formatMessage(record) + "".join(fields))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
-        """Return the traceback; an error of the database driver is shown without its message."""
+        """Return the traceback. It contains no message of the database driver."""
         return format_exception(ei[1])
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as a line of JSON: time, level, logger, message, process, fields, exception."""
+    """Formats a record as one line of JSON: time, level, logger, message, process, fields, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of JSON; values of other types are written as text."""
+        """Return the record as one line of JSON. A value that JSON cannot express is written as text."""
         document: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname,
@@ -88,12 +92,15 @@ class JsonFormatter(logging.Formatter):
         try:
             return msgspec.json.encode(document, enc_hook=str).decode()
         except UnicodeEncodeError:
-            # a text from outside may contain a lone surrogate, which UTF-8 cannot encode
+            # a text from outside may contain a surrogate, which UTF-8 cannot encode: json.dumps escapes it
             return json.dumps(document, default=str)
 
 
 def format_exception(error: BaseException | None) -> str:
-    """Return the tracebacks of an error and its causes, oldest first; driver errors without their message."""
+    """Return the tracebacks of an error and its causes, the first cause first.
+
+    The message of a driver error is left out.
+    """
     lines = [line for item in reversed(list(_chain(error))) for line in _describe(item)]
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Finds out whether `import core` finds this package, or another project's package of the same name.
 
-This file is loaded by its path (`runpy.run_path`), because importing it by name would search the other
-package. It imports no other module of this project.
+Callers load this file by its path (`runpy.run_path`): an import by name would look in the other package. For
+the same reason, it imports no module of this project.
 """
 
 import sys
@@ -30,7 +30,7 @@ def find_shadow() -> str | None:
 
 
 def describe(shadow: str) -> str:
-    """Return the error message: it names both packages and the remedy."""
+    """Return the error message, which names both packages and the remedy."""
     return (
         f"`core` is {shadow}, not the package of Echo Markets in {OWN}: another project's package of that"
         " name comes first on the path; start this from another folder and without that project in"
@@ -39,18 +39,21 @@ def describe(shadow: str) -> str:
 
 
 def exit_when_shadowed() -> None:
-    """End the program with a line on standard error if `core` is another project's package."""
+    """Print an error line and exit, if `core` is another project's package."""
     shadow = find_shadow()
     if shadow is not None:
         _exit(shadow)
 
 
 def refuse_shadow() -> None:
-    """Raise `ImportError` if `core` is another project's package; under `python -m` end with one line."""
+    """Raise `ImportError` if `core` is another project's package.
+
+    Under `python -m`, print an error line and exit.
+    """
     shadow = find_shadow()
     if shadow is None:
         return
-    if sys.argv[:1] == ["-m"]:  # Python sets this while it searches for the module of `-m`
+    if sys.argv[:1] == ["-m"]:  # Python sets this while it looks for the module of `-m`
         _exit(shadow)
     raise ImportError(describe(shadow), name="core")
 

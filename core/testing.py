@@ -1,9 +1,10 @@
-"""Real servers for tests: PostgreSQL and Valkey servers that run during a `with` block, and their settings.
+"""Runs PostgreSQL and Valkey servers for tests, each during a `with` block, and builds settings for them.
 
-Used by the tests of other projects, and by the tests and benchmarks of this one. Never uses a
-configured server: the settings are built only from these servers. The pytest fixtures are in
-`core/entry/pytest_plugin.py`. Because pytest loads that file in every run, it imports this module only
-when a test requests a fixture.
+For the tests of other projects, and for the tests and benchmarks of this one. Never uses a configured server:
+the settings name only servers that were started here.
+
+The pytest fixtures are in `core/entry/pytest_plugin.py`. pytest imports that plugin in every run. The plugin
+imports this module only when a test requests a fixture.
 """
 
 import base64
@@ -39,20 +40,21 @@ from core.stack.permissions import ServerUser, run_as
 from core.stack.ports import find_free_port, is_port_free, postgres_answers, valkey_answers
 from core.stack.processes import read_last_lines
 
-START_SECONDS = 60.0  # a cold start takes 2 s; thirty times that for a loaded machine
-STOP_SECONDS = 30.0  # a fast shutdown writes one checkpoint
+START_SECONDS = 60.0  # a cold start takes 2 s; a loaded machine gets thirty times as long
+STOP_SECONDS = 30.0  # long enough for the checkpoint of a fast shutdown
 POLL_SECONDS = 0.02
-PORT_ATTEMPTS = 3  # another program may take the chosen port before the server listens on it
+PORT_ATTEMPTS = 3  # another program may take the free port first
 
-# Tests need no durability, and it takes most of the time of a small transaction.
+# Tests need no durability, which takes most of the time of a small transaction.
 FAST = MappingProxyType({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
 DATABASE = "echo_markets_tests"
-# Not a secret: this key encrypts only test data.
+# This key is not a secret: it encrypts only test data.
 ENCRYPTION_KEYS = f"tests:{base64.b64encode(bytes(range(32))).decode()}"
-# Timeout of the settings for tests: a test that has stopped a server fails after this time, not a minute.
+# The connect and pool timeout in tests. A test that has stopped a server fails after this time; the default
+# is a minute.
 TIMEOUT_MS = 5_000
 
-# End other connections, because a connection that a test has left open may hold locks.
+# Ends all other connections: one that a test has left open may hold locks.
 DISCONNECT_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
@@ -103,10 +105,10 @@ class ServerProgram(NamedTuple):
 def run_postgres(
     directory: Path, *, port: int | None = None, options: Mapping[str, str] = NO_OPTIONS
 ) -> Iterator[PostgresServer]:
-    """Run a PostgreSQL 18 server with its files in `directory`; they are created if there are none.
+    """Run a PostgreSQL 18 server during the `with` block; create its files in `directory` if needed.
 
-    With `port` None a free port is chosen; `options` are server settings such as `fsync`.
-    Raises `StackError` with the end of the server's log if the server does not answer.
+    With `port` None, a free port is chosen. `options` are server settings such as `fsync`. Raises
+    `StackError` if the server does not answer; the error contains the end of the server's log.
     """
     files = prepare_postgres(directory)
     program = ServerProgram(
@@ -123,10 +125,10 @@ def run_postgres(
 
 @contextmanager
 def run_valkey(directory: Path, *, port: int | None = None) -> Iterator[ValkeyServer]:
-    """Run a Valkey 9 server with its configuration in `directory`; it stores no data on disk.
+    """Run a Valkey 9 server during the `with` block; `directory` gets its configuration, and no data.
 
-    With `port` None a free port is chosen.
-    Raises `StackError` with the end of the server's log if the server does not answer.
+    With `port` None, a free port is chosen. Raises `StackError` if the server does not answer; the error
+    contains the end of the server's log.
     """
     files = prepare_valkey(directory)
     program = ServerProgram(
@@ -143,8 +145,9 @@ def run_valkey(directory: Path, *, port: int | None = None) -> Iterator[ValkeySe
 
 @contextmanager
 def serve_postgres() -> Iterator[PostgresServer]:
-    """Run an empty PostgreSQL 18 server in a temporary folder, fast and without durability."""
-    # not in pytest's temporary folder: another run of the same user would remove the server's access to it
+    """Run an empty PostgreSQL 18 server in a temporary folder, with durability switched off."""
+    # not in the temporary folder of pytest: each run of pytest makes this folder private to its user, and the
+    # server may run as another user
     with (
         tempfile.TemporaryDirectory(prefix="echo-markets-") as folder,
         run_postgres(Path(folder), options=FAST) as server,
@@ -161,7 +164,7 @@ def serve_valkey() -> Iterator[ValkeyServer]:
 
 @contextmanager
 def run_server(program: ServerProgram, port: int | None) -> Iterator[tuple[int, int]]:
-    """Run a server on `port`, or on a free port for None; yield its port and its process id."""
+    """Run a server on `port` (None: a free port) during the `with` block; yield its port and process id."""
     chosen, process = _start(program, port)
     try:
         yield chosen, process.pid
@@ -173,12 +176,12 @@ def _start(program: ServerProgram, port: int | None) -> tuple[int, subprocess.Po
     for _ in range(PORT_ATTEMPTS if port is None else 1):
         chosen = port or find_free_port()
         if not is_port_free(chosen):
-            continue  # another server uses the port, and would answer the probe
+            continue  # another server uses the port, and would answer our probe
         process = _launch(program, chosen)
         try:
             if _wait_until_ready(program, chosen, process):
                 return chosen, process
-        except BaseException:  # also after Ctrl-C: leave no server behind
+        except BaseException:  # after Ctrl-C too, leave no server behind
             _stop(process, program.stop_signal)
             raise
     if not is_port_free(chosen):
@@ -194,13 +197,16 @@ def _launch(program: ServerProgram, port: int) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches only the caller, which then shuts the server down
+            start_new_session=True,  # Ctrl-C must reach only this process, which then stops the server
         )
     return process
 
 
 def _wait_until_ready(program: ServerProgram, port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Return True when the server answers, False if its process has ended; raises `StackError` at timeout."""
+    """Wait until the server answers, and return True; return False if its process ends first.
+
+    Raises `StackError` after START_SECONDS.
+    """
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None:
         if program.answers(port):
@@ -215,7 +221,7 @@ def _wait_until_ready(program: ServerProgram, port: int, process: subprocess.Pop
 def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGCONT)  # a test may have paused it; a paused server cannot stop
+    process.send_signal(signal.SIGCONT)  # a test may have paused the server, and a paused process cannot stop
     process.send_signal(stop_signal)
     try:
         process.wait(STOP_SECONDS)
@@ -242,20 +248,20 @@ def clear_database(url: str) -> None:
         cursor.execute(DISCONNECT_OTHERS)
         cursor.execute(LIST_TABLES, (HISTORY_TABLE,))
         tables = [sql.Identifier(name) for (name,) in cursor.fetchall()]
-        # turns foreign keys and triggers off: all rows are deleted, so there is nothing to keep consistent
+        # switch off foreign keys and triggers: when all rows are deleted, nothing can become inconsistent
         cursor.execute("SET session_replication_role = replica")
         for table in tables:
             cursor.execute(sql.SQL("DELETE FROM {}").format(table))
 
 
 def clear_cache(server: ValkeyServer) -> None:
-    """Delete every key."""
+    """Delete every key of a server."""
     with redis.Redis.from_url(server.url, password=server.password) as client:
         client.flushall()
 
 
 class GivenSettings(Settings):
-    """Settings from the arguments only: neither the environment nor files are read."""
+    """Settings that are given as arguments. The environment and files are not read."""
 
     @classmethod
     def settings_customise_sources(
@@ -266,12 +272,12 @@ class GivenSettings(Settings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the arguments as the only source."""
+        """Return one source: the arguments."""
         return (init_settings,)
 
 
 def build_settings(database_url: str, valkey: ValkeyServer, **settings: Any) -> Settings:
-    """Return settings for these servers with short timeouts; values in `settings` have precedence."""
+    """Return settings for these servers, with short timeouts. `settings` replaces any of the values."""
     given = {
         "database_url": SecretStr(database_url),
         "redis_url": SecretStr(valkey.url),
@@ -284,7 +290,7 @@ def build_settings(database_url: str, valkey: ValkeyServer, **settings: Any) -> 
 
 
 def build_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment variables for a process with the same settings, which `build_settings` made."""
+    """Return the settings from `build_settings` as environment variables, for another process."""
     values = settings.model_dump(exclude_unset=True)
     return {
         name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
