@@ -162,7 +162,7 @@ def roles_command() -> None:
         hand_over(admin)
     for name in created:
         click.echo(f"created {name}")
-    click.echo(f"the passwords are set, and the database is that of {OWNER}")
+    click.echo(f"the passwords are set, and the role {OWNER} owns the schema")
 
 
 @main.command("import-prices", epilog=PRICE_COLUMNS_HELP)

@@ -125,7 +125,7 @@ class KnownTimeline:
             before, self._connected, self._newest = self._connected, timeline, timeline
             if before is not None:
                 logger.warning(
-                    "the database has changed from timeline %s to %s: the cache begins anew", before, timeline
+                    "the database has changed from timeline %s to %s: the cache is dropped", before, timeline
                 )
             for tell in self._on_change:
                 tell(before)

@@ -150,7 +150,7 @@ class Migrator:
                 citus.distribute(execute_sql)
             schema = find_owned_schema(execute_sql)
             if schema is None:
-                logger.info("the schema is not that of the role %s: privileges are left as they are", OWNER)
+                logger.info("the role %s does not own the schema: privileges are left as they are", OWNER)
             else:
                 apply_privileges(execute_sql, schema)
             return pending
@@ -293,8 +293,8 @@ def _check_database(facts: SessionFacts) -> None:
     problem = None
     if facts.encoding != "UTF8":
         problem = (
-            f"the database {facts.database!r} has the encoding {facts.encoding}, and names would not fit:"
-            " create one with ENCODING 'UTF8' TEMPLATE template0"
+            f"the database {facts.database!r} has the encoding {facts.encoding}, which lacks characters;"
+            " create a database with ENCODING 'UTF8' TEMPLATE template0"
         )
     elif facts.is_standby:
         problem = f"the database {facts.database!r} is a standby; point DATABASE_URL at its primary"
@@ -304,11 +304,11 @@ def _check_database(facts: SessionFacts) -> None:
             " find out who set it, such as a quota, before it is switched off"
         )
     elif facts.schema is None:
-        problem = f"no schema of the search path ({facts.search_path}) is there for this role; create one"
+        problem = f"no schema of the search path ({facts.search_path}) exists for this role; create one"
     elif (missing := find_missing_schema(facts)) is not None:
         problem = (
-            f"the schema {missing!r}, which the search path ({facts.search_path}) names first, is not there"
-            f" for this role; create it, because the tables would go to {facts.schema!r} in its place"
+            f"the schema {missing!r}, which the search path ({facts.search_path}) names first, does not exist"
+            f" for this role; create it, because the tables would otherwise be created in {facts.schema!r}"
         )
     if problem is not None:
         raise MigrationFailed(problem)

@@ -67,7 +67,7 @@ def remove(service: EnhancedDatabaseService, name: str) -> list[str]:
         try:
             step()
         except (DatabaseUnavailable, PoolTimeout) as error:
-            return [*problems, f"{what} and whatever else there is: {error}"]
+            return [*problems, f"{what} and the rest: {error}"]
         except EchoMarketsError as error:
             problems.append(f"{what}: {error}")
     return problems
@@ -86,7 +86,7 @@ def _remove_leaderboard(service: EnhancedDatabaseService, name: str) -> None:
             if leaderboards.delete_leaderboard(database, SESSION, name):
                 return
         sleep(ATTEMPT_SECONDS)
-    raise DatabaseError(f"others write leaderboards all the time; try again later: {name}")
+    raise DatabaseError(f"other processes write entries all the time; try again later: {name}")
 
 
 def _remove_player(service: EnhancedDatabaseService, name: str) -> None:

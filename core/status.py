@@ -58,8 +58,8 @@ def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
     database = describe_database(settings.database_url.get_secret_value())
     raise SettingsError(
         f"the exporter at {settings.find_exporter_url()} belongs to the stack {answering}, and these settings"
-        f" to the stack {own} on the database {database}; start that one, set EXPORTER_PORT to where its"
-        " exporter listens, or name the exporter that is meant with EXPORTER_URL"
+        f" to the stack {own} on the database {database}; start that stack, set EXPORTER_PORT to the port of"
+        " its exporter, or set EXPORTER_URL to the exporter that is meant"
     )
 
 

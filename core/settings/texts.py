@@ -74,7 +74,7 @@ def check_listener(host: str) -> str:
 def check_web_address(url: str) -> str:
     """Return `url` if it is an http or https URL. Raises `TextError`."""
     if not re.fullmatch("[!-~]*", url):
-        raise TextError("every character but ASCII has to be percent-encoded, a space as %20")
+        raise TextError("spaces and characters outside ASCII have to be percent-encoded")
     try:
         parts = urlsplit(url)
         port = parts.port
