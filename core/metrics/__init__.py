@@ -1,4 +1,4 @@
-"""Metrics: what a process counts, and how the exporter reads the counts of all processes of a host."""
+"""Metrics: each process counts in files, and the exporter reads the files of all processes of a host."""
 
 from core.metrics.names import Role
 from core.metrics.registry import Metrics, open_metrics, run_job

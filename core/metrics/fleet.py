@@ -1,11 +1,12 @@
-"""Reads the metrics of every process of the host as one set.
+"""Reads the metrics of all processes of a host together (the fleet).
 
-Owns the archive into which the files of ended writers are folded: their counters and histograms stay
-forever, their gauges are dropped. Knows no metric by name and writes nothing but the archive.
+A writer is the `MetricWriter` of one process. Owns the archive, a file to which the numbers of ended writers
+are added. Their counters, histograms and `mostrecent` gauges are kept forever. Their other gauges are
+dropped. Knows no metric by name, and writes only the archive.
 
-Safe beside other readers (a lock on the folder lets one at a time in), beside writers that start (they
-count once they hold their own lock), and when killed at any point: the archive is replaced in one step
-and names the writers that it contains, so their remaining files are not counted again.
+Several readers may run: a lock on the folder lets one in at a time. Writers may start meanwhile: a writer is
+read from the moment when it holds its own lock. A reader may be killed at any point: the archive is replaced
+in one step, and lists the writers that were added last. So their remaining files are not counted again.
 """
 
 import contextlib
@@ -29,12 +30,13 @@ from core.metrics.writer import LOCK_SUFFIX, STARTING_SUFFIX, MetricWriter, Pref
 logger = logging.getLogger(__name__)
 
 ARCHIVE = "archive.json"
-# Another reader holds the lock for milliseconds; one that was suspended must not block the others.
+# A reader waits at most this long for the lock on the folder. Normally it is held for milliseconds, but a
+# suspended reader may hold it for any time.
 LOCK_SECONDS = 2.0
 LOCK_POLL_SECONDS = 0.005
-# A lock file has its starting name for far less than a millisecond; after this time it is abandoned.
+# A lock file has its starting name for less than a millisecond. After this time the file is abandoned.
 ABANDONED_SECONDS = 3600.0
-# Archived kinds of files; the other gauges of an ended writer have no meaning.
+# The kinds of files that are archived. The other gauges of an ended writer have no meaning.
 FOLDED_PREFIXES: frozenset[Prefix] = frozenset({"counter", "histogram", "gauge_mostrecent"})
 
 
@@ -48,7 +50,7 @@ class _Archived(msgspec.Struct, array_like=True):
 class _Archive(msgspec.Struct):
     values: list[_Archived] = []
     writers: list[str] = []
-    """The writers whose numbers the archive contains, and whose files may still exist."""
+    """The writers that were archived last. Their numbers are in `values`, but their files may still exist."""
 
 
 class _File(NamedTuple):
@@ -58,25 +60,25 @@ class _File(NamedTuple):
 
 
 class FleetReader:
-    """The metrics of all processes that share a folder, or of this one alone; thread safe."""
+    """Reads the metrics of all processes that share a folder, or of this process alone; thread safe."""
 
     def __init__(self, own: MetricWriter, directory: Path | None) -> None:
         self._own = own
         self.directory = directory
-        # held while numbers are read, never while this reader waits for another exporter
+        # held while numbers are read, but not while this reader waits for the lock on the folder
         self._lock = threading.Lock()
         self._index = SeriesIndex()
         self._set_archive(_Archive(), None)
         self._has_failed_to_fold = False
         self.files_read = 0
-        """How many files of writers the last collection read, beside the archive."""
+        """How many files of writers the last collection read, not counting the archive."""
 
     def collect(self, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
-        """Return every metric of the fleet at this moment, sorted by name.
+        """Return all metrics of the fleet, sorted by name.
 
-        The metrics of this process come from memory, so they are returned even when the folder cannot be
-        read. Those of other processes are up to a second old. Raises `TimeoutError` when another reader
-        holds the lock on the folder for `limit_seconds` (two at most).
+        The metrics of this process come from memory, so they are current, and are returned even if the folder
+        cannot be read. Those of other processes are up to a second old. Raises `TimeoutError` if another
+        reader holds the lock on the folder for `limit_seconds` (at most two).
         """
         if self.directory is None:
             return self.collect_own()
@@ -87,16 +89,19 @@ class FleetReader:
                 own = self._index.read_values(values)
                 return self._index.build([*self._read_folder(self.directory, own_id), own])
         except (FileNotFoundError, NotADirectoryError, PermissionError):
-            # this process cannot write there either, and has logged that
+            # the writer of this process cannot use the folder either, and has logged this
             return self.collect_own()
 
     def collect_own(self) -> list[Metric]:
-        """Return the metrics of this process, without counts that are only in its unusable files."""
+        """Return the metrics of this process. Counts in files that became unusable are missing."""
         with self._lock:
             return self._index.build([self._index.read_values(self._own.snapshot()[1])])
 
     def list_gauges(self) -> list[list[Sample]]:
-        """Return the gauges of each other live process; folds nothing and waits for no other reader."""
+        """Return the `livesum` gauges of each other live process.
+
+        Does not change the archive, and does not wait for other readers.
+        """
         directory = self.directory
         if directory is None:
             return []
@@ -110,7 +115,7 @@ class FleetReader:
                     if _is_alive(directory, file.writer)
                 ]
             except OSError:
-                # a collection reports what is wrong with the folder
+                # `collect` reports what is wrong with the folder
                 return []
             self._index.forget_files_but(file.path for file in files)
             writers = [self._index.read_file(file.path, file.prefix) for file in live]
@@ -121,9 +126,9 @@ class FleetReader:
         names = _list_names(directory)
         writers = {name.removesuffix(LOCK_SUFFIX) for name in names if name.endswith(LOCK_SUFFIX)}
         writers |= {file.writer for file in _parse_names(directory, names)}
-        # the numbers of this process come from memory and must not enter the archive too
+        # the numbers of this process come from memory, so its files must not be archived
         ended = {writer for writer in writers - {own_id} if not _is_alive(directory, writer)}
-        # list again before a fold: a writer that has ended meanwhile may have created more files
+        # list again before archiving: a writer that has ended meanwhile may have created more files
         files = list(_parse_names(directory, _list_names(directory) if ended else names))
         if ended:
             self._fold(directory, files, ended)
@@ -150,7 +155,7 @@ class FleetReader:
         except FileNotFoundError:
             self._set_archive(_Archive(), None)
         except msgspec.DecodeError:
-            logger.warning("%s is damaged and begun anew; counters of ended processes start over", path)
+            logger.warning("%s is damaged and is removed; counters of ended processes start again", path)
             with contextlib.suppress(OSError):
                 path.unlink()
             self._set_archive(_Archive(), None)
@@ -206,7 +211,7 @@ def _list_names(directory: Path) -> list[str]:
 
 
 def _parse_names(directory: Path, names: Iterable[str]) -> Iterator[_File]:
-    """Yield the files of writers; all other files are left alone."""
+    """Yield the files of writers among `names`. Other files are ignored."""
     for name in names:
         begin, _, writer = name.removesuffix(".db").rpartition("_")
         for prefix in get_args(Prefix):
@@ -215,7 +220,7 @@ def _parse_names(directory: Path, names: Iterable[str]) -> Iterator[_File]:
 
 
 def _is_alive(directory: Path, writer: str) -> bool:
-    """Say whether a writer holds its lock."""
+    """Return whether a writer holds its lock."""
     try:
         lock = os.open(directory / f"{writer}{LOCK_SUFFIX}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -241,7 +246,10 @@ def _remove_abandoned(directory: Path, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path, deadline: float) -> Iterator[None]:
-    """Keep other readers out; the lock is on the folder itself, so it needs no write access."""
+    """Keep other readers out during the block. Raises `TimeoutError` after `deadline`.
+
+    The lock is on the folder itself, so a reader needs no write access.
+    """
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while True:
@@ -251,11 +259,11 @@ def _locked(directory: Path, deadline: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"another exporter holds {directory}; stop it when it stays so"
+                        f"another exporter holds the lock on {directory}; stop it if this lasts"
                     ) from None
                 time.sleep(LOCK_POLL_SECONDS)
         yield
     finally:
-        # unlock explicitly: a copy of the descriptor in a child forked meanwhile would keep the lock
+        # unlock explicitly: a child that was forked meanwhile has a copy of the descriptor and keeps the lock
         fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

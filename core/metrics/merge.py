@@ -1,8 +1,8 @@
-"""Merges the numbers of many writers into metric families.
+"""Merges the numbers of many writers into metrics. A writer is the `MetricWriter` of one process.
 
-Owns how numbers of a kind combine (counters and histograms add up, gauges by their mode) and what the
-bytes of a file mean. The keys of a file are decoded once and remembered: a scrape of many writers reads
-numbers only. Looks for no files and locks nothing; not thread safe.
+Owns the rules of merging (counters and histograms are added, gauges are merged by their mode) and the reading
+of a writer's file. The keys of a file are decoded once, so later scrapes read only the numbers. Searches for
+no files and takes no locks; not thread safe.
 """
 
 import json
@@ -25,13 +25,16 @@ _NUMBER_BYTES = 8
 
 
 def format_bound(bound: float) -> str:
-    """Return a bucket's upper bound as the text of its label `le`."""
+    """Return the upper bound of a bucket as text for the label `le`."""
     text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # prometheus_client has no annotations here
     return text
 
 
 class WriterNumbers(NamedTuple):
-    """The numbers of one writer, by series (an index from `SeriesIndex.find`); `timestamps` may be empty."""
+    """The numbers of one writer. `series` has the index of each number's series, from `SeriesIndex.find`.
+
+    `timestamps` may be empty.
+    """
 
     series: list[int]
     numbers: list[float]
@@ -39,7 +42,7 @@ class WriterNumbers(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """The number of each series over all writers, and whether any writer has it."""
+    """The merged number and timestamp of each series, and whether any writer has the series."""
 
     numbers: list[float]
     timestamps: list[float]
@@ -53,7 +56,7 @@ class _Series(NamedTuple):
 
 
 class _Buckets(NamedTuple):
-    """The series of a histogram for one set of labels; `bounds` has each bound's series and labels."""
+    """The series of a histogram for one set of labels. `bounds` maps a bound to its series and labels."""
 
     labels: dict[str, str]
     sums: list[int]
@@ -61,7 +64,7 @@ class _Buckets(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """A metric: its series, or for a histogram its buckets by their labels."""
+    """One metric. A histogram has `buckets`, by their labels. Any other metric has series in `members`."""
 
     text: str
     members: list[int]
@@ -69,7 +72,7 @@ class _Family(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the numbers are in the first `used` bytes of a file."""
+    """The series and the positions of the numbers in the first `used` bytes of a file."""
 
     inode: int
     used: int
@@ -78,7 +81,7 @@ class _Layout(NamedTuple):
 
 
 class SeriesIndex:
-    """Every series that was ever seen. Labels come from closed sets, so there are few."""
+    """All series that were ever seen. There are few, because label values come from closed sets."""
 
     def __init__(self) -> None:
         self._series: list[_Series] = []
@@ -88,7 +91,7 @@ class SeriesIndex:
         self._layouts: dict[Path, _Layout] = {}
 
     def find(self, key: SeriesKey) -> int:
-        """Return the index of a series, the same for every writer. Raises `ValueError`."""
+        """Return the index of a series, which is the same for every writer. Raises `ValueError`."""
         found = self._by_key.get(key)
         if found is None:
             found = self._by_key[key] = self._add(key)
@@ -97,7 +100,7 @@ class SeriesIndex:
     def _add(self, key: SeriesKey) -> int:
         metric, sample, labels, text = json.loads(key.key)
         kind = key.prefix.partition("_")[0]
-        # without the help text and a gauge's mode, which may differ between releases that run side by side
+        # without help text and gauge mode, which may differ between releases that run at the same time
         identity = (kind, sample, tuple(sorted(labels.items())))
         if identity in self._by_identity:
             return self._by_identity[identity]
@@ -113,12 +116,12 @@ class SeriesIndex:
     # -- files ------------------------------------------------------------------------
 
     def read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> WriterNumbers:
-        """Return the numbers of a writer that are in memory."""
+        """Return numbers that are in memory as the numbers of a writer."""
         rows = [(self.find(key), number, timestamp) for key, number, timestamp in values]
         return WriterNumbers([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def read_file(self, path: Path, prefix: Prefix) -> WriterNumbers:
-        """Return the numbers of a writer's file; empty lists when the file is gone, empty or damaged."""
+        """Return the numbers in a writer's file. A file that is missing, empty or damaged has none."""
         try:
             with path.open("rb", buffering=0) as file:
                 inode = os.fstat(file.fileno()).st_ino
@@ -139,8 +142,8 @@ class SeriesIndex:
             return WriterNumbers([], [], [])
 
     def _decode_keys(self, path: Path, prefix: Prefix, inode: int, data: bytes) -> _Layout:
-        """Return where the numbers are; decodes only the keys that were added since the last time."""
-        # a writer that has created its file may not have filled it yet
+        """Return where the numbers are. Decodes only the keys that were added since the last call."""
+        # no data if the writer has created the file but not filled it yet
         used = min(LENGTH.unpack_from(data)[0], len(data)) if data else 0
         layout = self._layouts.get(path)
         if layout is None or layout.inode != inode or layout.used > used:
@@ -153,7 +156,7 @@ class SeriesIndex:
         return layout
 
     def forget_files_but(self, paths: Iterable[Path]) -> None:
-        """Forget the layouts of all other files."""
+        """Forget the layouts of all files that are not in `paths`."""
         kept = set(paths)
         self._layouts = {path: layout for path, layout in self._layouts.items() if path in kept}
 
@@ -168,7 +171,7 @@ class SeriesIndex:
         ]
 
     def merge(self, writers: Iterable[WriterNumbers]) -> Merged:
-        """Return the number of each series over all writers."""
+        """Merge the numbers of all writers for each series."""
         size = len(self._series)
         merged = Merged([0.0] * size, [0.0] * size, [False] * size)
         numbers, timestamps, present = merged
@@ -187,14 +190,14 @@ class SeriesIndex:
         return merged
 
     def list_values(self, merged: Merged) -> list[tuple[SeriesKey, float, float]]:
-        """Return key, number and timestamp of each series that any writer has."""
+        """Return the key, number and timestamp of each series that any writer has."""
         rows = zip(self._series, merged.numbers, merged.timestamps, merged.present, strict=True)
         return [
             (series.key, number, timestamp) for series, number, timestamp, is_present in rows if is_present
         ]
 
     def build(self, writers: Iterable[WriterNumbers]) -> list[Metric]:
-        """Return the families of all writers together, sorted by name."""
+        """Return the metrics of all writers together, sorted by name."""
         merged = self.merge(writers)
         metrics = []
         for (name, kind), family in sorted(self._families.items()):
@@ -224,8 +227,11 @@ def _add_to_buckets(
 
 
 def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample]:
-    """Yield cumulative buckets, count and sum; the count of a bucket in a file is not cumulative."""
-    # skip a histogram without the last bound: its writer is still creating it
+    """Yield the buckets, the count and the sum of a histogram for one set of labels.
+
+    The counts of the buckets are cumulative here, but not in the files.
+    """
+    # a histogram without its last bound is skipped: its writer is still creating it
     if float("inf") not in buckets.bounds or not any(merged.present[index] for index in buckets.sums):
         return
     count = 0.0
@@ -237,7 +243,7 @@ def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample
 
 
 def _list_keys(data: bytes, start: int, end: int) -> Iterator[tuple[str, int]]:
-    """Yield each key and the position of its number, in the format that `core.metrics.writer` writes."""
+    """Yield each key and the position of its number. `core.metrics.writer` writes the format."""
     position = start
     while position < end:
         length = LENGTH.unpack_from(data, position)[0]

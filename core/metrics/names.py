@@ -1,7 +1,7 @@
 """Every metric that a process of the stack writes: name, kind, labels, help text.
 
-The one place for these names and for the closed sets that labels come from. `core.metrics.registry`
-counts, and a collector of the exporter defines its own metrics the same way. Measures nothing.
+Owns these names, and the closed sets from which label values come. `core.metrics.registry` does the
+counting. The exporter's collectors define their own metrics with the functions of this module.
 """
 
 import re
@@ -17,37 +17,38 @@ from core.errors import InvalidInput
 Role = str
 """The name that a program gives itself, the same in each of its processes."""
 STACK_ROLES = ("dashboard", "exporter", "simulator", "job", "drill")
-# Connections of the stack outside the pools.
+# Names of the stack's connections outside the pools.
 CONNECTION_NAMES = ("collector", "health", "migrate")
 OTHER = "other"
-"""The label of everything that is not in a closed set."""
+"""The label value for everything that is not in a closed set."""
 APPLICATION_PREFIX = "echo-markets-"
-"""Begins the name of each connection at PostgreSQL and Redis; the role follows."""
+"""The name of each connection to PostgreSQL and Redis is this prefix and the role of the process."""
 RESERVED_ROLES = (*CONNECTION_NAMES, OTHER)
-# No digits: a process id or a date in a role would create a series for each.
+# No digits: with a process id or a date in it, each process or day would create new series.
 ROLE_PATTERN = r"[a-z]+(?:-[a-z]+)*"
 MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 ReadReason = Literal["replayed", "current", "unknown", "behind", "conflict", "unavailable", "error"]
-"""Why a read ran on its server: on a replica that has `replayed` what it must see, else on the primary."""
+"""Why a read ran on a replica (`replayed`: the replica has what the read must see) or on the primary."""
 Task = Literal["simulator", "warm_cache", "seal_audit_log"]
 """A task that must succeed regularly."""
 Limiter = Literal["pages", "downloads", "sign_in", "operator_actions", "exporter", "connections", "messages"]
 AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in", "sign_out"]
-"""A person's action on the dashboard that is written to the audit log."""
+"""An action of a person on the dashboard that is written to the audit log."""
 HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
 Labels = TypeVar("Labels", bound=Sequence[str])
 Kind = Literal["counter", "gauge", "histogram"]
-# How the values of several live processes combine; a `mostrecent` value also outlives its process.
+# How the values of several live processes are merged: added, the largest, or the newest. Only a `mostrecent`
+# value is kept after its process has ended.
 GaugeMode = Literal["livesum", "livemax", "mostrecent"]
-# From a warm point read (0.1 ms) to the default query timeout (30 s).
+# Upper bounds, from a warm read of one row (0.1 ms) to the default query timeout (30 s).
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 def check_role(role: object) -> Role:
-    """Return a role that labels can have; raises `InvalidInput`."""
+    """Return `role` if it can be a label value. Otherwise raise `InvalidInput`."""
     if (
         not isinstance(role, str)
         or len(role) > MAX_ROLE
@@ -74,7 +75,7 @@ class Definition:
     mode: GaugeMode = "livesum"
 
     def build(self, values: float | Mapping[Labels, float]) -> Metric:
-        """Return the metric for a collector; `values` is a number, or numbers by the values of the labels."""
+        """Return the metric with its values. `values` is a number, or maps label values to numbers."""
         family_type = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         family = family_type(self.name, self.text, labels=self.labels)
         if isinstance(values, Mapping):
@@ -86,7 +87,7 @@ class Definition:
 
 
 def counter(name: str, text: str, *labels: str) -> Definition:
-    """Define a number that only grows; `name` ends with `_total`."""
+    """Define a number that only grows. `name` must end with `_total`."""
     return Definition("counter", name, text, labels)
 
 
@@ -179,7 +180,7 @@ AUDIT_EVENTS = counter("echo_audit_events_total", "Actions of people written dow
 AUDIT_FAILURES = counter(
     "echo_audit_write_failures_total", "Actions of people that could not be written down", "action"
 )
-# The next four gauges outlive their process: a task whose process died is late, not gone.
+# The next four gauges are kept after their process has ended: a task whose process died is late.
 AUDIT_INTACT = gauge(
     "echo_audit_intact",
     "1 when the latest verification found the audit log intact, else 0",
@@ -199,7 +200,7 @@ TASK_INTERVAL = gauge(
 )
 WRITERS = gauge("echo_metrics_writers", "Live processes that write metrics", "role")
 
-# No process writes the metrics below: they are built from a health evaluation.
+# No process writes the metrics below. The exporter builds them from a health evaluation.
 SERVICE_UP = gauge("echo_service_up", "1 while the service answers; absent when disabled", "service")
 SERVICE_CHECK_SECONDS = gauge("echo_service_check_duration_seconds", "Time the check took", "service")
 HEALTH_STATUS = gauge("echo_health_status", "1 for the present status, 0 for the others", "status")
@@ -213,4 +214,4 @@ CLOSED_LABELS: Mapping[Definition, tuple[str, ...]] = {
     AUDIT_EVENTS: get_args(AuditedAction),
     AUDIT_FAILURES: get_args(AuditedAction),
 }
-"""Counters that show all series from the start: a series that first appears as 1 would show no increase."""
+"""Counters whose series all exist from the start: Prometheus sees no increase if a series begins at 1."""

@@ -1,7 +1,7 @@
 """The metrics of one process: a method or an attribute for each metric that its code sets.
 
-Owns publishing, which copies figures that other objects keep (pool, cache) into metrics. Names and labels are
-in `core.metrics.names`. Never reads a server.
+Owns publishing: once a second, numbers that other objects keep (pool, cache) are copied into the metrics.
+Names and labels are in `core.metrics.names`. Never asks a server.
 """
 
 import threading
@@ -33,12 +33,12 @@ from core.metrics.names import (
 )
 from core.metrics.writer import MetricWriter, Prefix, Value, build_key
 
-# A scrape comes every 15 s; the counts of a process's last second are written when it ends.
+# Often enough for a scrape every 15 s. The counts of the last second of a process are written when it ends.
 PUBLISH_SECONDS = 1.0
 
 
 class Distribution:
-    """The buckets of a histogram for one set of labels; a file holds counts that are not cumulative."""
+    """The buckets of a histogram for one set of labels. Their counts are not cumulative here."""
 
     def __init__(self, buckets: list[Value], total: Value) -> None:
         self._buckets = buckets
@@ -54,7 +54,7 @@ class Metrics:
     """The metrics of one process; thread safe."""
 
     def __init__(self, role: Role) -> None:
-        """Raise `InvalidInput` for a role that is not a program's name."""
+        """Create the metrics, in memory only. Raises `InvalidInput` if `role` is not a program's name."""
         self.role = check_role(role)
         self.writer = MetricWriter()
         self._fleet = FleetReader(self.writer, None)
@@ -84,7 +84,7 @@ class Metrics:
         call_in_forked_child(self._reset_after_fork)
 
     def _value(self, definition: Definition, *labels: str) -> Value:
-        """Return the number for these labels (without the role); scrapes show the number from now on."""
+        """Return the number for these labels (without the role). From now on, scrapes show it."""
         value = self._values.get((definition.name, *labels))
         if value is None:
             value = self._create(definition, definition.name, labels)
@@ -92,7 +92,7 @@ class Metrics:
         return value
 
     def _distribution(self, definition: Definition, *labels: str) -> Distribution:
-        """Return the distribution for these labels (without the role); scrapes show it from now on."""
+        """Return the distribution for these labels (without the role). From now on, scrapes show it."""
         found = self._distributions.get((definition.name, *labels))
         if found is None:
             total = self._create(definition, f"{definition.name}_sum", labels)
@@ -115,9 +115,10 @@ class Metrics:
     # -- run --------------------------------------------------------------------------
 
     def share(self, directory: Path) -> None:
-        """Let others read the values from files in `directory`, which is created when missing.
+        """Write the values to files in `directory` too, where other processes read them.
 
-        A folder that cannot be used costs one warning; the values then stay in this process.
+        A missing folder is created. If the folder cannot be used, one warning is logged, and the values stay
+        in this process.
         """
         self.writer.join(directory)
         self._fleet = FleetReader(self.writer, directory)
@@ -125,39 +126,39 @@ class Metrics:
             self._start_publishing()
 
     def collect(self, *, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
-        """Return the metrics of this process and of every other one that shares its folder.
+        """Return the metrics of this process and of all processes that share its folder.
 
-        The metrics of this process are current, those of other processes up to a second old. Raises
-        `TimeoutError` when another exporter holds the lock on the folder for `limit_seconds` (two at most).
+        The metrics of this process are current. Those of other processes are up to a second old. Raises
+        `TimeoutError` if another exporter holds the lock on the folder for `limit_seconds` (at most two).
         """
         self.publish()
         return self._fleet.collect(limit_seconds)
 
     def collect_own(self) -> list[Metric]:
-        """Return the metrics of this process alone, as last published."""
+        """Return the metrics of this process alone. They are up to a second old."""
         return self._fleet.collect_own()
 
     def list_gauges(self) -> list[list[Sample]]:
-        """Return the gauges of each other live process that shares the folder, up to a second old."""
+        """Return the `livesum` gauges of each other live process that shares the folder, up to 1 s old."""
         return self._fleet.list_gauges()
 
     def list_roles(self) -> set[Role]:
-        """Return the roles of the live processes that share the folder, this one's included."""
+        """Return the roles of the live processes that share the folder, and the role of this process."""
         samples = (sample for gauges in self.list_gauges() for sample in gauges)
         return {self.role} | {item.labels["role"] for item in samples if item.name == names.WRITERS.name}
 
     def add_source(self, publish: Callable[[], None]) -> None:
-        """Call `publish`, which brings its counters up to date, whenever the metrics are published."""
+        """Register a function that copies an object's numbers into the metrics, at each `Metrics.publish`."""
         self._sources.append(publish)
 
     def publish(self) -> None:
-        """Bring every counter up to date; some are kept elsewhere, where counting is cheap."""
+        """Copy the numbers that other objects keep into the metrics. Counting is cheaper in these objects."""
         with self._publishing:
             for source in self._sources:
                 source()
 
     def close(self) -> None:
-        """Publish for the last time; counters stay visible to the exporter, gauges do not."""
+        """Publish for the last time. The exporter keeps the counters of this process, but not its gauges."""
         self._closing.set()
         if self._publisher is not None:
             self._publisher.join()
@@ -165,7 +166,7 @@ class Metrics:
         self.writer.close()
 
     def _start_publishing(self) -> None:
-        """Publish every second from now on: other processes read the files and cannot ask this one."""
+        """Publish every second from now on, because other processes read only the files."""
         self._publisher = threading.Thread(target=self._publish_regularly, name="metrics", daemon=True)
         self._publisher.start()
 
@@ -174,7 +175,7 @@ class Metrics:
             self.publish()
 
     def _reset_after_fork(self) -> None:
-        """Start anew in a forked child: threads do not survive a fork, and one may have held a lock."""
+        """Start again in a forked child: it has no publishing thread, and a lock may be held forever."""
         self.writer.reset_after_fork()
         self._fleet = FleetReader(self.writer, self._fleet.directory)
         self._publishing = threading.Lock()
@@ -190,61 +191,64 @@ class Metrics:
         self._value(names.POOL_CLOSED, reason).inc()
 
     def observe_operation(self, operation: str, seconds: float) -> None:
-        """Record the database part of one service call."""
+        """Record how long the database part of a service call took."""
         self._distribution(names.OPERATION_SECONDS, operation).observe(seconds)
 
     def count_operation_error(self, operation: str, sqlstate_class: str) -> None:
-        """Count a failed database part; the class is the first two characters of the SQLSTATE."""
+        """Count a service call whose database part failed.
+
+        `sqlstate_class` is the first two characters of the SQLSTATE, or `pool`.
+        """
         self._value(names.OPERATION_ERRORS, operation, sqlstate_class).inc()
 
     def set_cache_topology(self, topology: str) -> None:
-        """Record how this process reaches Redis."""
+        """Record how this process reaches Redis: `single`, `sentinel` or `cluster`."""
         self._value(names.CACHE_TOPOLOGY, topology).set(1)
 
     def count_read(self, server: Literal["primary", "replica"], reason: ReadReason) -> None:
-        """Count a read that could run on a replica, and why it ran where it did."""
+        """Count a read that could run on a replica, by the server on which it ran and the reason."""
         self._value(names.READS, server, reason).inc()
 
     def set_replica(self, number: int, *, lag_seconds: float | None, is_out: bool) -> None:
-        """Set the gauges of a replica; if the lag is unknown, its gauge keeps the last value."""
+        """Set the gauges of a replica. If the lag is unknown (None), its gauge keeps the last value."""
         self._value(names.REPLICA_OUT, str(number)).set(float(is_out))
         if lag_seconds is not None:
             self._value(names.REPLICA_LAG, str(number)).set(lag_seconds)
 
     def count_cache_reads(self, cache: str, tier: Tier, *, hits: int, misses: int) -> None:
-        """Count values that were looked up in a tier that answered."""
+        """Count values that were looked up in a cache tier that answered."""
         self._value(names.CACHE_REQUESTS, cache, tier).inc(hits + misses)
         self._value(names.CACHE_HITS, cache, tier).inc(hits)
         self._value(names.CACHE_MISSES, cache, tier).inc(misses)
 
     def count_cache_bypasses(self, cache: str, reason: str, count: int) -> None:
-        """Count values that were loaded without asking the shared cache."""
+        """Count values that were read without asking the shared cache."""
         self._value(names.CACHE_REQUESTS, cache, "shared").inc(count)
         self._value(names.CACHE_BYPASSES, cache, reason).inc(count)
 
     def count_cache_invalidations(self, cache: str, count: int) -> None:
-        """Count keys dropped because the data changed."""
+        """Count cache keys that were invalidated because the data changed."""
         self._value(names.CACHE_INVALIDATIONS, cache).inc(count)
 
     def count_stale_fills_refused(self, cache: str, count: int) -> None:
-        """Count fills refused because their lease was gone."""
+        """Count values that were not stored in the cache because their lease was gone."""
         self._value(names.CACHE_FILLS_REFUSED, cache).inc(count)
 
     def count_stale_read_sample(self, cache: str, tier: Tier, *, is_stale: bool) -> None:
-        """Count a hit that was compared with the database, and whether it disagreed."""
+        """Count a cache hit that was compared with the database, and whether it was stale."""
         self._value(names.CACHE_SAMPLES, cache, tier).inc()
         self._value(names.CACHE_STALE_READS, cache, tier).inc(int(is_stale))
 
     def observe_cache_load(self, cache: str, seconds: float) -> None:
-        """Record how long it took to load a missing value."""
+        """Record how long it took to load a value that the cache did not have."""
         self._distribution(names.CACHE_LOAD, cache).observe(seconds)
 
     def observe_render(self, page: str, seconds: float) -> None:
-        """Record how long the script of a page took; `page` is its title in small letters."""
+        """Record how long the script of a page took. `page` is the title of the page in lower case."""
         self._distribution(names.DASHBOARD_RENDER, page).observe(seconds)
 
     def count_limited(self, limiter: Limiter, is_rejected: bool) -> None:  # noqa: FBT001  # a callback
-        """Count a request that a limiter let through or refused."""
+        """Count a request that a rate limiter accepted or rejected."""
         self._value(names.LIMITER_REQUESTS, limiter).inc()
         self._value(names.LIMITER_REJECTIONS, limiter).inc(int(is_rejected))
 
@@ -269,9 +273,10 @@ class Metrics:
 
     @contextmanager
     def regular_task(self, task: Task, *, interval_seconds: float) -> Iterator[Callable[[], None]]:
-        """Expect a task to succeed every `interval_seconds` inside the block; yield a function to report it.
+        """During the block, expect a task to succeed every `interval_seconds`.
 
-        If the process is killed inside the block, the task becomes late, which fires an alert.
+        Yields a function to call after each success. If the process is killed inside the block, the task
+        becomes late, and an alert fires.
         """
         interval = self._value(names.TASK_INTERVAL, task)
         interval.set(interval_seconds, time.time())
@@ -282,9 +287,10 @@ class Metrics:
 
 
 def open_metrics(role: Role, directory: Path | None) -> Metrics:
-    """Return the metrics of this process, shared through `directory`, which is created when missing.
+    """Return the metrics of this process. Other processes can read them from files in `directory`.
 
-    A directory that cannot be used costs one warning; the metrics then stay in this process.
+    A missing directory is created. If the directory cannot be used, one warning is logged, and the metrics
+    stay in this process. They also do if `directory` is None.
     """
     metrics = Metrics(role)
     if directory is not None:
@@ -294,7 +300,7 @@ def open_metrics(role: Role, directory: Path | None) -> Metrics:
 
 @contextmanager
 def run_job(operation: str, directory: Path | None) -> Iterator[None]:
-    """Report the block as one operation of a one-shot process that has no service."""
+    """Count the block as one operation of a short-lived process that opens no service."""
     metrics = open_metrics("job", directory)
     started = time.perf_counter()
     try:

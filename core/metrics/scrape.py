@@ -1,7 +1,8 @@
 """One scrape of an exporter, and queries on its samples.
 
-Owns reading the text format, sums over samples, and the reasons that only the health document gives. Used by
-the terminal, the dashboard and drills, which observe the stack from outside. Defines no metric.
+Owns the reading of Prometheus's text format, sums over samples, and the reading of the exporter's health
+document. The command line, the dashboard and the drills use it to observe the stack from outside. Defines no
+metric.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
 class Scrape:
-    """The samples of one moment, of one stack; `reasons` says why a service is not healthy."""
+    """The samples of one stack at one moment. `reasons` maps a service that is not healthy to the reason."""
 
     def __init__(
         self,
@@ -46,21 +47,21 @@ class Scrape:
         return name in self._samples
 
     def select(self, name: str, **labels: str) -> list[Sample]:
-        """Return the samples of a name that have these labels."""
+        """Return the samples with this name and these labels."""
         found = self._samples.get(name, [])
         return [item for item in found if all(item.labels.get(key) == text for key, text in labels.items())]
 
     def find(self, name: str, **labels: str) -> float | None:
-        """Return the sum of the samples that match, or None when there is none."""
+        """Return the sum of the samples with this name and these labels, or None if there are none."""
         found = self.select(name, **labels)
         return sum(sample.value for sample in found) if found else None
 
     def total(self, name: str, **labels: str) -> float:
-        """Return the sum of the samples that match; 0 when there is none."""
+        """Return the sum of the samples with this name and these labels, or 0 if there are none."""
         return self.find(name, **labels) or 0.0
 
     def sum_by(self, name: str, *by: str, **labels: str) -> dict[tuple[str, ...], float]:
-        """Return the sums of the samples that match, by the values of the labels `by`."""
+        """Return the sum of the matching samples for each combination of values of the labels `by`."""
         sums: dict[tuple[str, ...], float] = {}
         for sample in self.select(name, **labels):
             key = tuple(sample.labels.get(label, "") for label in by)
@@ -68,7 +69,7 @@ class Scrape:
         return sums
 
     def find_status(self) -> str | None:
-        """Return healthy, degraded or unhealthy; None when the scrape does not say."""
+        """Return the health status (healthy, degraded or unhealthy), or None if the scrape has none."""
         found = (item.labels["status"] for item in self.select(names.HEALTH_STATUS.name) if item.value)
         return next(found, None)
 
@@ -78,7 +79,7 @@ class _Service(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """The part of the health document that is read."""
+    """The health document, with only the field that is read."""
 
     services: dict[str, _Service]
 
@@ -89,17 +90,17 @@ def list_samples(families: Iterable[Metric]) -> list[Sample]:
 
 
 def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None = None) -> Scrape:
-    """Read Prometheus's text format; raises `ValueError` for anything else."""
+    """Parse Prometheus's text format. Raises `ValueError` for any other text."""
     return Scrape(list_samples(text_string_to_metric_families(text)), taken_at=taken_at, stack=stack)
 
 
 def read_scrape(
     exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS, authority: Path | None = None
 ) -> Scrape:
-    """Scrape an exporter; raises `FetchFailed` when it does not answer, or answers without metrics.
+    """Scrape an exporter. Raises `FetchFailed` if it does not answer, or if the answer has no metrics.
 
-    The request tells the exporter the timeout, so that it answers in time, without the metrics of a server
-    that hangs.
+    The request tells the exporter the timeout. If a server hangs, the exporter then answers in time, without
+    the metrics of this server.
     """
     headers = {TIMEOUT_HEADER: f"{timeout_seconds:g}"}
     url = f"{exporter_url}/metrics"
@@ -121,7 +122,10 @@ def find_reasons(
     timeout_seconds: float = SCRAPE_SECONDS,
     authority: Path | None = None,
 ) -> Mapping[str, str]:
-    """Return why services are not healthy, from the exporter's health document; empty if it has no answer."""
+    """Return why services are not healthy, as the exporter's health document says.
+
+    Returns an empty mapping if all are healthy or the document cannot be read.
+    """
     if scrape.find_status() in {None, "healthy"}:
         return NO_REASONS
     try:
@@ -140,10 +144,11 @@ def _read_text(answer: Answer) -> str:
 
 
 def estimate_quantile(quantile: float, buckets: Mapping[float, float]) -> float | None:
-    """Return a quantile of a histogram from the counts up to each upper bound, +Inf included.
+    """Return a quantile of a histogram, or None if the histogram has no observations.
 
-    Interpolates linearly within a bucket, as PromQL's histogram_quantile does; None without an observation.
-    A quantile in the last bucket is the highest finite bound.
+    `buckets` maps each upper bound, +Inf included, to the number of observations up to this bound. Like
+    PromQL's histogram_quantile this interpolates linearly within a bucket, and returns the highest finite
+    bound for a quantile in the last bucket.
     """
     bounds = sorted(buckets)
     if len(bounds) < 2 or buckets[bounds[-1]] <= 0:

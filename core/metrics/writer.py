@@ -1,9 +1,9 @@
-"""The numbers behind the metrics of one process, and the files through which other processes read them.
+"""The numbers of the metrics of one process, in memory and in files for other processes.
 
-Owns the values in memory, the files that mirror them (in prometheus_client's multiprocess format, so that
-its own collector can read them too) and the lock that shows that their writer is alive. Knows no metric by
-name and reads no other process's files. docs/decisions/0007-metrics.md says why this is not
-prometheus_client's own writer.
+Owns the values in memory, the files with the same values, and the lock that shows that their writer is
+alive. The files have prometheus_client's multiprocess format, so that its own collector can read them too.
+docs/decisions/0007-metrics.md says why prometheus_client's own writer is not used. Knows no metric by name,
+and reads no files of other processes.
 """
 
 import contextlib
@@ -25,14 +25,15 @@ from prometheus_client.mmap_dict import mmap_key
 
 logger = logging.getLogger(__name__)
 
-# The beginning of a file's name, as in prometheus_client: the kind of its values and how they combine.
+# The beginning of a file's name, as in prometheus_client: the kind of its metrics, and the mode of gauges.
 Prefix = Literal["counter", "histogram", "gauge_livesum", "gauge_livemax", "gauge_mostrecent"]
 
-# Most processes never need more; a file doubles when it is full.
+# Most processes never need a larger file. The size of a full file is doubled.
 FIRST_SIZE_BYTES = 16 * 1024
-# A file begins with the number of bytes in use, and padding.
+# A file begins with the number of used bytes, as a LENGTH, and with padding.
 HEADER_BYTES = 8
 LENGTH = struct.Struct("i")
+# A number and its timestamp.
 _PAIR = struct.Struct("dd")
 LOCK_SUFFIX = ".lock"
 # A lock file has this suffix until its writer holds the lock.
@@ -41,7 +42,7 @@ _JOIN_ATTEMPTS = 3
 
 
 class SeriesKey(NamedTuple):
-    """Identifies a number: the prefix of its file, and its key in prometheus_client's form."""
+    """Identifies a number by the prefix of its file, and by its key in prometheus_client's format."""
 
     prefix: Prefix
     key: str
@@ -53,13 +54,14 @@ def build_key(prefix: Prefix, metric: str, sample: str, labels: Mapping[str, str
 
 
 def _create_writer_id() -> str:
-    # containers share pid 1 and hosts may share a name; the reader splits file names at underscores
+    # Random, because containers all have pid 1, and hosts may have the same name. Without underscores,
+    # because the reader splits file names there.
     host = socket.gethostname().replace("_", "-").replace("/", "-") or "host"
     return f"{host}-{os.getpid()}-{time.time_ns()}-{secrets.token_hex(4)}"
 
 
 class Value:
-    """One number; thread safe through its writer's lock."""
+    """One number. It uses the lock of its writer, so it is thread safe."""
 
     __slots__ = ("_file", "_left_in_files", "_lock", "key", "number", "timestamp")
 
@@ -81,7 +83,7 @@ class Value:
     def set(self, number: float, timestamp: float = 0.0) -> None:
         """Replace the number.
 
-        For a gauge of mode `mostrecent` the reader takes the number with the highest timestamp.
+        Of a gauge of mode `mostrecent` the reader takes the number with the latest timestamp.
         """
         with self._lock:
             self.number, self.timestamp = number, timestamp
@@ -89,28 +91,28 @@ class Value:
                 self._file.put(self.key.key, number, timestamp)
 
     def attach(self, file: "_ValueFile") -> None:
-        """Mirror the number in `file` from now on; the caller holds the lock. Raises `OSError`."""
+        """Write the number to `file` too from now on. The caller holds the lock. Raises `OSError`."""
         file.put(self.key.key, self.number, self.timestamp)
         self._file = file
 
     def detach(self) -> None:
-        """Stop mirroring the number; readers still add the part of a counter that is in its file."""
+        """Stop writing the number to its file. Readers still add the count in the file of a counter."""
         if self._file is not None and not self.key.prefix.startswith("gauge"):
             self._left_in_files = self.number
         self._file = None
 
     def unshared(self) -> tuple[float, float]:
-        """Return the part of the number that the files of a stopped writer lack, and the timestamp."""
+        """Return the part of the number that is not in a file that was detached, and the timestamp."""
         return self.number - self._left_in_files, self.timestamp
 
     def reset(self, lock: threading.Lock) -> None:
-        """Start at zero, in memory only."""
+        """Start again at zero, in memory only, with another lock."""
         self.number = self.timestamp = self._left_in_files = 0.0
         self._lock, self._file = lock, None
 
 
 class MetricWriter:
-    """The values of one `Metrics`: in memory, and in files once it has joined a folder."""
+    """The values of one `Metrics` object: in memory, and after `join` also in files."""
 
     def __init__(self) -> None:
         self.id = _create_writer_id()
@@ -126,7 +128,7 @@ class MetricWriter:
         return self._lock_file is not None
 
     def value(self, key: SeriesKey) -> Value:
-        """Return the number of a series, which starts at zero."""
+        """Return the number of a series. A new number is zero."""
         with self._lock:
             value = self._values.get(key)
             if value is None:
@@ -137,18 +139,20 @@ class MetricWriter:
             return value
 
     def snapshot(self) -> tuple[str | None, list[tuple[SeriesKey, float, float]]]:
-        """Return the writer's id if files hold the same numbers (else None), and the numbers in memory.
+        """Return the id of this writer and its numbers in memory. The id is None if files do not have them.
 
-        If the files have become unusable, they keep the counts up to then, and this returns only later ones.
+        If the files became unusable, they still have the counts up to that time. Then the returned counts are
+        only the later ones.
         """
         with self._lock:
             values = [(value.key, *value.unshared()) for value in self._values.values()]
             return (self.id if self.is_shared else None), values
 
     def join(self, directory: Path) -> None:
-        """Mirror the values in files of `directory` from now on; it is created when missing.
+        """Write the values to files in `directory` too from now on.
 
-        A folder that cannot be used costs one warning; the values then stay in this process.
+        A missing folder is created. If the folder cannot be used, one warning is logged, and the values stay
+        in this process.
         """
         with self._lock:
             self.directory = directory
@@ -159,12 +163,12 @@ class MetricWriter:
                     value.attach(self._find_file(value.key.prefix))
 
     def close(self) -> None:
-        """Release the files; the next reader sees that this writer has ended."""
+        """Close the files and release the lock. The next reader sees that this writer has ended."""
         with self._lock:
             self._leave()
 
     def reset_after_fork(self) -> None:
-        """Start at zero with a new writer id: the present files belong to the parent process."""
+        """Start at zero with a new writer id, because the files belong to the parent process."""
         self._lock = threading.Lock()
         directory = self.directory if self.is_shared else None
         self._leave()
@@ -206,9 +210,10 @@ class MetricWriter:
 
 
 def _lock_writer(directory: Path, writer: str) -> int:
-    """Create the lock file of a writer and lock it; return its file descriptor.
+    """Create the lock file of a writer and lock it. Return its file descriptor.
 
-    The file gets its final name once it is locked, so no reader sees a starting writer as ended.
+    The file gets its final name only when it is locked. Otherwise a reader could see an unlocked file, and
+    take the writer for an ended one.
     """
     starting = directory / f"{writer}{STARTING_SUFFIX}"
     for attempt in range(_JOIN_ATTEMPTS):
@@ -218,19 +223,19 @@ def _lock_writer(directory: Path, writer: str) -> int:
             starting.rename(directory / f"{writer}{LOCK_SUFFIX}")
         except OSError as error:
             os.close(lock)
-            # somebody may have cleared the folder in between
+            # another program may have emptied the folder meanwhile
             if error.errno != errno.ENOENT or attempt == _JOIN_ATTEMPTS - 1:
                 raise
         else:
             return lock
-    raise FileNotFoundError(errno.ENOENT, "the folder is cleared all the time")
+    raise FileNotFoundError(errno.ENOENT, "another program removes the lock file again and again")
 
 
 class _ValueFile:
     """A memory-mapped file of numbers in prometheus_client's format.
 
-    Reserves disk space first: a write to a mapped page without disk space raises no `OSError` but SIGBUS,
-    which ends the process.
+    Disk space is reserved first. A write to a mapped page without disk space does not raise `OSError`: the
+    signal SIGBUS ends the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -245,7 +250,7 @@ class _ValueFile:
         LENGTH.pack_into(self._map, 0, self._used)
 
     def put(self, key: str, number: float, timestamp: float) -> None:
-        """Write a number; raises `OSError` when there is no room for a new key."""
+        """Write a number. Raises `OSError` if there is no disk space for a new key."""
         position = self._positions.get(key)
         if position is None:
             position = self._append(key.encode())
@@ -253,7 +258,7 @@ class _ValueFile:
         _PAIR.pack_into(self._map, position, number, timestamp)
 
     def _append(self, key: bytes) -> int:
-        """Add a key with two zeros; return their position, which is a multiple of 8."""
+        """Add a key with number 0 and timestamp 0. Return the position of the number, a multiple of 8."""
         padded = key + b" " * (8 - (len(key) + LENGTH.size) % 8)
         entry = LENGTH.pack(len(key)) + padded + _PAIR.pack(0.0, 0.0)
         size = len(self._map)
@@ -263,7 +268,7 @@ class _ValueFile:
             self._map = self._grow(size)
         self._map[self._used : self._used + len(entry)] = entry
         self._used += len(entry)
-        # set the length last: a reader sees either the whole entry or nothing of it
+        # set the length last, so that a reader never sees a part of the entry
         LENGTH.pack_into(self._map, 0, self._used)
         return self._used - _PAIR.size
 
@@ -272,13 +277,13 @@ class _ValueFile:
         return mmap.mmap(self._descriptor, size_bytes)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._map.close()
         os.close(self._descriptor)
 
 
 def _reserve(file: int, size_bytes: int) -> None:
-    """Extend a file that is open for appending, with zeros that really occupy disk space."""
+    """Extend a file to `size_bytes` with zeros that occupy disk space. It must be open for appending."""
     missing = size_bytes - os.fstat(file).st_size
     while missing > 0:
         missing -= os.write(file, bytes(missing))
