@@ -1,12 +1,12 @@
 """A first-in-first-out pool of psycopg2 connections.
 
-Owns the holder of each connection, the queue of pending requests, and the rules when a
-connection is closed. The pool connects and pings without holding its lock, so that other
-threads can check connections in while a server hangs. Knows nothing of peewee and runs no
-query but the ping.
+Owns the holder of each connection, the queue of pending requests, and the rules by which a connection is
+closed. The pool does not hold its lock while it connects or pings, so other threads can check connections in
+while a server hangs. Knows nothing of peewee, and sends no query except the ping.
 
-The hand-over follows psycopg_pool: when a connection is checked in, the oldest pending
-request gets it; when one is closed, that request gets the permission to open another.
+A slot is the right to have one connection, open or being opened. The hand-over follows psycopg_pool: a
+connection that is checked in goes to the oldest pending request. If a connection is closed, the oldest
+pending request gets the slot, and may open a new connection.
 """
 
 import contextlib
@@ -34,20 +34,19 @@ from core.records import PoolStats
 
 logger = logging.getLogger(__name__)
 
-# Lifetime of a connection: reconnecting frees memory of the server and notices a failover. It is shortened
-# by a random fraction, so that not all connections are opened again at the same time.
+# A connection is replaced after this time: reconnecting frees memory of the server, and notices a failover.
+# A random fraction up to LIFETIME_JITTER is subtracted, so that not all connections are replaced together.
 MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
-# A connection held for longer is logged as a leak. No unit of work of the service takes this long, because
-# a slow statement is cancelled earlier.
+# A connection that is held for longer is logged as a leak. Units of work of the service are shorter, because
+# slow statements are cancelled earlier.
 LEAK_SECONDS = 60.0
-# Shortest interval between two calls of `expire_all` that have an effect, so also the longest time after
-# which a server that became writable again is noticed.
+# `expire_all` has an effect at most once in this time. So a server that accepts writes again is noticed at
+# most this much later.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# When the server has refused another connection, wait this long before a pending request tries again to open
-# one.
+# After the server has refused one more connection, no request tries to open another one for this time.
 GROW_AGAIN_SECONDS = 5.0
-# How often pending and new requests look for leaks and for connections whose thread has ended.
+# How often pending and new requests look for leaks, and for connections whose holder has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
@@ -89,28 +88,28 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        # in the order of arrival; a dict, so that a request that times out is removed without a search
+        # in the order of arrival; a dict, because it removes a request that times out without a search
         self._pending: OrderedDict[PendingRequest, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
-        # connections of units of work that the garbage collector ended; a queue without a lock, because the
+        # connections of units of work that the garbage collector ended; a deque needs no lock, and the
         # collector may run in a thread that holds the pool's lock
         self._abandoned: deque[tuple[ServerConnection, Holder]] = deque()
         self._expired_at = float("-inf")
-        # how many connections the server accepts: the limit, until it refuses one
-        self._cap = self._limit
+        # how many connections the server accepts: `limit`, until it refuses one
+        self._server_limit = self._limit
         self._grow_at = float("-inf")
-        # the time at which a connection last broke: connections that have been idle since then are pinged
-        self._suspect_until = float("-inf")
+        # when a connection last broke: a connection that was idle at that time is pinged before its next use
+        self._last_broken_at = float("-inf")
 
     # -- checkout ---------------------------------------------------------------
 
     def checkout(self, operation: str, holder: Holder | None = None) -> ServerConnection:
-        """Check a connection out for `holder`, by default this thread; return it with `checkin`.
+        """Check a connection out for `holder`, by default this thread. The caller must call `checkin`.
 
-        Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
-        and the error of `connect` if a new connection cannot be opened.
+        Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`, and the error of
+        `connect` if a new connection cannot be opened.
         """
         started = self._clock()
         self._look_when_due()
@@ -124,7 +123,7 @@ class ConnectionPool:
             except ConnectFailed as error:
                 place = self._take_another(error, operation, started)
             except BaseException:
-                # BaseException, because an interrupt must release the slot too
+                # BaseException, because the slot must be released after an interrupt too
                 self._release_slot()
                 raise
             else:
@@ -163,21 +162,21 @@ class ConnectionPool:
 
     def _may_grow(self) -> bool:
         """Return whether another connection may be opened now."""
-        if self._size < self._cap:
+        if self._size < self._server_limit:
             return True
         return self._size < self._limit and self._clock() >= self._grow_at
 
     def _take_another(self, error: ConnectFailed, operation: str, started: float) -> PooledConnection | None:
-        """Wait for an open connection, after the server refused to open another one.
+        """Wait for a connection that is already open, after the server refused to open another one.
 
-        Raises the error if no other connection is open, or if the server did not answer, because then the
-        open connections may be dead too.
+        Raises `error` if no other connection is open. Also raises it if the server did not answer, because
+        the open connections may then be dead too.
         """
         with self._lock:
             others = self._size - 1
             may_wait = error.is_refused and others > 0 and not self._is_closed
             if may_wait:
-                self._learn_cap(others, error)
+                self._lower_server_limit(others, error)
                 self._size = others
                 if self._idle:
                     return self._idle.pop()
@@ -189,23 +188,23 @@ class ConnectionPool:
         self._release_slot()
         raise error
 
-    def _learn_cap(self, size: int, error: ConnectFailed) -> None:
-        if self._cap == self._limit:
+    def _lower_server_limit(self, size: int, error: ConnectFailed) -> None:
+        if self._server_limit == self._limit:
             logger.warning("the pool goes on with %d of %d connections: %s", size, self._limit, error)
-        self._cap = size
+        self._server_limit = size
         self._grow_at = self._clock() + GROW_AGAIN_SECONDS
         self._metrics.pool_max.set(size)
 
     def _note_opened(self) -> None:
-        """Raise the cap if the server accepted more connections than before, and let requests open more."""
+        """Raise `_server_limit` if the server accepted more connections, and let a request open another."""
         with self._lock:
-            if self._size <= self._cap:
+            if self._size <= self._server_limit:
                 return
-            self._cap = self._size
+            self._server_limit = self._size
             self._grow_at = self._clock()
-            self._metrics.pool_max.set(self._cap)
-            if self._cap == self._limit:
-                logger.info("the server gives all %d connections again", self._limit)
+            self._metrics.pool_max.set(self._server_limit)
+            if self._server_limit == self._limit:
+                logger.info("the server accepts all %d connections again", self._limit)
             self._let_grow()
 
     def _let_grow(self) -> None:
@@ -215,13 +214,13 @@ class ConnectionPool:
             self._pending.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
-        """Reserve a slot for a new connection.
+        """Take a slot for a new connection.
 
-        Above the cap, which is the number of connections that the server accepted last, this is one
-        attempt; the next one is made after a pause.
+        Above `_server_limit` the server may refuse the connection, so the next attempt is made only after
+        GROW_AGAIN_SECONDS.
         """
         self._size += 1
-        if self._size > self._cap:
+        if self._size > self._server_limit:
             self._grow_at = self._clock() + GROW_AGAIN_SECONDS
 
     def _wait(self, request: PendingRequest, operation: str, started: float) -> PooledConnection | None:
@@ -234,24 +233,24 @@ class ConnectionPool:
                     break
                 request.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
         except BaseException:
-            # this thread was interrupted: pass a slot that was granted meanwhile to the next pending request
+            # this thread was interrupted: a slot that was granted meanwhile goes to the next pending request
             self._give_up(request)
             raise
         with self._lock:
             self._wait_seconds += self._clock() - started
             if request.is_granted:
-                # checked after the deadline too: a slot that was granted just then must not be lost
+                # checked after the deadline too: a slot that was granted at the last moment must not be lost
                 return request.granted
             self._pending.pop(request, None)
             self._refuse_when_closed()
             self._counts["requests_errors"] += 1
             self._metrics.pool_timeouts.inc()
             now, opening = self._clock(), self._size - len(self._used) - len(self._idle)
-            is_full = self._cap < self._limit
+            is_full = self._server_limit < self._limit
             remedy = "the limit of the server or the role" if is_full else "DATABASE_CONNECTION_LIMIT"
             raise PoolTimeout(
-                f"{operation} waited {now - started:.1f} s for one of {self._cap} connections"
-                f"{', more than which the server refuses' if is_full else ''}"
+                f"{operation} waited {now - started:.1f} s for one of {self._server_limit} connections"
+                f"{', and the server refuses more' if is_full else ''}"
                 f" (held by: {describe_holders(self._used.values(), now, opening=opening)});"
                 f" raise {remedy} or find what holds them"
             )
@@ -269,20 +268,20 @@ class ConnectionPool:
         if self._is_closed:
             raise PoolClosed("the pool is closed; open a new service")
 
-    # -- a usable connection ------------------------------------------------------
+    # -- open and ping ------------------------------------------------------------
 
     def _make_usable(self, entry: PooledConnection | None) -> PooledConnection:
         if entry is not None:
             now = self._clock()
             if now >= entry.expires_at:
                 self._close_raw(entry, "stale")
-            elif not entry.needs_ping(now, self._suspect_until) or entry.ping():
+            elif not entry.needs_ping(now, self._last_broken_at) or entry.ping():
                 return entry
             else:
                 with self._lock:
                     self._counts["connections_lost"] += 1
                     # the other idle connections may be broken too
-                    self._suspect_until = now
+                    self._last_broken_at = now
                 self._close_raw(entry, "dead")
         return self._open()
 
@@ -303,9 +302,10 @@ class ConnectionPool:
         return PooledConnection(raw, opened_at=now, expires_at=now + lifetime)
 
     def expire_all(self) -> None:
-        """Mark all current connections as expired, because the role of the server has changed.
+        """Mark all current connections as expired. They are replaced before their next use.
 
-        Does nothing within EXPIRE_INTERVAL_SECONDS of the last time: otherwise readers would reconnect after
+        For a failover, after which they may lead to a server that refuses writes. Does nothing if the last
+        effective call was less than EXPIRE_INTERVAL_SECONDS ago: otherwise all readers would reconnect after
         each refused write.
         """
         with self._lock:
@@ -317,7 +317,10 @@ class ConnectionPool:
                 entry.expires_at = now
 
     def cut_all(self) -> None:
-        """End every wait on a used connection, and expire all, because the server does not answer."""
+        """Expire all connections, and shut the sockets of used ones down: the server does not answer.
+
+        A thread that waits on one of these sockets gets an error immediately.
+        """
         with self._lock:
             used = list(self._used.values())
             for entry in (*self._idle, *used):
@@ -328,7 +331,7 @@ class ConnectionPool:
     # -- check-in -----------------------------------------------------------------
 
     def checkin(self, raw: ServerConnection) -> None:
-        """Take a connection back; a broken one is closed, and its slot goes to the oldest pending request."""
+        """Take a connection back. If it is broken, close it, and give its slot to the oldest request."""
         try:
             is_healthy = reset_connection(raw)
         except BaseException:
@@ -340,7 +343,7 @@ class ConnectionPool:
         with self._lock:
             entry = self._used.pop(id(raw), None)
             if entry is None:
-                # the connection has been reclaimed meanwhile
+                # `reclaim` has closed the connection meanwhile
                 return
             now = self._clock()
             held_seconds = now - entry.used_since
@@ -361,14 +364,14 @@ class ConnectionPool:
     def _closing_reason(self, entry: PooledConnection, *, is_healthy: bool, now: float) -> CloseReason | None:
         if not is_healthy:
             self._counts["connections_lost"] += 1
-            self._suspect_until = now
+            self._last_broken_at = now
             return "broken"
         if self._is_closed:
             return "shutdown"
         return "stale" if now >= entry.expires_at else None
 
     def _release_slot(self) -> None:
-        """Free one slot, or pass it to the oldest pending request as the permission to connect."""
+        """Give a slot to the oldest pending request, which may then connect. Without one, free the slot."""
         with self._lock:
             if self._pending and not self._is_closed:
                 self._pending.popitem(last=False)[0].grant(None)
@@ -377,7 +380,7 @@ class ConnectionPool:
                 self._drained.notify_all()
 
     def _look_when_due(self) -> None:
-        """Call `look_after` if its interval has passed; not always, because it visits all connections."""
+        """Call `look_after`, but only every RECLAIM_INTERVAL_SECONDS, because it visits all connections."""
         if self._clock() >= self._look_at or self._abandoned:
             self.look_after()
 
@@ -398,9 +401,9 @@ class ConnectionPool:
                 logger.warning("rolled back %s, which %s left open", entry.operation, holder.name)
 
     def reclaim(self, raw: ServerConnection, holder: Holder) -> bool:
-        """Close a holder's connection, which rolls its transaction back.
+        """Close the connection of a holder, so that the server rolls its transaction back.
 
-        Returns False, without closing anything, if the holder no longer has the connection.
+        Returns False and closes nothing if the holder does not have this connection any more.
         """
         with self._lock:
             entry = self._used.get(id(raw))
@@ -408,14 +411,14 @@ class ConnectionPool:
                 return False
             del self._used[id(raw)]
             self._counts["connections_lost"] += 1
-        # makes a running statement fail; otherwise closing the connection would wait for it
+        # makes a running statement fail, because closing the connection would wait for the statement
         sever(raw)
         self._close_raw(entry, "dead")
         self._release_slot()
         return True
 
     def abandon(self, raw: ServerConnection, holder: Holder) -> None:
-        """Queue a connection to be reclaimed soon; takes no lock."""
+        """Queue a connection for `look_after` to reclaim. Takes no lock: the garbage collector calls this."""
         self._abandoned.append((raw, holder))
 
     def _warn_of_leaks(self) -> None:
@@ -429,12 +432,12 @@ class ConnectionPool:
         self._metrics.count_pool_closed(reason)
         entry.close()
 
-    # -- close and figures --------------------------------------------------------
+    # -- close and statistics -----------------------------------------------------
 
     def close(self, timeout_seconds: float) -> None:
         """Refuse new checkouts, wait for running units of work, then cancel those that still run.
 
-        All connections are closed.
+        The wait takes at most `timeout_seconds`. Afterwards all connections are closed.
         """
         with self._lock:
             self._is_closed = True
@@ -445,7 +448,7 @@ class ConnectionPool:
         for entry in idle:
             self._close_raw(entry, "shutdown")
         with self._lock:
-            # the size includes connections that are being opened
+            # `_size` includes connections that are being opened
             self._drained.wait_for(lambda: self._size == 0, timeout_seconds)
             self._is_drained = True
             rest, self._used = list(self._used.values()), {}
@@ -463,7 +466,7 @@ class ConnectionPool:
             self.look_after()
         with self._lock:
             return PoolStats(
-                pool_max=self._cap,
+                pool_max=self._server_limit,
                 pool_size=self._size,
                 pool_available=len(self._idle),
                 pool_in_use=len(self._used),
@@ -473,7 +476,7 @@ class ConnectionPool:
             )
 
     def publish(self) -> None:
-        """Set the gauges of the pool."""
+        """Set the pool's gauges in the metrics."""
         self._metrics.pool_idle.set(len(self._idle))
         self._metrics.pool_used.set(len(self._used))
         self._metrics.pool_pending.set(len(self._pending))

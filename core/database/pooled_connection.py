@@ -20,19 +20,20 @@ from core.failover import TIMELINE_SQL, Timeline
 
 logger = logging.getLogger(__name__)
 
-# A connection that was used within this time needs no ping, which would double the time of a short read.
+# A connection that was used within this time is not pinged: a ping would double the time of a short read.
 PING_AFTER_IDLE_SECONDS = 30.0
-# A failover behind a pooler is noticed within this time.
+# Behind a pooler a connection is pinged at this interval, so a failover is noticed within this time.
 PING_POOLER_SECONDS = 1.0
-# Most holders in an error message, so that it stays readable; those that have held longest come first.
+# An error message lists at most this many holders: those that have held a connection longest.
 SHOWN_HOLDERS = 10
-# Timeout of a ping. A live server answers within this time; a longer timeout would delay other requests.
+# Timeout of a ping. A live server answers sooner. A longer timeout would delay other requests.
 PING_SECONDS = 2.0
+# A shutdown waits this long for the server to cancel statements.
 CANCEL_SECONDS = 1.0
 
 
 class PooledConnection:
-    """One connection of the pool; its times are readings of the pool's clock."""
+    """One connection of the pool. All its times are readings of the pool's clock."""
 
     __slots__ = (
         "_arrivals",
@@ -58,12 +59,13 @@ class PooledConnection:
         self.is_leak_known = False
         self.holder: Holder | None = None
 
-    def needs_ping(self, now: float, suspect_until: float) -> bool:
-        """Return whether the connection was idle for long, has received data, or may be broken.
+    def needs_ping(self, now: float, last_broken_at: float) -> bool:
+        """Return whether this idle connection may be broken and must be pinged before its next use.
 
-        It may be broken if another connection broke while it was idle. An idle connection receives data when
-        the server closes it or sends a notice; the ping finds out which. Behind a transaction pooler the
-        server may be replaced unnoticed, so a connection through one is pinged more often.
+        It is pinged if it was idle for PING_AFTER_IDLE_SECONDS, or if another connection broke at
+        `last_broken_at` while it was idle. It is also pinged if it has received data: the server has closed
+        it or has sent a notice. Behind a transaction pooler it is pinged every PING_POOLER_SECONDS, because
+        the server there can be replaced while the connection stays open.
         """
         if not self.raw.keeps_session and now - self._asked_at >= PING_POOLER_SECONDS:
             self._asked_at = now
@@ -71,12 +73,12 @@ class PooledConnection:
         idled = now - self.idle_since
         return (
             idled >= PING_AFTER_IDLE_SECONDS
-            or self.idle_since <= suspect_until
+            or self.idle_since <= last_broken_at
             or bool(self._arrivals.poll(0))
         )
 
     def ping(self) -> bool:
-        """Send a query to the server; return whether it answered, behind a pooler from the same timeline."""
+        """Return whether the server answers a query, and is on the same timeline if it is behind a pooler."""
         try:
             with self.raw.cursor() as cursor:
                 if hasattr(cursor, "limit_seconds"):
@@ -95,7 +97,7 @@ class PooledConnection:
         return True
 
     def close(self) -> None:
-        """Close the connection; raises nothing if it is broken already."""
+        """Close the connection. Raises no error if it is already broken."""
         try:
             self.raw.close()
         except psycopg2.Error:
@@ -105,9 +107,9 @@ class PooledConnection:
 def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[], ServerConnection]) -> None:
     """Ask the server to cancel the statements on these connections, then shut their sockets down.
 
-    Uses another connection and a thread, because psycopg2's cancel waits without a limit for a server
-    that hangs, and blocks every other thread while it waits. Behind a transaction pooler no statement is
-    cancelled: the process id is made up by the pooler, and may belong to another client.
+    The server is asked on a new connection in another thread. psycopg2's own `cancel` is not used: if the
+    server hangs, it waits without a limit and blocks every other thread. Behind a transaction pooler no
+    statement is cancelled: the process id there is invented by the pooler, and may be that of another client.
     """
     pids = [entry.raw.info.backend_pid for entry in entries if entry.raw.keeps_session]
 
@@ -131,7 +133,10 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
 
 
 def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:
-    """Return a text that names the operations that hold connections, their threads, and for how long."""
+    """Return a list of the operations that hold connections, as text.
+
+    For example `get_user in MainThread for 3.2 s, 2 being opened`.
+    """
     holders = [
         f"{entry.operation} in {entry.holder.name if entry.holder else 'no thread'}"
         f" for {now - entry.used_since:.1f} s"
@@ -145,7 +150,7 @@ def describe_holders(entries: Collection[PooledConnection], now: float, *, openi
 
 
 def reset_connection(raw: ServerConnection) -> bool:
-    """Roll back an open transaction; return whether the connection can be used again."""
+    """Roll back an open transaction. Return whether the connection can be used again."""
     if raw.closed:
         return False
     try:
@@ -160,7 +165,7 @@ def reset_connection(raw: ServerConnection) -> bool:
 class PendingRequest:
     """A thread's request for a connection.
 
-    When `is_granted`, `granted` is a connection, or None as the permission to open one.
+    If `is_granted` is true, `granted` is the connection, or None if the thread may open one.
     """
 
     __slots__ = ("event", "granted", "is_granted")
@@ -171,7 +176,7 @@ class PendingRequest:
         self.is_granted = False
 
     def grant(self, entry: PooledConnection | None) -> None:
-        """Hand over a connection, or None as the permission to open one, and wake the waiting thread."""
+        """Wake the waiting thread with a connection, or with None as the permission to open one."""
         self.granted = entry
         self.is_granted = True
         self.event.set()

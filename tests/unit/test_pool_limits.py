@@ -163,7 +163,7 @@ def test_a_timeout_says_that_the_server_refuses_more() -> None:
     thread.join(5)
     assert isinstance(thread.error, PoolTimeout)
     for part in (
-        "one of 2 connections, more than which the server refuses",
+        "one of 2 connections, and the server refuses more",
         "limit of the server or the role",
     ):
         assert part in str(thread.error)
