@@ -1,8 +1,8 @@
 """peewee's pooled PostgreSQL database, with the pool of `core.database.pool`.
 
-Owns units of work and the retry of reads. A connection is checked out for one unit of work and always
-checked in again. `autoconnect` is off, so a query outside of a unit of work raises an error instead of
-leaking a connection.
+Owns units of work and the retry of reads. Each unit of work checks a connection out and always checks it in
+again. `autoconnect` is off: peewee would otherwise open a connection for a query outside of a unit of work,
+and nothing would check it in. Such a query raises an error.
 """
 
 import logging
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Default statement timeout for maintenance and bulk loads; loading a million rows takes far less.
+# Default statement timeout for maintenance and bulk loads. Loading a million rows takes much less time.
 LONG_SECONDS = 600.0
-# Units of work that run at shutdown are cancelled after this time.
+# A shutdown waits this long for running units of work, and then cancels them.
 DRAIN_SECONDS = 5.0
 
 
-# The connection state that peewee gets outside of a unit of work.
+# The connection state that peewee finds outside of a unit of work.
 _UNCONNECTED = UnitOfWork("query", Holder())
 
 
@@ -58,7 +58,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._settings = settings
         self._metrics = metrics
         self._units = UnitsOfWork()
-        # assigned, not defined as methods: this saves one call on a path that every statement takes
+        # attributes instead of methods: this saves one Python call at each statement
         self.in_transaction = self._units.in_transaction
         self.is_cache_bypassed = self._units.is_cache_bypassed
         self._query_log = QueryLog(
@@ -70,7 +70,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._connector = Connector(settings, application_name, timeline=timeline)
         super().__init__(self._connector.url, autoconnect=False)
         self._open_pool()
-        # gauges are set only when metrics are published: setting them takes a fifth of a check-out's time
+        # gauges are set when metrics are published: setting them at each check-out takes a fifth of its time
         metrics.add_source(self._publish)
         timeline.learn_with(self._connect_once)
         # pooled connections that were opened before the timeline changed may lead to a former primary
@@ -79,7 +79,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         call_in_forked_child(self._reset_after_fork)
 
     def _open_pool(self) -> None:
-        """Create the pool and all other parts that have threads, locks or connections."""
+        """Create the pool and the other objects that have threads, locks or connections."""
         settings = self._settings
         self._pool = ConnectionPool(
             self._open_raw,
@@ -104,14 +104,14 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._pool.expire_all()
 
     def _reset_after_fork(self) -> None:
-        """Give the child an empty pool: it must neither use nor close the sockets of its parent."""
+        """Create an empty pool: a forked child must not use or close the sockets of its parent."""
         self._units.reset_after_fork()
         self._open_pool()
 
     # -- peewee's hooks -------------------------------------------------------------
 
     def _open_raw(self) -> ServerConnection:
-        # do not call peewee's _connect: it does not support poolers
+        # peewee's own _connect is not used, because it does not support poolers
         try:
             raw = self._connector.open(cursor_factory=self._cursor_factory)
         except psycopg2.Error as error:
@@ -123,12 +123,12 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @property
     def _state(self) -> UnitOfWork:
-        """The state of this thread's connection, in the form that peewee needs."""
+        """The current unit of work of this thread. peewee reads the state of the connection from it."""
         return self._units.current or _UNCONNECTED
 
     @_state.setter
     def _state(self, value: object) -> None:
-        """Ignore the value that peewee's constructor sets: `UnitsOfWork` has the state of each thread."""
+        """Ignore the value that peewee's constructor sets. `UnitsOfWork` keeps the state of each thread."""
 
     def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: ARG002, FBT001, FBT002  # peewee's signature
         """Always raise: a connection outside of a unit of work would never be checked in."""
@@ -142,7 +142,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Do nothing: peewee would log statement parameters at level DEBUG."""
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction; BEGIN is sent with its first statement, in the same round trip."""
+        """Begin a transaction. Without an isolation level, BEGIN is sent with the first statement."""
         if isolation_level is None and not self._isolation_level:
             self._state.is_begin_due = True
         else:
@@ -152,9 +152,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
                 self.cursor().execute(unit.identity.get_prefix(unit.conn.server_version))
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement in the current transaction, or in its own; return a cursor.
+        """Run a statement and return a cursor. Driver errors are not translated.
 
-        Raises driver errors without translation.
+        Without an open transaction the statement is committed at once.
         """
         unit = self._units.current
         if unit is None or unit.closed:
@@ -164,35 +164,35 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             sql = f"BEGIN; {unit.prefix}{sql}"
         elif not unit.transactions:
             sql = f"{unit.prefix}{sql}"
-        # pg_stat_statements keeps the comment at the end, and may drop one at the beginning
+        # at the end, because pg_stat_statements may drop a comment at the beginning
         sql = f"{sql} /* op={unit.operation} */"
         if self.query_hooks:
             return super().execute_sql(sql, params)
-        # without hooks peewee's method does the same as these lines, and takes twice the time
+        # without hooks peewee's method does the same as these lines, but takes twice the time
         cursor = unit.conn.cursor()
         cursor.execute(sql, params or ())
         return cursor
 
     def cursor(self, named_cursor: Any = None) -> Any:
-        """Return a cursor in the current transaction."""
+        """Return a cursor in the current transaction. Sends BEGIN if it has not been sent yet."""
         cursor = super().cursor(named_cursor)
         if self._begin_is_due():
             cursor.execute(f"BEGIN; {self._state.prefix}")
         return cursor
 
     def _begin_is_due(self) -> bool:
-        """Return whether the next statement is the first of a transaction; the next call returns False."""
+        """Return whether BEGIN has not been sent yet. The next call returns False."""
         is_due = self._state.is_begin_due
         self._state.is_begin_due = False
         return is_due
 
     def commit(self) -> None:
-        """Commit; does nothing if the transaction had no statement."""
+        """Commit the transaction. Sends nothing if the transaction had no statement."""
         if not self._end_unbegun():
             super().commit()
 
     def rollback(self) -> None:
-        """Roll back; does nothing if the transaction had no statement."""
+        """Roll the transaction back. Sends nothing if the transaction had no statement."""
         if not self._end_unbegun():
             super().rollback()
 
@@ -204,35 +204,37 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     # -- units of work ----------------------------------------------------------------
 
     def find_unit(self) -> UnitOfWork | None:
-        """Return the unit of work that a call made now belongs to, or None; raises `TransactionMisused`."""
+        """Return the unit of work of the calling code, or None. Raises `TransactionMisused`."""
         return self._units.find()
 
     def get_unit(self) -> UnitOfWork:
-        """Return the unit of work that a call made now belongs to; raises `DatabaseError` without one."""
+        """Return the unit of work of the calling code. Raises `DatabaseError` if none is open."""
         unit = self._units.find()
         if unit is None:
             raise DatabaseError("no unit of work is open; begin one with session()")
         return unit
 
     def session(self, operation: str, holder: Holder | None = None) -> Session["Database"]:
-        """Return a `with` block that holds a connection for one unit of work; nested calls share it.
+        """Return a context manager for one unit of work. Nested blocks share its connection.
 
-        `operation` names the unit of work. With a `holder` the block contains code of the program that uses
-        this library, and only the holder may use and end it. Driver errors are translated to `core.errors`.
+        Logs and metrics name the unit of work by `operation`. A block that contains code of the program that
+        uses this library has a `holder`: only this holder may use and end the block. Driver errors are
+        translated to `core.errors`.
         """
         return Session(self._sessions, self, operation, holder)
 
     @contextmanager
     def transaction_of(self, operation: str, holder: Holder | None = None) -> Iterator["Database"]:
-        """Run a session with a transaction, which is committed at the end and rolled back by an error."""
+        """Open a session with a transaction. The end of the block commits it, and an error rolls it back."""
         with self.session(operation, holder), self._atomic():
             yield self
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:
-        """Run a transaction, or a savepoint in one; only the thread or task that began it may end it.
+        """Begin a transaction, or a savepoint in an open transaction. Only its holder may end it.
 
-        When a connection is lost, this raises the original error; peewee would raise the rollback's error.
+        If the connection is lost, the error of the block is raised. peewee would raise the error of the
+        rollback.
         """
         unit = self._state
         block = self.atomic()
@@ -253,9 +255,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @contextmanager
     def with_long_timeout(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
-        """Let each statement of the block take `timeout_seconds`, if that is more than the query timeout.
+        """Allow each statement of the block `timeout_seconds`, or the query timeout if that is longer.
 
-        The server's timeout is changed until the current transaction ends, its COMMIT included.
+        The server keeps this timeout until the current transaction ends, also for its COMMIT.
         """
         limit_seconds = max(timeout_seconds, self._watch.limit_seconds)
         self.execute_sql("SET LOCAL statement_timeout = %s", (round(limit_seconds * 1000),))
@@ -269,10 +271,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that changes nothing, and return its result; retry once if the connection was lost.
+        """Run a query that changes nothing, and return its result. Retry once if the connection was lost.
 
-        In a transaction the query is not retried, because the earlier statements would be missing. It runs in
-        a savepoint there, so that after an error the transaction can continue.
+        In a transaction the query runs in a savepoint, and the transaction can continue after an error. There
+        the query is not retried, because the earlier statements of the transaction would be missing.
         """
         if self.in_transaction():
             with self.transaction_of(operation):
@@ -294,7 +296,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     # -- positions of the write-ahead log --------------------------------------------------
 
     def find_position(self) -> Position | None:
-        """Return None: without replicas the position of a commit is not needed."""
+        """Return None: the position of a commit is needed only with replicas."""
         return None
 
     # -- run ------------------------------------------------------------------------------
@@ -307,10 +309,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         return self._pool.stats()
 
     def replica_stats(self) -> tuple[ReplicaStats, ...]:
-        """Return the state of each replica: empty, because this database has no replicas."""
+        """Return an empty tuple: this database has no replicas."""
         return ()
 
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
-        """Drain the pool: refuse new work, let running work finish, then close every connection."""
+        """Drain the pool: refuse new units of work, let running ones finish, then close every connection."""
         self._pool.close(timeout_seconds)
         self._watch.close()

@@ -1,8 +1,9 @@
-"""The holder of a unit of work: a thread, and in it an asyncio task or a function that a thread pool called.
+"""The holder of a unit of work: the thread, asyncio task or function call to which the unit of work belongs.
 
-Owns only the identification of the holder. The thread alone does not identify it: a pool thread runs one
-function after another, and an event loop runs many tasks on one thread, so a transaction that one function
-left open would include the writes of the next one. Closes nothing and knows no connection.
+Owns only the identification of the holder. A thread alone does not identify a holder: a thread of a thread
+pool runs one function after another, and an event loop runs many tasks on one thread. If a function left a
+transaction open, this transaction would include the writes of the next function on the thread. Closes
+nothing and knows no connection.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from typing import Any
 
 from core.errors import TransactionMisused
 
-# The top-level packages whose threads and event loops run functions of the program, unrelated ones one after
-# another. A unit of work belongs to the function that such a package has called, not to the whole thread.
+# Top-level packages whose threads and event loops run unrelated functions of the program, one after another.
+# A unit of work belongs to the function that such a package has called, not to the whole thread.
 RUNNERS = frozenset(
     {"anyio", "asgiref", "asyncio", "billiard", "concurrent", "multiprocessing", "threading", "trio"}
 )
@@ -30,8 +31,8 @@ REMEDY = (
 class Holder:
     """The holder of a unit of work; immutable.
 
-    `is_block` is True if the holder has opened a `with` block, and False if the unit of work is that of one
-    call of the service on this thread.
+    `is_block` is True if the program keeps the unit of work open with a `with` block. It is False if the unit
+    of work begins and ends inside one call of the service.
     """
 
     __slots__ = ("_call", "_task", "_thread", "is_block")
@@ -43,19 +44,23 @@ class Holder:
         task: "asyncio.Task[Any] | None" = None,
         call: FrameType | None = None,
     ) -> None:
-        """Make the current thread the holder, or for a block the `task` or function `call` on it."""
+        """Make the current thread the holder.
+
+        If a task or function on this thread is the holder of a block, `task` is the task, or `call` is the
+        frame of the function.
+        """
         self._thread = threading.current_thread()
         self.is_block = is_block
         self._task = task
-        # the reference keeps the frame alive, so that no other frame gets the same identity
+        # this reference keeps the frame alive, so that no later frame can be the same object
         self._call = call
 
     @classmethod
     def of_block(cls, frame: FrameType) -> "Holder":
         """Return the holder of a `with` block that is entered in `frame`.
 
-        Raises `TransactionMisused` if no function of the program keeps the block open: a thread pool has
-        called `__enter__` directly, and will run other functions while the block is open.
+        Raises `TransactionMisused` if a thread pool has called `__enter__` directly. No function of the
+        program then keeps the block open, and the thread would run other functions before the block ends.
         """
         task = _find_task()
         if task is not None:
@@ -70,7 +75,7 @@ class Holder:
 
     @property
     def name(self) -> str:
-        """The name of the thread and, if there is a task, of the task."""
+        """The name of the holder, for example `MainThread`, or `Task-1 on MainThread` for a task."""
         thread = self._thread.name
         return thread if self._task is None else f"{self._task.get_name()} on {thread}"
 
@@ -80,7 +85,7 @@ class Holder:
         return self._task is not None
 
     def is_here(self) -> bool:
-        """Return whether the calling code runs in this holder: in its thread, and its task or function."""
+        """Return whether the calling code runs in the thread of this holder, and in its task or function."""
         if self._thread is not threading.current_thread():
             return False
         if not self.is_block:
@@ -90,7 +95,7 @@ class Holder:
         return self._call is None or self._call is _find_call(sys._getframe())[1]  # noqa: SLF001  # CPython's, documented
 
     def is_ended(self) -> bool:
-        """Return whether the holder has ended, so that nothing can end its unit of work any more."""
+        """Return whether the thread, task or function has ended, and so cannot end its unit of work."""
         if not self._thread.is_alive():
             return True
         if self._task is not None:
@@ -100,7 +105,7 @@ class Holder:
     def _has_returned(self, call: FrameType) -> bool:
         frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001  # CPython's, documented
         if frame is None or call.f_code.co_flags & inspect.CO_COROUTINE:
-            # a coroutine may be suspended in another event loop, and then it is not on the stack
+            # a suspended coroutine is not on the stack, but has not returned
             return False
         while frame is not None and frame is not call:
             frame = frame.f_back
@@ -108,7 +113,7 @@ class Holder:
 
 
 def describe_present() -> str:
-    """Return the name of the current thread and task, in the form of `Holder.name`."""
+    """Return the name of the current thread or task, in the form of `Holder.name`."""
     return Holder(task=_find_task()).name
 
 
@@ -120,10 +125,10 @@ def _find_task() -> "asyncio.Task[Any] | None":
 
 
 def _find_call(frame: FrameType | None) -> tuple[bool, FrameType | None]:
-    """Return whether a runner is among the callers of `frame`, and the outermost function under the runner.
+    """Return whether a package of RUNNERS called `frame`, and the frame of the function that it called.
 
-    Generators, and context managers made from them, are skipped: they return control to the runner while
-    their block is open.
+    The call may be indirect, through other functions. Generators, and context managers made from generators,
+    are skipped: they return to their caller while their block is open.
     """
     call = None
     while frame is not None:

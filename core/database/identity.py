@@ -1,12 +1,12 @@
 """The identity of a unit of work: the role, player and actor for which its statements run.
 
-Owns the identity of the current thread or task, and the statements that send it to the server. These are sent
-in the same message as the first statement of each unit of work. They set parameters only until the
-transaction ends: with a session setting the next client of the connection would have the same identity.
-Without an identity nothing is sent.
+Owns the identity of the current thread or task, and the statements that tell the server the identity. They
+are sent in the same message as the first statement of a transaction, and they set parameters until the
+transaction ends. Parameters of the session would also give this identity to the next client of the
+connection. Without an identity nothing is sent.
 
-The server reads an identity with `nullif(current_setting('app.user_id', true), '')::uuid`: after a
-transaction that set it, the parameter is an empty string for the rest of the session, not NULL.
+The server reads the player with `nullif(current_setting('app.user_id', true), '')::uuid`. The `nullif` is
+needed: after a transaction that set the parameter, its value in this session is an empty string, not NULL.
 """
 
 from contextvars import ContextVar, Token
@@ -17,17 +17,17 @@ from uuid import UUID
 
 from core.database.session_settings import PREFIX_END, quote_text
 
-# From this server version on, SET is used: it takes a third of the time of `SELECT set_config(...)`. In
-# older versions pg_stat_statements keeps one entry for each value of a SET, which would evict all others.
+# From this server version on, SET is used, because it takes a third of the time of `SELECT set_config(...)`.
+# In older versions pg_stat_statements makes one entry for each value of a SET. These would evict all others.
 NAMES_SETTINGS_ONCE = 180_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The identity that is sent to the database; an attribute that is None is not sent.
+    """The identity that is sent to the database. An attribute that is None is not sent.
 
-    `role` is a role of the database, with its permissions and row policies. `user_id` is the player whose
-    rows those policies show. The audit log records `actor` and `request_id`.
+    `role` is a database role; its privileges and row policies apply. `user_id` is the player whose rows the
+    policies show. The audit log records `actor` and `request_id`.
     """
 
     role: str | None = None
@@ -36,7 +36,7 @@ class Identity:
     request_id: str | None = None
 
     def get_prefix(self, server_version: int) -> str:
-        """Return the statements that set the identity, to be sent before a transaction's first statement."""
+        """Return the statements that set the identity. They precede the first statement of a transaction."""
         return self._plain_prefix if server_version >= NAMES_SETTINGS_ONCE else self._counted_prefix
 
     @cached_property
@@ -64,15 +64,15 @@ _PRESENT: ContextVar[Identity | None] = ContextVar("identity", default=None)
 find_identity = _PRESENT.get
 """Return the identity of the current thread or task, or None."""
 change_identity = _PRESENT.set
-"""Set the identity like `acting_as`, but faster; pass the returned token to `restore_identity`."""
+"""Set the identity like `acting_as`, but faster. Pass the result to `restore_identity`."""
 restore_identity = _PRESENT.reset
 
 
 class acting_as:  # noqa: N801  # used like a function; a generator would take several times as long
-    """Give an identity to the units of work that begin in the block; of nested blocks the innermost counts.
+    """Give an identity to the units of work that begin in the block. In nested blocks the innermost counts.
 
     A thread that is started in the block does not inherit the identity. A transaction keeps the identity with
-    which it began: a call in it with another identity raises `TransactionMisused`.
+    which it began: a call inside the transaction with another identity raises `TransactionMisused`.
     """
 
     __slots__ = ("_before", "_identity")

@@ -1,8 +1,9 @@
 """Limits how long a caller waits for the answer to a statement.
 
-Normally the server enforces the query timeout. A server that is stopped or unreachable does not; its kernel
-may still acknowledge packets, so neither keepalives nor tcp_user_timeout end the wait. If no answer has come
-shortly after the timeout, the watch shuts the socket down, which ends the wait.
+Normally the server cancels a statement after the query timeout. A server that is stopped or unreachable
+cannot do this. Keepalives and tcp_user_timeout do not help if the kernel of the server still acknowledges
+packets. So if there is no answer shortly after the timeout, the watch shuts the socket down, and the caller
+gets an error.
 """
 
 import logging
@@ -19,8 +20,10 @@ from psycopg2.extensions import connection, cursor
 
 logger = logging.getLogger(__name__)
 
-# Added to the query timeout: the server's own cancellation has a better message, so it should arrive first.
+# The watch waits this much longer than the query timeout. The server's own error has a better message, so it
+# should arrive first.
 GRACE_SECONDS = 1.0
+# How often the watch looks at the running statements.
 LOOK_SECONDS = 0.5
 
 
@@ -49,25 +52,25 @@ class StatementWatch:
         on_look: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start no thread yet; its loop calls `on_look` every half second."""
+        """Start no thread yet. The thread calls `on_look` every half second."""
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._on_look = on_look
         self._clock = clock
-        # id of a connection with a longer limit -> its limit in seconds
+        # id of a connection with another limit -> this limit in seconds
         self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        # adding to a set is atomic, so `run` adds without the lock
+        # `run` adds statements without the lock, because adding to a set is atomic
         self._running: set[_Statement] = set()
 
     def run(
         self, raw: connection, limit_seconds: float | None, statement: Callable[..., Any], *args: Any
     ) -> Any:
-        """Call `statement` with `args` and return its result.
+        """Run a statement on the connection `raw`: call `statement` with `args`, and return its result.
 
-        Raises `StatementAbandoned` if no answer came within the limit. A limit of None means the limit of the
+        Raises `StatementAbandoned` if there is no answer within `limit_seconds`. None means the limit of the
         connection.
         """
         if self._thread is None:
@@ -82,10 +85,10 @@ class StatementWatch:
             if running.is_cut:
                 raise StatementAbandoned(f"no answer within {limit_seconds:g} s") from error
             if error.pgcode is None:
-                _add_last_words(error, raw)
+                _add_server_message(error, raw)
             raise
         finally:
-            # under the lock, so that the thread does not shut the socket down during the next statement
+            # under the lock, so that the watch does not shut the socket down during the next statement
             with self._lock:
                 self._running.discard(running)
 
@@ -99,7 +102,7 @@ class StatementWatch:
             self._extended.pop(id(raw), None)
 
     def close(self) -> None:
-        """End the thread; statements that still run are limited only by the server's timeout."""
+        """End the thread. Statements that still run are then limited only by the server's timeout."""
         self._stopping.set()
 
     def _start(self) -> None:
@@ -127,10 +130,10 @@ class StatementWatch:
                         sever(statement.raw)
 
 
-def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
-    """Add the last message of the server or a pooler to an error, as a note.
+def _add_server_message(error: psycopg2.Error, raw: connection) -> None:
+    """Add the last message of the server or a pooler to `error`, as a note.
 
-    The driver's message says only that the connection is closed; libpq still has the server's message.
+    The driver's own message says only that the connection is closed. libpq still has the server's message.
     """
     said = (raw.info.error_message or "").strip()
     if said and not str(error).startswith(said):
@@ -138,9 +141,9 @@ def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
 
 
 def sever(raw: connection) -> None:
-    """Shut the socket of a connection down: a thread that waits on it immediately gets an error.
+    """Shut the socket of a connection down. A thread that waits on it gets an error immediately.
 
-    Closing the connection instead would wait for the running statement.
+    Closing the connection would wait for the running statement.
     """
     try:
         with socket.socket(fileno=os.dup(raw.fileno())) as shared:
@@ -154,7 +157,7 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
         """A cursor whose statements are watched."""
 
         limit_seconds: float | None = None
-        """How long each statement of this cursor may take; None means the limit of the connection."""
+        """The limit of each statement of this cursor. None means the limit of the connection."""
 
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
             return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)

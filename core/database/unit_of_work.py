@@ -1,11 +1,14 @@
-"""Units of work: the connection that a call uses, and the transaction that it belongs to.
+"""Units of work: each has a connection, and the transactions that run on it.
 
-`UnitOfWork` is a connection with the state that peewee keeps of it (`Database._state`). `UnitsOfWork` decides
-which unit of work a call joins: only one that the call's own holder (thread, task or pool function) has open.
-A call that runs elsewhere in a copy of a block's context (`asyncio.to_thread`, a task created in the block)
-is refused, because it would be committed separately. `Session` is the `with` block around a unit of work: it
-checks the connection out and in, and translates errors. It is a class, because a context manager made from a
-generator takes several times as long. Runs no statement.
+`UnitOfWork` is a checked-out connection, with peewee's state of the connection (`Database._state`).
+`UnitsOfWork` finds the unit of work that a call joins: one that the holder of the call has open. A holder is
+a thread, a task or a function of a thread pool (`core.database.holder`). Python copies the context of a
+`with` block into `asyncio.to_thread`, and into a task that is created in the block. A call there has another
+holder than the block. It is refused, because it would be committed separately.
+
+`Session` is the `with` block around a unit of work: it checks the connection out and in, and translates
+errors. It is a class, because a context manager made from a generator takes several times as long. This
+module runs no statement.
 """
 
 import asyncio
@@ -52,10 +55,7 @@ class UnitOfWork:
         *,
         reclaim: Callable[[ServerConnection, Holder], bool] = lambda *_: False,
     ) -> None:
-        """Start without a connection.
-
-        `reclaim` closes the holder's connection; it returns False if the holder no longer has the connection.
-        """
+        """Start without a connection. `reclaim` is `ConnectionPool.reclaim`."""
         self.operation = operation
         self.holder = holder
         self.identity = find_identity()
@@ -63,10 +63,10 @@ class UnitOfWork:
         self.changes: Any = None
         """Data of the service about the transaction; this module does not use it."""
         self.position: Position | None = None
-        """The LSN of the last COMMIT; None if it is unknown, or not needed because there are no replicas."""
+        """The position (LSN) of the last COMMIT. None if it is unknown, or if there are no replicas."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None
-        """The block around this one in the same context; it may belong to another `Database`."""
+        """The block around this one in the same context. It may belong to another `Database`."""
         self.units: UnitsOfWork | None = None
         self.handle: asyncio.Handle | None = None
         self._reclaim = reclaim
@@ -75,30 +75,30 @@ class UnitOfWork:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the connection; peewee calls this method by its name."""
+        """Forget the connection. peewee calls this method, so it must have this name."""
         self.closed = True
-        self.conn: Any = None  # a ServerConnection; peewee knows it as anything
+        self.conn: Any = None  # a ServerConnection; Any, because peewee's attributes have no types
         self.prefix = ""
         self.ctx: list[Any] = []
         self.transactions: list[Any] = []
         self.commit_callbacks: list[Any] = []
 
     def end(self) -> None:
-        """Drop connection and holder, because a copied context may keep this object alive for long."""
+        """Drop the connection and the holder: a copied context may keep this object alive for a long time."""
         self.reset()
         self.holder = _NOBODY
 
     def set_connection(self, raw: ServerConnection) -> None:
-        """Use a connection; peewee calls this method by its name."""
+        """Use a connection. peewee calls this method, so it must have this name."""
         self.closed, self.conn = False, raw
-        # the settings come first: the isolation level can be set only before any query
+        # session settings before the identity: the isolation level can be set only before any query
         self.prefix = raw.unit_prefix
         if self.identity is not None:
             self.prefix += self.identity.get_prefix(raw.server_version)
 
     @property
     def is_of_parent(self) -> bool:
-        """Whether this process is a child that was forked while the unit of work was open."""
+        """Whether the unit of work belongs to the parent of this process, because it was open at the fork."""
         return self._generation != forks.generation
 
     def is_usable(self) -> bool:
@@ -115,7 +115,7 @@ class UnitOfWork:
             raise TransactionMisused(self._misuse)
 
     def check_identity(self, operation: str) -> None:
-        """Raise `TransactionMisused` if the unit of work began with another identity than the current one."""
+        """Raise `TransactionMisused` if the unit of work did not begin with the current identity."""
         if self.identity != find_identity():
             raise TransactionMisused(
                 f"{operation}() was called with another identity than that of {self.operation}(), which it is"
@@ -123,7 +123,7 @@ class UnitOfWork:
             )
 
     def check_end(self) -> None:
-        """Raise unless the unit of work can be committed; give it up if the caller is not its holder."""
+        """Raise if the unit of work cannot be committed. First give it up if the caller is not its holder."""
         self.check()
         if not self.holder.is_here():
             self.give_up(
@@ -140,14 +140,14 @@ class UnitOfWork:
 
 
 class _Thread(threading.local):
-    """The units of work that a thread has open."""
+    """The units of work that one thread has open."""
 
     def __init__(self) -> None:
         self.units: list[UnitOfWork] = []
         self.current: UnitOfWork | None = None
 
 
-# The innermost block of this context; a copy of the context has the same block, even in another thread.
+# The innermost open block of this context. A copy of the context has the same block, even in another thread.
 _BLOCK: ContextVar[UnitOfWork | None] = ContextVar("block", default=None)
 
 
@@ -158,7 +158,7 @@ class UnitsOfWork:
         self._thread = _Thread()
 
     def reset_after_fork(self) -> None:
-        """Forget every unit of work, because all of them belong to the parent process."""
+        """Forget all units of work, because they belong to the parent process."""
         self._thread = _Thread()
 
     @property
@@ -167,32 +167,35 @@ class UnitsOfWork:
         return self._thread.current
 
     def use(self, unit: UnitOfWork) -> UnitOfWork | None:
-        """Make a unit of work the current one of this thread; return the previous one."""
+        """Make a unit of work the current one of this thread. Return the previous one."""
         before, self._thread.current = self._thread.current, unit
         return before
 
-    def use_again(self, before: UnitOfWork | None, instead_of: UnitOfWork) -> None:
-        """Make `before` current again, if `instead_of` is current; in another thread do nothing."""
-        if self._thread.current is instead_of:
-            self._thread.current = before
+    def restore(self, previous: UnitOfWork | None, unit: UnitOfWork) -> None:
+        """Make `previous` the current unit of work again, if `unit` is the current one of this thread."""
+        if self._thread.current is unit:
+            self._thread.current = previous
 
     def in_transaction(self) -> bool:
-        """Return whether a call made now is part of a transaction; raises `TransactionMisused`."""
-        # a fast path, because each cached read calls this first: usually no block is open
+        """Return whether the calling code is in a transaction. Raises `TransactionMisused`."""
+        # a fast path, because each cached read calls this, and usually no block is open
         if not self._thread.units and _BLOCK.get() is None:
             return False
         unit = self.find()
         return unit is not None and bool(unit.transactions)
 
     def is_cache_bypassed(self) -> bool:
-        """Return whether cached reads made now must ask the database; raises `TransactionMisused`."""
+        """Return whether the calling code must read from the database instead of the cache.
+
+        Raises `TransactionMisused`.
+        """
         # a fast path, as in `in_transaction`
         if not self._thread.units and _BLOCK.get() is None:
             return bool(find_tokens())
         return self.in_transaction() or bool(find_tokens())
 
     def find(self) -> UnitOfWork | None:
-        """Return the unit of work that a call made now belongs to, or None; raises `TransactionMisused`."""
+        """Return the unit of work of the calling code, or None. Raises `TransactionMisused`."""
         opened = self._thread.units
         if not opened and _BLOCK.get() is None:
             return None
@@ -205,12 +208,12 @@ class UnitsOfWork:
         self._refuse_copies()
         for unit in opened:
             if unit.holder.is_task:
-                # another task runs on this thread before the event loop has called `_give_up_suspended`
+                # another task already runs on this thread: the event loop has not called this function yet
                 _give_up_suspended(unit)
         return None
 
     def _refuse_copies(self) -> None:
-        """Raise if a call has a copy of the context of an open block, but does not run in its holder."""
+        """Raise `TransactionMisused` if the calling code has a block's context, but is not its holder."""
         block = _BLOCK.get()
         while block is not None:
             if block.units is self and not block.is_left and not block.is_of_parent:
@@ -223,7 +226,7 @@ class UnitsOfWork:
             block = block.outer
 
     def enter(self, unit: UnitOfWork) -> None:
-        """Let calls of the unit's holder join the unit of work from now on."""
+        """From now on, let calls of the unit's holder join the unit of work."""
         self._thread.units.append(unit)
         if not unit.holder.is_block:
             return
@@ -237,7 +240,7 @@ class UnitsOfWork:
         unit.handle = loop.call_soon(_give_up_suspended, unit)
 
     def leave(self, unit: UnitOfWork) -> None:
-        """Stop further calls from joining a unit of work; takes no lock."""
+        """Let no further calls join the unit of work. Takes no lock."""
         unit.is_left = True
         if unit in self._thread.units:
             self._thread.units.remove(unit)
@@ -251,7 +254,7 @@ class UnitsOfWork:
 
 
 def _give_up_ended(unit: UnitOfWork) -> bool:
-    """Give up a unit of work if its holder has ended without leaving it; return whether it was given up."""
+    """Give up a unit of work if its holder has ended and left it open. Return whether it was given up."""
     if not unit.holder.is_ended():
         return False
     unit.give_up(f"{unit.operation}() was left open by {unit.holder.name} and is rolled back; {REMEDY}")
@@ -262,8 +265,8 @@ def _give_up_ended(unit: UnitOfWork) -> bool:
 def _give_up_suspended(unit: UnitOfWork) -> None:
     """Give up a block that is still open when the event loop runs other tasks.
 
-    The block would keep its database locks while other tasks run. A task that waits for such a lock would
-    block the thread, and so the block itself, until a timeout.
+    The block would keep its database locks while other tasks run. If one of these tasks waited for such a
+    lock, it would stop the thread of the event loop, and so the block itself, until a timeout.
     """
     if not unit.is_left and not _give_up_ended(unit):
         unit.give_up(
@@ -273,7 +276,7 @@ def _give_up_suspended(unit: UnitOfWork) -> None:
 
 
 class Sessions:
-    """The parts that all sessions of one database share: its pool, units of work and metrics."""
+    """The pool, the units of work and the metrics that all sessions of one database share."""
 
     def __init__(self, pool: ConnectionPool, units: UnitsOfWork, metrics: Metrics) -> None:
         self.units = units
@@ -281,18 +284,21 @@ class Sessions:
         self._metrics = metrics
 
     def create_unit(self, operation: str, holder: Holder | None) -> UnitOfWork:
-        """Return a unit of work without a connection; its holder is this thread by default."""
+        """Return a unit of work without a connection. The default `holder` is this thread."""
         return UnitOfWork(operation, holder or Holder(), reclaim=self._pool.reclaim)
 
     def begin(self, unit: UnitOfWork) -> None:
-        """Check a connection out for a unit of work, and let calls join the unit of work."""
+        """Check a connection out for the unit of work, and let calls join it."""
         unit.set_connection(self._pool.checkout(unit.operation, unit.holder))
         self.units.enter(unit)
 
     def end(self, unit: UnitOfWork, before: UnitOfWork | None, *, is_collected: bool) -> None:
-        """Stop further calls from joining a unit of work, and check its connection in."""
+        """Let no further calls join the unit of work, and check its connection in.
+
+        `is_collected` says whether the garbage collector ends the block. Then no lock may be taken.
+        """
         self.units.leave(unit)
-        self.units.use_again(before, unit)
+        self.units.restore(before, unit)
         raw = unit.conn
         if raw is not None and not unit.is_of_parent:
             if is_collected:
@@ -305,7 +311,7 @@ class Sessions:
         unit.end()
 
     def translate(self, error: BaseException, operation: str) -> EchoMarketsError | None:
-        """Count a database error; return its translation, or None if it needs none."""
+        """Count `error` if it is a database error. Return its translation, or None if it needs none."""
         if isinstance(error, PoolTimeout | PoolClosed | ConnectFailed):
             reason = "08" if isinstance(error, ConnectFailed) else "pool"
             self._metrics.count_operation_error(operation, reason)
@@ -315,7 +321,7 @@ class Sessions:
         state = find_sqlstate(error)
         self._metrics.count_operation_error(operation, state[:2] if state else "08")
         if state == READ_ONLY:
-            # after a failover only a new connection may reach the primary
+            # this may be a former primary, and a new connection may reach the new one
             self._pool.expire_all()
         return translate(error, operation)
 
@@ -325,11 +331,11 @@ class Sessions:
 
 
 class Session(Generic[T]):
-    """One `with` block around a unit of work; `with ... as` binds `value`."""
+    """One `with` block around a unit of work. `with ... as` binds `value`."""
 
     __slots__ = (
         "_before", "_is_joined", "_of", "_operation", "_outer_operation", "_started", "_unit", "_value",
-    )  # fmt: skip  # one name a line would say no more
+    )  # fmt: skip  # one name per line would only be longer
 
     def __init__(self, of: Sessions, value: T, operation: str, holder: Holder | None) -> None:
         self._of = of
@@ -345,7 +351,7 @@ class Session(Generic[T]):
         self._started = time.perf_counter()
         unit = self._unit
         self._outer_operation, unit.operation = unit.operation, self._operation
-        # before the check-out, because the log lines of the check-out name the operation
+        # before the check-out, whose log lines name the operation of the current unit of work
         self._before = self._of.units.use(unit)
         if not self._is_joined:
             try:
@@ -358,13 +364,13 @@ class Session(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # GeneratorExit: the garbage collector may be calling, while this thread holds a lock, so take no lock
+        # GeneratorExit may come from the garbage collector, which can run while this thread holds a lock
         is_collected = kind is GeneratorExit
         leaving = error
         try:
             if self._is_joined:
                 self._unit.operation = self._outer_operation
-                self._of.units.use_again(self._before, self._unit)
+                self._of.units.restore(self._before, self._unit)
             else:
                 self._of.end(self._unit, self._before, is_collected=is_collected)
         except BaseException as late:  # replaces the error of the block, as in a `finally`
