@@ -1,8 +1,9 @@
-"""A connection outside the pool on which every wait has a deadline.
+"""A PostgreSQL connection outside the pool. Every call on it ends within a time limit.
 
-For health checks and collectors, which must not use the pool that they check. Calls of psycopg2 block while
-a server hangs, connect with a timeout of at least two seconds, and cannot be interrupted. In this module each
-wait is a poll of the socket with a deadline. There are no transactions: each statement commits itself.
+For health checks and collectors, which must not use the pool that they check. psycopg2's ordinary calls do
+not suit them: they block while a server hangs, nothing can interrupt them, and a connect timeout below two
+seconds is not possible. This module polls the socket until a deadline. There are no transactions: each
+statement commits itself.
 """
 
 import select
@@ -19,11 +20,11 @@ from core.settings import Settings
 
 
 class NoAnswer(psycopg2.OperationalError):
-    """The server did not answer in time; the connection was closed."""
+    """The server did not answer in time, and the connection was closed."""
 
 
 class BoundedConnection:
-    """A connection that only one thread at a time may use; the constructor opens it."""
+    """A connection for one thread at a time. The constructor opens it."""
 
     def __init__(
         self,
@@ -33,10 +34,11 @@ class BoundedConnection:
         limit_seconds: float,
         connector: Connector | None = None,
     ) -> None:
-        """Connect within `limit_seconds`, which is also the limit of each statement; raises `psycopg2.Error`.
+        """Connect within `limit_seconds`. Raises `psycopg2.Error`.
 
-        Use one `connector` (of `make_connector`) for all connections to a server: it remembers whether a
-        pooler refuses start-up options.
+        `limit_seconds` is also the limit of each later statement. Pass the same `connector` (from
+        `make_connector`) to all connections to a server: a connector remembers whether a pooler refuses
+        start-up options.
         """
         self._limit_seconds = limit_seconds
         self._deadline = time.monotonic() + limit_seconds
@@ -68,16 +70,16 @@ class BoundedConnection:
 
     @property
     def is_usable(self) -> bool:
-        """Return whether the connection is open, as far as the client knows."""
+        """Whether the connection is open, as far as the client knows."""
         return not self._raw.closed
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement; return a cursor on its rows. Raises `psycopg2.Error`, such as `NoAnswer`."""
+        """Run a statement and return a cursor with its rows. Raises `NoAnswer` or other `psycopg2.Error`s."""
         self._deadline = time.monotonic() + self._limit_seconds
         return self._run(self._raw.unit_prefix + sql, params)
 
     def ping(self) -> bool:
-        """Return whether the server answers."""
+        """Return whether the server answers a query within the time limit."""
         try:
             self.execute_sql("SELECT 1")
         except psycopg2.Error:
@@ -95,7 +97,10 @@ class BoundedConnection:
         return cursor
 
     def _wait(self, raw: ServerConnection) -> None:
-        """Wait for the answer with the loop from psycopg2's documentation of asynchronous connections."""
+        """Wait until the server has answered. Raises `NoAnswer` at the deadline.
+
+        Source of the loop: psycopg2's documentation, asynchronous support.
+        """
         while (state := raw.poll()) != POLL_OK:
             waiter = select.poll()
             waiter.register(raw.fileno(), {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state])
@@ -105,28 +110,29 @@ class BoundedConnection:
 
 
 def make_connector(settings: Settings, application_name: str, *, limit_seconds: float) -> Connector:
-    """Return a connector whose connections have a statement timeout shorter than `limit_seconds`.
+    """Return a connector that sets a statement timeout a little shorter than `limit_seconds`.
 
-    So the server cancels a slow statement before the caller gives up, and the connection stays usable.
-    Without this timeout the statement would still run, or wait for a lock, after its caller has given up.
+    The server then cancels a slow statement before the caller gives up, and the connection stays usable.
+    Without this timeout the statement could still run, or wait for a lock, after the caller has given up.
     """
     return Connector(settings, application_name, statement_timeout_ms=round(limit_seconds * 900))
 
 
 def _resolve(url: str) -> dict[str, str]:
-    """Return libpq's parameters `host`, `hostaddr` and `port` with the addresses of the hosts of a URL.
+    """Resolve the host names in a URL. Return the addresses as libpq's parameters.
 
-    If libpq resolved the names, psycopg2 would block every other thread during that time: for many seconds
-    if the name server does not answer. A host without an address is left out if another host has one.
+    libpq could resolve the names itself, but psycopg2 would block every other thread meanwhile: for many
+    seconds if the name server does not answer. A host without an address is left out. If no host has an
+    address, `psycopg2.OperationalError` is raised.
     """
     parameters = parse_dsn(url)
     if "hostaddr" in parameters or "host" not in parameters:
         return {}
     hosts = parameters["host"].split(",")
-    # a single port, or the default port, applies to all hosts
+    # one port in the URL, or none, applies to all hosts
     ports = parameters.get("port", "").split(",")
     if len(ports) not in {1, len(hosts)}:
-        # libpq reports this mistake when it connects
+        # libpq reports a wrong number of ports when it connects
         return {}
     found = [
         (host, address, ports[place % len(ports)])

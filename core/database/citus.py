@@ -1,12 +1,14 @@
 """Distributes the tables of a migrated database over the nodes of a Citus cluster.
 
-Owns the distribution column of each table, and all differences from a database without Citus: keys, foreign
-keys, triggers, and the functions that work on the shards. `docs/citus.md` says what they mean for callers.
+Owns the distribution column of each table, and every difference from a database without Citus: primary keys,
+foreign keys, triggers and functions. `docs/citus.md` describes the differences for callers of the service.
 
-Every frequent statement names a value of the distribution column of its tables, so one shard answers it. The
-rows of a player are on one node; so are the leaderboards of a session and their counters, and the ticks of a
-symbol and its row in `symbols`. So foreign keys and triggers between them stay on one node. `usernames` is
-here a reference table: every node has a copy. Leaderboards join it, and its index keeps usernames unique.
+Every frequent statement names a value of the distribution column, so one shard answers it. Rows that belong
+together are on one node: all rows of a player, the leaderboards of a session with their counters, and the
+ticks of a symbol with its row in `symbols`. Foreign keys and triggers therefore never connect two nodes.
+
+In a plain database `usernames` is a view. With Citus it is a reference table: every node has a copy.
+Leaderboards join it, and its index keeps usernames unique.
 """
 
 import re
@@ -19,11 +21,11 @@ Execute = Callable[..., Any]
 
 
 TOPOLOGY: Final = "citus"
-"""The value of DATABASE_TOPOLOGY for which tables are distributed."""
+"""The value of DATABASE_TOPOLOGY with which the tables are distributed."""
 
 
 class Distribution(NamedTuple):
-    """How a table is distributed: by `column`, colocated with the table `beside`."""
+    """How a table is distributed: by the values of `column`, on the same nodes as the table `beside`."""
 
     column: str
     beside: str = "none"
@@ -42,13 +44,13 @@ DISTRIBUTED: Final = {
 }
 ON_EVERY_NODE: Final = ("usernames", "market_events")
 
-# -- state --------------------------------------------------------------------------------
+# -- the database -------------------------------------------------------------------------
 
 HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
 ALLOWS_TRIGGERS = "SELECT current_setting('citus.enable_unsafe_triggers', true) = 'on'"
-# Statements on several shards run one shard after the other. After a parallel statement a transaction could
-# not change a username, because foreign keys to a reference table connect all shards. This setting also needs
-# only one connection to each worker per session.
+# A statement that changes several shards changes one after the other. If it changed them in parallel, Citus
+# would refuse to change a username later in the same transaction: `usernames` is a reference table, to which
+# foreign keys of all shards refer. With this setting a session also needs only one connection to each worker.
 ONE_BY_ONE = "citus.multi_shard_modify_mode = 'sequential'"
 SET_FOR_SESSIONS = f"""
     DO $$ BEGIN
@@ -67,27 +69,26 @@ USERNAMES = (
     "DROP INDEX users_username",
     "CREATE INDEX users_username ON users (username)",
 )
-# New primary keys: a unique key of a distributed table has to contain the distribution column.
+# New primary keys: Citus requires the distribution column in each unique key of a distributed table.
 KEYS: Final = {
     "portfolios": "id, user_id",
     "quests": "id, user_id",
     "trades": "id, user_id",
     "leaderboard_entries": "id, session_date",
 }
-# Lists the foreign keys that are dropped first, and created again when the tables are distributed.
+# Lists the foreign keys. They are dropped before the tables are distributed, and created again afterwards.
 LIST_REFERENCES = """
     SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint
     WHERE contype = 'f' AND conparentid = 0
       AND conrelid IN (SELECT oid FROM pg_class WHERE relname = ANY(%s)
                        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))"""
-# Lists the audit triggers, which are dropped: rows change on the workers, and the audit log is a table on the
-# coordinator.
+# Lists the audit triggers, which are dropped. They would run on the workers, but the audit log is a table of
+# the coordinator.
 LIST_AUDIT_TRIGGERS = """
     SELECT quote_ident(tgname), tgrelid::regclass::text FROM pg_trigger
     WHERE tgfoid = 'audit_record()'::regprocedure"""
 
-# The triggers of `quests` are dropped, because they would have to change counters on another node. Reports
-# read the view below instead, which counts the quests on each node.
+# Drops the triggers that count quests, and their table: they would have to change counters on another node.
 COUNTED_QUESTS: Final = (
     "DROP TRIGGER quests_inserted ON quests",
     "DROP TRIGGER quests_updated ON quests",
@@ -95,6 +96,7 @@ COUNTED_QUESTS: Final = (
     "DROP TRIGGER quests_truncated ON quests",
     "DROP TABLE quest_counters",
 )
+# Replaces the dropped table: a view that counts the quests on each node when a report reads it.
 QUEST_COUNTERS = """
     CREATE VIEW quest_counters AS
     SELECT (CASE WHEN status = 'COMPLETED' THEN completed_at ELSE expires_at - interval '1 microsecond' END
@@ -106,16 +108,18 @@ QUEST_COUNTERS = """
 
 # -- functions ----------------------------------------------------------------------------
 
-# A trigger on a shard gets its changed rows as a transition table, which Citus cannot join with a distributed
-# table. This function returns the name of the other table's shard on the same node, for the trigger to use.
+# A trigger on a shard sees its changed rows as a transition table. Citus cannot join a transition table with
+# a distributed table, so the trigger names a shard of the other table. This function returns the name of the
+# shard of `sibling` that is on the same node as `shard`.
 SHARD_BESIDE = """
     CREATE FUNCTION shard_beside(sibling regclass, shard name) RETURNS text LANGUAGE sql STABLE AS $$
         SELECT pg_catalog.shard_name(sibling, other.shardid) FROM pg_catalog.pg_dist_shard mine
         JOIN pg_catalog.pg_dist_shard other ON other.shardminvalue = mine.shardminvalue
         WHERE mine.shardid = substring(shard FROM '[0-9]+$')::bigint AND other.logicalrelid = sibling
     $$"""
-# Citus runs a recursive statement or a lateral join on one shard only. These functions run on the coordinator
-# and send one statement for each symbol to its shard, or one for each date to all shards.
+# Citus cannot run a recursive statement or a lateral join over several shards. The next three functions
+# replace such statements. They run on the coordinator: the first two ask the shard of each symbol that is
+# wanted, and the third asks all shards once for each date.
 WALK = """
     CREATE FUNCTION distributed_walk(
         wanted text[], beyond timestamp with time zone, step interval, points integer
@@ -166,24 +170,24 @@ DATES = """
             RETURN NEXT day;
         END LOOP;
     END $$"""
-# Trigger function -> the other table to which it writes.
+# Trigger function -> the table that it writes to, which is not the table of the trigger.
 BESIDE: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
-# Functions that the triggers call: they have to be created on the workers. Citus itself creates the trigger
-# functions there, with their tables.
+# Functions that the triggers call. They must be created on the workers. The trigger functions themselves are
+# created there by Citus, together with the tables.
 CALLED_BY_TRIGGERS: Final = (
     "shard_beside(regclass, name)",
     "leaderboard_lock_slot(date, varchar)",
     "leaderboard_bucket_size(date, varchar)",
     "leaderboard_fold(date, varchar, bigint)",
 )
-# Functions that find an entry by its id, which does not determine the shard, and that read usernames from
-# `users`; `_change_functions` rewrites both parts.
+# Functions that find an entry by its id alone, and read usernames from `users`. `_change_functions` adds the
+# date to the search, because an id does not determine a shard, and replaces `users` by `usernames`.
 LOOK_UPS: Final = (
     "leaderboard_rank(uuid, date, varchar)",
     "leaderboard_set_score(uuid, uuid, date, varchar, numeric, jsonb)",
 )
-# Functions whose plan is cached without Citus. Citus chooses the shard when it plans a statement, so with
-# Citus each call needs its own plan.
+# Functions that reuse a cached plan in a plain database. Citus chooses the shard when it plans a statement,
+# so with Citus each call must be planned.
 PLANNED_ONCE: Final = (*LOOK_UPS, "leaderboard_bucket_size(date, varchar)", "users_search(text, bigint)")
 
 
@@ -193,9 +197,10 @@ def is_distributed(execute_sql: Execute) -> bool:
 
 
 def check_topology(execute_sql: Execute, topology: str) -> None:
-    """Raise `RuntimeError` if the tables are distributed and DATABASE_TOPOLOGY (`topology`) is not `citus`.
+    """Raise `RuntimeError` if the tables are distributed but `topology` is not `citus`.
 
-    Migrations of distributed tables can be applied but not reverted.
+    `topology` is DATABASE_TOPOLOGY. `migrate down` passes `plain`, because migrations of distributed tables
+    cannot be reverted.
     """
     if topology != TOPOLOGY and is_distributed(execute_sql):
         raise RuntimeError(
@@ -205,10 +210,10 @@ def check_topology(execute_sql: Execute, topology: str) -> None:
 
 
 def begin_migration(execute_sql: Execute, *, has_roles: bool) -> None:
-    """Keep schema changes of this transaction on the coordinator, if the tables are not distributed yet.
+    """Check that the tables can be distributed, and set Citus up for this transaction.
 
-    Raises `RuntimeError` if the tables cannot be distributed. `has_roles`: the schema belongs to the owner
-    role.
+    Until the tables are distributed, schema changes stay on the coordinator. `has_roles` says whether the
+    schema belongs to the owner role. Raises `RuntimeError` if the tables cannot be distributed.
     """
     if has_roles:
         raise RuntimeError(
@@ -233,7 +238,7 @@ def begin_migration(execute_sql: Execute, *, has_roles: bool) -> None:
 
 
 def distribute(execute_sql: Execute) -> None:
-    """Distribute the tables of a migrated database; does nothing if they are distributed already."""
+    """Distribute the tables of a migrated database. Does nothing if they are already distributed."""
     if is_distributed(execute_sql):
         return
     references = execute_sql(LIST_REFERENCES, (list(DISTRIBUTED),)).fetchall()
@@ -256,9 +261,9 @@ def distribute(execute_sql: Execute) -> None:
 
 
 def _refer_to_node(table: str, reference: str) -> str:
-    """Return the definition of a foreign key for distributed tables.
+    """Return the definition of a foreign key, changed if it would connect two nodes.
 
-    A table that is distributed by session refers to the reference table `usernames` instead of `users`.
+    A table that is distributed by session must refer to the reference table `usernames`, not to `users`.
     """
     if DISTRIBUTED[table].column != "session_date":
         return reference
@@ -288,13 +293,16 @@ def _change_functions(execute_sql: Execute) -> None:
 
 
 def _run_beside(table: str) -> str:
-    """Return a regex replacement that runs a matched statement on the shard of `table` on the same node."""
+    """Return a replacement for `re.sub`: PL/pgSQL code that runs the matched statement on a shard of `table`.
+
+    At run time it finds the shard of `table` that is on the same node as the shard of the trigger.
+    """
     shard = f"shard_beside('{table}', TG_TABLE_NAME)"
     return rf"EXECUTE replace($statement$\g<0>$statement$, '{table}', {shard})"
 
 
 def _replace(execute_sql: Execute, function: str, pattern: str, replacement: str) -> None:
-    """Replace a part of a function's source; raises `RuntimeError` if the pattern does not match."""
+    """Replace what matches `pattern` in a function's source. Raises `RuntimeError` if nothing matches."""
     [(source,)] = execute_sql("SELECT pg_get_functiondef(%s::regprocedure)", (function,)).fetchall()
     changed, count = re.subn(pattern, replacement, source)
     if not count:

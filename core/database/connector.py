@@ -1,7 +1,7 @@
 """Opens connections to the server that a URL names, directly or through a pooler.
 
-Owns libpq's parameters, the check whether a server is supported, the session settings of a new connection,
-and the conversion of ids and documents in rows. Holds no connection.
+Owns libpq's parameters, the check that a server is supported, the session settings of a new connection, and
+the conversion of UUID and JSONB values in rows. Keeps no connection.
 """
 
 import json
@@ -27,7 +27,7 @@ from core.settings.secret_files import FileSecret
 
 logger = logging.getLogger(__name__)
 
-# A dead network is noticed after about 20 s instead of the kernel's 8 to 15 minutes.
+# With these settings a dead network is noticed after about 20 s. The kernel's defaults take 8 to 15 minutes.
 KEEPALIVES = {
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -35,7 +35,7 @@ KEEPALIVES = {
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,
 }
-# The oldest version in the test matrix.
+# PostgreSQL 15, the oldest version in the test matrix.
 MINIMUM_SERVER = 150_000
 # Parts of the messages with which PgBouncer and Amazon RDS Proxy refuse start-up options.
 _OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
@@ -46,7 +46,7 @@ class ServerNotSupported(psycopg2.OperationalError):
 
 
 class Host(NamedTuple):
-    """One host of a URL, in libpq's terms; a part that the URL does not contain is empty."""
+    """One host of a URL, with libpq's names. A field that the URL does not contain is an empty string."""
 
     host: str
     hostaddr: str
@@ -54,7 +54,7 @@ class Host(NamedTuple):
 
     def is_at(self, raw: connection) -> bool:
         """Return whether a connection leads to this host."""
-        # without a port in the URL, libpq has used its default port, which the connection reports
+        # without a port in the URL, libpq has connected to its default port, which `raw.info` reports
         port = int(self.port or raw.info.port)
         return (self.host or self.hostaddr, port) == (raw.info.host, raw.info.port)
 
@@ -66,17 +66,17 @@ class Hosts(NamedTuple):
     is_list: bool
     """Whether the URL names several hosts."""
     choice: Mapping[str, str]
-    """The `target_session_attrs` for several hosts: take the first that accepts writes.
+    """The parameter `target_session_attrs` for libpq: connect to the first host that accepts writes.
 
-    Empty for a single host, or if the URL has this parameter.
+    Empty if the URL has a single host, or already has this parameter.
     """
 
     @classmethod
     def of_url(cls, given: Mapping[str, str]) -> Self:
-        """Return the hosts of a URL; `given` has its parts, as `parse_dsn` returns them."""
+        """Return the hosts of a URL. `given` is the result of psycopg2's `parse_dsn` for the URL."""
         columns = [given.get(name, "").split(",") for name in Host._fields]
         count = max(map(len, columns))
-        # a single port, or none, applies to all hosts
+        # one port in the URL, or none, applies to all hosts
         rows = zip(*(column * count if len(column) == 1 else column for column in columns), strict=True)
         is_list = count > 1
         needs_choice = is_list and "target_session_attrs" not in given
@@ -84,15 +84,18 @@ class Hosts(NamedTuple):
         return cls(tuple(map(Host._make, rows)), is_list, choice)
 
     def without(self, raw: connection) -> Self:
-        """Return all hosts except the one of a connection."""
+        """Return these hosts except the one to which `raw` is connected."""
         return self._replace(hosts=tuple(host for host in self.hosts if not host.is_at(raw)))
 
     def beginning_with(self, raw: connection) -> Self:
-        """Return the hosts, the one of a connection first: trying an unreachable host takes seconds."""
+        """Return these hosts, beginning with the one to which `raw` is connected.
+
+        The next connection then tries a host that works first. Trying an unreachable host takes seconds.
+        """
         return self._replace(hosts=tuple(sorted(self.hosts, key=lambda host: not host.is_at(raw))))
 
     def build_parameters(self) -> dict[str, str]:
-        """Return the hosts as libpq's parameters; an empty dict for a URL with a single host."""
+        """Return the hosts as libpq's parameters, or an empty dict if the URL has a single host."""
         if not self.is_list:
             return {}
         columns = zip(Host._fields, map(",".join, zip(*self.hosts, strict=True)), strict=True)
@@ -104,14 +107,14 @@ class ServerConnection(connection):
 
     facts: SessionFacts
     unit_prefix: str = ""
-    """Statements to send before the first statement of each transaction; empty if `keeps_session`."""
+    """Statements to send before the first statement of each transaction. Empty if `keeps_session` is true."""
 
     @property
     def keeps_session(self) -> bool:
         """Whether the session keeps its settings, prepared statements and temporary tables.
 
-        False behind a transaction pooler: there the next transaction may run in another session, and the
-        backend process id of the connection is not the id of a server process.
+        False behind a transaction pooler. There the next transaction may run in another session, and the
+        connection's `backend_pid` is not the id of a server process.
         """
         return self.facts.is_pinned
 
@@ -130,11 +133,12 @@ class Connector:
         needs_schema: bool = True,
         timeline: KnownTimeline | None = None,
     ) -> None:
-        """Open no connection yet; `url` defaults to DATABASE_URL, the statement timeout to the query timeout.
+        """Open no connection yet.
 
-        Without `needs_schema` a connection is opened even if the first schema of its search path is
-        missing; the next schema may contain another application's tables with the same names. With a
-        `timeline` no connection to a former primary is kept, and `timeline` notes each new timeline.
+        `url` defaults to DATABASE_URL, and `statement_timeout_ms` to DATABASE_QUERY_TIMEOUT. With
+        `needs_schema` a connection is refused if the first schema of its search path is missing, because
+        the next schema may contain another application's tables with the same names. With `timeline` a
+        connection to a former primary is refused, and the timeline of each connection is noted there.
         """
         self.url = url or settings.database_url.get_secret_value()
         timeout_ms = settings.database_query_timeout if statement_timeout_ms is None else statement_timeout_ms
@@ -145,21 +149,22 @@ class Connector:
         given = parse_dsn(self.url)
         self._password = given.get("password")
         stored = settings.database_password
-        # a password in the URL has precedence over the one in the file
+        # a password in the URL has precedence over DATABASE_PASSWORD_FILE
         is_used = stored is not None and stored.get_secret_value() == self._password
         self._password_file = stored if is_used and isinstance(stored, FileSecret) else None
         self._names_host = "host" in given and "hostaddr" not in given
         self._hosts = Hosts.of_url(given)
         self._timeline = timeline
-        # libpq takes integer seconds, and uses 2 if it is given 1
+        # libpq takes whole seconds, and treats 1 as 2
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
         self._needs_schema = needs_schema
         self._sends_options = True
 
     def open(self, *, cursor_factory: type[cursor] | None = None) -> ServerConnection:
-        """Open a connection that commits each statement; raises `psycopg2.Error`.
+        """Open a connection that commits each statement. Raises `psycopg2.Error`.
 
-        If the URL has several hosts, the first is taken that accepts writes and is no former primary.
+        If the URL has several hosts, this connects to the first one that accepts writes and is not a former
+        primary.
         """
         hosts = self._hosts
         while True:
@@ -205,8 +210,8 @@ class Connector:
     def with_options(self, connect: Callable[[dict[str, Any]], ServerConnection]) -> ServerConnection:
         """Call `connect` with libpq's parameters and return its connection.
 
-        If a pooler refuses start-up options, call it again without them. If the connection fails and the
-        password file has a new password, try once more with that.
+        If a pooler refuses the start-up options, `connect` is called again without them. If `connect` fails
+        and DATABASE_PASSWORD_FILE has a new password, `connect` is called again with the new password.
         """
         used = self._password
         try:
@@ -217,7 +222,7 @@ class Connector:
         return self._connect(connect)
 
     def _find_new_password(self, used: str | None) -> bool:
-        """Read DATABASE_PASSWORD_FILE again; return whether its password differs from `used`."""
+        """Read DATABASE_PASSWORD_FILE again, and use its password. Return whether it differs from `used`."""
         found = None if self._password_file is None else self._password_file.read_again()
         if found is None or found == used:
             return False
@@ -233,13 +238,13 @@ class Connector:
                 if not any(words in str(error) for words in _OPTIONS_REFUSED):
                     raise
             self._stop_sending_options("refuses")
-        # An empty value: without the parameter libpq would take PGOPTIONS from the environment.
+        # an empty value, because without this parameter libpq would use PGOPTIONS from the environment
         return connect(self._build_parameters(""))
 
     def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
-        """Set `facts` and `unit_prefix` of a new connection; `ask` runs a statement and returns its row.
+        """Set `facts` and `unit_prefix` of a new connection. Raises `ServerNotSupported`.
 
-        Raises `ServerNotSupported`.
+        `ask` runs a statement on the connection and returns its row.
         """
         version = raw.server_version
         if version < MINIMUM_SERVER:
@@ -248,7 +253,7 @@ class Connector:
                 f" {MINIMUM_SERVER // 10_000} or newer is needed"
             )
         try:
-            # read the attribute once: another thread may change it when the server refuses options
+            # read the attribute once: another thread sets it to False when a pooler refuses the options
             has_options = self._sends_options
             facts = parse_facts(ask(self._session.build_probe(has_options=has_options)))
             if has_options and not facts.is_pinned:
@@ -274,7 +279,7 @@ class Connector:
         logger.info("a pooler %s start-up options; each transaction gets its settings", verb)
 
     def _build_parameters(self, options: str) -> dict[str, Any]:
-        """Return libpq's parameters that are passed beside the URL; they override the environment's."""
+        """Return the parameters that libpq gets in addition to the URL. They override the environment."""
         return {
             "application_name": self._application_name,
             "client_encoding": "UTF8",
@@ -304,12 +309,12 @@ def _parse_document(text: str | bytes | None, _: object) -> Any:
     return None if text is None else json.loads(text)
 
 
-# By default psycopg2 parses UUIDs and JSON in Python code, and a leaderboard has a hundred of each. msgspec
-# parses a UUID in C, and an empty document needs no parser.
+# By default psycopg2 parses UUIDs and JSON in Python code, and a leaderboard of 100 entries has 100 of each.
+# msgspec parses a UUID in C. An empty JSON document is recognised without a parser.
 _TYPES = (new_type((UUID_OID,), "UUID", _parse_id), new_type((JSONB_OID,), "JSONB", _parse_document))
 
 
 def register_types(raw: connection) -> None:
-    """Make one connection return ids and documents as Python values."""
+    """Make a connection return UUID columns as `UUID`, and JSONB columns as Python objects."""
     for kind in _TYPES:
         register_type(kind, raw)

@@ -27,7 +27,7 @@ from core.errors import (
 
 FEATURE_NOT_SUPPORTED = "0A000"
 QUERY_CANCELED = "57014"
-# connection exceptions, insufficient resources, operator intervention
+# SQLSTATE classes: connection exceptions, insufficient resources, operator intervention.
 _UNAVAILABLE_CLASSES = {"08", "53", "57"}
 _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
@@ -38,10 +38,10 @@ SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
-# SQLSTATE of idle_in_transaction_session_timeout and of transaction_timeout: both end the session.
+# SQLSTATEs of idle_in_transaction_session_timeout and transaction_timeout. Both end the session.
 _ENDED_SESSION = {"25P03", "25P04"}
-# psycopg2 gives no SQLSTATE when connecting fails, so "too many connections" is recognised by these parts of
-# messages: of PostgreSQL (SQLSTATE 53300), of PgBouncer and of Supavisor.
+# psycopg2 gives no SQLSTATE when connecting fails. These parts of the messages of PostgreSQL (for SQLSTATE
+# 53300), PgBouncer and Supavisor mean that there are too many connections.
 _TOO_MANY = (
     "too many clients",
     "too many connections",
@@ -50,15 +50,16 @@ _TOO_MANY = (
     "max clients reached",
     "max client connections reached",
 )
-# Parts of libpq's messages for a server that `target_session_attrs` does not accept.
+# Parts of libpq's messages about a server that `target_session_attrs` refuses.
 _READ_ONLY_SERVER = ("session is read-only", "server is in hot standby mode")
 READ_ONLY_CAUSES = (
     "either it is a standby (point DATABASE_URL at the primary), or default_transaction_read_only is on"
     " (an administrator or a quota of the provider set it)"
 )
-# libpq writes one line for each address of each host; an error shows at most this many.
+# libpq writes one line for each address of each host. An error message shows at most this many lines.
 _MAX_LINES = 4
 # Matches the beginning of a message of a server or a pooler, in any language: severity, colon, two spaces.
+# libpq's own messages do not begin like this.
 _REFUSAL = re.compile(r"(^|failed: )[^:]{1,40}:  ")
 # Matches an address in the messages of libpq and of the server.
 _ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d+\.\d+\.\d+\.\d+')
@@ -66,7 +67,7 @@ _ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d
 # Matches a key in messages such as "Key (user_id)=(...) is not present in table", in any language.
 _KEY = re.compile(r"\((?P<columns>[\w, ]+)\)=\((?P<values>.*)\)", re.DOTALL)
 
-# Longest value in a message, in characters.
+# Longest value in an error message, in characters.
 MAX_SHOWN = 80
 
 DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)
@@ -100,14 +101,14 @@ def is_connection_lost(error: BaseException) -> bool:
         return False
     state = driver_error.pgcode
     if state is None:
-        # psycopg2 raises its base class for errors of libpq, such as a connection that a pooler closed
+        # for an error of libpq, such as a connection that a pooler closed, psycopg2 raises its base class
         is_of_libpq = type(driver_error) is psycopg2.DatabaseError
         return is_of_libpq or isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
 
 
 def translate(error: BaseException, operation: str) -> EchoMarketsError:
-    """Return the error that callers of `core` get for a driver error."""
+    """Return the error of `core.errors` for a driver error. Its message names the `operation`."""
     driver_error = _driver_error(error)
     state = driver_error.pgcode if driver_error is not None else None
     if state in _BY_STATE:
@@ -134,9 +135,9 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
 
 
 def _describe_violation(error: psycopg2.Error, operation: str) -> ConstraintViolated:
-    """Return an error that names the violated constraint and the values of the key that violates it.
+    """Return an error that names the violated constraint and the refused values of its key.
 
-    No other part of the server's detail is shown, because for a CHECK it contains all values of the row.
+    The rest of the server's detail is not shown: for a CHECK constraint it contains all values of the row.
     """
     key = _read_key(error.diag.message_detail or "")
     broken = error.diag.constraint_name or "a constraint"
@@ -157,17 +158,17 @@ def _read_key(detail: str) -> dict[str, str]:
     if found is None:
         return {}
     columns = found["columns"].split(", ")
-    # only the last column of a key can hold a text with a comma
+    # among our keys, only the last column of a key can contain a comma
     values = found["values"].split(", ", len(columns) - 1)
     return {column: value[:MAX_SHOWN] for column, value in zip(columns, values, strict=False)}
 
 
 def translate_connect(error: BaseException) -> ConnectFailed:
-    """Return the error that callers of `core` get for a connection that could not be opened."""
+    """Return the error of `core.errors` for a connection that could not be opened."""
     driver_error = _driver_error(error)
     if isinstance(driver_error, ServerNotSupported):
         return ConnectFailed(str(driver_error))
-    # the message has a line for each address of each host
+    # libpq's message has one line for each address of each host
     lines = [line.strip() for line in str(driver_error or "no connection").splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith("connection to server")] or lines[:1]
     reason = "; ".join(failures[:_MAX_LINES]) or "no message"
@@ -210,7 +211,7 @@ def _reason(error: psycopg2.Error | None) -> str:
     if error is None:
         return "no connection"
     if error.pgcode is not None and error.pgcode[:2] == _DATA_CLASS:
-        # without the server's message, because it contains the value
+        # the server's message is left out, because it contains the refused value
         return f"{error.pgcode}: {type(error).__name__}"
     # the first line only: the rest repeats the statement
     text = [*getattr(error, "__notes__", ()), *str(error).strip().splitlines()]

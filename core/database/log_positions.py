@@ -1,12 +1,13 @@
-"""Positions in the write-ahead log (LSN): of the writes of this process, and those that reads demand.
+"""The commits that a read must see, as positions in the write-ahead log (LSN).
 
-Owns the statements that ask a primary for its position, the position that reads of the current context demand
-of a replica, and the text form of a token. Opens no connection.
+Owns the statements that ask a primary for its position, the position of the last write of this process, the
+position that the reads of a block must see, and the consistency token, which carries a position to another
+process. Opens no connection.
 
-After a COMMIT the server reports a position. The commit is at or before it, so on a replica that has replayed
-up to this position the commit is visible. The position is that of the last flush, because only flushed
-records are sent to replicas, and the end of the log may be flushed only seconds later. With
-`synchronous_commit = off` a commit is not flushed, so then the position is the end of the log.
+After a COMMIT the server is asked for a position at or after the commit. A replica that has replayed the log
+up to this position shows the commit. The position is that of the last flush: a server sends only flushed
+records to replicas, and may flush the end of the log seconds later. With `synchronous_commit = off` COMMIT
+does not wait for a flush, so the position is the end of the log.
 """
 
 import re
@@ -23,14 +24,13 @@ from core.metrics.names import ReadReason
 Position = int
 """An LSN as an integer: the number of bytes from the beginning of the log."""
 
-# NULL on a server in recovery, because the functions of the other branches raise an error there.
+# The position of a primary. NULL on a server in recovery, where the other functions raise an error.
 POSITION: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
     WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
     ELSE pg_current_wal_flush_lsn() END"""
 SELECT_POSITION: Final = f"SELECT {POSITION}"
-# The position and the log to which it belongs: another server or a restored one has another system
-# identifier, and a promoted server has another timeline. The first eight digits of the name of a WAL segment
-# are the timeline.
+# Selects a position, and the system identifier and timeline of the log to which the position belongs. A
+# promoted server has a new timeline. The first eight digits of the name of a WAL segment are the timeline.
 SELECT_LOG_TIMELINE: Final = f"""
     SELECT {POSITION}, system_identifier::text,
            CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END
@@ -39,23 +39,23 @@ _TOKEN: Final = re.compile(r"(\d{1,20})\.([0-9A-F]{8})\.([0-9A-F]{1,16})", re.AS
 
 
 class LogTimeline(NamedTuple):
-    """A system identifier and the number of its timeline: only positions on the same one can be compared.
+    """A write-ahead log: a system identifier and a timeline. Only positions in the same log can be compared.
 
-    `core.failover.Timeline` in contrast also identifies the database and schema.
+    `core.failover.Timeline` also identifies the database and the schema.
     """
 
     system: str
     number: int
 
     def is_of(self, known: Timeline | None) -> bool:
-        """Return whether the primary to which the pool is connected (`known`) writes this log."""
+        """Return whether a primary that the pool knows as `known` writes this log."""
         return (
             known is not None and known.database.startswith(f"{self.system}.") and known.number == self.number
         )
 
 
 class ConsistencyToken(NamedTuple):
-    """A position of a primary, which can be sent to other processes as text."""
+    """A position of a primary. Its text form can be sent to other processes."""
 
     log_timeline: LogTimeline
     position: Position
@@ -65,18 +65,18 @@ class ConsistencyToken(NamedTuple):
 
 
 def read_token(execute_sql: Callable[..., Any]) -> ConsistencyToken | None:
-    """Return a token that covers all commits up to now, or None if the server is not a primary."""
+    """Return a token for all commits up to now, or None if the server is not a primary."""
     [row] = execute_sql(SELECT_LOG_TIMELINE).fetchall()
     return None if row[0] is None else ConsistencyToken(parse_log_timeline(row), parse_position(row[0]))
 
 
 def parse_log_timeline(row: Sequence[Any]) -> LogTimeline:
-    """Return the timeline from a row of `SELECT_LOG_TIMELINE`, which a primary has returned."""
+    """Return the log timeline in a row of `SELECT_LOG_TIMELINE`. The row must come from a primary."""
     return LogTimeline(row[1], int(row[2], 16))
 
 
 def parse_token(text: object) -> ConsistencyToken | None:
-    """Return the token in a text, or None if the text is not a token."""
+    """Return the consistency token in a text, or None if the text is not a consistency token."""
     found = _TOKEN.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
@@ -84,39 +84,39 @@ def parse_token(text: object) -> ConsistencyToken | None:
 
 
 def parse_position(text: str) -> Position:
-    """Return the position in a text of PostgreSQL's form, such as `16/B374D848`."""
+    """Return the position in PostgreSQL's text form, such as `16/B374D848`, as an integer."""
     high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)
 
 
 def format_position(position: Position) -> str:
-    """Return a position as text in PostgreSQL's form."""
+    """Return a position in PostgreSQL's text form, such as `16/B374D848`."""
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
 class Demand(NamedTuple):
-    """The position that the reads of a context must see; without one they run on the primary.
+    """The position that the reads of a block must see. If `position` is None, they run on the primary.
 
-    `reason` is the label with which reads on the primary are counted.
+    `reason` is the metric label of reads that run on the primary because `position` is None.
     """
 
     position: Position | None
     reason: ReadReason = "unknown"
 
 
-# Reads on which a decision depends, and reads that check a cached value, must run on the primary.
+# For reads that must run on the primary: a decision depends on them, or they check a cached value.
 CURRENT: Final = Demand(None, "current")
-# None is for an uncached read, which must see at least the writes of this process.
+# None outside of a `demanding` block: a read must then see the writes of this process.
 _DEMAND: ContextVar[Demand | None] = ContextVar("demand", default=None)
 _TOKENS: ContextVar[tuple[ConsistencyToken, ...]] = ContextVar("tokens", default=())
 
 find_demand = _DEMAND.get
 find_tokens = _TOKENS.get
-"""Return the tokens of all `at_least` blocks around the current call."""
+"""Return the consistency tokens of all `at_least` blocks around the current call."""
 
 
 class demanding:  # noqa: N801  # used like a function; a generator would take several times as long
-    """Make the reads of the block demand a position, or the primary."""
+    """Apply `demand` to the reads of the block."""
 
     __slots__ = ("_before", "_demand")
 
@@ -133,7 +133,7 @@ class demanding:  # noqa: N801  # used like a function; a generator would take s
 
 
 class at_least:  # noqa: N801  # as above
-    """Make the reads of the block see every commit from before the token was made.
+    """Make the reads of the block see every commit from before `token` was made.
 
     In nested blocks the tokens of all blocks apply.
     """
@@ -156,7 +156,10 @@ class OwnWrites:
     """The position of the last write of this process; thread safe."""
 
     def __init__(self, *, unknown_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin at position 0; after a write without a position it is unknown for `unknown_seconds`."""
+        """Begin at position 0.
+
+        After a write whose position is unknown, `find_position` returns None for `unknown_seconds`.
+        """
         self._unknown_seconds = unknown_seconds
         self._clock = clock
         self._position: Position = 0
@@ -164,7 +167,7 @@ class OwnWrites:
         self._lock = threading.Lock()
 
     def note(self, position: Position | None) -> None:
-        """Note a commit; `position` is None if the position of the commit is unknown."""
+        """Note a commit of this process at `position`, or at an unknown position (None)."""
         if position is None:
             self._unknown_until = self._clock() + self._unknown_seconds
         else:
@@ -172,9 +175,9 @@ class OwnWrites:
                 self._position = max(self._position, position)
 
     def reset_after_fork(self) -> None:
-        """Create a new lock; the position of the parent's writes is kept."""
+        """Create a new lock. The position of the parent's last write is kept."""
         self._lock = threading.Lock()
 
     def find_position(self) -> Position | None:
-        """Return the position that a read must have seen, or None if it is unknown."""
+        """Return the position of the last write, or None if it is unknown."""
         return None if self._clock() < self._unknown_until else self._position

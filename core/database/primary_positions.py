@@ -1,7 +1,8 @@
-"""The positions (LSN) that the primary reported during the last minute; a `ServerWatch` samples them.
+"""Measures how far replicas are behind the primary, by positions in the write-ahead log (LSN).
 
-Owns the two values that are computed from the samples: the oldest position at which a replica may answer
-reads, and the lag of a replica. Sends no query itself.
+A `ServerWatch` asks the primary for its position several times a second. This module keeps these samples for
+a minute. It computes from them the lag of a replica, and the oldest position at which a replica may still
+answer reads. Sends no query itself.
 """
 
 import logging
@@ -17,11 +18,10 @@ from core.database.log_positions import LogTimeline, Position, parse_log_timelin
 
 logger = logging.getLogger(__name__)
 
-# Maximum age of the data that a replica may return. A fence outlasts its COMMIT by more than twice this time,
-# so a reader that comes after the fence of a dead writer has expired gets its answer from a replica that has
-# replayed the COMMIT.
+# Maximum age of the data that a replica may return. The fence of a write stays for more than twice this time
+# after the COMMIT, even if the writer dies. A replica that may answer after that has replayed the COMMIT.
 FLOOR_SECONDS = 1.5
-# How long samples are kept. A larger lag is reported as this lag, which is large enough for an operator.
+# How long samples are kept. A larger lag than this is reported as about this lag.
 REMEMBERED_SECONDS = 60.0
 
 
@@ -41,9 +41,11 @@ class PrimaryPositions:
         self._samples: deque[_Sample] = deque()
 
     def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
-        """Note a row of `SELECT_LOG_TIMELINE`: its position covers every commit from before `asked_at`.
+        """Keep the position in a row of `SELECT_LOG_TIMELINE`, for which the server was asked at `asked_at`.
 
-        If the server reports no position, it is in recovery, so it is not the primary: drop all samples.
+        Every commit from before `asked_at` is at or before this position. A row without a position comes from
+        a server in recovery, which is not a primary. Then, and on a new timeline, the older samples are
+        dropped.
         """
         position = row[0]
         with self._lock:
@@ -59,7 +61,7 @@ class PrimaryPositions:
                 self._samples.popleft()
 
     def note_failure(self, error: psycopg2.Error) -> None:
-        """Log the failure only: without new samples `find_floor` returns None after FLOOR_SECONDS."""
+        """Only log the failure. Without new samples, `find_floor` returns None after FLOOR_SECONDS."""
         logger.debug("the primary did not say its position: %s", type(error).__name__)
 
     def _forget(self) -> None:
@@ -67,9 +69,9 @@ class PrimaryPositions:
         self._samples.clear()
 
     def find_floor(self) -> Position | None:
-        """Return the lowest position that a replica must have replayed for any read.
+        """Return the position that a replica must have replayed before it may answer any read.
 
-        This is the first sample of the last FLOOR_SECONDS; None if there is no such sample.
+        This is the oldest sample of the last FLOOR_SECONDS. Returns None if there is no such sample.
         """
         oldest = self._clock() - FLOOR_SECONDS
         with self._lock:
@@ -81,7 +83,7 @@ class PrimaryPositions:
             return floor
 
     def measure_lag(self, position: Position) -> float:
-        """Return the lag in seconds, at least, of a replica that has replayed up to a position."""
+        """Return a lower bound in seconds for the lag of a replica that has replayed up to `position`."""
         with self._lock:
             missing = None
             for sample in reversed(self._samples):
@@ -91,5 +93,5 @@ class PrimaryPositions:
         return 0.0 if missing is None else max(0.0, self._clock() - missing.asked_at)
 
     def reset_after_fork(self) -> None:
-        """Create a new lock; the parent's samples stay valid."""
+        """Create a new lock. The samples of the parent stay valid."""
         self._lock = threading.Lock()

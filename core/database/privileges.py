@@ -1,8 +1,8 @@
-"""The privileges of each role on each table and function, and the hand-over of a database to the owner role.
+"""The privileges of each role on tables and functions, and the hand-over of a database to the owner role.
 
-Owns the list of all privileges. Each `migrate up` ends by applying this list: afterwards each role has the
-privileges in it and no others. A schema that does not belong to the owner role is not changed: there one role
-is used for everything.
+Owns the list of all privileges. `migrate up` applies the list at its end. Afterwards each role has exactly
+the privileges in the list. This changes only a schema that belongs to the owner role: in any other schema a
+single role is used for everything.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,15 +17,15 @@ from core.errors import DatabaseError
 Execute = Callable[..., Any]
 
 _ROWS: Final = {APP: "SELECT, INSERT, UPDATE, DELETE"}
-# The player role may read every row of these tables, except that it sees only the rows of one player in the
-# tables of `core.database.row_security`.
+# The player role may read these tables. In the tables of `core.database.row_security` it sees only the rows
+# of one player.
 _SEEN_BY_PLAYERS: Final = {**_ROWS, PLAYER: "SELECT"}
-# The columns that the application may write. Only triggers fill the others, which describe the changed row
-# and its transaction.
+# The columns that the application may write. The other columns describe a changed row and its transaction;
+# only triggers fill them.
 _AUDIT_COLUMNS: Final = "id, created_at, actor, action, target, outcome, detail, request_id, start_id"
 
 # Table or view -> role -> privileges in the syntax of GRANT, with columns in parentheses. Partitions need no
-# privileges: a role with privileges on a table can use its partitions through the table.
+# privileges: a role uses them through their table.
 TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         **_ROWS,
@@ -54,9 +54,9 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 SEALING: Final = "audit_seal"
-"""The function that the sealer owns: only this function can add a seal."""
+"""The function that belongs to the sealer role. Only this function can add a seal to the audit log."""
 
-# Function -> the roles that may call it. Trigger functions need no such privilege.
+# Function -> the roles that may call it. A trigger function runs without this privilege.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_create_month": (),
     "audit_drop_month": (),
@@ -93,13 +93,13 @@ _LIST_TABLES = """
 _LIST_FUNCTIONS = """
     SELECT proname::text, oid::regprocedure::text FROM pg_proc
     WHERE pronamespace = current_schema()::regnamespace"""
-# A table that existed before the first migration may have a column with a sequence.
+# The migrations create no sequences, but a table that existed before the first migration may have one.
 _LIST_SEQUENCES = """
     SELECT DISTINCT s.oid::regclass::text FROM pg_class s
     JOIN pg_depend d ON d.objid = s.oid AND d.deptype IN ('a', 'i') JOIN pg_class t ON t.oid = d.refobjid
     WHERE s.relkind = 'S' AND t.relkind IN ('r', 'p')
       AND t.relnamespace = current_schema()::regnamespace"""
-# The check is needed, because `CREATE EXTENSION IF NOT EXISTS` fails on a server without this extension.
+# The check is needed: on a server without this extension `CREATE EXTENSION IF NOT EXISTS` fails.
 _CREATE_EXTENSION = """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_available_extensions
@@ -108,7 +108,8 @@ _CREATE_EXTENSION = """
         END IF;
     EXCEPTION WHEN insufficient_privilege THEN NULL;
     END $$"""
-# Lists partitions too: their owner does not change with that of the table. Indexes and sequences follow it.
+# Lists partitions too: a new owner of a table does not become the owner of its partitions. The owner of
+# indexes and sequences changes with the owner of their table.
 _LIST_RELATIONS = """
     SELECT c.oid::regclass::text FROM pg_class c
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v')
@@ -123,13 +124,13 @@ _LIST_ROUTINES = """
 
 
 def find_owned_schema(execute_sql: Execute) -> str | None:
-    """Return the quoted name of the current schema if it belongs to the owner role, else None."""
+    """Return the quoted name of the current schema, or None if the owner role does not own the schema."""
     rows = execute_sql(_FIND_OWNERSHIP, (OWNER,)).fetchall()
     return str(rows[0][0]) if rows else None
 
 
 def apply_privileges(execute_sql: Execute, schema: str) -> None:
-    """Grant each role the privileges of TABLES and FUNCTIONS, and revoke all others.
+    """Grant each role the privileges in TABLES and FUNCTIONS, and revoke all other privileges.
 
     `schema` is the result of `find_owned_schema`. `execute_sql` runs a statement as the owner role, in a
     transaction, and returns a cursor.
@@ -159,7 +160,7 @@ def apply_privileges(execute_sql: Execute, schema: str) -> None:
 def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> None:
     """Make the sealer the owner of the sealing function; the roles in FUNCTIONS may call it."""
     [(owner,)] = run("SELECT quote_ident(current_user)").fetchall()
-    # PostgreSQL requires that the new owner of a function may create objects in its schema
+    # PostgreSQL requires that the new owner of a function may create objects in the function's schema
     run(f"GRANT CREATE ON SCHEMA {schema} TO {SEALER}")
     run(f"ALTER ROUTINE {routine} OWNER TO {SEALER}")
     run(f"REVOKE CREATE ON SCHEMA {schema} FROM {SEALER}")
@@ -171,15 +172,16 @@ def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> Non
 
 
 def _escaped(execute_sql: Execute) -> Execute:
-    # otherwise the driver would treat a percent sign in the name of a schema as a placeholder
+    # the driver would treat a percent sign, for example in the name of a schema, as a placeholder
     return lambda statement: execute_sql(statement.replace("%", "%%"))
 
 
 def hand_over(admin: extensions.connection) -> None:
-    """Make the owner role the owner of the administrator's current schema and its tables; repeatable.
+    """Make the owner role the owner of the administrator's current schema, and of its tables and functions.
 
-    The roles must exist. If the schema is `public`, the owner role also gets the whole database, and roles
-    without a grant may no longer connect. `migrate up` then sets the privileges. Raises `DatabaseError`.
+    Can be repeated. The roles must exist. If the schema is `public`, the owner role also becomes the owner of
+    the database, and only roles with a grant may connect to it. `migrate up` sets the privileges on tables
+    and functions later. Raises `DatabaseError`.
     """
     administer(admin, _hand_over)
 
@@ -196,7 +198,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
             sql.SQL(statement).format(**{name: sql.Identifier(text) for name, text in names.items()})
         )
 
-    # only a member of a role may make this role the owner of an object
+    # an administrator can give objects only to a role of which it is a member
     is_member = may_become(cursor, OWNER)
     if not is_member:
         run("GRANT {owner} TO CURRENT_USER")
@@ -212,7 +214,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
     if cursor.fetchone() is None:
         run("ALTER SCHEMA {schema} OWNER TO {owner}")
     _give_objects_to_owner(cursor)
-    # an administrator who is not a superuser needs this to change the passwords later
+    # an administrator who is not a superuser needs this to repeat the hand-over, for example to set passwords
     run("SET LOCAL ROLE {owner}")
     run("GRANT USAGE ON SCHEMA {schema} TO SESSION_USER")
     run("SET LOCAL ROLE NONE")
@@ -225,5 +227,5 @@ def _give_objects_to_owner(cursor: extensions.cursor) -> None:
     for query, kind in ((_LIST_RELATIONS, "TABLE"), (_LIST_ROUTINES, "ROUTINE")):
         cursor.execute(query, parameters)
         for (name,) in cursor.fetchall():
-            # the server has quoted the name and added the schema if necessary
+            # `name` comes from the server: quoted, and with its schema if necessary
             cursor.execute(f"ALTER {kind} {name} OWNER TO {OWNER}")

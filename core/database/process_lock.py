@@ -1,9 +1,9 @@
-"""An advisory lock in the database that only one of several processes holds while it works.
+"""An advisory lock in the database, which one of several processes holds while it works.
 
-Owns a connection outside the pool, and on it a transaction-level advisory lock, which each call of `hold`
-takes again. A session-level lock would stay locked in a transaction pooler after its holder has ended, and a
-transaction that stays open for days would trigger an alert. When the holder or its connection ends, the lock
-is free.
+Owns a connection outside the pool, and on this connection a transaction-level advisory lock. The lock becomes
+free when the process or its connection ends. A session-level lock would not: a transaction pooler keeps the
+session after its client has ended. Each call of `hold` takes the lock again in a new transaction, because a
+transaction that stays open for days would trigger an alert.
 """
 
 import psycopg2
@@ -13,8 +13,8 @@ from core.database.driver_errors import translate, translate_connect
 from core.database.statement_watch import StatementWatch
 
 # The second key of the lock is a hash of the schema's name: installations that share a database have
-# different schemas, and must not share the lock.
-# The timeout is off, because the transaction is idle for as long as one step of the holder takes.
+# different schemas, and must not share the lock. idle_in_transaction_session_timeout is off, because the
+# transaction is idle until the next call of `hold`.
 TAKE = (
     "BEGIN; {prefix}SET LOCAL idle_in_transaction_session_timeout = 0;"
     " SELECT pg_try_advisory_xact_lock({key}, hashtext(current_schema()))"
@@ -22,10 +22,10 @@ TAKE = (
 
 
 class ProcessLock:
-    """A lock with its own number as the key, such as four ASCII letters; only one thread may use it."""
+    """A lock with an integer as its `key`, for example the codes of four letters. For one thread only."""
 
     def __init__(self, connector: Connector, key: int, *, timeout_seconds: float) -> None:
-        """Open no connection yet; a statement without an answer is cut a second after `timeout_seconds`."""
+        """Open no connection yet. A statement fails if it has no answer a second after `timeout_seconds`."""
         self._connector = connector
         self._key = key
         self._watch = StatementWatch(limit_seconds=timeout_seconds)
@@ -33,11 +33,11 @@ class ProcessLock:
         self._is_held = False
 
     def hold(self) -> bool:
-        """Take the lock, or keep it; return whether this process has it now. Never waits.
+        """Take the lock, or keep it. Return whether this process has the lock now. Raises `DatabaseError`.
 
-        The lock belongs to an open transaction, and each call replaces that transaction by a new one. So
-        another process can take the lock only after this one lost its connection, or in the microseconds of
-        the replacement; `hold` then returns False. Raises `DatabaseError`.
+        Never waits for another process. If this process has the lock, the call ends the transaction with the
+        lock and takes the lock again in a new one. Another process can take it in the microseconds between,
+        or after this process has lost its connection.
         """
         if self._raw is None:
             self._raw = self._open()
@@ -55,7 +55,7 @@ class ProcessLock:
         return self._is_held
 
     def release(self) -> None:
-        """Release the lock and close its connection; does nothing without a connection."""
+        """Release the lock and close its connection. Does nothing without a connection."""
         raw, self._raw, self._is_held = self._raw, None, False
         if raw is not None:
             raw.close()

@@ -1,8 +1,8 @@
 """The log of statements: operation, text, duration and number of rows.
 
-Owns the choice of the statements that are logged, and their format. The text has placeholders instead of
-values, and of an error only the SQLSTATE is logged, because the server's message contains values. When the
-log is off, connections use the unchanged cursor class, so it costs nothing.
+Owns the choice of the statements that are logged, and their format. A logged text has placeholders, not
+values. An error is logged as its SQLSTATE alone, because the server's message contains values. If the log is
+off, connections use the unchanged cursor class, so the log costs nothing.
 """
 
 import logging
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
 
-# Longest logged text. A bulk insert repeats its placeholders a thousand times; its beginning identifies it.
+# Longest logged text, in characters. A bulk insert repeats its placeholders a thousand times, and its
+# beginning is enough to recognise it.
 TEXT_LETTERS = 1_000
 
 
@@ -40,10 +41,10 @@ class QueryLog:
         self._clock = clock
 
     def extend(self, base: type[cursor]) -> type[cursor]:
-        """Return a subclass of `base` whose statements are logged; `base` itself if the log is off."""
+        """Return a subclass of `base` that logs its statements, or `base` itself if the log is off."""
         if self._mode == "off":
             return base
-        # local variables, because each statement reads them
+        # local variables are faster than attributes, and each statement reads them
         log, clock = self, self._clock
         noted_seconds = 0.0 if self._mode == "all" else self._slow_seconds
 
@@ -74,7 +75,7 @@ class QueryLog:
         return LoggedCursor
 
     def note(self, text: Any, seconds: float, **outcome: Any) -> None:
-        """Log a statement if it was slow or if the mode is `all`."""
+        """Log a statement if it was slow, or if the mode is `all`. `outcome` is its `rows` or its `error`."""
         is_slow = seconds >= self._slow_seconds
         if not is_slow and self._mode != "all":
             return
@@ -85,7 +86,7 @@ class QueryLog:
             **outcome,
             "statement": shorten(text),
         }
-        # the message repeats the fields, because a program's own logging configuration may not show them
+        # the message repeats the fields, because the program's logging configuration may not show them
         logger.log(
             logging.WARNING if is_slow else logging.INFO,
             "slow statement: %s took %.1f ms (%s)" if is_slow else "statement: %s took %.1f ms (%s)",
@@ -97,10 +98,10 @@ class QueryLog:
 
 
 def shorten(text: Any) -> str:
-    """Return a statement on one line, cut if it is long.
+    """Return a statement on one line, cut after TEXT_LETTERS characters.
 
-    Of a statement in bytes only the type is shown, because psycopg2's helpers put values into it. The session
-    settings in front of a statement are left out, because they are the same for every statement.
+    A statement in bytes is replaced by the name of its type: psycopg2's helpers put values into such texts.
+    The session settings before a statement are left out, because they are the same for every statement.
     """
     if not isinstance(text, str):
         return f"({type(text).__name__})"

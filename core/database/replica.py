@@ -1,10 +1,12 @@
-"""One replica: its pool, its availability for reads, and the handling of its errors.
+"""One replica: its pool, whether reads may use it, and the handling of its errors.
 
-Owns the circuit breaker of the replica. A `ServerWatch` decides whether reads may use the replica; after a
-failed read the replica is not used until the watch has received an answer again. Correctness depends on
-neither: each read demands a position, and the replica itself checks that it has replayed this position, with
-a separate statement before the query in the same message. The query takes its snapshot after this check, so
-it sees everything up to the position.
+Owns the circuit breaker of the replica. A `ServerWatch` asks the replica for its state, and the answer
+decides whether reads may use the replica. After a failed read the replica is used only after a newer answer.
+
+A read is correct even if this decision is wrong. Each read names a position (LSN) in the write-ahead log that
+it must see. Before the query, in the same message, a separate statement checks on the replica that this
+position has been replayed. The query takes its snapshot after this check, so it sees everything up to the
+position.
 """
 
 import logging
@@ -40,28 +42,30 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BEHIND, NO_REPLICA = "RR001", "RR002"  # of migrations/0026_replica_positions.py
-# The control file is updated only at each restart point, so a new timeline may be seen late: until then the
-# replica is not used.
+BEHIND, NO_REPLICA = "RR001", "RR002"  # SQLSTATEs of migrations/0026_replica_positions.py
+# Reads the timeline from the control file, which is updated only at each restart point. So a new timeline may
+# be seen late. The replica is not used until then.
 STATE = """
     SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, s.system_identifier::text,
            GREATEST(c.timeline_id, r.min_recovery_end_timeline),
            to_regprocedure('replica_require(pg_lsn)') IS NOT NULL
     FROM pg_control_system() AS s, pg_control_checkpoint() AS c, pg_control_recovery() AS r"""
-# The shortest connect timeout of libpq. A caller waits at most this long for a replica to connect, then the
-# primary answers.
+# The shortest connect timeout of libpq. A caller waits at most this long for a connection to a replica, and
+# then the primary answers.
 CONNECT_MILLISECONDS = 2_000
-# Pause after a recovery conflict: a replay that cancels one query usually cancels the next ones too.
+# The replica is not used for this time after its replay has cancelled a query (a recovery conflict), because
+# the replay usually cancels the next queries too.
 CONFLICT_SECONDS = 1.0
-# A statement that was cancelled before this fraction of the query timeout was cancelled for another reason.
-TIMEOUT_PART = 0.9
-# Reasons that are not logged here, because they are logged elsewhere or end in a moment.
+# A statement that was cancelled before this fraction of the query timeout was not cancelled by the timeout.
+TIMEOUT_FRACTION = 0.9
+# Two reasons not to use a replica that are not logged as warnings: the first ends in a moment, and the second
+# is a failure of the primary.
 _NOT_ASKED = "it has not been asked yet"
 _NO_FLOOR = "the primary does not say its position"
 
 
 class AskPrimary(Exception):
-    """A read has to run on the primary, because no replica answered it; `reason` says why."""
+    """A read has to run on the primary, because no replica answered. `reason` says why."""
 
     def __init__(self, reason: ReadReason) -> None:
         super().__init__(reason)
@@ -69,12 +73,12 @@ class AskPrimary(Exception):
 
 
 class _ReplicaDatabase(Database):
-    """The pool of a replica; it refuses a server whose system identifier differs from the primary's."""
+    """The pool of a replica. Refuses a server whose system identifier is not that of the primary."""
 
     def __init__(self, settings: Settings, *, application_name: str, positions: PrimaryPositions) -> None:
         self._positions = positions
-        # separate metrics: this pool must not be counted as the primary's, and its errors do not reach a
-        # caller, because then the primary answers
+        # metrics that are not published: this pool must not be counted as the primary's, and a caller does
+        # not see its errors, because the primary answers instead
         super().__init__(
             settings,
             application_name=application_name,
@@ -90,7 +94,7 @@ class _ReplicaDatabase(Database):
         return raw
 
     def cut_connections(self) -> None:
-        """End every wait on a connection, because the server does not answer."""
+        """Make every wait on a connection fail, because the server does not answer."""
         self._pool.cut_all()
 
 
@@ -106,7 +110,7 @@ class Replica:
         positions: PrimaryPositions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the watch; `number` is the replica's place in DATABASE_REPLICA_URLS, from 1."""
+        """Start the watch. `number` is the position of the replica in DATABASE_REPLICA_URLS, from 1."""
         self.number = number
         self._positions = positions
         self._clock = clock
@@ -136,7 +140,7 @@ class Replica:
         self._watch.start()
 
     def reset_after_fork(self) -> None:
-        """Start a new watch in a forked child, which does not have the threads of its parent."""
+        """Start a new watch, because a forked child does not have the threads of its parent."""
         self._lock = threading.Lock()
         self._reason = _NOT_ASKED
         self._start_watch()
@@ -153,7 +157,7 @@ class Replica:
 
     @property
     def reason(self) -> str | None:
-        """Why the replica is not read from, without an address; None while it is read from."""
+        """Why reads do not use the replica now, as text without an address. None while they use it."""
         if self._reason is None and self._clock() < self._paused_until:
             return "replay has just cancelled a query"
         return self._reason
@@ -172,7 +176,7 @@ class Replica:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that must see a position, and return its result.
+        """Run a query that must see `position`, and return its result.
 
         Raises `AskPrimary` if the replica cannot answer, and `QueryTimeout` if the query takes too long.
         """
@@ -186,20 +190,20 @@ class Replica:
             raise AskPrimary(self._judge(error, self._clock() - started)) from error
 
     def _judge(self, error: Exception, seconds: float) -> ReadReason:
-        """Return the reason for which an error sends the read to the primary.
+        """Return why the read must run on the primary after `error`, as a metric label.
 
-        Raises the error itself if the primary would raise it too.
+        Raises `error` if the primary would raise the same error.
         """
         state = None if error.__cause__ is None else find_sqlstate(error.__cause__)
         if state == BEHIND:
             return "behind"
-        if state == QUERY_CANCELED and seconds >= self._query_seconds * TIMEOUT_PART:
+        if state == QUERY_CANCELED and seconds >= self._query_seconds * TIMEOUT_FRACTION:
             raise error
         if state in {SERIALIZATION_FAILURE, DEADLOCK, QUERY_CANCELED}:
             self._paused_until = self._clock() + CONFLICT_SECONDS
             return "conflict"
         if state == READ_ONLY:
-            # the statement writes or locks rows: every replica would refuse it
+            # the statement writes or locks rows, which every replica refuses
             return "error"
         if state == NO_REPLICA:
             self._shut("it is no replica any more")

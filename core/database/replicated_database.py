@@ -1,9 +1,9 @@
-"""The database of a process that has replicas: chooses the server of each read, and notes commit positions.
+"""The database of a process that has replicas. Chooses the server of each read, and keeps commit positions.
 
-A read outside of an open unit of work runs on a replica that has replayed the position that the read must
-see, else on the primary. All other reads (in a transaction, or in a unit of work with other statements) and
-all writes run on the primary. Each thread always tries the same replica first, so that its reads do not go
-back in time while this replica is usable.
+A read that begins its own unit of work runs on a replica, if the replica has replayed the position in the
+write-ahead log that the read must see. Otherwise it runs on the primary. A read in an open unit of work (such
+as a transaction) and every write run on the primary. Each thread tries the same replica first: its reads do
+not go back in time while this replica is usable.
 """
 
 import itertools
@@ -47,11 +47,11 @@ _UNKNOWN_SECONDS = 2 * FLOOR_SECONDS
 
 
 class CommitUnanswered(psycopg2.OperationalError):
-    """The message with COMMIT and the query for its position was cancelled; the COMMIT may have happened."""
+    """The message with COMMIT and the query for its position was cancelled. The COMMIT may have happened."""
 
 
 class ReplicatedDatabase(Database):
-    """The primary of one process, with its replicas; thread safe."""
+    """The primary and its replicas, as one process uses them; thread safe."""
 
     def __init__(
         self, settings: Settings, *, application_name: str, metrics: Metrics, timeline: KnownTimeline
@@ -98,7 +98,7 @@ class ReplicatedDatabase(Database):
     ) -> T:
         """Run a query that changes nothing, and return its result.
 
-        The query runs on a replica that has replayed the position that it must see, else on the primary.
+        The query runs on a replica that has replayed the position that it must see, or on the primary.
         """
         if self._units.find() is not None:
             return super().read(operation, query, *args, **kwargs)
@@ -125,9 +125,9 @@ class ReplicatedDatabase(Database):
         raise AskPrimary("unavailable")
 
     def _find_position(self) -> Position:
-        """Return the position that the current read must see; raises `AskPrimary` if it is unknown."""
+        """Return the position that the current read must see. Raises `AskPrimary` if it is unknown."""
         floor, log_timeline = self._positions.find_floor(), self._positions.log_timeline
-        # the watch may be connected to a former primary, which the pool refuses
+        # the watch may still be connected to a former primary, which the pool refuses
         if floor is None or log_timeline is None or not log_timeline.is_of(self._timeline.connected):
             raise AskPrimary("unavailable")
         demand = find_demand() or Demand(self._own_writes.find_position())
@@ -141,9 +141,9 @@ class ReplicatedDatabase(Database):
         return position
 
     def load_after(self, position: Position | None, load: Callable[[Keys], T], keys: Keys) -> T:
-        """Load keys that a cache does not have, and return what `load` returns.
+        """Load the values of `keys`, which a cache does not have, with `load`. Return its result.
 
-        The load must see `position`; the primary answers if that is None (unknown).
+        The reads of `load` must see `position`. If `position` is None (unknown), they run on the primary.
         """
         with demanding(Demand(position)):
             return load(keys)
@@ -151,10 +151,10 @@ class ReplicatedDatabase(Database):
     # -- positions of commits ---------------------------------------------------------------
 
     def commit(self) -> None:
-        """Commit, and read the position of the commit in the same message."""
+        """Commit, and ask for the position of the commit in the same message."""
         unit = self._state
         if self._positions.log_timeline is None:
-            # the query for the position has not worked yet on this primary: do not risk the COMMIT with it
+            # this primary has not reported a position yet: if the query for it failed, so would the COMMIT
             super().commit()
             self._own_writes.note(None)
             return
@@ -171,7 +171,7 @@ class ReplicatedDatabase(Database):
         self._own_writes.note(unit.position)
 
     def find_position(self) -> Position | None:
-        """Return the position of the statement that has just been autocommitted; None if it is unknown."""
+        """Return the position of a statement that has just committed itself, or None if it is unknown."""
         position = None
         if self._positions.log_timeline is not None:
             try:
@@ -200,7 +200,7 @@ class ReplicatedDatabase(Database):
         )
 
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
-        """Drain every pool, those of the replicas first; the timeout applies to all pools together."""
+        """Drain every pool, those of the replicas first. The timeout applies to all pools together."""
         deadline = time.monotonic() + timeout_seconds
         self._primary_watch.stop()
         for replica in self.replicas:

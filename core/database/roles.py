@@ -37,12 +37,14 @@ T = TypeVar("T")
 # The key of the advisory lock: any fixed number, here "role" in ASCII.
 ADVISORY_LOCK: Final = 0x726F6C65
 CONNECT_SECONDS: Final = 60
-# The databases of a server share roles, but an advisory lock holds in one database only.
 CONFLICTS: Final = (errors.InternalError_, errors.UniqueViolation, errors.DuplicateObject)
-"""Errors of the server if a role is changed from another database at the same moment."""
+"""Errors of the server if a role is changed from another database at the same moment.
+
+The advisory lock does not prevent this: it works only inside one database.
+"""
 ATTEMPTS: Final = 50
 FIRST_WITH_OPTIONS: Final = 160_000
-"""From this server version on, INHERIT is an option of each membership; before, of the member role."""
+"""From this server version on, each membership has its own INHERIT option. Before, the member role had it."""
 
 
 class RoleForm(NamedTuple):
@@ -54,7 +56,7 @@ class RoleForm(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """A membership of `member` in `role`; without `inherits`, its privileges need SET ROLE."""
+    """A membership of `member` in `role`. Without `inherits`, `member` needs SET ROLE to use it."""
 
     role: str
     member: str
@@ -62,7 +64,7 @@ class Membership(NamedTuple):
 
 
 ROLES: Final[Mapping[str, RoleForm]] = {
-    OWNER: RoleForm(can_login=True, inherits=True),  # owns `public` through pg_database_owner
+    OWNER: RoleForm(can_login=True, inherits=True),  # inherits the ownership of `public`
     APP: RoleForm(can_login=True, inherits=False),
     PLAYER: RoleForm(can_login=False, inherits=False),
     MONITOR: RoleForm(can_login=True, inherits=True),
@@ -76,14 +78,13 @@ MEMBERSHIPS: Final = (
 )
 LOGINS: Final = tuple(name for name, form in ROLES.items() if form.can_login)
 
-# These settings keep password verifiers out of the server's log and statistics. Some versions lack some of
-# them, and only a superuser may set them.
+# Keeps password verifiers out of the server's log and statistics. Only a superuser may set these settings.
 _UNLOGGED = """
     SELECT count(set_config(name, value, true)) FROM (VALUES
         ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
         ('log_min_error_statement', 'panic'), ('pg_stat_statements.track', 'none')
     ) AS quiet (name, value) WHERE current_setting('is_superuser') = 'on'"""
-# EXISTS, because the same membership may have been granted several times, by different roles.
+# EXISTS, because several roles may have granted the same membership.
 _HAS_MEMBERSHIP = """
     SELECT EXISTS (SELECT FROM pg_auth_members
                    WHERE roleid = %(role)s::regrole AND member = %(member)s::regrole{options})"""
@@ -95,15 +96,15 @@ _FIND_TOO_MIGHTY = """
 
 
 def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> list[str]:
-    """Create the missing roles, and set the passwords of `LOGINS`; return the names of the new roles.
+    """Create the missing roles, and set the passwords of `LOGINS`. Return the names of the new roles.
 
-    If `passwords` has a password for `REPLICATION`, this role is created too. This needs a superuser (or,
-    from PostgreSQL 16 on, a role that has REPLICATION itself).
+    If `passwords` has a password for `REPLICATION`, this role is created too. This needs a superuser or, from
+    PostgreSQL 16 on, a role that has REPLICATION itself.
 
-    Changes everything or nothing, and is repeatable: another run can set other passwords. `admin` is a
-    connection of a superuser, or of a role with CREATEROLE that may grant pg_monitor; from PostgreSQL 16 on
-    this role must also have created the other roles, or have the ADMIN OPTION on each. A password is sent
-    only as the SCRAM verifier that the server stores. Raises `DatabaseError`.
+    Changes everything or nothing. Can be repeated, for example to set other passwords. `admin` is a
+    connection of a superuser, or of a role that has CREATEROLE and may grant pg_monitor. From PostgreSQL 16
+    on this role must also have created the other roles, or have the ADMIN OPTION on each of them. Passwords
+    are not sent to the server, only their SCRAM verifiers. Raises `DatabaseError`.
     """
     verifiers = {
         name: extensions.encrypt_password(passwords[name], name, scope=admin, algorithm="scram-sha-256")
@@ -128,7 +129,7 @@ def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> 
 
 @contextmanager
 def open_administrator(url: str) -> Iterator[extensions.connection]:
-    """Open a connection for `create_roles`, which the block closes at its end; raises `ConnectFailed`."""
+    """Open a connection for `create_roles`. The end of the block closes it. Raises `ConnectFailed`."""
     try:
         admin = psycopg2.connect(url, application_name="echo-markets-roles", connect_timeout=CONNECT_SECONDS)
     except psycopg2.Error as error:
@@ -138,9 +139,9 @@ def open_administrator(url: str) -> Iterator[extensions.connection]:
 
 
 def administer(admin: extensions.connection, work: Callable[[extensions.cursor], T]) -> T:
-    """Call `work` in a transaction of an administrator and return its result; raises `DatabaseError`.
+    """Call `work` in a transaction of an administrator, and return its result. Raises `DatabaseError`.
 
-    In one database these transactions run one after another. `work` is called again if roles were changed
+    In one database, only one such transaction runs at a time. `work` is called again if roles were changed
     from another database of the server at the same moment.
     """
     try:
@@ -173,21 +174,21 @@ def _set_role(cursor: extensions.cursor, verb: str, name: str, form: RoleForm, v
 
 
 def _refuse_too_mighty(cursor: extensions.cursor) -> None:
-    """Raise `DatabaseError` if one of the roles, which may have existed before, has a dangerous attribute."""
+    """Raise `DatabaseError` if a role that existed before has a dangerous attribute such as SUPERUSER."""
     cursor.execute(_FIND_TOO_MIGHTY, (list(ROLES),))
     found = [name for (name,) in cursor.fetchall()]
     if found:
         raise DatabaseError(
-            f"{', '.join(found)} may do more than rows: take SUPERUSER, CREATEROLE, CREATEDB, REPLICATION and"
-            " BYPASSRLS from it with ALTER ROLE, then try again; nothing was changed"
+            f"{', '.join(found)} may do more than the application needs: remove SUPERUSER, CREATEROLE,"
+            " CREATEDB, REPLICATION and BYPASSRLS with ALTER ROLE, then try again; nothing was changed"
         )
 
 
 def _grant_membership(cursor: extensions.cursor, membership: Membership) -> None:
     """Grant a membership if it is missing.
 
-    If it exists, nothing is granted, so that an administrator without the right to grant pg_monitor can set
-    passwords.
+    An existing membership is not granted again. So an administrator who may not grant pg_monitor can still
+    set passwords.
     """
     has_options = cursor.connection.server_version >= FIRST_WITH_OPTIONS
     cursor.execute(_HAS_MEMBERSHIP.format(options=_OPTIONS if has_options else ""), membership._asdict())
@@ -200,7 +201,7 @@ def _grant_membership(cursor: extensions.cursor, membership: Membership) -> None
 
 
 def may_become(cursor: extensions.cursor, role: str) -> bool:
-    """Return whether the role of a connection may act as `role` and make it the owner of objects."""
+    """Return whether the role of the connection may act as `role`, and make `role` the owner of objects."""
     kind = "SET" if cursor.connection.server_version >= FIRST_WITH_OPTIONS else "MEMBER"
     cursor.execute("SELECT pg_has_role(%s, %s)", (role, kind))
     return cursor.fetchone() == (True,)

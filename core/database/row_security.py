@@ -1,8 +1,8 @@
-"""Row security: the policies by which the player role sees and changes only the rows of one player.
+"""Row security: the policies with which the player role sees and changes only the rows of one player.
 
 Owns these policies and the check that they exist. The migrations turn row security on, and add policies that
-allow every role everything. The policies of the player role are not in the migrations, because a policy names
-its role, and a database may lack the roles of `core.database.roles`: there no call can act for a player.
+allow every role everything. They do not create the policies of the player role: a policy names its role, and
+a database may lack the roles of `core.database.roles`. In such a database no call can act for a player.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ OWN_ROWS = {
     "trades": "user_id",
     "quests": "user_id",
 }
-# The parameter is an empty string if an earlier transaction of the session has set it.
+# `nullif`, because the parameter is an empty string if an earlier transaction of the session has set it.
 _ACTING_PLAYER = "nullif(current_setting('app.user_id', true), '')::uuid"
-# A restrictive policy: it narrows the policy of the migrations, which allows every role everything.
+# RESTRICTIVE: the policy narrows the policy of the migrations, which allows every role everything.
 _POLICY = f"""
     CREATE POLICY own_rows ON {{table}} AS RESTRICTIVE TO {PLAYER} USING ({{column}} = {_ACTING_PLAYER})"""
 _PROTECTED = """
@@ -33,9 +33,9 @@ _MAY_ACT = "SELECT bool_or(pg_has_role(oid, 'MEMBER')) FROM pg_roles WHERE rolna
 
 
 def create_policies(execute_sql: Callable[..., Any]) -> None:
-    """Create the missing policies; `execute_sql` runs statements as the owner of the tables.
+    """Create the missing policies. `execute_sql` runs statements as the owner of the tables.
 
-    Existing policies are not changed, because replacing one would lock its table against every reader.
+    Existing policies are not replaced: that would lock their tables against every reader.
     """
     protected = _list_protected(execute_sql)
     for table, column in OWN_ROWS.items():

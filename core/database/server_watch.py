@@ -1,6 +1,6 @@
-"""Runs the same query on a server repeatedly, in a thread and on a connection outside the pools.
+"""Runs the same query on a server again and again, in its own thread and on its own connection.
 
-Owns the thread and its interval; callbacks handle the answers. A caller never waits for a watch.
+Owns the thread, the connection and the interval. Callbacks handle the answers. No caller waits for a watch.
 """
 
 import logging
@@ -17,7 +17,7 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 0.25
-# Timeout of the query: a server that does not answer is noticed after this time.
+# Timeout of the query. A server that does not answer any more is noticed after this time.
 ANSWER_SECONDS = 1.0
 
 
@@ -33,7 +33,11 @@ class ServerWatch:
         on_answer: Callable[[float, tuple[Any, ...]], None],
         on_failure: Callable[[psycopg2.Error], None],
     ) -> None:
-        """Prepare the watch; `on_answer` gets the monotonic time when the query was sent, and its row."""
+        """Start no thread yet.
+
+        `on_answer` gets the row of the query, and before it the monotonic time at which the query was sent.
+        `on_failure` gets the error.
+        """
         self._settings = settings
         self._question = question
         self._application_name = application_name
@@ -48,7 +52,7 @@ class ServerWatch:
         threading.Thread(target=self._run, name="server-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Tell the thread to end soon; does not wait for it."""
+        """Tell the thread to end. Does not wait for the thread."""
         self._stopping.set()
 
     def _run(self) -> None:

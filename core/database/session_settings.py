@@ -1,13 +1,12 @@
-"""The session settings that every statement runs with, whatever the server's defaults are.
+"""The session settings of every statement, independent of the server's defaults.
 
-Owns their names and values, and the three ways in which a connection gets them: start-up
-options, the probe of a new connection, and, if a session does not keep its settings, a prefix of
-each unit of work. Opens no connection.
+Owns their names and values, and the three ways to set them: start-up options, the probe of a new connection,
+and a prefix of each transaction in sessions that do not keep settings. Opens no connection.
 
-A transaction pooler gives a server session to a client for one transaction only. It refuses
-start-up options (PgBouncer's default) or drops them (`ignore_startup_parameters = options`), and
-a setting of the session would remain for the next client. So behind a pooler the settings are
-local to each transaction.
+A transaction pooler gives a client a server session for one transaction only. The pooler refuses start-up
+options (PgBouncer's default) or ignores them (`ignore_startup_parameters = options`). A setting of the
+session would remain for the next client of the session. So behind a pooler each transaction sets the
+settings for itself.
 """
 
 import re
@@ -18,31 +17,32 @@ from psycopg2.extensions import parse_dsn
 
 from core.failover import TIMELINE_SQL, Timeline
 
-# A custom parameter among our start-up options: a session that has it is not shared by a pooler.
+# A custom parameter among our start-up options. If a session has it, no pooler shares the session.
 MARK, MARKED = "echo_markets.session", "pinned"
-# Without these, an answer, an error or a duration would depend on a default of the server or the role.
+# Without these settings, a result, an error or a duration would depend on defaults of the server or the role.
 PINNED: Mapping[str, str] = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
     "default_transaction_isolation": "read committed",
     "array_nulls": "on",
-    # with "off" the server would refuse statements whose rows a policy filters
+    # with "off" a statement fails if a policy hides rows from it
     "row_security": "on",
-    # the plans of the leaderboard functions look expensive to a server before version 18, which would then
+    # before version 18 the server overestimates the cost of the leaderboard functions, and with jit would
     # compile each call for most of a second
     "jit": "off",
 }
-# Set only at the start of a session, because the driver reads it once to decide how it quotes strings.
+# Set only when a session starts, because the driver reads it only then, to decide how it quotes strings.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}
-# Marks the end of a unit of work's prefix, so that a log can leave the prefix out.
+# The end of the settings that are sent before a statement. The query log leaves out everything up to it.
 PREFIX_END = "/* session */ "
-# client_connection_check_interval: the server ends a statement this soon after its client has disconnected.
+# client_connection_check_interval: the server looks this often whether the client of a running statement has
+# disconnected, and then ends the statement. It works only if the kernel reports a closed socket (Linux).
 CLIENT_CHECK_MS = 1_000
-# The parameter exists since this server version; it works only if the kernel reports a closed socket.
+# The first server version with this parameter.
 CLIENT_CHECK_VERSION = 140_000
 
-# With distributed tables `usernames` is a table, otherwise a view (core/database/citus.py).
+# `usernames` is a table if the tables are distributed, and otherwise a view (core/database/citus.py).
 IS_DISTRIBUTED = """COALESCE((
     SELECT relkind = 'r' FROM pg_class WHERE relname = 'usernames'
     AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())), false)"""
@@ -52,11 +52,11 @@ class SessionFacts(NamedTuple):
     """The facts that the server reported on a new connection."""
 
     is_pinned: bool
-    """Whether the session has our settings and keeps them, so is not behind a transaction pooler."""
+    """Whether the session has our settings and keeps them. False behind a transaction pooler."""
     schema: str | None
-    """The current schema, the only one in which names are resolved."""
+    """The current schema. Names of tables are looked up only there."""
     search_path: str
-    """The search path before it was replaced by `schema` alone."""
+    """The search path that the session had before `schema` alone became the search path."""
     user: str
     database: str
     encoding: str
@@ -74,13 +74,13 @@ class SessionFacts(NamedTuple):
 
 
 class OptionNotPossible(ValueError):
-    """An option in the URL can be set only at the start of a session."""
+    """The URL has an option that can be set only at the start of a session."""
 
 
 class SessionSettings:
-    """The session settings for one URL; a timeout of 0 means no timeout.
+    """The session settings of the connections to one URL. A timeout of 0 means no timeout.
 
-    By default there is no lock timeout, because the statement timeout includes the wait for a lock.
+    The default is no lock timeout, because the statement timeout includes the wait for a lock.
     """
 
     def __init__(self, url: str, *, statement_timeout_ms: int, lock_timeout_ms: int = 0) -> None:
@@ -93,20 +93,20 @@ class SessionSettings:
 
     @property
     def start_up_options(self) -> str:
-        """The `options` for libpq: those of the URL, then ours, which have precedence."""
+        """The `options` for libpq: those of the URL, and after them ours, which override them."""
         ours = {**self._pinned, **PINNED_AT_START, MARK: MARKED}
         settings = (f"-c {name}={_escape_option(value)}" for name, value in ours.items())
         return " ".join([self._given, *settings]).lstrip()
 
     def build_probe(self, *, has_options: bool) -> str:
-        """Return the statement whose row `parse_facts` takes; it needs one round trip.
+        """Return the first statement of a new connection. `parse_facts` reads its row.
 
-        In a session that is not shared, the statement also applies settings that start-up options cannot
-        set: the schema as search path, and settings that libpq takes from the environment (`PGTZ`,
-        `PGDATESTYLE`), which override start-up options.
+        `has_options` says whether the start-up options were sent. In a session that no pooler shares, the
+        statement also makes the current schema the search path. It sets our settings again too, because
+        libpq's environment variables (`PGTZ`, `PGDATESTYLE`) override start-up options.
         """
         pins = ", ".join(f"({quote_text(name)}, {quote_text(value)})" for name, value in self._pinned.items())
-        # a shared session may still have the search path of another client
+        # without start-up options the session may be shared, and have the search path of another client
         given = (
             ""
             if has_options
@@ -129,23 +129,23 @@ class SessionSettings:
             ) FROM session"""
 
     def build_prefix(self, facts: SessionFacts, *, server_version: int) -> str:
-        """Return the statements that give one transaction its settings.
+        """Return the statements that set the settings for one transaction.
 
         They need no extra round trip: they are sent in the message of the transaction's first statement.
         """
         local = dict(self._pinned)
         isolation = local.pop("default_transaction_isolation")
         if facts.is_linux and server_version >= CLIENT_CHECK_VERSION:
-            # behind a pooler the client does not know the backend process id to cancel a statement with
+            # behind a pooler the client cannot cancel a statement: it does not know the backend process id
             local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
         statements = [
-            # first, because the server accepts it only before the first query
+            # first, because the server accepts this statement only before any query
             f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()};",
             *self._list_given(frozenset() if facts.schema is None else frozenset({"search_path"})),
             *(f"SET LOCAL {name} = {quote_text(value)};" for name, value in local.items()),
         ]
         if facts.schema is not None:
-            # pg_temp comes last: a temporary table that another client has left must not hide our tables
+            # pg_temp is last: a temporary table that another client has left must not hide our tables
             statements.append(f"SET LOCAL search_path = {quote_text(facts.schema)}, pg_temp;")
         return f"{' '.join(statements)} {PREFIX_END}"
 
@@ -157,15 +157,16 @@ class SessionSettings:
 
 
 def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
-    """Return the facts from the row that the probe has returned."""
+    """Return the facts in a row of the statement of `build_probe`."""
     *facts, timeline, _ = row
     return SessionFacts(*(*facts, Timeline.parse(timeline)))
 
 
 def parse_options(options: str) -> Iterator[tuple[str, str]]:
-    """Yield the settings in libpq's `options`: `-c name=value`, `-cname=value`, `--name=value`.
+    """Yield the name and value of each setting in libpq's `options`.
 
-    Raises `OptionNotPossible` for any other option, because it has no name by which it could be set later.
+    A setting is written `-c name=value`, `-cname=value` or `--name=value`. Raises `OptionNotPossible` for any
+    other option: it has no name, and so cannot be set in a transaction.
     """
     words = _split_options(options)
     for word in words:
@@ -182,9 +183,9 @@ def parse_options(options: str) -> Iterator[tuple[str, str]]:
 
 
 def find_missing_schema(facts: SessionFacts) -> str | None:
-    """Return a missing schema that comes before the current one in the search path, or None.
+    """Return the schema that the search path names first, if it is missing. Otherwise return None.
 
-    A missing schema with the name of the role (`$user`) does not count.
+    `$user`, the schema with the name of the role, may be missing.
     """
     for name in _list_names(facts.search_path):
         if name == facts.schema or (name == "$user" and facts.user == facts.schema):
@@ -195,13 +196,13 @@ def find_missing_schema(facts: SessionFacts) -> str | None:
 
 
 def _list_names(search_path: str) -> Iterator[str]:
-    """Yield the names in a comma-separated list of identifiers, some of which may be quoted."""
+    """Yield the names in a comma-separated list of identifiers. Names may be quoted."""
     for quoted, plain in re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', search_path):
         yield quoted.replace('""', '"') or plain.lower()
 
 
 def _split_options(options: str) -> Iterator[str]:
-    """Split like the server: at white space, but not after a backslash, which escapes the next character."""
+    """Split options at white space, as the server does. A backslash escapes the next character."""
     word, is_word, letters = "", False, iter(options)
     for letter in letters:
         if letter.isspace():
@@ -219,7 +220,7 @@ def _escape_option(value: str) -> str:
 
 
 def quote_text(value: str) -> str:
-    """Return an SQL string constant; percent signs are escaped, as the driver would read a placeholder."""
+    """Return an SQL string constant. Percent signs are escaped: the driver would see placeholders."""
     quoted = value.replace("'", "''")
     if "\\" in quoted or "%" in quoted:
         return "E'" + quoted.replace("\\", "\\\\").replace("%", "\\x25") + "'"
