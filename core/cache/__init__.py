@@ -1,4 +1,4 @@
-"""The cache in front of PostgreSQL; `core.cache.kinds` describes how to declare a cached read."""
+"""The cache in front of PostgreSQL. The module `core.cache.kinds` shows how to declare a cached read."""
 
 from core.cache.cache import Cache
 from core.cache.kinds import Cached, CacheKind

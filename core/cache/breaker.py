@@ -1,14 +1,16 @@
-"""The circuit breaker of Redis, and the background recovery that closes it again.
+"""The circuit breaker of Redis, and the background thread that closes the breaker again.
 
-- closed: every call goes through;
-- suspect: one call was not answered in time. No call goes through, but this does not count as an outage
-  until the recovery attempts fail too;
-- open: the recovery attempts failed too, or the server refused a command. Nothing is read;
-- half-open: a recovery attempt succeeded. Invalidations are sent, but nothing is read until every process
-  has had time to send the invalidations that it could not send during the outage.
+The states of the breaker:
 
-The thread of `Recovery` makes the attempts, so no caller waits for them. The thread runs only while the
-breaker is not closed or the outbox is not empty. Pattern: M. Nygard, Release It!, "Circuit Breaker".
+- closed: every command is sent to Redis;
+- suspect: one command was not answered in time. No command is sent, but this is not reported as an outage
+  yet;
+- open: the recovery attempts failed too, or the server refused a command. Nothing is read from Redis;
+- half-open: a recovery attempt succeeded. Invalidations are sent, but nothing is read yet: every process
+  first needs time to send the invalidations that it could not send during the outage.
+
+The thread of `Recovery` makes the recovery attempts, so no caller waits for them. The thread runs only while
+the breaker is not closed or the outbox is not empty. Source: M. Nygard, Release It!, "Circuit Breaker".
 """
 
 import logging
@@ -21,12 +23,13 @@ from core.cache.outbox import InvalidationOutbox
 
 logger = logging.getLogger(__name__)
 
-# The breaker opens when one call and then this many recovery attempts fail. A single timeout is not enough,
-# because a machine may stall for half a second.
+# The breaker opens after one failed command and this many failed recovery attempts. One timeout alone does
+# not open it, because a machine may stall for half a second.
 ATTEMPTS = 2
-STOP_SECONDS = 2.0
-# Duration of a recovery attempt of another process, added to its longest pause between two attempts.
+# How long a recovery attempt of another process may take.
 GRACE_SECONDS = 0.1
+# How long `close` waits for the thread.
+STOP_SECONDS = 2.0
 
 
 class _State(Enum):
@@ -54,29 +57,30 @@ class CircuitBreaker:
 
     @property
     def is_closed(self) -> bool:
-        """Whether reads go through."""
+        """Whether Redis may be read."""
         return self._state is _State.CLOSED
 
     @property
     def is_open(self) -> bool:
-        """Whether there is an outage, half-open included."""
+        """Whether there is an outage. It begins when the breaker opens, and ends when the breaker closes."""
         return self._state is _State.OPEN
 
     @property
     def lets_invalidations_through(self) -> bool:
-        """Whether the server answered the last call, even if it refused the command."""
+        """Whether invalidations may be sent. They may if the server answers, even with a refusal."""
         return self._state is _State.CLOSED or self._is_half_open or self._is_refused
 
     @property
     def reason(self) -> str | None:
-        """Why no read goes through; None when closed."""
+        """Why Redis is not read: the message of the last failure. None while the breaker is closed."""
         return self._reason
 
     def record_failure(self, reason: str, *, is_attempt: bool, no_server: bool = False) -> bool:
-        """Note that the server did not answer; return whether this failure opened the breaker.
+        """Record that the server did not answer. Return whether this failure opened the breaker.
 
-        Calls of callers that fail at the same time count as one failure. `is_attempt`: this was an attempt
-        of the recovery thread. `no_server`: the server accepts no connection, so the breaker opens now.
+        The failures of callers count once, even if many callers fail at the same time. `is_attempt` marks the
+        failure of a recovery attempt. `no_server` means that the server accepts no connection; it opens the
+        breaker at once.
         """
         with self._lock:
             if self._state is _State.CLOSED:
@@ -88,7 +92,7 @@ class CircuitBreaker:
             return self._open() if no_server or self._failed_attempts >= ATTEMPTS else False
 
     def record_refusal(self, reason: str) -> bool:
-        """Note that the server refused a command; return whether this is the first refusal in a row."""
+        """Open the breaker after a refused command. Return whether this is the first refusal in a row."""
         with self._lock:
             is_new = not self._is_refused
             self._is_half_open, self._is_refused = False, True
@@ -99,17 +103,17 @@ class CircuitBreaker:
     def _open(self) -> bool:
         was_open, self._state = self.is_open, _State.OPEN
         if not was_open:
-            # still under the lock, so that state changes are reported in the order in which they happen
+            # the caller holds the lock, so that changes of the state are reported in their order
             self._on_change(True)
         return not was_open
 
     def half_open(self) -> None:
-        """Let invalidations through, but no reads yet, after an attempt to reach Redis succeeded."""
+        """Allow invalidations but no reads, because a recovery attempt succeeded."""
         with self._lock:
             self._is_half_open, self._is_refused = True, False
 
     def close(self) -> bool:
-        """Let every call through if nothing failed since `half_open`; return whether the breaker closed."""
+        """Close the breaker if nothing has failed since `half_open`. Return whether the breaker closed."""
         with self._lock:
             if not self._is_half_open:
                 return False
@@ -122,7 +126,7 @@ class CircuitBreaker:
 
 
 class Recovery:
-    """A thread that checks Redis and flushes the outbox until both succeed; thread safe."""
+    """A background thread that calls `attempt` until Redis is in use and the outbox is empty; thread safe."""
 
     def __init__(
         self,
@@ -133,7 +137,11 @@ class Recovery:
         on_recovered: Callable[[], None] = lambda: None,
         find_wait: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Start no thread yet; `find_wait` returns for how many seconds the server must not be read."""
+        """Start no thread yet.
+
+        `attempt` makes one recovery attempt and returns whether it succeeded. `find_wait` returns for how
+        many seconds Redis must not be read yet.
+        """
         self._attempt = attempt
         self._breaker = breaker
         self._outbox = outbox
@@ -144,21 +152,21 @@ class Recovery:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, unless it runs already."""
+        """Start the thread if it is not running."""
         with self._lock:
             if self._thread is None and not self._closing.is_set():
                 self._thread = threading.Thread(target=self._run, name="redis-recovery", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """End the thread; the caller makes the last attempt."""
+        """Tell the thread to end, and wait for it."""
         self._closing.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(STOP_SECONDS)
 
     def wait(self, seconds: float) -> None:
-        """Wait for some seconds, or until `close`."""
+        """Wait for `seconds`, or until `close` is called."""
         self._closing.wait(seconds)
 
     def _run(self) -> None:
@@ -168,11 +176,11 @@ class Recovery:
             try:
                 is_done = self._step(backoff)
             except Exception:
-                # every error is caught here: without this thread Redis would never be used again
+                # every error is caught here: Redis would not be used again if this thread ended
                 logger.exception("an attempt to use Redis again failed")
 
     def _step(self, backoff: Backoff) -> bool:
-        """Make one attempt; return whether Redis is in use and the outbox empty."""
+        """Make one recovery attempt. Return whether the thread can end."""
         if not self._attempt():
             return False
         if self._breaker.is_closed:
@@ -188,10 +196,11 @@ class Recovery:
         return True
 
     def _close_breaker(self, backoff: Backoff) -> None:
-        """Let invalidations through, wait, then let reads through.
+        """Allow invalidations, wait, then allow reads.
 
-        During the outage other processes changed rows whose old values Redis still has. They send the
-        invalidations with their next recovery attempt, at most one pause of this process later.
+        During the outage other processes may have changed rows whose old values Redis still has. Each process
+        sends its waiting invalidations in its next recovery attempt. The wait is as long as the longest pause
+        before that attempt.
         """
         self._breaker.half_open()
         self._closing.wait(max(backoff.longest_next_seconds + GRACE_SECONDS, self._find_wait()))

@@ -1,11 +1,12 @@
-"""Cache-aside in two tiers: the near cache of this process, then Redis, then the loader.
+"""The cache of one process. A read asks the near cache, then Redis, and then calls the loader (cache-aside).
 
-Owns the order of the steps of a read and of an invalidation, and counts them. Knows no models. A failure of
+Owns the order of the steps of a read and of an invalidation, and counts both. Knows no models. An error of
 Redis never reaches the caller: the loader is called instead.
 
-Coherence: once a write has returned, no read of this process returns an older value, and neither does a read
-of another process that reaches Redis. The near cache of another process drops the value when its
-invalidation feed reports the change, within milliseconds, and at the latest when the value expires.
+Coherence: after a write has returned, no read of this process returns an older value. The same holds for a
+read of another process that reaches Redis. The near cache of another process may return an old value until
+its invalidation feed reports the change. This takes milliseconds; without the report, the old value expires
+after its TTL.
 """
 
 from collections import Counter
@@ -36,7 +37,8 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 Args = TypeVarTuple("Args")
 
-# The database did not answer. A pool timeout counts too: a server that hangs blocks the pool's connections.
+# Errors after which a read returns fail-safe values: the database did not answer. `PoolTimeout` is one of
+# them, because a server that hangs blocks the connections of the pool.
 NO_ANSWER = (DatabaseUnavailable, PoolTimeout, QueryTimeout)
 
 
@@ -53,9 +55,11 @@ class Cache:
         load_after: LoadAfter = load_anywhere,
         timeline: KnownTimeline | None = None,
     ) -> None:
-        """Open no connection yet; `timeline` is the timeline of the database from which values are loaded.
+        """Create the cache. Only the invalidation feed connects to Redis at once, in the background.
 
-        `load_after` loads missing values from a server that has replayed the WAL up to their last change.
+        `timeline` is the timeline of the database from which values are loaded. `load_after` loads missing
+        values from a server that has replayed the WAL up to their last change. While `is_bypassed` returns
+        True, reads only call their loader.
         """
         self._load_after = load_after
         self._settings = settings
@@ -71,7 +75,10 @@ class Cache:
         call_in_forked_child(self._reset_after_fork)
 
     def _open(self) -> None:
-        """Create every part; a forked child keeps only the breaker and the invalidation outbox."""
+        """Create everything that has threads, locks or sockets, and start the invalidation feed.
+
+        A forked child keeps only the circuit breaker and the invalidation outbox of its parent.
+        """
         settings, metrics = self._settings, self._metrics
         self._counters = {kind.name: CacheCounters(kind.name, metrics) for kind in KINDS}
         self._changes = ChangeLog()
@@ -121,7 +128,7 @@ class Cache:
         )
 
     def _begin_timeline(self, before: Timeline | None) -> None:
-        """Drop all values that were read from an earlier timeline of the database."""
+        """Drop the values that were read from the timeline `before`, and claim Redis for the new timeline."""
         if before is not None:
             self._near.clear()
             self._fail_safe.clear()
@@ -129,7 +136,7 @@ class Cache:
             self._shared.guard.begin_timeline()
 
     def _reset_after_fork(self) -> None:
-        """Start the child with an empty cache: it cannot use its parent's threads, locks and sockets."""
+        """Give a forked child an empty cache: threads, locks and sockets of its parent are unusable there."""
         if not self._is_closed:
             self._open()
 
@@ -146,9 +153,9 @@ class Cache:
     def get_or_load(
         self, cached: Cached[T, *Args], load: Callable[[Unpack[Args]], T | None], *args: *Args
     ) -> T | None:
-        """Return the value of a cached read for `args`, loaded when it is missing or outdated.
+        """Return the value for `args` from the cache. If the cache has no current value, call `load(*args)`.
 
-        None means that there is no such row; this answer is cached for a few seconds. Raises what `load`
+        None means that the row does not exist; this result is cached for a few seconds. Raises what `load`
         raises. In a transaction `load` is always called, and nothing is stored.
         """
         if self._is_bypassed():
@@ -173,10 +180,11 @@ class Cache:
         *,
         depends_on: tuple[str, ...] = (),
     ) -> Mapping[str, T]:
-        """Return the values that exist, by key; one call of `load` gets the items of all missing keys.
+        """Return the values of several keys. Keys of rows that do not exist are left out.
 
-        `depends_on` lists the version keys on which the value of every key depends. The result may be
-        shared: do not modify it.
+        `by_key` maps each key to the item that `load` takes. `load` gets the items of all missing keys,
+        usually in one call. `depends_on` lists the version keys on which the value of every key depends. The
+        result may be shared: do not modify it.
         """
         if self._is_bypassed():
             return _read_of_many(cached, by_key, load, depends_on).load(tuple(by_key))
@@ -201,8 +209,8 @@ class Cache:
         return found
 
     def _read_missing(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
-        """Return keys that the near cache does not have; fail-safe values if the database does not answer."""
-        # use the same object for the whole read: a fork during the read replaces the attribute
+        """Read keys that are not in the near cache; fall back to fail-safe values if the database is down."""
+        # use this object for the whole read: if the process forks meanwhile, the child gets another one
         fail_safe = self._fail_safe
         ticket = fail_safe.take_ticket()
         try:
@@ -217,7 +225,7 @@ class Cache:
         return found
 
     def _read_shared(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
-        """Return values from Redis or the loader; threads that read the same single key share one read."""
+        """Return values from Redis or from the loader. Threads that miss the same one key share one read."""
         if len(keys) > 1:
             return self._reader.read(read, keys)
         [key] = keys
@@ -230,21 +238,23 @@ class Cache:
 
     @property
     def stale_seconds(self) -> float | None:
-        """Age of the answer to the last read of this thread or task; None when the answer was fresh.
+        """Age of the result of the last read in seconds if it was a fail-safe value, else None.
 
-        Only a fail-safe value, served because the database did not answer, is not fresh.
+        The last read is that of this thread or asyncio task. Fail-safe values are returned only when the
+        database does not answer.
         """
         return self._fail_safe.age_seconds
 
     # -- change ---------------------------------------------------------------------------
 
     def fence(self, keys: Iterable[str], token: bytes = NO_TOKEN, *, is_awaited: bool = False) -> Fence:
-        """Keep readers from filling keys that a transaction is about to commit; return the fence.
+        """Set a fence: no reader fills these keys until `invalidate` removes the fence. Return the fence.
 
-        Call `fence` after the last statement, right before COMMIT. If the keys were fenced much earlier
-        with a token of `new_fence`, call it again with this token right before COMMIT. When it returns, the
-        command has been sent to Redis, so before the COMMIT is sent to the database. With `is_awaited` the
-        reply of Redis is checked here, else by `invalidate`, which must follow.
+        Call `fence` after the last statement, right before COMMIT. If the keys were fenced much earlier with
+        a token of `new_fence`, call `fence` again with this token right before COMMIT. The fence command is
+        sent to Redis before `fence` returns, and so before the COMMIT is sent to the database. With
+        `is_awaited`, `fence` also reads the reply of Redis. Otherwise `invalidate` reads the reply. Always
+        call `invalidate` afterwards, with the returned fence.
         """
         names = list(dict.fromkeys(keys))
         if self._shared is None or not names:
@@ -254,7 +264,7 @@ class Cache:
 
     @staticmethod
     def new_fence() -> bytes:
-        """Return a fresh token for `fence`."""
+        """Return a new random token for `fence`."""
         return new_token(FENCE_MARK)
 
     def invalidate(
@@ -265,12 +275,12 @@ class Cache:
         outcome_known: bool = True,
         position: int | None = None,
     ) -> None:
-        """Drop keys whose data changed; call it after the commit, with the fence of these keys.
+        """Drop the values of keys whose rows changed. Call it after the commit, with the fence of these keys.
 
-        When Redis does not answer, the keys are dropped as soon as it does, and before this process reads
-        from Redis again. When `outcome_known` is False, the COMMIT may still happen, so the fence stays
-        until it expires. `position` is the LSN of the commit, None when it is unknown. Raises `ValueError`
-        for a key that belongs to no kind.
+        If Redis does not answer, the keys are dropped as soon as Redis answers again, and before this process
+        reads from Redis. Pass `outcome_known=False` if the COMMIT may still happen; the fence then stays
+        until it expires. `position` is the LSN of the commit, or None if it is unknown. Raises `ValueError`
+        for a key of a kind that is not in `KINDS`.
         """
         keys = list(dict.fromkeys(changed))
         if not keys:
@@ -282,7 +292,8 @@ class Cache:
                 else:
                     self._shared.keep_fence(keys, fence)
         finally:
-            # after Redis: a read that began before the invalidation must not bring back the old value
+            # The near cache comes after Redis. In the other order, a running read could still find the old
+            # value in Redis and store it here.
             self._near.invalidate(keys)
             self._fail_safe.invalidate(keys)
         for name, count in Counter(map(find_kind_name, keys)).items():
@@ -310,14 +321,14 @@ class Cache:
         )
 
     def find_bypass(self) -> str | None:
-        """Return why Redis or the near cache is off although it is enabled, else None; without addresses."""
+        """Return why Redis or the near cache is off although it is enabled, or None. Addresses are hidden."""
         reason = self._shared and self._shared.guard.reason
         if not reason and self._feed is not None and self._feed.reason:
             reason = f"near cache off: {self._feed.reason}"
         return hide_addresses(reason) if reason else None
 
     def close(self) -> None:
-        """Close every connection to Redis; later reads call only their loader, which fails without a pool."""
+        """Close every connection to Redis. Later reads only call their loader."""
         self._is_closed = True
         self._is_bypassed = lambda: True
         self._sampler.close()

@@ -1,12 +1,12 @@
-"""The capability check: whether a Redis server does everything that the cache needs, and what it lacks.
+"""The capability check: whether a Redis server accepts every command that the cache needs.
 
-A server may answer reads and refuse to invalidate: a replica, a node of a cluster, a server whose user lacks
-permissions, a server that cannot save its data. After a write it would still serve old values.
+Some servers answer reads but refuse invalidations: a replica, a node of a cluster, a server whose user lacks
+permissions, a server that cannot save its data. After a write such a server would still serve the old value.
 
-`check` runs every command and script on scratch keys under the prefix, on a new connection. `recheck`
-runs only the commands of an invalidation and changes nothing, so it can be repeated. `subscribe` starts the
-invalidation feed. `RedisProbe` runs `check` and `subscribe` on its own connection, for the health check;
-its messages contain no address.
+`check` runs every command and script of the cache on scratch keys under the prefix, on a new connection.
+`recheck` runs only the commands of an invalidation and changes nothing, so it can be repeated. `subscribe`
+starts the invalidation feed. `RedisProbe` runs `check` and `subscribe` on its own connection, for the health
+check; its messages contain no address.
 """
 
 import contextlib
@@ -41,16 +41,17 @@ from core.failover import KnownTimeline
 from core.settings import Settings
 
 SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)
-# Scratch keys of an interrupted check expire after this time.
+# TTL of the scratch keys, for a check that is interrupted before it deletes them.
 SCRATCH_MILLISECONDS: Final = 10_000
+# No script has this SHA1.
 NO_SHA: Final = "0" * 40
-# Only RESP3 has push messages.
+# The protocol version RESP3. Only RESP3 has push messages.
 PUSH_PROTOCOL: Final = 3
-# Messages are cut to this length; the error messages of a server are shorter.
+# Maximum length of a reason in characters. Error messages of Redis are shorter.
 REASON_LENGTH: Final = 400
-# Matches HOST:PORT and a bare IPv4 address, but not a line number in a script error (@user_script:12).
+# Matches HOST:PORT and a bare IPv4 address, but not the line number in a script error (@user_script:12).
 _ADDRESS: Final = re.compile(r"(?<![@\w])(?:\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)*):\d{2,5}\b|\b\d+(?:\.\d+){3}\b")
-# matches the host name in the error for a certificate of another name
+# Matches the host name in OpenSSL's error for a certificate of another host.
 _NAME: Final = re.compile(r"valid for '[^']*'")
 HINTS: Final = {
     "READONLY": "it is a replica: REDIS_URL has to name the primary",
@@ -67,28 +68,29 @@ HINTS: Final = {
 
 
 class Incapable(ErrorReply):
-    """The server answered, but its reply is not the one that the cache needs."""
+    """The server accepted a command, but its reply is not the one that the cache needs."""
 
 
 class FeedRefused(redis.RedisError):
-    """The server answers but sends no invalidations."""
+    """The server accepts commands, but it sends no invalidations."""
 
 
 class Step(NamedTuple):
-    """A command and the test for its reply."""
+    """One command of a check, and the tests of its reply."""
 
     name: str
     command: bytes
     is_right: Callable[[Any], bool]
+    # whether an error reply is the right reply
     is_expected: Callable[[ErrorReply], bool] = lambda _: False
-    # the error for a wrong reply
+    # error message for a wrong reply; if it is empty, a general message is used
     complaint: str = ""
 
 
 class CapabilityCheck:
-    """The capability check for the keys under one prefix and the account of one user; thread safe.
+    """The capability check for one key prefix and one Redis user; thread safe.
 
-    With `epochs` the check also finds out whether another server has become the primary.
+    With `epochs` the check also fails if another server has become the primary.
     """
 
     def __init__(
@@ -100,23 +102,24 @@ class CapabilityCheck:
         epochs: Epochs | None = None,
         trust_seconds: float = 0.0,
     ) -> None:
-        """Prepare the commands; without a `timeline` none is claimed.
+        """Prepare the commands. Send nothing yet.
 
-        `TimelineClaim` explains `trust_seconds`.
+        With a `timeline`, each check claims the cache for this timeline of the database. `trust_seconds` is
+        the time for which other processes trust their last check.
         """
         self._prefix = prefix
         self._account = account
         self._epochs = epochs
         self._claim = TimelineClaim(prefix, timeline or KnownTimeline(), trust_seconds=trust_seconds)
-        # `recheck` creates none of these keys, so the same names can be used every time
+        # `recheck` creates none of these keys, so every call can use the same names
         self._keys = keys = self._name_keys()
         self._recheck = {protocol: _list_recheck(keys, protocol, account) for protocol in (2, 3)}
 
     def check(self, connection: RedisConnection) -> ErrorReply | None:
-        """Check a new connection and load the `SCRIPTS` into its server; raises `ErrorReply`.
+        """Check the server of a new connection, and load `SCRIPTS` into it. Raises `ErrorReply`.
 
-        Returns None, or the error of a server that deletes keys but stores nothing because its memory is
-        full.
+        Returns None, or the error of a server whose memory is full: it cannot store values, but it can delete
+        keys.
         """
         if not connection.protocol:
             connection.connect()
@@ -125,21 +128,22 @@ class CapabilityCheck:
         commands = [*recheck, *_list_commands(keys)]
         scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
-        # judge the commands first: their errors name the command, the error of a script may not
+        # judge commands before scripts: the error of a command names that command, the error of a script may
+        # not
         refusal = judge(commands, replies[: len(commands)])
         refusal = judge(scripts, replies[len(commands) :]) or refusal
         self._claim.judge(connection, replies[len(recheck) - 1])
         return refusal
 
     def admit(self, connection: RedisConnection) -> Sequence[Script]:
-        """Check a new connection and note the origin of its data; return the scripts its server has now."""
+        """Check a new connection, and set its epoch and origin. Return the scripts that its server has."""
         self.check(connection)
         self.join_epoch(connection)
         connection.origin = read_origin(connection)
         return SCRIPTS
 
     def join_epoch(self, connection: RedisConnection) -> None:
-        """Join the epoch of a connection's server, if its topology has epochs; raises `ErrorReply`."""
+        """Join the epoch of the connection's server, if its topology has epochs. Raises `ErrorReply`."""
         if self._epochs is not None and self._epochs.are_on(connection):
             server = read_server(connection)
             if not all(server):
@@ -147,7 +151,7 @@ class CapabilityCheck:
             self._epochs.join(connection, digest_origin(server))
 
     def recheck(self, connection: RedisConnection) -> None:
-        """Check an old connection again; raises `ErrorReply`."""
+        """Check a connection again that has passed `check`. Raises `ErrorReply`."""
         steps = self.list_recheck(connection.protocol, connection.epoch)
         if self.judge_recheck(connection, steps, connection.exchange([step.command for step in steps])):
             connection.origin = read_origin(connection)
@@ -166,22 +170,27 @@ class CapabilityCheck:
         return [*self._recheck[protocol], same, claim]
 
     def judge_recheck(self, connection: RedisConnection, steps: Sequence[Step], replies: list[Any]) -> bool:
-        """Check the replies to `list_recheck`; return whether the timeline changed. Raises `ErrorReply`."""
+        """Check the replies to the steps of `list_recheck`. Return whether the database's timeline changed.
+
+        Raises `ErrorReply` if the server refused a step or a reply is wrong.
+        """
         judge(steps, replies)
         if self._epochs is not None:
             self._epochs.confirm(connection)
         return self._claim.judge(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
-        """Return a fresh key of each family: a slot first, a version key last."""
+        """Return one new key for each prefix of the cache: a slot first, a version key last."""
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 
 
 def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
-    """Raise `ErrorReply` if the server refused a step or its reply is wrong.
+    """Raise `ErrorReply` if the server refused a step or if a reply is wrong.
 
-    The error has the server's message and names the refused commands. Returns a tolerated error, or None.
+    The message of the error contains the server's message and the names of the refused commands. An error
+    that only says that the server's memory is full is not raised but returned. Returns None without such an
+    error.
     """
     refused: list[tuple[str, ErrorReply]] = []
     wrong: list[Step] = []
@@ -196,31 +205,31 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
         names = ", ".join(dict.fromkeys(name for name, _ in serious))
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
     for step in wrong:
-        # after a tolerated refusal of a write, a later step cannot find the value; that is not an error
+        # a server whose memory is full stored nothing, so a later step finds no value: ignore this
         if step.complaint or not refused:
             raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
     return refused[0][1] if refused else None
 
 
 def is_tolerated(error: ErrorReply) -> bool:
-    """Return whether the error means only that the server's memory is full, so it can still delete keys."""
-    # up to Redis 6 the error of a script contains the error of the command that failed in the script
+    """Return whether the error only means that the server's memory is full: it can still delete keys."""
+    # up to Redis 6 the error of a script contains the error of the command that failed in it
     return error.code == "OOM" or "-OOM " in str(error)
 
 
 def describe(error: Exception) -> str:
-    """Return the message of an error and, if there is one, a hint how to fix its cause."""
+    """Return the message of an error, with a hint how to fix its cause if there is one."""
     hint = HINTS.get(error.code) if isinstance(error, ErrorReply) else None
     return f"{error}; {hint}" if hint else str(error)
 
 
 def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) -> list[Step]:
-    """Return the commands of an invalidation; they change nothing, because the keys do not exist."""
+    """Return the steps of `recheck`. They change nothing, because the keys do not exist."""
     scratch = keys[-1]
     return [
-        # HELLO signs in again: after a change of the password open connections still work, but other
-        # processes cannot connect to invalidate. It also reports the role: a writable replica accepts
-        # writes and loses them when its primary sends the same keys.
+        # HELLO signs in again. After a change of the password open connections still work, but other
+        # processes cannot connect to send invalidations. HELLO also reports the role. A writable replica
+        # accepts writes, but loses them when its primary writes the same keys.
         Step(
             "HELLO",
             encode_command("HELLO", protocol, *(("AUTH", *account) if account else ())),
@@ -229,7 +238,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
         ),
         Step("TIME", encode_command("TIME"), _is_list),
         Step("SET", encode_command("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
-        # only one key, because each key counts as a miss in the server's statistics
+        # one key only, because each missing key counts as a miss in the server's statistics
         Step("MGET", encode_command("MGET", scratch), _is_list),
         Step("UNLINK", encode_command("UNLINK", *keys), _is_int),
         Step("EVALSHA", encode_command("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
@@ -237,7 +246,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
 
 
 def _list_commands(keys: Sequence[str]) -> list[Step]:
-    """Return the cache's commands that `_list_recheck` does not contain; they change nothing."""
+    """Return steps with the single commands that `recheck` does not test. They change nothing."""
     scratch = keys[-1]
     return [
         Step("MGET", encode_command("MGET", *keys), _is_list),
@@ -248,7 +257,7 @@ def _list_commands(keys: Sequence[str]) -> list[Step]:
 
 
 def _list_scripts(keys: Sequence[str]) -> list[Step]:
-    """Return steps that run each script, and steps that check which value it stored."""
+    """Return steps that run the scripts, and steps that read the value that a script has stored."""
     *_, scratch = keys
     one, two = new_token(FENCE_MARK), new_token(FENCE_MARK)
     lease, other = new_token(LEASE_MARK), new_token(LEASE_MARK)
@@ -308,17 +317,20 @@ def _is_none(reply: Any) -> bool:
 
 
 def encode_subscription(prefix: str) -> bytes:
-    """Encode the command that subscribes a connection to every key of the cache."""
+    """Return the command that subscribes a connection to changes of all value keys and version keys."""
     arguments = [argument for family in FAMILIES for argument in ("PREFIX", prefix + family)]
     return encode_command("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
 
 
 def subscribe(connection: RedisConnection, subscription: bytes) -> None:
-    """Subscribe a connection to changes; raises `FeedRefused`, and `ErrorReply` with the server's message."""
+    """Subscribe a connection to invalidations.
+
+    Raises `FeedRefused`, or `ErrorReply` with the server's message.
+    """
     if not connection.protocol:
         connection.connect()
     if connection.protocol != PUSH_PROTOCOL:
-        # on RESP2 a server would confirm CLIENT TRACKING too, and then send no invalidations
+        # on RESP2 the server confirms CLIENT TRACKING, but sends no invalidations
         raise FeedRefused("the connection has RESP2, and Redis sends invalidations on RESP3 only")
     [reply] = connection.exchange([subscription])
     if isinstance(reply, ErrorReply):
@@ -331,25 +343,25 @@ def subscribe(connection: RedisConnection, subscription: bytes) -> None:
 
 
 class Diagnosis(NamedTuple):
-    """Whether the cache can use the server; `reason` says what does not work, None when everything does."""
+    """Whether the cache can use the server. `reason` says what does not work, or is None."""
 
     is_usable: bool
     reason: str | None = None
 
 
 class RedisProbe:
-    """Checks the Redis server that the settings name; thread safe."""
+    """Checks the Redis server of the settings for the health check; thread safe."""
 
     def __init__(self, settings: Settings, *, client_name: str) -> None:
         self._connect = make_connection_factory(settings, client_name)
         address = settings.read_redis_address()
         self._capability = CapabilityCheck(settings.redis_key_prefix, address.account)
-        # `protocol=2` in REDIS_URL turns the near cache off on purpose
+        # `protocol=2` in REDIS_URL turns the near cache off on purpose, so this is not an error
         has_feed = settings.near_cache_size > 0 and address.protocol == PUSH_PROTOCOL
         self._subscription = encode_subscription(settings.redis_key_prefix) if has_feed else None
 
     def examine(self) -> Diagnosis:
-        """Connect, check everything that the cache needs, and return the result; raises no error of Redis."""
+        """Connect, check everything that the cache needs, and return the result. Raises no error of Redis."""
         try:
             with contextlib.closing(self._connect()) as connection:
                 refusal = self._capability.check(connection)
@@ -370,6 +382,6 @@ class RedisProbe:
 
 
 def hide_addresses(text: str) -> str:
-    """Return `text` without addresses and host names, safe to show to everybody."""
+    """Return `text` with placeholders for addresses and host names, so that anybody may see it."""
     text = _NAME.sub("valid for its name", text)
     return _ADDRESS.sub("(address)", text)[:REASON_LENGTH]

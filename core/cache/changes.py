@@ -1,40 +1,42 @@
-"""Recent changes, and single-flight: a value that was read before a change is not used after it.
+"""The log of recent changes, and single-flight: a value that was read before a change is not used after it.
 
-`ChangeLog` keeps the names that changed recently. A name is a key, or a version key on which values depend.
-A reader takes a ticket before it reads, and asks afterwards whether one of the names that it read has
-changed since; the cost does not depend on the number of readers or of cached values.
+`ChangeLog` keeps the names that changed recently. A name is a cache key, or a version key on which values
+depend. A reader takes a ticket, the number of the last change, before it reads. After the read it asks the
+log which of its names have changed since the ticket. The cost depends neither on the number of readers nor on
+that of cached values.
 
-`SingleFlight` lets threads that miss the same key at the same time share one read. A thread never joins a
-running read if the key or a version key of it changed after this read began: after a write the thread must
-not get a value from before the write.
+`SingleFlight` lets threads that miss the same key at the same time share one read. A thread joins a running
+read only if the key and its version keys have not changed since that read began. Otherwise the thread could
+get a value from before a write that has already returned.
 """
 
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
-# At 5,000 changes a second, at least the changes of the last three seconds are kept. A reader that began
-# earlier is told that all its names changed, so its values are not cached.
+# Number of names in one generation of the log. At 5,000 changes a second, the log reaches back at least three
+# seconds. For an older ticket the log reports all names as changed, so the values of that reader are not
+# cached.
 REMEMBERED_NAMES = 16_384
 
 Ticket = int
 
 
 class _Known(NamedTuple):
-    """The number of the last change of each name, in two generations.
+    """The number of the last change of each name, in two dicts: an older and a younger generation.
 
-    When the younger one is full, it becomes the older one, and the previous older one is dropped.
+    When the younger dict is full, it becomes the older one, and the previous older dict is dropped.
     """
 
     since: Ticket
-    """Every change with a higher number than this is in one of the two generations."""
+    """Every change with a higher number than `since` is in one of the two dicts."""
     younger_since: Ticket
     older: dict[str, int]
     younger: dict[str, int]
 
 
 class ChangeLog:
-    """The changes that one process made or received from the feed; thread safe, bounded in number."""
+    """Recent changes that this process made, or received from the invalidation feed; thread safe, bounded."""
 
     def __init__(self, *, remembered_names: int = REMEMBERED_NAMES) -> None:
         self._remembered_names = remembered_names
@@ -44,11 +46,11 @@ class ChangeLog:
         self._lock = threading.Lock()
 
     def take_ticket(self) -> Ticket:
-        """Return a ticket for a read that begins now."""
+        """Return the number of the last change. Call this before a read begins."""
         return self._count
 
     def note(self, names: Iterable[str]) -> None:
-        """Note that these names changed; call it before their values are dropped."""
+        """Record that these names changed. Call this before their values are dropped."""
         with self._lock:
             number = self._count + 1
             _, younger_since, _, younger = self._known
@@ -60,16 +62,16 @@ class ChangeLog:
             self._count = number
 
     def note_all(self) -> None:
-        """Note that everything may have changed."""
+        """Record a change of all names."""
         with self._lock:
             number = self._count + 1
             self._known = _Known(number, number, {}, {})
             self._count = number
 
     def list_changed(self, ticket: Ticket, names: Collection[str]) -> Collection[str]:
-        """Return the names that changed since the ticket was taken."""
+        """Return those of `names` that changed after the ticket was taken."""
         if ticket == self._count:
-            # the usual case: nothing has changed
+            # fast path: nothing has changed
             return ()
         since, _, older, younger = self._known
         if ticket < since:
@@ -78,7 +80,7 @@ class ChangeLog:
 
 
 class _Call:
-    """A running read and its outcome."""
+    """A running read. When it has ended, it has a value or an error."""
 
     __slots__ = ("done", "error", "names", "ticket", "value")
 
@@ -91,7 +93,7 @@ class _Call:
 
 
 class SingleFlight:
-    """The running reads of this process, by key."""
+    """Lets threads that miss the same key at the same time share one read; thread safe."""
 
     def __init__(self, changes: ChangeLog) -> None:
         self._changes = changes
@@ -99,10 +101,10 @@ class SingleFlight:
         self._lock = threading.Lock()
 
     def do(self, key: str, depends_on: tuple[str, ...], read: Callable[[], Any]) -> Any:
-        """Return the result of `read`, or the result of a running read of this key.
+        """Return the result of `read`, or of a read of the same key that another thread is running.
 
-        An error of the read is raised in every waiting thread. If the reading thread was interrupted, each
-        waiting thread calls its own `read` instead.
+        An error of that read is raised in every thread that waits for it. If the reading thread is
+        interrupted, for example by `KeyboardInterrupt`, each waiting thread calls its own `read`.
         """
         with self._lock:
             call = self._calls.get(key)
@@ -123,10 +125,11 @@ class SingleFlight:
         return bool(self._changes.list_changed(call.ticket, call.names))
 
     def do_next(self, key: str, read: Callable[[], Any]) -> Any:
-        """Return the result of a read that begins after this call; share it and raise errors like `do`.
+        """Like `do`, but the result comes from a read that begins after this call.
 
-        For a process without an invalidation feed: threads that find a running read wait until it has
-        ended, and then one of them reads for all of them.
+        For a process without an invalidation feed: a read that is already running may have found a value from
+        before a write of another process. Threads wait until that read has ended. Then one thread reads for
+        all of them.
         """
         with self._lock:
             under_way = self._calls.get(key)

@@ -1,8 +1,8 @@
 """The Redis client of one process: idle connections, commands and scripts.
 
-Owns the idle connections, the list of scripts that the server has, and the time at which a connection is
-checked again: nothing is read on a connection whose server has not passed the capability check. Never
-retries and translates no error.
+Owns the idle connections, and knows which scripts the server has and when a connection must be checked again.
+Values are read only on a connection whose server has passed the capability check. Never repeats a failed
+command, and does not translate errors.
 """
 
 import hashlib
@@ -16,17 +16,18 @@ import redis
 
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
 
-# Encoded commands are sent when they reach this size, so that the server works while the rest is encoded.
+# Encoded commands are sent in pieces of about this size. The server runs the first ones while the rest is
+# encoded.
 SEND_BYTES = 16_384
-# A connection is checked again after this fraction of `trust_seconds`, so that the check is still valid
-# while the next read waits for its reply.
+# A connection is checked again after this fraction of `trust_seconds`. So the check is still valid when the
+# reply to the next read arrives.
 RECHECK_PART = 0.5
-# SCAN returns keys as bytes.
+# The names of keys: text, or bytes from a reply to SCAN.
 Keys = Sequence[str] | Sequence[bytes]
 
 
 class Script:
-    """A Lua script and its SHA1, by which Redis calls it."""
+    """A Lua script, and its SHA1 for EVALSHA."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -34,14 +35,14 @@ class Script:
 
 
 class PendingReply:
-    """The unread reply to a script that was sent; its connection is reserved until the reply is read."""
+    """The unread reply to a script. Nobody else uses its connection until the reply has been read."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self.connection = connection
         self.is_open = True
 
     def give_up(self) -> None:
-        """Close the connection if the reply is still unread; the script runs nevertheless."""
+        """Close the connection if the reply has not been read. The server still runs the script."""
         if self.is_open:
             self.is_open = False
             self.connection.close()
@@ -50,13 +51,14 @@ class PendingReply:
 class RedisClient:
     """The Redis connections of one process; thread safe.
 
-    `check` checks a new connection and returns the scripts that its server has afterwards; `recheck`
-    checks a connection again that was checked before. Both raise on failure. Permissions, role and slots of
-    a server can change while a connection is open, so a check is valid only for `trust_seconds`, and only
-    for its own connection: behind a proxy or a moved address two connections may lead to two servers.
-    `on_error` gets error replies that no caller waits for. With `checks_writes`, for a topology in which
-    another server may become the primary, a connection is also checked after each command that is not a
-    read: a former primary still accepts invalidations, but other processes no longer read from it.
+    `check` checks a new connection, and returns the scripts that the server then has. `recheck` checks a
+    connection again. Both raise an error if the check fails. A check is valid only for `trust_seconds`,
+    because permissions, role and slots of a server can change while a connection is open. It is valid only
+    for its own connection, because two connections may lead to two servers, for example behind a proxy.
+
+    `on_error` gets error replies that no caller waits for. Set `checks_writes` for a topology in which
+    another server may become the primary: then connections are also checked when they are used for writes. A
+    former primary still accepts invalidations, but other processes read from the new primary.
     """
 
     def __init__(
@@ -77,14 +79,14 @@ class RedisClient:
         self._checks_writes = checks_writes
         self._on_error = on_error
         self._clock = clock
-        # last in, first out, so that the extra connections of a burst stay idle
+        # last in, first out: a burst opens more connections, and these stay idle afterwards
         self._idle: deque[RedisConnection] = deque()
         self._is_closed = False
-        # connections of an earlier generation are not used again
+        # `drop_connections` increases this number; a connection with a lower number is not used again
         self._generation = 0
-        # checks from before this time are not trusted
+        # a check from before this time is not valid
         self._doubted_at = float("-inf")
-        # SHA1s of the scripts that the server has, as far as is known
+        # SHA1s of the scripts that the server had when it last answered
         self._known: set[str] = set()
         self._answered = threading.local()
         self.latest_origin = b""
@@ -92,34 +94,34 @@ class RedisClient:
 
     @property
     def origin(self) -> bytes:
-        """The origin of the data that this thread read last, on a checked connection."""
+        """The origin of the server from which this thread read last, see `core.cache.origin`."""
         found: bytes = getattr(self._answered, "origin", self.latest_origin)
         return found
 
     def ask(self, *command: Any) -> Any:
-        """Send a command and return its reply; raises `ErrorReply` and the errors of the connection."""
+        """Send a command and return its reply. Raises `ErrorReply` and the errors of the connection."""
         return _raise_error(self._exchange([encode_command(*command)])[0])
 
     def get_many(self, keys: Sequence[str]) -> Any:
-        """Return the value of each key; None for a missing key and for a key that holds no string."""
+        """Return the value of each key. It is None for a missing key and for a key that holds no string."""
         return _raise_error(self._exchange([encode_command("MGET", *keys)], is_checked=True)[0])
 
     def check(self) -> None:
-        """Check one connection: an idle one, or a new one when none is idle."""
+        """Check an idle connection, or a new one if no connection is idle."""
         self._check_in(self._check_out(is_checked=True, is_read=False))
 
     def doubt_checks(self) -> None:
-        """From now on check each connection again before its next use."""
+        """Make all checks invalid: each connection is checked again before the next read."""
         self._doubted_at = self._clock()
 
     def drop_connections(self) -> None:
-        """Never use any of the current connections again."""
+        """Stop using every connection that is open now."""
         self._generation += 1
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
         """Run a script on a checked connection and return its reply.
 
-        A server that does not have the script gets its text.
+        If the server does not have the script, its text is sent.
         """
         return self.run_each(script, [keys], arguments, is_checked=True)[0]
 
@@ -132,10 +134,10 @@ class RedisClient:
         after: PendingReply | None = None,
         is_checked: bool = False,
     ) -> list[Any]:
-        """Run a script once for each group of keys, in one round trip; return one reply for each group.
+        """Run a script once for each group of keys, in one round trip. Return one reply for each group.
 
-        The commands go to the connection of `after`, behind its pending script. Raises the first error reply
-        after the script has run for every group.
+        With `after`, the commands are sent on the connection of this pending reply, which is read first. The
+        first error reply is raised after all replies have been read.
         """
         replies = self.try_each(script, groups, arguments, after=after, is_checked=is_checked)
         for reply in replies:
@@ -151,7 +153,7 @@ class RedisClient:
         after: PendingReply | None = None,
         is_checked: bool = False,
     ) -> list[Any]:
-        """Like `run_each`, but return error replies in the list instead of raising them."""
+        """Like `run_each`, but return error replies in the list instead of raising the first one."""
         commands = (_encode_run(script, keys, arguments) for keys in groups)
         replies = self._exchange(commands, after, is_checked=is_checked)
         for place, (keys, reply) in enumerate(zip(groups, replies, strict=True)):
@@ -161,7 +163,7 @@ class RedisClient:
     def get_and_run(
         self, keys: Sequence[str], script: Script, arguments: Sequence[Any], more_keys: Sequence[str] = ()
     ) -> tuple[Any, Any]:
-        """Get the values of `keys` and run a script on `keys` and `more_keys`, in one round trip.
+        """Get the values of `keys`, and run a script on `keys` and `more_keys`, in one round trip.
 
         Returns the values and the reply of the script.
         """
@@ -173,9 +175,10 @@ class RedisClient:
     def run_later(
         self, script: Script, keys: Keys, arguments: Sequence[Any], on_reply: Callable[[Any], None]
     ) -> None:
-        """Send a script without waiting; `on_reply` gets the reply or the error later.
+        """Send a script without waiting for its reply. `on_reply` gets the reply or the error later.
 
-        The reply is read before the reply to any later command on the same connection.
+        The reply is read before the reply to any later command on the same connection. If the server may not
+        have the script, this method waits for the reply and raises errors.
         """
         if script.sha not in self._known:
             on_reply(self.run(script, keys, arguments))
@@ -197,7 +200,7 @@ class RedisClient:
     def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> PendingReply | None:
         """Send a script and return its pending reply, which a later `run_each` takes as `after`.
 
-        Returns None if the server may not have the script: then it has been run and its reply read here.
+        If the server may not have the script, this method waits for the reply and returns None.
         """
         if script.sha not in self._known:
             self.run_each(script, [keys], arguments)
@@ -211,7 +214,7 @@ class RedisClient:
         return PendingReply(connection)
 
     def _run_unknown(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
-        """Return `reply`; if it says that the server lacks the script, run its text and return that reply."""
+        """Return `reply`; if the server does not have the script, send its text and return the new reply."""
         if _is_unknown_script(reply):
             self._known.clear()
             [reply] = self._exchange([encode_command("EVAL", script.text, len(keys), *keys, *arguments)])
@@ -222,7 +225,7 @@ class RedisClient:
     def _note_unawaited(self, reply: Any) -> None:
         """Handle an error in a reply that no caller waits for."""
         if _is_unknown_script(reply):
-            # SCRIPT FLUSH removes all scripts at once
+            # after SCRIPT FLUSH or a restart the server has none of the scripts
             self._known.clear()
         elif isinstance(reply, ErrorReply):
             self._on_error(reply)
@@ -230,7 +233,7 @@ class RedisClient:
     def _exchange(
         self, commands: Iterable[bytes], after: PendingReply | None = None, *, is_checked: bool = False
     ) -> list[Any]:
-        """Send commands and return their replies; an error reply is returned, not raised."""
+        """Send commands and return their replies. An error reply is returned, not raised."""
         if after is None:
             connection = self._check_out(is_checked=is_checked)
         else:
@@ -260,7 +263,8 @@ class RedisClient:
     def _check_out(self, *, is_checked: bool = False, is_read: bool = True) -> RedisConnection:
         """Return a connection that no other thread uses.
 
-        With `is_checked` its server has passed the capability check.
+        With `is_checked` the connection has passed the capability check. With `is_read` as well, this raises
+        `redis.ConnectionError` while a new primary must not be read yet.
         """
         connection = self._take_idle() or self._open()
         if is_checked:
@@ -285,7 +289,7 @@ class RedisClient:
         return None
 
     def _open(self) -> RedisConnection:
-        # the server may have been restarted without its scripts
+        # the server may have been restarted, and has no scripts then
         self._known.clear()
         connection = self._connect()
         connection.generation = self._generation
@@ -294,11 +298,12 @@ class RedisClient:
     def _check_in(self, connection: RedisConnection) -> None:
         self._idle.append(connection)
         if self._is_closed:
-            # the command was still running when `close` was called, such as the invalidation after a COMMIT
+            # `close` was called while this connection was in use, for example for the invalidation after a
+            # COMMIT
             self.close()
 
     def _check_when_due(self, connection: RedisConnection) -> float:
-        """Check a connection unless its last check is still valid; return the time when this call began."""
+        """Check a connection if its last check has become invalid. Return the time when this call began."""
         began = self._clock()
         if connection.checked_at is None:
             self._known.update(script.sha for script in self._check(connection))
@@ -314,19 +319,19 @@ class RedisClient:
         return began
 
     def close(self) -> None:
-        """Read the pending replies of idle connections, then close them; others are closed at check-in."""
+        """Read the pending replies of idle connections and close them. Others are closed at check-in."""
         self._is_closed = True
         while self._idle:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                # another thread has closed the last one
+                # another thread took the last connection
                 break
-            # wait for the replies: a command may get lost if its connection is closed before
+            # read the replies first: if a connection is closed earlier, the server may not get its commands
             connection.drain()
 
     def close_in_child(self) -> None:
-        """Close a forked child's copies of its parent's sockets; the parent's connections stay open."""
+        """Close the sockets that a forked child has from its parent. The parent's connections stay open."""
         while self._idle:
             self._idle.pop().close()
 
@@ -340,7 +345,7 @@ def _encode_run(script: Script, keys: Keys, arguments: Sequence[Any]) -> bytes:
 
 
 def _is_usable(connection: RedisConnection) -> bool:
-    """Return whether an idle connection can be used: the server may have closed it while it was idle."""
+    """Pass arrived replies to their callbacks. Return whether the server has kept the connection open."""
     try:
         return connection.deliver_arrived()
     except (redis.RedisError, OSError):

@@ -1,9 +1,9 @@
 """One connection to Redis: socket, handshake, commands and replies.
 
-Owns the socket and uses the parser of hiredis: redis-py's connection class takes several times as long and
-holds the GIL during that time. Uses RESP3 unless the address says otherwise. Never sends a command twice;
-only a handshake during which the server closes the connection is repeated once. Raises redis-py's errors,
-and `ErrorReply` for an error reply of the server.
+Owns the socket, and uses the parser of hiredis. The connection class of redis-py takes several times as long,
+and holds the GIL during that time. Uses RESP3, unless REDIS_URL sets another protocol. Never sends a command
+twice. Only the handshake is repeated, once, if the server closes the connection during the handshake. Raises
+the errors of redis-py, and `ErrorReply` for an error reply of the server.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ import redis
 
 from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 
-# Large enough for one invalidation push that names thousands of keys.
+# Maximum size of one read from the socket: enough for one invalidation push that names thousands of keys.
 RECEIVE_BYTES = 262_144
-# Lower limit of a timeout, because a timeout of 0 would mean "no timeout".
+# Lower limit of a timeout: 0 would mean "no timeout".
 SHORTEST_SECONDS = 0.001
-# 0 on a system without POLLRDHUP: there `pause` does not end early when the server closes the connection.
+# The poll event "the server closed the connection". On a system without it, `pause` never ends early.
 CLOSED_BY_SERVER = getattr(select, "POLLRDHUP", 0)
 
 Push = hiredis.PushNotification
-"""A message that the server sends without being asked."""
+"""A push message of RESP3: the server sends it without a request."""
 
 
 class ServerUnreachable(redis.ConnectionError):
@@ -48,7 +48,7 @@ class ErrorReply(redis.ResponseError):
 
     @property
     def code(self) -> str:
-        """Return the first word of the message."""
+        """Return the first word of the message, for example READONLY."""
         return str(self).partition(" ")[0]
 
 
@@ -57,7 +57,7 @@ class HandshakeRefused(ErrorReply):
 
 
 class RedisConnection:
-    """A connection to Redis that its first command opens; only one thread at a time may use it."""
+    """A connection to Redis. Its first command opens it. Only one thread at a time may use it."""
 
     def __init__(self, address: RedisAddress, *, client_name: str, timeout_seconds: float) -> None:
         self.address = address
@@ -68,29 +68,31 @@ class RedisConnection:
         self._poller = select.poll()
         # callbacks for replies that no caller blocks on, in the order in which the replies arrive
         self._callbacks: deque[Callable[[Any], None]] = deque()
-        # the protocol version that the server confirmed, its role and its mode (standalone or cluster)
+        # from the reply to HELLO: protocol version, role, and mode (standalone, sentinel or cluster)
         self.protocol = 0
         self.role = self.mode = b""
-        # set by the client that owns this connection, and by its capability check
+        # set by `RedisClient`: see `drop_connections`, and the time of the last capability check
         self.generation = 0
         self.checked_at: float | None = None
+        # set by `core.cache.capability`: the origin of the server, and the timeline that Redis is claimed for
         self.origin = b""
         self.timeline: bytes | None = None
-        # set by `core.cache.epochs`: the epoch of the server, and the time from which the server may be read
+        # set by `core.cache.epochs`: the record of the server's epoch, and the time from which the server may
+        # be read
         self.epoch = b""
         self.readable_at = float("-inf")
 
     def connect(self) -> None:
-        """Connect and do the handshake, both within one timeout."""
+        """Connect and do the handshake, together within one timeout."""
         self.connect_before(time.monotonic() + self._timeout_seconds)
         self.set_timeout(self._timeout_seconds)
 
     def connect_before(self, deadline: float) -> None:
-        """Connect to the address of this connection; a subclass may look up another address."""
+        """Connect to `address`. A subclass may look up another address first."""
         try:
             self._connect_once(deadline)
         except HandshakeCut:
-            # a proxy that restarts closes all connections, even new ones, and accepts the next one
+            # a proxy that restarts closes even new connections, but usually accepts the second attempt
             self._connect_once(deadline)
 
     def _connect_once(self, deadline: float) -> None:
@@ -151,7 +153,7 @@ class RedisConnection:
         self.role, self.mode = greeting.get("role", b""), greeting.get("mode", b"")
 
     def close(self) -> None:
-        """Close the connection; the server may still run the commands that were sent."""
+        """Close the connection. The server may still run the commands that were sent."""
         opened, self._socket = self._socket, None
         self._callbacks.clear()
         if opened is not None:
@@ -159,19 +161,19 @@ class RedisConnection:
                 opened.close()
 
     def fail(self, error: BaseException) -> None:
-        """Close the connection, and pass the error to every pending callback."""
+        """Close the connection, and pass the error to the callbacks of all pending replies."""
         pending = list(self._callbacks)
         self.close()
         for on_reply in pending:
             on_reply(error)
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Set how long to wait for each reply from now on; None means no limit."""
+        """Set the timeout of each later send and receive. None means no timeout."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
             return
-        # with a timeout of Python each send and receive needs a poll before it, which doubles the cost;
-        # a timeout of the kernel costs nothing
+        # `settimeout` makes Python call `poll` before each send and receive, which doubles the cost. The
+        # timeouts of the kernel cost nothing.
         self._socket.settimeout(None)
         whole, rest = divmod(seconds or 0.0, 1)
         limit = struct.pack("ll", int(whole), int(rest * 1_000_000))
@@ -183,11 +185,11 @@ class RedisConnection:
         return self._socket is None or self._reader.has_data() or bool(self._poller.poll(0))
 
     def on_next_reply(self, on_reply: Callable[[Any], None]) -> None:
-        """Pass the reply to the last command to a callback as soon as it is read."""
+        """Pass the reply to the command that was sent last to `on_reply`, as soon as that reply is read."""
         self._callbacks.append(on_reply)
 
     def deliver_arrived(self) -> bool:
-        """Pass the replies that have arrived to their callbacks; return whether the connection is usable."""
+        """Pass the replies that have arrived to their callbacks. Return whether the connection is usable."""
         while self.is_readable():
             if self._socket is None or not self._callbacks:
                 return False
@@ -195,7 +197,7 @@ class RedisConnection:
         return True
 
     def drain(self) -> None:
-        """Wait for the replies of pending callbacks, at most one timeout each; then close the connection."""
+        """Wait for all pending replies, at most one timeout for each. Then close the connection."""
         try:
             while self._callbacks:
                 self._deliver_next()
@@ -208,7 +210,7 @@ class RedisConnection:
         self._callbacks.popleft()(reply)
 
     def send(self, data: bytes) -> None:
-        """Send encoded commands."""
+        """Send encoded commands. Connect first if the connection is not open."""
         if self._socket is None:
             self.connect()
         try:
@@ -219,25 +221,25 @@ class RedisConnection:
             raise redis.ConnectionError(_describe(error)) from error
 
     def ask(self, *command: Any) -> Any:
-        """Send one command and return its reply; raises `ErrorReply`."""
+        """Send one command and return its reply. Raises `ErrorReply`."""
         [reply] = self.exchange([encode_command(*command)])
         if isinstance(reply, ErrorReply):
             raise reply
         return reply
 
     def exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        """Send commands in one round trip and return their replies; error replies are not raised."""
+        """Send encoded commands in one round trip and return the replies. Error replies are not raised."""
         self.send(b"".join(commands))
         return [self.read_reply() for _ in commands]
 
     def read(self) -> Any:
-        """Return the next reply or push; an error reply is returned, not raised.
+        """Return the next reply or push. An error reply is returned, not raised.
 
-        After a timeout `read` can be called again: the part of a reply that has arrived is kept.
+        After a timeout, call `read` again to continue: the bytes that have arrived are kept.
         """
         reader = self._reader
         try:
-            # False means that the reply is not complete yet: no reply is decoded as False
+            # hiredis returns False for an incomplete reply; no command of the cache replies with a boolean
             while (reply := reader.gets()) is False:
                 reader.feed(self._receive())
         except hiredis.ProtocolError as error:
@@ -251,13 +253,13 @@ class RedisConnection:
         return unread
 
     def pause(self, seconds: float) -> None:
-        """Wait for `seconds` even if data arrives; return early if the server closes the connection."""
+        """Wait for `seconds`, even if data arrives. Return early if the server closes the connection."""
         poll = select.poll()
         poll.register(self._socket, CLOSED_BY_SERVER)
         poll.poll(seconds * 1000)
 
     def read_reply(self) -> Any:
-        """Return the next reply that is not for a callback; drop pushes."""
+        """Return the next reply that belongs to no callback. Pushes are dropped."""
         while self._callbacks:
             self._deliver_next()
         return self._read_next()
@@ -284,13 +286,13 @@ class RedisConnection:
 
 
 def encode_command(*command: Any) -> bytes:
-    """Return the encoded command; its parts are strings, bytes and numbers."""
+    """Return a command in the Redis protocol. Its arguments are strings, bytes and numbers."""
     encoded: bytes = hiredis.pack_command(command)
     return encoded
 
 
 def parse_greeting(reply: Any) -> dict[str, Any]:
-    """Return the fields of the reply to HELLO, such as `proto` and `role`; on RESP2 the reply is a list."""
+    """Return the fields of a reply to HELLO, such as `proto` and `role`. On RESP2 the reply is a list."""
     items = reply.items() if isinstance(reply, dict) else _pair(reply) if isinstance(reply, list) else ()
     fields = {key.decode(): value for key, value in items if isinstance(key, bytes)}
     if fields.get("proto") not in {2, 3}:
@@ -313,7 +315,7 @@ def _connect_unix(path: str, deadline: float) -> socket.socket:
 
 
 def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect to the first address of a host that accepts; one deadline applies to all attempts together."""
+    """Try the addresses of a host until one accepts. All attempts have the same deadline."""
     failure: OSError = OSError("the host has no address")
     for family, kind, number, _, address in _resolve(host, port, deadline):
         opened = socket.socket(family, kind, number)
@@ -325,7 +327,8 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
             except OSError as error:
                 failure = error
                 continue
-            # no Nagle's algorithm: a small command must not wait for the reply to the previous one
+            # no Nagle's algorithm: a small command must not wait until the server has acknowledged the
+            # previous one
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             on_error.pop_all()
@@ -334,7 +337,7 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _resolve(host: str, port: int, deadline: float) -> list[Any]:
-    """Return the addresses of a host; raises `TimeoutError` if the name server is too slow."""
+    """Return the addresses of a host. Raises `TimeoutError` if the name server is too slow."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
@@ -345,7 +348,7 @@ def _resolve(host: str, port: int, deadline: float) -> list[Any]:
         except OSError as error:
             found.put(error)
 
-    # in a thread, because the resolver of the system takes no timeout
+    # `getaddrinfo` takes no timeout, so it runs in a thread
     threading.Thread(target=look_up, name="redis-resolver", daemon=True).start()
     try:
         addresses = found.get(timeout=_seconds_until(deadline))
@@ -370,6 +373,6 @@ def _seconds_until(deadline: float) -> float:
 
 
 def _describe(error: OSError) -> str:
-    """Return the message of the system or of OpenSSL, without the source line that OpenSSL adds."""
+    """Return the message of the operating system or of OpenSSL, without OpenSSL's source line."""
     words = str(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
     return re.sub(r" \(_ssl\.c:\d+\)$", "", words)

@@ -1,14 +1,15 @@
-"""Observation of the reads of a process: counters by kind of key, and stale reads.
+"""Counters of the reads of one process, by kind of cache key, and a sampler that looks for stale reads.
 
-In each tier requests = hits + misses + bypasses by construction. A count is one addition under a lock;
-the metrics get the sums when they are published, because incrementing a labelled counter costs more than a
-hit in the near cache.
+The number of requests is calculated, so in each tier requests = hits + misses + bypasses. A count is one
+addition under a lock. The metrics get the sums when they are published, because incrementing a counter with a
+label costs more than a hit in the near cache.
 
-`StaleReadSampler` compares a sample of the hits with the database, in its own thread. If the cache no longer
-serves the sampled value when the database has answered, the row was changed meanwhile and the value does not
-count as stale. This is sound: a writer fences its keys before its COMMIT, so the old value has left Redis
-before the row is committed. A near cache drops changed values only when its feed reports them, so a near
-cache value counts as stale only if it is still served `feed_bound_seconds` later.
+`StaleReadSampler` compares some of the hits with the database, in its own thread. If the values differ, the
+row may have been changed after the hit. So the sampler asks the cache again: if the cache does not serve the
+sampled value any more, the hit does not count as stale. This rule gives no false alarm, because a writer
+fences its keys before its COMMIT: the old value has left Redis before the row is committed. A near cache
+drops a changed value only when its feed reports the change, so a hit there counts as stale only if the value
+is still served `feed_bound_seconds` later.
 """
 
 import itertools
@@ -31,10 +32,12 @@ logger = logging.getLogger(__name__)
 
 Tier = Literal["near", "shared"]
 
-# Each comparison takes one query or more; the queue is full only when the database is slow.
+# Maximum number of samples that wait for their comparison; further samples are dropped. A comparison takes
+# one query or more, so the queue is full only if the database is slow.
 QUEUE_SAMPLES = 100
-# A dead feed is noticed within this time; until then a near cache may serve outdated values.
+# A dead feed is noticed within this time. Until then its near cache may serve outdated values.
 FEED_BOUND_SECONDS = 2.0
+# How long `close` waits for the thread.
 STOP_SECONDS = 2.0
 
 
@@ -51,19 +54,19 @@ class CacheCounters:
         self._published: Counter[str] = Counter()
 
     def count_near(self, *, hits: int, misses: int) -> None:
-        """Count the hits and misses of values that were looked up in the near cache."""
+        """Count hits and misses in the near cache."""
         with self._lock:
             self._near_hits += hits
             self._near_misses += misses
 
     def count_reads(self, *, hits: int, misses: int) -> None:
-        """Count the hits and misses of values that were looked up in Redis."""
+        """Count hits and misses in Redis."""
         with self._lock:
             self._hits += hits
             self._misses += misses
 
     def count_bypasses(self, reason: str, count: int) -> None:
-        """Count values that were loaded without asking Redis."""
+        """Count values that were loaded without asking Redis. `reason` becomes a label of the metric."""
         with self._lock:
             self._bypasses[reason] += count
 
@@ -78,7 +81,7 @@ class CacheCounters:
             self._refused += count
 
     def publish(self) -> None:
-        """Add the counts since the last call of this method to the metrics."""
+        """Add the counts since the last call of `publish` to the metrics."""
         with self._lock:
             sums = Counter(
                 near_hits=self._near_hits,
@@ -101,7 +104,7 @@ class CacheCounters:
                 metrics.count_cache_bypasses(cache, name.removeprefix("bypasses "), count)
 
     def snapshot(self) -> CacheCounts:
-        """Return all counters as they are at one instant."""
+        """Return all counters of one moment."""
         with self._lock:
             bypasses = self._bypasses.total()
             return CacheCounts(
@@ -125,7 +128,7 @@ class _Sample(NamedTuple):
 
 
 class StaleReadSampler:
-    """Compares one in `every` hits with the database; thread safe, off when `every` is 0."""
+    """Compares one in `every` hits with the database; thread safe. 0 turns the sampler off."""
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class StaleReadSampler:
         feed_bound_seconds: float = FEED_BOUND_SECONDS,
     ) -> None:
         self._every = every
-        # an attribute and not a property, because each hit in the near cache reads it
+        # an attribute instead of a property, because each hit in the near cache reads it
         self.is_on = every > 0
         self._metrics = metrics
         self._near = near
@@ -152,18 +155,18 @@ class StaleReadSampler:
         self._samples: queue.Queue[_Sample | None] = queue.Queue(QUEUE_SAMPLES)
 
     def sample(self, tier: Tier, make_read: Callable[[], Read[Any]], hits: Mapping[str, Any]) -> None:
-        """Queue one in `every` of these hits for comparison; `make_read` is called only for queued hits."""
+        """Queue one in `every` of these hits for comparison. `make_read` is called only for queued hits."""
         if not self._every:
             return
         for key, value in hits.items():
             if next(self._hits) % self._every == 0:
                 sample = _Sample(make_read(), tier, key, value)
-                # a time-dependent answer may differ although no row was changed
+                # a time-dependent value may differ from a fresh one although no row was changed
                 if not sample.read.cached.time_dependent:
                     self._put(sample)
 
     def close(self) -> None:
-        """End the thread; queued samples are dropped."""
+        """End the thread. Samples that wait for their comparison are dropped."""
         self._stopping.set()
         thread = self._thread
         if thread is None:
@@ -204,7 +207,7 @@ class StaleReadSampler:
         if self._load(sample) == sample.value:
             return False
         if self._shared is not None and self._shared.peek(sample.read, sample.key) == sample.value:
-            # stale, unless the row has changed back to the sampled value and the cache was filled again
+            # Redis still serves the value. This is right if the row has got the same value again meanwhile.
             return bool(self._load(sample) != sample.value)
         if sample.tier == "shared":
             return False

@@ -1,16 +1,17 @@
-"""Epochs: how all processes leave a former primary before any of them reads from the next one.
+"""Epochs: every process leaves a former primary before any process reads from the next primary.
 
-After a failover or the move of a slot another server has the keys. The former server may still answer, and
-processes learn of the new one at different times. The epoch of a server is a record under one key on it:
+After a failover, or after the move of a cluster slot, another server is the primary. The former primary may
+still answer, and processes learn of the new one at different times. An epoch is the time in which one server
+is the primary. It is recorded on that server, under one key:
 
 - The first process that uses a server as the primary begins an epoch with a random token. Values are valid
-  only in the epoch in which they were stored, so values from before it are never served: the new primary was
-  a replica, and may never have received the last invalidations.
-- Nothing is read in the first second of an epoch and a little longer (`PAUSE_SECONDS` and two timeouts). By
-  then every other process has found the new primary and sent its pending invalidations to it.
+  only in the epoch in which they were stored. So the values that the new primary has from before its epoch
+  are never served: as a replica it may have missed the last invalidations.
+- Nothing is read at the beginning of an epoch, for `PAUSE_SECONDS` and two timeouts. By then every other
+  process has found the new primary and sent its waiting invalidations to it.
 - A process that moves to a new primary ends the epoch on the former one, if that server still answers. Every
-  check of a connection compares the record, so the other processes leave the former server within the time
-  for which a check is trusted. A write whose process has moved waits for this time before it returns.
+  check of a connection compares the record. So the other processes leave the former primary within the time
+  for which they trust a check. After a move, a writer waits for this time before it returns.
 
 Only a topology in which the primary can change has epochs.
 """
@@ -31,19 +32,22 @@ from core.settings.redis_url import HostPort
 
 KEY: Final = "primary-epoch"
 TOKEN_BYTES: Final = 8
-# How long the record of an ended epoch is kept. An epoch can be ended by mistake, by a process that asked a
-# partitioned sentinel: after this time the server can begin a new epoch.
+# TTL of the record of an ended epoch; afterwards the server can begin a new epoch. This corrects a mistake: a
+# process that asked a partitioned sentinel may have ended the epoch of the real primary.
 ENDED_MILLISECONDS: Final = 10_000
 # Timeout for ending the epoch on the former primary, which may hang.
 LONGEST_END_SECONDS = 0.25
-# A process that looks for the primary pauses for a second at most. Its last attempt to use the former primary
-# takes one timeout to connect and another one for the reply.
+# Longest pause of a process between two attempts to find the primary, with some reserve.
 PAUSE_SECONDS = LONGEST_SECONDS + 0.1
+# Timeouts of the last attempt to use the former primary: one to connect, one for the reply.
 ATTEMPT_TIMEOUTS = 2
 
-# KEYS: the record. ARGV: the origin of the server, a fresh token.
-# The record is E, the origin, the token and the begin in milliseconds; of an ended epoch it is X and the
-# origin. Returns the record and the age of the epoch in milliseconds, -1 if it was ended.
+# KEYS: the key of the record. ARGV: the origin of the server, a new token.
+# Begins an epoch, unless the record has this origin. Returns the record, and the age of the epoch in
+# milliseconds or -1 if the epoch was ended.
+#
+# The record of an epoch is E, the origin, the token, and the begin in milliseconds. The record of an ended
+# epoch is X and the origin.
 _JOIN: Final = """
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 local time = redis.call('TIME')
@@ -56,7 +60,8 @@ local record = 'E' .. ARGV[1] .. ARGV[2] .. string.format('%013.0f', now)
 redis.call('SET', KEYS[1], record)
 return {record, 0}
 """
-# Ends the epoch of this origin. KEYS: the record. ARGV: the origin of the server, milliseconds to keep it.
+# KEYS: the key of the record. ARGV: the origin of the server, TTL in milliseconds.
+# Ends the epoch of this origin; the record of the ended epoch gets the TTL.
 _END: Final = """
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 if string.sub(stored, 1, 9) == 'E' .. ARGV[1] then
@@ -77,7 +82,7 @@ class Epochs:
         timeout_seconds: float,
         on_move: Callable[[], None] = lambda: None,
     ) -> None:
-        """Join no epoch yet; `on_move` is called when this process has moved to another server."""
+        """Join no epoch yet. `on_move` is called after this process has moved to another server."""
         self.key = prefix + KEY
         self._topology = topology
         self._read_after_seconds = PAUSE_SECONDS + ATTEMPT_TIMEOUTS * timeout_seconds
@@ -86,34 +91,34 @@ class Epochs:
         self._server: HostPort | None = None
         self._origin = b""
         self._moves = 0
-        # origin of the server that this process left last -> until when it is avoided; a server that is
-        # promoted again has a new origin
+        # the origin of the server that this process left last, and the time until which this server is
+        # avoided; a server that is promoted again has another origin
         self._left_until: dict[bytes, float] = {}
         self._readable_at = float("-inf")
 
     @property
     def seconds_until_readable(self) -> float:
-        """How long the current primary must not be read yet."""
+        """Seconds until the current primary may be read."""
         return max(0.0, self._readable_at - time.monotonic())
 
     @property
     def server(self) -> HostPort | None:
-        """The primary whose epoch this process has joined last; None before the first."""
+        """The server whose epoch this process has joined last. None before the first."""
         return self._server
 
     def are_on(self, connection: RedisConnection) -> bool:
-        """Return whether the server of a connection has epochs."""
+        """Return whether the connection's server has epochs."""
         return self._topology.has_epochs(connection)
 
     def join(self, connection: RedisConnection, origin: bytes) -> None:
-        """Join the epoch of a connection's server, or begin one; `origin` identifies the server's data.
+        """Join the epoch of the connection's server, or begin one. `origin` identifies the run of the server.
 
-        Raises `ErrorReply` for a former primary, which this process or another one has left.
+        Raises `ErrorReply` if this process or another one has left the server for a new primary.
         """
         moves, asked_at = self._moves, time.monotonic()
         if self._topology.is_late and asked_at < self._left_until.get(origin, 0.0):
-            # an outdated sentinel still names the server that this process left; its epoch may not be ended
-            # yet, because the server hung at that time
+            # An outdated sentinel still names the server that this process left. The epoch of that server may
+            # still be running, because the server may have hung when its epoch should have been ended.
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
             self._topology.avoid(connection)
             raise ErrorReply(PRIMARY_MOVED)
@@ -134,7 +139,7 @@ class Epochs:
             former, former_origin = self._server, self._origin
             if origin != former_origin:
                 if moves != self._moves:
-                    # another thread has moved this process to another server meanwhile: do not move it back
+                    # meanwhile another thread has moved this process to another server: do not move it back
                     raise ErrorReply(PRIMARY_MOVED)
                 self._moves += 1
                 self._left_until = {former_origin: time.monotonic() + ENDED_MILLISECONDS / 1000}
@@ -148,10 +153,10 @@ class Epochs:
 
     def _end(self, server: HostPort, origin: bytes) -> None:
         connection = self._topology.make_connection_to(server, timeout_seconds=LONGEST_END_SECONDS)
-        # errors are ignored: usually the former primary is down, or a replica now
+        # ignore errors: usually the former primary is down, or it has become a replica
         with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(connection):
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
 
     def confirm(self, connection: RedisConnection) -> None:
-        """Raise `ErrorReply` if the sentinels name another server than the connection's server."""
+        """Raise `ErrorReply` if the sentinels name another server than that of the connection."""
         self._topology.confirm(connection)

@@ -1,8 +1,8 @@
 """The invalidation feed: Redis reports every key that any process changes.
 
 Owns one connection with CLIENT TRACKING in broadcast mode (RESP3), and the thread that reads from it. The
-near cache is open only while this connection answers and its server accepts invalidations: a feed that ends,
-is refused or is silent for too long shuts the near cache.
+near cache is open only while this connection answers and its server accepts invalidations. If the feed ends,
+is refused, or receives nothing for too long, the near cache is shut.
 
 Source: Redis documentation, "Client-side caching in Redis", broadcasting mode.
 """
@@ -29,22 +29,24 @@ from core.cache.near import NearCache
 
 logger = logging.getLogger(__name__)
 
-# The feed notices within this time that its server has begun to refuse invalidations. A writer whose
-# invalidation was refused waits a little longer (`core.cache.guard.TRUST_SECONDS`).
+# Interval of the heartbeats. A heartbeat notices a server that refuses invalidations. A writer whose
+# invalidation was refused waits a little longer than this (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
-# Longest pause between two attempts to subscribe. It can be long, because a server may refuse feeds
-# permanently, and a near cache that stays shut for this long is not an outage.
+# Longest pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
+# ever, and without a near cache the values still come from Redis.
 LONGEST_PAUSE_SECONDS = 3.0
 # A feed that receives nothing for this time counts as dead.
 SILENCE_SECONDS = 1.5
-STOP_SECONDS = 2.0
 # A busy server sends thousands of pushes a second. Waking the thread for each push slows the other threads
-# more than reading the push, so after one push the thread waits this long and then reads all that arrived.
+# more than reading the push. So after one push the thread waits this long, and then reads all that have
+# arrived.
 GATHER_SECONDS = 0.002
+# How long `close` waits for the thread.
+STOP_SECONDS = 2.0
 
 
 class InvalidationFeed:
-    """Keeps a near cache coherent with Redis until it is closed."""
+    """Keeps the near cache coherent with Redis, until `close` is called."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class InvalidationFeed:
         capability: CapabilityCheck,
         is_possible: bool = True,
     ) -> None:
-        """Open no connection yet; `is_possible` is False if REDIS_URL sets a protocol without pushes."""
+        """Open no connection yet. `is_possible` is False if REDIS_URL sets the protocol to RESP2."""
         self._connect = connect
         self._is_possible = is_possible
         self._near = near
@@ -76,11 +78,11 @@ class InvalidationFeed:
 
     @property
     def reason(self) -> str | None:
-        """Why the near cache is shut: the message of the server or the system; None while it is open."""
+        """Why the near cache is shut: a message of the server or the system. None while it is open."""
         return self._reason
 
     def close(self) -> None:
-        """End the thread and its connection."""
+        """End the thread and its connection, and shut the near cache."""
         self._stopping.set()
         self._near.shut()
         if self._thread is not None and self._thread.is_alive():
@@ -96,7 +98,7 @@ class InvalidationFeed:
                 self._capability.join_epoch(connection)
                 self._listen(connection, backoff)
             except Exception as error:
-                # every error is caught here: without this thread the near cache would never open again
+                # every error is caught here: the near cache would never open again if this thread ended
                 self._note_end(error)
             finally:
                 self._near.shut()
@@ -107,15 +109,15 @@ class InvalidationFeed:
     def _note_end(self, error: Exception) -> None:
         reason = describe(error) or type(error).__name__
         if reason != self._reason:
-            # only INFO for an unreachable server, because the guard logs it as a warning
+            # an unreachable server is only logged as INFO, because `RedisGuard` logs a warning about it
             is_refused = isinstance(error, (ErrorReply, FeedRefused))
             logger.log(logging.WARNING if is_refused else logging.INFO, "near cache off: %s", reason)
         self._reason = reason
 
     def _listen(self, connection: RedisConnection, backoff: Backoff) -> None:
-        """Read pushes and heartbeat replies until the feed ends.
+        """Apply pushes to the near cache and send heartbeats, until the feed ends.
 
-        The server sends the reply to a heartbeat after all pushes for earlier changes.
+        The server sends the reply to a heartbeat after the pushes of all earlier changes.
         """
         connection.set_timeout(HEARTBEAT_SECONDS)
         heartbeat = _Heartbeat(connection, self._capability, self._near.clear)
@@ -129,7 +131,8 @@ class InvalidationFeed:
                     if not connection.has_unread:
                         connection.pause(GATHER_SECONDS)
                 elif heartbeat.take_reply(message):
-                    # every change up to now has been reported, and the server accepts invalidations
+                    # the pushes of all earlier changes have been applied, and the server accepts
+                    # invalidations
                     self._note_answer(backoff)
             except redis.TimeoutError:
                 pass
@@ -156,12 +159,12 @@ class InvalidationFeed:
 
 
 class _Heartbeat:
-    """Asks the server of a feed repeatedly whether the server accepts invalidations."""
+    """Sends heartbeats to the server of a feed: each asks whether the server accepts invalidations."""
 
     def __init__(
         self, connection: RedisConnection, capability: CapabilityCheck, on_timeline: Callable[[], None]
     ) -> None:
-        """Send the first heartbeat; `on_timeline` is called when the timeline of the database has changed."""
+        """Send the first heartbeat. `on_timeline` is called when the timeline of the database has changed."""
         self._connection = connection
         self._capability = capability
         self._on_timeline = on_timeline
@@ -171,7 +174,7 @@ class _Heartbeat:
         self.send_when_due(time.monotonic())
 
     def send_when_due(self, now: float) -> None:
-        """Send a heartbeat when one is due and the last one has been answered."""
+        """Send a heartbeat if one is due and the last one has been answered."""
         if self._steps or now - self._sent_at < HEARTBEAT_SECONDS:
             return
         self._steps = self._capability.list_recheck(self._connection.protocol, self._connection.epoch)
@@ -179,7 +182,10 @@ class _Heartbeat:
         self._connection.send(b"".join(step.command for step in self._steps))
 
     def take_reply(self, reply: Any) -> bool:
-        """Take one reply; return whether it is the last one of a heartbeat. Raises `ErrorReply`."""
+        """Take the reply to one command of a heartbeat. Return whether the heartbeat is complete.
+
+        Raises `ErrorReply` if the server does not accept invalidations.
+        """
         self._replies.append(reply)
         if len(self._replies) < len(self._steps):
             return False

@@ -1,7 +1,7 @@
-"""The guard between the cache and Redis decides whether a command may be sent, and handles its failure.
+"""The guard in front of Redis. It decides whether a command is sent, and handles the failure of a command.
 
-Owns the client, the circuit breaker, the invalidation outbox and the log messages about an outage. Nothing is
-read from a server that has not passed the capability check. A failed command raises `CacheDown`, after at
+Owns the client, the circuit breaker, the invalidation outbox and the log messages about an outage. Values are
+read only from a server that has passed the capability check. A failed command raises `CacheDown`, after at
 most one short timeout. Knows keys and scripts, no values.
 """
 
@@ -28,18 +28,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A capability check is trusted for this time, or for the timeout of a reply if that is shorter. A writer
-# whose invalidation was refused waits this long: by then every other process has checked the server again
-# and stopped reading from it.
+# A capability check is valid for this time, or for REDIS_TIMEOUT if that is shorter. A writer whose
+# invalidation was refused waits this long. By then every other process has checked the server again and
+# stopped reading from it.
 TRUST_SECONDS = 0.25
-# Error codes of a server that is no longer the primary; a new connection leads to the new primary.
+# Error codes of a server that is not the primary any more. A new connection leads to the new primary.
 MOVED = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
-# A server that is almost out of memory refuses many commands; this is logged at most once in this time.
+# Shortest time between two log messages about a server whose memory is full. It refuses many commands.
 FULL_SECONDS = 60.0
 
 
 class CacheDown(Exception):
-    """A command to Redis failed or was not sent; `reason` is `down` or `error`."""
+    """A command failed or was not sent. `reason` is `error` if Redis refused the command, else `down`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -47,7 +47,7 @@ class CacheDown(Exception):
 
 
 class RedisGuard:
-    """Redis behind a circuit breaker, for one process; thread safe."""
+    """Sends commands to Redis through a circuit breaker; thread safe."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class RedisGuard:
         report_move: Callable[[], None],
         parent: "RedisGuard | None" = None,
     ) -> None:
-        """Open no connection yet; a forked child takes over breaker and outbox from the `parent` guard."""
+        """Open no connection yet. A forked child takes the breaker and the outbox of the `parent` guard."""
         self._report_move = report_move
         self.topology = open_topology(settings, client_name)
         self._address = self.topology.address
@@ -103,7 +103,7 @@ class RedisGuard:
             find_wait=lambda: self.epochs.seconds_until_readable,
         )
         self._is_outage_logged = False
-        # until this time other processes may still read keys whose invalidation Redis refused
+        # until this time other processes may still read old values, after a refused invalidation or a move
         self._unnoticed_until = float("-inf")
         self._full_at = float("-inf")
         if self.outbox.is_pending or not self.breaker.is_closed:
@@ -116,18 +116,18 @@ class RedisGuard:
 
     @property
     def reason(self) -> str | None:
-        """Why Redis is bypassed: the message of the server or the system; None while it is used."""
+        """Why Redis is not used: a message of the server or the system. None while Redis is used."""
         return self.breaker.reason if self.breaker.is_open else None
 
     def find_server(self) -> str | None:
-        """Return the address of the server in use, None before a primary has been found."""
+        """Return the address of the server in use, or None if no primary has been found yet."""
         server = self.epochs.server if self.topology.can_move else self._address.path or self._address.server
         return None if server is None else str(server)
 
     def read(self, command: Callable[[], T]) -> T:
-        """Flush the outbox, then run a command of a read, such as a look-up, lease or fill.
+        """Send the waiting invalidations, then run a command of a read: a look-up, a lease or a fill.
 
-        Returns the result of the command; raises `CacheDown`.
+        Returns the result of the command. Raises `CacheDown`.
         """
         if not self.breaker.is_closed:
             raise CacheDown("down")
@@ -139,31 +139,32 @@ class RedisGuard:
         return self._attempt(flush_and_run)
 
     def invalidate(self, command: Callable[[], T]) -> T:
-        """Run a command that invalidates, and return its result; raises `CacheDown`."""
+        """Run a command of an invalidation and return its result. Raises `CacheDown`."""
         if not self.breaker.lets_invalidations_through:
             raise CacheDown("down")
         return self._attempt(command)
 
     def invalidate_later(self, keys: Sequence[str], token: bytes) -> None:
-        """Put keys into the outbox: they are dropped as soon as Redis accepts it."""
+        """Put keys into the outbox, which drops them when Redis accepts invalidations."""
         self.outbox.add(keys, token)
         self.recovery.start()
 
     def expect_late(self, keys: Sequence[str], token: bytes) -> None:
-        """Note a fence whose command was sent and may reach Redis after its release."""
+        """Record a fence that may reach Redis after its release: its command was sent, but not confirmed."""
         self.outbox.expect_late(keys, token)
         self.recovery.start()
 
     def wait_until_noticed(self) -> None:
-        """Wait, after a refusal or a move, until every other process has noticed it and stopped reading."""
+        """Wait until every other process has noticed the last refusal or the last change of the primary."""
         unnoticed_seconds = self._unnoticed_until - time.monotonic()
         if unnoticed_seconds > 0:
             self.recovery.wait(unnoticed_seconds)
 
     def begin_timeline(self) -> None:
-        """Write a new timeline of the database to Redis before the cache is used again.
+        """Claim Redis for a new timeline of the database, before values are read from Redis again.
 
-        Called after a failover of the database. Returns when the other processes have noticed the change.
+        Called after the first connection to the database and after each failover. Returns when the other
+        processes have noticed the change, or if Redis fails.
         """
         self.client.doubt_checks()
         with contextlib.suppress(CacheDown):
@@ -172,8 +173,8 @@ class RedisGuard:
     def release(self, keys: Sequence[str], fence: Fence, position: str) -> None:
         """Drop keys and their fence.
 
-        If the fence's connection was closed, or its server is no longer the primary, send the command again
-        on a new connection: other processes may already read from the new primary.
+        If the connection of the fence was closed, or if its server is not the primary any more, the command
+        is sent again on a new connection: other processes may already read from the new primary.
         """
         try:
             self.scripts.release_fence(keys, fence, position)
@@ -187,11 +188,11 @@ class RedisGuard:
         except redis.ConnectionError:
             self.scripts.release_fence(keys, Fence(fence.token), position)
             if fence.pending is not None:
-                # the fence command may still reach Redis from the closed connection
+                # the command of the fence may still reach Redis on the closed connection
                 self.expect_late(keys, fence.token)
 
     def close(self) -> None:
-        """Flush the outbox if Redis answers, and close every connection to Redis."""
+        """Send the waiting invalidations if Redis answers, and close every connection to Redis."""
         self.recovery.close()
         self._log_outage()
         if len(self.outbox):
@@ -219,13 +220,17 @@ class RedisGuard:
             raise CacheDown("down") from error
 
     def _attempt_recovery(self) -> bool:
-        """Flush the outbox and, unless the breaker is closed, check the server; return whether it worked."""
+        """Send the waiting invalidations. Unless the breaker is closed, also check the server.
+
+        Returns whether Redis accepted all of this.
+        """
         try:
             self._attempt(self._flush if self.breaker.is_closed else self._flush_and_check, is_recovery=True)
         except CacheDown:
             return False
         finally:
-            # log after the check: its error names the refused command, the error of a script may not
+            # log after the check: the error of a check names the refused command, the error of a script may
+            # not
             self._log_outage()
         return True
 
@@ -233,7 +238,7 @@ class RedisGuard:
         self.outbox.flush(self.scripts)
 
     def _flush_and_check(self) -> None:
-        """Flush the outbox on a new connection, then check the server, even if the flush was refused.
+        """Send the waiting invalidations on a new connection, and check the server even if it refused them.
 
         If both are refused, the error of the check is raised, because it names the refused commands.
         """
@@ -246,20 +251,20 @@ class RedisGuard:
         self.client.check()
 
     def _note_failure(self, error: Exception, *, is_recovery: bool) -> None:
-        """Note that Redis did not answer, and let the recovery thread find out more."""
-        # the server accepts no connection of this client: another attempt would fail in the same way
+        """Record that Redis did not answer, and start the recovery thread."""
+        # these errors mean that the server accepts no connection: a second attempt would fail in the same way
         no_server = isinstance(error, (ServerUnreachable, HandshakeRefused))
         if self.breaker.record_failure(describe(error), is_attempt=is_recovery, no_server=no_server):
             self._log_outage()
             if isinstance(error, HandshakeRefused):
                 # other processes notice the refusal at the next check of their open connections
                 self._unnoticed_until = time.monotonic() + self._trust_seconds
-        # the next replies on open connections may belong to earlier commands
+        # on an open connection, the next reply may belong to an earlier command
         self.client.drop_connections()
         self.recovery.start()
 
     def _note_refusal(self, error: ErrorReply | KeysRefused) -> None:
-        """Open the breaker after an error reply, unless the error means only that the memory is full."""
+        """Open the breaker after an error reply. If only the memory of the server is full, just log this."""
         cause = error.__cause__ if isinstance(error, KeysRefused) else error
         if isinstance(cause, ErrorReply) and is_tolerated(cause):
             self._note_full(cause)
@@ -270,7 +275,7 @@ class RedisGuard:
         self.recovery.start()
 
     def _note_move(self) -> None:
-        """Note that this process uses another server now, while others may still read from the former one."""
+        """Record that this process has moved to another server. Others may still read the former one."""
         self._unnoticed_until = time.monotonic() + self._trust_seconds
         self._report_move()
         logger.warning("Redis: the primary is now %s (%s)", self.epochs.server, self._address)

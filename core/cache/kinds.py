@@ -1,6 +1,6 @@
 """The kinds of cache keys, and the declaration of a cached read.
 
-A cached read is declared once, beside the service method that answers it:
+A cached read is declared once, beside the service method that uses it:
 
     def user_key(user_id: UUID) -> str:
         return f"user:{format_id(user_id)}"
@@ -13,8 +13,8 @@ A cached read is declared once, beside the service method that answers it:
     # write: name every key whose data changes, version keys included
     changes.invalidate(user_key(user_id))
 
-A new kind is one line of `KINDS`; the counters, the capability check and the invalidation feed follow
-from it. Knows no models and no server.
+A new kind is one line of `KINDS`. The counters, the capability check and the invalidation feed take all kinds
+from there. Knows no models and no server.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ Args = TypeVarTuple("Args")
 
 
 class CacheKind(msgspec.Struct, frozen=True):
-    """One kind of key; its keys begin with `name` and a colon, and its metrics are labelled with `name`."""
+    """One kind of cache key. The keys of `user` begin with `user:`, and its metrics have the label `user`."""
 
     name: str
     ttl_seconds: int
@@ -47,20 +47,20 @@ KINDS: Final = (
 )
 
 MAX_TTL_SECONDS: Final = 3_600
-"""Longest TTL of a cached value; a version key lives longer than the values stored under it."""
+"""Longest TTL of a cached value. The TTL of a version key is longer."""
 TTL_JITTER: Final = 0.1
 """Each TTL is shortened by a random fraction of at most this, so that values do not expire together."""
 ABSENT_MILLISECONDS: Final = 5_000
-"""TTL of a missing row: short, because a row inserted without the service invalidates nothing."""
+"""TTL of the result "no such row". It is short: a row inserted without the service invalidates nothing."""
 
 _VERSION: Final = "version:"
-# Every key of the cache begins with one of these prefixes; version keys begin with the last one.
+# The prefixes of all value keys and version keys. The last prefix is that of version keys.
 FAMILIES: Final = (*(f"{kind.name}:" for kind in KINDS), _VERSION)
 
-# Deleting a version key makes every value stored under it outdated, without a search for their keys.
-# The version of every value that contains user names.
+# The version key of all values that contain user names. Deleting it makes all these values outdated, without
+# a search for their keys.
 USERNAMES_VERSION_KEY: Final = f"{_VERSION}usernames"
-# The version of every report that no write invalidates.
+# The version key of all reports, which no write invalidates.
 REPORTS_VERSION_KEY: Final = f"{_VERSION}reports"
 
 _KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {
@@ -70,12 +70,15 @@ _KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {
 
 
 def version_key(kind: CacheKind, *parts: object) -> str:
-    """Return the name of a version key on which all values of a kind, or the part `parts`, depend."""
+    """Return a version key for all values of a kind, or for the values of one part of it.
+
+    For example `version:leaderboard:daily_returns:2026-01-15` for the parts `daily_returns` and `2026-01-15`.
+    """
     return ":".join((f"{_VERSION}{kind.name}", *map(str, parts)))
 
 
 def find_kind_name(key: str) -> str:
-    """Return the name of the kind that a key or a version key belongs to; raises `ValueError`."""
+    """Return the name of the kind of a value key or version key. Raises `ValueError` for an unknown kind."""
     name = key.removeprefix(_VERSION).partition(":")[0]
     try:
         return _KIND_NAMES[name]
@@ -84,8 +87,8 @@ def find_kind_name(key: str) -> str:
 
 
 def format_id(user_id: UUID) -> str:
-    """Return the text of an id."""
-    # takes a third of the time of str(), and building the key is a fifth of the time of a near cache hit
+    """Return the same text as `str(user_id)`."""
+    # this takes a third of the time of `str`; building the key takes a fifth of a near cache hit
     text = user_id.int.to_bytes(16).hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -101,12 +104,13 @@ def _also_on_reports(
 
 
 class Cached(Generic[T, *Args]):
-    """A cached read: its kind, the type of its value, its keys, and the version keys it depends on.
+    """The declaration of a cached read: its kind, the type of its value, its key and its version keys.
 
-    `key` and `depends_on` take the arguments of the read. `time_dependent` means that the answer of the
-    database changes with the clock, or that no write invalidates it, so a cached value may differ from a
-    fresh one. By default such a value is a report: `invalidate_reports` of the service drops it. Pass
-    `is_report=False` if writes invalidate it.
+    `key` and `depends_on` take the arguments of the read, and return its cache key and the version keys on
+    which the value depends. Set `time_dependent` if the value changes with the clock, or changes without a
+    write that invalidates it: then a cached value may differ from a fresh one. A time-dependent value is a
+    report by default, which `invalidate_reports` of the service drops. Set `is_report=False` if writes
+    invalidate it.
     """
 
     def __init__(
@@ -133,7 +137,11 @@ class Cached(Generic[T, *Args]):
         self._prefix = f"{kind.name}:"
 
     def check_key(self, key: str) -> None:
-        """Raise `ValueError` for a key outside of this kind: other processes would never drop its value."""
+        """Raise `ValueError` for a key that does not begin with the name of this kind.
+
+        The feed reports only keys of a kind, so the near caches of other processes would never drop the value
+        of such a key.
+        """
         if not key.startswith(self._prefix):
             raise ValueError(f"the key {key!r} has to begin with {self._prefix!r}")
 
@@ -143,7 +151,7 @@ Load = Callable[[Sequence[str]], Mapping[str, T]]
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[T]):
-    """One call of a cached read: the loader of missing keys, and the version keys of the values."""
+    """One call of a cached read: `load` loads missing keys, `depends_on` are the version keys."""
 
     cached: Cached[T, *tuple[Any, ...]]
     load: Load[T]

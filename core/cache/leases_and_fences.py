@@ -1,18 +1,19 @@
 """Leases and fences: the protocol by which processes agree on who may fill a key, and its Lua scripts.
 
-Redis runs no other command while a script runs. The first byte of each stored value is its mark:
+A script is atomic: Redis runs no other command while a script runs. The first byte of the bytes under a key
+is their mark:
 
 - V: a value; N: the row does not exist.
-- L: a lease. A reader that missed stores a random token under the key itself, and may fill the key only
-  while that token is still there. An invalidation deletes the key and the token with it, so a value that
-  was loaded before a write cannot be stored after the write.
-- R: a version (revision). Many values are stored under one version; deleting it makes them all outdated.
-  The process that creates a version key gives it a random value that it never had before.
-- F: fences. A writer adds its fence before its COMMIT and removes it afterwards. Nobody fills a fenced key.
-  So a writer that dies between fence and removal leaves no stale value: its fence expires, and the next
-  reader loads the committed row. Two writers of one key have one fence each: when one of them removes its
-  fence, the key stays fenced until the other writer has committed and removed its own.
-- P: a slot with the position of invalidations, see `core.cache.position_slots`.
+- L: a lease. A reader that missed stores a random token under the key itself. It may fill the key only while
+  this token is still there. An invalidation deletes the token, so a value that was loaded before a write
+  cannot be stored after the write.
+- R: a version (revision). Many values are stored under one version. When its key is deleted, all these values
+  are outdated. The process that creates a version key gives it a random value that it never had before.
+- F: fences. A writer adds its fence to a key before its COMMIT, and removes the fence afterwards. No reader
+  fills a fenced key. If the writer dies in between, its fence expires, and the next reader loads the
+  committed row. Two writers of one key have two fences: when one writer removes its fence, the key stays
+  fenced until the other writer has committed.
+- P: a slot with the position of recent commits, see `core.cache.position_slots`.
 
 Sends no commands itself.
 
@@ -27,23 +28,28 @@ from core.cache.codec import ORIGIN_BYTES, UNKNOWN_ORIGIN, VERSION_MARK, new_tok
 from core.cache.kinds import MAX_TTL_SECONDS
 from core.cache.position_slots import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
 
-# The replies of LEASE for each key.
+# The replies of LEASE for each key: this reader has got the lease; another reader is loading or has loaded
+# the value; a writer has fenced the key.
 GRANTED: Final = 1
 TAKEN: Final = 0
 FENCED: Final = -1
 
-# Lifetime of a lease. A reader that dies blocks its key for this long; a fill after a longer load is refused.
+# TTL of a lease. If a reader dies, its key cannot be filled for this time. A load that takes longer is not
+# stored.
 LEASE_MILLISECONDS = 10_000
-# Added to the query timeout to get the lifetime of a fence, so that a fence outlasts the COMMIT. A writer
-# that dies blocks its keys for the sum of both.
+# The TTL of a fence is the query timeout and this margin, so that the fence outlasts the COMMIT. If a writer
+# dies, its keys cannot be filled for this time.
 FENCE_MARGIN_MILLISECONDS = 5_000
-# Lifetime of a version key. It is long, because LEASE does not renew the key, and when the key expires all
-# values stored under it become misses.
+# TTL of a version key. It is long, because LEASE does not renew it. When the key expires, all values stored
+# under it become misses.
 VERSION_MILLISECONDS = 2 * MAX_TTL_SECONDS * 1000
 NO_TOKEN = b""
 
-# A fence is a token of 16 bytes and its expiry time in milliseconds (13 digits); a lease or a version is just
-# a token. The scripts read all keys with one MGET, because each command that a script calls is slow.
+# A fence is stored as a token of 16 bytes and its expiry time in milliseconds (13 digits); a lease or a
+# version is only a token. The scripts read all keys with one MGET, because each command that a script calls
+# is slow.
+#
+# `list_fences` returns the fences in `stored` that have not expired and whose tokens are not in `own`.
 _FENCES = """
 local function read_ms()
   local now = redis.call('TIME')
@@ -62,13 +68,16 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: value keys, then version keys, then their slots if a position is wanted. ARGV: token, lease ms,
+# KEYS: value keys, then version keys. If a position is wanted, then also their slots. ARGV: token, lease ms,
 # version ms, number of value keys, schema and origin of the values, number of slots, slot ms, unknown ms,
-# origin, then for each version key the value that it gets if it is missing.
-# Grants a lease on a key that is missing or holds bytes that no reader can use: a value of another schema or
-# origin, a value stored under other versions, bytes that the cache did not write.
+# origin, then a new value for each version key that is missing.
+#
+# Grants a lease on a key that is missing, or whose bytes no reader can use: a value of another schema, origin
+# or version, or bytes that the cache did not write.
+#
 # Returns for each value key 1 (granted), 0 (another reader is loading or has loaded the value) or -1
-# (fenced), then each version, then one position if there are slots: the highest, '' if one is unknown.
+# (fenced), then each version. With slots, the last item is the highest position of the slots, or '' if a
+# position is unknown.
 LEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -136,8 +145,9 @@ return result
 
 # KEYS: value keys, then version keys. ARGV: token, number of value keys, then for each value its TTL in
 # milliseconds and its stored form, then each version under which the values were loaded.
-# A value with TTL 0, or one whose versions have changed, is not stored; its lease is deleted, so that the
-# next reader gets one. Returns how many values were stored.
+#
+# A value is not stored if its TTL is 0 or if a version has changed. Its lease is deleted then, so that the
+# next reader gets one. Returns the number of values that were stored.
 FILL = Script(
     """
 local count = tonumber(ARGV[2])
@@ -161,7 +171,9 @@ return stored
 """
 )
 
-# KEYS: the keys that a transaction changes. ARGV: the writer's token, the lifetime of its fence in ms.
+# KEYS: the keys that a transaction changes. ARGV: the token of the writer, the TTL of its fence in
+# milliseconds.
+#
 # Returns the number of keys, or an error if the server's memory is full.
 FENCE = Script(
     _FENCES
@@ -186,11 +198,12 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: the keys that a write changed, and their slots. ARGV: the writer's token, or several writers' tokens
-# in one string; the position of the write, '' if it is unknown; unknown ms; slot ms.
-# Deletes each key, or keeps only the fences of other writers, whose COMMIT is still to come. The key is
-# written in both cases, so that the invalidation feed reports it. A missing slot is not created here: LEASE
-# creates it as unknown, because nobody knows the earlier positions. Returns the number of keys.
+# KEYS: the keys that a write changed, and their slots. ARGV: the token of the writer, or the tokens of
+# several writers in one string; the position of the write, '' if it is unknown; unknown ms; slot ms.
+#
+# Deletes each key. If other writers have fenced it, their fences stay, because their COMMIT may still come.
+# The invalidation feed reports the key in both cases, because it is written. A missing slot is not created
+# here: LEASE creates it as unknown, because earlier positions are not known. Returns the number of keys.
 RELEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -230,10 +243,10 @@ return #KEYS
 
 
 class Lease(NamedTuple):
-    """The answer to a reader that missed: GRANTED, TAKEN or FENCED for each key.
+    """The reply to a reader that missed: `states` has GRANTED, TAKEN or FENCED for each key.
 
-    The reader stores values under `versions` and `origin`. It has to load them from a server that has
-    replayed `position`, or from the primary if that is None (unknown).
+    The reader stores values with `versions` and `origin`. It loads them from a server that has replayed
+    `position`, or from the primary if `position` is None (unknown).
     """
 
     token: bytes
@@ -245,7 +258,7 @@ class Lease(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """Keeps readers from filling keys that are about to change; `pending` is its unread reply, or None."""
+    """A fence that a writer has set on some keys. `pending` is the unread reply of Redis, or None."""
 
     token: bytes = NO_TOKEN
     pending: PendingReply | None = None
@@ -257,10 +270,11 @@ NO_FENCE = Fence()
 def build_lease_request(
     token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes, *, slots: int = 0
 ) -> list[Any]:
-    """Return the arguments of LEASE; after its mark a current value has `head`, then the versions.
+    """Return the arguments of LEASE. `head` is the schema and the origin of a current value.
 
-    Each version key gets its own random value, in case the script creates it. If a version key got an old
-    value again, values from before a write would become valid again (the ABA problem).
+    The arguments contain a new random value for each version key, in case the script creates that key. A
+    version key must never get an earlier value again. Otherwise values from before a write would become valid
+    again (the ABA problem).
     """
     fresh = [new_token(VERSION_MARK) for _ in version_keys]
     of_slots = [slots, SLOT_MILLISECONDS, UNKNOWN_MILLISECONDS, head[-ORIGIN_BYTES:]]
@@ -281,9 +295,9 @@ def parse_lease(
     origin: bytes,
     asked_origin: bytes,
 ) -> Lease:
-    """Return the lease that the reply of LEASE contains.
+    """Return the reply of LEASE as a `Lease`.
 
-    `origin` is the origin of the server that answered, `asked_origin` the origin in the request. If they
+    `origin` is the origin of the server that answered, `asked_origin` is the origin in the request. If they
     differ or are unknown, the position in the reply is not used.
     """
     states = dict(zip(keys, reply, strict=False))

@@ -1,9 +1,9 @@
-"""Decoded values in the memory of a process: the near cache in front of Redis, and fail-safe values.
+"""Decoded values in the memory of one process: the near cache in front of Redis, and fail-safe values.
 
-`Entries` keeps values by key, bounded in number and age, with an index from version keys to the values
-that depend on them. The cost of an operation depends only on the number of entries that it returns or drops,
-because there may be millions of entries. `NearCache` serves values only while the invalidation feed is live.
-`FailSafeValues` keeps values for longer, and returns one only if the database does not answer.
+`Entries` keeps values by key, bounded in number and age. It has an index from each version key to the values
+that depend on it. There may be millions of entries, so the cost of an operation depends only on the number of
+entries that it returns or drops. `NearCache` serves values only while the invalidation feed is live.
+`FailSafeValues` keeps values longer, and returns them only if the database does not answer.
 """
 
 import threading
@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 from core.cache.changes import ChangeLog, Ticket
 from core.cache.codec import ABSENT
 
-# a value, the version keys that it depends on, and the time when it expires
+# a value, the version keys on which it depends, and the time when it expires
 Entry = tuple[Any, tuple[str, ...], float]
 # version key -> keys of the values that depend on it
 Dependents = dict[str, set[str]]
 
-# How many cleared entries are freed for each entry that is added; more than one, so that memory shrinks.
+# Number of cleared entries that are freed when one entry is added. More than one, so that memory shrinks.
 FREED_AT_ONCE = 2
-# How many result dicts of `get_many` are kept. A result of fewer than LEAST_KEYS keys is not kept, because
-# building it takes no longer than finding it.
+# Maximum number of results of `get_many` that are kept.
 KEPT_LISTS = 64
+# A result of fewer keys is not kept, because building it takes no longer than finding it.
 LEAST_KEYS = 8
 
 
@@ -48,9 +48,10 @@ class Entries:
         # in the order of use, least recently used first
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._dependents: Dependents = {}
-        # cleared entries still in memory: freeing a hundred thousand at once stops every thread for 50 ms
+        # entries that were cleared but not freed: freeing a hundred thousand at once stops every thread for
+        # 50 ms
         self._cleared: deque[tuple[OrderedDict[str, Entry], Dependents]] = deque()
-        # increases whenever values are dropped, for any reason
+        # increases whenever a value is dropped, for any reason
         self._departures = 0
 
     def get(self, key: str) -> Any:
@@ -66,11 +67,11 @@ class Entries:
             return None
 
     def put(self, ticket: Ticket, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
-        """Keep the values of a read that took `ticket` when it began, except those that changed since."""
+        """Store the values of a read, except those that changed after the read took `ticket`."""
         if not values or not self._max_entries:
             return
-        # `drop` takes the same lock after its change was logged, so either the log shows the change here,
-        # or `drop` removes these values afterwards
+        # `drop` takes this lock after its change has been logged. So either the log shows the change here, or
+        # `drop` removes these values afterwards.
         with self._lock:
             if self._changes.list_changed(ticket, depends_on):
                 return
@@ -91,16 +92,17 @@ class Entries:
             self._free_cleared()
 
     def drop(self, names: Iterable[str]) -> None:
-        """Drop the values under these names, and the values that depend on these version keys.
+        """Drop the values whose key or version key is in `names`.
 
-        The caller has to note the names in the change log before.
+        The caller must have recorded the names in the change log.
         """
         with self._lock:
-            # set intersections are fast, and most changed names have no value here
+            # most changed names have no value here, and set intersections are fast
             for key in self._entries.keys() & names:
                 self._drop(key)
             for version_key in self._dependents.keys() & names:
-                # the default: dropping its last dependent in this loop has removed the version key already
+                # the default is needed if this loop has dropped the last value that depends on the version
+                # key
                 for key in self._dependents.pop(version_key, ()):
                     self._drop(key)
 
@@ -119,7 +121,7 @@ class Entries:
                     del index[version_key]
 
     def clear(self) -> None:
-        """Drop everything; the memory is freed in small steps."""
+        """Drop all values. Their memory is freed in small steps by later calls of `put`."""
         with self._lock:
             self._departures += 1
             if self._entries:
@@ -139,7 +141,7 @@ class Entries:
 
 
 class _List(NamedTuple):
-    """A kept result of `get_many`, valid until any value is dropped; `values` is None after one read."""
+    """A result of `get_many`, valid until any value is dropped. `values` is None until the second read."""
 
     departures: int
     expires_at: float = 0.0
@@ -163,7 +165,7 @@ class NearCache(Entries):
 
     @property
     def is_live(self) -> bool:
-        """Whether values are served and stored; while False, the cache is empty."""
+        """Whether values are served and stored. While False, the cache is empty."""
         return self._is_live
 
     def get_all(self, keys: tuple[str, ...]) -> dict[str, Any] | None:
@@ -183,7 +185,7 @@ class NearCache(Entries):
         return None
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values that this cache has by key, in the order of `keys`."""
+        """Return the values of those keys that are in this cache, in the order of `keys`."""
         if not self._is_live:
             return {}
         found: dict[str, Any] = {}
@@ -208,7 +210,7 @@ class NearCache(Entries):
     def _note_list(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
         kept = self._lists.get(keys)
         if kept is None or kept.departures != self._departures:
-            # The first read notes only the keys; the dict is kept when the same keys are read again.
+            # The first read keeps only the keys. The second read of the same keys also keeps the dict.
             if kept is None and len(self._lists) >= KEPT_LISTS:
                 self._lists.popitem(last=False)
             self._lists[keys] = _List(self._departures)
@@ -217,44 +219,44 @@ class NearCache(Entries):
             self._lists[keys] = _List(self._departures, expires_at, values)
 
     def begin_read(self) -> Ticket | None:
-        """Return the ticket of a read from Redis that begins now; None while the cache is shut."""
+        """Return a ticket for a read from Redis that begins now, or None while the cache is shut."""
         return self._changes.take_ticket() if self._is_live else None
 
     def end_read(self, ticket: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
-        """Store the values that the read found, except those whose key or version changed during the read."""
+        """Store the values of a read, except those whose key or version key changed during the read."""
         if ticket is not None and self._is_live:
             self.put(ticket, values, depends_on)
 
     def invalidate(self, names: Collection[str]) -> None:
-        """Drop the values under these names and those that depend on them.
+        """Drop the values whose key or version key is in `names`.
 
-        A running read does not store values of these names afterwards.
+        A read that is running does not store these values afterwards.
         """
         self._changes.note(names)
         self.drop(names)
 
     def open(self) -> None:
-        """Start to serve, with an empty cache: no value from before the feed was live may be served."""
+        """Empty the cache, then start serving: values from before the feed was live may be outdated."""
         self.clear()
         self._is_live = self._max_entries > 0
 
     def shut(self) -> None:
-        """Stop serving and drop all values, because the feed no longer reports changes."""
+        """Stop serving values, and drop all of them: the feed does not report changes any more."""
         self._is_live = False
         self.clear()
 
     def clear(self) -> None:
-        """Drop all values; running reads store nothing afterwards."""
+        """Drop all values. Reads that are running store nothing afterwards."""
         self._changes.note_all()
         super().clear()
         self._lists = OrderedDict()
 
 
 class FailSafeValues:
-    """The last known values of one process, served when the database does not answer; thread safe, bounded.
+    """The last known values of one process, served if the database does not answer; thread safe, bounded.
 
-    A change by this process drops the key, so no caller reads an older value than it wrote. A change by
-    another process does not drop the key: its old value is still the last value that this process knows.
+    A change by this process drops the value, so no caller reads an older value than it wrote. A change by
+    another process does not drop the value: it is still the last value that this process knows.
     """
 
     def __init__(
@@ -262,35 +264,35 @@ class FailSafeValues:
     ) -> None:
         self._changes = ChangeLog()
         self._clock = clock
-        # each value with the time at which it was read
+        # each value is kept with the time at which it was read
         self._entries = Entries(
             self._changes, max_entries=max_entries if seconds > 0 else 0, ttl_seconds=seconds, clock=clock
         )
-        # a context variable, so that each asyncio task has its own age; None after a fresh read
+        # a context variable, so that each asyncio task has its own age
         self._age: ContextVar[float | None] = ContextVar("age", default=None)
 
     @property
     def age_seconds(self) -> float | None:
-        """Age of the answer to the last read of this context if it was a fail-safe value, else None."""
+        """Age of the result of the last read in this context if it was a fail-safe value, else None."""
         return self._age.get()
 
     def begin_read(self) -> None:
-        """Note that a read begins in this context; its answer counts as fresh unless `recall` is called."""
-        # the age is usually None already, and reading the variable is cheaper than setting it
+        """Reset the age: a read begins in this context, and its result is fresh unless `recall` is called."""
+        # the age is usually None already, and to read the variable is cheaper than to set it
         if self._age.get() is not None:
             self._age.set(None)
 
     def take_ticket(self) -> Ticket:
-        """Return a ticket for `remember`; take it before the database is queried."""
+        """Return a ticket for `remember`. Call this before the database is queried."""
         return self._changes.take_ticket()
 
     def remember(self, ticket: Ticket, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
-        """Keep values that were just read, unless this process changed them meanwhile."""
+        """Keep the values of a read, except those that this process changed after `ticket` was taken."""
         now = self._clock()
         self._entries.put(ticket, {key: (value, now) for key, value in values.items()}, depends_on)
 
     def recall(self, key: str) -> Any:
-        """Return the fail-safe value and note its age for this context, or return None."""
+        """Return the fail-safe value of a key, or None. Record the age of the value for this context."""
         known = self._entries.get(key)
         if known is None:
             return None
@@ -299,11 +301,11 @@ class FailSafeValues:
         return value
 
     def clear(self) -> None:
-        """Drop all values; running reads keep nothing afterwards."""
+        """Drop all values. Reads that are running keep nothing afterwards."""
         self._changes.note_all()
         self._entries.clear()
 
     def invalidate(self, names: Collection[str]) -> None:
-        """Drop the values under names that this process changed, and those that depend on them."""
+        """Drop the values whose key or version key is in `names`, which this process has changed."""
         self._changes.note(names)
         self._entries.drop(names)

@@ -1,9 +1,9 @@
 """Invalidations: the commands that drop keys in Redis, and the outbox of invalidations that failed.
 
-The outbox keeps the keys whose invalidation Redis has not confirmed, with the tokens of their fences. These
-invalidations are sent again before this process reads from Redis, and by a background thread, because a
-process that only writes would otherwise never retry. They are sent in portions, so that the cost of a failed
-attempt does not grow with the number of waiting keys.
+The outbox keeps the keys whose invalidation Redis has not confirmed, with the tokens of their fences. It
+sends them again before this process reads from Redis. A background thread also sends them, because a process
+that only writes would otherwise never retry. The keys are sent in portions, so that a failed attempt costs
+the same for any number of waiting keys.
 """
 
 import threading
@@ -21,21 +21,23 @@ from core.cache.kinds import FAMILIES
 from core.cache.leases_and_fences import NO_TOKEN, RELEASE, Fence, build_release_request
 from core.cache.position_slots import ALL_SLOTS, UNKNOWN, list_slots
 
-# Most keys of one script call: Redis serves no other client while a script runs.
+# Maximum number of keys in one script call, because Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000
+# About how many keys Redis looks at in one call of SCAN.
 SCAN_COUNT = 1_000
 # Error codes that depend on the key: the server may accept the same command for other keys.
 OF_A_KEY = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
-# Most pairs of key and token in the outbox. If there are more, a scan drops every key of the cache instead.
+# Maximum number of pairs of key and token in the outbox. Beyond it, a scan drops every key of the cache
+# instead.
 OUTBOX_LIMIT = 100_000
-# Keys per round trip when the outbox is flushed.
+# Number of keys in one round trip when the outbox is flushed.
 PORTION_KEYS = 1_000
-# A command whose sender gave up may still reach Redis up to this long after the end of the outage.
+# After an outage, a command whose sender gave up may still reach Redis within this time.
 LATE_SECONDS = 1.0
 
 
 class KeysRefused(Exception):
-    """Redis refused the invalidation of these keys, but not of all keys; `__cause__` is its error reply."""
+    """Redis refused the invalidation of `keys`. It may accept other keys. `__cause__` is the error reply."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(f"{len(keys)} keys were refused")
@@ -43,14 +45,14 @@ class KeysRefused(Exception):
 
 
 class KeyScripts:
-    """Runs scripts over any number of keys under one prefix; raises what the client raises."""
+    """Runs scripts for any number of keys under one prefix. Raises the errors of the client."""
 
     def __init__(self, client: RedisClient, *, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
 
     def add_prefix(self, keys: Sequence[str]) -> list[str]:
-        """Return the names of these keys in Redis, with the prefix."""
+        """Return the names that these keys have in Redis: each with the prefix."""
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
 
     def run(
@@ -61,9 +63,9 @@ class KeyScripts:
         *,
         after: PendingReply | None = None,
     ) -> None:
-        """Run a script once for every thousand keys, in one round trip.
+        """Run a script once for every `SCRIPT_KEYS` keys, in one round trip.
 
-        The script has to return the number of its keys; raises `InvalidResponse` for another reply.
+        The script must return the number of its keys. Raises `InvalidResponse` for another reply.
         """
         self._run_each(script, list(_split(self.add_prefix(keys))), arguments, after=after)
 
@@ -77,12 +79,12 @@ class KeyScripts:
     ) -> None:
         replies = self._client.run_each(script, groups, arguments, after=after)
         if replies != [len(group) for group in groups]:
-            raise redis.InvalidResponse(f"no confirmation of {sum(map(len, groups))} keys")
+            raise redis.InvalidResponse(f"the server did not confirm {sum(map(len, groups))} keys")
 
     def release_fence(self, keys: Sequence[str], fence: Fence, position: str) -> None:
-        """Drop keys and their fence, and store the position of the write in their slots.
+        """Drop keys and their fence, and store the position of the write in the slots of the keys.
 
-        A pending fence command is read first, on its own connection.
+        If the reply to the fence is pending, it is read first, and the commands are sent on its connection.
         """
         groups = [self._add_slots(group) for group in _split(keys)]
         self._run_each(RELEASE, groups, build_release_request(fence.token, position), after=fence.pending)
@@ -91,9 +93,9 @@ class KeyScripts:
         return self.add_prefix([*keys, *list_slots(keys)])
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
-        """Drop keys and those of their fences whose token is in `token`; one string may hold several tokens.
+        """Drop keys, and those of their fences whose token is in `token`. It may contain several tokens.
 
-        Raises `KeysRefused` if only some keys are refused.
+        Raises `KeysRefused` if Redis refuses some of the keys.
         """
         try:
             self.release_fence(keys, Fence(token), UNKNOWN)
@@ -113,18 +115,18 @@ class KeyScripts:
             }
             for reply in errors.values():
                 if not isinstance(reply, ErrorReply):
-                    raise redis.InvalidResponse("no confirmation of a key")
+                    raise redis.InvalidResponse("the server did not confirm a key")
                 refusal = reply
             refused += errors
             if len(errors) == len(group) > 1:
-                # the server refuses every key, not just some: do not try the other groups
+                # the server refuses every key of this group: do not try the other groups
                 refused += keys[keys.index(group[-1]) + 1 :]
                 break
         if refusal is not None:
             raise KeysRefused(refused) from refusal
 
     def release_all(self) -> None:
-        """Find every key of the cache with SCAN and drop it; fences stay."""
+        """Drop every key of the cache, found with SCAN. Fences stay."""
         self._client.run(RELEASE, self.add_prefix(ALL_SLOTS), build_release_request(NO_TOKEN))
         for family in FAMILIES:
             cursor: Any = b"0"
@@ -142,9 +144,9 @@ def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def expect_list(reply: Any, length: int) -> list[Any]:
-    """Return the reply if it is a list of this length; raises `InvalidResponse` for any other reply."""
+    """Return the reply if it is a list of this length, else raise `InvalidResponse`."""
     if not isinstance(reply, list) or len(reply) != length:
-        raise redis.InvalidResponse(f"no list of {length}")
+        raise redis.InvalidResponse(f"the reply is not a list of {length} items")
     return reply
 
 
@@ -153,33 +155,34 @@ class InvalidationOutbox:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # key -> token -> number of the invalidation; two writers of one key have a fence each
+        # key -> token of a fence -> number of the invalidation; a key has one fence for each of its writers
         self._waiting: OrderedDict[str, dict[bytes, int]] = OrderedDict()
-        # fences that Redis may still receive after their release
+        # fences that may still reach Redis after their release
         self._late: list[tuple[Collection[str], bytes]] = []
-        # pairs of key and token
+        # numbers of pairs of key and token in `_waiting` and in `_late`
         self._waiting_count = self._late_count = 0
+        # time at which `add_late` found the outbox empty; None if something was added since
         self._emptied_at: float | None = None
-        # number of the invalidation that exceeded the limit, so that every key has to be dropped; 0 for none
+        # number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if none did
         self._all_since = 0
         self._number = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many keys wait for their invalidation; 1 if every key of the cache has to be dropped."""
+        """Return how many keys wait for their invalidation; 1 if every key of the cache must be dropped."""
         return len(self._waiting) or int(bool(self._all_since))
 
     @property
     def is_pending(self) -> bool:
-        """Whether an invalidation is unconfirmed, or a fence may still arrive after its release."""
+        """Whether an invalidation is unconfirmed, or a fence may still reach Redis after its release."""
         return bool(self._waiting or self._all_since or self._late)
 
     def reset_after_fork(self) -> None:
-        """Create a new lock: a thread that held the old one does not exist in the child."""
+        """Create a new lock. The old one may be held by a thread that does not exist in the child."""
         self._lock = threading.Lock()
 
     def add(self, keys: Collection[str], token: bytes) -> None:
-        """Add keys to drop, with the token of their fence."""
+        """Add keys that must be dropped, with the token of their fence."""
         with self._lock:
             self._emptied_at = None
             self._add(keys, token)
@@ -195,9 +198,9 @@ class InvalidationOutbox:
             self._waiting, self._waiting_count = OrderedDict(), 0
 
     def expect_late(self, keys: Collection[str], token: bytes) -> None:
-        """Note a fence that was sent and not confirmed: it is released again shortly after the outage.
+        """Record a fence that was sent but not confirmed. It is released again shortly after the outage.
 
-        Without this, a fence that reaches Redis late would block its keys until it expires.
+        Otherwise a fence that reaches Redis late would block its keys until it expires.
         """
         with self._lock:
             if self._late_count <= OUTBOX_LIMIT:
@@ -205,7 +208,7 @@ class InvalidationOutbox:
                 self._late_count += len(keys)
 
     def add_late(self) -> bool:
-        """Add the late fences to the outbox if it has been empty for LATE_SECONDS.
+        """Add the fences of `expect_late` to the outbox, if it has been empty for `LATE_SECONDS`.
 
         Returns whether fences were added.
         """
@@ -224,10 +227,11 @@ class InvalidationOutbox:
             return True
 
     def flush(self, scripts: KeyScripts) -> None:
-        """Send all waiting invalidations; those that fail, and those that are added meanwhile, stay.
+        """Send all waiting invalidations. Those that fail stay in the outbox.
 
-        A key stays in the outbox until Redis has confirmed its invalidation, so that no other thread reads
-        from Redis before. Raises what `scripts` raises; if a key is refused, the others are sent first.
+        A key stays in the outbox until Redis has confirmed its invalidation, so no other thread reads from
+        Redis before that. If Redis refuses some keys, the other keys are sent, and then `KeysRefused` is
+        raised. Other errors of `scripts` are raised at once.
         """
         if not self._waiting and not self._all_since:
             return
@@ -238,7 +242,7 @@ class InvalidationOutbox:
                 if self._all_since == all_since:
                     self._all_since = 0
         last: KeysRefused | None = None
-        # only the keys that wait now: keys that are added meanwhile come after them
+        # send only the keys that wait now, not those that are added meanwhile
         left = len(self._waiting)
         while left > 0 and (portion := self._copy_portion(left)):
             left -= len(portion)
@@ -253,11 +257,11 @@ class InvalidationOutbox:
             }
 
     def _send(self, portion: dict[str, dict[bytes, int]], scripts: KeyScripts) -> KeysRefused | None:
-        """Release keys; return the error if some were refused. Refused keys move to the end of the outbox."""
+        """Drop keys in Redis. Refused keys move to the end of the outbox, and their error is returned."""
         refusal: KeysRefused | None = None
         refused: Collection[str] = ()
         try:
-            # all tokens at once: each belongs to a transaction that has ended, so its fence is not needed
+            # every key gets the tokens of all: each token belongs to a transaction that has ended
             scripts.release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
         except KeysRefused as error:
             refusal, refused = error, set(error.keys)
@@ -269,10 +273,10 @@ class InvalidationOutbox:
     def _remove(self, key: str, confirmed: dict[bytes, int]) -> None:
         tokens = self._waiting.get(key)
         if tokens is None:
-            # another thread has sent the same key and removed it
+            # another thread has sent this key and removed it
             return
         for token, number in confirmed.items():
-            # another number means that the pair was added again meanwhile, so it has to stay
+            # another number means that the pair was added again meanwhile, so it must stay
             if tokens.get(token) == number:
                 del tokens[token]
                 self._waiting_count -= 1

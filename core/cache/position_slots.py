@@ -1,24 +1,25 @@
-"""Slots in Redis that keep the LSN (position) of recent commits, for readers that load from a replica.
+"""Slots in Redis that keep the position (LSN) of recent commits, for readers that load from a replica.
 
-Owns the slots: each slot is a key in Redis and stands for a part of all cache keys (by hash). An invalidation
-raises the position in the slots of its keys. A reader that misses gets with its lease the highest position in
-the slots of its key and version keys, and loads from a replica only if it has replayed this position.
+Owns the slots. A slot is a key in Redis. Each cache key belongs to one slot, by its hash. An invalidation
+raises the position in the slots of its keys. A reader that misses a key gets a lease, and with it the highest
+position in the slots of the key and its version keys. It loads from a replica only if the replica has
+replayed this position.
 
-A slot's position is unknown in two cases, and then the value is loaded from the primary:
+In two cases the position of a slot is unknown. Then the value is loaded from the primary:
 
-- A slot that is missing (Redis is new, was flushed or has evicted the slot), or that was stored on a server
-  with another origin, is created without a position, and is unknown for `UNKNOWN_MILLISECONDS`.
-- An invalidation without a position makes its slots unknown for the same time. It may come from the outbox
-  after an outage, or from a process without replicas.
+- The slot is missing, because Redis is new, was flushed or has evicted it; or it was stored on a server with
+  another origin. It is created without a position, and is unknown for `UNKNOWN_MILLISECONDS`.
+- An invalidation came without a position: from the outbox after an outage, or from a process without
+  replicas. It makes its slots unknown for the same time.
 
-After that time every replica that serves reads has replayed each commit from before: a read requires at least
-the position that the primary had `core.database.primary_positions.FLOOR_SECONDS` ago. This also covers a
-writer that died between its COMMIT and its invalidation, because its fence outlasts the COMMIT by more than
-`FLOOR_SECONDS`.
+After that time, every replica that serves reads has replayed all commits from before: a read requires at
+least the position that the primary had `core.database.primary_positions.FLOOR_SECONDS` ago. This is also
+enough for a writer that died between its COMMIT and its invalidation, because its fence outlasts the COMMIT
+by more than `FLOOR_SECONDS`.
 
-Slots exist only while some process has replicas, and only such processes read them. A slot is P, the time
-until which it is unknown (13 digits), the position (16 hexadecimal digits), and the origin. Sends no commands
-itself.
+Slots exist only while some process has replicas, and only such processes read them. The stored form of a slot
+is P, the time until which it is unknown (13 digits), the position (16 hexadecimal digits), and the origin.
+Sends no commands itself.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,14 +29,15 @@ from zlib import crc32
 T = TypeVar("T")
 Keys = TypeVar("Keys", bound=Sequence[str])
 
-# With 100 writes a second and a replica 5 ms behind, a slot has a write that the replica has not replayed
-# only 0.5 % of the time; all slots together take a few kilobytes.
+# Number of slots. With 100 writes a second and a replica 5 ms behind, a slot has a commit that the replica
+# has not replayed for only 0.5 % of the time. All slots together take a few kilobytes.
 SLOTS: Final = 256
 SLOT_FAMILY: Final = "positions/"
 ALL_SLOTS: Final = tuple(f"{SLOT_FAMILY}{number:02x}" for number in range(SLOTS))
-# Twice the maximum age of a replica's answer (`FLOOR_SECONDS`).
+# How long a slot stays unknown: twice the maximum age of a replica's data (`FLOOR_SECONDS`).
 UNKNOWN_MILLISECONDS: Final = 3_000
-# TTL of a slot; every invalidation of its keys renews it. A slot that expired is created again as unknown.
+# TTL of a slot. Every invalidation of its keys renews it. After it has expired, the slot is created as
+# unknown.
 SLOT_MILLISECONDS: Final = 7_200_000
 UNKNOWN: Final = ""
 
@@ -44,11 +46,11 @@ class LoadAfter(Protocol):
     """Loads keys from a server that has replayed a position, or from the primary if the position is None."""
 
     def __call__(self, position: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
-        """Return what `load` returns."""
+        """Call `load(keys)` and return its result."""
 
 
 def load_anywhere(_: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
-    """Return what `load` returns, whatever the position: for a process without replicas."""
+    """Call `load(keys)`, for any position. This is the `LoadAfter` of a process without replicas."""
     return load(keys)
 
 
@@ -58,7 +60,7 @@ def list_slots(keys: Iterable[str]) -> list[str]:
 
 
 def format_position(position: int | None) -> str:
-    """Return a position as the text that a slot stores; the texts sort in the order of the positions."""
+    """Return the stored form of a position. Texts and positions have the same order."""
     return UNKNOWN if position is None else f"{position:016X}"
 
 

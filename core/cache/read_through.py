@@ -1,14 +1,14 @@
-"""Reads through Redis: returns the values in Redis, else loads them and stores them under a lease.
+"""Reads through Redis: returns the values in Redis, loads the other ones and stores them under a lease.
 
-Owns the steps of a read that the near cache could not answer, for one key or many:
+Owns the steps of a read of one or many keys that are not in the near cache:
 
-1. look up: ask Redis for the values and, when a miss is likely, for leases in the same round trip;
+1. look up: ask Redis for the values. If a miss is likely, also ask for leases, in the same round trip;
 2. lease: ask for leases on the keys that are missing;
-3. load the keys whose lease was granted, and those that a writer has fenced;
-4. fill: store what was loaded under a granted lease;
-5. wait for the keys that another process is loading, and load those that it does not store in time.
+3. load the keys whose lease was granted, and the keys that a writer has fenced;
+4. fill: store the loaded values under the leases;
+5. wait for the keys that another process is loading. Load those that it does not store in time.
 
-After a failure of Redis the loader is called; the caller never gets an error of Redis.
+If Redis fails, the loader is called. The caller never gets an error of Redis.
 """
 
 import logging
@@ -33,15 +33,16 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A reader waits this long for a key that another process is loading, then loads the key itself. Most loads
-# take less.
+# A reader waits this long for a key that another process is loading, and then loads the key itself. Most
+# loads take less.
 WAIT_SECONDS = 2.0
+# The first and the longest pause between two look-ups while a reader waits.
 WAIT_FIRST_SECONDS = 0.001
 WAIT_LONGEST_SECONDS = 0.01
 
 
 class _LookUp(NamedTuple):
-    """A reply of Redis: `found` has the current values, `missing` the stored bytes of all other keys."""
+    """A reply of Redis: `found` has the current values, `missing` has the stored bytes of all other keys."""
 
     found: dict[str, Any]
     missing: dict[str, bytes | None]
@@ -69,21 +70,23 @@ class ReadThrough:
         self._sampler = sampler
         self._metrics = metrics
         self._load_after = load_after
-        # kinds whose last look-up found no value: the next look-up asks for leases in the same round trip;
+        # kinds whose last look-up found no value; their next look-up asks for leases in the same round trip;
         # on a miss this saves one round trip, on a hit it costs Redis one script
         self._missed: set[str] = set()
-        # by key, leases of other readers that were not filled within WAIT_SECONDS: the readers may have died
+        # leases of other readers, by key, that were not filled within WAIT_SECONDS: these readers may have
+        # died
         self._expired: dict[str, bytes | None] = {}
 
     def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
-        """Return values by key from Redis, else from the loader; rows that do not exist are left out."""
+        """Return values by key, from Redis or from the loader. Rows that do not exist are left out."""
         counters = self._counters[read.cached.name]
         if self._shared is None:
             counters.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
-        # values in Redis may belong to another timeline; `away` is the error if the database does not answer
+        # Connect to the database before Redis is read, because its values may belong to another timeline.
+        # `away` is the error if the database does not answer.
         away = self._timeline.try_to_learn()
-        # no lease before the timeline is known, because the value will be stored for that timeline
+        # ask for no lease before the timeline is known, because the value will be stored for that timeline
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
             found, missing, lease = self._look_up(self._shared, read, keys, with_lease=with_lease)
@@ -98,7 +101,7 @@ class ReadThrough:
         self._sampler.sample("shared", lambda: read, found)
         if missing:
             if away is not None:
-                # the database does not answer, so the load would fail as well
+                # the database does not answer, so the loader would fail as well
                 raise away
             found.update(self._load_missing(self._shared, read, list(missing), lease))
         return {key: value for key, value in found.items() if not isinstance(value, Absent)}
@@ -108,7 +111,7 @@ class ReadThrough:
     ) -> _LookUp:
         """Look keys up in Redis and return the reply.
 
-        Values are added to the near cache; damaged values are dropped from Redis.
+        Adds the current values to the near cache, and drops damaged values from Redis.
         """
         ticket = self._near.begin_read()
         lease = None
@@ -119,11 +122,12 @@ class ReadThrough:
         found, damaged = read.cached.codec.decode_many(keys, stored, shared.origin)
         self._near.end_read(ticket, found, read.depends_on)
         if damaged:
-            # the script checks only the head: it takes a damaged value for a current one, and grants no lease
+            # drop damaged values: LEASE checks only the head of a value, so it would never grant a lease on
+            # them
             shared.give_up(damaged)
         if lease is not None:
-            # These keys were deleted between MGET and LEASE. This reader has their leases and has to load
-            # them, because other readers wait for its fill.
+            # A key with a value and a lease was deleted between MGET and LEASE. This reader has to load it,
+            # because other readers wait for the fill of the lease.
             for key in [key for key in found if lease.states[key] == GRANTED]:
                 del found[key]
         missing = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
@@ -132,7 +136,7 @@ class ReadThrough:
     def _load_missing(
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease | None
     ) -> Mapping[str, T | Absent]:
-        """Load under leases and fill; wait for the keys that other processes load. Returns all values."""
+        """Load and fill keys. Wait for the keys that other processes are loading. Return all values."""
         self._timeline.learn()
         try:
             lease = lease or shared.lease(keys, read.depends_on, read.cached.codec.schema)
@@ -159,7 +163,7 @@ class ReadThrough:
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease
     ) -> Mapping[str, T]:
         granted = [key for key in keys if lease.states[key] == GRANTED]
-        # a fenced key has a commit under way, whose position is not known yet: load from the primary
+        # the position of a writer that has fenced a key is not known yet: load from the primary
         position = None if FENCED in lease.states.values() else lease.position
         try:
             loaded = self._load(read, keys, position)
@@ -185,7 +189,7 @@ class ReadThrough:
             except CacheDown:
                 break
             found.update(arrived)
-            # do not wait for a key without a lease: nobody is loading it, its fill was refused or given up
+            # without a lease nobody is loading the key (its fill was refused or given up): do not wait for it
             waiting = [
                 key
                 for key, stored in missing.items()
@@ -209,7 +213,7 @@ class ReadThrough:
 
 
 def _encode(read: Read[T], value: T | Absent, head: bytes) -> tuple[int, bytes]:
-    """Return the TTL of a value in milliseconds, and its stored form; the TTL is 0 if it cannot be stored."""
+    """Return the TTL of a value in milliseconds and its stored form. The TTL is 0 if it cannot be stored."""
     if value is ABSENT:
         milliseconds = ABSENT_MILLISECONDS
     else:

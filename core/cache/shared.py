@@ -1,7 +1,7 @@
 """The shared cache: the steps of a read and of an invalidation, as commands to Redis.
 
-Owns the command or script of each step, and the replies that it accepts. A failure of Redis raises
-`CacheDown` and no other error. Knows keys and stored bytes; only `peek` decodes a value.
+Owns the command or script of each step, and the check of its reply. A failure of Redis raises `CacheDown` and
+no other error. Knows keys and stored bytes; only `peek` decodes a value.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The only types that MGET returns.
+# The types of the items in a reply to MGET. None means that the key is missing.
 _STORED = frozenset({bytes, type(None)})
 
 
@@ -52,7 +52,7 @@ class SharedCache:
         report_move: Callable[[], None],
         parent: "SharedCache | None" = None,
     ) -> None:
-        """Open no connection yet; a forked child takes over the state of the `parent` cache."""
+        """Open no connection yet. A forked child takes over the state of the `parent` cache."""
         self.guard: RedisGuard = RedisGuard(
             settings,
             client_name=client_name,
@@ -63,24 +63,24 @@ class SharedCache:
         )
         self._client = self.guard.client
         self._add_prefix = self.guard.scripts.add_prefix
-        # positions are needed only to load from replicas
+        # a position is needed only to load from a replica
         self._wants_position = settings.database_replica_urls is not None
-        # the origin of the server on which this process has created every missing slot
+        # the origin of the server on which this process last called `_make_slots`
         self._slots_origin: bytes | None = None
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
 
     @property
     def origin(self) -> bytes:
-        """The origin of the data that this thread read last; see `core.cache.origin`."""
+        """The origin of the server from which this thread read last, see `core.cache.origin`."""
         return self._client.origin
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
-        """Return the stored bytes of each key; None for a missing key and for a key that holds no string."""
+        """Return the stored bytes of each key, or None if the key is missing or holds no string."""
         names = self._add_prefix(keys)
         return self.guard.read(lambda: _expect_values(self._client.get_many(names), len(names)))
 
     def peek(self, read: Read[T], key: str) -> T | Absent | None:
-        """Return the current value of a key in Redis, or None; the loader is not called."""
+        """Return the current value of a key in Redis, or None. The loader is not called."""
         try:
             stored = self.get_many([key, *read.depends_on])
         except CacheDown:
@@ -88,28 +88,28 @@ class SharedCache:
         return read.cached.codec.decode_many([key], stored, self.origin)[0].get(key)
 
     def lease(self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes) -> Lease:
-        """Ask for leases on keys that hold no current value of this schema, and return the answer."""
+        """Ask for leases on the keys that hold no current value of this schema, and return the reply."""
         return self._ask_for_leases(keys, version_keys, schema, with_values=False)[1]
 
     def get_and_lease(
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes
     ) -> tuple[list[Any], Lease]:
-        """Get the stored bytes of keys and version keys and ask for leases, in one round trip."""
+        """Get the stored bytes of keys and version keys, and ask for leases, in one round trip."""
         return self._ask_for_leases(keys, version_keys, schema, with_values=True)
 
     def _ask_for_leases(
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes, *, with_values: bool
     ) -> tuple[list[Any], Lease]:
         token = new_token(LEASE_MARK)
-        # the next connection may lead to a server of another origin; then a lease may be granted on a key
-        # that has a current value, which only costs one load
+        # The command may reach a server of another origin. Then a lease may be granted on a key that has a
+        # current value, which only costs one load.
         asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
-        # without an origin it is unknown whether existing slots were stored on this server
+        # without an origin, slots that another server has stored cannot be recognized
         wants_position = self._wants_position and asked_origin
         slots = self._add_prefix(list_slots([*keys, *version_keys])) if wants_position else []
         request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))
-        # one position for all slots
+        # the reply has one position for all slots
         length = len(names) + bool(slots)
 
         def ask() -> tuple[list[Any], list[Any]]:
@@ -134,7 +134,7 @@ class SharedCache:
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create all missing slots with one script, so that all are unknown during the same time."""
+        """Create all missing slots with one script, so that all of them are unknown during the same time."""
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):
@@ -146,10 +146,11 @@ class SharedCache:
         values: Sequence[tuple[str, int, bytes]],
         on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Store values under keys that still have the lease, without waiting for the reply.
+        """Store values under the keys that still have the lease. Do not wait for the reply.
 
-        `values` are tuples (key, TTL in milliseconds, stored form). With a TTL of 0 nothing is stored and
-        the lease is given up. `on_refused` is called later with the number of values that were not stored.
+        `values` are tuples of key, TTL in milliseconds, and stored form. With a TTL of 0 the value is not
+        stored, and its lease is given up. `on_refused` is called later, with the number of values that were
+        not stored.
         """
         if not values:
             return
@@ -164,8 +165,8 @@ class SharedCache:
             if type(reply) is int:
                 on_refused(len(values) - reply)
             else:
-                # it is unknown whether the values were stored: drop the keys, so that no reader waits for
-                # a lease that remained
+                # The values may have been stored or not. Drop the keys, because readers would wait for a
+                # lease that is still there.
                 self.give_up(keys)
 
         try:
@@ -174,14 +175,14 @@ class SharedCache:
             self.give_up(keys)
 
     def give_up(self, keys: Sequence[str]) -> None:
-        """Drop keys whose leases will not be filled, as soon as Redis answers."""
+        """Put keys whose leases will not be filled into the outbox, which drops them."""
         self.guard.invalidate_later(keys, NO_TOKEN)
 
     def fence(self, keys: Sequence[str], token: bytes, *, is_awaited: bool = False) -> Fence:
-        """Keep readers from filling these keys until `delete` is called with the fence; return the fence.
+        """Set a fence: no reader fills these keys until `delete` removes the fence. Return the fence.
 
-        For up to `SCRIPT_KEYS` keys the reply is read by `delete`, unless `is_awaited`. While Redis does not
-        answer no fence is needed, because nothing can be filled.
+        With `is_awaited`, or for more than `SCRIPT_KEYS` keys, the reply is read here, otherwise by `delete`.
+        While Redis does not answer no fence is needed, because no reader can fill a key.
         """
         arguments = [token, self._fence_milliseconds]
         try:
@@ -190,42 +191,42 @@ class SharedCache:
                 return Fence(token, self.guard.invalidate(lambda: self._client.send(FENCE, names, arguments)))
             self.guard.invalidate(lambda: self.guard.scripts.run(FENCE, keys, arguments))
         except CacheDown as down:
-            logger.debug("no fence: redis does not answer")
+            logger.debug("no fence: Redis does not answer")
             if down.reason == "down":
                 self.guard.expect_late(keys, token)
         return Fence(token)
 
     def keep_fence(self, keys: Sequence[str], fence: Fence) -> None:
-        """Drop the values of keys, and keep readers from filling them until the fence expires."""
+        """Drop the values of keys, and keep the fence on these keys until it expires."""
         arguments = [fence.token, self._fence_milliseconds]
         try:
             self.guard.invalidate(lambda: self.guard.scripts.run(FENCE, keys, arguments, after=fence.pending))
         except CacheDown:
-            # delete without the token, so that a fence that Redis has set stays
+            # delete without the token, so that the fence stays if Redis has set it
             self.delete(keys)
         finally:
             _give_up(fence)
 
     def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE, *, position: int | None = None) -> None:
-        """Drop keys now or, if Redis fails or refuses, before this process reads from Redis again.
+        """Drop keys. If Redis does not accept this, drop them before this process reads from Redis again.
 
-        `position` is the LSN of the write, None if it is unknown: readers that miss a key load it from a
-        server that has replayed this position, or from the primary.
+        `position` is the LSN of the write, or None if it is unknown. A reader that misses a key loads it from
+        a server that has replayed this position.
 
-        If Redis refuses, `delete` returns only when every other process has noticed the refusal and stopped
-        reading from Redis.
+        If Redis refuses the command, `delete` returns when every other process has noticed the refusal and
+        stopped reading from Redis.
         """
         try:
             self.guard.invalidate(lambda: self.guard.release(keys, fence, format_position(position)))
             self.guard.wait_until_noticed()
         except CacheDown as down:
-            logger.debug("invalidations wait for redis to come back")
+            logger.debug("invalidations wait until Redis answers")
             if fence.pending is not None and down.reason == "down":
                 self.guard.expect_late(keys, fence.token)
             self.guard.invalidate_later(keys, fence.token)
             self.guard.wait_until_noticed()
         except BaseException:
-            # this thread was interrupted: a later flush of the outbox drops the keys
+            # this thread was interrupted: the outbox drops the keys later
             self.guard.invalidate_later(keys, fence.token)
             raise
         finally:
@@ -240,5 +241,5 @@ def _give_up(fence: Fence) -> None:
 def _expect_values(reply: Any, length: int) -> list[Any]:
     values = expect_list(reply, length)
     if not _STORED.issuperset(map(type, values)):
-        raise redis.InvalidResponse("values of another type")
+        raise redis.InvalidResponse("the reply to MGET has values of another type")
     return values

@@ -1,8 +1,9 @@
-"""The timeline claim: a key in Redis names the database, and its timeline, whose values the shared cache has.
+"""The timeline claim: a key in Redis that names the database and timeline of the values in the shared cache.
 
-Owns this key, and the script with which each process claims it for its own timeline in every capability
-check. A process uses the cache only while the key names the timeline of its own database connections. Values
-that were stored under another timeline are never read: the timeline is a part of each value's origin.
+Owns this key, and the script with which each process claims it for the timeline of its own database
+connections. The script is a part of every capability check. A process uses the cache only while the key names
+its own timeline. Values that were stored under another timeline are never read, because the timeline is a
+part of each value's origin.
 """
 
 import time
@@ -13,16 +14,17 @@ from core.cache.client import Script
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
 from core.failover import KnownTimeline, Timeline
 
-# The key is in none of the `FAMILIES`, so that the feed does not report each renewal of the claim.
+# The key has none of the prefixes in `FAMILIES`, so the feed does not report each renewal of the claim.
 KEY: Final = "timeline"
-# TTL of the claim. Another database may use the prefix this long after the last process of the first
-# database has stopped.
+# TTL of the claim. When the last process of a database has stopped, another database may use the prefix after
+# this time.
 CLAIM_MILLISECONDS: Final = 30_000
 
 # KEYS: keys for which the caller checks its permissions, then the key of the claim. ARGV: the timeline of the
 # process, '' if it is unknown, and the TTL of its claim in milliseconds.
-# A later timeline of the same database replaces an earlier one. The claim of another database stays.
-# Returns the timeline in the key after the script, and the timeline in it before.
+#
+# A later timeline of the same database replaces an earlier one. The claim of another database stays. Returns
+# the timeline in the key after the script, and the timeline in the key before the script.
 CLAIM = Script(
     """
 local key, own = KEYS[#KEYS], ARGV[1]
@@ -48,7 +50,7 @@ class TimelineClaim:
     """
 
     def __init__(self, prefix: str, timeline: KnownTimeline, *, trust_seconds: float) -> None:
-        """Prepare the claim; a process trusts its capability check for `trust_seconds`."""
+        """Send no command. `trust_seconds` is how long each process trusts its last capability check."""
         self._key = prefix + KEY
         self._timeline = timeline
         self._trust_seconds = trust_seconds
@@ -56,18 +58,18 @@ class TimelineClaim:
         self._unnoticed_until = float("-inf")
 
     def encode(self, keys: Sequence[str]) -> bytes:
-        """Return the encoded command of the claim; it also proves that scripts may use `keys`."""
+        """Return the encoded command of the claim. The server refuses it if scripts may not use `keys`."""
         own = "" if self._timeline.connected is None else str(self._timeline.connected)
         return encode_command("EVAL", CLAIM.text, len(keys) + 1, *keys, self._key, own, CLAIM_MILLISECONDS)
 
     def judge(self, connection: RedisConnection, reply: Any) -> bool:
-        """Evaluate the reply to a claim; return whether the timeline has changed on this connection.
+        """Evaluate the reply to a claim. Return whether the timeline of this connection has changed.
 
         If the claim replaced an earlier one, wait until every other process has noticed it. Raises
         `ErrorReply` while the cache belongs to another timeline.
         """
         if isinstance(reply, ErrorReply):
-            # the server's memory is full: it stores nothing, so there is nothing to claim
+            # the memory of the server is full: it stores no values, so no claim is needed
             return False
         holds, before = (Timeline.parse(part.decode("ascii", "replace")) for part in reply)
         own = self._timeline.connected

@@ -1,9 +1,9 @@
-"""The topology of Redis: to which server a connection is opened.
+"""The topology of Redis: finds the server to which a connection is opened.
 
-This is the server of REDIS_URL, the primary that sentinels name, or the cluster node of the prefix's slot.
-Owns the look-up of the server at each connect, and the thread that asks the sentinels between connects.
-`core.cache.capability` and `core.cache.epochs` check the server before it is read. Messages contain no
-password.
+This is the server of REDIS_URL, the primary that the sentinels name, or the cluster node that has the slot of
+REDIS_KEY_PREFIX. Owns the look-up of the server at each connect, and the thread that asks the sentinels
+between connects. `core.cache.capability` and `core.cache.epochs` check the server before it is read. Messages
+contain no password.
 
 Sources: Redis documentation, "Guidelines for Redis clients with support for Redis Sentinel"; Redis cluster
 specification, "Redirection and resharding".
@@ -33,15 +33,18 @@ from core.settings.redis_url import HostPort, RedisAddress, find_hash_tag
 
 logger = logging.getLogger(__name__)
 
-# Interval at which sentinels are asked. A process that uses the former primary, which may still answer,
-# learns of the new one within this time.
+# Pause between two questions to the sentinels. Within this time a process learns that another server is the
+# primary, even if the former primary still answers.
 POLL_SECONDS = 0.2
+# Longest timeout of the thread that asks the sentinels.
 POLL_TIMEOUT_SECONDS = 0.5
-# Maximum age of a sentinel's answer. A process that was suspended for longer asks again first.
+# Maximum age of a sentinel's reply. A process that was suspended for longer asks again first.
 LATE_SECONDS = 1.0
-STOP_SECONDS = 2.0
-# One redirection leads to the right node of a cluster, two while a slot is being moved.
+# Maximum number of redirections. One usually leads to the right node, two are needed while a slot is being
+# moved.
 HOPS = 5
+# How long `close` waits for the thread.
+STOP_SECONDS = 2.0
 CLUSTER_MODE: Final = b"cluster"
 PRIMARY_ROLE: Final = b"master"
 PRIMARY_MOVED: Final = "PRIMARYMOVED another server is the primary now"
@@ -50,12 +53,12 @@ TopologyName = Literal["single", "sentinel", "cluster"]
 
 
 class Topology:
-    """One server, whose address never changes; thread safe."""
+    """The topology of one server whose address never changes; thread safe."""
 
     name: TopologyName = "single"
     # whether another server may become the primary
     can_move = False
-    # whether the look-up may still return a former primary for a while
+    # whether the look-up may name a former primary for a while
     is_late = False
 
     def __init__(self, settings: Settings, client_name: str) -> None:
@@ -64,11 +67,11 @@ class Topology:
         self._timeout_seconds = settings.redis_timeout / 1000
 
     def make_connection(self) -> RedisConnection:
-        """Return a connection to the primary; its first command opens it."""
+        """Return a connection to the primary. Its first command opens it."""
         return self._connect(self.address)
 
     def make_connection_to(self, server: HostPort, *, timeout_seconds: float) -> RedisConnection:
-        """Return a connection to this server, whatever its role."""
+        """Return a connection to this server, which may have any role."""
         return self._connect(self.address.at(server), timeout_seconds=timeout_seconds)
 
     def _connect(self, address: RedisAddress, *, timeout_seconds: float | None = None) -> RedisConnection:
@@ -84,17 +87,17 @@ class Topology:
         """Raise `ErrorReply` if another server is known to be the primary."""
 
     def avoid(self, connection: RedisConnection) -> None:
-        """Note that the server of a connection turned out not to be the primary."""
+        """Record that the last look-up did not lead to the primary."""
 
     def close(self) -> None:
         """Stop the background thread, if there is one."""
 
     def close_in_child(self) -> None:
-        """Close a forked child's copies of its parent's sockets."""
+        """Close the sockets that a forked child has from its parent."""
 
 
 class FoundConnection(RedisConnection):
-    """A connection whose server is looked up whenever it is opened."""
+    """A connection that looks up its server each time it is opened."""
 
     def __init__(self, topology: "MovingTopology", *, client_name: str, timeout_seconds: float) -> None:
         super().__init__(topology.address, client_name=client_name, timeout_seconds=timeout_seconds)
@@ -117,7 +120,7 @@ class MovingTopology(Topology, ABC):
     can_move = True
 
     def make_connection(self) -> RedisConnection:
-        """Return a connection to the primary; its first command finds it."""
+        """Return a connection to the primary. Its first command finds the primary and opens it."""
         return FoundConnection(self, client_name=self._client_name, timeout_seconds=self._timeout_seconds)
 
     @abstractmethod
@@ -126,7 +129,7 @@ class MovingTopology(Topology, ABC):
 
 
 class SentinelTopology(MovingTopology):
-    """The primary that the sentinels name; they are asked at each connect, and by a thread in between."""
+    """The primary that the sentinels name. They are asked at each connect, and by a thread in between."""
 
     name: TopologyName = "sentinel"
     is_late = True
@@ -152,7 +155,7 @@ class SentinelTopology(MovingTopology):
         self._thread: threading.Thread | None = None
 
     def has_epochs(self, connection: RedisConnection) -> bool:  # noqa: ARG002  # `SlotTopology` needs it
-        """Return True: any replica may become the primary."""
+        """Return True, because any replica may become the primary."""
         return True
 
     def open(self, connection: FoundConnection, deadline: float) -> None:
@@ -172,21 +175,22 @@ class SentinelTopology(MovingTopology):
         raise failure
 
     def _list_primaries(self, deadline: float) -> Iterator[tuple[HostPort, HostPort]]:
-        """Yield pairs: a sentinel, and the server that it names as the primary; each server once.
+        """Yield pairs of a sentinel and the server that it names as the primary. Each server comes once.
 
-        If no sentinel answers, yield the last known primary. Raises `redis.RedisError` without any server.
+        If no sentinel answers, yield the last known primary. If there is none, raise `redis.RedisError`.
         """
         failure: Exception | None = None
         named: set[HostPort] = set()
         sentinels = tuple(self._sentinels)
         for asked, sentinel in enumerate(sentinels):
-            # a share of the time, so that a sentinel that hangs leaves time for the others and the primary
+            # a sentinel gets a share of the time: if it hangs, time is left for the other ones and for the
+            # primary
             share = (deadline - time.monotonic()) / (len(sentinels) - asked + 1)
             try:
                 with closing(self._connect_to_sentinel(sentinel, share)) as connection:
                     primary = self._ask(connection)
             except (redis.RedisError, OSError) as error:
-                # report the error of a sentinel that refuses rather than that of one that is down
+                # the error of a sentinel that refuses says more than that of a sentinel that is down
                 failure = failure if isinstance(failure, ErrorReply) else error
                 continue
             if primary not in named:
@@ -197,7 +201,7 @@ class SentinelTopology(MovingTopology):
         if isinstance(failure, ErrorReply):
             raise HandshakeRefused(str(failure)) from failure
         if self._primary is not None:
-            # while no sentinel answers, no sentinel can start a failover either
+            # if all sentinels are down, they cannot start a failover either
             yield sentinels[0], self._primary
             return
         raise ServerUnreachable(f"no sentinel answers: {failure}") from failure
@@ -231,12 +235,12 @@ class SentinelTopology(MovingTopology):
                 self._sentinels.rotate(-1)
 
     def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # of the base class
-        """Ask another sentinel first: the current one named a server that is no longer the primary."""
+        """Ask another sentinel first, because the current one named a server that is not the primary."""
         with self._lock:
             self._sentinels.rotate(-1)
 
     def confirm(self, connection: RedisConnection) -> None:
-        """Raise `ErrorReply` if the last answer of a sentinel names another server than the connection's."""
+        """Raise `ErrorReply` if the sentinels named another server than that of the connection."""
         if self._thread is None:
             self._start_watch()
         if time.monotonic() - self._polled_at > LATE_SECONDS:
@@ -256,7 +260,7 @@ class SentinelTopology(MovingTopology):
             self._poll()
 
     def _poll(self) -> None:
-        """Ask a sentinel for the primary; without an answer keep the last known primary."""
+        """Ask a sentinel for the primary. Without an answer, keep the last known primary."""
         with self._polling:
             number = self._primary_number
             try:
@@ -287,40 +291,40 @@ class SentinelTopology(MovingTopology):
             kept.close()
 
     def close(self) -> None:
-        """End the thread and its connection."""
+        """End the thread and close its connection."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
         self._drop_kept()
 
     def close_in_child(self) -> None:
-        """Close the connection of the parent's thread."""
+        """Close the child's copy of the connection of its parent's thread."""
         self._drop_kept()
 
 
 class SlotTopology(MovingTopology):
-    """The server of REDIS_URL or, if that is a node of a cluster, the node that has the prefix's slot."""
+    """The server of REDIS_URL or, if it is a node of a cluster, the node that has the slot of the prefix."""
 
     name: TopologyName = "cluster"
 
     def __init__(self, settings: Settings, client_name: str) -> None:
         super().__init__(settings, client_name)
-        # a command for a key that does not exist; every node but the one with the slot answers MOVED
+        # a command for a key that does not exist: every node that does not have the slot replies MOVED
         self._probe = encode_command("PTTL", f"{settings.redis_key_prefix}capability-check:slot")
         self._node: RedisAddress | None = None
 
     def has_epochs(self, connection: RedisConnection) -> bool:
-        """Return whether the server is a node of a cluster."""
+        """Return whether the connection's server is a node of a cluster."""
         return connection.mode == CLUSTER_MODE
 
     def open(self, connection: FoundConnection, deadline: float) -> None:
-        """Connect to the last known node or a node of REDIS_URL, and follow MOVED from there."""
+        """Connect to the last known node or to a node of REDIS_URL. Follow MOVED from there."""
         hosts = self.address.hosts
         listed = [self.address] if self.address.path else [self.address.at(host) for host in hosts]
         starts = list(dict.fromkeys([self._node or listed[0], *listed]))
         failure: Exception = ServerUnreachable("no server")
         for tried, start in enumerate(starts):
-            # a share of the time, so that a node that hangs leaves time for the others
+            # a node gets a share of the time: if it hangs, time is left for the other ones
             share = (deadline - time.monotonic()) / (len(starts) - tried)
             until = time.monotonic() + max(0.001, share)
             try:
@@ -335,7 +339,7 @@ class SlotTopology(MovingTopology):
         raise failure
 
     def _follow(self, connection: FoundConnection, deadline: float) -> None:
-        """Connect to the node of the slot; the capability check judges any other answer than MOVED."""
+        """Follow MOVED to the node of the slot. The capability check judges any other error reply."""
         if connection.mode != CLUSTER_MODE:
             return
         for _ in range(HOPS):
@@ -351,13 +355,13 @@ class SlotTopology(MovingTopology):
 
 
 def _parse_moved(reply: ErrorReply, asked: RedisAddress) -> HostPort:
-    """Return the server in `MOVED SLOT HOST:PORT`; an empty HOST means the host of the asked node."""
+    """Return the server in `MOVED SLOT HOST:PORT`. An empty HOST means the host of the asked node."""
     host, _, port = str(reply).split()[-1].rpartition(":")
     return HostPort(host.strip("[]") or asked.host, int(port))
 
 
 def open_topology(settings: Settings, client_name: str) -> Topology:
-    """Return the topology that the settings name; no connection is opened yet."""
+    """Return the topology that the settings describe. No connection is opened yet."""
     address = settings.read_redis_address()
     if address.service:
         return SentinelTopology(settings, client_name)
@@ -367,5 +371,5 @@ def open_topology(settings: Settings, client_name: str) -> Topology:
 
 
 def make_connection_factory(settings: Settings, client_name: str) -> Callable[[], RedisConnection]:
-    """Return a function that makes connections to the configured Redis, each opened by its first command."""
+    """Return a function that makes connections to the Redis of the settings. A first command opens them."""
     return open_topology(settings, client_name).make_connection
