@@ -1,7 +1,7 @@
 """The entry points of the distribution, installed as the package `echo_markets`.
 
-They must work where `import core` finds another project's package, so nothing of the stack is imported
-before that is checked.
+If `import core` finds another project's package, an entry point reports this. So it checks the package before
+it imports any other module of this project.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from runpy import run_path
 
 
 def main() -> None:
-    """Run the command `echo-markets`, or print one line when `core` is another project's package."""
+    """Run the command `echo-markets`. If `core` is another project's package, print one line instead."""
     call_shadowed("exit_when_shadowed")
     from core.cli import main as run_command_line
 
@@ -17,8 +17,8 @@ def main() -> None:
 
 
 def call_shadowed(function: str) -> None:
-    """Call a function of `core/shadowed.py`, found by its path and not by its module name."""
+    """Call a function of `core/shadowed.py`, which is found by its path and not by its module name."""
     here = Path(__file__).resolve().parent
-    # in an installed wheel `core` is beside this package, in a checkout this package is inside of it
+    # in an installed wheel `core` is beside this package; in a checkout this package is inside of `core`
     own = here.with_name("core") if here.with_name("core").is_dir() else here.parent
     run_path(str(own / "shadowed.py"))[function]()

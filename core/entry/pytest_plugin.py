@@ -1,7 +1,7 @@
 """Fixtures for the tests of programs that use `core`: real servers and a service on an empty database.
 
-Loaded by every pytest run where the package is installed, so it imports `core.testing`, which has the
-servers, only when a test asks for a fixture.
+pytest loads this module in every run where the package is installed. So `core.testing`, which has the
+servers, is imported only when a test uses a fixture.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def echo_markets_postgres() -> "Iterator[PostgresServer]":
-    """A real PostgreSQL 18 of this run; `url(database)` returns a connection URL."""
+    """A real PostgreSQL 18 for this run. Its `url(database)` returns a connection URL."""
     call_shadowed("refuse_shadow")
     from core.testing import serve_postgres
 
@@ -28,7 +28,7 @@ def echo_markets_postgres() -> "Iterator[PostgresServer]":
 
 @pytest.fixture(scope="session")
 def echo_markets_valkey() -> "Iterator[ValkeyServer]":
-    """A real Valkey 9 of this run, with its `url` and `password`."""
+    """A real Valkey 9 for this run, with its `url` and `password`."""
     call_shadowed("refuse_shadow")
     from core.testing import serve_valkey
 
@@ -38,7 +38,7 @@ def echo_markets_valkey() -> "Iterator[ValkeyServer]":
 
 @pytest.fixture(scope="session")
 def echo_markets_database_url(echo_markets_postgres: "PostgresServer") -> str:
-    """The URL of this run's database, with every migration; `echo_markets_settings` empties it."""
+    """The URL of this run's database, with all migrations. `echo_markets_settings` empties the database."""
     from core.testing import create_database
 
     return create_database(echo_markets_postgres)
@@ -46,7 +46,7 @@ def echo_markets_database_url(echo_markets_postgres: "PostgresServer") -> str:
 
 @pytest.fixture
 def echo_markets_settings(echo_markets_database_url: str, echo_markets_valkey: "ValkeyServer") -> "Settings":
-    """Settings for an empty database and an empty cache; the environment and `.env` are not read."""
+    """Settings for an empty database and an empty cache. The environment and `.env` are not read."""
     from core.testing import build_settings, clear_cache, clear_database
 
     clear_database(echo_markets_database_url)
@@ -58,9 +58,9 @@ def echo_markets_settings(echo_markets_database_url: str, echo_markets_valkey: "
 def echo_markets_environment(
     echo_markets_settings: "Settings", monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
-    """The same servers as variables of the environment, for a program that calls `open_service()` itself.
+    """The settings as environment variables, for a program that calls `open_service()` itself.
 
-    Set for the length of the test; every other setting of the stack is unset, and `.env` is not read.
+    They are set during the test. Every other setting of the stack is unset, and `.env` is not read.
     """
     from core import Settings
     from core.testing import build_environment
@@ -77,7 +77,7 @@ def echo_markets_environment(
 
 @pytest.fixture
 def echo_markets_service(echo_markets_settings: "Settings") -> "Iterator[EnhancedDatabaseService]":
-    """A service on an empty database and an empty cache, closed after the test."""
+    """A service on an empty database and an empty cache. It is closed after the test."""
     from core import open_service
 
     with open_service(echo_markets_settings) as service:

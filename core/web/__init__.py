@@ -1,4 +1,4 @@
-"""Shared by the web servers of the dashboard and the exporter: deadlines, hosts, encodings, rate limits.
+"""What the web servers of dashboard and exporter share: deadlines, host names, encodings, rate limits.
 
-Needs the extra `dashboard` or `exporter`; nothing else of `core` imports it.
+Needs the extra `dashboard` or `exporter`. No other module of `core` imports this package.
 """

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol with a deadline for every wait for a client.
+"""uvicorn's HTTP protocol, with a deadline for each wait for a client.
 
-Owns the deadlines that uvicorn lacks: it disconnects a client that sends its request byte by byte, or does
-not read the answer. It also limits how many connections may wait for a request or for their TLS handshake at
-the same time, so that silent clients never use up the open files of the process. The deadline of a scrape,
-after which a slow collector counts as failed, is in `exporter.exposition`.
+Owns the deadlines that uvicorn lacks. A client that sends its request byte by byte, or that does not read the
+response, is disconnected. Also limits how many connections may wait for a request or for their TLS handshake
+at the same time, so that silent clients cannot use up the open files of the process. The deadline of a scrape
+is in `exporter.exposition`.
 """
 
 import asyncio
@@ -17,45 +17,47 @@ from uvicorn.server import ServerState
 
 logger = logging.getLogger(__name__)
 
-# From the first byte of a request, or from the connection, to the end of the header; normally milliseconds.
+# Deadline for the header of a request, from its first byte or from the start of the connection. A header
+# usually takes milliseconds.
 HEADER_SECONDS = 5.0
-# From the header to the end of the answer: longer than the longest scrape.
+# Deadline for the response, from the end of the header. It is longer than the longest scrape.
 RESPONSE_SECONDS = 90.0
-# Connections without a request, also those between two requests. Each needs one open file, and the smallest
-# usual limit is 256. A browser opens six, and opens them again when it needs them.
+# Maximum number of connections that wait for a request, the first one or the next one. Each needs one open
+# file, and the smallest usual limit is 256. A browser opens six connections, and opens them again if they
+# were closed.
 MOST_WAITING = 100
-# Connections whose TLS handshake is not complete; a client needs two round trips. Each has 256 kB of buffers.
+# Maximum number of connections whose TLS handshake is not complete. A handshake takes two round trips, and
+# each connection has 256 kB of buffers.
 MOST_HANDSHAKES = 50
-# The length of the system's queue of new connections (backlog), for asyncio and for uvloop. An event loop
-# accepts as many, and some more, before this module can count the first.
+# Length of the operating system's queue of new connections (listen backlog), for asyncio and for uvloop. An
+# event loop may accept a few more connections than this before the first of them is counted here.
 FEW_AHEAD, MANY_AHEAD = 16, 64
-# When no open file is left, asyncio would log it for every connection; this is the least time between two
-# lines.
+# Shortest time between two log messages that no open file is left. asyncio would log one for each connection.
 REPORT_SECONDS = 60.0
 
-# the connections of each server that wait for a request, the oldest first
+# for each server its connections that wait for a request, the oldest first
 _waiting_by_server: WeakKeyDictionary[ServerState, dict["BoundedProtocol", None]] = WeakKeyDictionary()
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection of a client; between two requests uvicorn's own keep-alive timeout ends it."""
+    """One connection of a client. Between two requests, uvicorn's own keep-alive timeout ends it."""
 
     _timer: asyncio.TimerHandle | None = None
     _timed: RequestResponseCycle | None = None
-    """The answer that the timer limits; None while it limits a request."""
+    """The response that `_timer` limits. None while `_timer` limits a request."""
 
     _is_handed_over = False
-    """Whether the connection has become a WebSocket, which has deadlines of its own."""
+    """Whether the connection has become a WebSocket, which has its own deadlines."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Wait for the first request."""
+        """Begin to wait for the first request."""
         super().connection_made(transport)
         self._waiting = _waiting_by_server.setdefault(self.server_state, {})
         self._arm(HEADER_SECONDS)
         self._begin_waiting()
 
     def data_received(self, data: bytes) -> None:
-        """Receive a part of a request; the deadline is that of the whole request."""
+        """Receive a part of a request. The first part starts the deadline, later parts do not extend it."""
         super().data_received(data)
         if self._is_handed_over:
             return
@@ -64,22 +66,22 @@ class BoundedProtocol(H11Protocol):
             self._arm(HEADER_SECONDS)
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        """Hand the connection over to the WebSocket protocol, which has limits of its own."""
+        """Hand the connection over to the WebSocket protocol, which has its own deadlines."""
         self._is_handed_over = True
         self._disarm()
         self._waiting.pop(self, None)
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it has already arrived."""
+        """Begin to wait for the next request, if it has not arrived yet."""
         self._disarm()
         self._begin_waiting()
         super().on_response_complete()
         self._time_answer()
 
     def _time_answer(self) -> bool:
-        """Start the timer of a new answer; say whether there is an unfinished one."""
-        # uvicorn sets `cycle` to None before the first request, against its own annotation
+        """Start the deadline of a new response. Return whether a response is unfinished."""
+        # `cycle` is None before the first request, although uvicorn annotates it otherwise
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             return False
@@ -90,13 +92,13 @@ class BoundedProtocol(H11Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Cancel the deadline, because the connection is closed."""
         self._disarm()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def _begin_waiting(self) -> None:
-        """Add this connection to those without a request; if there are too many, disconnect the oldest."""
+        """Count this connection as waiting. If too many connections wait, disconnect the oldest."""
         self._waiting[self] = None
         if len(self._waiting) > MOST_WAITING:
             oldest = next(iter(self._waiting))
@@ -113,14 +115,14 @@ class BoundedProtocol(H11Protocol):
             self._timer = None
 
     def _expire(self) -> None:
-        # `close` would wait until the client has read everything
+        # `close` would wait until the client has read the whole response
         self.transport.abort()
 
 
 class ImpatientLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers give a client as long for the TLS handshake as for a header.
+    """An event loop whose servers limit the duration and the number of TLS handshakes.
 
-    When there are too many handshakes, the oldest is disconnected.
+    If there are too many handshakes, the oldest is disconnected.
     """
 
     _reported_at = float("-inf")
@@ -130,7 +132,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         self._handshakes: dict[asyncio.Future[None], asyncio.Transport] = {}
 
     async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
-        """Listen with a timeout for the TLS handshake: uvicorn has no option, and asyncio waits a minute."""
+        """Listen with a timeout for the TLS handshake. uvicorn has no option, and asyncio waits a minute."""
         if ssl is not None:
             options.setdefault("ssl_handshake_timeout", HEADER_SECONDS)
         return await super().create_server(*args, ssl=ssl, **options)
@@ -138,7 +140,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
     def _make_ssl_transport(
         self, rawsock: Any, protocol: Any, sslcontext: Any, waiter: Any = None, **options: Any
     ) -> Any:
-        """Begin a handshake and count it until `waiter` is done; asyncio has no public hook for this."""
+        """Begin a handshake and count it until `waiter` is done. asyncio has no public hook for this."""
         transport = super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **options)  # type: ignore[misc]
         if options.get("server_side"):
             self._handshakes[waiter] = transport
@@ -148,7 +150,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         return transport
 
     def call_exception_handler(self, context: Any) -> None:
-        """Report an error; one that means "no open file is left" at most once in REPORT_SECONDS."""
+        """Log an error. The error "no open file is left" is logged at most once in `REPORT_SECONDS`."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
             super().call_exception_handler(context)
@@ -158,9 +160,9 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
 
 
 LOOP = f"{ImpatientLoop.__module__}:{ImpatientLoop.__qualname__}"
-"""The name of the loop's class, as uvicorn's option takes it."""
+"""The name of the event loop's class, in the form of uvicorn's option `loop`."""
 
 
 def protocol_options() -> dict[str, Any]:
-    """Return uvicorn's options that make it use this protocol."""
+    """Return the options of uvicorn that select `BoundedProtocol`."""
     return {"http": BoundedProtocol, "timeout_keep_alive": round(HEADER_SECONDS)}

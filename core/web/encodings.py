@@ -1,4 +1,4 @@
-"""Which content encoding a client accepts (RFC 9110, 12.4.2 and 12.5.3)."""
+"""Chooses the content encoding of a response (RFC 9110, 12.4.2 and 12.5.3)."""
 
 import math
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ GZIP = ("gzip", "x-gzip")
 
 
 def parse_quality(parameters: dict[str, str]) -> float:
-    """Return the quality value `q` of an item, from 0 to 1; 1 where it is missing or no number."""
+    """Return the quality value `q` of an item, from 0 to 1. It is 1 if it is missing or not a number."""
     try:
         quality = float(parameters.get("q", ""))
     except ValueError:
@@ -24,7 +24,7 @@ def parse_quality(parameters: dict[str, str]) -> float:
 
 
 def parse_items(header: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the names of a list header in lower case, each with its parameters."""
+    """Return the names in a list header such as Accept-Encoding, in lower case, each with its parameters."""
     items = []
     for item in header.lower().split(","):
         name, *parts = (part.strip() for part in item.split(";"))
@@ -34,22 +34,22 @@ def parse_items(header: str) -> list[tuple[str, dict[str, str]]]:
 
 
 class Accepted(NamedTuple):
-    """The quality values of both encodings; `identity` is None when neither its name nor `*` is given."""
+    """The quality values of both encodings. `identity` is None if the header has no `identity` and no `*`."""
 
     gzip: float
     identity: float | None
 
     def choose(self) -> Encoding | None:
-        """Return the preferred encoding, gzip where both are equal; None when both are refused."""
+        """Return the encoding with the higher quality, or gzip if both are equal, or None if both are 0."""
         if self.gzip > 0 and (self.identity is None or self.gzip >= self.identity):
             return "gzip"
         return None if self.identity == 0 else "identity"
 
 
 def parse_accepted(header: str | None) -> Accepted:
-    """Return the quality values in the value of Accept-Encoding.
+    """Return the quality values in the value of an Accept-Encoding header.
 
-    If the client sends no such header, `identity` is preferred, because the client may know no encoding.
+    Without the header, `identity` is preferred, because the client may not know any encoding.
     """
     qualities: dict[str, float] = {}
     for name, parameters in parse_items(header or ""):
@@ -61,20 +61,20 @@ def parse_accepted(header: str | None) -> Accepted:
 
 
 class ChosenEncoding:
-    """Replaces Accept-Encoding by the one encoding that was chosen.
+    """ASGI middleware that puts the chosen encoding into the Accept-Encoding header of a request.
 
-    The wrapped application, including Starlette's middleware, only looks for the word `gzip` in that header,
-    and leaves small answers uncompressed. For a client that refuses `identity` this class compresses small
-    answers too.
+    The wrapped application and Starlette's middleware only look for the word `gzip` in that header. They also
+    leave small responses uncompressed. For a client that refuses `identity`, this class compresses small
+    responses too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        # an empty body stays empty: 304 must not have one
+        # the minimum is 1, so that an empty body stays empty: a 304 response must not have a body
         self._compressing = GZipMiddleware(app, minimum_size=1, exclude_content_types=())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; answer 406 when the client accepts neither gzip nor identity."""
+        """Pass the request on, or answer 406 if the client refuses both gzip and identity."""
         app = self._app
         if scope["type"] == "http":
             headers = MutableHeaders(raw=list(scope["headers"]))

@@ -1,9 +1,9 @@
 """Rate limits: requests of a client and actions of a person, counted in Redis by all processes together.
 
 Owns the counters (library `limits`, sliding window counter) and the middleware that refuses requests over a
-limit. Without Redis each process counts alone, except where a limit fails closed. The loss of counters does
-no harm, so Redis is used without the cache's capability check, and an error here does not disable the cache.
-A client's name is stored only as a digest.
+limit. If Redis does not answer, each process counts alone, or refuses every request if the limit fails
+closed. Redis is used without the capability check of the cache, because the loss of counters does no harm. An
+error here does not disable the cache. The name of a client is stored only as a digest.
 """
 
 import asyncio
@@ -31,12 +31,16 @@ from core.web.requests import find_client
 
 logger = logging.getLogger(__name__)
 
-# After a failure Redis is left alone for this time, so that in an outage few callers wait for a timeout.
+# After a failure Redis is not used for this time, so that few callers wait for a timeout in an outage.
 PAUSE_SECONDS = 1.0
 
-# The value of a key is the number of a window, the count of the window before, and the count of the window.
-# The script uses only commands that the cache needs too, so the Redis user needs no further permission. Times
-# are in milliseconds.
+# KEYS: the counter. ARGV: length of a window in milliseconds, limit, number of requests to count.
+#
+# Counts the requests if the limit allows them. Returns 1 if it does, else 0; the count of the previous
+# window; the rest of the current window in milliseconds; its count.
+#
+# The value of the key is the number of a window, the count of the window before, and the count of the window.
+# The script uses only commands that the cache needs too, so the Redis user needs no further permission.
 COUNT = Script("""
     local now = redis.call('TIME')
     now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -60,7 +64,7 @@ COUNT = Script("""
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """At most `requests` within any `seconds`; 0 requests mean no limit."""
+    """At most `requests` in any `seconds` seconds. With `requests=0` there is no limit."""
 
     limiter: Limiter
     requests: int
@@ -68,29 +72,29 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Decision(NamedTuple):
-    """Whether a request is allowed, how many more are, and in how many seconds the next one is allowed."""
+    """Whether a request is allowed, how many more are allowed, and in how many `seconds` a window ends."""
 
     is_allowed: bool
     remaining: int
     seconds: float
     is_counted: bool = True
-    """False when Redis did not answer and the limit fails closed."""
+    """False if Redis did not answer and the limit fails closed."""
 
 
 class SharedWindows(RedisStorage):
-    """The library's storage on this project's Redis client; the library calls only the methods below."""
+    """The storage of the library `limits` on this project's Redis client. It calls only these methods."""
 
     STORAGE_SCHEME = None  # type: ignore[assignment]  # no URL leads here
     base_exceptions = redis.RedisError
 
     def __init__(self, client: RedisClient, *, prefix: str) -> None:
-        # RedisStorage's own constructor would open a client of redis-py
+        # the constructor of `RedisStorage` would open a client of redis-py
         Storage.__init__(self)
         self._client = client
         self._prefix = prefix
 
     def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count `amount` if the limit allows it."""
+        """Count `amount` if the limit allows it. Return whether it does."""
         return bool(self._run(key, limit, expiry, amount)[0])
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
@@ -107,14 +111,14 @@ class SharedWindows(RedisStorage):
         try:
             found: list[int] = self._client.run_each(COUNT, [[f"{self._prefix}{key}"]], arguments)[0]
         except redis.RedisError:
-            # another server may be the primary now, and the next connection finds it
+            # another server may be the primary now; a new connection finds it
             self._client.drop_connections()
             raise
         return found
 
 
 class RateLimits:
-    """The limits of one process; thread safe. Without `shared` this process counts alone."""
+    """The rate limiter of one process; thread safe. Without `shared` this process counts alone."""
 
     def __init__(
         self,
@@ -132,9 +136,10 @@ class RateLimits:
         self._is_logged = False
 
     def take(self, limit: RateLimit, name: str, *, fails_closed: bool = False) -> Decision:
-        """Count a request of `name`, unless it is over the limit; return the decision.
+        """Count a request of `name` if the limit allows it. Return the decision.
 
-        While Redis does not answer, this process counts alone, or with `fails_closed` refuses every request.
+        While Redis does not answer, this process counts alone. With `fails_closed` it refuses every request
+        instead.
         """
         decision = self._take(limit, name, fails_closed=fails_closed)
         self._count(limit.limiter, not decision.is_allowed)
@@ -171,7 +176,10 @@ class RateLimits:
 
 
 def open_rate_limits(settings: Settings, *, role: str, count: Callable[[Limiter, bool], None]) -> RateLimits:
-    """Return the rate limiter of this process, which connects to Redis, if enabled, at its first request."""
+    """Return the rate limiter of this process. The first request opens the connection to Redis.
+
+    If the Redis cache is disabled, this process counts alone.
+    """
     if not settings.enable_redis_cache:
         return RateLimits(count=count)
     client = RedisClient(make_connection_factory(settings, f"echo-markets-{role}-limits"))
@@ -187,7 +195,10 @@ def _hit(limiter: SlidingWindowCounterRateLimiter, limit: RateLimit, name: str) 
 
 
 def build_headers(limit: RateLimit, decision: Decision) -> dict[str, str]:
-    """Return the headers of an answer (draft-ietf-httpapi-ratelimit-headers-10), `Retry-After` included."""
+    """Return the headers of a response (draft-ietf-httpapi-ratelimit-headers-10).
+
+    The response to a refused request also has `Retry-After`.
+    """
     seconds = max(1, math.ceil(decision.seconds))
     headers = {
         "RateLimit-Policy": f'"{limit.limiter}";q={limit.requests};w={limit.seconds}',
@@ -197,7 +208,7 @@ def build_headers(limit: RateLimit, decision: Decision) -> dict[str, str]:
 
 
 class Limited:
-    """ASGI middleware: refuses requests over a limit; `choose` returns the limit of a request, or None."""
+    """ASGI middleware that refuses requests over a limit. `choose` returns the limit of a request or None."""
 
     def __init__(
         self, app: ASGIApp, *, limits: RateLimits, choose: Callable[[Scope], RateLimit | None]
@@ -207,12 +218,12 @@ class Limited:
         self._choose = choose
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 429; a WebSocket is closed before it is accepted."""
+        """Pass a request on, or answer 429. A WebSocket over the limit is closed before it is accepted."""
         limit = self._choose(scope) if scope["type"] in {"http", "websocket"} else None
         if limit is None or not limit.requests:
             await self._app(scope, receive, send)
             return
-        # a Redis that hangs must not hold up the event loop
+        # in a thread, because a Redis that hangs must not stop the event loop
         decision = await asyncio.to_thread(self._limits.take, limit, find_client(scope))
         headers = build_headers(limit, decision)
         if decision.is_allowed:

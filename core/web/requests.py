@@ -1,8 +1,8 @@
-"""Checks that refuse a request with an unknown host name, or with two lengths.
+"""Checks that refuse a request with an unknown host name or with two lengths.
 
-Owns the form of the Host header and the check against DNS rebinding. In that attack the owner of another site
-points the site's name to this machine, so that the site's page has the same origin as this server. The Host
-header of its requests still has the other site's name.
+Owns the check against DNS rebinding. In this attack the owner of another site lets the site's name resolve to
+this machine. A browser then takes this server for the other site, and lets the site's page read the
+responses. But the Host header of these requests has the name of the other site.
 """
 
 import re
@@ -14,20 +14,20 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset({"/livez", "/readyz"})
-"""Paths that are answered under any host name, because orchestrators use other names; they show no data."""
+"""Paths that are answered under any host name, because orchestrators use other names. They show no data."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
-"""RFC 9110, 7.2, without the parts that no browser sends: a user, a path, percent signs."""
+"""The Host header of RFC 9110, 7.2, but without a user, a path and percent signs: browsers send none."""
 
 
 def parse_host(header: str) -> str | None:
-    """Return the name or address in a Host header, in lower case; None for one of another form."""
+    """Return the name or address in a Host header in lower case, or None if the header has another form."""
     found = _HOST.fullmatch(header)
     return found[1].strip("[]").lower() if found else None
 
 
 def is_local_host(host: str) -> bool:
-    """Return whether a host name or address is the loopback interface of this machine."""
+    """Return whether a host is `localhost` or an address of the loopback interface."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -35,7 +35,7 @@ def is_local_host(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an address, which no name server can point elsewhere."""
+    """Return whether a host is an IP address. No name server can let an address lead elsewhere."""
     try:
         ip_address(host)
     except ValueError:
@@ -46,7 +46,8 @@ def is_address(host: str) -> bool:
 def find_client(scope: Scope) -> str:
     """Return the name under which a client is counted: its IPv4 address or its IPv6 network.
 
-    One machine has 2^64 IPv6 addresses, and could use another one for each request.
+    The network is used because one machine has 2^64 IPv6 addresses, and could send each request from another
+    one.
     """
     host = str((scope.get("client") or ("unknown",))[0])
     try:
@@ -61,10 +62,11 @@ def find_client(scope: Scope) -> str:
 
 
 def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:
-    """Return the answer that refuses a request with two lengths; None for any other request.
+    """Return the refusal of a request with both Content-Length and Transfer-Encoding. Else return None.
 
-    A proxy may use one length and this server the other: then one sees a body where the other sees a second
-    request (RFC 9112, 6.3 and 11.2). So the connection is closed as well.
+    A proxy may use one length, and this server the other one. Then they do not agree where the request ends,
+    and a part of its body may become a second request (RFC 9112, 6.3 and 11.2). So the connection is closed
+    too.
     """
     if "content-length" in headers and "transfer-encoding" in headers:
         return PlainTextResponse(
@@ -76,10 +78,10 @@ def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:
 
 
 class KnownHosts:
-    """ASGI middleware that refuses unknown hosts; known are IP addresses, localhost and `names`."""
+    """ASGI middleware that refuses unknown hosts. It knows IP addresses, localhost and `names`."""
 
     def __init__(self, app: ASGIApp, *, names: Collection[str], is_open: bool) -> None:
-        """With `is_open` accept every name: for a server with a password, which pages of other sites lack."""
+        """With `is_open` accept every name, for a server with a password: pages of other sites lack it."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
         self._is_open = is_open
