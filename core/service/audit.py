@@ -1,7 +1,8 @@
-"""The audit log: who did what, with seals that show whether an event was changed afterwards.
+"""The audit log: which person did what, and whether an event of the log was changed afterwards.
 
-The service writes an event for each action of a person. Triggers of the database write an event for each row
-that changes inside `acting_as`. No call changes or deletes an event.
+`audited` and `record_audit_event` write an event for an action of a person, such as a sign-in. Triggers of
+the database write an event for each row that changes inside `acting_as`. A seal has hashes of events, with
+which `verify_audit_log` detects changes. No call changes an event; `maintain_audit_log` deletes old months.
 """
 
 import dataclasses
@@ -42,26 +43,28 @@ from core.service.writes import ServiceBase, new_id
 
 logger = logging.getLogger(__name__)
 
-MAX_ACTOR = 320  # the longest e-mail address
+MAX_ACTOR = 320  # length of the longest e-mail address
 MAX_TARGET = 200
 MAX_DETAIL = 500
 MAX_REQUEST_ID = 200
-# Seals read by one statement; the manifest of each seal has up to 240 kB.
+# Seals that one statement reads. The hashes of the events of a seal have up to 240 kB, so a statement reads
+# at most 5 MB.
 SEALS_AT_ONCE = 20
 MAX_MONTHS_KEPT = 1_200
 
 
 class Audit(ServiceBase):
-    """The audit area of the service."""
+    """Calls of the service that write, read, seal and verify the audit log."""
 
     # -- writing ----------------------------------------------------------------------------
 
     def acting_as(self, actor: str, *, request_id: str | None = None) -> AbstractContextManager[Identity]:
-        """Record changes of profiles, portfolios, quests and scores in a `with` block as made by `actor`.
+        """Make the audit log record `actor` as the author of the changes in a `with` block.
 
-        Each changed row is recorded as one event, in the transaction of the change. All events of a block
-        share its `request_id` (up to 200 characters; None: a new one). The block covers only its own thread
-        or task. A `transaction()` must begin inside the block, or end before it. Raises `InvalidInput`.
+        The log gets one event for each changed profile, portfolio, quest or score, in the transaction of the
+        change. All events of a block have the same `request_id` (up to 200 characters; None: a new one). The
+        block applies only to its own thread or task. Begin a `transaction()` inside the block: a call in the
+        block raises an error if a transaction began before the block. Raises `InvalidInput`.
         """
         who = check_text(actor, "actor", most=MAX_ACTOR)
         request = check_text(request_id, "request_id", most=MAX_REQUEST_ID, required=False)
@@ -71,13 +74,14 @@ class Audit(ServiceBase):
 
     @contextmanager
     def audited(self, *, actor: str, action: AuditAction, target: str) -> Iterator[AuditEvent]:
-        """Record that `actor` does `action` to `target`, run the block, record its outcome.
+        """Record that `actor` does `action` to `target`, run the `with` block, and record the outcome.
 
-        The block runs only if the record was written: else this raises `InvalidInput` or the error of the
-        database. If the outcome cannot be recorded, that is logged and counted, because the action has
-        already happened; the record then stays `started`. Errors of the block are raised. Do not call this
-        inside `transaction()`, where a rollback would remove the record. To also record the rows that the
-        block changes, change them inside `acting_as(actor, request_id=str(event.id))`.
+        The block gets the recorded event. It runs only if the event was written: otherwise this call raises
+        `InvalidInput` or the error of the database. After the block, a failure to record the outcome is
+        logged and counted but not raised, because the action has happened. The outcome then stays `started`.
+        Errors of the block are raised. Do not call this inside `transaction()`, where a rollback would remove
+        the event. To also record the rows that the block changes, change them inside
+        `acting_as(actor, request_id=str(event.id))`.
         """
         event = self._check_event(actor, action, target, outcome="started")
         if self._database.in_transaction():
@@ -100,10 +104,10 @@ class Audit(ServiceBase):
         outcome: AuditOutcome = "done",
         detail: str | None = None,
     ) -> AuditEvent:
-        """Record an action that is over, such as a sign-in or an action that was refused, and return it.
+        """Record an action that has ended, such as a sign-in or a refused action. Return its event.
 
         `outcome` is done, failed or refused; `detail` has up to 500 characters. Inside `transaction()` a
-        rollback removes the record. Raises `InvalidInput`.
+        rollback removes the event. Raises `InvalidInput`.
         """
         ended = cast("AuditOutcome", check_choice(outcome, "outcome", ("done", "failed", "refused")))
         event = self._check_event(actor, action, target, outcome=ended, detail=detail)
@@ -117,16 +121,16 @@ class Audit(ServiceBase):
     ) -> tuple[AuditEvent, ...]:
         """Return the most recent actions of people, newest first, as of now.
 
-        `after` is the last action of the page before. Raises `InvalidInput`.
+        `after` is the last event of the previous page. Raises `InvalidInput`.
         """
         place = find_place(check_after(after, AuditEvent, row_key=None))
         return self._read(audit.list_actions, check_limit(limit), after=place)
 
     def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
-        """Yield every action of people, newest first; 2,000 are held at a time.
+        """Yield every action of people, newest first.
 
-        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
-        `after` is the last action already read. Raises `InvalidInput`.
+        Reads batches of 2,000 events. Each batch is one statement with its own snapshot, and no connection is
+        held between batches. `after` is the last event already read. Raises `InvalidInput`.
         """
 
         def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
@@ -141,10 +145,11 @@ class Audit(ServiceBase):
         limit: int = 50,
         after: AuditEvent | None = None,
     ) -> tuple[AuditEvent, ...]:
-        """Return the most recent changes by people, of all rows or of one, newest first, as of now.
+        """Return the most recent row changes that people made, newest first, as of now.
 
-        `row_key` is the id of a user, portfolio, quest or leaderboard entry. Amounts in `before` and `after`
-        are Decimal. `after` is the last change of the page before. Raises `InvalidInput`.
+        `row_key` is the id of a user, portfolio, quest or leaderboard entry; None lists the changes of all
+        rows. Amounts in the fields `before` and `after` of an event are Decimal. The argument `after` is the
+        last event of the previous page. Raises `InvalidInput`.
         """
         key, place = _check_changes(row_key, after)
         return self._read(audit.list_changes, check_limit(limit), after=find_place(place), row_key=key)
@@ -152,10 +157,11 @@ class Audit(ServiceBase):
     def stream_audit_changes(
         self, *, row_key: UUID | str | None = None, after: AuditEvent | None = None
     ) -> Iterator[AuditEvent]:
-        """Yield every change by people, of all rows or of one, newest first; 2,000 are held at a time.
+        """Yield every row change that people made, newest first.
 
-        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
-        `after` is the last change already read. Raises `InvalidInput`.
+        `row_key` is as in `list_audit_changes`. Reads batches of 2,000 events. Each batch is one statement
+        with its own snapshot, and no connection is held between batches. `after` is the last event already
+        read. Raises `InvalidInput`.
         """
         key, place = _check_changes(row_key, after)
 
@@ -167,11 +173,11 @@ class Audit(ServiceBase):
     # -- seals ------------------------------------------------------------------------------
 
     def seal_audit_log(self) -> AuditSealing:
-        """Seal every visible event that is not sealed yet; return how many, and the newest seal.
+        """Seal every visible event that has no seal yet. Return their number and the newest seal.
 
-        `verify_audit_log` detects later changes of a sealed event.
-        Events of transactions that commit later are sealed by a later call. Safe to repeat, and to run
-        several times at once. Writers do not wait for it.
+        `verify_audit_log` detects later changes of a sealed event. An event is visible once its transaction
+        has committed; later events are sealed by the next call. Safe to repeat, and to run several times at
+        once. Writers of events do not wait for this call.
         """
         with self._write() as (database, _), database.with_long_timeout():
             events = audit_seals.seal_events(database)
@@ -179,18 +185,20 @@ class Audit(ServiceBase):
         anchor = None if newest is None else f"{newest[0]}:{newest[1]}"
         self.metrics.count_task_success("seal_audit_log")
         if events:
-            # a copy of the anchor outside the database shows later whether the newest seals were removed
+            # This log line is a copy of the anchor outside the database. verify_audit_log needs such a copy
+            # to detect that the newest seals were removed.
             logger.info("sealed %d audit events; the newest seal is %s", events, anchor)
         return AuditSealing(events, anchor)
 
     def verify_audit_log(self, *, anchor: str | None = None) -> AuditVerification:
-        """Compare every sealed event with its seal, and every seal with the one before.
+        """Compare every sealed event with its seal, and every seal with the seal before it.
 
-        Finds events and seals that were changed, removed or added without the service, also by a superuser,
-        and returns the first broken link. The seals of dropped months are kept and compared; the events of
-        those months no longer exist. Removed newest seals are found only with `anchor`, the text
-        `NUMBER:HASH` of a seal, kept outside the database. Takes up to a minute for a million events. Metrics
-        export the result and its time, for an alert. Raises `InvalidInput`.
+        Finds events and seals that were changed, removed or added without the service, also by a superuser.
+        `broken` of the result is the first of them, in the order of the seals. The seals of dropped months
+        are compared too, but their events do not exist any more. Removal of the newest seals is found only
+        with `anchor`, the text `NUMBER:HASH` of a seal, of which you keep a copy outside the database. Takes
+        up to a minute for a million events. Metrics have the result and the time of the verification. Raises
+        `InvalidInput`.
         """
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
         reader = ChainReader(expected)
@@ -218,14 +226,14 @@ class Audit(ServiceBase):
         )
 
     def maintain_audit_log(self, *, months_ahead: int = 2, keep_months: int | None = None) -> PartitionReport:
-        """Seal the log, create the partitions of the coming months, drop the partitions that are too old.
+        """Seal the log, create the partitions of the coming months, and drop partitions that are too old.
 
-        `keep_months` is how many months before this one are kept (None: all). Raises `DatabaseError` when the
-        database must keep more: the AUDIT_KEEP_MONTHS that was set when the owner ran `migrate up`, or all
-        months if it was not set. Events are sealed before they are dropped. Their seals stay, and a new seal
-        records the drop. Safe to repeat. While partitions are created or dropped, writes that are logged
-        wait. This call waits up to 5 seconds for running writes, and then raises `DatabaseError`. Raises
-        `InvalidInput`.
+        `keep_months` is the number of months to keep before the current month (None: all). The database has a
+        minimum: the AUDIT_KEEP_MONTHS that was set when the owner ran `migrate up`, or all months if it was
+        not set. A smaller `keep_months` raises `DatabaseError`. Events are sealed before they are dropped.
+        Their seals stay, and a new seal records the drop. Safe to repeat. Changes that the audit log records
+        wait while partitions are created or dropped. This call waits up to 5 seconds for running writes, and
+        then raises `DatabaseError`. Raises `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         kept = None
@@ -233,7 +241,7 @@ class Audit(ServiceBase):
             kept = check_int(keep_months, "keep_months", least=1, most=MAX_MONTHS_KEPT)
         with self._write() as (database, _), database.with_long_timeout():
             audit_seals.seal_events(database)
-        # a separate transaction: new months are kept even when the drop is refused
+        # Create the months in a transaction of their own: they stay even if the database refuses the drop.
         with self._write() as (database, _), database.with_long_timeout():
             created, dropped = audit_seals.maintain_months(database, ahead, None)
         if kept is not None:
@@ -292,7 +300,7 @@ class Audit(ServiceBase):
 
 
 def _check_changes(row_key: Any, after: Any) -> tuple[UUID | None, AuditEvent | None]:
-    """Return the id of the row, and the last change of the page before."""
+    """Check and return both arguments. With a `row_key`, `after` must be a change of that row."""
     if row_key is None:
         return None, check_after(after, AuditEvent)
     key = check_id(row_key, "row_key")

@@ -1,7 +1,7 @@
-"""Checks the audit log's chain of seals, link after link, and stops at the first broken link.
+"""Verifies the audit log's chain of seals, and stops at the first broken seal.
 
-Owns the rules that decide whether a link is broken. Does not read the database: the caller passes the seals
-and the current events.
+A seal has the hashes of its events and the hash of the seal before it. Owns the rules that decide whether a
+seal or an event was changed. Does not read the database: the caller passes the seals and the current events.
 """
 
 import re
@@ -27,7 +27,7 @@ class Anchor(NamedTuple):
 
 
 def parse_anchor(text: str) -> Anchor:
-    """Return the seal that `NUMBER:HASH` names; raises `InvalidInput`."""
+    """Return the number and hash in a text `NUMBER:HASH`. Raises `InvalidInput`."""
     found = _ANCHOR.fullmatch(text)
     if found is None:
         raise InvalidInput(
@@ -37,10 +37,10 @@ def parse_anchor(text: str) -> Anchor:
 
 
 class ChainReader:
-    """The chain up to the last seal that was read; `broken` is the first broken link."""
+    """Verifies seals in the order of their numbers; `broken` is the first fault found, or None."""
 
     def __init__(self, expected: Anchor | None) -> None:
-        """`expected` is a seal that the chain must contain."""
+        """`expected` is a seal that the chain must contain, or None."""
         self._expected = expected
         self._newest: Anchor | None = None
         self._listed: Counter[str] = Counter()
@@ -51,19 +51,19 @@ class ChainReader:
 
     @property
     def number(self) -> int:
-        """The number of the last seal that was read, 0 before the first."""
+        """Number of the last seal that was read; 0 before the first."""
         return 0 if self._newest is None else self._newest.number
 
     @property
     def anchor(self) -> str | None:
-        """The last seal that was read, or None."""
+        """The last seal that was read, as `NUMBER:HASH`; None before the first."""
         return None if self._newest is None else str(self._newest)
 
     def read(self, seal: Seal, entries: Collection[bytes] | None) -> None:
-        """Read the next seal.
+        """Verify the next seal, and the events that it lists.
 
-        `entries` are the current events between the seal's first and last event (`audit_seals.read_entries`);
-        None if the month of the seal does not exist.
+        `entries` are the current events between the seal's first and last event, as
+        `audit_seals.read_entries` returns them: None if the partition of their month does not exist.
         """
         if self.broken is None:
             self.broken = self._check_seal(seal)
@@ -74,7 +74,7 @@ class ChainReader:
         self._newest = Anchor(seal.number, seal.hash)
         self.seals += 1
         if seal.events == 0:
-            # the seal of a dropped month
+            # A seal without events records that retention dropped the month: the month is not missing.
             self._missing.pop(seal.partition, None)
         elif entries is not None:
             self._listed[seal.partition] += seal.events
@@ -84,14 +84,17 @@ class ChainReader:
             self.dropped += seal.events
 
     def finish(self) -> None:
-        """After the last seal, check whether newer seals or whole months are missing."""
+        """Call this after the last seal: check whether the newest seals or whole months were removed."""
         if self.broken is None and self._expected is not None and self._expected.number > self.number:
             self.broken = AuditBreak("seal_removed", self._expected.number)
         if self.broken is None and self._missing:
             self.broken = AuditBreak("month_removed", min(self._missing.values()))
 
     def find_surplus(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return, for each partition that has more events than its seals list, how many more."""
+        """Return, by partition, the number of events in no seal; `counts` are all events by partition.
+
+        Partitions without such events are left out.
+        """
         surplus = {name: count - self._listed[name] for name, count in counts.items()}
         return {name: count for name, count in sorted(surplus.items()) if count > 0}
 
@@ -102,7 +105,7 @@ class ChainReader:
         if not seal.is_intact:
             return AuditBreak("seal_changed", number)
         if seal.previous_hash != before:
-            # this seal's hash covers the hash before it, so the seal before was replaced
+            # This seal is intact, and its hash covers `previous_hash`: the seal before it was replaced.
             return AuditBreak("seal_changed", max(self.number, 1))
         expected = self._expected
         if expected is not None and expected.number == number and expected.hash != seal.hash:
@@ -121,7 +124,7 @@ _BREAKS: Mapping[AuditBreakKind, str] = {
 
 
 def describe_break(found: AuditBreak) -> str:
-    """Return the first broken link in a sentence."""
+    """Return a sentence that says where and how the audit log is broken."""
     return f"the audit log is broken at seal {found.seal}: {_BREAKS[found.kind].format(event=found.event_id)}"
 
 

@@ -1,4 +1,4 @@
-"""Consistency: lets reads on a replica see at least the commits that a token names."""
+"""Consistency between processes: reads that see at least every commit before a token was made."""
 
 from contextlib import AbstractContextManager
 
@@ -10,13 +10,13 @@ from core.service.writes import ServiceBase
 
 
 class Consistency(ServiceBase):
-    """The consistency area of the service."""
+    """Calls of the service about reads on replicas."""
 
     def consistency_token(self) -> str:
-        """Return a token for everything committed so far; any process can pass it to `at_least`.
+        """Return a token that stands for every commit so far. Any process can pass it to `at_least`.
 
-        Asks the primary. The token is a short text of one line; it holds no secret. Raises
-        `DatabaseUnavailable` also when DATABASE_URL names a standby.
+        Asks the primary. The token is a short text of one line, and contains no secret. Raises
+        `DatabaseUnavailable`, also when DATABASE_URL names a standby.
         """
         token = self._read_current(lambda database: log_positions.read_token(database.execute_sql))
         if token is None:
@@ -24,12 +24,13 @@ class Consistency(ServiceBase):
         return str(token)
 
     def at_least(self, token: str) -> AbstractContextManager[None]:
-        """Let the reads of a `with` block see at least what was committed when the token was made.
+        """Make the reads in a `with` block see at least every commit before the token was made.
 
-        The reads run on a replica that has replayed these commits, else on the primary. Cached calls read
-        the database too, and store nothing in the cache. With a token of another database, or from before a
-        failover, the reads run on the primary. Blocks nest; a thread that is started in the block is not
-        part of it. Raises `InvalidInput` for a text that `consistency_token` did not return.
+        The reads run on a replica that has replayed these commits, or on the primary if there is none. In the
+        block, cached calls read the database and store nothing in the cache. With a token of another
+        database, or from before a failover, the reads run on the primary. Blocks nest. A thread that is
+        started in the block is not part of it. Raises `InvalidInput` for a text that `consistency_token` did
+        not return.
         """
         parsed = log_positions.parse_token(token)
         if parsed is None:
@@ -37,8 +38,8 @@ class Consistency(ServiceBase):
         return log_positions.at_least(parsed)
 
     def replica_stats(self) -> tuple[ReplicaStats, ...]:
-        """Return the state of each replica of DATABASE_REPLICA_URLS as this process sees it, in their order.
+        """Return the state of each replica as this process sees it, in the order of DATABASE_REPLICA_URLS.
 
-        At most a second old; asks no server.
+        The state is at most a second old. The call contacts no server.
         """
         return self._database.replica_stats()

@@ -1,6 +1,6 @@
 """Encrypts users' e-mail addresses before a write and decrypts them after a read.
 
-Callers of the service see addresses as plaintext; all layers below it, including the cache, see ciphertext.
+Callers of the service pass and get plaintext addresses. Tables and caches contain only ciphertext.
 """
 
 import logging
@@ -25,9 +25,9 @@ class UserEmails:
         self._logged: set[str] = set()
 
     def encrypt_changes(self, user_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the column values; encrypt the e-mail address, if there is one, and add its index.
+        """Return `values` as they are stored: the e-mail address, if given, is encrypted.
 
-        Raises `EncryptionKeyMissing`.
+        The column `email_index`, by which an address is found, is added. Raises `EncryptionKeyMissing`.
         """
         if "email" not in values:
             return dict(values)
@@ -38,15 +38,15 @@ class UserEmails:
         return {**values, "email": encrypted, "email_index": self.cipher.index(email)}
 
     def encrypt_rows(self, users: Iterable[User], stored: Mapping[str, StoredEmail]) -> list[UserRow]:
-        """Return rows to write for users; `stored` are the existing users by username.
+        """Return the rows to write for users; `stored` has the addresses of existing users by username.
 
-        An unchanged address keeps its stored ciphertext, so that a repeated load changes nothing.
-        Raises `EncryptionKeyMissing`.
+        An address that is already stored, encrypted with the current key, keeps its ciphertext. A repeated
+        load therefore changes nothing. Raises `EncryptionKeyMissing`.
         """
         return [self._encrypt_row(user, stored.get(user.username)) for user in users]
 
     def _encrypt_row(self, user: User, stored: StoredEmail | None) -> UserRow:
-        # an existing user keeps its id, which the encrypted address is bound to
+        # An existing user keeps its id, and a ciphertext can be decrypted only with the id of its user.
         user_id = user.id if stored is None else stored.user_id
         email = index = None
         if user.email is not None:
@@ -76,7 +76,7 @@ class UserEmails:
             return False
 
     def decrypt(self, stored: StoredUser) -> User:
-        """Return the user with the address in clear, or with the reason why it cannot be decrypted."""
+        """Return the user with a plaintext address. If decryption fails, `email` is the reason."""
         email = stored.email
         return User(
             stored.id,
@@ -90,7 +90,7 @@ class UserEmails:
         )
 
     def decrypt_all(self, stored: Sequence[StoredUser]) -> tuple[User, ...]:
-        """Return the users with their addresses in clear, as `decrypt` does."""
+        """Return the users, each as `decrypt` returns it."""
         return tuple(map(self.decrypt, stored))
 
     def _decrypt(self, user_id: UUID, email: str) -> str:

@@ -1,4 +1,4 @@
-"""The encryption keys of stored e-mail addresses: lists them, and encrypts addresses with the current one."""
+"""Encryption keys of e-mail addresses: lists the keys, and re-encrypts addresses with the current key."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -13,12 +13,12 @@ from core.service.writes import ServiceBase
 
 
 class EncryptionKeys(ServiceBase):
-    """The encryption-keys area of the service."""
+    """Calls of the service about the encryption keys of e-mail addresses."""
 
     def list_encryption_keys(self) -> tuple[EncryptionKeyUse, ...]:
-        """Return the keys of ENCRYPTION_KEYS and of stored addresses as of now, the current one first.
+        """Return every key that ENCRYPTION_KEYS lists or that encrypts a stored address, as of now.
 
-        Reads the whole table of users.
+        The current key is the first. Reads the whole table of users.
         """
         used = self._read_current(queries.count_keys)
         known = [key.id for key in self._emails.keyring.keys]
@@ -30,8 +30,8 @@ class EncryptionKeys(ServiceBase):
     def reencrypt_users(self, *, limit: int = 500, after: UUID | str | None = None) -> Reencryption:
         """Re-encrypt up to `limit` e-mail addresses that are not encrypted with the current key.
 
-        Uses one transaction, and changes no other column of the users. An address that another writer changes
-        meanwhile keeps that writer's value. `after` is the `last` of the previous answer. Raises
+        Runs in one transaction, and changes no other data of the users. An address that another writer
+        changes meanwhile keeps the value of that writer. `after` is `last` of the previous result. Raises
         `InvalidInput` and `EncryptionKeyMissing`.
         """
         most, start = check_limit(limit), None if after is None else check_id(after, "after")
@@ -51,7 +51,7 @@ class EncryptionKeys(ServiceBase):
         return Reencryption(len(changed), tuple(unreadable), last)
 
     def _reencrypt(self, found: Sequence[tuple[UUID, str]]) -> tuple[list[EmailChange], list[UUID]]:
-        """Return the changes of stored addresses, and the users whose address cannot be decrypted."""
+        """Return the new ciphertexts to store, and the users whose address cannot be decrypted."""
         changes, unreadable = [], []
         cipher = self._emails.cipher
         for user_id, stored in found:

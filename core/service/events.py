@@ -1,4 +1,4 @@
-"""Market events: what moved the market."""
+"""Market events: lists of events, their effect on trading, creation and deletion."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ def _effect_key(event_id: UUID, window: timedelta) -> str:
     return f"market_events:effect:{event_id}:{format_width(window)}"
 
 
-# Not invalidated by trades and scores.
+# A trade or a score does not invalidate the effect of an event, although the effect contains both.
 _EFFECT = Cached(
     MARKET_EVENTS,
     tuple[EventEffect, ...],
@@ -67,13 +67,13 @@ LEAST_WINDOW, MOST_WINDOW = timedelta(minutes=1), timedelta(days=31)
 
 
 class Events(ServiceBase):
-    """The market events area of the service."""
+    """Calls of the service about market events."""
 
     def get_recent_market_events(self, limit: int = 20) -> tuple[MarketEvent, ...]:
         """Return the most recent events, newest first.
 
-        At most 600 s old, and never older than the last event created or deleted through a service.
-        Events after tomorrow (UTC), which an older release could store, are left out. Raises
+        The answer is at most 600 s old, and never older than the last event created or deleted through the
+        service. Events after tomorrow (UTC), which an older release could store, are left out. Raises
         `InvalidInput`.
         """
 
@@ -94,10 +94,10 @@ class Events(ServiceBase):
         after: MarketEvent | None = None,
         before: MarketEvent | None = None,
     ) -> tuple[MarketEvent, ...]:
-        """Return the newest events that pass every filter given, newest first, as of now.
+        """Return the newest events that match every given filter, newest first, as of now.
 
-        `since` is included and `until` is not (None: the end of tomorrow in UTC, because an older
-        release could store later events). `after` is the last event of the page before;
+        Events have a time from `since` on and before `until`. `until` None is the end of tomorrow (UTC),
+        because an older release could store later events. `after` is the last event of the previous page;
         `before` is an older name for `after`. Raises `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
@@ -116,11 +116,11 @@ class Events(ServiceBase):
         until: datetime | None = None,
         after: MarketEvent | None = None,
     ) -> Iterator[MarketEvent]:
-        """Yield every event that passes every filter given, newest first; 2,000 are held at a time.
+        """Yield every event that matches every given filter, newest first.
 
-        The filters are those of `list_market_events`. Each batch of 2,000 is one statement with its own
-        snapshot, and no connection is held between batches. `after` is the last event already read. Raises
-        `InvalidInput`.
+        The filters are those of `list_market_events`. Reads batches of 2,000 events. Each batch is one
+        statement with its own snapshot, and no connection is held between batches. `after` is the last event
+        already read. Raises `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
 
@@ -141,9 +141,10 @@ class Events(ServiceBase):
         }
 
     def list_market_event_types(self) -> tuple[str, ...]:
-        """Return the types that events have, in alphabetical order.
+        """Return the different types of all events, in alphabetical order.
 
-        At most 600 s old, and never older than the last event created or deleted through a service.
+        The answer is at most 600 s old, and never older than the last event created or deleted through the
+        service.
         """
         return self._cache.get_or_load(_TYPES, lambda: self._read(queries.list_types))
 
@@ -152,10 +153,11 @@ class Events(ServiceBase):
     ) -> EventEffect | None:
         """Return what players did before and after an event, or None if the event does not exist.
 
-        Counts trades, and the players who made them, in `window` (a minute to 31 days) before and after
-        the event, and in three sessions: that of the event's day, and the previous and the next one within
-        7 days. Only sessions have a median return, because a portfolio has one value a session, not one a
-        minute. At most 60 s old. Raises `InvalidInput`.
+        Counts trades, and the players who made them, in five periods: the `window` (a minute to 31 days)
+        before the event, the `window` after it, the session of the event's day, the last session before that
+        day, and the first session after it. Sessions more than 7 days away are left out. Only sessions have a
+        median return, because a portfolio has one value per session. The answer is at most 60 s old. Raises
+        `InvalidInput`.
         """
         checked = check_id(event_id, "event_id")
         width = check_duration(window, "window", least=LEAST_WINDOW, most=MOST_WINDOW)
@@ -187,9 +189,9 @@ class Events(ServiceBase):
         impact_magnitude: Decimal | None = None,
         sentiment: str = "NEUTRAL",
     ) -> MarketEvent:
-        """Create an event as of now and return it.
+        """Create an event with the current time, and return it.
 
-        The impact is in percent, rounded half-even to two decimals. Raises `InvalidInput`.
+        `impact_magnitude` is in percent, and is rounded half-even to two decimals. Raises `InvalidInput`.
         """
         values: dict[str, Any] = {
             "id": new_id(),
@@ -206,7 +208,7 @@ class Events(ServiceBase):
             return queries.insert_event(database, values)
 
     def delete_market_event(self, event_id: UUID | str) -> bool:
-        """Delete an event and say whether it existed. Raises `InvalidInput`."""
+        """Delete an event. Return whether the event existed. Raises `InvalidInput`."""
         checked = check_id(event_id, "event_id")
         with self._write() as (database, changes):
             changes.invalidate(MARKET_EVENTS_VERSION_KEY)

@@ -1,6 +1,7 @@
-"""Fences that a write of many keys sets in a thread, while its statements run.
+"""Sets the fences of a large write in a thread, while the statements of the write run.
 
-Owns the decision whether a thread is worth it, and whether its fences still hold at the COMMIT.
+A fence on a cache key stops readers from storing a value from before the write. Owns two decisions: whether a
+write has enough keys for a thread, and whether the fences are still young enough at the COMMIT.
 """
 
 import threading
@@ -10,14 +11,18 @@ from typing import overload
 
 from core.cache import NO_TOKEN, Cache
 
-# Setting fewer fences takes less time than starting a thread.
+# Setting fewer fences than this takes less time than starting a thread.
 LEAST_KEYS_FENCED_AHEAD = 500
-# A fence outlasts the longest possible statement, COMMIT included, by at least this much.
+# Fences older than this are set again before the COMMIT. A fence lives 5 s longer than the query timeout, so
+# a younger fence outlasts the COMMIT.
 FRESH_SECONDS = 2.0
 
 
 class LazyKeys(Sequence[str]):
-    """Keys that are built when first needed: building thousands takes as long as fencing them."""
+    """A list of cache keys that is built at its first use.
+
+    Building thousands of keys takes as long as fencing them, so the thread of `FenceAhead` builds them.
+    """
 
     def __init__(self, count: int, build: Callable[[], list[str]]) -> None:
         self._count = count
@@ -53,9 +58,8 @@ class LazyKeys(Sequence[str]):
 class FenceAhead:
     """The fences that one transaction sets in a thread while its statements run.
 
-    Redis takes as long to set thousands of fences as PostgreSQL takes to write a good part of the rows, and
-    the two are independent until the COMMIT. If there are few keys, no thread is started: the caller fences
-    them at the end of the transaction.
+    Fences are needed only at the COMMIT, and setting thousands takes long: Redis sets them while PostgreSQL
+    writes the rows. For few keys no thread is started, and the caller fences them before the COMMIT.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class FenceAhead:
         self.token = NO_TOKEN
 
     def start(self) -> None:
-        """Start the thread that sets the fences, if there are enough keys."""
+        """Start the thread that sets the fences, unless there are few keys."""
         if len(self._keys) < LEAST_KEYS_FENCED_AHEAD:
             return
         self.token = self._cache.new_fence()
@@ -83,18 +87,21 @@ class FenceAhead:
         self._is_done = True
 
     def finish(self, more: Sequence[str]) -> Sequence[str]:
-        """Wait for the thread; return the keys, including `more`, that still have to be fenced."""
+        """Wait for the thread. Return the keys that the caller has to fence itself.
+
+        `more` are keys that were not known at the start.
+        """
         if self._thread is None:
             return [*self._keys, *more]
         self._thread.join()
         if not self._is_done or self._clock() - self._started_at > FRESH_SECONDS:
-            # a fence that expires before the COMMIT has ended protects nothing
+            # the thread failed, or its fences could expire before the COMMIT has ended
             return [*self._keys, *more]
         fenced = set(self._keys) if more else ()
         return [key for key in more if key not in fenced]
 
     def cancel(self) -> Sequence[str]:
-        """Wait for the thread; return the keys that it fenced."""
+        """Wait for the thread. Return the keys that it fenced; none if no thread was started."""
         if self._thread is None:
             return ()
         self._thread.join()

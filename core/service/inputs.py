@@ -1,7 +1,7 @@
-"""Checks the arguments of the service's calls, before any SQL.
+"""Checks the arguments of the service's calls before a statement runs.
 
-Owns the limits and the messages: each names the argument, its value and what is allowed. A `check_`
-function returns the value as a plain Python type or raises `InvalidInput`.
+Owns the limits and the error messages. A message names the argument, its value and the allowed values. A
+`check_` function returns the value as a plain Python type, or raises `InvalidInput`.
 """
 
 import re
@@ -41,13 +41,14 @@ MAX_PRICE = Decimal(1000000000000)
 MAX_IMPACT = Decimal("999.99")  # numeric(5, 2)
 MAX_VOLUME = 2**63 - 1
 CENT = Decimal("0.01")
-SMALLEST_PRICE = Decimal("1E-16000")  # any smaller one has more digits than PostgreSQL stores
+SMALLEST_PRICE = Decimal("1E-16000")  # PostgreSQL stores at most 16,383 decimals
 MAX_NAME = 200
 MAX_WAIT_SECONDS = Decimal(3600)  # a larger argument is likely to be in milliseconds
 MAX_DESCRIPTION = 10_000
 # Not `-MAX_MONEY`: the minus operator rounds to the precision of the caller's decimal context.
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
-# Not the caller's decimal context, which may have any precision and raise on inexact results.
+# Arithmetic uses this context: the caller's context may have any precision, and may raise an error for an
+# inexact result.
 ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
@@ -69,12 +70,12 @@ def show(value: Any) -> str:
         text = _SHORT.repr(value)
         return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
     except ValueError:
-        # Python prints no number of more than 4,300 digits
+        # repr of an int with more than 4,300 digits raises ValueError
         return f"a very large {type(value).__name__}"
 
 
 def check_id(value: Any, name: str) -> UUID:
-    """Return a UUID; accepts a UUID object of any library, or its text."""
+    """Return a UUID. Accepts a UUID object of any library, or the text of a UUID."""
     found = to_uuid(value)
     if found is None:
         raise InvalidInput(f"{name} is {show(value)}; give a UUID")
@@ -82,7 +83,7 @@ def check_id(value: Any, name: str) -> UUID:
 
 
 def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
-    """Return a list of UUIDs; accepts UUID objects or texts, in a list or as the keys of a mapping."""
+    """Return a list of up to `most` UUIDs. Accepts a list of UUIDs or texts, or a mapping with such keys."""
     listed = values.keys() if isinstance(values, Mapping) else _check_list(values, name, "a list of UUIDs")
     ids = [check_id(value, name) for value in listed]
     if most is not None and len(ids) > most:
@@ -91,7 +92,7 @@ def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
 
 
 def check_int(value: Any, name: str, *, least: int, most: int) -> int:
-    """Return a whole number between two bounds."""
+    """Return a whole number from `least` to `most`."""
     number = to_int(value)
     if number is None or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a whole number from {least} to {most}")
@@ -99,12 +100,12 @@ def check_int(value: Any, name: str, *, least: int, most: int) -> int:
 
 
 def check_limit(value: Any, name: str = "limit", *, most: int = MAX_LIMIT) -> int:
-    """Return the maximum number of rows of an answer."""
+    """Return a number of rows from 1 to `most`."""
     return check_int(value, name, least=1, most=most)
 
 
 def check_bool(value: Any, name: str) -> bool:
-    """Return True or False; numbers and texts are refused."""
+    """Return True or False. Refuses other values, also 0 and 1."""
     flag = to_bool(value)
     if flag is None:
         raise InvalidInput(f"{name} is {show(value)}; give True or False")
@@ -112,25 +113,25 @@ def check_bool(value: Any, name: str) -> bool:
 
 
 def check_callable(value: Any, name: str) -> None:
-    """Raise unless the value is a function or None."""
+    """Raise `InvalidInput` if the value cannot be called; None is accepted."""
     if value is not None and not callable(value):
         raise InvalidInput(f"{name} is {show(value)}; give a function, or None")
 
 
 def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
-    """Return the checked values of a list."""
+    """Return `check(value)` for each value of a list."""
     return [check(value) for value in _check_list(values, name, "a list")]
 
 
 def _check_list(values: Any, name: str, wanted: str) -> Iterable[Any]:
-    """Return the iterable; a text or a mapping is refused."""
+    """Return `values`, which must be iterable; a text or a mapping is refused."""
     if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is {show(values)}; give {wanted}")
     return values
 
 
 def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
-    """Return the values that a check accepts; another program may have stored names that it refuses."""
+    """Return the stored values that `check` accepts: another program can have stored other values."""
     accepted = []
     for value in values:
         try:
@@ -142,7 +143,11 @@ def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
 
 
 def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
-    """Return an iterator over records of one kind; at a record of another kind it raises with its place."""
+    """Return an iterator over records that must all be of one kind.
+
+    It raises `InvalidInput` at the first other value. The message has `element`, the word for one record, and
+    the index of the value, for example `tick 3`.
+    """
     return _check_kinds(_check_list(values, name, f"a list of {kind.__name__}"), kind, element)
 
 
@@ -154,7 +159,7 @@ def _check_kinds(values: Iterable[Any], kind: type[T], element: str) -> Iterator
 
 
 def check_in_order(records: Iterable[T], element: str, check: Callable[[T], U], *, start: int = 0) -> list[U]:
-    """Return the checked records of a batch; an error names the place of the record."""
+    """Return `check(record)` for each record; an error names the record, for example `tick 3`."""
     checked = []
     for place, record in enumerate(records, start):
         try:
@@ -165,14 +170,14 @@ def check_in_order(records: Iterable[T], element: str, check: Callable[[T], U], 
 
 
 def check_record(value: Any, kind: type[T], name: str) -> T:
-    """Return a record of one kind."""
+    """Return the value, which must be a record of the kind `kind`."""
     if not isinstance(value, kind):
         raise InvalidInput(f"{name} is {show(value)}; give a {kind.__name__}")
     return value
 
 
 def check_text(value: Any, name: str, *, most: int, required: bool = True) -> Any:
-    """Return a text of 1 to `most` characters, or None where it may be missing."""
+    """Return a text of 1 to `most` characters. None is accepted if the text is not required."""
     if value is None and not required:
         return None
     text = to_text(value)
@@ -182,7 +187,7 @@ def check_text(value: Any, name: str, *, most: int, required: bool = True) -> An
 
 
 def check_prefix(value: Any, *, most: int) -> str:
-    """Return a prefix of names: a text of up to `most` characters; the empty text matches every name."""
+    """Return a prefix of names: a text of up to `most` characters. The empty prefix matches every name."""
     return "" if to_text(value) == "" else str(check_text(value, "prefix", most=most))
 
 
@@ -195,7 +200,7 @@ def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
 
 
 def check_username(value: Any) -> str:
-    """Return a username: 1 to 50 printable characters, no space at either end."""
+    """Return a username: 1 to 50 printable characters, without spaces at its ends."""
     text = to_text(value)
     if text is None or not 1 <= len(text) <= 50 or not text.isprintable() or text != text.strip():
         raise InvalidInput(
@@ -210,7 +215,7 @@ def check_email(value: Any) -> str | None:
 
 
 def check_address(value: Any) -> str:
-    """Return an e-mail address; an error does not show it, because a mistyped address is personal too."""
+    """Return an e-mail address. An error does not show the text: a mistyped address is personal data too."""
     text = to_text(value)
     if text is None:
         raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")
@@ -241,7 +246,7 @@ def check_document(value: Any, name: str) -> dict[str, Any]:
 
 
 def check_category(value: Any, name: str = "category") -> str:
-    """Return the name of a leaderboard."""
+    """Return a category of leaderboards: 1 to 50 letters, digits, `_`, `.` or `-`."""
     text = to_text(value)
     if text is None or not _CATEGORY.match(text):
         raise InvalidInput(f"{name} is {show(value)}; give 1 to 50 letters, digits, '_', '.' or '-'")
@@ -249,12 +254,12 @@ def check_category(value: Any, name: str = "category") -> str:
 
 
 def check_leaderboard(category: Any, session_date: Any, now: datetime) -> tuple[str, date]:
-    """Return the category and session (None: today's) of a leaderboard to read."""
+    """Return the category and the session (None: today's) of a leaderboard to read."""
     return check_category(category), check_session_date(session_date, now)
 
 
 def check_symbol(value: Any) -> str:
-    """Return a ticker symbol."""
+    """Return a ticker symbol, such as AAPL or ^GSPC."""
     text = to_text(value)
     if text is None or not _SYMBOL.match(text):
         raise InvalidInput(
@@ -265,7 +270,7 @@ def check_symbol(value: Any) -> str:
 
 
 def check_currency(value: Any) -> str:
-    """Return a currency code."""
+    """Return a currency code, such as USD."""
     text = to_text(value)
     if text is None or not _CURRENCY.match(text):
         raise InvalidInput(f"currency is {show(value)}; give a code of 3 to 5 capitals, such as USD")
@@ -273,7 +278,7 @@ def check_currency(value: Any) -> str:
 
 
 def check_symbols(values: Any, name: str = "symbols") -> list[str]:
-    """Return symbols, each once, in the order given."""
+    """Return the symbols without repetitions, in the given order."""
     symbols = list(dict.fromkeys(check_each(values, name, check_symbol)))
     if len(symbols) > MAX_SYMBOLS:
         raise InvalidInput(f"{name} has {len(symbols)} symbols; give at most {MAX_SYMBOLS}")
@@ -283,8 +288,8 @@ def check_symbols(values: Any, name: str = "symbols") -> list[str]:
 def check_decimal(
     value: Any, name: str, *, least: Decimal, most: Decimal, quantum: Decimal | None = None
 ) -> Decimal:
-    """Return a finite number between two bounds, rounded half-even to `quantum`."""
-    # a batch has thousands of decimals: skip the call
+    """Return a finite number from `least` to `most`, rounded half-even to `quantum` (None: not rounded)."""
+    # skip the call for a Decimal: a batch has thousands
     number = value if type(value) is Decimal else to_decimal(value)
     if number is None:
         raise InvalidInput(f"{name} is {show(value)}, which is no number; give a Decimal, int, float or text")
@@ -294,12 +299,12 @@ def check_decimal(
 
 
 def check_money(value: Any, name: str) -> Decimal:
-    """Return an amount, rounded half-even to whole cents."""
+    """Return an amount from 0 to MAX_MONEY, rounded half-even to cents."""
     return check_decimal(value, name, least=Decimal(0), most=MAX_MONEY, quantum=CENT)
 
 
 def check_price(value: Any, name: str) -> Decimal:
-    """Return a price above zero with all its digits."""
+    """Return a price above 0, which keeps all its digits."""
     if type(value) is Decimal and value.is_finite() and SMALLEST_PRICE <= value <= MAX_PRICE:
         # fast path for the usual case: each tick of a batch has three prices
         return value
@@ -312,7 +317,7 @@ def check_price(value: Any, name: str) -> Decimal:
 
 
 def check_day(value: Any, name: str) -> date:
-    """Return any date, even one for which no session can be written."""
+    """Return a date: any date, also of a session that cannot be written yet."""
     day = to_date(value)
     if day is None:
         hint = ", such as the .date() of this time" if isinstance(value, datetime) else ""
@@ -328,8 +333,8 @@ def check_session_date(value: Any, now: datetime) -> date:
 def check_session_to_write(value: Any, now: datetime) -> date:
     """Return the UTC date of a session to write (None: today's), up to tomorrow.
 
-    Replays write sessions of any past date. A session of the far future would be the newest one of
-    every list for years.
+    Any past date is accepted, because replays write old sessions. A later date is refused: a session of the
+    far future would come first in every list of sessions for years.
     """
     day = check_session_date(value, now)
     if day > find_last_session(now):
@@ -340,30 +345,30 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 
 
 def check_before(value: Any, now: datetime) -> date:
-    """Return the exclusive upper bound of a list of sessions (None: tomorrow, so that it includes today).
+    """Return the exclusive upper bound of a list of sessions. None becomes tomorrow: the list has today's.
 
-    Tomorrow's session, which players may prepare, has not begun: a list includes it only if `value` is a
-    later date. No list includes later sessions: an older release could store rows of the far future.
+    Tomorrow's session has not begun, but players can prepare it: a list has it only if `value` is a later
+    date. Later sessions are never listed; an older release could store them.
     """
     tomorrow = find_last_session(now)
     return tomorrow if value is None else min(check_day(value, "before"), tomorrow + timedelta(days=1))
 
 
 def find_last_session(now: datetime) -> date:
-    """Return the last session that can be written: tomorrow's in UTC.
+    """Return the last session that can be written: tomorrow's (UTC).
 
-    Not today's: clocks of two machines differ, and players may prepare a session.
+    Tomorrow's is accepted because the clocks of two machines differ, and because players prepare sessions.
     """
     return now.astimezone(UTC).date() + timedelta(days=1)
 
 
 def find_end_of_time(now: datetime) -> datetime:
-    """Return the end of tomorrow (UTC); every time that can be written is before it."""
+    """Return the end of tomorrow (UTC). Only earlier times can be written."""
     return datetime.combine(find_last_session(now), time(0), UTC) + timedelta(days=1)
 
 
 def check_time(value: Any, name: str) -> datetime:
-    """Return an aware time in UTC."""
+    """Return the time in UTC of a datetime with a time zone."""
     found = to_datetime(value)
     if found is None and isinstance(value, datetime) and value == value:  # noqa: PLR0124  # false for NaT
         raise InvalidInput(f"{name} is {show(value)}, finer than a microsecond; round it")
@@ -378,7 +383,7 @@ def check_time(value: Any, name: str) -> datetime:
 
 
 def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
-    """Return the aware time of something that happened, before `end` (see `find_end_of_time`)."""
+    """Return the time in UTC of a datetime with a time zone, which must be before `end`."""
     found = check_time(value, name)
     if found >= end:
         raise InvalidInput(f"{name} is {found}, which is after tomorrow; give a time before {end}")
@@ -386,7 +391,7 @@ def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
 
 
 def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) -> timedelta:
-    """Return a timedelta between two bounds."""
+    """Return a timedelta from `least` to `most`."""
     width = to_timedelta(value)
     if width is None or not least <= width <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a timedelta from {least} to {most}")
@@ -394,12 +399,12 @@ def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) 
 
 
 def check_seconds(value: Any, name: str) -> float:
-    """Return a number of seconds, up to an hour."""
+    """Return a number of seconds from 0 to MAX_WAIT_SECONDS."""
     return float(check_decimal(value, name, least=Decimal(0), most=MAX_WAIT_SECONDS))
 
 
 def check_bucket(value: Any, name: str = "bucket") -> timedelta:
-    """Return a width of time from a timedelta or a text such as 5m, 4h, 1d or 1w."""
+    """Return a length of time, given as a timedelta or as a text such as 5m, 4h, 1d or 1w."""
     width = to_timedelta(value)
     text = to_text(value)
     if text is not None and (match := _BUCKET.match(text)):
@@ -412,7 +417,7 @@ def check_bucket(value: Any, name: str = "bucket") -> timedelta:
 
 
 def check_sentiment(value: Any) -> str:
-    """Return one of the sentiments."""
+    """Return the sentiment of an event, one of SENTIMENTS."""
     return check_choice(value, "sentiment", SENTIMENTS)
 
 
@@ -420,9 +425,9 @@ def check_sentiment(value: Any) -> str:
 
 
 def check_after(value: Any, kind: type[T], **expected: object) -> T | None:
-    """Return the record after which a page begins, None for the first page.
+    """Return the record after which a page begins; None for the first page.
 
-    `expected` are field values that every record of this list has, such as its symbol.
+    `expected` has field values that every record of the list has, such as `symbol="AAPL"`.
     """
     if value is None:
         return None
@@ -434,17 +439,17 @@ def check_after(value: Any, kind: type[T], **expected: object) -> T | None:
 
 
 def find_id(record: Any) -> UUID | None:
-    """Return the id after which a page begins, None for the first page."""
+    """Return the checked id of the record after which a page begins; None without a record."""
     return None if record is None else check_id(record.id, "after.id")
 
 
 def find_user_id(record: Any) -> UUID | None:
-    """Return the user id after which a page begins, None for the first page."""
+    """Return the checked user id of the record after which a page begins; None without a record."""
     return None if record is None else check_id(record.user_id, "after.user_id")
 
 
 def find_place(record: Any) -> tuple[datetime, UUID] | None:
-    """Return the creation time and id after which a page begins, None for the first page."""
+    """Return the checked creation time and id of the record after which a page begins; None without one."""
     if record is None:
         return None
     return check_time(record.created_at, "after.created_at"), check_id(record.id, "after.id")

@@ -1,4 +1,4 @@
-"""Reports on leaderboards: sizes, distributions, searches, histories, periods, streams; only reads."""
+"""Reports on leaderboards: size, score distribution, search, scores of players, best players of a period."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
@@ -48,7 +48,7 @@ from core.service.writes import ServiceBase
 MAX_BINS = 100
 NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
-# Limit of one statement: each score is an index probe, and its rank in an open session is a count.
+# Scores of one statement: each costs a look-up in an index, and its rank in an open session costs a count.
 MAX_SCORES = 5_000
 
 # Not the caller's decimal context, which may have any precision and raise on inexact results.
@@ -60,7 +60,7 @@ def _summary_key(category: str, day: date, bins: int, width: Decimal) -> str:
 
 
 _SUMMARY = Cached(LEADERBOARD, LeaderboardSummary, _summary_key, depends_on=list_version_keys)
-# A change of a score does not invalidate it: adding up 30 sessions of 100,000 players takes seconds.
+# A change of a score does not invalidate this: adding up 30 sessions of 100,000 players takes seconds.
 _PERIOD = Cached(
     LEADERBOARD,
     PeriodLeaderboard,
@@ -73,13 +73,13 @@ _PERIOD = Cached(
 
 
 class LeaderboardReports(ServiceBase):
-    """The leaderboard reports area of the service."""
+    """Calls of the service that report on leaderboards."""
 
     def count_leaderboard(self, category: str, session_date: date | None = None, *, prefix: str = "") -> int:
-        """Return how many players a leaderboard (None: today's) has, exactly and as of now.
+        """Return the exact number of players on a leaderboard (None: today's), as of now.
 
-        With a prefix, counts only players whose username begins with it (case-insensitive), up to
-        1,000. Raises `InvalidInput`.
+        With a `prefix`, counts only players whose username begins with the prefix (case-insensitive), and at
+        most 1,000 of them. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         prefix = check_prefix(prefix, most=50)
@@ -99,9 +99,9 @@ class LeaderboardReports(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) in `order`, from `offset` on.
 
-        The orders are `rank` (best first) and `username`; a leading `-` reverses them. With a prefix,
-        lists only players whose username begins with it (case-insensitive). The rank is always that
-        on the whole leaderboard. As of now. Raises `InvalidInput`.
+        An order is `rank` (best first), `-rank`, `username` or `-username`; the sign `-` means the reverse
+        order. With a `prefix`, lists only players whose username begins with the prefix (case-insensitive).
+        An entry always has its rank on the whole leaderboard. The answer is as of now. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         prefix = check_prefix(prefix, most=50)
@@ -122,9 +122,9 @@ class LeaderboardReports(ServiceBase):
     ) -> LeaderboardSummary | None:
         """Return the key figures of a leaderboard (None: today's) and the distribution of its scores.
 
-        None if there are no entries. The distribution has at most `bins` bins of equal width with round
-        edges; no bin is narrower than `least_width`. At most 120 s old and never older than the last
-        change through a service. Raises `InvalidInput`.
+        Returns None for a leaderboard without entries. The distribution has at most `bins` bins. All bins
+        have the same width, which is at least `least_width`, and their edges are round numbers. The answer is
+        at most 120 s old, and never older than the last change through the service. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         count = check_int(bins, "bins", least=2, most=MAX_BINS)
@@ -143,15 +143,15 @@ class LeaderboardReports(ServiceBase):
         *,
         ranked: bool = False,
     ) -> tuple[PlayerScore, ...]:
-        """Return the scores of players in sessions, by player and session, as of now.
+        """Return the scores of some players in some sessions, as of now.
 
-        A player without a score in a session has no row for it. With `ranked` each score has its rank:
-        the rank that was stored when the session was closed, or in an open session a computed one. At
-        most 5,000 pairs of player and session. Raises `InvalidInput`.
+        The scores are ordered by player, then by session. A session in which the player has no score is left
+        out. With `ranked`, each score has its rank: in a closed session the stored rank, in an open session a
+        computed rank. Accepts up to 5,000 pairs of player and session. Raises `InvalidInput`.
         """
         given = check_each(user_ids, "user_ids", lambda user_id: check_id(user_id, "user_id"))
         sessions = check_each(session_dates, "session_dates", lambda day: check_day(day, "session_date"))
-        # each pair once, however often it was given
+        # without repetitions
         players, days = list(dict.fromkeys(given)), list(dict.fromkeys(sessions))
         category, ranked = check_category(category), check_bool(ranked, "ranked")
         pairs = len(players) * len(days)
@@ -172,10 +172,10 @@ class LeaderboardReports(ServiceBase):
     ) -> PeriodLeaderboard:
         """Return the best players by mean score over several sessions up to a date (None: today's).
 
-        These are the newest `sessions` sessions (at most 90) in which the category has entries, the date
-        included. `base` is subtracted from each score; a session without a score counts as 0. Adds up every
-        entry of these sessions, so the answer may be up to 300 s old, even after a change. Raises
-        `InvalidInput`.
+        Takes the newest `sessions` sessions (at most 90) that have entries in the category, up to and
+        including the date. `base` is subtracted from each score; a session without a score counts as 0. The
+        answer is up to 300 s old, even after a change, because it has to read every entry of these sessions.
+        Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         count = check_int(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
@@ -198,8 +198,9 @@ class LeaderboardReports(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, as of now.
 
-        `after` is the last entry of the page before. The page continues behind that entry's score, even if
-        entries were written in between; `list_leaderboard` counts places instead. Raises `InvalidInput`.
+        `after` is the last entry of the previous page. The page begins behind the score of that entry, even
+        if other entries were written meanwhile. (`list_leaderboard` skips a number of entries instead.)
+        Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         last = check_after(after, LeaderboardEntry, category=leaderboard[0], session_date=leaderboard[1])
@@ -216,9 +217,9 @@ class LeaderboardReports(ServiceBase):
     ) -> Iterator[LeaderboardEntry]:
         """Yield every entry of a leaderboard (None: today's), best first, with its rank.
 
-        2,000 are held at a time. Each batch of 2,000 is one statement with its own snapshot, and no
-        connection is held between batches: an entry whose score changes meanwhile may come twice or not at
-        all. Raises `InvalidInput`.
+        Reads batches of 2,000 entries. Each batch is one statement with its own snapshot, and no connection
+        is held between batches. An entry whose score changes meanwhile may be yielded twice or be missing.
+        Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
 
@@ -229,7 +230,7 @@ class LeaderboardReports(ServiceBase):
 
 
 def _count_ranks(entries: Iterable[LeaderboardEntry]) -> Iterator[LeaderboardEntry]:
-    """Yield all entries of a leaderboard with their ranks."""
+    """Yield the entries with their ranks; `entries` are all of a leaderboard, best first."""
     last: LeaderboardEntry | None = None
     for place, entry in enumerate(entries, 1):
         rank = last.rank if last is not None and entry.score == last.score else place
@@ -240,7 +241,11 @@ def _count_ranks(entries: Iterable[LeaderboardEntry]) -> Iterator[LeaderboardEnt
 def _list_whole(
     database: Database, category: str, day: date, selection: queries.Selection
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return a page of a leaderboard without a prefix, read from the end that is nearer."""
+    """Return a page of a leaderboard, not limited to a prefix.
+
+    A page in the order `-rank` is a page of the order `rank`, reversed. A page by username is read from the
+    nearer end, because the statement reads the skipped entries too.
+    """
     if selection.order == "rank":
         return leaderboards.list_page(database, category, day, selection.limit, selection.offset)
     size = queries.count_entries(database, category, day)
@@ -260,7 +265,7 @@ def _find_summary(
     database: Database, category: str, day: date, bins: int, least_width: Decimal
 ) -> LeaderboardSummary | None:
     players = queries.count_entries(database, category, day)
-    # the entry in the middle, or the two in the middle when their number is even
+    # one entry if the number of players is odd, two if it is even
     middle = leaderboards.list_page(database, category, day, 2 - players % 2, max(players - 1, 0) // 2)
     best = leaderboards.list_page(database, category, day, 1, 0)
     worst = queries.find_worst(database, category, day)
@@ -292,9 +297,10 @@ def _find_period(
 
 
 def choose_edges(low: Decimal, high: Decimal, *, bins: int, least_width: Decimal) -> list[Decimal]:
-    """Return the edges of at most `bins` bins from below `low` to above `high`.
+    """Return the edges of at most `bins` bins of equal width; all scores from `low` to `high` are in a bin.
 
-    They are multiples of a width that is 1, 2 or 5 times a power of ten.
+    The width is at least `least_width`, and 1, 2 or 5 times a power of ten. The edges are multiples of the
+    width.
     """
     width = _round_up(max((high - low) / (bins - 1), least_width))
     first, last = ((value / width).to_integral_value(ROUND_FLOOR) for value in (low, high))

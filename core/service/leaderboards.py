@@ -1,4 +1,4 @@
-"""Leaderboards: the scores and ranks of a session by category."""
+"""Leaderboards: the scores and ranks of players, by category and session."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -37,12 +37,12 @@ CHUNK_ROWS = 5_000
 
 
 def leaderboard_version_key(category: str, session_date: date) -> str:
-    """Name the version key that every cached value of a leaderboard depends on."""
+    """Return the version key on which every cached value of a leaderboard depends."""
     return version_key(LEADERBOARD, category, session_date)
 
 
 def list_version_keys(category: str, session_date: date, *_: object) -> tuple[str, str]:
-    """Return the version keys of a cached leaderboard: of its entries, and of all usernames."""
+    """Return the version keys of a cached leaderboard: one for its entries, one for the usernames in it."""
     return leaderboard_version_key(category, session_date), USERNAMES_VERSION_KEY
 
 
@@ -54,7 +54,7 @@ _TOP = Cached(LEADERBOARD, tuple[LeaderboardEntry, ...], _top_key, depends_on=li
 
 
 class Leaderboards(ServiceBase):
-    """The leaderboards area of the service."""
+    """Calls of the service about leaderboards."""
 
     def get_leaderboard(
         self,
@@ -66,9 +66,9 @@ class Leaderboards(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) from place `offset` on, best first.
 
-        Equal scores share their rank (1, 2, 2, 4) and are ordered by the creation time of their entries.
-        The top (offset 0) is at most 120 s old and never older than the last change through a service;
-        other pages are as of now. Raises `InvalidInput`.
+        Equal scores share their rank (1, 2, 2, 4) and are ordered by the creation time of their entries. With
+        offset 0 the answer is at most 120 s old, and never older than the last change through the service.
+        With another offset it is as of now. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         limit, offset = check_limit(limit), check_int(offset, "offset", least=0, most=MAX_OFFSET)
@@ -81,7 +81,7 @@ class Leaderboards(ServiceBase):
         return self._cache.get_or_load(_TOP, load, category, day, limit)
 
     def _warm_leaderboard(self, operation: str, category: str, limits: Sequence[int]) -> None:
-        """Cache today's leaderboard at every limit, from one page with the largest missing limit."""
+        """Cache today's leaderboard for each of `limits`. One statement reads the largest missing one."""
         day = check_session_date(None, self._clock())
 
         def load(missing: Sequence[int]) -> dict[int, tuple[LeaderboardEntry, ...]]:
@@ -114,10 +114,11 @@ class Leaderboards(ServiceBase):
         *,
         radius: int = 5,
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return a player's entry on a leaderboard (None: today's) with up to `radius` on each side.
+        """Return a player's entry on a leaderboard (None: today's), with its neighbours.
 
-        Best first, with exact ranks, as of now. Raises `LeaderboardEntryNotFound`, also for a user
-        that does not exist, and `InvalidInput`.
+        There are up to `radius` entries above the player's entry, and up to `radius` below. The entries come
+        best first, with exact ranks, as of now. Raises `LeaderboardEntryNotFound`, also for a user that does
+        not exist, and `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         category, day = check_leaderboard(category, session_date, self._clock())
@@ -147,7 +148,8 @@ class Leaderboards(ServiceBase):
         def write() -> LeaderboardEntry | None:
             return self._write_one(keys, queries.set_score, category, day, row)
 
-        # retried if the user is deleted meanwhile: the statement still sees the row, the foreign key does not
+        # Retried if the user is deleted meanwhile: the statement still sees the user, but the check of the
+        # foreign key does not. The next attempt finds no user.
         entry = self._retry_conflicts(write, ConstraintViolated)
         if entry is None:
             raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
@@ -161,10 +163,10 @@ class Leaderboards(ServiceBase):
     ) -> BatchResult:
         """Set many scores on one leaderboard, all or none.
 
-        One statement per 5,000 rows in one transaction; of two scores of one player the last
-        wins. Scores are rounded half-even to two decimals, and the session (None: today's) may be any up
-        to tomorrow (UTC). Players that do not exist are returned as missing. Raises `InvalidInput`,
-        naming the place of the update in the batch.
+        Runs one statement per 5,000 rows, in one transaction. Of two scores of one player the last is stored.
+        Scores are rounded half-even to two decimals. The session (None: today's) may be any up to tomorrow
+        (UTC). Players that do not exist are returned as missing. Raises `InvalidInput` with the index of the
+        wrong update.
         """
         category, day = check_category(category), check_session_to_write(session_date, self._clock())
         given = check_records(updates, LeaderboardUpdate, "updates", "update")
@@ -192,8 +194,8 @@ class Leaderboards(ServiceBase):
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
         """Return the categories that have entries in a session (None: today's), in alphabetical order.
 
-        As of now. A name that no call accepts, which only another program can have stored, is left out.
-        Raises `InvalidInput`.
+        The answer is as of now. Leaves out a category that no call accepts: only another program can have
+        stored such a name. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         return tuple(list_accepted(self._read(queries.list_categories, day), check_category))

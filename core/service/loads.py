@@ -1,7 +1,7 @@
 """Bulk loads for seeds, imports and backfills.
 
-Owns the chunks and the keys that a load invalidates. Every load is set-based (COPY, then one upsert per
-chunk) and repeatable; each chunk is one transaction. `record_checks` owns the rules for a valid record.
+Splits the records into chunks, and decides which cache keys a load invalidates. A chunk is one transaction
+with a COPY and one upsert. Every load can be repeated. `record_checks` owns the rules for a valid record.
 """
 
 import sys
@@ -36,7 +36,10 @@ CHUNK_ROWS = 20_000
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One kind of load; `names` and `name` are the plural and singular of its records in messages."""
+    """How records of one kind are loaded.
+
+    `names` and `name` are the plural and the singular of the records in messages: `ticks` and `tick`.
+    """
 
     target: queries.Target
     checks: RecordChecks[Any]
@@ -57,7 +60,7 @@ ENTRIES = Load(
 )
 QUEST_ROWS = Load(queries.QUESTS, record_checks.QUESTS, "quests", "quest")
 EVENTS = Load(queries.MARKET_EVENTS, record_checks.MARKET_EVENTS, "events", "event")
-# Text on how to create a missing referenced row, by the columns of the foreign key.
+# The end of the message for a record without its user or portfolio, by the columns of the foreign key.
 REMEDIES = {
     ("user_id",): "which is no user's; create the user first with create_user or load_users",
     ("user_id", "session_date"): (
@@ -67,20 +70,20 @@ REMEDIES = {
 
 
 class Loads(ServiceBase):
-    """The bulk loads of the service.
+    """Calls of the service that load many records.
 
-    Records are loaded in chunks of 20,000, each in its own transaction: an error undoes its chunk, and
-    the earlier chunks stay; inside `transaction()` all are loaded or none. A row that already has the
-    same values is not written, so a load can be repeated. Of two records with one key in a chunk the
-    last wins. Amounts and scores are rounded half-even to two decimals.
+    Records are loaded in chunks of 20,000, and each chunk is one transaction: an error undoes its chunk, and
+    the earlier chunks stay. Inside `transaction()` all records are loaded or none. A row that already has the
+    same values is not written, so a load can be repeated. Of several records with the same key in a chunk,
+    the last one is stored. Amounts and scores are rounded half-even to two decimals.
     """
 
     def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
-        """Load users by username; return the id of each by username.
+        """Insert or update users by username. Return the id of each user by username.
 
-        An existing user keeps its id, `created_at` and `last_active`. Raises `InvalidInput`, naming the
-        place of the record, `ConstraintViolated` when another user has its id, and
-        `EncryptionKeyMissing` for an e-mail address when no key is set.
+        An existing user keeps its id, `created_at` and `last_active`. Raises `InvalidInput` with the index of
+        the wrong record, `ConstraintViolated` if the id of a new user belongs to another user, and
+        `EncryptionKeyMissing` if there is an e-mail address but no key is set.
         """
         ids: dict[str, UUID] = {}
 
@@ -94,7 +97,10 @@ class Loads(ServiceBase):
         return ids
 
     def _load_users(self, database: Database, users: Sequence[User]) -> tuple[int, dict[str, UUID]]:
-        """Write users with encrypted addresses; return how many rows are new or changed, and the ids."""
+        """Write users with encrypted addresses.
+
+        Returns how many rows are new or changed, and the id of each user by username.
+        """
         names = [user.username for user in users]
         has_address = any(user.email is not None for user in users)
         stored = queries.find_emails(database, names) if has_address else {}
@@ -102,16 +108,17 @@ class Loads(ServiceBase):
         written = queries.load_rows(database, queries.USERS, rows)
         ids = queries.find_user_ids(database, names)
         if has_address and any(row.id != ids[row.username] for row in rows):
-            # Another writer created some of the users meanwhile, with other ids. Their rows are locked now:
-            # encrypt again, because an address is bound to the id of its user.
+            # Another writer created some of the users meanwhile, with other ids. These ids cannot change any
+            # more, because the upsert has locked the rows. Encrypt again: a ciphertext can be decrypted only
+            # with the id of its user.
             rows = self._emails.encrypt_rows(users, queries.find_emails(database, names))
             written += queries.load_rows(database, queries.USERS, rows)
         return written, ids
 
     def load_market_ticks(self, ticks: Iterable[Tick]) -> int:
-        """Load ticks by symbol and time; return how many are new or changed.
+        """Insert or update ticks by symbol and time. Return how many rows are new or changed.
 
-        Raises `InvalidInput`, naming the place of the record.
+        Raises `InvalidInput` with the index of the wrong record.
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[Tick]) -> int:
@@ -121,11 +128,10 @@ class Loads(ServiceBase):
         return self._load(TICKS, ticks, write)
 
     def load_portfolios(self, portfolios: Iterable[Portfolio]) -> int:
-        """Load portfolios by user and session; return how many are new or changed.
+        """Insert or update portfolios by user and session. Return how many rows are new or changed.
 
-        An existing portfolio keeps `id` and `created_at`. Raises `InvalidInput`, naming the place of
-        the record, and `ConstraintViolated` when its user does not exist or another portfolio has
-        its id.
+        An existing portfolio keeps `id` and `created_at`. Raises `InvalidInput` with the index of the wrong
+        record, and `ConstraintViolated` if its user does not exist or its id belongs to another portfolio.
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[Portfolio]) -> int:
@@ -135,18 +141,18 @@ class Loads(ServiceBase):
         return self._load(PORTFOLIOS, portfolios, write)
 
     def load_positions(self, positions: Iterable[Position]) -> int:
-        """Load positions by user, session and symbol; return how many are new or changed.
+        """Insert or update positions by user, session and symbol. Return how many rows are new or changed.
 
-        Stored positions that are not in the load stay. Raises `InvalidInput`, naming the place of the
-        record, and `ConstraintViolated` when its portfolio does not exist.
+        Stored positions that are not in the load stay. Raises `InvalidInput` with the index of the wrong
+        record, and `ConstraintViolated` if its portfolio does not exist.
         """
         return self._load(POSITIONS, positions)
 
     def load_trades(self, trades: Iterable[Trade]) -> int:
-        """Load trades by id; return how many are new or changed.
+        """Insert or update trades by id. Return how many rows are new or changed.
 
-        Raises `InvalidInput`, naming the place of the record, and `ConstraintViolated` when its
-        portfolio does not exist.
+        Raises `InvalidInput` with the index of the wrong record, and `ConstraintViolated` if its portfolio
+        does not exist.
         """
 
         def write(database: Database, _changes: Changes, chunk: Sequence[Trade]) -> int:
@@ -156,11 +162,11 @@ class Loads(ServiceBase):
         return self._load(TRADES, trades, write)
 
     def load_leaderboard_entries(self, entries: Iterable[LeaderboardEntry]) -> int:
-        """Load entries by user, session and category; return how many are new or changed.
+        """Insert or update entries by user, session and category. Return how many rows are new or changed.
 
-        Ranks are stored as given, as `close_session` would store them; `username` is ignored. An
-        existing entry keeps `id` and `created_at`. Raises `InvalidInput`, naming the place of the
-        record, and `ConstraintViolated` when its user does not exist or another entry has its id.
+        `rank` is stored as it is given, like a final rank of `close_session`; `username` is ignored. An
+        existing entry keeps `id` and `created_at`. Raises `InvalidInput` with the index of the wrong record,
+        and `ConstraintViolated` if its user does not exist or its id belongs to another entry.
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[LeaderboardEntry]) -> int:
@@ -171,16 +177,16 @@ class Loads(ServiceBase):
         return self._load(ENTRIES, entries, write)
 
     def load_quests(self, quests: Iterable[Quest]) -> int:
-        """Load quests by id; return how many are new or changed.
+        """Insert or update quests by id. Return how many rows are new or changed.
 
-        An existing quest gets every value of the record, including its user. A completed quest without
-        `completed_at` was completed at an unknown time. Raises `InvalidInput`, naming
-        the place of the record, and `ConstraintViolated` when its user does not exist.
+        An existing quest gets every value of the record, also its user. A completed quest without
+        `completed_at` was completed at an unknown time. Raises `InvalidInput` with the index of the wrong
+        record, and `ConstraintViolated` if its user does not exist.
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[Quest]) -> int:
             owners = {quest.user_id for quest in chunk}
-            # a quest may move to another player
+            # a loaded quest can have a new owner: the list of the previous owner changes too
             owners |= queries.lock_quest_owners(database, chunk)
             changes.invalidate(*map(quests_key, owners))
             return queries.load_rows(database, queries.QUESTS, chunk)
@@ -188,9 +194,9 @@ class Loads(ServiceBase):
         return self._load(QUEST_ROWS, quests, write)
 
     def load_market_events(self, events: Iterable[MarketEvent]) -> int:
-        """Load events by id; return how many are new or changed.
+        """Insert or update events by id. Return how many rows are new or changed.
 
-        Raises `InvalidInput`, naming the place of the record.
+        Raises `InvalidInput` with the index of the wrong record.
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[MarketEvent]) -> int:
@@ -205,9 +211,10 @@ class Loads(ServiceBase):
         records: Iterable[T],
         write: Callable[[Database, Changes, Sequence[T]], int] | None = None,
     ) -> int:
-        """Check and write records chunk by chunk; return how many rows are new or changed.
+        """Check and write records chunk by chunk. Return how many rows are new or changed.
 
-        `write` writes a chunk and notes the cache keys to invalidate; None is for rows that no cache holds.
+        `write` writes one chunk, and adds the cache keys to invalidate. None: `load_rows` writes the chunk,
+        for records that are never cached.
         """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
@@ -233,7 +240,7 @@ class Loads(ServiceBase):
 
 
 def _keep_last(target: queries.Target, records: Sequence[T]) -> list[T]:
-    """Keep the last record of each key: one statement must not write a row twice."""
+    """Return the last record of each key: an upsert cannot write the same row twice."""
     key = attrgetter(*target.key)
     return list({key(record): record for record in records}.values())
 
@@ -241,7 +248,7 @@ def _keep_last(target: queries.Target, records: Sequence[T]) -> list[T]:
 def _name_record(
     error: ConstraintViolated, load: Load, records: Sequence[T], start: int
 ) -> ConstraintViolated:
-    """Return the error with the place of the record whose key the server refused."""
+    """Return the error with a message that names the refused record by its index and key."""
     for place, record in enumerate(records, start):
         if error.key and all(str(getattr(record, name, None)) == value for name, value in error.key.items()):
             values = " and ".join(f"{name} {show(value)}" for name, value in error.key.items())

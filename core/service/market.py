@@ -35,7 +35,7 @@ MAX_POINTS = 500
 MAX_MARKET_DAYS = 3_660
 MAX_PLACES = 50_000
 MAX_WEEKS = 10_000  # 190 years
-# How many lists of symbols are remembered, each of at most MAX_SYMBOLS.
+# Number of lists of symbols, each of at most MAX_SYMBOLS, whose cache keys are kept in memory.
 REMEMBERED_LISTS = 64
 
 
@@ -43,13 +43,13 @@ MARKET_ALL_KEY = "market:all"
 
 
 def market_key(symbol: str) -> str:
-    """Name the cached latest tick of a symbol."""
+    """Return the cache key of the latest tick of a symbol."""
     return f"market:{symbol}"
 
 
 _LATEST = Cached(MARKET, Tick, market_key)
 _LATEST_OF_ALL = Cached(MARKET, tuple[Tick, ...], lambda: MARKET_ALL_KEY)
-# A new tick does not invalidate the reads below.
+# A new tick does not invalidate the cached values below: they expire.
 _SPARKLINES = Cached(
     MARKET,
     tuple[Sparkline, ...],
@@ -73,19 +73,20 @@ _RETURNS = Cached(
 
 
 class Market(ServiceBase):
-    """The market area of the service."""
+    """Calls of the service about symbols and their prices."""
 
-    # Month that has most of the latest ticks: it is searched first. Threads share it without a lock,
-    # because it is only a guess.
+    # The month that has most of the latest ticks: a statement searches it first. Threads share it without a
+    # lock, because a wrong month only costs a second statement.
     _latest_month: datetime | None = None
 
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
         """Return the latest tick of each symbol (None: of all), ordered by symbol.
 
-        Ticks after tomorrow (UTC), which an older release could store, are ignored. A symbol without ticks
-        is left out. While the database does not answer and at least one symbol has a last known tick, the
-        symbols without one are left out too (`stale_seconds()` is then a number). At most 30 s old, and
-        never older than the last tick inserted through a service. Raises `InvalidInput`.
+        Ticks after tomorrow (UTC), which an older release could store, are ignored. A symbol without ticks is
+        left out. While the database does not answer, the call returns the last known ticks and leaves out the
+        other symbols (`stale_seconds()` is then a number); without any known tick it raises the error of the
+        database. The answer is at most 30 s old, and never older than the last tick inserted through the
+        service. Raises `InvalidInput`.
         """
         if symbols is None:
             return self._cache.get_or_load(
@@ -129,7 +130,7 @@ class Market(ServiceBase):
     ) -> Tick:
         """Insert one tick (timestamp None: now) and return it.
 
-        Prices keep their digits. The time must be before the end of tomorrow (UTC). A tick replaces the
+        Prices keep all their digits. The time must be before the end of tomorrow (UTC). The tick replaces a
         stored tick of the same symbol and time. Raises `InvalidInput`.
         """
         now = self._clock()
@@ -152,16 +153,16 @@ class Market(ServiceBase):
         return tick
 
     def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
-        """Insert many ticks, all or none; return how many rows were written.
+        """Insert many ticks, all or none. Return how many rows were written.
 
-        Prices keep their digits, and times must be before the end of tomorrow (UTC). Of two ticks of
-        one symbol and time the last wins. Raises `InvalidInput`, naming the place of the tick.
+        Prices keep all their digits. Times must be before the end of tomorrow (UTC). Of several ticks of the
+        same symbol and time, the last one is stored. Raises `InvalidInput` with the index of the wrong tick.
         """
         checked = check_ticks(ticks, self._clock())
         if not checked:
             return 0
         if len(checked) > CHUNK_ROWS:
-            # chunks in the same order everywhere, so that no two loads deadlock
+            # every writer of several chunks sorts them in the same order, which prevents most deadlocks
             checked.sort(key=find_key)
         keys = list_market_keys({tick.symbol for tick in checked})
 
@@ -170,12 +171,12 @@ class Market(ServiceBase):
                 for chunk in chunked(checked, CHUNK_ROWS):
                     queries.insert_ticks(database, chunk)
 
-        # retried after a deadlock, which is possible because a trigger updates the symbols after each chunk
+        # A deadlock is still possible, because a trigger updates the table of symbols after each chunk.
         self._retry_conflicts(write)
         return len(checked)
 
     def delete_market_ticks(self, symbol: str) -> int:
-        """Delete every tick of a symbol, and the symbol itself; return how many ticks there were.
+        """Delete every tick of a symbol, and the symbol itself. Return the number of deleted ticks.
 
         Raises `InvalidInput`.
         """
@@ -183,19 +184,19 @@ class Market(ServiceBase):
         with self._write() as (database, changes):
             changes.invalidate(*list_market_keys([checked]))
             deleted = queries.delete_ticks(database, checked)
-        # a separate transaction: this one locks out writers of ticks, and the deletion above may take long
+        # A second transaction: forget_symbol blocks all writers of ticks, and the deletion can take long.
         with self._write() as (database, _):
             queries.forget_symbol(database, checked)
         return deleted
 
     def get_symbol_currencies(self) -> dict[str, str | None]:
-        """Return the currency of every symbol, None where it is not known; as of now."""
+        """Return the currency of every symbol (None: not known), as of now."""
         return self._read(queries.list_currencies)
 
     def update_symbol_currencies(self, currencies: Mapping[str, str]) -> int:
-        """Set the currencies that prices are quoted in (GBX: pence); return how many changed.
+        """Set the currency of each symbol's prices, such as USD or GBX (pence). Return how many changed.
 
-        A symbol without ticks has no currency, and is skipped. Raises `InvalidInput`.
+        Skips a symbol without ticks, which has no currency. Raises `InvalidInput`.
         """
         if not isinstance(currencies, Mapping):
             raise InvalidInput(f"currencies is {show(currencies)}; give a mapping of symbols to currencies")
@@ -204,16 +205,17 @@ class Market(ServiceBase):
             return queries.update_currencies(database, checked)
 
     def get_moved_weeks(self) -> dict[str, int]:
-        """Return for each symbol the number of weeks by which the dates of its imported history were moved.
+        """Return the number of weeks by which the dates of each symbol's price history were moved, as of now.
 
-        This is as of now, not cached. 0 means that the prices have their original dates.
+        0 means that the prices have their original dates.
         """
         return self._read(queries.list_moved_weeks)
 
     def update_moved_weeks(self, weeks: Mapping[str, int]) -> int:
-        """Store by how many weeks the dates of each symbol's history were moved; return how many changed.
+        """Store the number of weeks by which the dates of each symbol's price history were moved.
 
-        Changes no tick. A symbol without ticks is skipped. Raises `InvalidInput`.
+        Returns how many symbols changed. Changes no tick, and skips a symbol without ticks. Raises
+        `InvalidInput`.
         """
         if not isinstance(weeks, Mapping):
             raise InvalidInput(f"weeks is {show(weeks)}; give a mapping of symbols to weeks")
@@ -235,8 +237,8 @@ class Market(ServiceBase):
     ) -> tuple[Tick, ...]:
         """Return up to `limit` ticks of a symbol in [start, end), oldest first, as of now.
 
-        `start` None is the first tick, `end` None is the end of tomorrow (UTC). `after` is the last tick
-        of the page before. Raises `InvalidInput`.
+        `start` None is the first tick, `end` None is the end of tomorrow (UTC). `after` is the last tick of
+        the previous page. Raises `InvalidInput`.
         """
         ticks = self._check_range(symbol, start, end)
         last = check_after(after, Tick, symbol=ticks.symbol)
@@ -250,11 +252,11 @@ class Market(ServiceBase):
         end: datetime | None = None,
         after: Tick | None = None,
     ) -> Iterator[Tick]:
-        """Yield every tick of a symbol in [start, end), oldest first; 2,000 are held at a time.
+        """Yield every tick of a symbol in [start, end), oldest first.
 
-        `start` None is the first tick, `end` None is the end of tomorrow (UTC). Each batch of 2,000 is one
-        statement with its own snapshot, and no connection is held between batches. `after` is the last tick
-        already read. Raises `InvalidInput`.
+        `start` None is the first tick, `end` None is the end of tomorrow (UTC). Reads batches of 2,000 ticks.
+        Each batch is one statement with its own snapshot, and no connection is held between batches. `after`
+        is the last tick already read. Raises `InvalidInput`.
         """
         ticks = self._check_range(symbol, start, end)
 
@@ -295,10 +297,10 @@ class Market(ServiceBase):
     ) -> tuple[Sparkline, ...]:
         """Return the trend of each symbol's price (None: of all), ordered by symbol.
 
-        A point is the last price of a step. Steps without prices are skipped: a sparkline has the last
-        `points` steps that have a price, or fewer if there are fewer. Prices after tomorrow (UTC) are left
-        out. One statement for all symbols. With `symbols` as of now, without them at most 15 s old. Raises
-        `InvalidInput`.
+        Time is divided into steps of the length `step`, and a point is the last price of a step. A sparkline
+        has up to `points` points: those of the last steps that have a price. Prices after tomorrow (UTC) are
+        left out. Runs one statement for all symbols. With `symbols` the answer is as of now, without them at
+        most 15 s old. Raises `InvalidInput`.
         """
         width = check_bucket(step, "step")
         count = check_int(points, "points", least=1, most=MAX_POINTS)
@@ -313,21 +315,22 @@ class Market(ServiceBase):
         return self._cache.get_or_load(_SPARKLINES, load, count, width)
 
     def get_price_statistics(self) -> tuple[PriceStatistics, ...]:
-        """Return change in 24 hours and volatility of every symbol with prices, ordered by symbol.
+        """Return the change in 24 hours and the volatility of every symbol with prices, ordered by symbol.
 
-        Both refer to the symbol's last price, and are computed from the stored prices alone: the change and
-        volatility that ticks were stored with are ignored. `Tick` has the definitions. Changes are rounded
-        to four decimals. Prices after tomorrow (UTC) are left out. At most 15 s old.
+        The figures are those at the symbol's last price, as `Tick` defines them. They are computed from
+        stored prices alone: the change and volatility that are stored with a tick are ignored. Changes are
+        rounded to four decimals. Prices after tomorrow (UTC) are left out. The answer is at most 15 s old.
         """
         return self._cache.get_or_load(
             _STATISTICS, lambda: self._read(queries.list_statistics, find_end_of_time(self._clock()))
         )
 
     def list_prices_at(self, places: Sequence[tuple[str, datetime]]) -> tuple[Decimal | None, ...]:
-        """Return the last price of a symbol at or before a time, for up to 50,000 such pairs, as of now.
+        """Return the last price at or before a time, for each pair of a symbol and a time, as of now.
 
-        In the order given; None where the symbol had no price yet. One statement for all. Prices
-        after tomorrow (UTC) are left out. Raises `InvalidInput`.
+        The answer has the order of `places`, which are up to 50,000 pairs. A price is None if the symbol had
+        no price at that time. Runs one statement for all. Prices after tomorrow (UTC) are left out. Raises
+        `InvalidInput`.
         """
         checked = check_each(places, "places", _check_place)
         if len(checked) > MAX_PLACES:
@@ -339,8 +342,9 @@ class Market(ServiceBase):
     def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
         """Return the average return of all symbols on each UTC day with prices, oldest first.
 
-        The return of a day is from its first price (or the open of that tick) to its last price. Both dates
-        are included, 3,660 days at most. At most 30 s old. Raises `InvalidInput`.
+        The return of a symbol on a day is from its first price of the day (`open` of that tick, if set) to
+        its last. Both dates are included, and 3,660 days are the most. The answer is at most 30 s old. Raises
+        `InvalidInput`.
         """
         first, last = check_day(start, "start"), check_day(end, "end")
         if not 0 <= (last - first).days < MAX_MARKET_DAYS:
@@ -360,27 +364,28 @@ def _check_place(place: Any) -> tuple[str, datetime]:
 
 
 def _find_time(tick: Tick | None) -> datetime | None:
-    """Return the time after which a page of ticks begins; None for the first page."""
+    """Return the checked time of the tick after which a page begins; None without a tick."""
     return None if tick is None else check_time(tick.timestamp, "after.timestamp")
 
 
 def _name_keys(symbols: Any) -> Mapping[str, str]:
-    """Return a mapping from cache keys to their symbols, ordered by symbol."""
+    """Return a mapping from cache keys to symbols, ordered by symbol."""
     if isinstance(symbols, list | tuple):
         try:
             return _name_keys_once(tuple(symbols))
         except TypeError:
-            # one of the values is unhashable, so it is no symbol; the check below raises for it
+            # a value that cannot be hashed is no symbol: the check below raises
             pass
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 
 @lru_cache(maxsize=REMEMBERED_LISTS)
 def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
-    # callers repeat the same few lists, and checking one takes longer than reading it from the near cache
+    # Callers repeat the same few lists, and checking a list takes longer than reading its ticks from the near
+    # cache.
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 
 def list_market_keys(symbols: Iterable[str]) -> list[str]:
-    """Return the keys that a new tick of these symbols changes."""
+    """Return the cache keys to invalidate when ticks of these symbols change."""
     return [MARKET_ALL_KEY, *map(market_key, symbols)]
