@@ -1,4 +1,4 @@
-"""The one service of the stack: validate, transaction, commit, invalidate."""
+"""The service: the calls with which every program reads and changes the data of Echo Markets."""
 
 from core.service.service import EnhancedDatabaseService
 

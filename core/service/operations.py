@@ -1,4 +1,4 @@
-"""Operations: caches and statistics of the server."""
+"""Operations: clears and warms the cache; statistics of the cache, the pool and the database server."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -31,12 +31,13 @@ from core.service.users import Users, user_key
 
 T = TypeVar("T")
 
-# Keys of one step: one MGET, one script and one statement. Redis serves no other client during the script.
+# Keys that one step of `warm_cache` fills, with one MGET, one SQL statement and one Redis script. Redis
+# serves no other client while a script runs.
 WARM_KEYS = 200
 
 
 class Operations(Users, Market, Leaderboards, Quests):
-    """The operations area of the service; `warm_cache` uses the areas that it fills."""
+    """Calls of the service for operators. `warm_cache` uses methods of the base classes."""
 
     # -- caches ---------------------------------------------------------------------------
 
@@ -50,20 +51,21 @@ class Operations(Users, Market, Leaderboards, Quests):
         self._cache.invalidate([user_key(checked), quests_key(checked), *portfolio_keys])
 
     def clear_market_data_cache(self) -> None:
-        """Drop the cached prices of every symbol, also after its ticks were deleted without the service.
+        """Drop the cached latest tick of every symbol, also if its ticks were deleted without the service.
 
-        Neither this call nor a write drops cached summaries of prices; they expire within 30 s.
+        Cached summaries of prices, such as trends, stay: they expire within 30 s, or `invalidate_reports`
+        drops them.
         """
         symbols = self._read_current(ticks.list_symbols)
         self._cache.invalidate(list_market_keys(symbols))
 
     def invalidate_reports(self) -> None:
-        """Drop every cached report that no write invalidates, so that the next reads ask the database.
+        """Drop every cached report, so that the next reads ask the database.
 
-        A report is a call whose answer can be "at most ... s old" after any write: summaries of
-        sessions and quests, period leaderboards, numbers of players, trends of prices. This call first
-        runs a statement: while the database does not answer, its error is raised and the last known
-        values stay in the cache.
+        Reports are summaries of sessions and quests, period leaderboards, numbers of players and trends of
+        prices. No write invalidates them: a cached report stays until it expires. This call first runs a
+        statement. If the database does not answer, its error is raised, and the last known values stay in the
+        cache.
         """
         self._read_current(server_statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])
@@ -75,12 +77,12 @@ class Operations(Users, Market, Leaderboards, Quests):
         limits: Sequence[int] = (10, 50, 100),
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Fill the cache with the keys that most pages read first; return how many keys these are.
+        """Fill the cache with the keys that most pages read first. Return the number of keys.
 
         The keys are those of today's leaderboards at the given limits, of every symbol, and of the profile
-        and active quests of the most recently active players. All limits of a leaderboard, or 200 keys of
-        another kind, take one look-up, one statement and one fill. `on_progress` is called with the number
-        of keys done and the total. Raises `InvalidInput`.
+        and active quests of the `players` most recently active players. All limits of a leaderboard take one
+        look-up, one statement and one fill, and so do 200 keys of another kind. `on_progress` is called with
+        the number of keys done and the total. Raises `InvalidInput`.
         """
         checked = sorted(set(check_each(limits, "limits", lambda limit: check_limit(limit, "limits"))))
         check_callable(on_progress, "on_progress")
@@ -105,41 +107,44 @@ class Operations(Users, Market, Leaderboards, Quests):
         return total
 
     def stale_seconds(self) -> float | None:
-        """Return the age of the answer to the last cached read; None when it was fresh.
+        """Return the age in seconds of the answer of the last cached read; None if the answer was fresh.
 
-        The read is the last one of the current thread, or in a coroutine the last one of the current task.
-        Call `stale_seconds` where the read was made; with `asyncio.to_thread` that is inside the function
-        that the thread runs. A number means that the database did not answer, and that the last known value
-        was returned instead of an error. That value is never older than CACHE_FAILSAFE.
+        A number means that the database did not answer, and that the read returned the last known value
+        instead of an error. That value is never older than CACHE_FAILSAFE. The last cached read is that of
+        the current thread or, in a coroutine, of the current task. Call `stale_seconds` where the read was
+        made; with `asyncio.to_thread` that is inside the function that the thread runs.
         """
         return self._cache.stale_seconds
 
     def pool_stats(self) -> PoolStats:
-        """Return the figures of this process's connection pool; waits in seconds."""
+        """Return the figures of this process's connection pool. Waits are in seconds."""
         return self._database.pool_stats()
 
     def cache_stats(self) -> CacheStats:
-        """Return what this process's cache has counted since the service was opened, by kind of key."""
+        """Return the counters of this process's cache since the service was opened, by kind of cache key."""
         return self._cache.stats()
 
     # -- the database server ----------------------------------------------------------------
 
     def list_table_sizes(self) -> tuple[TableFigures, ...]:
-        """Return sizes in bytes and estimated rows of every table; `other` sums up tables without a model."""
+        """Return the size in bytes and the estimated number of rows of every table.
+
+        The last entry, called `other`, is the sum of all tables that have no model in `core.models`.
+        """
         return self._read_current(server_statistics.list_tables)
 
     def list_unused_indexes(self) -> tuple[UnusedIndex, ...]:
         """Return the indexes that no query used since the server's statistics were reset, largest first.
 
-        Indexes of constraints are not listed. Use on a replica is not counted.
+        Indexes of constraints are not listed. Queries on a replica are not counted.
         """
         return self._read_current(server_statistics.list_unused_indexes)
 
     def list_slowest_statements(self, limit: int = 10) -> tuple[StatementFigures, ...] | None:
         """Return the service's statements with the largest total time, in seconds.
 
-        None when the server does not keep pg_stat_statements. Two operations that share a
-        statement are counted under the one that ran it first. Raises `InvalidInput`.
+        Returns None if the server does not keep pg_stat_statements. If two operations run the same statement,
+        both are counted under the operation that ran it first. Raises `InvalidInput`.
         """
         return self._read_current(server_statistics.list_slowest_statements, check_limit(limit))
 
@@ -147,6 +152,6 @@ class Operations(Users, Market, Leaderboards, Quests):
 def _list_steps(
     warm: Callable[[list[T]], object], items: Sequence[T]
 ) -> Iterator[tuple[Callable[[], object], int]]:
-    """Yield calls that each warm up to WARM_KEYS items, and how many items those are."""
+    """Split the items into groups of WARM_KEYS. Yield a call that warms a group, and the group's size."""
     for chunk in chunked(items, WARM_KEYS):
         yield partial(warm, chunk), len(chunk)

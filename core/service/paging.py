@@ -1,4 +1,7 @@
-"""Keyset pages: a long result in many short statements, each from where the last one ended."""
+"""Keyset pagination: reads a long result in many short statements.
+
+Each statement begins after the last row of the statement before it.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -6,12 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Rows per statement of a stream: at most a few megabytes, and enough to make the round trip negligible.
+# Rows that a stream reads with one statement: a few megabytes at most, and the round trip is negligible.
 STREAM_ROWS = 2_000
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the items in lists of `size`."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
@@ -20,11 +23,10 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def list_pages(
     load: Callable[[T | None, int], Sequence[T]], rows: int, after: T | None = None
 ) -> Iterator[Sequence[T]]:
-    """Yield page after page, each loaded by `load(after, rows)`.
+    """Yield page after page, each from a call of `load(after, rows)`.
 
-    `load` returns up to `rows` records behind the record `after` (None: the first records).
-    No connection is held and no statement is open between two pages, so a slow reader costs the
-    database nothing.
+    `load` returns up to `rows` records behind the record `after` (None: the first records). Between two pages
+    no connection is held and no statement is open, so a slow reader costs the database nothing.
     """
     while page := load(after, rows):
         yield page
@@ -34,6 +36,6 @@ def list_pages(
 
 
 def stream_pages(load: Callable[[T | None, int], Sequence[T]], after: T | None = None) -> Iterator[T]:
-    """Yield the records behind `after` (None: all), loaded page by page."""
+    """Yield the records behind `after` (None: all), loaded page by page as by `list_pages`."""
     for page in list_pages(load, STREAM_ROWS, after):
         yield from page

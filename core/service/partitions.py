@@ -1,4 +1,4 @@
-"""Partitions: how many months of ticks are made ahead, and which old months are dropped."""
+"""Partitions of the table of ticks: creates those of coming months, and drops old ones."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,16 +14,16 @@ MAX_MONTHS_AHEAD = 24
 
 
 class Partitions(ServiceBase):
-    """The partitions area of the service."""
+    """Call of the service that maintains the partitions of ticks."""
 
     def maintain_partitions(self, *, months_ahead: int = 2, keep: timedelta | None = None) -> PartitionReport:
-        """Create the partitions of the coming months; drop those wholly older than `keep`.
+        """Create the tick partitions of coming months, and drop those that end more than `keep` ago.
 
-        Ticks that were stored before their month had a partition are moved into it, and symbols without any
-        ticks are deleted. Safe to repeat, and to run concurrently: one call does the work, the others wait
-        and find nothing to do. While partitions are created or dropped, ticks can be neither read nor
-        written. Waits up to 5 seconds for running reads and writes, and then raises a `DatabaseError`.
-        Raises `InvalidInput`.
+        With `keep` None, no partition is dropped. Ticks that were stored before their month had a partition
+        are moved into the new partition. Symbols without any ticks are deleted. Safe to repeat, and to run
+        concurrently: one call does the work, the others wait and find nothing to do. While partitions are
+        created or dropped, ticks cannot be read or written. Waits up to 5 seconds for running reads and
+        writes, and then raises a `DatabaseError`. Raises `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         now = self._clock()
@@ -32,13 +32,14 @@ class Partitions(ServiceBase):
             partitions.lock_maintenance(database)
             created, moved = _create_ahead(database, now, ahead)
             expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]
-            # each drop creates an empty partition without a lower bound: drop it only if it has ticks
+            # Each drop creates the partition without a lower bound again: drop that one alone only if it has
+            # ticks.
             if [part for part in expired if part.begin is not None] or (
                 expired and partitions.has_ticks(database, expired[-1].end)
             ):
                 partitions.lock_ticks(database)
-                # List the symbols after the lock. Otherwise a symbol inserted in between would be missing,
-                # and its key would stay in the cache.
+                # List the symbols after the lock: the cache key of a symbol that is inserted between the list
+                # and the lock would not be invalidated.
                 symbols = ticks.list_symbols(database)
                 changes.invalidate(*list_market_keys(symbols))
                 partitions.drop_partitions(database, expired[-1].end)
@@ -49,7 +50,10 @@ class Partitions(ServiceBase):
 
 
 def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[str, ...], int]:
-    """Create the missing months up to `ahead` months ahead; return their names and how many ticks moved."""
+    """Create the missing partitions up to `ahead` months after the month of `now`.
+
+    Returns their names, and how many ticks were moved into them.
+    """
     begin, last = partitions.list_partitions(database)[-1].end, now
     for _ in range(ahead + 1):
         last = ticks.month_after(last)

@@ -1,10 +1,10 @@
 """A player's view of the service: calls on the player's own data, and on public data.
 
-Owns the list of calls that a player may make. Each of them makes the service's call of the same name as the
-player of the view. No argument names a user, so a cached value is always the player's own or public. Each
-unit of work runs under the database's player role, whose policies show and change only that player's rows.
+Owns the list of calls that a player may make. A call of the view makes the call of the service with the same
+name, for the player. It takes no id of a user, so a cached value that it returns is the player's own or
+public. Its statements run under the database's player role, whose policies allow only the player's rows.
 
-No call is a generator: between two rows, other code in the thread would run as the player.
+No call is a generator: other code of the thread would run as the player between two yielded rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,11 +36,11 @@ T = TypeVar("T")
 
 
 class PlayerView:
-    """The calls of the service that one player may make; opened by `EnhancedDatabaseService.as_user`.
+    """The calls of the service that one player may make; `EnhancedDatabaseService.as_user` returns it.
 
-    Arguments, answers, ages and errors are those of the service's calls with the same names; rows of other
-    players do not exist here. Thread safe. A call inside of the service's `transaction()` raises
-    `TransactionMisused`.
+    Arguments, answers, ages and errors are those of the service's calls with the same names. Rows of other
+    players are not visible, except public ones such as leaderboard entries. Thread safe. A call inside the
+    service's `transaction()` raises `TransactionMisused`.
     """
 
     __slots__ = ("_identity", "_service", "_user_id")
@@ -52,12 +52,12 @@ class PlayerView:
 
     @property
     def user_id(self) -> UUID:
-        """The player whose view this is."""
+        """The id of the player."""
         return self._user_id
 
     def _call(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Make a call of the service as the player."""
-        # not `with acting_as`, whose overhead is a third of the time of a near-cache hit
+        """Call a method of the service with the identity of the player."""
+        # Not `with acting_as(...)`: its overhead is a third of the time of a near-cache hit.
         before = change_identity(self._identity)
         try:
             return call(*args, **options)
@@ -67,21 +67,21 @@ class PlayerView:
     # -- profile ------------------------------------------------------------------------------
 
     def get_profile(self) -> User:
-        """Return the player, as `get_user_by_id` does."""
+        """Return the profile of the player, as `get_user_by_id` does."""
         return self._call(self._service.get_user_by_id, self._user_id)
 
     def update_user_profile(self, **changes: Any) -> User:
-        """Change username, name, email or preferences, and return the player."""
+        """Change username, name, email or preferences of the player. Return the new profile."""
         return self._call(self._service.update_user_profile, self._user_id, **changes)
 
     def touch_last_active(self) -> None:
-        """Set the time when the player was last active to now."""
+        """Set `last_active` of the player to the current time."""
         self._call(self._service.touch_last_active, self._user_id)
 
     # -- portfolios ---------------------------------------------------------------------------
 
     def find_portfolio(self, session_date: date | None = None) -> Portfolio | None:
-        """Return the player's portfolio of a session (None: today's), or None when there is none."""
+        """Return the player's portfolio of a session (None: today's), or None if there is none."""
         return self._call(self._service.find_portfolio, self._user_id, session_date)
 
     def get_portfolio(self, session_date: date | None = None) -> Portfolio:
@@ -89,7 +89,7 @@ class PlayerView:
         return self._call(self._service.get_portfolio, self._user_id, session_date)
 
     def get_current_portfolio(self, session_date: date | None = None) -> Portfolio:
-        """Return the player's portfolio of a session (None: today's), opened when there is none."""
+        """Return the player's portfolio of a session (None: today's). Creates it if there is none."""
         return self._call(self._service.get_current_portfolio, self._user_id, session_date)
 
     def get_portfolio_history(self, *, limit: int = 100, before: date | None = None) -> tuple[Portfolio, ...]:
@@ -99,21 +99,21 @@ class PlayerView:
     def update_portfolio_value(
         self, session_date: date | None, total_value: Decimal, day_change: Decimal
     ) -> Portfolio:
-        """Set the value of the player's portfolio and its change; return the portfolio."""
+        """Set the value of the player's portfolio, and its change in the session. Return the portfolio."""
         return self._call(
             self._service.update_portfolio_value, self._user_id, session_date, total_value, day_change
         )
 
     def list_positions(self, session_date: date | None = None) -> tuple[Position, ...]:
-        """Return what the player holds in a session (None: today's), by symbol."""
+        """Return the player's positions in a session (None: today's), ordered by symbol."""
         return self._call(self._service.list_positions, [self._user_id], session_date)
 
     def list_trades(self, session_date: date | None = None) -> tuple[Trade, ...]:
-        """Return what the player traded in a session (None: today's), in the order of execution."""
+        """Return the player's trades in a session (None: today's), in the order of execution."""
         return self._call(self._service.list_trades, [self._user_id], session_date)
 
     def get_player_gains(self, start: date, end: date) -> PlayerGains:
-        """Return what each symbol added to the player's value in the sessions from `start` to `end`."""
+        """Return the player's gain on each symbol in the sessions from `start` to `end`, both included."""
         return self._call(self._service.get_player_gains, self._user_id, start, end)
 
     # -- quests -------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class PlayerView:
     def get_leaderboard_around(
         self, category: str, session_date: date | None = None, *, radius: int = 5
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return the player's entry on a leaderboard (None: today's) with up to `radius` on each side."""
+        """Return the player's entry on a leaderboard (None: today's), with up to `radius` above and below."""
         return self._call(
             self._service.get_leaderboard_around, self._user_id, category, session_date, radius=radius
         )
@@ -211,7 +211,7 @@ class PlayerView:
         until: datetime | None = None,
         after: MarketEvent | None = None,
     ) -> tuple[MarketEvent, ...]:
-        """Return the newest events that pass every filter given, newest first."""
+        """Return the newest events that match every given filter, newest first."""
         return self._call(
             self._service.list_market_events,
             limit,
@@ -224,5 +224,5 @@ class PlayerView:
         )
 
     def list_market_event_types(self) -> tuple[str, ...]:
-        """Return the types that events have, in alphabetical order."""
+        """Return the different types of all events, in alphabetical order."""
         return self._call(self._service.list_market_event_types)

@@ -1,4 +1,4 @@
-"""The players area: figures of all players, and the list of silent players; only reads."""
+"""Reports on all players: figures by day, a summary, and lists of players who have stayed away."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -33,10 +33,10 @@ def _day_key(day: date) -> str:
     return f"user:players:{day}"
 
 
-# No write invalidates these. A finished day changes only when somebody corrects or loads it.
+# No write invalidates these. Finished days are kept longer: they change only by corrections and loads.
 _OPEN_DAY = Cached(USER, PlayerDay, _day_key, ttl_seconds=60, time_dependent=True)
 _PAST_DAYS = Cached(USER, PlayerDay, _day_key, ttl_seconds=3600, time_dependent=True)
-# Reads each portfolio of 13 weeks once: some seconds with a million players.
+# No write invalidates this. It reads the portfolios of 13 weeks: some seconds with a million players.
 _REPORT = Cached(
     USER,
     PlayerReport,
@@ -47,13 +47,14 @@ _REPORT = Cached(
 
 
 class Players(ServiceBase):
-    """The players area of the service."""
+    """Calls of the service that report on all players."""
 
     def list_player_days(self, *, days: int = 30) -> tuple[PlayerDay, ...]:
-        """Return how many players played, traded and joined on each of the last 1 to 90 days, oldest first.
+        """Return how many players played, traded and joined on each of the last `days` days, oldest first.
 
-        The last day is today (UTC), whose session is open. Days without a session are included. The figures
-        of today are at most 60 s old, those of other days at most 3600 s. Raises `InvalidInput`.
+        `days` is 1 to 90. The last day is today (UTC), whose session is open. Days without a session are
+        included. The figures of today are at most 60 s old, those of other days at most 3600 s. Raises
+        `InvalidInput`.
         """
         count, today = check_int(days, "days", least=1, most=MAX_DAYS), self._find_today()
         wanted = [today - timedelta(days=age) for age in range(count - 1, -1, -1)]
@@ -67,10 +68,10 @@ class Players(ServiceBase):
         return tuple(found[_day_key(day)] for day in wanted)
 
     def get_player_report(self, *, weeks: int = 13) -> PlayerReport:
-        """Return figures of all players: last seen, windows of days, streaks, cohorts by week of joining.
+        """Return figures of all players: days last seen, periods, streaks, and cohorts by week of joining.
 
-        The cohorts are those of the last 1 to 13 weeks, the running week included. Reads the session
-        dates of the last 13 weeks once: the answer is up to 900 s old, whatever was changed since. Raises
+        There is a cohort for each of the last `weeks` weeks (1 to 13), the current week included. The answer
+        is up to 900 s old, even after a change, because it has to read the sessions of 13 weeks. Raises
         `InvalidInput`.
         """
         count = check_int(weeks, "weeks", least=1, most=queries.MAX_WEEKS)
@@ -94,9 +95,9 @@ class Players(ServiceBase):
         """Return up to `limit` players who were seen before, but not in the last `days` days, as of now.
 
         Lists only players who played at least `sessions` sessions, whose username begins with `prefix`
-        (case-insensitive), and who joined in the week that begins on the Monday `joined` (None: any). The
-        orders are `last_active` (latest first, players without that time last), `-last_active` and
-        `username`. `after` is the last player of the page before. Raises `InvalidInput`.
+        (case-insensitive), and who joined in the week that begins on the Monday `joined` (None: any week). An
+        order is `last_active` (latest first, players without this time last), `-last_active` (the reverse) or
+        `username`. `after` is the last player of the previous page. Raises `InvalidInput`.
         """
         silence = _check_silence(days, sessions, joined, prefix)
         order, last = check_choice(order, "order", queries.ORDERS), _check_last(after)
@@ -114,10 +115,10 @@ class Players(ServiceBase):
         order: str = "last_active",
         after: SilentPlayer | None = None,
     ) -> Iterator[SilentPlayer]:
-        """Yield every player that `list_silent_players` lists, in its orders; 2,000 are held at a time.
+        """Yield every player whom `list_silent_players` lists with the same filters and order.
 
-        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
-        `after` is the last player already read. Raises `InvalidInput`.
+        Reads batches of 2,000 players. Each batch is one statement with its own snapshot, and no connection
+        is held between batches. `after` is the last player already read. Raises `InvalidInput`.
         """
         silence = _check_silence(days, sessions, joined, prefix)
         order, now = check_choice(order, "order", queries.ORDERS), self._find_now()
@@ -130,7 +131,7 @@ class Players(ServiceBase):
     def count_silent_players(
         self, *, days: int = 30, sessions: int = 0, joined: date | None = None, prefix: str = ""
     ) -> int:
-        """Return how many players `list_silent_players` lists, counted up to 10,000, as of now.
+        """Return how many players `list_silent_players` lists, at most 10,000, as of now.
 
         Raises `InvalidInput`.
         """

@@ -46,12 +46,12 @@ from core.service.writes import ServiceBase, name_operation, new_id
 
 
 def portfolio_key(user_id: UUID, session_date: date) -> str:
-    """Name the cached portfolio of a user in a session."""
+    """Return the cache key of the portfolio of a user in a session."""
     return f"portfolio:{format_id(user_id)}:{session_date.isoformat()}"
 
 
 _PORTFOLIO = Cached(PORTFOLIO, Portfolio, portfolio_key)
-# No write invalidates it. Finished sessions change only when somebody corrects them.
+# No write invalidates this: finished sessions change only by corrections.
 _FINISHED_GAINS = Cached(
     PORTFOLIO,
     PlayerGains,
@@ -65,13 +65,13 @@ T = TypeVar("T")
 
 
 class Portfolios(ServiceBase):
-    """The portfolios area of the service."""
+    """Calls of the service about portfolios, positions and trades."""
 
     def find_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio | None:
-        """Return a user's portfolio of a session (None: today's), or None when there is none.
+        """Return a user's portfolio of a session (None: today's), or None if there is none.
 
-        Writes nothing, so any date may be asked for. At most 60 s old, and never older than the
-        last change through a service; a portfolio that was inserted without the service may be missing
+        Creates no portfolio, so any date is accepted. The answer is at most 60 s old, and never older than
+        the last change through the service. A portfolio that was inserted without the service may be missing
         for up to 5 s. Raises `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
@@ -84,8 +84,9 @@ class Portfolios(ServiceBase):
     def get_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
         """Return a user's portfolio of a session (None: today's), which must exist.
 
-        Writes nothing. The answer can be as old as that of `find_portfolio`. Raises `PortfolioNotFound`,
-        also for a user that does not exist, and `InvalidInput`.
+        Creates no portfolio. The answer is at most 60 s old, and never older than the last change through the
+        service. A portfolio that was inserted without the service may be missing for up to 5 s. Raises
+        `PortfolioNotFound`, also for a user that does not exist, and `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
 
@@ -98,12 +99,12 @@ class Portfolios(ServiceBase):
         return found
 
     def get_current_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
-        """Return a user's portfolio of a session (None: today's), created when there is none.
+        """Return a user's portfolio of a session (None: today's). Creates it if there is none.
 
-        A new portfolio has 10,000 in cash. The session may be any up to tomorrow (UTC); past sessions
-        are allowed for replays and corrections. `find_portfolio` and `get_portfolio` create no
-        portfolio. At most 60 s old, and never older than the last change through a
-        service. Raises `UserNotFound`, `InvalidInput`.
+        A new portfolio has 10,000 in cash. The session may be any up to tomorrow (UTC); past sessions are
+        accepted for replays and corrections. `find_portfolio` and `get_portfolio` create no portfolio. The
+        answer is at most 60 s old, and never older than the last change through the service. Raises
+        `UserNotFound`, `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_to_write(session_date, self._clock())
 
@@ -115,11 +116,11 @@ class Portfolios(ServiceBase):
             return found
         keys = [portfolio_key(checked, day)]
         try:
-            # changes nothing if another caller has created the portfolio meanwhile
+            # does nothing if another caller has created the portfolio meanwhile
             self._write_one(keys, queries.create_portfolio, new_id(), checked, day)
         except ConstraintViolated as error:
             raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
-        # read through the cache, so that the next reader finds it there
+        # read through the cache, which keeps the portfolio for the next reader
         found = self._cache.get_or_load(_PORTFOLIO, load, checked, day)
         if found is None:
             raise UserNotFound(f"the user {checked} was deleted meanwhile; create_user makes one")
@@ -130,7 +131,7 @@ class Portfolios(ServiceBase):
     ) -> tuple[Portfolio, ...]:
         """Return up to `limit` portfolios of a user, newest session first, as of now.
 
-        `before` is the session_date of the last row of the page before; without it, the list begins at
+        `before` is `session_date` of the last portfolio of the previous page; without it, the list begins at
         today's session (UTC). Sessions after tomorrow are always left out. A user without any portfolio has
         an empty history. Raises `InvalidInput`.
         """
@@ -141,9 +142,9 @@ class Portfolios(ServiceBase):
     def list_portfolios(
         self, session_date: date | None = None, *, limit: int = 100, after: Portfolio | None = None
     ) -> tuple[Portfolio, ...]:
-        """Return up to `limit` portfolios of a session (None: today's) by user id, as of now.
+        """Return up to `limit` portfolios of a session (None: today's), ordered by user id, as of now.
 
-        `after` is the last portfolio of the page before. Raises `InvalidInput`.
+        `after` is the last portfolio of the previous page. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         last = check_after(after, Portfolio, session_date=day)
@@ -152,10 +153,10 @@ class Portfolios(ServiceBase):
     def stream_portfolios(
         self, session_date: date | None = None, *, after: Portfolio | None = None
     ) -> Iterator[Portfolio]:
-        """Yield every portfolio of a session (None: today's) by user id; 2,000 are held at a time.
+        """Yield every portfolio of a session (None: today's), ordered by user id.
 
-        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
-        `after` is the last portfolio already read. Raises `InvalidInput`.
+        Reads batches of 2,000 portfolios. Each batch is one statement with its own snapshot, and no
+        connection is held between batches. `after` is the last portfolio already read. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         last = check_after(after, Portfolio, session_date=day)
@@ -172,9 +173,9 @@ class Portfolios(ServiceBase):
         total_value: Decimal,
         day_change: Decimal,
     ) -> Portfolio:
-        """Set a portfolio's value and its change since the session began; return the portfolio.
+        """Set a portfolio's value, and its change since the session began. Return the portfolio.
 
-        Amounts are rounded half-even to cents. The change in percent is computed from both. The
+        Amounts are rounded half-even to cents. The change in percent is computed from the two amounts. The
         session (None: today's) may be any up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
         """
         now = self._clock()
@@ -188,10 +189,10 @@ class Portfolios(ServiceBase):
     def batch_update_portfolios(self, updates: Iterable[PortfolioUpdate]) -> BatchResult:
         """Set the values of many portfolios, all or none.
 
-        One statement per 10,000 rows in one transaction. Amounts are rounded half-even to cents,
-        sessions may be any up to tomorrow (UTC). Of two updates of one portfolio the last wins. Updates
-        without a portfolio change nothing and are returned as missing. Raises `InvalidInput`, naming
-        the place of the update in the batch.
+        Runs one statement per 10,000 rows, in one transaction. Amounts are rounded half-even to cents.
+        Sessions may be any up to tomorrow (UTC). Of several updates of one portfolio, the last is stored.
+        Updates of portfolios that do not exist change nothing and are returned as missing. Raises
+        `InvalidInput` with the index of the wrong update.
         """
         checked = check_updates(updates, self._clock())
         if not checked:
@@ -205,28 +206,27 @@ class Portfolios(ServiceBase):
                     missing += queries.update_portfolios(database, chunk)
             return missing
 
-        # retried after a deadlock with another caller that deletes several players of the batch
+        # A deadlock is possible if another transaction deletes several players of the batch.
         missing = self._retry_conflicts(write)
         return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
     def list_positions(
         self, user_ids: Iterable[UUID | str], session_date: date | None = None
     ) -> tuple[Position, ...]:
-        """Return what up to 1,000 players hold in a session (None: today's), by player and symbol.
+        """Return the positions of up to 1,000 players in a session (None: today's), as of now.
 
-        As of now. A player without positions, or without a portfolio, has no row.
-        Raises `InvalidInput`.
+        They are ordered by player, then by symbol. A player without positions, or without a portfolio, has
+        none. Raises `InvalidInput`.
         """
         players = check_ids(user_ids, "user_ids", most=MAX_LIMIT)
         day = check_session_date(session_date, self._clock())
         return self._read(queries.list_positions, players, day)
 
     def stream_positions(self, session_date: date | None = None) -> Iterator[Position]:
-        """Yield what all players hold in a session (None: today's), by player and symbol.
+        """Yield the positions of all players in a session (None: today's), ordered by player, then by symbol.
 
-        Reads 1,000 players at a time in two statements, each with its own snapshot, and holds no connection
-        between statements.
-        Raises `InvalidInput`.
+        Reads 1,000 players at a time with two statements. Each statement has its own snapshot, and no
+        connection is held between statements. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         return self._stream_by_player(queries.list_positions, day)
@@ -234,31 +234,29 @@ class Portfolios(ServiceBase):
     def list_trades(
         self, user_ids: Iterable[UUID | str], session_date: date | None = None
     ) -> tuple[Trade, ...]:
-        """Return what up to 1,000 players traded in a session, by player in the order of execution.
+        """Return the trades of up to 1,000 players in a session (None: today's), as of now.
 
-        As of now; None is today's session. Raises `InvalidInput`.
+        They are ordered by player, then by time of execution. Raises `InvalidInput`.
         """
         players = check_ids(user_ids, "user_ids", most=MAX_LIMIT)
         day = check_session_date(session_date, self._clock())
         return self._read(queries.list_trades, players, day)
 
     def stream_trades(self, session_date: date | None = None) -> Iterator[Trade]:
-        """Yield what all players traded in a session (None: today's), by player in the order of execution.
+        """Yield the trades of all players in a session (None: today's), ordered by player, then by time.
 
-        Reads 1,000 players at a time in two statements, each with its own snapshot, and holds no connection
-        between statements.
-        Raises `InvalidInput`.
+        Reads 1,000 players at a time with two statements. Each statement has its own snapshot, and no
+        connection is held between statements. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         return self._stream_by_player(queries.list_trades, day)
 
     def get_player_gains(self, user_id: UUID | str, start: date, end: date) -> PlayerGains:
-        """Return what each symbol added to a player's value in the sessions from `start` to `end`.
+        """Return a player's gain on each symbol in the sessions from `start` to `end`, both included.
 
-        Both dates are included. Aggregated by the database from trades, positions and the last price of
-        each session; the last price of an open session is the newest one. Finished sessions (before
-        today, UTC) are at most 300 s old, the open one is as of now. A player without sessions has
-        zeros. Raises `InvalidInput`.
+        The gains are computed from trades, positions and the last price of each session; in the open session
+        that is the newest price. The figures of finished sessions (before today, UTC) are at most 300 s old,
+        those of the open session are as of now. A player without sessions has zeros. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         first, last = check_day(start, "start"), check_day(end, "end")
@@ -281,7 +279,7 @@ class Portfolios(ServiceBase):
     def _stream_by_player(
         self, query: Callable[[Database, Sequence[UUID], date], tuple[T, ...]], day: date
     ) -> Iterator[T]:
-        """Yield the rows of all players of a session; statements are named after the calling method."""
+        """Yield what `query` returns for all players of a session; the operation is the calling method."""
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
@@ -294,7 +292,7 @@ class Portfolios(ServiceBase):
 
 
 def add_gains(parts: Sequence[PlayerGains]) -> PlayerGains:
-    """Return the sum of a player's gains over several spans of sessions; zeros for no span."""
+    """Add up the gains of a player in several periods. Without a period, the gains are 0."""
     symbols: dict[str, SymbolGain] = {}
     for gain in chain.from_iterable(part.symbols for part in parts):
         known = symbols.get(gain.symbol)

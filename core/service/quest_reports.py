@@ -1,6 +1,6 @@
 """Reports on the quests of all players: outcomes, completion times, returning players, stuck quests.
 
-A quest has ended when it is COMPLETED, EXPIRED or past its `expires_at`; anything else is running.
+A quest has ended if it is COMPLETED, EXPIRED or past its `expires_at`. Any other quest is running.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -18,15 +18,15 @@ RETURN_DAYS: Final = 7
 """A player returned if they played again within this many days after a session."""
 MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
-"""The most rows of a file of stuck quests."""
+"""Largest `limit` of `list_stuck_quests`: the dashboard offers a file of so many rows."""
 PATIENCE: Final = timedelta(days=7)
-"""A quest without an end can be stuck only after this time; a quest with an end, after half of its time."""
+"""Age from which a quest without `expires_at` can be stuck; other quests can after half of their time."""
 UNSEEN_DAYS: Final = 7
 ENDING_WITHIN: Final = timedelta(hours=24)
-"""A quest that ends within this time is expiring, not stuck; so a quest of one day is never stuck."""
+"""A quest that ends within this time is expiring, not stuck. A quest of one day is therefore never stuck."""
 
 
-# No write invalidates these. With millions of quests most of their statements take a second.
+# No write invalidates these: with millions of quests, most of their statements take a second.
 _OUTCOMES = Cached(
     QUESTS,
     tuple[QuestOutcome, ...],
@@ -55,16 +55,16 @@ _STUCK = Cached(
 
 
 class QuestReports(ServiceBase):
-    """The reports on quests of the service."""
+    """Calls of the service that report on quests."""
 
     def list_quest_outcomes(
         self, *, since: date | None = None, until: date | None = None
     ) -> tuple[QuestOutcome, ...]:
-        """Return what became of the quests that ended in a period, by week, type and kind of reward.
+        """Return counts of the quests that ended in a period, by week, type and kind of reward.
 
-        `since` and `until` are UTC dates, both included; None has no bound. Without `since`, quests
-        that ended at an unknown time are counted too, with `week` None. Reads sums that the database
-        maintains, so the time taken does not grow with the number of quests. At most 180 s old. Raises
+        `since` and `until` are UTC dates, both included; None means no bound. Without `since`, quests that
+        ended at an unknown time are counted too, with `week` None. The database maintains the counts, so the
+        time of this call does not grow with the number of quests. The answer is at most 180 s old. Raises
         `InvalidInput`.
         """
 
@@ -83,9 +83,9 @@ class QuestReports(ServiceBase):
     ) -> CompletionTimes:
         """Return the median time from the start to the completion of quests, overall and by title.
 
-        Counts quests completed from `since` to `until` (UTC dates, both included; None has no bound),
-        of one type or of all. Lists at most `limit` titles, slowest first. Quests that were completed at an
-        unknown time are left out. At most 180 s old. Raises `InvalidInput`.
+        Counts the quests of one `type` (None: of all) that were completed from `since` to `until` (UTC dates,
+        both included; None means no bound). Lists at most `limit` titles, slowest first. Quests that were
+        completed at an unknown time are left out. The answer is at most 180 s old. Raises `InvalidInput`.
         """
         quest_type = check_text(type, "type", most=50, required=False)
 
@@ -104,11 +104,12 @@ class QuestReports(ServiceBase):
     ) -> tuple[QuestReturn, ...]:
         """Return how often players with and without a quest of each type played again within 7 days.
 
-        Counts sessions from `since` to `until` (UTC dates, both included; None has no bound) that ended at
-        least 7 days ago, on days on which somebody had a quest of the type. A player has a quest
-        from the day it was given to the day its time ends, completed or not; without an end until it is
-        completed. With more than `players` players (1 to 100,000), a sample of that size is compared.
-        A difference does not prove a cause. At most 900 s old. Raises `InvalidInput`.
+        Counts sessions from `since` to `until` (UTC dates, both included; None means no bound) that ended at
+        least 7 days ago. A session counts for a type if any player had a quest of the type on its day. A
+        player has a quest from the day of `created_at` to the day of `expires_at`, completed or not. A quest
+        without `expires_at` counts until it is completed. If there are more than `players` players (1 to
+        100,000), a sample of that size is compared. A difference does not prove a cause. The answer is at
+        most 900 s old. Raises `InvalidInput`.
         """
         first, last = _check_period(since, until)
         count = check_int(players, "players", least=1, most=MAX_PLAYERS)
@@ -120,19 +121,20 @@ class QuestReports(ServiceBase):
         return self._cache.get_or_load(_RETURNS, load, first or date.min, min(last or newest, newest), count)
 
     def list_stuck_quests(self, *, type: str | None = None, limit: int = 100) -> StuckQuests:
-        """Return running quests that are stuck, of one type or of all.
+        """Return how many running quests are stuck, and the first `limit` of them.
 
-        A quest that ends within 24 hours is expiring, not stuck. Any other quest can be stuck once half of
-        its time is over (without an end: after 7 days). It is stuck in three cases:
+        Counts quests of one `type` (None: of all). A quest that ends within 24 hours is expiring, not stuck.
+        Any other quest can be stuck after half of its time, or after 7 days if it has no `expires_at`. It is
+        stuck in any of three cases:
 
         - it has no progress;
         - its progress in percent is less than half of its elapsed time in percent, such as 20 % of the target
           after 71 % of the time;
-        - its player was not seen for 7 days: neither `last_active` nor a session is from 00:00 UTC of the day
-          6 days ago or later.
+        - its player was not seen for 7 days: `last_active` and the last session of the player are from before
+          00:00 UTC of the day 6 days ago.
 
-        Quests of players who were seen come first. In both groups the quests that run longest come first.
-        `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
+        Quests of players who were seen come before those of other players, and older quests before newer
+        ones. `limit` is up to 10,000. The answer is at most 180 s old. Raises `InvalidInput`.
         """
 
         def load(quest_type: str | None, count: int) -> StuckQuests:
@@ -165,5 +167,5 @@ def _begin(day: date | None) -> datetime | None:
 
 
 def _end(day: date | None) -> datetime | None:
-    """Return the end of a day; None without a day, and for the last day that Python has."""
+    """Return the end of a day (UTC); None for None, and for `date.max`, which has no next day."""
     return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time(), UTC)

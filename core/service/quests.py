@@ -1,4 +1,4 @@
-"""Quests: tasks of players, completed at their target."""
+"""Quests: the tasks of players. A quest is completed when its progress reaches its target."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -32,13 +32,13 @@ from core.service.writes import ServiceBase, format_width, new_id
 
 
 def quests_key(user_id: UUID) -> str:
-    """Name the cached active quests of a user."""
+    """Return the cache key of the active quests of a user."""
     return f"quests:{format_id(user_id)}"
 
 
-# Every write invalidates it; the moment when a quest expires does not.
+# Every write of a quest invalidates this; the expiry of a quest does not, so a reader checks `expires_at`.
 _ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True, is_report=False)
-# A change of a quest does not invalidate the reads below.
+# A change of a quest does not invalidate the cached values below: they expire.
 _TOTALS = Cached(
     QUESTS, tuple[QuestTotals, ...], lambda width: f"quests:totals:{format_width(width)}", time_dependent=True
 )
@@ -52,13 +52,13 @@ _EXPIRING = Cached(
 
 
 class Quests(ServiceBase):
-    """The quests area of the service."""
+    """Calls of the service about quests."""
 
     def get_user_active_quests(self, user_id: UUID | str) -> tuple[Quest, ...]:
         """Return the quests that a user can still complete, oldest first.
 
-        At most 180 s old, and never older than the last change through a service; an expired quest is left
-        out even while it is cached. Raises `InvalidInput`.
+        The answer is at most 180 s old, and never older than the last change through the service. An expired
+        quest is left out even while it is cached. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         now = self._clock()
@@ -76,19 +76,19 @@ class Quests(ServiceBase):
         self._cache.get_or_load_many(_ACTIVE, {quests_key(user_id): user_id for user_id in user_ids}, load)
 
     def list_quests(self, *, limit: int = 100, after: Quest | None = None) -> tuple[Quest, ...]:
-        """Return up to `limit` quests of all users and statuses in the order of their ids, as of now.
+        """Return up to `limit` quests, of all users and statuses, in the order of their ids, as of now.
 
-        Ids of `create_quest` are in the order of creation. `after` is the last quest of the page
-        before. Raises `InvalidInput`.
+        The ids that `create_quest` makes are in the order of creation. `after` is the last quest of the
+        previous page. Raises `InvalidInput`.
         """
         last = check_after(after, Quest)
         return self._read(queries.list_after, find_id(last), check_limit(limit))
 
     def stream_quests(self, *, after: Quest | None = None) -> Iterator[Quest]:
-        """Yield every quest in the order of their ids; 2,000 are held at a time.
+        """Yield all quests in the order of their ids.
 
-        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
-        `after` is the last quest already read. Raises `InvalidInput`.
+        Reads batches of 2,000 quests. Each batch is one statement with its own snapshot, and no connection is
+        held between batches. `after` is the last quest already read. Raises `InvalidInput`.
         """
 
         def load(last: Quest | None, limit: int) -> tuple[Quest, ...]:
@@ -99,8 +99,8 @@ class Quests(ServiceBase):
     def get_quest_totals(self, *, within: timedelta = timedelta(hours=24)) -> tuple[QuestTotals, ...]:
         """Return counts and rewards of all quests, by type and kind of reward.
 
-        An active quest that ends within the time `within` counts as expiring. At most 180 s old. Raises
-        `InvalidInput`.
+        An active quest counts as expiring if it ends within the time `within` from now. The answer is at most
+        180 s old. Raises `InvalidInput`.
         """
 
         def load(width: timedelta) -> tuple[QuestTotals, ...]:
@@ -112,10 +112,11 @@ class Quests(ServiceBase):
     def list_expiring_quests(
         self, *, limit: int = 20, within: timedelta = timedelta(days=7), type: str | None = None
     ) -> tuple[PlayerQuest, ...]:
-        """Return the active quests of one type or of all that end within a time, soonest first.
+        """Return up to `limit` active quests that end within the time `within` from now, soonest first.
 
-        Of quests that end at the same time, the one nearest to its target comes first. At most 60 s old;
-        quests that ended meanwhile are left out. Raises `InvalidInput`.
+        Lists quests of one `type` (None: of all). Of quests that end at the same time, the one nearest to its
+        target comes first. The answer is at most 60 s old, but quests that have ended are left out. Raises
+        `InvalidInput`.
         """
         count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
         quest_type = check_text(type, "type", most=50, required=False)
@@ -131,8 +132,8 @@ class Quests(ServiceBase):
     ) -> tuple[Quest, ...]:
         """Return up to `limit` quests of a user, of every status, newest first, as of now.
 
-        `after` is the last quest of the page before. A user without quests, or one that does not
-        exist, has none. Raises `InvalidInput`.
+        `after` is the last quest of the previous page. The answer is empty for a user without quests, and for
+        a user that does not exist. Raises `InvalidInput`.
         """
         checked, count = check_id(user_id, "user_id"), check_limit(limit)
         place = find_place(check_after(after, Quest, user_id=checked))
@@ -176,11 +177,11 @@ class Quests(ServiceBase):
             raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
 
     def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
-        """Set the progress of a quest and return the quest, which is completed when it reaches its target.
+        """Set the progress of a quest and return the quest. It is completed when it reaches its target.
 
-        `completed_at` is then the time of this call. The progress is rounded half-even to two decimals, and
-        may be less than before. Raises `QuestNotFound`, and `InvalidInput`, also for a quest that is
-        completed or past its time; such a quest does not change.
+        `completed_at` of a completed quest is the time of this call. The progress is rounded half-even to two
+        decimals, and may be less than before. Raises `QuestNotFound`, and `InvalidInput`, also for a quest
+        that is completed or past its `expires_at`. Such a quest stays as it is.
         """
         checked = check_id(quest_id, "quest_id")
         amount = check_money(progress, "progress")
@@ -196,7 +197,8 @@ class Quests(ServiceBase):
     ) -> dict[UUID, int]:
         """Return how many quests each of these players has completed, as of now.
 
-        Quests of `excluding` do not count. A player who has completed none is 0. Raises `InvalidInput`.
+        The quests with the ids `excluding` do not count. A player without completed quests has 0. Raises
+        `InvalidInput`.
         """
         players = check_ids(user_ids, "user_ids")
         excluded = check_ids(excluding, "excluding")
@@ -204,7 +206,7 @@ class Quests(ServiceBase):
         return {player: found.get(player, 0) for player in players}
 
     def expire_quests(self) -> int:
-        """Expire every active quest past its time; return how many there were. Safe to repeat."""
+        """Expire every active quest that is past its `expires_at`. Return their number. Safe to repeat."""
 
         def write() -> int:
             with self._write() as (database, changes):
@@ -212,7 +214,7 @@ class Quests(ServiceBase):
                 changes.invalidate(*(quests_key(owner) for owner in set(owners)))
             return len(owners)
 
-        # retried after a deadlock: two callers may lock the rows in different orders
+        # a deadlock is possible: two callers may lock the rows in different orders
         return self._retry_conflicts(write)
 
     def _check_expiry(self, value: Any) -> datetime | None:

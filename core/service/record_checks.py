@@ -1,10 +1,10 @@
 """Checks of records: the rows of bulk loads, and batches of ticks and portfolio updates.
 
-Owns the rules for a valid record of each kind. A plain value has exactly the Python type of its column. A
-chunk of records is first checked column by column, which takes a tenth of the time of checking each value. If
-a column has a value that is invalid or not plain, such as one of numpy, every record of the chunk is checked
-by itself: values of other libraries become plain ones, and an error names the place of the first wrong
-record.
+Owns the rules for a valid record of each kind. A value is plain if it is valid and has exactly the Python
+type of its column. A chunk of records is first checked column by column, which takes a tenth of the time of
+checking each value. If a value of a column is not plain, for example one of numpy, each record of the chunk
+is checked by itself: values of other libraries become plain values, and an error has the index of the first
+wrong record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,10 +78,11 @@ _NOTHING = type(None)
 
 
 class Column(NamedTuple):
-    """The checks of one field.
+    """How the values of one field are checked.
 
-    `check` converts one value to a plain one or raises `InvalidInput`. `is_plain` gets many values of exactly
-    the type `kind` and says whether all are valid; if it is None, each value is checked by `check`.
+    `check` gets a value, the name of the field and the current time. It returns the plain value or raises
+    `InvalidInput`. `is_plain` gets many values of exactly the type `kind`, and the current time. It says
+    whether all of them are valid. Without `is_plain`, each value is checked by `check`.
     """
 
     check: Callable[[Any, str, datetime], Any]
@@ -93,9 +94,10 @@ class Column(NamedTuple):
 class RecordChecks(NamedTuple, Generic[T]):
     """How the records of one kind are checked.
 
-    After the checks of its columns, `check_row` raises `InvalidInput` for a record whose values contradict
-    each other. `are_rows_plain` checks the same for whole columns: it returns True if no record contradicts
-    itself, and may raise `TypeError`.
+    `columns` has the checks of each field. `check_row` raises `InvalidInput` for a record whose values
+    contradict each other, such as an ask below the bid. `are_rows_plain` makes the same check on whole
+    columns: it returns True if no record contradicts itself. After False or a `TypeError`, each record is
+    checked.
     """
 
     columns: Mapping[str, Column]
@@ -106,9 +108,10 @@ class RecordChecks(NamedTuple, Generic[T]):
 def check_chunk(
     records: Sequence[T], checks: RecordChecks[T], *, element: str, now: datetime, start: int = 0
 ) -> Sequence[T]:
-    """Return records with plain values; `start` is the place of the first of them in the batch.
+    """Return the records of a chunk with plain values.
 
-    Raises `InvalidInput`, naming the first wrong record by its place.
+    `element` is the word for one record in messages, and `start` the index of the first record in the batch.
+    Raises `InvalidInput` with the index of the first wrong record, such as `tick 3`.
     """
     if not records or _are_plain(records, checks, now):
         return records
@@ -123,7 +126,7 @@ def _are_plain(records: Sequence[T], checks: RecordChecks[T], now: datetime) -> 
                 _is_plain(values[name], column, now) for name, column in checks.columns.items()
             ) and checks.are_rows_plain(values)
     except (InvalidInput, InvalidOperation, TypeError, UnicodeError):
-        # a value that cannot be compared, hashed or encoded
+        # a value is invalid, or cannot be compared, hashed or encoded
         return False
 
 
@@ -185,7 +188,8 @@ def _deadlines() -> Column:
 
 def _amounts(least: Decimal, most: Decimal, *, is_optional: bool = False) -> Column:
     def are_plain(values: Values, _: datetime) -> bool:
-        # only whole cents: the server would round half up, and the service rounds half-even
+        # An amount with more decimals is not plain: `check` rounds it half-even, and the server would round
+        # half up.
         are_cents = all(map(Decimal.same_quantum, values, repeat(CENT))) or _round(values) == values
         return are_cents and least <= min(values) and max(values) <= most
 
@@ -207,7 +211,7 @@ def _prices(*, is_optional: bool = False) -> Column:
 
 
 def _changes(least: Decimal) -> Column:
-    """Return the checks of optional numbers of any precision."""
+    """Return the checks of optional numbers that keep all their digits, such as `change_24h`."""
     return Column(
         lambda value, name, _: check_decimal(value, name, least=least, most=MAX_PRICE),
         Decimal,
@@ -226,7 +230,7 @@ def _texts(most: int, *, is_optional: bool = False) -> Column:
 
 
 def _names(check: Callable[[Any, str], str]) -> Column:
-    """Return the checks of texts with few different values in a chunk: each value is checked once."""
+    """Return the checks of texts that repeat, such as symbols: each different text is checked once."""
     return Column(
         lambda value, name, _: check(value, name),
         str,
@@ -244,7 +248,7 @@ def _numbers(least: int, most: int, *, is_optional: bool = False) -> Column:
 
 
 def _documents() -> Column:
-    # a column of empty documents is plain; if any document is not empty, each one is checked by itself
+    # a column is plain only if every document is empty: checking a document means reading all its values
     return Column(
         lambda value, name, _: freeze(check_document(value, name)),
         frozendict,
@@ -267,7 +271,10 @@ def _round(amounts: Values) -> list[Decimal]:
 
 
 def _is_each_at_least(highs: Values, lows: Values) -> bool:
-    """Say whether no high is below its low; a column of only None passes, a single None raises."""
+    """Say whether each value of `highs` is at least the value of `lows` in the same record.
+
+    True if all values of a column are None. Raises `TypeError` if only some are.
+    """
     if set(map(type, highs)) == {_NOTHING} or set(map(type, lows)) == {_NOTHING}:
         return True
     return all(map(ge, highs, lows))
@@ -423,16 +430,17 @@ PORTFOLIO_UPDATES: RecordChecks[PortfolioUpdate] = RecordChecks(
 
 # -- ticks and portfolio updates ------------------------------------------------------------
 
-# The key of a tick.
+# Returns the key of a tick.
 find_key = attrgetter("symbol", "timestamp")
-# Enough for the ordinal of the last date that Python has.
+# Bits of the ordinal of a date; that of `date.max` has 22.
 DATE_BITS = 22
 
 
 def check_ticks(ticks: Any, now: datetime) -> list[Tick]:
-    """Return ticks with plain values, the last of each symbol and time, in any order.
+    """Return the ticks with plain values, in no particular order.
 
-    Raises `InvalidInput`, naming the place of the tick.
+    Of several ticks with the same symbol and time, only the last is returned. Raises `InvalidInput` with the
+    index of the wrong tick.
     """
     given = list(check_records(ticks, Tick, "ticks", "tick"))
     checked = check_chunk(given, TICKS, element="tick", now=now)
@@ -440,10 +448,10 @@ def check_ticks(ticks: Any, now: datetime) -> list[Tick]:
 
 
 def check_updates(updates: Any, now: datetime) -> list[PortfolioUpdate]:
-    """Return updates with plain values, the last of each portfolio, by user and session.
+    """Return the updates with plain values, ordered by user and session.
 
-    The order is the same everywhere, so that two batches do not deadlock. Raises `InvalidInput`, naming
-    the place of the update.
+    Of several updates of one portfolio, only the last is returned. All batches have the same order, which
+    prevents deadlocks between them. Raises `InvalidInput` with the index of the wrong update.
     """
     given = list(check_records(updates, PortfolioUpdate, "updates", "update"))
     checked = check_chunk(given, PORTFOLIO_UPDATES, element="update", now=now)
@@ -452,6 +460,6 @@ def check_updates(updates: Any, now: datetime) -> list[PortfolioUpdate]:
 
 
 def _number(update: PortfolioUpdate) -> int:
-    """Return a number that orders by user, then session: comparing ids takes much longer."""
+    """Return a sort key for the order by user, then session: comparing ids would take much longer."""
     number: int = update.user_id.int << DATE_BITS | update.session_date.toordinal()  # type: ignore[union-attr]  # a UUID after the check
     return number

@@ -21,7 +21,7 @@ from core.service.inputs import check_bool, check_records, show
 if TYPE_CHECKING:
     import pandas as pd
 
-# Times have microseconds, as in the database: nanosecond types end in the year 2262.
+# Times have microseconds, as in the database. The nanosecond types of pandas end in the year 2262.
 _DTYPES = {
     Decimal: "float64",
     float: "float64",
@@ -34,7 +34,7 @@ _OPTIONAL_DTYPES = {int: "Int64", bool: "boolean"}
 
 
 class RecordConversions:
-    """The record conversions area of the service; its calls contact no server."""
+    """Calls of the service that convert records. They contact no server."""
 
     @staticmethod
     def to_frame(
@@ -42,10 +42,11 @@ class RecordConversions:
     ) -> "pd.DataFrame":
         """Return records of one kind as a pandas DataFrame: one row per record, one column per field.
 
-        Amounts are float64, or `Decimal` objects when `exact`; times are `datetime64[us, UTC]`, session
-        dates `datetime64[us]` at midnight, ids `UUID` objects, documents dicts. A whole number that may be
-        missing is `Int64`. A field of a nested record becomes the column `RECORD.FIELD`. `kind` defines the
-        columns when there are no records. Raises `InvalidInput`; `MissingExtra` without pandas.
+        Amounts are float64, or `Decimal` objects if `exact`. Times are `datetime64[us, UTC]`, session dates
+        `datetime64[us]` at midnight, ids `UUID` objects, documents dicts. A whole number that may be None is
+        `Int64`. A field of a nested record becomes a column such as `quest.title`. `kind` is the type of the
+        records, which defines the columns if there are none. Raises `InvalidInput`, and `MissingExtra` if
+        pandas is not installed.
         """
         require_extra("frames")
         import pandas as pd  # noqa: PLC0415  # imported late, see the module's docstring
@@ -57,10 +58,10 @@ class RecordConversions:
 
     @staticmethod
     def to_json(records: Record | Iterable[Record] | None) -> bytes:
-        """Return a record, or a list of records, as JSON in UTF-8; None is `null`.
+        """Return a record, or a list of records, as JSON in UTF-8; None becomes `null`.
 
-        Amounts are texts with all their digits, so that no reader rounds them; ids are texts, and times
-        are ISO 8601 in UTC with a Z. Raises `InvalidInput`.
+        Amounts are texts with all their digits, so that no reader rounds them. Ids are texts, and times are
+        ISO 8601 in UTC with a Z. Raises `InvalidInput`.
         """
         if records is None or isinstance(records, Record):
             return msgspec.json.encode(records)
@@ -68,7 +69,7 @@ class RecordConversions:
 
 
 def _find_kind(rows: Sequence[Record], kind: Any) -> type[Record] | None:
-    """Return the one kind of the records; None where there is neither a record nor a kind."""
+    """Return the type of the records, or `kind` if there are none. Raises `InvalidInput` for two types."""
     if kind is not None and not (isinstance(kind, type) and issubclass(kind, Record)):
         raise InvalidInput(f"kind is {show(kind)}; give a type of core.records, such as Portfolio")
     kinds = {type(row) for row in rows} | ({kind} if kind is not None else set())
@@ -106,7 +107,7 @@ def _build_column(
     if kind not in _DTYPES:
         values = msgspec.to_builtins(values, builtin_types=KEPT)
     names = _OPTIONAL_DTYPES if is_optional and kind in _OPTIONAL_DTYPES else _DTYPES
-    # pandas chooses the type of texts, which depends on its release
+    # pandas chooses the dtype of a column of texts: it differs between releases
     dtype = None if kind is str and values else names.get(kind, "object")
     return pd.Series(values, dtype=dtype)
 

@@ -1,4 +1,4 @@
-"""The public face of the service: all areas in one object."""
+"""The public class of the service, which has all its calls."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -49,15 +49,17 @@ class EnhancedDatabaseService(
     Consistency,
     RecordConversions,
 ):
-    """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
+    """All calls on the users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
-    Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
-    context manager. Every call that asks the database may raise `DatabaseUnavailable`,
-    `PoolTimeout`, `PoolClosed`, `QueryTimeout` or another `DatabaseError`; a failure of the cache raises
-    no error. Ages in the docstrings hold while the database answers: while it does not, a cached read may
-    return the last known value, and `stale_seconds()` says how old that value is. With
-    DATABASE_REPLICA_URLS, an answer "as of now" has all that this process wrote, and what others wrote at
-    least 1.5 s ago; `at_least` guarantees more (docs/replicas.md).
+    Thread safe. Open one per process with `core.open_service`, and close it with `close` or as a context
+    manager. Every call that asks the database may raise `DatabaseUnavailable`, `PoolTimeout`, `PoolClosed`,
+    `QueryTimeout` or another `DatabaseError`. A failure of the cache raises no error.
+
+    A docstring says how old an answer can be while the database answers. While it does not, a cached read may
+    return the last known value, and `stale_seconds()` says how old that value is. A change "through the
+    service" is one by a call of this class, in any process. An answer "as of now" comes from the database,
+    not from a cache. With DATABASE_REPLICA_URLS it has every write of this process, and the writes of other
+    processes that committed at least 1.5 s ago; `at_least` guarantees more (docs/replicas.md).
     """
 
     def __init__(
@@ -75,10 +77,10 @@ class EnhancedDatabaseService(
         self._is_isolated = False
 
     def as_user(self, user_id: UUID | str) -> PlayerView:
-        """Return a player's view: calls that the database limits to the rows of one player.
+        """Return a player's view: the database lets its calls see and change only the rows of this player.
 
-        For a user that does not exist the view has no rows. The first call checks once that the database
-        limits players to their rows. Raises `PlayersNotIsolated` when it does not, and `InvalidInput`.
+        For a user that does not exist, the view has no rows. The first `as_user` of a process checks that the
+        database limits players to their rows. Raises `PlayersNotIsolated` if it does not, and `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         if not self._is_isolated:
@@ -90,7 +92,7 @@ class EnhancedDatabaseService(
                 )
             self._is_isolated = True
         outer = find_identity() or Identity()
-        # inside acting_as, the person who acts for the player stays the actor in the audit log
+        # inside acting_as, the audit log names the person who acts for the player
         identity = Identity(
             role=PLAYER,
             user_id=checked,
@@ -110,11 +112,11 @@ class EnhancedDatabaseService(
         return self._health.evaluate(limit)
 
     def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
-        """Close every connection, after running calls have had `drain_seconds` (0 to 3600) to end.
+        """Wait up to `drain_seconds` (0 to 3600) for running calls to end, then close every connection.
 
-        Calls that start later raise `PoolClosed`, also those that the cache could answer; `health`,
-        `pool_stats` and `cache_stats` still answer. A second `close` does nothing. Raises
-        `InvalidInput`, and then closes nothing.
+        Later calls raise `PoolClosed`, even if the cache could answer. Only `health`, `pool_stats` and
+        `cache_stats` still answer. A second `close` does nothing. Raises `InvalidInput`, and then closes
+        nothing.
         """
         drain_seconds = check_seconds(drain_seconds, "drain_seconds")
         self._database.shut_down(drain_seconds)

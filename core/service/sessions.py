@@ -28,7 +28,7 @@ def _summary_key(returns: str, day: date) -> str:
     return f"leaderboard:summary:{returns}:{day}"
 
 
-# No write invalidates these. Sessions before the newest change only when somebody corrects them.
+# No write invalidates these. Older sessions are kept longer: they change only by corrections.
 _NEWEST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=60, time_dependent=True)
 _PAST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=900, time_dependent=True)
 
@@ -46,14 +46,14 @@ _SEEN = Cached(
 
 
 class Sessions(ServiceBase):
-    """The sessions area of the service."""
+    """Calls of the service about sessions."""
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
         """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
 
-        `before` is the last day of the page before; without it, the list begins at today's session (UTC).
-        Sessions whose players have no score yet are included; `list_leaderboard_dates` lists only sessions
-        with a leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
+        `before` is the last date of the previous page; without it, the list begins at today's session (UTC).
+        Sessions without any score yet are included; `list_leaderboard_dates` lists only sessions with a
+        leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         day, limit = check_before(before, self._clock()), check_limit(limit)
         return self._read(queries.list_dates, limit, day)
@@ -63,7 +63,7 @@ class Sessions(ServiceBase):
     ) -> tuple[date, ...]:
         """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
 
-        `before` is the last day of the page before; without it, the list begins at today's session (UTC).
+        `before` is the last date of the previous page; without it, the list begins at today's session (UTC).
         Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         count, day = check_limit(limit), check_before(before, self._clock())
@@ -76,7 +76,7 @@ class Sessions(ServiceBase):
     ) -> tuple[SessionSummary, ...]:
         """Return summaries of the newest sessions that have a leaderboard, newest first, up to today (UTC).
 
-        `returns` is the category of the leaderboard that the returns are taken from. The newest summary is
+        `returns` is the category of the leaderboards from which the returns are taken. The newest summary is
         at most 60 s old, the others 900 s. Raises `InvalidInput`.
         """
         count = check_int(limit, "limit", least=1, most=MAX_SESSIONS)
@@ -97,10 +97,11 @@ class Sessions(ServiceBase):
         return tuple(summaries[key] for key in by_key if key in summaries)
 
     def get_seen_players(self, *, days: int = 1) -> SeenPlayers:
-        """Return how many players were seen on the last `days` days (UTC, with today), and how many exist.
+        """Return how many players were seen in the last `days` days, and how many there are.
 
-        A player was seen if their last activity was on one of these days, or if they have a portfolio of a
-        session of these days. Both numbers are of one moment. At most 60 s old. Raises `InvalidInput`.
+        The last of these UTC days is today. A player was seen if `last_active` is on one of the days, or if
+        they have a portfolio of a session on one of the days. Both numbers were counted at the same moment.
+        The answer is at most 60 s old. Raises `InvalidInput`.
         """
         count = check_int(days, "days", least=1, most=MAX_SEEN_DAYS)
         today = check_session_date(None, self._clock())
@@ -111,18 +112,18 @@ class Sessions(ServiceBase):
         return self._cache.get_or_load(_SEEN, load, today - timedelta(days=count - 1), today)
 
     def count_undated_quests(self) -> int:
-        """Return how many completed quests have no known time of completion, and so count in no session.
+        """Return how many completed quests have no `completed_at`. No session summary counts these quests.
 
-        At most 900 s old.
+        The answer is at most 900 s old.
         """
         return self._cache.get_or_load(_UNDATED, lambda: self._read(queries.count_undated))
 
     def close_session(self, session_date: date) -> int:
-        """Store the final rank of every entry of a session; return how many entries it has.
+        """Store the final rank of every leaderboard entry of a session. Return how many entries it has.
 
-        Safe to repeat. An entry that is written meanwhile may keep its previous rank.
-        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session may be any up
-        to tomorrow (UTC). Raises `InvalidInput`.
+        Safe to repeat. An entry that is written meanwhile may keep its previous rank. Each statement may take
+        ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session may be any up to tomorrow (UTC). Raises
+        `InvalidInput`.
         """
         if session_date is None:
             raise InvalidInput("session_date is None; give the session to close")
@@ -132,5 +133,6 @@ class Sessions(ServiceBase):
             with self._write() as (database, _), database.with_long_timeout():
                 return leaderboards.store_ranks(database, day)
 
-        # retried after a deadlock: this locks rows in storage order, a batch update in the order of players
+        # A deadlock is possible: this call locks rows in the order in which they are stored, and
+        # batch_update_leaderboard in the order of players.
         return self._retry_conflicts(write)

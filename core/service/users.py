@@ -1,4 +1,4 @@
-"""Users: profiles, search, activity."""
+"""Users: profiles, search, last activity."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -36,12 +36,12 @@ from core.service.writes import ServiceBase, new_id
 
 
 def user_key(user_id: UUID) -> str:
-    """Name the cached profile of a user."""
+    """Return the cache key of the profile of a user."""
     return f"user:{format_id(user_id)}"
 
 
 _PROFILE = Cached(USER, StoredUser, user_key)
-# A change of a user does not invalidate it.
+# A change of a user does not invalidate this number.
 _ACTIVE_PLAYERS = Cached(
     USER, int, lambda since: f"user:active:{since.isoformat()}", ttl_seconds=60, time_dependent=True
 )
@@ -56,12 +56,13 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 class Users(ServiceBase):
-    """The users area of the service."""
+    """Calls of the service about users."""
 
     def get_user_by_id(self, user_id: UUID | str) -> User:
-        """Return a user; at most 300 s old, and never older than the last change through a service.
+        """Return the user with this id.
 
-        Raises `UserNotFound`, `InvalidInput`.
+        The answer is at most 300 s old, and never older than the last change through the service. Raises
+        `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         user = self._cache.get_or_load(
@@ -92,21 +93,21 @@ class Users(ServiceBase):
     def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
         """Return up to `limit` users whose username or name starts with `prefix`, as of now.
 
-        The search is case-insensitive, and the result is ordered by username in lower case. If more than
-        `limit` users match, those that come first by username or by name are returned; an empty prefix lists
-        the first users. Raises `InvalidInput`.
+        The search is case-insensitive, and the result is ordered by username in lower case. If more users
+        match, the call finds the first `limit` by username and the first `limit` by name, and returns the
+        first `limit` of both. An empty prefix matches every user. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
 
     def list_users_by_email(self, email: str, *, limit: int = 100) -> tuple[User, ...]:
-        """Return up to `limit` users with an e-mail address, in the order of their ids, as of now.
+        """Return up to `limit` users with this e-mail address, in the order of their ids, as of now.
 
         The search is case-insensitive. Raises `InvalidInput`, and `EncryptionKeyMissing`.
         """
         wanted, most = check_address(email), check_limit(limit)
         found = self._read(queries.list_users_by_email, self._emails.cipher.list_indexes(wanted), most)
-        # compare the addresses too: the index of a row could have been copied from another row
+        # Compare the addresses too: someone could have copied `email_index` from the row of another user.
         return tuple(
             user
             for user in self._emails.decrypt_all(found)
@@ -116,17 +117,17 @@ class Users(ServiceBase):
     def list_users(self, *, limit: int = 100, after: User | None = None) -> tuple[User, ...]:
         """Return up to `limit` users in the order of their ids, as of now.
 
-        Ids of `create_user` are in the order of creation. `after` is the last user of the page
-        before. Raises `InvalidInput`.
+        The ids that `create_user` makes are in the order of creation. `after` is the last user of the
+        previous page. Raises `InvalidInput`.
         """
         last = check_after(after, User)
         return self._emails.decrypt_all(self._read(queries.list_after, find_id(last), check_limit(limit)))
 
     def stream_users(self, *, after: User | None = None) -> Iterator[User]:
-        """Yield every user in the order of their ids; 2,000 are held at a time.
+        """Yield all users in the order of their ids.
 
-        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
-        `after` is the last user already read. Raises `InvalidInput`.
+        Reads batches of 2,000 users. Each batch is one statement with its own snapshot, and no connection is
+        held between batches. `after` is the last user already read. Raises `InvalidInput`.
         """
 
         def load(last: User | None, limit: int) -> tuple[User, ...]:
@@ -135,7 +136,10 @@ class Users(ServiceBase):
         return stream_pages(load, check_after(after, User))
 
     def count_active_players(self, since: datetime) -> int:
-        """Return how many players were active at a time or later; at most 60 s old. Raises `InvalidInput`."""
+        """Return how many players have a `last_active` of `since` or later.
+
+        The answer is at most 60 s old. Raises `InvalidInput`.
+        """
 
         def load(since: datetime) -> int:
             return self._read(queries.count_active, since)
@@ -152,8 +156,8 @@ class Users(ServiceBase):
     ) -> User:
         """Create a user and return it.
 
-        Its id is a time-ordered UUID (version 7). Raises `InvalidInput`, also when the username is taken,
-        and `EncryptionKeyMissing` for an e-mail address when no key is set.
+        Its id is a time-ordered UUID (version 7). Raises `InvalidInput`, also if the username is taken, and
+        `EncryptionKeyMissing` if an e-mail address is given but no key is set.
         """
         given = {"username": username, "name": name, "email": email, "preferences": preferences}
         values = {field: _CHECKS[field](value) for field, value in given.items()}
@@ -167,12 +171,12 @@ class Users(ServiceBase):
         return self._emails.decrypt(user)
 
     def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
-        """Change username, name, email or preferences, and return the user.
+        """Change username, name, email or preferences of a user, and return the user.
 
-        Fields that are not given stay unchanged; None removes name and email, and new preferences replace all
-        old ones. Cached leaderboards show a new username immediately. Raises `UserNotFound`,
-        `InvalidInput`, also when the username is taken, and `EncryptionKeyMissing` for an e-mail address
-        when no key is set.
+        Fields that are not given stay unchanged. None removes a name or e-mail address. New preferences
+        replace all old ones. Cached leaderboards show a new username immediately. Raises `UserNotFound`,
+        `InvalidInput`, also if the username is taken, and `EncryptionKeyMissing` if an e-mail address is
+        given but no key is set.
         """
         checked = check_id(user_id, "user_id")
         unknown = sorted(set(changes) - set(_CHECKS))
@@ -183,7 +187,7 @@ class Users(ServiceBase):
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
         stored = self._emails.encrypt_changes(checked, values)
         try:
-            # Not `_write_one`: when the name is taken, the profile must not be invalidated.
+            # Not `_write_one`, which would invalidate the profile even if the username is taken.
             with self._write() as (database, changed):
                 changed.invalidate(user_key(checked))
                 if "username" in values:
@@ -196,18 +200,18 @@ class Users(ServiceBase):
         return self._emails.decrypt(user)
 
     def touch_last_active(self, user_id: UUID | str) -> None:
-        """Set the time when a user was last active to now. Raises `UserNotFound`, `InvalidInput`."""
+        """Set `last_active` of a user to the current time. Raises `UserNotFound`, `InvalidInput`."""
         checked = check_id(user_id, "user_id")
         keys = [user_key(checked)]
         if not self._write_one(keys, queries.touch_user, checked, self._clock()):
             raise _no_user(checked)
 
     def batch_touch_last_active(self, seen: Mapping[UUID | str, datetime]) -> int:
-        """Set the time when many users were last active; return how many of them changed.
+        """Set `last_active` of many users to the given times. Return how many users changed.
 
-        Times must be before the end of tomorrow (UTC). A time before the stored one changes nothing; users
-        that do not exist are skipped. One statement per 5,000 users in one transaction. Raises
-        `InvalidInput`.
+        Times must be before the end of tomorrow (UTC). A stored time is never replaced by an earlier time,
+        and users that do not exist are skipped. Runs one statement per 5,000 users, in one transaction.
+        Raises `InvalidInput`.
         """
         if not isinstance(seen, Mapping):
             raise InvalidInput(f"seen is {show(seen)}; give a mapping of ids to times")
@@ -217,7 +221,7 @@ class Users(ServiceBase):
         def write() -> int:
             changed: set[UUID] = set()
             with self._write() as (database, changes):
-                # in the same order everywhere, so that two batches do not deadlock
+                # every batch has the same order, so that two batches do not deadlock
                 for chunk in chunked(sorted(checked.items()), CHUNK_ROWS):
                     changed |= queries.touch_users(database, dict(chunk))
                 changes.invalidate(*map(user_key, changed))
@@ -242,7 +246,8 @@ class Users(ServiceBase):
                 changes.invalidate(*list_portfolio_keys(database, checked))
                 queries.delete_user(database, checked)
 
-        # retried after a deadlock: other writes lock rows of the user first, delete_user locks the user first
+        # A deadlock is possible: other writes lock rows of the user before the user, and this call the user
+        # first.
         self._retry_conflicts(write)
 
 

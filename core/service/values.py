@@ -1,8 +1,8 @@
 """Converts numbers, ids, texts, times and JSON documents of other libraries to plain Python values.
 
-Owns the protocols that identify a value of another library: `__index__`, `numbers.Real`, the attributes
-of a UUID, and `item()` of numpy; no library is imported for it. A `to_` function returns a value of
-exactly one type, or None if the argument has no exact value of that type. Knows no argument names.
+A value of another library is recognised by `__index__`, `numbers.Real`, the attributes of a UUID, or `item()`
+of numpy. The library is never imported. A `to_` function returns a value of exactly one type, or None if the
+argument cannot be converted exactly. The error messages are in `inputs`.
 """
 
 from collections.abc import Mapping
@@ -38,16 +38,17 @@ def to_int(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     try:
-        # exactly an int, also for an IntEnum; numpy's bool and float have no __index__
+        # `index` returns exactly an int, also for an IntEnum. It raises for a bool or float of numpy, which
+        # have no __index__.
         return index(value)
     except TypeError:
         return None
 
 
 def to_decimal(value: Any) -> Decimal | None:
-    """Convert a number or its text; a float has the digits that it prints (0.1, not 0.1000...0555).
+    """Convert a number, or the text of a number. A float becomes what it prints: 0.1, not 0.1000...0555.
 
-    None for a bool, and for a fraction, which may need infinitely many digits.
+    Returns None for a bool, and for a fraction, which may need infinitely many digits.
     """
     if type(value) is Decimal:
         return value
@@ -62,23 +63,23 @@ def _find_digits(value: Any) -> Decimal | str | int | None:
     if isinstance(value, Decimal | str):
         return value
     if isinstance(value, float):
-        # also numpy.float64, whose own repr names the type
+        # not repr(value): the repr of numpy.float64 contains the name of the type
         return float.__repr__(value)
     if isinstance(value, Real) and not isinstance(value, Rational):
-        # such as numpy.float32, which prints the shortest digits of its own precision
+        # for example numpy.float32: its text has the shortest digits for its own precision
         return str(value)
     return to_int(value)
 
 
 def to_text(value: Any) -> str | None:
-    """Convert a text; a member of a text enumeration becomes its value, not its name."""
+    """Convert a text. A member of a StrEnum becomes its value."""
     if type(value) is str:
         return value
     return str.__str__(value) if isinstance(value, str) else None
 
 
 def to_bool(value: Any) -> bool | None:
-    """Convert a bool of Python or numpy; None for 0, 1 and texts."""
+    """Convert a bool of Python or numpy; None for other values, also 0 and 1."""
     plain = _unwrap(value)
     return plain if isinstance(plain, bool) else None
 
@@ -106,7 +107,7 @@ def to_datetime(value: Any) -> datetime | None:
 
 
 def to_timedelta(value: Any) -> timedelta | None:
-    """Convert a timedelta, also of numpy; None for NaT, and for one finer than a microsecond."""
+    """Convert a timedelta, also of numpy; None for NaT, and for a length finer than a microsecond."""
     if type(value) is timedelta:
         return value
     plain = _unwrap(value)
@@ -116,14 +117,14 @@ def to_timedelta(value: Any) -> timedelta | None:
 
 
 def _is_exact(value: datetime | timedelta) -> bool:
-    """Say whether a subclass has a value at all (NaT equals nothing), and whole microseconds."""
-    # pandas: a Timestamp has `nanosecond`, a Timedelta `nanoseconds`
+    """Say whether a value is not NaT, and has no part finer than a microsecond."""
+    # pandas.Timestamp has `nanosecond`, pandas.Timedelta has `nanoseconds`
     fine = getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
     return value == value and not fine  # noqa: PLR0124  # false for NaT
 
 
 def _unwrap(value: Any) -> Any:
-    """Return the Python value of a numpy scalar, anything else as it is."""
+    """Return the Python value of a numpy scalar; return other values unchanged."""
     is_scalar = hasattr(value, "dtype") and getattr(value, "ndim", None) == 0
     return value.item() if is_scalar else value
 
@@ -132,7 +133,7 @@ def _unwrap(value: Any) -> Any:
 
 
 class NotJsonError(Exception):
-    """A value inside a document cannot be JSON; `path` leads to it, innermost step first."""
+    """A value in a document cannot be JSON; `path` has the keys that lead to it, the innermost first."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -140,7 +141,7 @@ class NotJsonError(Exception):
 
 
 def to_document(value: Mapping[Any, Any]) -> dict[str, Any]:
-    """Convert a mapping to a JSON object of plain Python values; raises `NotJsonError`."""
+    """Convert a mapping to a JSON object of plain Python values. Raises `NotJsonError`."""
     plain = {}
     for key, item in value.items():
         try:
@@ -168,7 +169,8 @@ def _to_json(value: Any) -> Any:
     text = to_text(value)
     if text is not None and is_storable(text):
         return text
-    # jsonb returns a whole float as an int, and msgpack has no int of more than 64 bits
+    # A float must fit into 64 bits too: jsonb returns a whole float as an int, and msgpack (the format of
+    # cached values) has no larger int.
     number = float(value) if isinstance(value, float) else to_int(value)
     if number is not None and -(2**63) <= number < 2**63:
         return number
@@ -190,5 +192,5 @@ def _to_array(values: list[Any] | tuple[Any, ...]) -> list[Any]:
 
 
 def is_storable(text: str) -> bool:
-    """Say whether PostgreSQL can store the text: no NUL, and nothing that UTF-8 cannot encode."""
+    """Say whether PostgreSQL can store the text: it has no NUL, and UTF-8 can encode it."""
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,9 +1,9 @@
-"""The base class of the service's areas: how they read, and the order of a write.
+"""The order in which a write of the service runs, and the base class with which calls read and write.
 
 Every write has these steps:
 
-1. Validate: the area checks its arguments.
-2. Transaction: the statements run, and the area notes the cache keys of the rows that they change.
+1. Validate: the call checks its arguments.
+2. Transaction: the statements run, and the call adds the cache keys of the changed rows to `Changes`.
 3. Fence: from now on no reader can store values from before the write under these keys.
 4. Commit.
 5. Invalidate: the keys are dropped and the fences removed. When the outcome of the COMMIT is unknown, the
@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Errors after which the outcome is known: the server refused or cancelled, and nothing was committed.
+# Errors after which nothing was committed: the server has refused or cancelled the statement.
 OUTCOME_KNOWN = (DatabaseError, QueryTimeout)
-# Each deadlock takes the server's deadlock_timeout (1 s by default); two conflicts in a row are rare.
+# Two conflicts in a row are rare, and each deadlock costs the server's deadlock_timeout (1 s by default).
 CONFLICT_ATTEMPTS = 3
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -53,7 +53,7 @@ _PACKAGE = __name__.rpartition(".")[0]
 class Changes:
     """The cache keys to invalidate once a transaction has committed.
 
-    Keys that are `known` before the statements run may be fenced while they run.
+    The keys `known` are given before the statements run. A thread may fence them while the statements run.
     """
 
     def __init__(self, known: Sequence[str] = ()) -> None:
@@ -61,7 +61,7 @@ class Changes:
         self.keys: list[str] = []
 
     def invalidate(self, *keys: str) -> None:
-        """Add keys."""
+        """Add keys to invalidate after the commit."""
         self.keys.extend(keys)
 
     def list_all(self) -> list[str]:
@@ -70,7 +70,7 @@ class Changes:
 
 
 class ServiceBase:
-    """The base class of the areas of the service."""
+    """The base class of all classes with calls of the service."""
 
     metrics: Metrics
 
@@ -90,35 +90,35 @@ class ServiceBase:
         self.metrics = metrics
 
     def _read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query and return its result; the operation is the public method that contains this call."""
+        """Run a query and return its result. The operation is the public method that calls `_read`."""
         return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     def _read_current(
         self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a query like `_read`, but never on a replica: its answer must be current."""
+        """Run a query like `_read`, but never on a replica, which could lag behind."""
         with demanding(CURRENT):
             return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Group the calls of the block: all are committed at the end, or none.
+        """Group the calls of a `with` block: all of them are committed at its end, or none.
 
-        Only the calls in the block see its writes before it commits. An error that leaves the block rolls
-        back everything; an error that is caught inside the block rolls back only the call that raised it.
+        Before the commit, only the calls in the block see its writes. An error that leaves the block rolls
+        back everything. An error that is caught inside the block rolls back only the call that raised it.
         Transactions nest; the outermost commits. The block holds one connection until it ends.
 
-        The block belongs to the thread that enters it, and there to the asyncio task or to the
-        function that a thread pool called. Other threads and tasks have their own transactions; if they
-        run in the block's context, as with `asyncio.to_thread`, their calls raise `TransactionMisused`.
-        A block is rolled back when it awaits, when another thread or task leaves it, or when its own thread
-        or task has ended. Later calls in the block, and its end, then raise `TransactionMisused`: run the
-        whole block in one function with `asyncio.to_thread`. A process that is forked inside the block is
-        not part of it: the calls of that process are independent.
+        The block belongs to the thread that enters it. In an event loop it belongs to one task of the thread,
+        and in a thread pool to one function that the thread runs. Other threads and tasks have their own
+        transactions; if they run in the block's context, as with `asyncio.to_thread`, their calls raise
+        `TransactionMisused`. A block is rolled back if it awaits, if another thread or task leaves it, or if
+        its own thread or task has ended. Later calls in the block, and its end, then raise
+        `TransactionMisused`: run the whole block in one function with `asyncio.to_thread`. A process that is
+        forked inside the block is not part of it: the calls of that process are independent.
 
-        Raises `DatabaseUnavailable` when the connection is lost, even if the commit happened and only its
-        reply was lost. A call that is part of a deadlock raises a `DatabaseError`: repeat the whole block
-        then, because other writers wait for the rows that it has locked.
+        Raises `DatabaseUnavailable` if the connection is lost, even if the commit happened and only its reply
+        was lost. A call that is part of a deadlock raises a `DatabaseError`. Repeat the whole block then,
+        because other writers wait for the rows that the block has locked.
         """
         holder = Holder.of_block(sys._getframe())  # noqa: SLF001  # documented
         with self._write_as("transaction", holder=holder):
@@ -127,9 +127,10 @@ class ServiceBase:
     # -- writes ---------------------------------------------------------------------------
 
     def _write(self, keys: Sequence[str] = ()) -> AbstractContextManager[tuple[Database, Changes]]:
-        """Run the block of a `with` statement as a write of the public method that contains this call.
+        """Run a `with` block as one write. The operation is the public method that calls `_write`.
 
-        The block gets the database, and the `Changes` to which it can add more keys.
+        `keys` are cache keys that the write changes. The block gets the database, and the `Changes` to which
+        it can add more keys.
         """
         return self._write_as(name_operation(sys._getframe(1)), keys)  # noqa: SLF001  # documented
 
@@ -140,9 +141,10 @@ class ServiceBase:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a write of one statement that changes exactly what is cached under `keys`; return its result.
+        """Run a write that is one statement, and return its result.
 
-        Outside of `transaction()` the statement commits itself, which saves the round trip of a COMMIT.
+        `keys` are all cache keys that the statement changes. Outside of `transaction()` the statement runs in
+        autocommit mode, which saves the round trip of a COMMIT.
         """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
         if self._database.in_transaction():
@@ -153,7 +155,7 @@ class ServiceBase:
         try:
             with self._database.session(operation) as database:
                 check_actor(database)
-                # fence after the connection is checked out: the wait for it may be longer than a fence lasts
+                # Fence after the check-out: the wait for a connection can be longer than the life of a fence.
                 is_fenced = True
                 fence = self._cache.fence(keys)
                 result = query(database, *args, **kwargs)
@@ -168,9 +170,10 @@ class ServiceBase:
     def _write_as(
         self, operation: str, keys: Sequence[str] = (), *, holder: Holder | None = None
     ) -> AbstractContextManager[tuple[Database, Changes]]:
-        """Run a write like `_write`, for a named operation.
+        """Run a `with` block as one write, like `_write`, under the name `operation`.
 
-        `holder` is given for a transaction whose block is code of the service's caller.
+        `holder` is set only by `transaction()`, whose block is code of the caller: the thread, task or
+        function that has entered the block.
         """
         unit = self._database.find_unit()
         if unit is not None and unit.transactions:
@@ -187,7 +190,7 @@ class ServiceBase:
                 yield database, inner
         finally:
             unit.changes = outer
-        # not reached after an error, when the savepoint was rolled back
+        # not reached after an error: the savepoint was rolled back, and its keys did not change
         outer.keys.extend(inner.list_all())
 
     @contextmanager
@@ -219,11 +222,11 @@ class ServiceBase:
         self._cache.invalidate(changes.list_all(), fence, position=unit.position)
 
     def _retry_conflicts(self, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
-        """Run a write and return its result; after a conflict, run it again (three attempts in all).
+        """Run a write and return its result. After a conflict, run it again: three attempts in all.
 
         A conflict is a deadlock, a serialization failure, or an error of a type in `conflicts`. Inside
-        `transaction()` only the types in `conflicts` are retried, because other writers wait for the rows
-        that the transaction has locked.
+        `transaction()` only the types in `conflicts` are retried: after a deadlock, the caller has to repeat
+        the whole transaction, because other writers wait for the rows that it has locked.
         """
         retried: tuple[type[DatabaseError], ...] = conflicts
         if not self._database.in_transaction():
@@ -237,7 +240,7 @@ class ServiceBase:
 
 
 def check_actor(database: Database) -> None:
-    """Raise `NotSupported` inside `acting_as` where the database cannot record who changes a row."""
+    """Raise `NotSupported` inside `acting_as` if the database cannot record who changes a row."""
     identity = find_identity()
     if identity is not None and identity.actor is not None and is_distributed(database):
         raise NotSupported(
@@ -247,10 +250,10 @@ def check_actor(database: Database) -> None:
 
 
 def name_operation(frame: FrameType) -> str:
-    """Return the operation of a call: the name of the service's public method that contains the call.
+    """Return the operation of a frame: the name of the service's public method that runs it.
 
-    The operation labels metrics, logs and statements. Functions inside the method count as its body, and
-    frames outside this package are skipped.
+    The operation labels metrics, logs and statements. A function inside a method counts as the method. Frames
+    of other packages are skipped, such as those of the cache that calls a loader.
     """
     found: FrameType | None = frame
     while found is not None:
@@ -262,7 +265,7 @@ def name_operation(frame: FrameType) -> str:
 
 @cache
 def _name_method(code: CodeType) -> str:
-    # Class.method, or Class.method.<locals>.function
+    # co_qualname is Class.method, or Class.method.<locals>.function
     names = code.co_qualname.split(".")
     if len(names) < 2 or names[1].startswith("_"):
         raise TypeError(f"{code.co_qualname} is not a public method; pass the operation on from one")
@@ -270,10 +273,10 @@ def _name_method(code: CodeType) -> str:
 
 
 def new_id() -> UUID:
-    """Return a time-ordered UUID (version 7, RFC 9562), so that inserts reach adjacent pages of an index."""
+    """Return a time-ordered UUID (version 7, RFC 9562): inserts then reach adjacent pages of an index."""
     return uuid_utils.uuid7()
 
 
 def format_width(width: timedelta) -> str:
-    """Return a width in seconds, for a cache key; different widths have different texts."""
+    """Return a length of time in seconds as text, for a cache key: no two lengths have the same text."""
     return str(width.total_seconds()).removesuffix(".0")

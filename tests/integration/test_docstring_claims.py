@@ -214,9 +214,6 @@ def test_an_answer_is_as_old_as_its_docstring_says(
     ages = [
         int(age) for age in re.findall(r"(?:at most|up to|others|that of) (\d+) s\b", words, re.IGNORECASE)
     ]
-    if name == "get_portfolio":
-        assert "as old as that of `find_portfolio`" in words
-        ages = [60]
     assert bool(lives) == bool(ages), (lives, words)
     assert lives or re.search(
         "as of (now|(its|their) time)|its own snapshot|estimated|statistics|statements",
@@ -308,7 +305,7 @@ NO_CHANGE = {
     "pool_stats", "record_audit_event", "replica_stats", "seal_audit_log", "stale_seconds", "to_frame",
     "to_json", "verify_audit_log", "warm_cache",
 }  # fmt: skip  # one name a line would hide that these are the rest
-CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)] + ["get_portfolio"]
+CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)]
 
 
 def test_every_call_that_writes_is_tried() -> None:
