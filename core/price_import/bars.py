@@ -1,7 +1,7 @@
-"""The bars of a price file: prices and volume of many rows, and the rules for valid bars.
+"""Checks the bars of a price file; a bar is the open, high, low, close and volume of one row.
 
-Owns how low and high are widened to include open and close, and how all prices are scaled when there is an
-adjusted close. Reads no file, and does not combine bars of one day.
+Owns the rules for valid bars. Widens low and high to include open and close, and scales all prices when there
+is an adjusted close. Reads no file, and does not combine the bars of one day.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,24 @@ from core.simulation.amounts import Floats
 MIN_PRICE: Final = 1e-10
 MAX_PRICE: Final = 1e9
 MAX_VOLUME: Final = 2.0**53
-"""Floats represent every integer up to this one exactly."""
+"""A float represents every integer up to this one exactly."""
 
 TOLERANCE: Final = 0.01
-"""The share by which open and close may lie outside low and high: vendors correct each price separately."""
+"""How far an open or close may be below the low or above the high, as a share of the low or high.
+
+Vendors correct each price separately, so the prices of a bar can contradict each other slightly.
+"""
 
 EVENT: Final = "(?i)dividend|stock split"
-"""Matches the text that some files have instead of a price, in a row about a dividend or a split."""
+"""Matches the text that stands in place of a price in a row about a dividend or a split."""
 
 
 class RowCheck(NamedTuple):
-    """The rows that break one rule; `reason` is a template for `str.format` with the fields of such a row."""
+    """The result of checking one rule on many rows; `broken` is a mask of the rows that break the rule.
+
+    `kind` is a short text without values of a row. `reason` is the error message: a template for
+    `str.format`, with fields of the row such as `{close}`.
+    """
 
     kind: str
     broken: Mask
@@ -35,11 +42,11 @@ class RowCheck(NamedTuple):
 
 
 class Bars:
-    """The bars of one series of prices in a batch of rows.
+    """The bars of many rows; `texts` has the columns of the file by meaning, such as "close".
 
-    `prices` are the values in the file divided by `scale`, NaN where a field is not a number. `stored` has
-    open, high, low and close as they will be stored: adjusted, with low and high widened to include open and
-    close.
+    `prices` has the open, high, low and close of the file divided by `scale`, and NaN where a field is not a
+    number. `stored` has the same four prices as they will be stored: scaled to the adjusted close, with low
+    and high widened to include open and close.
     """
 
     def __init__(self, texts: dict[str, Any], rows: int, decimal: str, scale: float) -> None:
@@ -60,16 +67,20 @@ class Bars:
         low = np.where(self.missing["low"], np.nan, np.fmin(low, np.fmin(opens, close)))
         if self.adjusted is None:
             return [opens, high, low, close]
-        with np.errstate(all="ignore"):  # `check` reports invalid numbers
+        with np.errstate(all="ignore"):  # no warnings: `check` reports invalid numbers
             factor = self.adjusted / close
-            # store the adjusted close as given: close * factor could be rounded differently
+            # the last value is the adjusted close of the file: close * factor could be rounded differently
             return [
                 round_adjusted(value)
                 for value in (opens * factor, high * factor, low * factor, self.adjusted)
             ]
 
     def are_without_trade(self) -> Mask:
-        """Return a mask of the rows without any price, or with only a close carried from an earlier day."""
+        """Return a mask of the rows in which nothing was traded.
+
+        In such a row, all prices are missing, or open, high and low are 0. Such zeros may stand beside a
+        close above 0 if the volume is 0 or missing: some vendors repeat the close of the day before.
+        """
         opens, high, low, close = (values == 0 for values in self.prices.values())
         is_still = opens & high & low & (close | (np.nan_to_num(self.volume) == 0))
         return np.asarray(np.logical_and.reduce(list(self.missing.values())) | is_still)
@@ -86,7 +97,10 @@ class Bars:
         )
 
     def list_mended(self) -> Iterator[tuple[str, Mask]]:
-        """Yield each kind of correction, such as a missing volume set to 0, and a mask of its rows."""
+        """Yield a text for each kind of correction, and a mask of the corrected rows.
+
+        For example, a missing volume becomes 0.
+        """
         opens, high, low, close = self.prices.values()
         partly = [self.missing[name] for name in PRICES[:3] if name in self.texts] or [
             np.zeros_like(self.no_volume)
@@ -99,7 +113,7 @@ class Bars:
             yield "volume with a fraction: rounded", (self.volume != np.rint(self.volume)) & ~self.no_volume
 
     def check(self) -> Iterator[RowCheck]:
-        """Yield the result of each rule; only the first rule that a row breaks is reported."""
+        """Yield one result for each rule. A row can break several rules; the caller reports the first."""
         low, high = self.prices["low"], self.prices["high"]
         for name, values in self.prices.items():
             broken = ~((values > 0) & (values <= MAX_PRICE)) & (~self.missing[name] | (name == "close"))

@@ -1,4 +1,4 @@
-"""Builds the tick of each trading day from a table of prices, with the change in 24 hours and the volatility.
+"""Builds one tick for each trading day in a table of prices, with the 24-hour change and the volatility.
 
 Accesses no file and no database.
 """
@@ -19,16 +19,16 @@ from core.simulation.amounts import Floats, divide_rounded, find_units, to_decim
 from core.simulation.price_statistics import PERCENT_UNITS, annualize_volatility, measure_change
 from core.simulation.trading_hours import close_of
 
-_MAX_UNITS: Final = 10**12  # the product with 2 * PERCENT_UNITS fits into 64 bits
+_MAX_UNITS: Final = 10**12  # prices up to this, times 2 * PERCENT_UNITS, fit into 64 bits
 
 _DAY_SECONDS: Final = 86_400
 
 
 def build_ticks(days: PriceTable, symbol: str, days_before: Sequence[tuple[date, Decimal]]) -> Iterator[Tick]:
-    """Return one tick for each row of `days`; the rows are the trading days of one symbol, in order.
+    """Return one tick for each row of `days`, which has the trading days of one symbol, oldest first.
 
-    `days_before` has the trading days before the first row with their closes, oldest first. Without them,
-    the first day has no change. A day with fewer than `VOLATILITY_RETURNS` days before it has no volatility.
+    `days_before` has the earlier trading days and their closes, oldest first. If it is empty, the first day
+    has no change. A day with fewer than `VOLATILITY_RETURNS` days before it has no volatility.
     """
     prices = to_decimals(days["close"])
     closes_before = [close for _, close in days_before]
@@ -38,7 +38,7 @@ def build_ticks(days: PriceTable, symbol: str, days_before: Sequence[tuple[date,
     times += map(_close_of_ordinal, days["day"].tolist())
     changes, percents = _changes([*closes_before, *prices], all_closes, times)
     unknown = repeat(None)
-    # positional arguments, in the order of the record's fields: keywords would double the cost
+    # positional arguments, in the order of the fields of `Tick`: keyword arguments would take twice as long
     return map(
         Tick,
         repeat(symbol),
@@ -72,9 +72,10 @@ def _close_of_ordinal(day: int) -> datetime:
 def _changes(
     exact: Sequence[Decimal], closes: Floats, times: Sequence[datetime]
 ) -> tuple[list[Decimal | None], list[Decimal | None]]:
-    """Return the changes in money and in percent; `exact` and `closes` are the same closes.
+    """Return the change of each close in money, and the change of each close in percent.
 
-    Each change is from the last close at least 24 hours earlier; None for the first days, which have none.
+    A change is measured from the last close at least 24 hours earlier, and is None if there is no such close.
+    `exact` and `closes` are the same closes, as decimals and as floats.
     """
     seconds = np.array([time.timestamp() for time in times], np.float64)
     references = np.searchsorted(seconds, seconds - _DAY_SECONDS, side="right") - 1
@@ -83,7 +84,7 @@ def _changes(
     first: list[Decimal | None] = [None] * (len(exact) - len(references))
     units = find_units(closes)
     if units is not None and units.max(initial=0) < _MAX_UNITS:
-        # fast path with the same result: most prices have at most four decimal places
+        # integers are faster than decimals, and exact if no price has more than four decimal places
         change = units[known] - units[references]
         percent = divide_rounded(change * PERCENT_UNITS, units[references])
         return [*first, *to_prices(change)], [*first, *to_prices(percent)]
@@ -97,6 +98,6 @@ def _volatilities(closes: Floats) -> list[Decimal | None]:
     unknown = list(repeat(None, min(VOLATILITY_RETURNS, len(closes))))
     if len(returns) < VOLATILITY_RETURNS:
         return [*unknown]
-    # a window per day: the rounding errors of a running sum would depend on the first day of the series
+    # one window for each day: with a running sum, rounding errors would depend on the first day
     yearly = annualize_volatility(sliding_window_view(returns, VOLATILITY_RETURNS))
     return [*unknown, *to_prices(yearly)]

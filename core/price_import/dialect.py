@@ -1,7 +1,7 @@
-"""Finds the dialect of a price file: separator, header, columns, symbol, and formats of dates and numbers.
+"""Detects the format of a price file: separator, header, columns, symbol, date format and decimal mark.
 
-Owns the rules that derive these from the first lines of a file. An ambiguous file is an error whose message
-names the option that decides. Later lines are not read.
+Uses only the first lines of a file. Raises `PriceFileError` for an ambiguous file; the message names the
+option that decides.
 """
 
 import csv
@@ -27,20 +27,23 @@ from core.price_import.vocabulary import (
 
 SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")
-"""Tried in this order when a file is not UTF-8 and no header is found in Windows-1252."""
+"""The encodings to try, in this order, when a file is not UTF-8 and shows no header in Windows-1252."""
 
 _HEADER_LINES: Final = 60
 _SAMPLE_ROWS: Final = 200
 _GIVEN: Final = -1
-"""The rank of a meaning that --columns sets: better than the rank of any name in the vocabulary."""
+"""The rank of a column that --columns names. A lower rank is preferred, and all other ranks are higher."""
 
 _UNDECIDED: Final = -1
-"""Stands for the column of the volume while several are equally good; the symbol decides later."""
+"""Used instead of a column number for the volume until `choose_volume` decides between several columns."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The columns of one series of prices by meaning; `symbol` is None unless the header names it."""
+    """The columns with the prices of one symbol; `symbol` is None if the header does not name the symbol.
+
+    `columns` maps a meaning, such as "close", to the number of a column.
+    """
 
     symbol: str | None
     columns: Mapping[str, int]
@@ -48,11 +51,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Dialect:
-    """The format of a file. Columns are numbered from 0, lines from 1; `header_line` 0 means no header.
+    """The format of a file. Columns are numbered from 0, lines from 1; `header_line` is 0 without a header.
 
-    `shared` has the columns that all series have in common, by meaning. `symbol` is the symbol of a file
-    without a symbol column; `symbol_from` is the source of the symbol. When several date formats fit the
-    first rows, `date_form` has all of them, joined by " or ".
+    `series` has the price columns. `shared` maps other meanings, such as "date", to column numbers. `symbol`
+    is the symbol of a file without a symbol column. `symbol_from` says where symbols come from, such as "the
+    file's name". If several date formats fit the first rows, `date_form` has all of them, joined by " or ".
     """
 
     text: TextFormat
@@ -68,18 +71,18 @@ class Dialect:
 
     @property
     def used(self) -> set[int]:
-        """The numbers of all columns that have a meaning."""
+        """The numbers of all columns in `shared` and `series`."""
         return {*self.shared.values(), *(n for series in self.series for n in series.columns.values())}
 
     def describe(self, column: int) -> str:
-        """Return the name of a column for messages."""
+        """Return the text for a column in messages: its name in the header, or its number."""
         return repr(self.names[column]) if self.names[column] else f"column {column + 1}, without a name,"
 
 
 def find_dialect(name: str, text: Text, options: ReadingOptions) -> Dialect:
-    """Return the dialect of a file from its first lines.
+    """Detect the format of a file from its first lines; `name` is the file's name.
 
-    Raises `PriceFileError` when the file has no columns of prices, or is ambiguous.
+    Raises `PriceFileError` when the file has no price columns, or when several formats are possible.
     """
     header = _find_header(name, text, options)
     columns = _Columns(name, header, options)
@@ -108,9 +111,9 @@ class _Record(NamedTuple):
 class _Header:
     """The header and the first rows of a file; `last_line` is the number of the line above the first row.
 
-    `names` has "" for a column without a name; `symbols` are the symbols of the columns in a second header
-    line. With `has_index`, the first column has the dates, whatever its name is. `rows` has only rows whose
-    number of fields is that of `names`.
+    `names` has "" for a column without a name. `symbols` has the symbol of each column, if a second header
+    line names them. `has_index` says that the first column has the dates, whatever its name is. `rows` has
+    the rows with as many fields as `names`.
     """
 
     encoding: str
@@ -123,12 +126,15 @@ class _Header:
     rows: Sequence[list[str]] = ()
 
     def cells(self, column: int) -> list[str]:
-        """Return the cells of a column in the first rows, without empty ones."""
+        """Return the cells of a column in the first rows; empty cells are left out."""
         return [row[column] for row in self.rows if row[column]]
 
 
 def _find_header(name: str, text: Text, options: ReadingOptions) -> _Header:
-    """Return the first header that is found; encodings and separators are tried, the likeliest first."""
+    """Try encodings and separators, the likeliest first, and return the first header that is found.
+
+    Raises `PriceFileError` when there is no header.
+    """
     for encoding in (text.encoding, *(_ENCODINGS if text.is_guess else ())):
         lines = re.split(r"\r\n|\n|\r", text.decode(encoding))[: _HEADER_LINES + _SAMPLE_ROWS]
         given = re.fullmatch(r"\ufeff?\"?sep=(.)\"?", lines[0].strip(" "), re.IGNORECASE)
@@ -164,7 +170,7 @@ def _split(lines: Sequence[str], separator: str) -> Iterator[_Record]:
             if any(plain):
                 yield _Record(before + 1, plain)
             before = reader.line_num
-    except csv.Error:  # ignored here: a later step reads all rows, and reports this error with its line
+    except csv.Error:  # ignored here: `read_batches` reads all rows later, and reports this error
         return
 
 
@@ -178,7 +184,10 @@ def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
 
 
 def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
-    """Return the header with the symbols and the index name from adjacent lines, which yfinance writes."""
+    """Return the header, completed with the lines next to it and with the first rows.
+
+    yfinance writes the symbols, and the name of the date column, on separate lines.
+    """
     names, below = header.names, 0
     symbols: tuple[str, ...] = ()
     for other in (place + 1, place - 1):
@@ -195,7 +204,7 @@ def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _H
 
 
 def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
-    """Return whether a line has a symbol in every price column; the first column is ignored."""
+    """Return whether a line has a symbol in every price column. The first column is not checked."""
     if len(fields) != len(names):
         return False
     beside = [value for value, name in zip(fields[1:], names[1:], strict=True) if is_price(parse_name(name))]
@@ -206,7 +215,8 @@ def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
 def _add_rows(header: _Header, records: list[_Record]) -> _Header:
     """Return the header with the first rows.
 
-    Adds a column without a name when the rows end in an additional empty field.
+    If most rows end in an additional empty field, a column without a name is added. If most rows have one
+    field less than the header, and the last name is empty, that column is removed.
     """
     names, rows = header.names, [record.fields for record in records[:_SAMPLE_ROWS]]
     widths = Counter(map(len, rows)).most_common(1)
@@ -219,7 +229,7 @@ def _add_rows(header: _Header, records: list[_Record]) -> _Header:
 
 
 class _Columns:
-    """Maps the columns of one file to meanings, by their names and their cells in the first rows."""
+    """Finds the meaning of each column of a file, such as "close", from its name and its first cells."""
 
     def __init__(self, name: str, header: _Header, options: ReadingOptions) -> None:
         self._file, self._header, self._options = name, header, options
@@ -258,12 +268,16 @@ class _Columns:
         return names
 
     def _list(self, meaning: str) -> list[int]:
-        """Return the numbers of the columns with a meaning, best rank first."""
+        """Return the numbers of the columns that have this meaning, the best rank first."""
         found = [(name.rank, n) for n, name in enumerate(self._names) if name and name.meaning == meaning]
         return [column for _, column in sorted(found)]
 
     def _choose(self, meaning: str, columns: Sequence[int]) -> int:
-        """Return the column with the best rank; raises `PriceFileError` when two are equally good."""
+        """Return the column with the best rank. Raises `PriceFileError` if two columns have the best rank.
+
+        There are two exceptions. Of symbol columns with equal cells, the first is returned. For volumes in
+        different units, such as BTC and USD, `_UNDECIDED` is returned.
+        """
         ranks = {column: name.rank for column in columns if (name := self._names[column])}
         best = [column for column in columns if ranks[column] == min(ranks.values())]
         if len(best) == 1 or (
@@ -279,11 +293,14 @@ class _Columns:
         )
 
     def find_series(self) -> list[Series]:
-        """Return the series of prices: one, or one for each symbol that the header names."""
+        """Return one series of price columns, or one series for each symbol that the header names.
+
+        Raises `PriceFileError` if there is no close, or if only some of open, high and low exist.
+        """
         by_affix: dict[str, dict[str, list[int]]] = {}
         for column, name in enumerate(self._names):
             if name and is_price(name):
-                # the affix of a volume is its unit, unless a second header line names symbols
+                # without a second header line of symbols, the affix in `Volume BTC` is a unit and no symbol
                 affix = name.affix if self._header.symbols or name.meaning != "volume" else ""
                 by_affix.setdefault(affix, {}).setdefault(name.meaning, []).append(column)
         alone = [affix for affix, columns in by_affix.items() if affix and [*columns] == ["adjusted"]]
@@ -310,7 +327,7 @@ class _Columns:
         return series
 
     def _choose_columns(self, columns: dict[str, list[int]]) -> dict[str, int]:
-        """Return the column of each meaning; use adjusted prices for missing ones."""
+        """Return one column for each meaning. Adjusted columns, such as `Adj Open`, replace missing ones."""
         chosen = {
             meaning: self._choose(meaning, found)
             for meaning, found in columns.items()
@@ -325,7 +342,7 @@ class _Columns:
         return chosen
 
     def _find_date(self) -> int:
-        """Return the column of dates: by name, else the first column if it has no name, else by its cells."""
+        """Return the date column: found by its name, or because it is first and unnamed, or by its cells."""
         header = self._header
         named = self._list("date") or self._list("time")
         if header.has_index or (not named and not header.names[0]):
@@ -336,7 +353,7 @@ class _Columns:
         unknown = [n for n, name in enumerate(self._names) if name is None and header.cells(n)]
         dated = [n for n in unknown if self._find_date_forms(n) and not header.cells(n)[0].isdigit()]
         if len(dated) == 1 or (named and not dated):
-            return (dated or named)[0]  # the rows of a named column without dates are refused later
+            return (dated or named)[0]  # if a column named `date` has no dates, its rows are refused later
         raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
 
     def _find_date_forms(self, column: int) -> list[str]:
@@ -345,11 +362,15 @@ class _Columns:
         return self._date_forms[column]
 
     def find_symbol(self, series: list[Series]) -> tuple[str | None, str]:
-        """Return the symbol of a file without a symbol column, else None, and the source of the symbol."""
+        """Return the symbol of the file, and where it was found, such as "the file's name".
+
+        The symbol is None if a symbol column or the header names the symbols. Raises `PriceFileError` when no
+        symbol is found.
+        """
         ranks = {column: name.rank for column in self._list("symbol") if (name := self._names[column])}
         usable = [column for column, rank in ranks.items() if _are_symbols(rank, self._header.cells(column))]
         if ranks:
-            # company names are no symbols, but show whether a file has one company or several
+            # a column of company names has no symbols, but it shows whether the file has several companies
             self.shared["symbol"] = self._choose("symbol", usable or [*ranks])
         if self._options.symbol:
             return self._options.symbol.upper(), "--symbol"
@@ -366,9 +387,9 @@ class _Columns:
         return symbol, "the file's name"
 
     def choose_volume(self, series: Series, symbol: str | None) -> Series:
-        """Return the series with the volume that counts shares or coins, not money.
+        """Return the series with the volume column that counts shares or coins; other volumes count money.
 
-        Raises `PriceFileError` when the names do not show which volume that is.
+        Raises `PriceFileError` when the column names do not show which volume counts shares or coins.
         """
         column = series.columns.get("volume")
         units = {n: name.affix for n in self._list("volume") if (name := self._names[n]) and name.affix}
@@ -391,7 +412,7 @@ class _Columns:
         return replace(series, columns={**series.columns, "volume": found[0]})
 
     def find_date_form(self) -> str:
-        """Return the date format; several, joined by " or ", when more than one fits the first rows."""
+        """Return the date format. If several formats fit the first rows, they are joined by " or "."""
         column = self.shared["date"]
         cells = self._header.cells(column)
         if self._options.date_format or not cells:
@@ -405,7 +426,7 @@ class _Columns:
         return " or ".join(forms)
 
     def find_decimal(self, series: list[Series]) -> str:
-        """Return the decimal mark: "." or ","."""
+        """Return the decimal mark, "." or ",". Raises `PriceFileError` when it could be either."""
         if self._options.decimal:
             return self._options.decimal
         columns = {n for one in series for n in one.columns.values() if n != _UNDECIDED}
@@ -419,7 +440,7 @@ class _Columns:
         return found
 
     def find_currency(self, series: list[Series]) -> str | None:
-        """Return the currency that the header names, None without one."""
+        """Return the currency that the header names, or None. Raises `PriceFileError` for two currencies."""
         columns = {n for one in series for meaning, n in one.columns.items() if meaning != "volume"}
         found = {name.currency for n in columns if (name := self._names[n]) and name.currency}
         if len(found) > 1:
@@ -428,7 +449,11 @@ class _Columns:
 
 
 def _are_symbols(rank: int, cells: list[str]) -> bool:
-    """Return whether a column has symbols; company names have spaces and mixed case instead."""
+    """Return whether the cells of a column are symbols, and not company names or plain numbers.
+
+    Company names have spaces or mixed case. A column name with a `rank` of 0 or less, such as "ticker",
+    certainly means symbols: then mixed case and plain numbers are accepted.
+    """
     if not all(map(parse_symbol, cells)):
         return False
     is_mixed = any(cell not in {cell.upper(), cell.lower()} for cell in cells)

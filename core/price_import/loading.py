@@ -1,8 +1,8 @@
-"""Loads the days of price files: one tick per trading day, with the time of the day's close.
+"""Loads the days of price files into the database: one tick per trading day, at the time of its close.
 
-Owns the check that the new days continue the days in the database. Contains no SQL: ticks are written through
-`service.load_market_ticks`. All files are read and checked completely before the first row is written, so
-that a mistake in the last line of the last file leaves the database unchanged.
+Checks that the new days continue the days in the database. Contains no SQL: `service.load_market_ticks`
+writes the ticks. All files are read and checked before the first tick is written. Therefore a mistake in the
+last line of the last file leaves the database unchanged.
 """
 
 from collections.abc import Sequence
@@ -27,25 +27,26 @@ from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_
 from core.simulation.trading_hours import close_of
 
 PARALLEL_WRITES: Final = 2
-"""While the server stores one batch, the next one is encoded; more batches in parallel are not faster."""
+"""Batches written in parallel: the server stores one while the other one is encoded. More are not faster."""
 
 DAYS_BEHIND: Final = 7
-"""A history that is moved to today ends within this number of days before today."""
+"""After `move_to_today`, the last day is at most this number of days before today."""
 
 _CONTEXT: Final = timedelta(days=60)
-"""Long enough to contain the `VOLATILITY_RETURNS` trading days before a day."""
+"""How far around the new days stored days are read: more than `VOLATILITY_RETURNS` trading days."""
 
-_HALF_CENT: Final = 0.005  # vendors round to cents
+_HALF_CENT: Final = 0.005  # closes may differ by this, because vendors round to cents
 _SAME: Final = 0.001
-"""The largest relative difference between the stored and the new close of one day in the same history."""
+"""The largest relative difference allowed between the stored close and the new close of the same day."""
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """The number of days that were read, and how many of them were new or changed in the database.
+    """The result of an import.
 
-    `repeated` is the number of rows that were equal to another row, `skipped` the number of invalid rows that
-    were not loaded; `problems` has the first of each kind.
+    `rows` is the number of days that were read. `changed` is the number of these days that were new or
+    different in the database. `repeated` is the number of rows that were equal to another row. `skipped` is
+    the number of invalid rows, which were not loaded, and `problems` has the first invalid row of each kind.
     """
 
     rows: int
@@ -61,13 +62,13 @@ class ImportResult:
 def load_prices(
     service: EnhancedDatabaseService, reading: PriceReading, *, progress: Progress = ignore_progress
 ) -> ImportResult:
-    """Load the days that were read; do not change other days in the database.
+    """Load the days that were read. Other days in the database are not changed.
 
-    The change and volatility of a symbol's first days are computed with the days before them in the database.
-    Raises `PriceFileError`, before anything is loaded, when the days do not continue the stored ones.
+    The change and volatility of a symbol's first days are computed from earlier days in the database. Raises
+    `PriceFileError`, before anything is loaded, when the days do not continue the stored days.
     """
     table = reading.table
-    # read from the primary: another process may have imported prices a moment ago
+    # read from the primary: a replica may lack prices that were imported a moment ago
     with demanding(CURRENT):
         days_before = _fit_to_stored(service, reading)
     ticks = chain.from_iterable(
@@ -98,7 +99,10 @@ def load_prices(
 def _fit_to_stored(
     service: EnhancedDatabaseService, reading: PriceReading
 ) -> dict[str, list[tuple[date, Decimal]]]:
-    """Return the stored closes before each symbol's first day; raises `PriceFileError` as `load_prices`."""
+    """Return the stored days and closes before each symbol's first new day.
+
+    Raises `PriceFileError` when the new days do not continue the stored days.
+    """
     table, days_before = reading.table, dict[str, list[tuple[date, Decimal]]]()
     stored = service.get_symbol_currencies()
     for code, symbol in enumerate(table.symbols):
@@ -134,9 +138,11 @@ def _fit_to_stored(
 def _check_seam(
     days: PriceTable, stored: dict[int, Candle], beside: Candle, *, is_first: bool, splits: Sequence[Split]
 ) -> None:
-    """Raise `PriceFileError` for a different close on a shared day, or for a split next to the stored days.
+    """Raise `PriceFileError` if the new days do not fit the stored days at the first or last new day.
 
-    `beside` is the stored day before the first new day (`is_first`), or after the last new day.
+    `beside` is the stored day before the first new day (`is_first`), or after the last new day. The days do
+    not fit if a day exists in both with different closes. If no day exists in both, they do not fit if the
+    price jumps between `beside` and the nearest new day as in a split.
     """
     symbol, edge = beside.symbol, 0 if is_first else -1
     shared = [row for row in range(len(days)) if int(days["day"][row]) in stored]
@@ -170,11 +176,11 @@ def _check_seam(
 def move_to_today(
     service: EnhancedDatabaseService, reading: PriceReading, today: date, *, keep_dates: bool = False
 ) -> int:
-    """Move all days of a reading by whole weeks, so that the last one is in the week before `today`.
+    """Move all days of a reading by whole weeks, to end in the week before `today`; return how many weeks.
 
-    Returns the number of weeks. A history that is already in the database is moved by as many weeks as at
-    its first import; otherwise the same days would be stored twice at different dates. With `keep_dates` the
-    days are not moved; raises `InvalidInput` when an earlier import has moved them.
+    A history that is already in the database is moved by as many weeks as at its first import. Otherwise the
+    same days would be stored twice at different dates. With `keep_dates`, no day is moved; raises
+    `InvalidInput` if an earlier import has moved the days.
     """
     with demanding(CURRENT):
         stored = service.get_moved_weeks()

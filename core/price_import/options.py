@@ -1,6 +1,6 @@
 """The options of the price import: symbol, columns, formats of dates and numbers, splits.
 
-Owns their syntax on the command line, and refuses invalid options before a file is opened.
+Parses the options of the command line. Refuses invalid options before a file is opened.
 """
 
 import codecs
@@ -22,7 +22,7 @@ MEANINGS: Final = (
 
 
 class Split(NamedTuple):
-    """A split: at the open of `day`, a proleptic Gregorian ordinal, one share became `ratio` shares."""
+    """A stock split: at the open of `day`, one share became `ratio` shares; `day` is a `date.toordinal()`."""
 
     symbol: str
     day: int
@@ -31,12 +31,13 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """Facts that a file does not contain, or that must not be guessed.
+    """Facts about files that the files do not contain, or that must not be guessed.
 
-    `positions` are the meanings of the columns of a file without header, "-" for an unused column; `columns`
-    maps meanings to column names, or to "-" for no column. `where` maps column names to the values that a row
-    must have to be loaded. Prices are divided by `scale`. With `strict`, warnings are errors. With
-    `skip_invalid`, invalid rows are skipped and valid rows are loaded.
+    `positions` has the meaning of each column of a file without a header, such as "close"; "-" is a column
+    that is not used. `columns` maps meanings to column names; the name "-" says that no column has this
+    meaning. `where` maps column names to values: a row is loaded only if it has one of these values. Prices
+    are divided by `scale`. With `strict`, warnings are errors. With `skip_invalid`, invalid rows are skipped
+    and valid rows are loaded.
     """
 
     symbol: str | None = None
@@ -67,7 +68,7 @@ def parse_options(
     strict: bool = False,
     skip_invalid: bool = False,
 ) -> ReadingOptions:
-    """Return the options for values from the command line; raises `InvalidInput` for an invalid value."""
+    """Build the options from texts of the command line. Raises `InvalidInput` for an invalid text."""
     parts = [part.strip() for text in columns for part in text.split(",")]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if named and len(named) < len(parts):
@@ -99,7 +100,7 @@ def parse_options(
 
 
 def parse_split(text: str) -> Split:
-    """Parse a split SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1; raises `InvalidInput`."""
+    """Parse a split SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput` otherwise."""
     try:
         symbol, day, new, old = text.rsplit(":", 3)
         return Split(

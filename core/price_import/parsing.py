@@ -1,6 +1,6 @@
-"""Parses columns of text to numbers, days and times.
+"""Parses columns of text into numbers, dates and times of day.
 
-Owns the formats of dates, times and numbers. Does not depend on files or on the meaning of a column.
+Owns the known date formats and the two decimal marks. Does not depend on files or on the meaning of a column.
 """
 
 import re
@@ -21,7 +21,7 @@ from core.simulation.amounts import Floats, Integers
 Mask = NDArray[np.bool_]
 
 MISSING: Final = (
-    "(?i)^(?:|-+|[\u2013\u2014?*.]"  # hyphens and dashes of every kind
+    "(?i)^(?:|-+|[\u2013\u2014?*.]"  # \u2013 and \u2014 are the en dash and the em dash
     r"|#?n/?a|n\.a\.?|nan|null|nil|none|nul|missing|suspended)$"
 )
 _MONEY: Final = r"^(?:[$€£¥₹]|US\$|HK\$|Rs\.?)\s*|\s*(?:[$€£¥₹]|USD|EUR|GBP)$"
@@ -69,9 +69,9 @@ _TIMES: Final = r"^(?P<H>\d{1,2}):?(?P<M>\d{2})(?::?(?P<S>\d{2})(?:[.,]\d+)?)?\s
 
 
 def to_array(column: Any, missing: Any = 0) -> NDArray[Any]:
-    """Return a pyarrow column of numbers or booleans as an array, with `missing` instead of nulls.
+    """Convert a pyarrow column of numbers or booleans to a NumPy array, with `missing` instead of nulls.
 
-    pyarrow's own conversions to and from Python import pandas, which costs half a second and 45 MB.
+    pyarrow's own conversions are not used: they import pandas, which costs half a second and 45 MB.
     """
     if pa.types.is_boolean(column.type):
         return to_array(pc.cast(column, pa.uint8()), missing).astype(np.bool_)
@@ -83,7 +83,7 @@ def to_array(column: Any, missing: Any = 0) -> NDArray[Any]:
 
 
 def to_column(texts: Iterable[str]) -> Any:
-    """Return texts as a pyarrow column."""
+    """Convert texts to a pyarrow column."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
@@ -98,15 +98,15 @@ def equals(texts: Any, text: str) -> Mask:
 
 
 def matches(texts: Any, pattern: str) -> Mask:
-    """Return a mask of the texts in a column that contain a match of a pattern."""
+    """Return a mask of the texts in a column that contain a match of a regular expression."""
     return np.asarray(to_array(pc.match_substring_regex(texts, pattern)), np.bool_)
 
 
 def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[Floats, Mask]:
-    """Return the numbers in a text column, NaN for other texts, and a mask of the empty cells.
+    """Parse a column of numbers; return an array, with NaN for other texts, and a mask of the empty cells.
 
-    `decimal` is the decimal mark, "." or ","; the other mark, spaces and apostrophes are thousands
-    separators. Texts such as `-`, `N/A` and `null` count as empty. With `suffixes`, 45.21M is a number.
+    `decimal` is the decimal mark, "." or ",". The other one of the two, spaces and apostrophes are thousands
+    separators. Texts such as `-`, `N/A` and `null` count as empty. With `suffixes`, 45.21M is 45,210,000.
     """
     try:
         values = to_array(pc.cast(texts, pa.float64()))
@@ -131,7 +131,7 @@ def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[
 
 
 def parse_ratio(text: str) -> float:
-    """Return the ratio of a split: 4 for "4", "4.0", "4:1" and "4-for-1"; 1 for other texts."""
+    """Parse the ratio of a split: 4 for "4", "4.0", "4:1" and "4-for-1". Other texts give 1."""
     if found := _RATIO.fullmatch(text):
         return float(found[1]) / float(found[2]) if float(found[2]) else 1.0
     try:
@@ -141,11 +141,12 @@ def parse_ratio(text: str) -> float:
 
 
 def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | None:
-    """Return the decimal mark of numbers, None when both marks are possible, as for 1,234 alone.
+    """Return the decimal mark of these numbers, "." or ",", or None when both are possible.
 
-    In a European file, which separates columns by semicolons, 1.234 alone is ambiguous, too.
+    For example, both are possible if the only number is 1,234. With `is_european`, for files that separate
+    columns by semicolons, both are also possible if the only number is 1.234.
     """
-    # join all texts: one regex call per cell would be slow for several hundred cells
+    # search one text with all cells: a search in each of several hundred cells would be slow
     numbers = re.sub(r"[$€£¥₹% \tKMBTkmbt]|USD|EUR", "", "\n".join(texts))
     comma = re.search(r",(\d{1,2}|\d{4,})$|^[+-]?0,|\.\d{3},|(\.\d{3}){2}", numbers, re.MULTILINE)
     point = re.search(
@@ -159,7 +160,11 @@ def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | No
 
 @dataclass(frozen=True)
 class Moments:
-    """Days as ordinals, 0 for no day; times as seconds of the day; offsets in seconds east of UTC, or NaN."""
+    """The dates and times of many rows.
+
+    `days` are values of `date.toordinal()`, or 0 for no date. `seconds` are seconds since midnight. `offsets`
+    are UTC offsets in seconds, positive east of UTC, or NaN if the text has no time zone.
+    """
 
     days: NDArray[np.int32]
     seconds: NDArray[np.int32]
@@ -169,7 +174,7 @@ class Moments:
         return Moments(self.days[places], self.seconds[places], self.offsets[places])
 
     def move_to(self, zone: ZoneInfo) -> "Moments":
-        """Return days and times in another time zone; the day is 0 where the UTC offset is unknown."""
+        """Convert to the dates and times of another time zone. The day is 0 if the UTC offset is unknown."""
         moments = (self.days.astype(np.int64) - EPOCH_DAY) * _DAY_SECONDS + self.seconds - self.offsets
         known = (self.days > 0) & ~np.isnan(moments)
         unique, places = np.unique(moments[known], return_inverse=True)
@@ -185,13 +190,13 @@ class Moments:
 
 
 def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
-    """Return the date formats that the largest number of texts match; several if they match the same texts.
+    """Return the date format that fits the most texts, or several formats if they fit the same texts.
 
-    Returns an empty list when they match a smaller share of the texts than `least`.
+    Returns an empty list if the share of texts that fit is smaller than `least`.
     """
     counts = Counter(text.strip() for text in texts)
     unique = list(counts)
-    # select by regex first: to parse a column in one format takes a millisecond or more
+    # exclude formats by regular expression first: parsing the texts in one format takes over a millisecond
     likely = [form for form in _FORMS if any(re.match(_FORMS[form], text) for text in unique[:_TRIED])]
     are_days = {form: parse_days(to_column(unique), form).days > 0 for form in likely}
     weights = np.array(list(counts.values()))
@@ -199,12 +204,15 @@ def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
     if best is None or not are_days[best].any() or weights[are_days[best]].sum() < least * weights.sum():
         return []
     found = [form for form in likely if (are_days[form] == are_days[best]).all()]
-    # prefer a calendar date: 20240304 is hardly a Unix time
+    # prefer a calendar date: 20240304 is 4 March 2024 rather than a Unix time
     return [form for form in found if form not in {"Unix time", "Excel day"}] or found
 
 
 def parse_days(texts: Any, form: str) -> Moments:
-    """Return the days in a column of trimmed texts; `form` is one of DATE_FORMS or a strptime format."""
+    """Parse a column of trimmed texts as dates, with the time and the time zone if the texts have them.
+
+    `form` is one of DATE_FORMS, or a format for `strptime` such as %d.%m.%Y.
+    """
     if "%" in form:
         return _parse_with_strptime(texts, form)
     fields, matched = _extract(texts, _FORMS[form])
@@ -229,8 +237,8 @@ def parse_days(texts: Any, form: str) -> Moments:
 
 
 def parse_times(texts: Any) -> tuple[NDArray[np.int32], Mask]:
-    """Return the times in a column of trimmed texts as seconds of the day, and a mask of the valid times."""
-    # pad 0 and 93000, which lack leading zeros; but 930 is half past nine
+    """Parse a column of trimmed times of day; return seconds since midnight, and a mask of valid times."""
+    # add missing leading zeros: 0 becomes 000000, and 93000 becomes 093000; but 930 is 09:30 already
     padded = pc.replace_substring_regex(texts, r"^(\d{1,2}|\d{5})$", r"00000\1")
     is_padded = pc.match_substring_regex(texts, r"^(\d{1,2}|\d{5})$")
     texts = pc.if_else(is_padded, pc.utf8_slice_codeunits(padded, -6), texts)
@@ -262,7 +270,7 @@ def _to_months(texts: Any) -> Integers:
 
 
 def _to_offsets(texts: Any) -> Floats:
-    """Return offsets in seconds east of UTC, NaN for a text without a time zone."""
+    """Return UTC offsets in seconds, positive east of UTC, and NaN for an empty text."""
     unique = pc.dictionary_encode(pc.coalesce(texts, _EMPTY))
     known = [_parse_offset(text) for text in unique.dictionary.to_pylist()]
     return np.asarray(np.array(known)[to_array(unique.indices)], np.float64)

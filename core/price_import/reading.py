@@ -1,7 +1,7 @@
-"""Reads price files: finds the files, detects their dialects, checks all rows, and adjusts for splits.
+"""Reads price files: finds the files, detects their formats, checks all rows, and adjusts for splits.
 
-Owns the order of these steps, and the messages that describe how the files were interpreted. Writes
-nothing: `core.price_import.loading` loads the days that were read.
+Runs these steps in this order, and describes how the files were interpreted. Writes nothing:
+`core.price_import.loading` loads the days that were read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,7 +34,7 @@ from core.price_import.vocabulary import PRICES
 from core.simulation.bulk_load import Progress, ignore_progress
 
 MAX_ROWS: Final = 20_000_000
-"""Limits memory use to about 2 GB."""
+"""The most rows of all files together; limits memory use to about 2 GB."""
 
 SHOWN_FILES: Final = 10
 SHOWN_ROWS: Final = 5
@@ -43,10 +43,12 @@ SHOWN_LINES: Final = 20
 
 @dataclass
 class PriceReading:
-    """The result of reading price files: daily prices, the reader of each file, and currencies by symbol.
+    """The result of reading price files.
 
-    `--strict` turns `warnings` into errors. `bars_a_day` is the largest number of rows that one symbol has
-    for one day.
+    `table` has the daily prices, `files` the reader of each file by file name, and `currencies` the currency
+    of each symbol. `left_out` has the names of files that are no tables. `splits` are the splits of the
+    options. `bars_a_day` is the largest number of rows that one symbol has for one day. `repeated` is the
+    number of rows that were equal to another row.
     """
 
     table: PriceTable
@@ -60,13 +62,16 @@ class PriceReading:
     repeated: int = 0
 
     def tally(self, kind: Literal["skipped", "invalid"]) -> Tally:
-        """Return the number of skipped or invalid rows in all files, by kind."""
+        """Count the skipped rows of all files, or the invalid rows of all files, by reason."""
         return _add_up(
             reader.skipped if kind == "skipped" else reader.invalid for reader in self.files.values()
         )
 
     def describe(self) -> Iterator[str]:
-        """Yield lines that describe how the files were interpreted: each dialect once, then all rows."""
+        """Yield lines of text that describe how the files were interpreted, and what their rows contain.
+
+        Files with the same format are described together.
+        """
         table = self.table
         alike: dict[tuple[str, ...], list[str]] = {}
         for name, reader in self.files.items():
@@ -95,7 +100,7 @@ class PriceReading:
                 yield f"{label}: and {len(sentences) - SHOWN_LINES} more"
 
     def describe_rows(self) -> Iterator[str]:
-        """Yield lines with a table of the first rows as they would be loaded."""
+        """Yield the lines of a text table that shows the first rows as they would be loaded."""
         table = self.table
         yield f"{'symbol':12} {'day':10} " + " ".join(f"{name:>14}" for name in (*PRICES, "volume"))
         for row in range(min(SHOWN_ROWS, len(table))):
@@ -112,10 +117,11 @@ def read_prices(
     progress: Progress = ignore_progress,
     now: datetime | None = None,
 ) -> PriceReading:
-    """Read files, folders and archives of prices, compressed or not.
+    """Read prices from files, folders and archives, compressed or not.
 
-    Raises `PriceFileError`, which names the file and line: when a file cannot be read or is ambiguous, for an
-    invalid row unless `options.skip_invalid`, and for a warning if `options.strict`.
+    `now` decides which days have closed already; the default is the current time. Raises `PriceFileError`
+    when a file cannot be read or has more than one possible format. Also raises it for an invalid row, except
+    with `options.skip_invalid`, and with `options.strict` for a warning. The message names the file and line.
     """
     options = options or ReadingOptions()
     files = _Files(options, now or datetime.now(UTC))
@@ -155,7 +161,7 @@ def _add_progress(progress: Progress, done: int, size: int, read: int) -> None:
 
 
 class _Files:
-    """Reads one file after the other into one table."""
+    """Reads files one after the other, and collects their rows in one table."""
 
     def __init__(self, options: ReadingOptions, now: datetime) -> None:
         self.builder = TableBuilder()
@@ -203,7 +209,7 @@ def _describe_file(reader: FileReader) -> Iterator[str]:
     preamble = text.skipped_lines - bool(dialect.header_line)
     if preamble:
         yield f"{preamble} more lines above the first row"
-    # without the symbol, so that files that differ only in their symbol share one description
+    # the symbol is left out here: files that differ only in their symbol then have equal descriptions
     yield f"symbol: from {dialect.symbol_from}"
     time = f", time {dialect.describe(dialect.shared['time'])}" if "time" in dialect.shared else ""
     date_name = dialect.describe(dialect.shared["date"])

@@ -1,8 +1,7 @@
-"""Parses the rows of one price file, column by column.
+"""Reads the rows of one price file: refuses invalid rows, and skips rows that are no trading day.
 
-Owns the rules by which a row is invalid, or is skipped because it is no trading day, and the messages about
-such rows; the rules for prices are in `bars`. Rules are checked for whole columns; only rows that break a
-rule are processed one by one.
+Owns the rules for such rows, and their messages. The rules for prices are in `bars`. A rule is checked for a
+whole column at once; only rows that break a rule are processed one by one.
 """
 
 import re
@@ -36,7 +35,7 @@ from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
 from core.simulation.trading_hours import last_closed_day
 
 FIRST_DAY: Final = date(1900, 1, 1)
-"""Earlier dates are refused as typing errors."""
+"""A row with an earlier date is invalid: the date is surely a typing error."""
 
 _NOTE: Final = (
     r"(?i)^\W*(?:total|sum|average|avg|mean|median|count|min|max|std|source|note|data|downloaded|copyright)\b"
@@ -49,7 +48,7 @@ _OPEN_QUOTE: Final = "a quote that is opened here is not closed on the line"
 
 
 class RowProblem(NamedTuple):
-    """A row that is not loaded, and the reason; `kind` is a short reason without values of the row."""
+    """A row that is not loaded, and the reason. `kind` is a short reason without values of the row."""
 
     file: str
     line: int
@@ -62,18 +61,18 @@ class RowProblem(NamedTuple):
 
 @dataclass
 class Tally:
-    """The number of rows that are not loaded, by kind, and the first row of each kind."""
+    """For each `RowProblem.kind`, the number of rows that are not loaded, and the first of these rows."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, RowProblem] = field(default_factory=dict)
 
     def add(self, problem: RowProblem, count: int = 1) -> None:
-        """Add `count` rows of the same kind as `problem`."""
+        """Add `count` rows with the kind of `problem`; `problem` is the first of these rows."""
         self.first.setdefault(problem.kind, problem)
         self.counts[problem.kind] = self.counts.get(problem.kind, 0) + count
 
     def describe(self) -> Iterator[str]:
-        """Yield a line of text for each kind."""
+        """Yield a line of text for each kind, such as `3 x notes and totals, first prices.csv:9`."""
         for kind, count in self.counts.items():
             first = self.first[kind]
             reason = "" if first.reason == kind else f": {first.reason}"
@@ -81,10 +80,11 @@ class Tally:
 
 
 class FileReader:
-    """Reads one file with a given dialect, and collects facts about its rows, such as skipped ones.
+    """Reads one file whose format is known, and collects facts about its rows, such as the skipped rows.
 
-    `currencies` maps each currency to its text in the file and its first line; `remarks` counts rows that
-    were completed or rounded; `is_adjusted` says that the file has closes adjusted for splits and dividends.
+    `currencies` maps each currency code to its text in the file and the line where it occurs first. `remarks`
+    maps each kind of correction to the number of corrected rows. `is_adjusted` says that the file has
+    adjusted closes or a column of splits.
     """
 
     def __init__(self, source: Source, dialect: Dialect, options: ReadingOptions, now: datetime) -> None:
@@ -107,9 +107,10 @@ class FileReader:
             self.dialect = replace(dialect, date_form=self._decide_date_form())
 
     def read(self, symbols: dict[str, int], progress: Callable[[int], None]) -> Iterator[Columns]:
-        """Yield the valid rows; `symbols` maps symbols to codes, and new symbols are added.
+        """Yield the valid rows in parts, and add each new symbol and its code to `symbols`.
 
-        Raises `PriceFileError`, which names the file and line, for an invalid row unless these are skipped.
+        `progress` is called with the number of bytes that were read so far. Raises `PriceFileError` for an
+        invalid row, except with the option `skip_invalid`; the message names the file and line.
         """
         for batch, position in read_batches(
             self._source, self.dialect.text, {0, *self.dialect.used, *self._where}
@@ -121,7 +122,7 @@ class FileReader:
                 yield columns
             for problem in sorted(problems, key=lambda problem: problem.line):
                 if problem.line in batch.lines[batch.spans]:
-                    # never skipped: an unclosed quote may contain many rows
+                    # refused even with `skip_invalid`: an unclosed quote may contain many rows
                     raise self._fail(problem.line, _OPEN_QUOTE)
                 if not self._options.skip_invalid:
                     raise self._fail(problem.line, problem.reason)
@@ -134,7 +135,7 @@ class FileReader:
             )
 
     def describe_zone(self) -> str:
-        """Return a text about the time zone of the file's days; empty when its times have no time zone."""
+        """Return a text that says in which time zone the days are, or "" if no time zone is known."""
         if self._options.timezone is not None:
             return f", days of {self._options.timezone}"
         if self.dialect.date_form == "Unix time":
@@ -155,7 +156,11 @@ class FileReader:
         return names.index(name.casefold()) if column is None else column
 
     def _decide_date_form(self) -> str:
-        """Return the date format that all rows of the file fit, when the first rows fit several."""
+        """Read all dates of the file, and return the only date format that fits all of them.
+
+        Called if several formats fit the first rows. Raises `PriceFileError` if several formats fit all rows,
+        or if no format does.
+        """
         forms = self.dialect.date_form.split(" or ")
         column, first = self.dialect.shared["date"], ""
         for batch, _ in read_batches(self._source, self.dialect.text, {column}):
@@ -178,7 +183,10 @@ class FileReader:
         )
 
     def _find_wrong_widths(self, batch: Batch) -> Iterator[RowProblem]:
-        """Yield lines with a wrong number of fields, but count notes and totals as skipped."""
+        """Yield a problem for each line with a wrong number of fields.
+
+        Lines that are notes or totals are not yielded, but counted as skipped.
+        """
         wanted = "the header has" if self.dialect.header_line else "--columns names"
         for line, count, text in batch.wrong_width:
             plain = text.replace('"', "").strip(" \t\r\n" + self.dialect.text.separator)
@@ -194,7 +202,7 @@ class FileReader:
     def _read_series(
         self, batch: Batch, series: Series, symbols: dict[str, int]
     ) -> tuple[Columns, list[RowProblem]]:
-        """Return the valid rows of one series of prices, and the problem of each invalid row."""
+        """Return the valid rows with the prices of one series, and a problem for each invalid row."""
         columns = {**series.columns, **self.dialect.shared}
         texts = {meaning: batch.columns[column] for meaning, column in columns.items()}
         moments = self._parse_moments(batch, texts)
@@ -240,7 +248,10 @@ class FileReader:
         return moments
 
     def _skip_rows(self, batch: Batch, moments: Moments, bars: Bars) -> Mask:
-        """Return a mask of the rows that are no trading day or that --where excludes; count them by kind."""
+        """Return a mask of the rows to skip, and add these rows to `self.skipped`.
+
+        They are rows that are no trading day, and rows that --where leaves out.
+        """
         names, date_column = self.dialect.names, self.dialect.shared["date"]
         dates, is_day = batch.columns[date_column], moments.days > 0
         is_note = matches(batch.columns[0], _NOTE) | matches(dates, _NOTE)
@@ -272,7 +283,10 @@ class FileReader:
         return np.asarray(skipped | found, np.bool_)
 
     def _parse_symbols(self, batch: Batch, series: Series, skipped: Mask, symbols: dict[str, int]) -> Any:
-        """Return the code of each row's symbol, -1 when the text is not a symbol."""
+        """Return the code of each row's symbol in `symbols`, or -1 if the text is not a symbol.
+
+        Each new symbol is added to `symbols`.
+        """
         column = self.dialect.shared.get("symbol")
         given = series.symbol or self.dialect.symbol
         if column is None:
@@ -310,7 +324,7 @@ class FileReader:
         yield RowCheck("date is in the future", is_early, reason)
 
     def _refuse_two_date_forms(self, batch: Batch, dates: Any, broken: Mask) -> None:
-        """Raise `PriceFileError` for a file with DD/MM on one line and MM/DD on another."""
+        """Raise `PriceFileError` if an invalid date would be valid with day and month exchanged."""
         form = self.dialect.date_form
         if form in _OTHER_FORM and broken.any():
             rows = np.flatnonzero(broken & (parse_days(dates, _OTHER_FORM[form]).days > 0)).tolist()
@@ -319,7 +333,7 @@ class FileReader:
                 raise self._fail(int(batch.lines[rows[0]]), reason)
 
     def _note(self, batch: Batch, texts: dict[str, Any], bars: Bars, moments: Moments, valid: Mask) -> None:
-        """Record facts that are no part of the rows: time zones, currencies, and counts of corrections."""
+        """Record facts about the file, such as its currencies and the numbers of corrected rows."""
         self.is_zoned = self.is_zoned or bool((valid & ~np.isnan(moments.offsets)).any())
         if bars.adjusted is not None:
             self.is_adjusted = self.is_adjusted or bool((bars.adjusted != bars.prices["close"])[valid].any())

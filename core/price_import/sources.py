@@ -1,7 +1,7 @@
-"""Opens price files and splits their text into columns.
+"""Opens price files, detects their encodings, and splits their text into columns.
 
-Owns the access to files, folders, archives and standard input, compressed or not, the encoding of text, and
-line numbers. Does not interpret fields.
+Reads files, folders, archives and standard input, compressed or not, and keeps line numbers. Does not
+interpret fields.
 """
 
 import bz2
@@ -30,10 +30,13 @@ from core.price_import.vocabulary import SUFFIXES
 from core.simulation.amounts import Integers
 
 SAMPLE_BYTES: Final = 1 << 15
-"""Size of the first part of a file that is read to find its dialect: several hundred lines."""
+"""Number of bytes at the start of a file from which its format is detected: several hundred lines."""
 
 BLOCK_BYTES: Final = 1 << 18
-"""Size of a block for the parser, and limit for a line; larger blocks need more memory and save no time."""
+"""Number of bytes that the CSV parser reads at once; a longer line is refused.
+
+Larger blocks need more memory and save no time.
+"""
 
 STANDARD_INPUT: Final = Path("-")
 _TABLES: Final = frozenset(f".{suffix}" for suffix in SUFFIXES.split("|"))
@@ -60,12 +63,12 @@ _UNREADABLE = (
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,
-    RuntimeError,  # zipfile: a member is encrypted
-    NotImplementedError,  # zipfile: an unsupported compression method
+    RuntimeError,  # zipfile raises it for an encrypted member
+    NotImplementedError,  # zipfile raises it for an unsupported compression method
 )
 _BOMS: Final = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, with whose mark this mark begins
+    codecs.BOM_UTF32_LE: "utf-32",  # compared before UTF-16, because it begins with the BOM of UTF-16
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -74,7 +77,7 @@ _BOMS: Final = {
 
 @dataclass(frozen=True)
 class Source:
-    """One price file: its name for messages, its stored size in bytes, and how to open it."""
+    """One price file: `name` is its name in messages, `size` its size in bytes before it is decompressed."""
 
     name: str
     size: int
@@ -82,9 +85,9 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
-        """Yield the decompressed bytes, and a function that returns how many stored bytes were read.
+        """Yield the decompressed bytes, and a function that returns how many bytes of `size` were read.
 
-        Raises `PriceFileError` when the file cannot be read or decompressed, also inside the block.
+        Raises `PriceFileError` when the file cannot be read or decompressed, also inside the `with` block.
         """
         with _readable(self.name), self._open() as raw:
             start = raw.read(8)
@@ -107,11 +110,11 @@ def _readable(name: str) -> Iterator[None]:
 
 @contextmanager
 def open_sources(paths: Sequence[Path]) -> Iterator[tuple[list[Source], list[str]]]:
-    """Yield the price files in files, folders and archives, and the names of files that are left out.
+    """Yield the price files that `paths` name or contain, and the names of files that are left out.
 
-    In a folder or an archive, only files with the suffix of a table are used. Standard input is stored in a
-    temporary file, because files are read twice. Raises `PriceFileError` when a path does not exist or
-    contains no table.
+    A path is a file, a folder, an archive or STANDARD_INPUT. In a folder or an archive, files without the
+    suffix of a table, such as .csv, are left out. Standard input is stored in a temporary file, because files
+    are read twice. Raises `PriceFileError` when a path does not exist or contains no table.
     """
     sources: list[Source] = []
     left_out: list[str] = []
@@ -169,7 +172,11 @@ def _is_table(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Text:
-    """The result of a scan of a file: the encoding, whether it is a guess, the first bytes, and quotes."""
+    """The encoding of a file, and its first bytes.
+
+    `is_guess` is true if the file is not valid UTF-8, and nothing names another encoding. `has_quotes` is
+    true if the file contains a double quote.
+    """
 
     encoding: str
     is_guess: bool
@@ -177,7 +184,7 @@ class Text:
     has_quotes: bool
 
     def decode(self, encoding: str) -> str:
-        """Return the first lines as text, without a last line that may be incomplete."""
+        """Return the first lines as text. If the last line may be incomplete, it is left out."""
         text = self.sample.decode(encoding, errors="replace")
         if len(self.sample) == SAMPLE_BYTES:
             text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
@@ -185,9 +192,11 @@ class Text:
 
 
 def scan_text(source: Source, encoding: str | None) -> Text:
-    """Read a file completely to find its encoding: `encoding`, or by its BOM, or UTF-8, or Windows-1252.
+    """Read a file completely, and find its encoding.
 
-    Raises `PriceFileError` when the file is empty, is no table, or is not valid in `encoding`.
+    The encoding is `encoding`, else the encoding of the BOM, else UTF-16 if the bytes look like it, else
+    UTF-8 if all bytes are valid, else Windows-1252 as a guess. Raises `PriceFileError` when the file is
+    empty, is no table, or is not valid in `encoding` or in the encoding of its BOM.
     """
     with source.open() as (data, _):
         sample = piece = data.read(SAMPLE_BYTES)
@@ -218,7 +227,10 @@ def _wrong_encoding(name: str, line: int, encoding: str, error: UnicodeDecodeErr
 
 
 def _find_utf16(sample: bytes) -> str | None:
-    """Return the encoding of UTF-16 without a BOM, else None: every other byte of ASCII text is zero."""
+    """Return the byte order of UTF-16 as the name of an encoding, or None if the text is not UTF-16.
+
+    Works without a BOM: every other byte of ASCII text in UTF-16 is zero.
+    """
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if max(even, odd) * 4 < len(sample):
         return None
@@ -235,7 +247,7 @@ def _check_is_table(name: str, sample: bytes) -> None:
 
 
 class WrongWidth(NamedTuple):
-    """A line whose number of fields is not the number of columns."""
+    """A line with more or fewer fields than the file has columns."""
 
     line: int
     fields: int
@@ -243,7 +255,12 @@ class WrongWidth(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Trimmed texts by column number, the first line of each row, and a mask of rows with several lines."""
+    """Rows that follow each other in a file.
+
+    `columns` has the trimmed texts by column number. `lines` has the line number at which each row begins.
+    `spans` is a mask of the rows with several lines. `wrong_width` has the lines with a wrong number of
+    fields; they are not in `columns`.
+    """
 
     columns: dict[int, Any]
     lines: Integers
@@ -253,7 +270,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TextFormat:
-    """The encoding, the separator, the number of lines above the first row, and the number of columns."""
+    """How the text of a file is split into fields.
+
+    `skipped_lines` is the number of lines above the first row, `width` the number of columns. `has_quotes`
+    says that fields may be in double quotes.
+    """
 
     encoding: str
     separator: str
@@ -263,11 +284,11 @@ class TextFormat:
 
 
 def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Iterator[tuple[Batch, int]]:
-    """Yield batches of rows with at least the columns in `used`, and how many stored bytes were read so far.
+    """Yield batches of rows with at least the columns in `used`, and the number of bytes read so far.
 
-    Raises `PriceFileError` for text that is no table.
+    Raises `PriceFileError` for a line that is too long, a quote that is not closed, or a wrong encoding.
     """
-    # with quotes, read all columns: a line break inside quotes in any column changes later line numbers
+    # if the file has quotes, read all columns: a line break in any quoted field changes later line numbers
     columns = list(range(text.width)) if text.has_quotes else sorted(set(used))
     wrong: list[WrongWidth] = []
 
@@ -279,7 +300,7 @@ def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Itera
     with source.open() as (data, position):
         try:
             for rows in _open_csv(data, text, columns, note_wrong_width):
-                # pyarrow counts rows instead of lines, and reports wrong rows up to a block ahead
+                # pyarrow numbers rows instead of lines, and reports rows of a wrong width up to a block early
                 numbers = np.arange(row, row + rows.num_rows + len(wrong))
                 numbers = numbers[~np.isin(numbers, [line.line for line in wrong])][: rows.num_rows]
                 row = int(numbers[-1]) + 1 if len(numbers) else row

@@ -1,8 +1,8 @@
-"""Daily prices of many symbols as columns of numbers, and the checks that need several rows.
+"""A table of the daily prices of many symbols, and the checks that need several rows.
 
-Owns the table that price files are read into, the removal of repeated rows, the combination of bars to one
-bar per day, and splits. A float represents every price of up to fifteen digits, so that its shortest text is
-the price as written in the file. Never reads a file.
+Removes repeated rows, combines the bars of a day into one bar, and adjusts prices for splits. Prices are
+floats: for a price of up to fifteen digits, the shortest text of the float is the price as written in the
+file. Never reads a file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,20 +27,26 @@ TYPES: Final = {
     **dict.fromkeys(KEY, np.int32), **dict.fromkeys(VALUES, np.float64), "file": np.int32, "line": np.int32
 }  # fmt: skip  # with one column per line, this would fill a page
 RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
-"""Numbers of shares that one share becomes in a split, or that become one share in a reverse split."""
+"""The usual split ratios: one share becomes this number of shares. In a reverse split, 1 / ratio is used."""
 
 _FIRST_ROWS: Final = 10_000
 _LEAST_JUMP: Final = 0.25
-# Differences of logarithms: the largest distance between a jump and the ratio of its split, because prices
-# also move on that day; and the smallest split that can be recognized in the prices.
+"""A price jumps if its logarithm changes by more than this."""
+
 _NEAR: Final = 0.14
+"""The largest difference of logarithms between a jump and a split ratio: prices also move on that day."""
+
 _LARGE_SPLIT: Final = 0.2
-_LOOKED_AT: Final = 500  # number of a symbol's days from which the interval between rows is measured
+"""A split can be recognized in the prices if the logarithm of its ratio is larger than this."""
+
+_LOOKED_AT: Final = 500
+"""The number of a symbol's first days from which the interval between its rows is measured."""
+
 _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
 
 class TableBuilder:
-    """Grows a table in place: to join parts at the end would need twice the memory."""
+    """Builds a table from parts. Its arrays grow in place: joining the parts would need twice the memory."""
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}
@@ -49,7 +55,7 @@ class TableBuilder:
         self._columns = {name: np.empty(_FIRST_ROWS, kind) for name, kind in TYPES.items()}
 
     def add(self, part: Columns) -> None:
-        """Append rows of the last file in `files`; their codes are indices of `symbols`."""
+        """Append rows of the file that is the last one in `files`. `symbols` maps symbols to their codes."""
         first, self.rows = self.rows, self.rows + len(part["code"])
         for name, column in self._columns.items():
             if self.rows > len(column):
@@ -57,7 +63,7 @@ class TableBuilder:
             column[first : self.rows] = part.get(name, len(self.files) - 1)
 
     def build(self) -> "PriceTable":
-        """Return the table, sorted by symbol, day and time, without symbols that have no rows."""
+        """Return the table, sorted by symbol, day and time. Symbols without rows are left out."""
         for column in self._columns.values():
             column.resize(self.rows, refcheck=False)
         names = list(self.symbols)
@@ -70,7 +76,7 @@ class TableBuilder:
 
 
 def _sort(columns: Columns) -> None:
-    """Sort rows by their key; rows with equal keys keep their order."""
+    """Sort rows by the columns in KEY; rows with equal keys keep their order."""
     is_later, is_same = np.zeros(max(len(columns["code"]) - 1, 0), np.bool_), np.True_
     for name in KEY:
         step = np.diff(columns[name])
@@ -84,10 +90,11 @@ def _sort(columns: Columns) -> None:
 
 @dataclass(frozen=True)
 class PriceTable:
-    """Rows of symbol, day, time of day, bar and volume, with file and line; each row takes 60 bytes.
+    """Prices as one array per column; each row takes 60 bytes.
 
-    `symbols[code]` is the symbol of a row, `day` a proleptic Gregorian ordinal, `second` the time of day in
-    seconds; open, high and low are NaN where the file has no value. `files[file]` is the row's file.
+    The column `code` has indices in `symbols`, and the column `file` has indices in `files`. `day` has values
+    of `date.toordinal()`, `second` has seconds since midnight. Open, high and low are NaN if they are
+    missing.
     """
 
     symbols: tuple[str, ...]
@@ -101,7 +108,7 @@ class PriceTable:
         return self.columns[name]
 
     def select(self, rows: Any) -> "PriceTable":
-        """Return a table of the rows with these numbers, in this order, or in this slice."""
+        """Return a table of some rows; `rows` is a slice, a mask, or row numbers in the wanted order."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return PriceTable(self.symbols, self.files, columns)
 
@@ -110,31 +117,31 @@ class PriceTable:
         return np.searchsorted(self["code"], np.arange(len(self.symbols) + 1, dtype=np.int32))
 
     def rows_of(self, code: int) -> slice:
-        """Return the row numbers of one symbol, as a slice."""
+        """Return the rows of the symbol with this code, as a slice of row numbers."""
         return slice(int(self._starts[code]), int(self._starts[code + 1]))
 
     def opens(self, rows: slice) -> Floats:
-        """Return the opens of some rows, with the close where an open is missing."""
+        """Return the opens of these rows. The close replaces a missing open."""
         return np.where(np.isnan(self["open"][rows]), self["close"][rows], self["open"][rows])
 
     def find_day(self, symbol: str, day: int) -> tuple[slice, int]:
-        """Return the rows of a symbol as a slice, and the number of its first row on `day` or later."""
+        """Return the rows of a symbol as a slice, and the row number of its first row on or after `day`."""
         rows = self.rows_of(self.symbols.index(symbol))
         return rows, rows.start + int(np.searchsorted(self["day"][rows], day))
 
 
 def round_adjusted(prices: Floats) -> Floats:
-    """Round computed prices to four decimal places, or below 0.1 to six significant digits."""
-    with np.errstate(all="ignore"):  # NaN stays NaN
+    """Round computed prices to four decimal places, and prices below 0.1 to six significant digits."""
+    with np.errstate(all="ignore"):  # no warnings for missing prices, which are NaN
         rounded = np.rint(prices * 1e4) / 1e4
         unit = 10.0 ** (5 - np.floor(np.log10(prices)))
         return np.where(prices < 0.1, np.rint(prices * unit) / unit, rounded)
 
 
 def drop_repeats(table: PriceTable) -> tuple[PriceTable, int]:
-    """Return a sorted table without repeated rows, and how many rows were removed.
+    """Remove repeated rows from a sorted table; return the table and the number of removed rows.
 
-    Raises `PriceFileError`, which names both rows, for two rows of one symbol and time with different values.
+    Raises `PriceFileError` for two rows of one symbol and time with different values; the message names both.
     """
     same = np.logical_and.reduce([np.diff(table[name]) == 0 for name in KEY])
     if not same.any():
@@ -159,9 +166,9 @@ def _fail_on_two(table: PriceTable, row: int, reason: str) -> PriceFileError:
 
 
 def join_days(table: PriceTable) -> tuple[PriceTable, int]:
-    """Return a table with the bars of each day combined into one, and the largest number of bars in a day.
+    """Combine the bars of each day into one bar; return the table, and the largest number of bars in a day.
 
-    Raises `PriceFileError` when a day has several rows, but most days in the same file have one.
+    Raises `PriceFileError` when a day has several rows, but most days in the same file have one row.
     """
     is_new = np.append(True, (np.diff(table["code"]) != 0) | (np.diff(table["day"]) != 0))
     if is_new.all():
@@ -169,7 +176,7 @@ def join_days(table: PriceTable) -> tuple[PriceTable, int]:
     starts = np.flatnonzero(is_new)
     counts = np.diff(np.append(starts, len(table)))
     days = np.cumsum(is_new) - 1
-    # for each file: the number of days with several rows, and of days with rows at all
+    # a file is intraday if more than half of its days have several rows; `many` counts these days
     pairs, sizes = np.unique(table["file"].astype(np.int64) * len(starts) + days, return_counts=True)
     files = pairs // len(starts)
     many = np.bincount(files, sizes > 1, minlength=len(table.files))
@@ -192,7 +199,7 @@ def join_days(table: PriceTable) -> tuple[PriceTable, int]:
 
 
 def describe_intervals(table: PriceTable) -> list[str]:
-    """Return sentences about symbols whose rows are at weekly, monthly or longer intervals."""
+    """Return warnings about symbols that have one row a week, month, quarter or year instead of a day."""
     found: dict[str, list[str]] = {}
     for code, symbol in enumerate(table.symbols):
         gaps = np.diff(table["day"][table.rows_of(code)][:_LOOKED_AT])
@@ -207,7 +214,10 @@ def describe_intervals(table: PriceTable) -> list[str]:
 
 
 def is_shifted(table: PriceTable) -> bool:
-    """Return whether the days are Sunday to Thursday, as when midnights east of UTC were converted to UTC."""
+    """Return whether the trading days are Sunday to Thursday instead of Monday to Friday.
+
+    This happens if midnights of a time zone east of UTC were converted to UTC.
+    """
     weekdays = np.bincount((table["day"] - 1) % 7, minlength=7)
     return bool(weekdays.sum() >= 5 and weekdays[6] and not weekdays[4])
 
@@ -215,9 +225,9 @@ def is_shifted(table: PriceTable) -> bool:
 def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Split]) -> list[str]:
     """Divide the prices before each split by its ratio; return sentences that describe the changes.
 
-    `found` are splits in the files, applied only if the prices jump on their days. `given` are always
-    applied. Raises `PriceFileError` for a given split without a row on its day, and when the prices jump at
-    only some of the found splits.
+    `given` splits, from the options, are always applied. `found` splits, from the files, are applied only if
+    the prices of the symbol jump on their days. Raises `PriceFileError` for a given split without a row on
+    its day, and if the prices of a symbol jump at only some of its found splits.
     """
     notes = []
     named = {(split.symbol, split.day) for split in given}
@@ -245,7 +255,8 @@ def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Spl
 def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
     """Return whether the prices of one symbol jump at its splits.
 
-    Only large splits are checked or, without these, the largest one. Raises as `adjust_splits`.
+    Only large splits are checked. If there is no large split, the largest one is checked. Raises
+    `PriceFileError` if the prices jump at only some of the checked splits.
     """
     votes = {}
     for split in splits:
@@ -268,9 +279,10 @@ def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
 
 
 def find_jumps(table: PriceTable, files: Sequence[bool]) -> Iterator[Split]:
-    """Yield a possible split for each overnight jump, of both open and close, by the ratio of a split.
+    """Yield a possible split for each day on which the prices jump by the ratio of a usual split.
 
-    `files` says for each file whether its rows are checked.
+    Both the open and the close of the day must differ from the previous close by this ratio. `files` says for
+    each file whether its rows are checked.
     """
     is_looked_at = np.array(files)
     for code, symbol in enumerate(table.symbols):
@@ -284,14 +296,14 @@ def find_jumps(table: PriceTable, files: Sequence[bool]) -> Iterator[Split]:
 
 
 def find_ratio(*jumps: float) -> float | None:
-    """Return the ratio of a split that fits all these logarithms of price ratios, None if none fits."""
+    """Return the usual split ratio that fits all jumps, or None. A jump is the logarithm of a price ratio."""
     ratios = [*RATIOS, *(1 / size for size in RATIOS[1:])]
     best = min(ratios, key=lambda ratio: abs(jumps[0] - np.log(ratio)))
     return best if all(abs(jump - np.log(best)) < _NEAR for jump in jumps) else None
 
 
 def describe_jump(split: Split) -> str:
-    """Return a sentence about a price jump that looks like a split."""
+    """Return a warning about a price jump that looks like this split."""
     return (
         f"{split.symbol} jumps on {date.fromordinal(split.day)} as in a split of"
         f" {_describe_ratio(split.ratio)}; if it is one: --split {_describe(split)},"
@@ -313,6 +325,6 @@ def _describe_ratio(ratio: float) -> str:
 
 
 def list_some(names: Sequence[str], most: int) -> str:
-    """Return at most `most` names, joined, and how many more there are."""
+    """Return the first `most` names and the number of other names as one text, such as "A, B and 3 more"."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -1,7 +1,7 @@
-"""The vocabulary of price files: column names, currencies, and file names.
+"""The vocabulary of price files: column names, currencies, and words in file names.
 
-Never reads a row. Names are compared without case, spaces, punctuation, numbering, accents and surrounding
-words such as "price" or "(USD)".
+Never reads a row. A comparison of column names ignores case, spaces, punctuation, numbering, accents and
+surrounding words such as "price" or "(USD)".
 """
 
 import re
@@ -17,7 +17,8 @@ def _split(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# Column names by meaning. When a file has several, a name before a `|` is preferred to a name after it.
+# Column names by meaning. Names after a `|` have a higher rank. If two columns of a file have one meaning,
+# the column with the lower rank is used.
 _COLUMNS: Final = {
     "symbol": """symbol ticker tickersymbol tscode tckrsymb tic tradingsymbol stocksymbol actsymbol
         | code stock stockcode sccode instrument asset pair security 股票代码 代码 证券代码
@@ -53,14 +54,14 @@ _COLUMNS: Final = {
 PRICES: Final = ("open", "high", "low", "close")
 _SUBSTITUTES: Final = {"adjopen": "open", "adjhigh": "high", "adjlow": "low", "adjvolume": "volume"}
 _NOISE: Final = _split("price prices px daily day the in of trade trading total stock shares rs")
-# Words which show that a price is not the price of the day, such as `52w` in `52w high`.
+# If a column name has one of these words, its price is not the price of the day: for example `52w high`.
 _OTHER_PRICES: Final = _split(
     """bid ask mid prev previous pre next first avg average mean vwap sma ema ma wma raw unadj unadjusted week
     year 52w 52 day settle upper lower change chg pct true typical heikin ashi ha log no net weighted
     deliverable deliv delivery time"""
 )
 _LOOSE_RANK: Final = 2
-"""Names with this rank or a higher one, after the second `|`, are ambiguous: they have other uses, too."""
+"""Column names with at least this rank are ambiguous, because files also use them with other meanings."""
 
 CURRENCIES: Final = _split(
     """USD EUR GBP GBX JPY CNY CNH HKD INR KRW TWD SGD AUD NZD CAD CHF SEK NOK DKK PLN CZK HUF RUB TRY ZAR BRL
@@ -78,7 +79,7 @@ _FILE_WORDS: Final = _split(
     """
 )
 MAX_GUESS: Final = 15
-"""A longer file name is probably not a symbol."""
+"""A word in a file name is probably not a symbol if it has more letters than this."""
 
 SUFFIXES: Final = "csv|txt|tsv|tab|psv|dat|data|asc|prn|gz|bz2|xz|zip"
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
@@ -92,9 +93,9 @@ _SYMBOL_NAME = re.compile(r"[$^.@#]?[A-Za-z0-9][A-Za-z0-9.^=:&_@#$!+-]*")
 
 
 class Name(NamedTuple):
-    """The meaning of a column name; of two columns with one meaning, the lower rank is preferred.
+    """The meaning of a column name, such as "close". Of two columns with one meaning, the lower rank is used.
 
-    `affix` is other text in the name, in capitals, such as the symbol in `AAPL.Open`.
+    `affix` is the rest of the name in capitals, such as AAPL in `AAPL.Open`.
     """
 
     meaning: str
@@ -118,7 +119,7 @@ _MEANINGS: Final = {
 
 @lru_cache(maxsize=4096)
 def parse_name(name: str) -> Name | None:
-    """Return the meaning of a column name, None for an unknown name."""
+    """Return the meaning of a column name, or None for an unknown name."""
     plain = re.sub(r"^\s*\d+[a-z]?\.\s+", "", name)
     if found := _MEANINGS.get(_compact(plain)):
         return found
@@ -145,14 +146,14 @@ def _parse_with_affix(name: str) -> Name | None:
     behind = [(name[:place], name[place + 1 :]) for place in reversed(places)]
     for word, around in before + behind:
         found = _MEANINGS.get(_compact(word))
-        # ambiguous names do not count here: a "unit price" is not the price of a day
+        # ignore ambiguous names here: a "unit price" is not the price of a day
         if found and is_price(found) and found.rank < _LOOSE_RANK and (affix := _parse_affix(around)):
             return found._replace(affix=affix)
     return None
 
 
 def is_price(name: Name | None) -> bool:
-    """Return whether a column belongs to a series of prices: a price, a volume or an adjusted price."""
+    """Return whether a column belongs to the prices of a symbol: a price, a volume, or such as a dividend."""
     return name is not None and name.meaning in {*PRICES, "adjusted", "volume", "ignored"}
 
 
@@ -163,7 +164,7 @@ def _parse_affix(text: str) -> str:
 
 
 def parse_symbol(text: str) -> str | None:
-    """Return a symbol in capitals, None for a text that is not a symbol."""
+    """Return a symbol in capitals, or None for a text that is not a symbol."""
     symbol = text.strip().upper()
     if text in _NO_SYMBOLS or not _SYMBOL.match(symbol):
         return None
@@ -171,12 +172,15 @@ def parse_symbol(text: str) -> str | None:
 
 
 def parse_substitute(name: str) -> str | None:
-    """Return the meaning of a column such as `Adj Open` in a file without unadjusted prices, else None."""
+    """Return "open" for `Adj Open`, "high" for `Adj High` and so on, or None for another column name.
+
+    For example, a file without another column for the open uses `Adj Open` as the open.
+    """
     return _SUBSTITUTES.get(_compact(name))
 
 
 def parse_currency(text: str) -> str | None:
-    """Return the code of a currency, GBX for pence; None when the text is not a currency code."""
+    """Return a currency code in capitals, or None if the text is not such a code. Pence (GBp) are GBX."""
     if text in {"GBp", "GBx", "p"}:
         return "GBX"
     return text.upper() if re.fullmatch(r"[A-Za-z]{3,5}", text) else None
@@ -185,14 +189,13 @@ def parse_currency(text: str) -> str | None:
 def guess_symbol(file: str) -> str | None:
     """Return the symbol in a file name, such as AAPL in `aapl.csv` or `AAPL_2010-2020.csv`.
 
-    Ignores dates, intervals, vendors and words such as "history". Returns None unless exactly one word
-    remains.
+    Ignores dates, intervals, vendors and words such as "history". Returns None if the rest is not one symbol.
     """
     stem = re.sub(rf"(\.({SUFFIXES}))+$", "", PurePath(file).name, flags=re.IGNORECASE)
     stem = re.sub(r"\(\d+\)", " ", stem)
     found = list(filter(None, map(_strip_words, re.split(r"[ _()\[\],]+", stem))))
     if len(found) == 2 and (len(found[1]) == 1 or found[1].upper() in CURRENCIES):
-        found = ["_".join(found)]  # BRK_A, BTC_USDT
+        found = ["_".join(found)]  # one symbol of two words, such as BRK_A or BTC_USDT
     if len(found) != 1 or not _SYMBOL_NAME.fullmatch(found[0]) or len(found[0]) > MAX_GUESS:
         return None
     symbol = re.sub(r"(?<=[A-Z]{6})(1|5|15|30|60|240|1440|10080|43200)$", "", found[0].upper())
