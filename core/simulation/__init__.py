@@ -1,7 +1,8 @@
-"""Replayed players and the live market.
+"""Simulates the game: players who trade in past sessions at imported prices, and a live market.
 
-Owns what happens in the game: what simulated players buy at the given prices, and the portfolios,
-leaderboards, quests and events that result. Writes only through the service and holds no SQL.
+`replay` plays past sessions, `simulator` runs the live market, and `catch_up` plays the days between the two.
+Their results are portfolios, trades, leaderboard entries, quests and market events. Writes only through the
+service, and contains no SQL.
 """
 
 from core.installation import require_extra

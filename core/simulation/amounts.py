@@ -1,7 +1,7 @@
-"""Exact conversion between the integers of the simulation and the decimals of the records.
+"""Exact conversion between decimals, as in the records, and integers, with which the simulation computes.
 
-Owns the units of these integers, and their rounding. Money is in cents. Prices are in units of 1/10000 or a
-smaller power of ten. Half a unit is rounded away from zero, as by PostgreSQL's round().
+Money is an integer number of cents. A price is an integer number of units; a unit is 1/10000 or a smaller
+power of ten. Half a unit is rounded away from zero, as by PostgreSQL's round().
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,25 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 PRICE_UNITS: Final = 10_000
-"""Units per 1.00 when no price has more than four decimal places."""
+"""The number of units in a price of 1.00, if no price has more than four decimal places."""
 
 MAX_PLACES: Final = 10
-"""With more decimal places, shares times price would not fit into 64 bits; they change no value by a cent."""
+"""The most decimal places of a price in units: with more, shares times price would not fit into 64 bits.
+
+More decimal places would not change the value of a position by a cent.
+"""
 
 MAX_UNITS: Final = 10**18
-"""The largest price in units."""
+"""The largest price, in units."""
 
 _CENT: Final = Decimal("0.01")
 
 
 def find_price_units(prices: Iterable[Decimal]) -> int:
-    """Return how many units 1.00 must have for these prices to be integers, within the limits above."""
+    """Return the number of units in a price of 1.00 with which all these prices are integers.
+
+    It is a power of ten, limited by MAX_PLACES and MAX_UNITS.
+    """
     places, highest = 4, Decimal(1)
     for price in prices:
         places = max(places, -int(price.normalize().as_tuple().exponent))
@@ -36,24 +42,24 @@ def find_price_units(prices: Iterable[Decimal]) -> int:
 
 
 def to_price(units: int, price_units: int = PRICE_UNITS) -> Decimal:
-    """Convert units to a price."""
+    """Convert a price in units to a decimal; a price of 1.00 is `price_units` units."""
     return units * (1 / Decimal(price_units))
 
 
 def to_prices(units: Integers, price_units: int = PRICE_UNITS) -> list[Decimal]:
-    """Convert an array of units to prices."""
+    """Convert an array of prices in units to decimals; a price of 1.00 is `price_units` units."""
     step = 1 / Decimal(price_units)
     return [unit * step for unit in units.tolist()]
 
 
 def to_decimals(prices: Floats) -> list[Decimal]:
-    """Convert floats to decimals with the digits of their shortest text, which are those of the file."""
+    """Convert floats to decimals with the same digits as `repr(float)`, which are those of the price file."""
     units = find_units(prices)
     return [Decimal(repr(price)) for price in prices.tolist()] if units is None else to_prices(units)
 
 
 def find_units(prices: Floats) -> Integers | None:
-    """Return prices in units of 1/10000, None when a price has more decimal places."""
+    """Return prices in units of 1/10000, or None if a price has more than four decimal places."""
     units = np.rint(prices * PRICE_UNITS)
     return units.astype(np.int64) if (units / PRICE_UNITS == prices).all() else None
 
@@ -69,7 +75,7 @@ def to_moneys(cents: Integers) -> list[Decimal]:
 
 
 def count_units(price: Decimal, price_units: int = PRICE_UNITS) -> int:
-    """Convert a price to units."""
+    """Convert a price to units; a price of 1.00 is `price_units` units."""
     return int((price * price_units).to_integral_value(ROUND_HALF_UP))
 
 
@@ -79,12 +85,12 @@ def money_cents(money: Decimal) -> int:
 
 
 def divide_whole(value: int, divisor: int) -> int:
-    """Divide an integer of any size by a positive integer; half is rounded away from zero."""
+    """Divide an integer of any size by a positive integer, and round. Half is rounded away from zero."""
     quotient = (2 * abs(value) + divisor) // (2 * divisor)
     return quotient if value >= 0 else -quotient
 
 
 def divide_rounded(values: Integers, divisor: Integers | int) -> Integers:
-    """Divide integers by positive integers; half is rounded away from zero."""
+    """Divide integers by positive integers, and round. Half is rounded away from zero."""
     quotient = (2 * np.abs(values) + divisor) // (2 * divisor)
     return np.asarray(np.sign(values) * quotient, np.int64)

@@ -1,8 +1,8 @@
 """How simulated players behave: whether they take part in a session, and what they buy.
 
-Owns the models. A choice depends only on finished sessions, prices, and hashes of the player and the day.
-Therefore a repeated replay, and a simulator that restarts in the middle of a session, make the same
-choices. Does no input or output.
+A choice depends only on finished sessions, on prices, and on hashes of the player and the day. Therefore a
+player makes the same choices when a replay is repeated, or when the simulator restarts in the middle of a
+session. Does no input or output.
 """
 
 from collections import deque
@@ -20,41 +20,45 @@ from core.simulation.amounts import Integers
 from core.simulation.identifiers import Hashes, hash_ids, mix
 
 WINDOW: Final = 10
-"""Number of recent sessions that a decision depends on: two trading weeks."""
+"""A player's decision to take part depends on this number of recent sessions: two trading weeks."""
 
 FOUNDERS: Final = 0.3
-"""Share of the players who join in the first session; the others join over time."""
+"""The share of the players who join in the first session; the other players join in random sessions."""
 
 _EAGERNESS: Final = (-0.6, 2.4)
-"""Log-odds that the least and the most eager player return, everything else being equal."""
+"""Log-odds of taking part, which are log(p / (1 - p)): for the least and for the most eager player."""
 
 _HABIT: Final = 2.2
-"""Difference in log-odds between a player who took part in all recent sessions and one who missed all."""
+"""Log-odds of a player who took part in all recent sessions, minus the log-odds of one who missed all."""
 
 _FORTUNE: Final = 0.45
-"""Log-odds for each percent by which a player's mean return beat that of all players."""
+"""Log-odds added for each percent by which a player's mean return exceeds the mean return of all players."""
 
 _FORTUNE_LIMIT: Final = 3.0
+"""A difference from the mean return of all players is counted up to this number of percent."""
+
 _QUEST: Final = 0.4
-"""Log-odds for each quest completed within the window, counting `_QUEST_LIMIT` of them at most."""
+"""Log-odds added for each quest that the player completed in the last `WINDOW` sessions."""
 
 _QUEST_LIMIT: Final = 2
+"""The number of a player's quests is counted up to this."""
+
 _GAP: Final = -0.3
-"""Log-odds for each session missed in a row: a player who stays away tends to stay away."""
+"""Log-odds added for each session missed in a row: a player who stays away tends to stay away."""
 
 _LAPSED: Final = -3.0
-"""Additional log-odds of a player who missed the whole window; a few of them come back."""
+"""Log-odds added if a player missed all of the last `WINDOW` sessions; a few of these players return."""
 
 _ATTEND, _JOIN, _FOUND = (np.uint64(salt) for salt in (0xA77E4D, 0x701401, 0xF0D4DE))
 _UNIT: Final = 1.0 / (1 << 53)
 
 
 class Recent(NamedTuple):
-    """At most the last `WINDOW` sessions, oldest first; one row per session, one column per player.
+    """The last sessions, oldest first, at most `WINDOW`; one row per session, one column per player.
 
-    `played` is true for players who took part, `joined` for players who had joined the game. `returns`
-    are in hundredths of a percent of the starting cash; `quests` are the quests completed so far. Both are
-    meaningful only where `played` is true.
+    `joined` is true for players who had joined the game, `played` for players who took part. `returns` has
+    gains in hundredths of a percent of the starting cash. `quests` has the number of quests that a player had
+    completed in total. Where `played` is false, `returns` and `quests` have no meaning.
     """
 
     joined: NDArray[np.bool_]
@@ -64,7 +68,7 @@ class Recent(NamedTuple):
 
 
 class RecentSessions:
-    """Collects the recent sessions of a fixed list of players."""
+    """Collects the results of the last `WINDOW` sessions for a fixed list of players."""
 
     def __init__(self, players: int) -> None:
         self._players = players
@@ -75,7 +79,10 @@ class RecentSessions:
     def add(
         self, joined: NDArray[np.bool_], players: NDArray[np.intp], returns: Integers, quests: Integers
     ) -> None:
-        """Add a session; `returns` and `quests` have one element for each of its `players`."""
+        """Add a session; `players` has the indices of the players who took part.
+
+        `returns` and `quests` have one element for each of these players, in units as in `Recent`.
+        """
         played = np.zeros(self._players, np.bool_)
         played[players] = True
         rows = np.zeros((2, self._players), np.int64)
@@ -83,7 +90,7 @@ class RecentSessions:
         self._rows.append((joined, played, rows[0], rows[1]))
 
     def recent(self) -> Recent:
-        """Return the last `WINDOW` sessions that were added."""
+        """Return the last `WINDOW` sessions that were added, or fewer if fewer were added."""
         shape = (len(self._rows), self._players)
         joined, played, returns, quests = (
             np.array([row[column] for row in self._rows]).reshape(shape) for column in range(4)
@@ -92,7 +99,7 @@ class RecentSessions:
 
 
 def choose_join_sessions(keys: Hashes, sessions: int) -> Integers:
-    """Return the session, counted from 0, in which each player joins."""
+    """Return the number of the session in which each player joins; sessions are numbered from 0."""
     is_founder = _fraction(keys, _FOUND) < FOUNDERS
     later = (_fraction(keys, _JOIN) * sessions).astype(np.int64)
     return np.where(is_founder, 0, later)
@@ -118,7 +125,7 @@ def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
     """Return each player's probability of taking part in the next session."""
     played, joined = recent.played, recent.joined
     count = np.maximum(played.sum(axis=0), 1)
-    # sessions before a player joined count as played, so that newcomers are likely to return
+    # sessions before a player joined count as played: this makes a new player likely to return
     habit = np.where(joined, played, True).mean(axis=0) if len(played) else np.ones(len(keys))
     lead = np.where(played, recent.returns - _mean_of_players(recent), 0).sum(axis=0) / count / 100
     least, most = _EAGERNESS
@@ -136,7 +143,7 @@ def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
 
 
 def _mean_of_players(recent: Recent) -> NDArray[np.float64]:
-    """Return the mean return of all players in each session, in shape (sessions, 1)."""
+    """Return the mean return of the players who took part in each session; the shape is (sessions, 1)."""
     players = np.maximum(recent.played.sum(axis=1), 1)
     total = np.where(recent.played, recent.returns, 0).sum(axis=1)
     mean: NDArray[np.float64] = total / players
@@ -144,7 +151,7 @@ def _mean_of_players(recent: Recent) -> NDArray[np.float64]:
 
 
 def _count_quests(recent: Recent) -> Integers:
-    """Return how many quests were completed between a player's first and last session of the window."""
+    """Return how many quests each player completed between their first and last session in `recent`."""
     if not len(recent.played):
         return np.zeros(recent.played.shape[1], np.int64)
     players = np.arange(recent.played.shape[1])
@@ -155,7 +162,7 @@ def _count_quests(recent: Recent) -> Integers:
 
 
 def _count_missed(played: NDArray[np.bool_]) -> Integers:
-    """Return how many sessions each player has missed since the last session that they played."""
+    """Return the number of sessions that each player has missed since they last took part."""
     if not len(played):
         return np.zeros(played.shape[1], np.int64)
     since = played[::-1].argmax(axis=0)
@@ -170,20 +177,20 @@ STRATEGIES: Final = ("buy_and_hold", "momentum", "mean_reversion", "cash")
 BUY_AND_HOLD, MOMENTUM, MEAN_REVERSION, CASH = range(len(STRATEGIES))
 
 LOOKBACKS: Final = (5, 10, 20, 60)
-"""Numbers of trading days over which a return is measured: one week, two weeks, a month, a quarter."""
+"""Numbers of trading days over which a strategy measures returns: one week, two weeks, a month, a quarter."""
 
 MAX_SYMBOLS: Final = 4
 INVESTED_PERCENT: Final = (40, 100)
 _SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
 _CONVICTIONS: Final = 100  # a symbol's weight in a player's purchase is an integer from 1 to this number
-_NEVER: Final = 1 << 30  # the position of a symbol that is not bought, beyond all others
+_NEVER: Final = 1 << 30  # the position of a symbol that is not bought: larger than all other positions
 
 
 class Traits(NamedTuple):
-    """How players trade; arrays with one element per player.
+    """How players trade; each field is an array with one element per player.
 
-    `lookback` is an index in LOOKBACKS; `symbols` is the maximum number of symbols that a player holds;
-    `keys` are hashes of 64 bits that make players prefer different symbols.
+    `strategy` has indices in STRATEGIES, `lookback` has indices in LOOKBACKS. `symbols` is the largest number
+    of symbols that a player holds. `keys` are hashes of 64 bits, which make players prefer different symbols.
     """
 
     strategy: Integers
@@ -200,7 +207,7 @@ class Traits(NamedTuple):
         )
 
     def preferences(self, index: int) -> dict[str, Any]:
-        """Return the stored preferences of one player, from which `read_traits` restores the traits."""
+        """Return one player's traits as preferences of a user. `read_traits` converts them back."""
         strategy = int(self.strategy[index])
         if strategy == CASH:
             return {"strategy": STRATEGIES[CASH]}
@@ -215,7 +222,7 @@ class Traits(NamedTuple):
 
 
 def draw_traits(seed: int, user_ids: Sequence[UUID]) -> Traits:
-    """Draw the traits of players; the traits of one player do not depend on how many players follow."""
+    """Draw random traits for players. More ids at the end do not change the traits of the first players."""
     count = len(user_ids)
     bounds = np.cumsum(_SHARES)
     return Traits(
@@ -228,9 +235,9 @@ def draw_traits(seed: int, user_ids: Sequence[UUID]) -> Traits:
 
 
 def read_traits(players: Sequence[User]) -> Traits:
-    """Return the traits that the players' preferences contain.
+    """Return the traits that are stored in the players' preferences.
 
-    A value that is missing or out of range is replaced by the nearest allowed one.
+    A value out of range is replaced by the nearest allowed value, a missing value by the largest allowed one.
     """
     rows = [_read_preferences(player.preferences) for player in players]
     strategy, lookback, symbols, invested = np.array(rows, np.int64).reshape(-1, 4).T
@@ -238,18 +245,18 @@ def read_traits(players: Sequence[User]) -> Traits:
 
 
 def is_strategy(preferences: Mapping[str, Any]) -> bool:
-    """Say whether the preferences name a strategy, as those of every simulated player do."""
+    """Return whether the preferences of a user name a strategy; those of every simulated player do."""
     return preferences.get("strategy") in STRATEGIES
 
 
 def choose_weights(
     traits: Traits, closes_before: Integers, tradable: NDArray[np.bool_], symbols: Hashes
 ) -> Integers:
-    """Return the weight with which each player buys each symbol; with weight 0 the player does not buy it.
+    """Return the weight of each symbol in each player's purchase; a symbol with weight 0 is not bought.
 
-    `closes_before` has one row per day before the session, oldest first. On a day without trade it has the
-    last close before that day, and 0 before a symbol's first close. `tradable` marks the symbols that have
-    an opening price in the session.
+    `closes_before` has one row per day before the session, oldest first, and one column per symbol. On a day
+    without trade, it has the last earlier close, or 0 if there is none. `tradable` marks the symbols that
+    have an opening price in the session.
     """
     convictions = mix(traits.keys[:, np.newaxis] ^ mix(symbols)[np.newaxis, :])
     rising, falling = _order_by_return(closes_before, tradable)
@@ -267,7 +274,11 @@ def choose_weights(
 
 
 def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Integers, Integers]:
-    """Return each symbol's position by rise, and by fall, largest first; one row per lookback."""
+    """Return the position of each symbol in the order of rise, and its position in the order of fall.
+
+    Position 0 has the largest rise or fall. A symbol that did not rise, or fall, has the position _NEVER.
+    Both arrays have one row for each number of days in LOOKBACKS.
+    """
     shape = (len(LOOKBACKS), len(tradable))
     returns = np.full(shape, 1.0)
     for row, days in enumerate(LOOKBACKS):
@@ -281,7 +292,7 @@ def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Int
 
 
 def _rank_in_row(values: NDArray[Any]) -> Integers:
-    """Return the position of each value in its row, 0 for the highest; equal values keep their order."""
+    """Return the position of each value in its row: 0 for the highest. Equal values keep their order."""
     order = np.argsort(-values if values.dtype.kind == "f" else ~values, axis=1, kind="stable")
     positions = np.empty(values.shape, np.int64)
     np.put_along_axis(positions, order, np.arange(values.shape[1])[np.newaxis, :], axis=1)
@@ -289,7 +300,7 @@ def _rank_in_row(values: NDArray[Any]) -> Integers:
 
 
 def _draw(seed: int, trait: int, count: int, least: int, most: int) -> Integers:
-    # one generator per trait: the values of the first players do not depend on how many players follow
+    # one generator per trait: otherwise a player's values would depend on the number of other players
     generator = Generator(PCG64(SeedSequence([seed, trait])))
     return generator.integers(least, most, size=count, dtype=np.int64, endpoint=True)
 

@@ -1,6 +1,6 @@
-"""Helpers for long bulk loads: the display of progress, and batches that are written in the background.
+"""Helpers for long bulk loads: a display of progress, and a writer that writes batches in the background.
 
-Shows progress bars on a terminal, and a few lines of text when the output goes to a file.
+Shows progress bars on a terminal. Prints a few lines of text if the output is not a terminal.
 """
 
 from collections import deque
@@ -16,26 +16,26 @@ from rich.console import Console
 T = TypeVar("T")
 
 BATCH_ROWS: Final = 20_000
-"""Rows that the service writes in one transaction."""
+"""Rows in one batch, which the service writes in one transaction."""
 
 PLAIN_STEPS: Final = 4
-"""Lines per stage in a log: enough to see that the load continues."""
+"""Lines printed for each stage of a load without a terminal: enough to see that the load continues."""
 
 
 class Progress(Protocol):
     """A function that a load calls repeatedly to report its progress."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Report that `done` of the `total` units of a stage are complete."""
+        """Report that `done` of `total` are complete in a stage, such as "loading prices"."""
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """Ignore the report."""
+    """Do nothing. Used when no progress is shown."""
 
 
 @contextmanager
 def show_progress(console: Console | None = None) -> Iterator[Progress]:
-    """Yield a function that shows the progress of the block, on standard error by default."""
+    """Yield a function that shows progress on `console`; the default is standard error."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield _PlainLines(console)
@@ -79,12 +79,12 @@ class _PlainLines:
 
 
 class BatchWriter:
-    """Writes batches in the background while the caller prepares the next ones.
+    """Writes batches in the background while the caller prepares the next batch.
 
-    The database works on one core while Python works on the other. A caller that is faster than the
-    database waits in `write`, so that memory stays bounded. When `at_once` is more than 1, batches are
-    written in any order, so they must have no rows in common. An error of a batch is raised by a later
-    `write` or at the end of the `with` block, which waits for the last batch.
+    The database works on one core while Python works on another one. If the caller is faster than the
+    database, `write` waits, which limits memory use. Up to `at_once` batches are written at the same time and
+    in any order; with more than one, batches must have no rows in common. An error of a batch is raised by a
+    later `write`, or at the end of the `with` block, which waits for the last batch.
     """
 
     def __init__(self, *, at_once: int = 1) -> None:
@@ -94,7 +94,10 @@ class BatchWriter:
         self._running: deque[Future[int]] = deque()
 
     def write(self, load: Callable[[Sequence[T]], int], batch: Sequence[T]) -> None:
-        """Start `load` on a batch, after waiting while `at_once` batches run; add its result to `rows`."""
+        """Call `load(batch)` in the background, and add its result to `self.rows`.
+
+        Waits first if `at_once` batches are being written.
+        """
         self._wait(self._at_once - 1)
         self._running.append(self._executor.submit(load, batch))
 

@@ -1,9 +1,9 @@
-"""Plays missed sessions: between the imported history and today, or while a stack was down.
+"""Plays missed sessions: the days between the imported prices and today, and days when the stack was down.
 
-Owns a missed day from its first price to its final ranks: the live market in coarse steps, its players and
-their quests. All rows of a day are written together, with the times that they would have had. The result
-depends only on the days before and on the date, so that a repetition of an interrupted day has the same
-result. The leaderboards are written last, and a day that has leaderboards is not played again.
+A missed day is played like a day of the live market, but with fewer steps: prices, players, quests and ranks.
+All rows of a day are written at its end, with the times that they would have had. They depend only on the
+date and on earlier days: if a day is interrupted, playing it again gives the same rows. The leaderboards are
+written last, and a day that has leaderboards is not played again.
 """
 
 import logging
@@ -44,10 +44,10 @@ from core.simulation.trading_hours import midnight_of
 logger = logging.getLogger(__name__)
 
 MOST_DAYS: Final = 92
-"""A longer gap is not filled: the history has its own dates, or the stack was not used for months."""
+"""A longer gap is not filled: the imported prices end long ago, or the stack was not used for months."""
 
 STEPS: Final = 48
-"""Steps of a day, one every half hour: enough for a candle of every hour."""
+"""The number of steps in a day, one every half hour: enough for a candle of every hour."""
 
 STEP_SECONDS: Final = DAY_SECONDS / STEPS
 
@@ -59,10 +59,11 @@ def play_missed_sessions(
     check_stop: Callable[[], None] = lambda: None,
     progress: Progress = ignore_progress,
 ) -> list[date]:
-    """Play every day between the last session with leaderboards and `today`; return these days.
+    """Play every day between the last session with leaderboards and `today`; return the played days.
 
-    Does nothing when there is no earlier session, no simulated player, or a gap of more than `MOST_DAYS`
-    days. Raises the errors of the service; a later call continues with the day that failed.
+    Plays no day if there is no earlier session, no simulated player, or a gap of more than `MOST_DAYS` days.
+    Raises the errors of the service; a later call continues with the day that failed. Calls `check_stop`,
+    which may raise, before each day.
     """
     with demanding(CURRENT):
         return _play_missed_sessions(service, today, check_stop=check_stop, progress=progress)
@@ -79,7 +80,7 @@ def _play_missed_sessions(
         logger.info("%d days since the session of %s are too many to be played", len(missed), last[0])
         return []
     if missed:
-        # the simulator may have ended in the middle of the last session, without final ranks
+        # the last session may lack its final ranks: the simulator may have ended in the middle of it
         service.close_session(last[0])
     daily = DailyPrices()
     for number, day in enumerate(missed, 1):
@@ -138,21 +139,21 @@ def _open_market(
 
 
 def _list_moments(midnight: datetime) -> list[datetime]:
-    """Return the times of a day's ticks: the middle of each step, so that the last one is on the same day."""
+    """Return the times of a day's ticks: the middle of each step, so the last tick is on the same day."""
     return [midnight + timedelta(seconds=(step + 0.5) * STEP_SECONDS) for step in range(STEPS)]
 
 
 def _list_prices_before(
     service: EnhancedDatabaseService, market: LiveMarket, midnight: datetime
 ) -> list[tuple[Decimal | None, ...]]:
-    """Return the prices 24 hours before each moment of a day; one row per moment, one column per symbol."""
+    """Return the prices 24 hours before each tick of a day: one row per tick time, one column per symbol."""
     moments, width = _list_moments(midnight), len(market.symbols)
     prices = service.list_prices_at([(symbol, at - DAY) for at in moments for symbol in market.symbols])
     return [prices[step * width : (step + 1) * width] for step in range(len(moments))]
 
 
 class _Walk:
-    """One day of the market: its ticks and events, and the players' results at each step and at the end."""
+    """Plays the market of one day; has its ticks and events, and the result of the players at each step."""
 
     def __init__(
         self,
@@ -184,7 +185,10 @@ class _Walk:
         return self.moments[-1]
 
     def list_progress(self, index: int, quest_type: str) -> list[int]:
-        """Return the highest progress of a player's quest of the day up to each step, in cents."""
+        """Return, for each step, the highest progress so far of a player's quest of the day, in cents.
+
+        `index` is the position of the player in `users`.
+        """
         steps = self._gains if quest_type == GAIN_TODAY else self._leads
         return list(accumulate((int(step[index]) for step in steps), max, initial=0))[1:]
 
@@ -198,7 +202,7 @@ class _Walk:
 def _play_quests(
     service: EnhancedDatabaseService, users: Sequence[User], day: date, walk: _Walk
 ) -> tuple[list[Quest], Integers]:
-    """Return the quests of a session, and how many each player has completed by its end."""
+    """Return the quests of a session, and how many quests each player has completed by its end."""
     midnight = midnight_of(day)
     keys = hash_ids(user.id for user in users)
     daily_ids = make_ids_of(Kind.DAILY, seed=0, when=midnight, keys=keys)
@@ -238,7 +242,10 @@ def _play_quests(
 def _advance_milestone(
     service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
 ) -> Iterator[Quest]:
-    """Yield a player's milestone with its progress before a day, and the next milestone if it is reached."""
+    """Yield a player's milestone with the wins before `day`; if it is reached, also yield the next one.
+
+    A player without a milestone gets a first one. `new_id` is the id of a new milestone.
+    """
     wins = count_wins(service, user.id, day)
     active = service.get_user_active_quests(user.id)
     milestone = find_milestone(active)
@@ -248,7 +255,7 @@ def _advance_milestone(
             milestone,
             current_progress=Decimal(wins),
             status="COMPLETED" if is_reached else "ACTIVE",
-            # only wins in earlier sessions count, so the milestone is completed when this session opens
+            # only wins in earlier sessions count, so a milestone is completed at the beginning of a session
             completed_at=max(milestone.created_at, midnight_of(day)) if is_reached else None,
         )
     rule = next_milestone(wins)

@@ -1,6 +1,6 @@
-"""The past trading days of all symbols, as the service returns them.
+"""The past daily prices of all symbols, read through the service.
 
-Owns which days count as imported: such a day has one tick, a day of the live market has many.
+Owns the rule for imported days: an imported day has one tick, a day of the live market has many.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from core.simulation.amounts import PRICE_UNITS, Integers, count_units, find_pri
 from core.simulation.trading_hours import close_of
 
 REACH: Final = timedelta(days=19_999)
-"""How far back prices are read: 54 years, the largest number of candles that one call returns."""
+"""How far back prices are read: 54 years, because one call returns at most 20,000 daily candles."""
 
 NO_PRICES: Final = (
     "no prices are imported; run `echo-markets import-prices FILE` first,"
@@ -26,7 +26,7 @@ NO_PRICES: Final = (
 
 _VOLUME_DAYS: Final = 60
 _LEAST_RETURNS: Final = 20
-"""With fewer daily returns, the live market uses the typical figures below."""
+"""With fewer daily returns of a symbol, TYPICAL_VOLATILITY and TYPICAL_VOLUME are used."""
 
 TYPICAL_VOLATILITY: Final = 0.02
 TYPICAL_VOLUME: Final = 1_000_000.0
@@ -37,10 +37,10 @@ _SECOND: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class PriceHistory:
-    """Prices in units, with one row per trading day and one column per symbol; 1.00 is `price_units` units.
+    """Prices with one row per trading day and one column per symbol; a price of 1.00 is `price_units` units.
 
-    In `opens` and `closes`, 0 stands for a day on which a symbol did not trade. In `carried`, such a day has
-    the last close before it, and 0 before the symbol's first close.
+    In `opens` and `closes`, 0 means that the symbol did not trade on that day. `carried` has the closes too,
+    but with the last earlier close instead of 0. It is 0 only before a symbol's first close.
     """
 
     symbols: tuple[str, ...]
@@ -59,7 +59,7 @@ class PriceHistory:
 
 
 def load_history(service: EnhancedDatabaseService) -> PriceHistory:
-    """Return every imported trading day; `days` is empty when none was imported."""
+    """Return the imported trading days of all symbols; `days` is empty if nothing was imported."""
     series = {
         tick.symbol: list_trading_days(service, tick.symbol, before=tick.timestamp + _MOMENT)
         for tick in service.get_latest_market_data()
@@ -68,13 +68,13 @@ def load_history(service: EnhancedDatabaseService) -> PriceHistory:
 
 
 def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: datetime) -> list[Candle]:
-    """Return the imported days of a symbol, oldest first."""
+    """Return the imported days of a symbol before an instant, oldest first."""
     candles = service.get_price_history(symbol, before - REACH, before, "1d")
     return [candle for candle in candles if candle.ticks == 1 and _is_bar(service, candle)]
 
 
 def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
-    """Say whether a day with one tick was imported; otherwise the live market stopped after one tick."""
+    """Return whether a day with one tick was imported; if not, the live market stopped after one tick."""
     if candle.low < candle.high:
         return True
     close = close_of(candle.bucket.date())
@@ -82,7 +82,7 @@ def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
 
 
 def build_history(series: dict[str, list[Candle]]) -> PriceHistory:
-    """Return the candles of all symbols as one history, aligned by day."""
+    """Build a history from the daily candles of each symbol, aligned by day."""
     symbols = tuple(sorted(series))
     days = tuple(sorted({candle.bucket.date() for days in series.values() for candle in days}))
     row_of = {day: row for row, day in enumerate(days)}
@@ -107,7 +107,11 @@ def _carry(closes: Integers) -> Integers:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean and standard deviation of a symbol's daily log return, and its mean volume."""
+    """How a symbol moves in a day.
+
+    `drift` is the mean and `volatility` the standard deviation of its daily log returns. `volume` is its mean
+    daily volume.
+    """
 
     drift: float
     volatility: float
@@ -116,9 +120,9 @@ class Calibration:
 
 @dataclass
 class DailyPrices:
-    """The daily candles before today by symbol, oldest first: of imported days and of live sessions.
+    """The daily candles of each symbol before today, oldest first: imported days and live sessions.
 
-    Reads each day once and keeps it for the life of the process.
+    Each day is read once, and kept for the life of the process.
     """
 
     candles: dict[str, list[Candle]] = field(default_factory=dict)
@@ -136,21 +140,21 @@ class DailyPrices:
                 self._until[symbol] = midnight
 
     def last_closes(self, symbol: str, count: int) -> list[Decimal]:
-        """Return the closes of the last `count` days before today, or of fewer if missing, oldest first."""
+        """Return the closes of the last `count` days before today, or of all days if there are fewer."""
         return [candle.close for candle in self.candles.get(symbol, [])[-count:]]
 
     def last_close(self, symbol: str) -> Decimal | None:
-        """Return the last close before today, None without one."""
+        """Return the last close before today, or None if there is none."""
         days = self.candles.get(symbol)
         return days[-1].close if days else None
 
     def history(self, symbols: tuple[str, ...]) -> PriceHistory:
-        """Return the history of these symbols, with columns in the order of `symbols`."""
+        """Return the history of these symbols; its columns are in the order of `symbols`."""
         return build_history({symbol: self.candles.get(symbol, []) for symbol in symbols})
 
     def calibrate(self, symbol: str) -> Calibration:
         """Return the drift, volatility and volume of a symbol, measured on the imported days."""
-        # without live days: a session of a few minutes would make the volatility too small
+        # live days are left out: a session of a few minutes would make the volatility too small
         days = [candle for candle in self.candles.get(symbol, []) if candle.ticks == 1]
         closes = np.array([candle.close for candle in days], np.float64)
         if len(closes) <= _LEAST_RETURNS:

@@ -1,8 +1,8 @@
-"""Ids that are the same in every run.
+"""Ids of simulated rows, which are the same in every run.
 
-Owns UUIDs in the form of version 7: first the milliseconds of an instant, so that rows of the same time are
-adjacent in an index, then 74 bits from a hash of kind, seed and key. Not for rows of real players, which get
-random ids from the service.
+The ids are UUIDs in the form of version 7. They begin with the milliseconds of an instant, so that rows of
+the same time are adjacent in an index. Then follow 74 bits of a hash of kind, seed and key. Rows of real
+players have random ids from the service.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _RANDOM_B: Final = np.uint64(0x3FFFFFFFFFFFFFFF)
 
 
 class Kind(IntEnum):
-    """The kind of row that an id identifies; part of the hash."""
+    """The kind of row that has an id. It is part of the hash, so rows of two kinds have different ids."""
 
     USER = 1
     PORTFOLIO = 2
@@ -59,7 +59,7 @@ def hash_texts(texts: Iterable[str]) -> Hashes:
 
 
 def hash_ids(ids: Iterable[UUID]) -> Hashes:
-    """Return the low 64 bits of each id, which are random even in ids that begin with a time."""
+    """Return the low 64 bits of each id. They are random, also in an id that begins with a time."""
     return np.array([id_.int & _LOW_HALF for id_ in ids], np.uint64)
 
 
@@ -70,8 +70,8 @@ def make_ids(kind: Kind, *, seed: int, when: datetime, numbers: NDArray[np.int64
 
 def make_ids_of(kind: Kind, *, seed: int, when: datetime, keys: Hashes) -> list[UUID]:
     """Return one id for each hash, such as the hash of a player's id."""
-    # standard time keeps the ids of earlier releases, which closed every day at 21:00 UTC: a replay updates
-    # their rows instead of adding new ones
+    # Earlier releases closed every day at 21:00 UTC, which is standard time. With the same ids, a replay
+    # updates the rows of such a release instead of adding new rows.
     milliseconds = int(to_standard_time(when).timestamp() * 1000)
     base = np.zeros(1, np.uint64)
     for part in (int(kind), seed, milliseconds):

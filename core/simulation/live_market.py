@@ -1,8 +1,8 @@
 """The market of one live session: a random walk from the last price before the session.
 
-Owns prices, their steps and the events of large moves. The walk is a geometric Brownian motion: log prices
-take normally distributed steps whose mean and variance are proportional to time, so that a live day moves a
-price as far as an imported day.
+The walk is a geometric Brownian motion: the logarithm of a price takes normally distributed steps. Their mean
+and variance are proportional to the duration of a step, so a live day moves a price as far as an imported
+day. Also creates the market events for large moves.
 """
 
 from collections.abc import Sequence
@@ -32,19 +32,20 @@ from core.simulation.trading_hours import midnight_of
 
 DAY_SECONDS: Final = 86_400
 HALF_SPREAD: Final = 0.00025
-"""Half the spread, as a share of the price: 5 basis points between bid and ask, usual for large companies."""
+"""Half the spread between bid and ask, as a share of the price; usual for shares of large companies."""
 
 DAY: Final = timedelta(days=1)
 
 _VOLUME_SPREAD: Final = 0.5  # standard deviation of the logarithm of a step's volume
-_EVENTS_READ: Final = 200  # far more than one day has: at most two events per symbol
+_EVENTS_READ: Final = 200  # more than a usual day has: a symbol has at most two events a day
 
 
 class LiveMarket:
-    """Prices of one session, in units; 1.00 is `price_units` units.
+    """The prices of one session, in units; a price of 1.00 is `price_units` units.
 
-    `opens` are the last prices before the session. `closes` has for each symbol the closes of at most
-    `VOLATILITY_RETURNS` days before the session, oldest first.
+    `opens` has the last price of each symbol before the session. `closes` has the closes of each symbol on
+    the last `VOLATILITY_RETURNS` days before the session, oldest first. `announced` has the symbol and
+    sentiment of each large move that has an event.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class LiveMarket:
         self.symbols = symbols
         self.opens = opens
         self.price_units = price_units
-        # not rounded: a step of the walk can be smaller than the tick size
+        # prices are kept unrounded, because a step of the walk can be smaller than the tick size
         self._exact = prices.astype(np.float64)
         self._ticks = _find_ticks(self._exact, price_units)
         self._drift = np.array([calibration.drift for calibration in calibrations])
@@ -76,7 +77,7 @@ class LiveMarket:
         return np.maximum(np.rint(self._exact / self._ticks).astype(np.int64), 1) * self._ticks
 
     def move(self, seconds: float, generator: Generator) -> Integers:
-        """Move all prices by a step of `seconds`; return the volume traded in each symbol."""
+        """Move all prices by one step that lasts `seconds`; return the traded volume of each symbol."""
         days = seconds / DAY_SECONDS
         noise = generator.standard_normal(len(self.symbols))
         self._exact *= np.exp(self._drift * days + self._volatility * np.sqrt(days) * noise)
@@ -84,7 +85,7 @@ class LiveMarket:
         return np.rint(self._volume * days * np.exp(spread)).astype(np.int64)
 
     def build_ticks(self, now: datetime, volumes: Integers, before: Sequence[Decimal | None]) -> list[Tick]:
-        """Return a tick with the current price of each symbol; `before` are the prices of 24 hours ago."""
+        """Return one tick for each symbol, with its current price. `before` has the prices 24 hours ago."""
         prices = self.prices
         half = np.maximum(np.rint(prices * HALF_SPREAD / self._ticks).astype(np.int64), 1) * self._ticks
         exact = to_prices(prices, self.price_units)
@@ -114,7 +115,7 @@ class LiveMarket:
         ]
 
     def _measure_volatilities(self, prices: Integers) -> list[Decimal | None]:
-        """Return each symbol's volatility, with this session as the last day; None with too few days."""
+        """Return each symbol's volatility with the current price as a close, or None with too few days."""
         logs = np.column_stack([self._past_logs, np.log(prices / self.price_units)])
         returns = np.diff(logs, axis=1)
         is_known = ~np.isnan(returns.sum(axis=1))
@@ -122,7 +123,10 @@ class LiveMarket:
         return [next(found) if known else None for known in is_known.tolist()]
 
     def announce(self, service: EnhancedDatabaseService) -> None:
-        """Create an event for each large move from the open, once per symbol, direction and session."""
+        """Create a market event for each large move from the open that has no event yet.
+
+        In a session, a symbol gets at most one event for a rise and one event for a fall.
+        """
         for move in self.list_moves():
             service.create_market_event(
                 type=EVENT_TYPE,
@@ -141,14 +145,15 @@ class LiveMarket:
         return [m for m in moves if m.is_event and (m.symbol, m.sentiment) not in self._announced]
 
     def note_announced(self, move: PriceMove) -> None:
-        """Exclude a move from `list_moves` from now on."""
+        """Note that a move has an event. `list_moves` leaves the move out afterwards."""
         self._announced.add((move.symbol, move.sentiment))
 
 
 def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> LiveMarket:
-    """Return the market of a session that opens, or that continues from the prices in the database.
+    """Return the market of the session of `day`, with the latest prices in the database.
 
-    Raises `InvalidInput` when no symbol has a price.
+    Works for a new session, and for a session that continues after a restart. Raises `InvalidInput` when no
+    symbol has a price.
     """
     latest = {tick.symbol: tick for tick in service.get_latest_market_data()}
     if not latest:
@@ -179,7 +184,10 @@ def build_market(
     closes: Sequence[Sequence[Decimal]],
     announced: set[tuple[str, str]],
 ) -> LiveMarket:
-    """Return a market whose units represent these prices exactly and are small enough for their steps."""
+    """Build a market, and choose its units.
+
+    With these units, all these prices are integers of at least 1,000, as far as MAX_PLACES allows it.
+    """
     smallest = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
     units = max(find_price_units(prices + opens), smallest)
     return LiveMarket(
@@ -196,7 +204,7 @@ def build_market(
 def _align_logs(closes: Sequence[Sequence[Decimal]]) -> Floats:
     """Return the logarithms of the last `VOLATILITY_RETURNS` closes, one row per symbol.
 
-    The row of a symbol with fewer closes is NaN.
+    If a symbol has fewer closes, its row is NaN.
     """
     logs = np.full((len(closes), VOLATILITY_RETURNS), np.nan)
     for row, known in zip(logs, closes, strict=True):
@@ -206,7 +214,7 @@ def _align_logs(closes: Sequence[Sequence[Decimal]]) -> Floats:
 
 
 def _find_ticks(prices: Floats, price_units: int) -> Integers:
-    """Return the tick size of each price in units: 0.0001, and for prices below 0.1 at most price / 1000."""
+    """Return the tick size of each price, in units: 0.0001, or at most price / 1000 for a price below 0.1."""
     small = 10.0 ** (np.floor(np.log10(np.maximum(prices, 1))) - 3)
     ticks = np.minimum(np.maximum(small, 1), price_units // PRICE_UNITS)
     return np.rint(ticks).astype(np.int64)

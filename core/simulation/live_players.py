@@ -1,8 +1,8 @@
 """The simulated players in one live session.
 
-Owns the choice of players, their holdings and the value of these. The holdings of a session are stored when
-it opens, so a simulator that restarts in the middle of a session continues with the same holdings, even if a
-player has chosen another strategy since.
+Chooses the players, stores their holdings when the session opens, and writes the values of the holdings. A
+simulator that restarts in the middle of a session reads the stored holdings. They do not change if a player
+chooses another strategy during the session.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,13 +50,16 @@ from core.simulation.sessions import (
 from core.simulation.trading_hours import midnight_of
 
 MAX_PLAYERS: Final = 500
-"""Keeps the duration of a step well under a second; players beyond this number do not trade live."""
+"""The most players who trade live. With this number, a step takes well under a second."""
 
 _USERS_READ: Final = 1_000  # the largest number of users that one search returns
 
 
 class LivePlayers:
-    """The players of one session; arrays have one element per player, in the order of `users`."""
+    """The players of one session. Arrays have one element per player, in the order of `users`.
+
+    `everyone` has the users from whom the players were chosen.
+    """
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class LivePlayers:
     def write(self, service: EnhancedDatabaseService, result: SessionResult) -> bool:
         """Write the portfolios and scores that changed since the last write.
 
-        Returns False when a portfolio is missing, because its player was deleted.
+        Returns False if a portfolio is missing because its player was deleted; scores are not written then.
         """
         changed = np.flatnonzero(result.value_cents != self._written)
         if not len(changed):
@@ -98,12 +101,12 @@ class LivePlayers:
 
     def _touch_next(self, service: EnhancedDatabaseService) -> None:
         """Update `last_active` of the next player, so that players become active one by one over the day."""
-        with suppress(UserNotFound):  # the player was just deleted: the next write notices it
+        with suppress(UserNotFound):  # the player was deleted a moment ago: the next `write` returns False
             service.touch_last_active(self.users[self._touched % len(self.users)].id)
         self._touched += 1
 
     def are_still(self, users: Sequence[User]) -> bool:
-        """Say whether `users` are the same players as when the session was opened."""
+        """Return whether the players were chosen from exactly these users, in this order."""
         return [user.id for user in users] == self._everyone
 
     def _portfolios(self, result: SessionResult, indices: NDArray[np.intp]) -> list[PortfolioUpdate]:
@@ -125,13 +128,16 @@ class LivePlayers:
 
 
 def list_players(service: EnhancedDatabaseService) -> list[User]:
-    """Return the users that can trade live, by username."""
+    """Return the users whose preferences name a strategy, at most MAX_PLAYERS; these users can trade live."""
     everyone = service.search_users("", limit=_USERS_READ)
     return [user for user in everyone if is_strategy(user.preferences)][:MAX_PLAYERS]
 
 
 def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], day: date) -> list[User]:
-    """Return the players who take part in a session, chosen by their results in earlier sessions."""
+    """Return the users of `everyone` who take part in the session of `day`.
+
+    The choice depends on their results in earlier sessions.
+    """
     days = sorted(service.list_session_dates(limit=WINDOW, before=day))
     ids = [user.id for user in everyone]
     returns = service.list_player_scores(ids, DAILY_RETURNS, days)
@@ -152,7 +158,7 @@ def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], d
 
 
 def buy_at_open(users: Sequence[User], market: LiveMarket, daily: DailyPrices) -> Holdings:
-    """Return what players buy at the opening prices of a session."""
+    """Return the holdings of players after their purchases at the opening prices of a session."""
     traits = read_traits(users)
     before = daily.history(market.symbols).carried[-LOOKBACKS[-1] - 1 :]
     weights = choose_weights(traits, before, market.opens > 0, hash_texts(market.symbols))
@@ -167,7 +173,10 @@ def open_players(
     daily: DailyPrices,
     check_stop: Callable[[], None],
 ) -> LivePlayers:
-    """Return the players of a session, each with a portfolio and positions in it."""
+    """Return the players of the session of `day`; create the portfolios and positions that do not exist yet.
+
+    Calls `check_stop`, which may raise, before each player.
+    """
     everyone = list_players(service)
     present = []
     for user in choose_players(service, everyone, day):
@@ -188,7 +197,7 @@ def _keep_holdings(
     market: LiveMarket,
     bought: Holdings,
 ) -> Holdings:
-    """Store the purchases of players without stored positions; return the holdings of all players."""
+    """Store what each player without stored positions has bought; return the holdings of all players."""
     stored: dict[UUID, list[Position]] = {}
     for position in service.list_positions([user.id for user in users], day):
         stored.setdefault(position.user_id, []).append(position)

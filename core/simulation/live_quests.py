@@ -2,9 +2,9 @@
 
 Owns each player's quest of the day, the milestones, and the leaderboard of completed quests.
 
-A completed quest is first counted on the leaderboard, with its id in the entry's metadata, and then marked as
-completed. A simulator that is killed in between finds the id after its restart and does not count the quest
-twice.
+A completed quest is first counted on the leaderboard, with its id in the metadata of the entry, and then
+marked as completed. If the simulator is killed between these two writes, it finds the id in the metadata
+after its restart, and does not count the quest twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,15 +35,18 @@ from core.simulation.sessions import SessionResult
 from core.simulation.trading_hours import midnight_of
 
 COUNTED: Final = "completed"
-"""The key in an entry's metadata whose value maps the ids of quests completed in the session to types."""
+"""The key in the metadata of a leaderboard entry for the quests that were completed in the session.
+
+Its value maps the id of each quest to the type of the quest.
+"""
 
 _PAGE: Final = 1_000
-_WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not at every step
+_WRITTEN_STEPS: Final = 10  # progress is written each time it has grown by a tenth of the target
 
 
 @dataclass
 class DailyQuest:
-    """A player's quest of the day; `best` is the highest, `written` the stored progress, both in cents."""
+    """A player's quest of the day. `best` is its highest, `written` its stored progress, both in cents."""
 
     quest: Quest
     best: int
@@ -61,17 +64,21 @@ class DailyQuest:
 
     @property
     def is_unwritten(self) -> bool:
-        """Whether the progress since the last write is large enough to store."""
+        """Whether the target is reached, or the progress has grown by a tenth of it since the last write."""
         return self.is_reached or self.best - self.written >= self.target // _WRITTEN_STEPS
 
     def improve(self, gain: int, lead: int) -> None:
-        """Raise `best` to the current gain, or to the lead over the average player, by the quest's type."""
+        """Set `best` to the current progress if that is higher.
+
+        The type of the quest decides whether the progress is `gain`, or `lead`, the lead over the average
+        player.
+        """
         self.best = max(self.best, gain if self.quest.type == GAIN_TODAY else lead)
 
 
 @dataclass
 class PlayerQuests:
-    """The quests of one player; `counted` maps the ids of quests completed today to their types."""
+    """The quests of one player. `counted` maps the id of each quest completed today to its type."""
 
     user_id: UUID
     score_before: int
@@ -93,7 +100,7 @@ class LiveQuests:
         self._day = day
 
     def advance(self, result: SessionResult, check_stop: Callable[[], None]) -> None:
-        """Update all quests with the current result, and complete the quests that reached their target."""
+        """Update all quests with the current result of the players, and complete those that are reached."""
         if not self.players:
             return
         gains = result.change_cents
@@ -108,7 +115,7 @@ class LiveQuests:
                 self._store(player, player.daily)
 
     def write_leaderboard(self, players: list[PlayerQuests]) -> None:
-        """Write how many quests these players have completed, and the ids of those completed today."""
+        """Write how many quests these players have completed, and the ids of the quests completed today."""
         updates = [
             LeaderboardUpdate(player.user_id, Decimal(player.score), {COUNTED: player.counted})
             for player in players
@@ -137,10 +144,10 @@ class LiveQuests:
 def open_quests(
     service: EnhancedDatabaseService, day: date, users: Sequence[User], check_stop: Callable[[], None]
 ) -> LiveQuests:
-    """Return the quests of a session; create the quests that players do not have yet."""
+    """Return the quests of the session of `day`; create the quests that the players do not have yet."""
     today = _read_leaderboard(service, day)
     counted = {user.id: _read_counted(today.get(user.id)) for user in users}
-    # excluded here: they are in `counted`; those that are not marked as completed yet are completed later
+    # leave out the quests in `counted`: `PlayerQuests.score` adds their number
     before = service.count_completed_quests(
         counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
     )
@@ -177,12 +184,12 @@ def _read_counted(entry: LeaderboardEntry | None) -> dict[str, str]:
 
 
 def find_milestone(active: Sequence[Quest]) -> Quest | None:
-    """Return the milestone among a player's active quests, None without one."""
+    """Return the milestone among a player's active quests, or None if there is none."""
     return next((quest for quest in active if quest.type == MILESTONE), None)
 
 
 def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
-    """Return the number of sessions before a day in which the player made a gain."""
+    """Return the number of sessions before `day` that the player finished with a gain."""
     wins, before = 0, day
     while page := service.get_portfolio_history(user_id, limit=_PAGE, before=before):
         wins += sum(portfolio.day_change > 0 for portfolio in page)
@@ -195,9 +202,8 @@ def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> in
 def _continue_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -> None:
     for quest in active:
         if quest.type in DAILY_TYPES and quest.expires_at == end:
-            is_counted = (
-                str(quest.id) in player.counted
-            )  # counted, but the simulator ended before it marked the quest as completed
+            # if an active quest is counted, the simulator ended before it marked the quest as completed
+            is_counted = str(quest.id) in player.counted
             progress = money_cents(quest.current_progress)
             best = money_cents(quest.target_value) if is_counted else progress
             player.daily = DailyQuest(quest, best=best, written=progress)

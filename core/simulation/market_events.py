@@ -1,6 +1,6 @@
 """Market events for large price moves.
 
-Owns the threshold for an event, and the texts of events. Writes nothing.
+Decides which moves are events, and writes the texts of events. Writes nothing to the database.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,20 @@ from core.simulation.trading_hours import close_of
 EVENT_TYPE: Final = "PRICE_MOVE"
 
 THRESHOLD_PERCENT: Final = 5
-"""Moves larger than this are events; a move of exactly this size is not."""
+"""A move larger than this is an event. A move of exactly this size is not an event."""
 
 MAX_IMPACT: Final = Decimal("999.99")
-"""The largest value of the column `impact`; the title has the size of a larger move."""
+"""The largest value of the column `impact_magnitude`. If a move is larger, only the title has its size."""
 
 PREVIOUS_CLOSE: Final = "the previous close"
-"""The name of the price from which a move is measured; in the live market, the last one before midnight."""
+"""The words in an event for the price before the move. In the live market: the last price before midnight."""
 
 SMALL_PRICE: Final = Decimal("0.1")
 """Prices below this are shown with four significant digits, others with two decimal places."""
 
 
 class PriceMove(NamedTuple):
-    """A symbol's earlier and later price, both in units; 1.00 is `price_units` units."""
+    """The price of a symbol before and after a move, in units; a price of 1.00 is `price_units` units."""
 
     symbol: str
     before: int
@@ -41,7 +41,7 @@ class PriceMove(NamedTuple):
 
     @property
     def is_event(self) -> bool:
-        """Whether the move is larger than the threshold; compared in integers, without rounding."""
+        """Whether the move is larger than THRESHOLD_PERCENT. The comparison of integers is exact."""
         return abs(self.after - self.before) * 100 > self.before * THRESHOLD_PERCENT
 
     @property
@@ -67,7 +67,7 @@ class PriceMove(NamedTuple):
 
     @property
     def description(self) -> str:
-        """A sentence that contains both prices."""
+        """The text of the event: a sentence with both prices."""
         return (
             f"{self.symbol} moved from {self._format(self.before)} to"
             f" {self._format(self.after)} since {PREVIOUS_CLOSE}."
@@ -79,7 +79,7 @@ class PriceMove(NamedTuple):
 
 
 def list_events(history: PriceHistory, row: int) -> Iterator[MarketEvent]:
-    """Yield an event for each symbol whose close in this row is a large move from its previous close."""
+    """Yield an event for each symbol with a large move from its previous close to its close in this row."""
     if row == 0:
         return
     day = history.days[row]
@@ -94,8 +94,8 @@ def list_events(history: PriceHistory, row: int) -> Iterator[MarketEvent]:
 
 
 def build_event(move: PriceMove, moment: datetime) -> MarketEvent:
-    """Return the event of a move."""
-    # the event depends on the prices only, so its id does not depend on the seed
+    """Return the market event for a move."""
+    # the seed of the id is always 0, because an event depends only on prices and not on the seed of a replay
     number = hash_texts([move.symbol]).astype(np.int64)
     return MarketEvent(
         id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, numbers=number)[0],

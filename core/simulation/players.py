@@ -1,7 +1,7 @@
-"""The simulated players in the database: ids, names, profiles, newcomers, and what a seed would replace.
+"""The simulated players as users in the database: ids, names and profiles, and which players a seed replaces.
 
-Players are numbered from 0. A player's id depends only on the number, so that a later replay finds the
-players of an earlier one. Plays no session.
+Players are numbered from 0. The id of a player depends only on the number, so a later replay finds the
+players of an earlier replay. Newcomers are simulated players who join after a replay. Plays no session.
 """
 
 from collections import Counter
@@ -26,23 +26,26 @@ from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, make_ids
 
 REPLAY_MARK: Final = "replay"
-"""The preference with the mark of the replay to which a player belongs."""
+"""The key in a player's preferences for the mark of a replay: a text that identifies the replay."""
 
 FINISHED_MARK: Final = "replay_finished"
-"""This preference of player 0 is set after all rows of the replay were written."""
+"""The key in the preferences of player 0 that is set after all rows of a replay were written."""
 
 MOST_PLAYERS: Final = 1_000
-"""The largest number of users that one search returns; a game with so many players gets no newcomers."""
+"""The largest number of users that one search returns. A game with this many players gets no newcomers."""
 
 MOST_JOINING: Final = 5.0
-"""Largest number of newcomers a day; without it, a game that was seeded yesterday would double every day."""
+"""The largest number of newcomers a day.
+
+Without a limit, a game would grow by 3 percent a day if all its players joined in the last month.
+"""
 
 _NAMED_PLAYERS: Final = 3
 _SESSIONS_READ: Final = 1_000
 _MONTH: Final = timedelta(days=30)
 _JOINING: Final = 0x10D4
 _FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""The time in every simulated player's id; fixed, so that ids do not depend on the replayed days."""
+"""The time at the beginning of each simulated player's id. The ids of real players have later times."""
 
 
 _ADJECTIVE_WORDS: Final = (
@@ -65,10 +68,11 @@ _ANIMALS: Final = _ANIMAL_WORDS.split()
 
 @dataclass(frozen=True)
 class ReplayPlayers:
-    """The players of a replay by number, and how many players of another replay were removed.
+    """The players of a replay: their ids and usernames, in the order of their numbers.
 
-    `settled` players are from an earlier, finished run of the same replay. Their open quests may have
-    changed since then.
+    `removed` is the number of players of another replay that were removed. `settled` has the players that
+    were created by an earlier, finished run of the same replay; their open quests may have changed after that
+    run.
     """
 
     user_ids: tuple[UUID, ...]
@@ -83,7 +87,7 @@ def player_ids(numbers: range) -> list[UUID]:
 
 
 def is_simulated(user_id: UUID) -> bool:
-    """Say whether an id is a simulated player's: it begins with a fixed time before any real player's id."""
+    """Return whether a user is a simulated player: only the ids of simulated players begin with _FOUNDED."""
     return user_id.int >> 80 == int(_FOUNDED.timestamp() * 1000)
 
 
@@ -95,11 +99,11 @@ def replace_players(
     joined_at: Sequence[datetime],
     progress: Progress,
 ) -> ReplayPlayers:
-    """Create the missing players of a replay, and remove the players of another replay with all their data.
+    """Create the missing players of a replay, and remove the players of other replays with all their data.
 
-    `mark` is a text that differs between replays with different rows. Players with this mark, newcomers
-    included, are not changed, so that the replay can be repeated. Players with another mark are removed,
-    because their scores would not be consistent with this replay.
+    `mark` is a text that identifies the replay. Players with this mark, also newcomers, are not changed, so
+    that the replay can be repeated. Players with another mark are removed, because their scores would not be
+    consistent with this replay. `joined_at` has the time at which each player joins.
     """
     ids = player_ids(range(len(traits.strategy)))
     is_empty = not service.search_users("", limit=1)
@@ -126,9 +130,11 @@ def replace_players(
 
 
 def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
-    """Add newcomers at the beginning of a day, at the rate of the previous month; return how many.
+    """Add new simulated players who join at the beginning of `day`; return their number.
 
-    Does nothing when there are no players of a replay, or when the day already has newcomers.
+    As many players join as on an average day of the previous month, at most MOST_JOINING. Nobody joins if
+    there is no player of a replay, if players have already joined on this day, or if there are MOST_PLAYERS
+    players.
     """
     midnight = datetime.combine(day, time(0), UTC)
     players = [
@@ -168,7 +174,7 @@ def _find_settled(kept: dict[int, User]) -> frozenset[UUID]:
 def build_profile(
     user_id: UUID, username: str, preferences: dict[str, Any], mark: str, joined_at: datetime
 ) -> User:
-    """Return a new simulated player of a replay."""
+    """Return the user record of a new simulated player; `mark` identifies the replay."""
     return User(
         id=user_id,
         username=username,
@@ -182,16 +188,19 @@ def build_profile(
 
 
 def mark_finished(service: EnhancedDatabaseService, players: ReplayPlayers) -> None:
-    """Store that all rows of a replay were written."""
+    """Store in the preferences of player 0 that all rows of the replay were written."""
     first = service.get_user_by_id(players.user_ids[0])
     if FINISHED_MARK not in first.preferences:
         preferences = frozendict({**first.preferences, FINISHED_MARK: True})
-        # a bulk load keeps `updated_at`, so that it is the same in every run
+        # a bulk load does not change `updated_at`, which is therefore the same in every run
         service.load_users([msgspec.structs.replace(first, preferences=preferences)])
 
 
 def _find_players(service: EnhancedDatabaseService, ids: list[UUID], progress: Progress) -> dict[int, User]:
-    """Return the existing players by number: those with these ids, and all after them up to the first gap."""
+    """Return the existing players by number.
+
+    Looks for the players with these ids, and then for the following numbers up to the first missing player.
+    """
     found = {}
     for number, user_id in enumerate(chain(ids, _ids_from(len(ids)))):
         try:
@@ -208,15 +217,18 @@ def _ids_from(number: int) -> Iterator[UUID]:
 
 
 def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Progress) -> None:
-    # remove the highest number first, so that an interruption leaves no gap
+    # remove the highest number first: after an interruption, the other numbers have no gap
     for done, user_id in enumerate(reversed(user_ids), 1):
-        with suppress(UserNotFound):  # another program has deleted the player
+        with suppress(UserNotFound):  # another program deleted the player a moment ago
             service.delete_user(user_id)
         progress("removing players of another replay", done, len(user_ids))
 
 
 def find_free_username(service: EnhancedDatabaseService, number: int) -> str:
-    """Return a username that no user has: otherwise a bulk load would overwrite that user."""
+    """Return a username that no user has, for the player with this number.
+
+    With the username of an existing user, a bulk load would overwrite that user.
+    """
     wanted = build_username(number)
     for username in chain([wanted], (f"{wanted}_{suffix}" for suffix in count(number))):
         try:
@@ -230,23 +242,23 @@ def build_username(number: int) -> str:
     """Return the username of the player with this number."""
     adjective = _ADJECTIVES[number % len(_ADJECTIVES)]
     row, lap = number // len(_ADJECTIVES), number // (len(_ADJECTIVES) * len(_ANIMALS))
-    # both words change with each number, so that consecutive players share neither
+    # both words change with each number: two consecutive players have no word in common
     animal = _ANIMALS[(number + row) % len(_ANIMALS)]
     return f"{adjective}_{animal}" + (f"_{lap + 1}" if lap else "")
 
 
 def build_name(username: str) -> str:
-    """Return the display name for a username."""
+    """Return the display name for a username: "Amber Badger" for "amber_badger"."""
     return username.replace("_", " ").title()
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The users and sessions in a database before a seed of `players` simulated players.
+    """The users and sessions in a database before a seed with `players` simulated players.
 
-    `people` is the number of real players, `names` has the first of their usernames. `sessions` are the days
-    of live sessions. `replaced` is the number of simulated players of another replay, `repeated` the number
-    of those of this replay.
+    `people` is the number of real players, and `names` has some of their usernames. `sessions` has the days
+    of live sessions. `repeated` is the number of simulated players of the same replay, `replaced` the number
+    of simulated players of other replays.
     """
 
     players: int
@@ -258,9 +270,9 @@ class Survey:
 
     @property
     def is_of_people(self) -> bool:
-        """Whether the seed would replace data that no seed made, or add its own rows to such data.
+        """Whether the database has real players or live sessions, and the same replay has not been seeded.
 
-        A repetition of the same replay does neither.
+        In this case, the seed would remove or add data beside data that no seed made.
         """
         is_repeated = self.repeated > 0 and not self.replaced
         return bool(self.people or self.sessions) and not is_repeated
@@ -290,7 +302,7 @@ class Survey:
 
 
 def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: PriceHistory) -> Survey:
-    """Return the users and sessions that exist before a seed; `mark` is the mark of the planned replay."""
+    """Count the users and sessions that exist before a seed; `mark` identifies the planned replay."""
     people, replaced, repeated = 0, 0, 0
     replayed = set(history.days)
     names: list[str] = []

@@ -10,14 +10,14 @@ from core.simulation.amounts import Floats, Integers
 
 PERCENT_STEP: Final = Decimal("0.0001")
 PERCENT_UNITS: Final = 1_000_000
-"""A ratio of 1, which is 100 percent, in units of 1/10000 percent."""
+"""100 percent, in units of 1/10000 percent."""
 
 _EXACT: Final = Context(prec=60)
-"""A precision that is sufficient to round a quotient of stored prices correctly."""
+"""Enough digits to round the quotient of two stored prices correctly."""
 
 
 def measure_change(price: Decimal, before: Decimal | None) -> tuple[Decimal | None, Decimal | None]:
-    """Return the change from an earlier price in money and in percent; both are None without that price."""
+    """Return the change from `before` to `price`, in money and percent; both are None without `before`."""
     if before is None:
         return None, None
     with localcontext(_EXACT):
@@ -26,7 +26,7 @@ def measure_change(price: Decimal, before: Decimal | None) -> tuple[Decimal | No
 
 
 def annualize_volatility(returns: Floats) -> Integers:
-    """Return the volatility per year of each row of daily log returns, in units of 1/10000 percent."""
+    """Return the yearly volatility for each row of daily log returns, in units of 1/10000 percent."""
     daily = returns.std(axis=1, ddof=1)
     yearly: Integers = np.rint(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * PERCENT_UNITS).astype(np.int64)
     return yearly

@@ -1,7 +1,7 @@
-"""The quests of the game: their targets and rewards, and which players get which quest in a replay.
+"""The quests of the game: their targets, texts and rewards, and the quests of players in replayed sessions.
 
-Owns targets, texts and rewards, and the quests of replayed sessions: a series of milestones that never
-expire, and one quest a week. The quests of live sessions are in `live_quests`. Writes nothing.
+In replayed sessions, a player has one milestone at a time, which never expires, and at most one quest a week.
+The quests of live sessions are in `live_quests`. Writes nothing.
 """
 
 from collections.abc import Iterator
@@ -83,12 +83,12 @@ DAILY: Final = (
 """Quests of the day in the live market, in the order in which a player gets them."""
 
 GIVEN_PERCENT: Final = 70
-"""Percentage of players who get a quest in a period; the other players are a control group."""
+"""The percentage of players who get a quest in a day or week. The other players are a control group."""
 
 DAILY_TYPES: Final = frozenset(rule.type for rule in DAILY)
 
 MILESTONES: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
-"""Targets in won sessions. A player has one milestone at a time, so that one quest is always active."""
+"""The targets of milestones, in won sessions. A player has one milestone at a time as an active quest."""
 
 
 ASKS_FOR: Final = {
@@ -98,10 +98,10 @@ ASKS_FOR: Final = {
         "and so on."
     ),
 }
-"""What the quests of each type ask for."""
+"""For each type of quest, a sentence that says how a player completes it."""
 
 ENDLESS_TYPES: Final = frozenset({MILESTONE})
-"""Types without a deadline: their quests end only by completion, so they have no completion rate."""
+"""Types of quests without a deadline. They end only when completed, so they have no completion rate."""
 
 
 def milestone(wins: int) -> QuestRule:
@@ -116,7 +116,7 @@ def milestone(wins: int) -> QuestRule:
 
 
 def next_milestone(wins: int) -> QuestRule | None:
-    """Return the first milestone with a target above `wins`, None after the last one."""
+    """Return the first milestone with a target above `wins`, or None if no milestone has a higher target."""
     return next((milestone(rung) for rung in MILESTONES if rung > wins), None)
 
 
@@ -126,12 +126,12 @@ def choose_daily(user_id: UUID, day: date) -> QuestRule:
 
 
 def week_of(day: date) -> int:
-    """Return the number of a day's week; weeks begin on Monday and are numbered without gaps over years."""
+    """Return the number of the week of a day. Weeks begin on Monday; numbers have no gap between years."""
     return (day.toordinal() - 1) // 7
 
 
 def take_turns(keys: Hashes, period: int) -> NDArray[np.bool_]:
-    """Return for each player whether they get a quest in a period: a day or week, given by its number."""
+    """Return a mask of the players who get a quest in a period; `period` is the number of a day or week."""
     draws = mix(keys ^ mix(np.array([period], np.uint64))) % np.uint64(100)
     has_turn: NDArray[np.bool_] = draws < GIVEN_PERCENT
     return has_turn
@@ -148,7 +148,7 @@ def build_quest(
     expires_at: datetime | None,
     completed_at: datetime | None = None,
 ) -> Quest:
-    """Return a quest of a player, made from its definition."""
+    """Return a player's quest with the texts, the target and the reward of `rule`."""
     return Quest(
         id=quest_id,
         user_id=user_id,
@@ -169,14 +169,14 @@ def build_quest(
 _RUNGS: Final = np.array([*MILESTONES, np.iinfo(np.int64).max])
 _TARGET_CENTS: Final = np.array([int(rule.target * 100) for rule in WEEKLY])
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
-_ONE: Final = 100  # a progress of 1.00: progress is counted in hundredths, as stored in the database
+_ONE: Final = 100  # a progress of 1.00, in hundredths; the database stores two decimal places
 
 
 class ReplayQuests:
     """The quests of all players of a replay, session by session.
 
-    Every player has a milestone from their first session on. `take_turns` selects which of the players who
-    play in a week get the quest of the week, so that players with and without a quest can be compared.
+    Every player has a milestone from their first session on. Of the players who play in a week, `take_turns`
+    selects those who get the quest of the week. Thus players with and without a quest can be compared.
     """
 
     def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:
@@ -199,7 +199,10 @@ class ReplayQuests:
         self._reached_on: Integers = np.zeros(count, np.int64)
 
     def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
-        """Update the quests with a session of these players; return quests that ended in or before it."""
+        """Update the quests with the result of a session; return the quests that ended in or before it.
+
+        `players` has the numbers of the players who took part.
+        """
         over = self._start_week(day)
         self._give(day, players)
         won = np.zeros(len(self._user_ids), np.bool_)
@@ -213,7 +216,7 @@ class ReplayQuests:
         return [*over, *self._complete_milestones(day, won)]
 
     def finish(self, now: datetime) -> list[Quest]:
-        """Return the quests that are open after the last session: quests of the week and milestones."""
+        """Return the quests that `play` has not returned: those of the last week, and open milestones."""
         rungs = np.flatnonzero(self._has_begun & (self._rung < len(MILESTONES)))
         return [*self._end_week(now), *self._milestones(rungs)]
 
@@ -251,7 +254,10 @@ class ReplayQuests:
         return over
 
     def _give(self, day: date, players: NDArray[np.intp]) -> None:
-        """Give new players a milestone, and selected players the quest of the week at their first session."""
+        """Give a milestone to new players, and the quest of the week to selected players.
+
+        A player gets the quest of the week at their first session of the week.
+        """
         for player in players[~self._has_begun[players]].tolist():
             self._rung_since[player] = open_of(day)
         self._has_begun[players] = True
@@ -270,7 +276,10 @@ class ReplayQuests:
         ]
 
     def _end_quests(self, since: datetime, day: int, expiry: datetime, now: datetime) -> Iterator[Quest]:
-        """Yield the quests of the week that players got on one day."""
+        """Yield the quests of the week that players got on one day.
+
+        `day` is the ordinal of this day, and `since` its open.
+        """
         players = np.flatnonzero(self._week_since == day)
         rules = self._rule[players]
         target = _TARGET_CENTS[rules]

@@ -1,8 +1,8 @@
 """Replays imported trading days as sessions of the game.
 
-Owns the order of a replay and its writes, always through the service's bulk loads. Every row, including its
-id, depends only on the prices, the number of players and sessions, and the seed, so that a repeated replay
-changes nothing.
+Plays one session after the other, and writes their rows through the bulk loads of the service. Every row,
+including its id, depends only on the prices, the number of players and sessions, and the seed. Therefore a
+repeated replay changes nothing.
 """
 
 from collections.abc import Iterator
@@ -49,9 +49,10 @@ MAX_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class SeedResult:
-    """The sessions of a replay, the number of rows by table, and how many rows were new or changed.
+    """The result of a seed: its sessions, and the number of rows in each table.
 
-    `removed` is the number of removed players of a replay with other parameters or prices.
+    `changed` is the number of rows that were new or different in the database. `removed` is the number of
+    players of another replay that were removed.
     """
 
     players: int
@@ -78,7 +79,7 @@ class SeedResult:
 
 
 class SeedPlan:
-    """A replay that has not run yet, so that its effect can be shown first."""
+    """A replay that has not run yet. `survey` shows what it would replace, `run` runs it."""
 
     def __init__(
         self, service: EnhancedDatabaseService, replay: "Replay", traits: Traits, *, seed: int, mark: str
@@ -90,16 +91,16 @@ class SeedPlan:
         self._mark = mark
 
     def survey(self) -> Survey:
-        """Return what the seed would replace in the database, and the data that no seed made."""
+        """Count the data in the database that the seed would replace, and the data that no seed made."""
         players, history = len(self._replay.user_ids), self._replay.history
         with demanding(CURRENT):
             return survey(self._service, players=players, mark=self._mark, history=history)
 
     def run(self, progress: Progress = ignore_progress, *, now: datetime | None = None) -> SeedResult:
-        """Replay the sessions.
+        """Replay the sessions, and write their rows.
 
-        Removes simulated players of another replay with all their data; never changes other users or their
-        data.
+        Removes the simulated players of other replays with all their data. Never changes other users or their
+        data. `now` decides whether the last quests have expired; the default is the current time.
         """
         replay = self._replay
         joined_at = [open_of(day) for day in replay.join_days]
@@ -117,15 +118,15 @@ class SeedPlan:
 def plan_seed(
     service: EnhancedDatabaseService, *, players: int, sessions: int | None = None, seed: int = 1
 ) -> SeedPlan:
-    """Plan to replay the last `sessions` trading days; all days if None, or if there are fewer days.
+    """Plan a replay of the last `sessions` trading days. None, or a number above all days, means all days.
 
-    Raises `InvalidInput` for numbers out of range, or when no prices were imported.
+    Raises `InvalidInput` for a number out of range, or when no prices were imported.
     """
     _check("players", players, 1, MAX_PLAYERS)
     _check("seed", seed, 0, MAX_SEED)
     if sessions is not None:
         _check("sessions", sessions, 1, None)
-    # read from the primary: often another process has just imported the prices
+    # read from the primary: a replica may lack prices that were imported a moment ago
     with demanding(CURRENT):
         history = load_history(service)
     if not history.days:
@@ -147,12 +148,12 @@ def seed(
     progress: Progress = ignore_progress,
     now: datetime | None = None,
 ) -> SeedResult:
-    """Plan and run a seed without a survey of the database; see `plan_seed` and `SeedPlan`."""
+    """Plan a replay and run it, without a survey. See `plan_seed` and `SeedPlan.run` for the arguments."""
     return plan_seed(service, players=players, sessions=sessions, seed=seed).run(progress, now=now)
 
 
 class PlayedSession(NamedTuple):
-    """One session, played with row `row` of the history: the numbers of its players, and their result."""
+    """A played session. `row` is its row in the history, `players` has the numbers of its players."""
 
     row: int
     day: date
@@ -182,11 +183,11 @@ class Replay:
 
     @property
     def join_days(self) -> list[date]:
-        """The day on which each player joins, by number."""
+        """The day on which each player joins, in the order of the players' numbers."""
         return [self.history.days[row] for row in self._joins.tolist()]
 
     def play(self) -> Iterator[PlayedSession]:
-        """Play all sessions in order; can be called once."""
+        """Play the sessions in order, and yield each one. Can be called only once."""
         for row in range(self.first, len(self.history.days)):
             yield self._play(row)
 
@@ -202,10 +203,10 @@ class Replay:
 
 
 def play_day(history: PriceHistory, row: int, traits: Traits, symbols: Hashes) -> SessionResult:
-    """Play one day of a history; `symbols` are the hashes of its symbols.
+    """Play the day in row `row` of a history, and return its result; `symbols` has hashes of all symbols.
 
-    The choice of symbols depends on the closes before the day, the number of shares on the day's opening
-    prices, and the final value on the day's closes.
+    The closes of earlier days decide which symbols a player buys. The opening prices of the day decide how
+    many shares, and its closes decide the final value.
     """
     opens = history.opens[row]
     before = history.carried[max(0, row - LOOKBACKS[-1] - 1) : row]
@@ -217,7 +218,7 @@ def play_day(history: PriceHistory, row: int, traits: Traits, symbols: Hashes) -
 class _Buffer:
     """Collects the rows of one table into batches.
 
-    The rows have foreign keys to rows of `after`, which are therefore written first.
+    The rows of the buffer `after` are written first, because the rows of this table refer to them.
     """
 
     def __init__(self, writes: BatchWriter, load: Any, *, after: "_Buffer | None" = None) -> None:
@@ -284,8 +285,8 @@ class _Output:
         self.events.add(list_events(replay.history, session.row))
 
     def finish(self, replay: Replay, now: datetime) -> None:
-        """Add the quests that are open after the last session, and write all collected rows."""
-        # keep open quests of settled players: they may have changed since the earlier run
+        """Add the quests that did not end in a session, and write all collected rows."""
+        # do not overwrite open quests of settled players: they may have changed since the earlier run
         settled, left = self._players.settled, replay.quests.finish(now)
         new = [quest for quest in left if quest.status != "ACTIVE" or quest.user_id not in settled]
         self.quests.add(new)

@@ -1,8 +1,8 @@
-"""One session: the purchases at the open, their value at later prices, and the rows to store.
+"""Trading in one session: purchases at the open, their value at later prices, and the rows to store.
 
-Owns the arithmetic of money in integers only, so that all sums are exact: money is in cents, and prices are
-in units of a power of ten (`amounts`). Ids depend only on the seed, the session and the player, so that the
-same session always makes the same rows. Writes nothing.
+All sums are exact, because money and prices are integers: money is in cents, prices are in units of a power
+of ten (`amounts`). The same session always has the same rows, because their ids depend only on the seed, the
+session and the player. Writes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,10 +42,10 @@ _BUY: Final = "BUY"
 
 
 class Holdings(NamedTuple):
-    """The cash and shares of players; one row per player, and in `shares` and `paid` one column per symbol.
+    """The cash and shares of players. `shares` and `paid` have one row per player, one column per symbol.
 
-    `paid` is the purchase price of one share in units, meaningful only where `shares` is not 0; 1.00 is
-    `price_units` units.
+    `paid` is the purchase price of one share in units; a price of 1.00 is `price_units` units. Where `shares`
+    is 0, `paid` has no meaning.
     """
 
     cash_cents: Integers
@@ -55,7 +55,7 @@ class Holdings(NamedTuple):
 
 
 class SessionResult(NamedTuple):
-    """The holdings of players and their values, in the order of the holdings."""
+    """The holdings of players, and for each player the value of cash and shares together."""
 
     holdings: Holdings
     value_cents: Integers
@@ -72,25 +72,25 @@ def buy_shares(
 ) -> Holdings:
     """Buy whole shares at the open, and return the holdings.
 
-    Each player spends `invested_percent` of the starting cash, distributed by `weights`, which has one row
-    per player and one column per symbol. The other cash, and amounts below the price of a share, are kept.
+    Each player spends `invested_percent` of the starting cash. `weights` distributes this amount over the
+    symbols; it has one row per player and one column per symbol. The rest stays cash.
     """
     budget = STARTING_CENTS * invested_percent // 100
     total = np.maximum(weights.sum(axis=1), 1)
     budgets = budget[:, np.newaxis] * weights // total[:, np.newaxis]
-    prices = np.maximum(opens, 1)  # avoids a division by 0; a symbol without a price has weight 0
+    prices = np.maximum(opens, 1)  # avoids a division by 0 for symbols without an opening price
     shares = np.where(opens > 0, budgets * (price_units // 100) // prices, 0)
     return hold_shares(shares, np.broadcast_to(opens, shares.shape), price_units)
 
 
 def hold_shares(shares: Integers, paid: Integers, price_units: int = PRICE_UNITS) -> Holdings:
-    """Return the holdings of players who bought these shares at these prices."""
+    """Return the holdings of players who bought these shares at these prices with the starting cash."""
     cash = STARTING_CENTS - value_shares(shares, paid, price_units).sum(axis=1)
     return Holdings(cash, shares, paid, price_units)
 
 
 def value_holdings(holdings: Holdings, prices: Integers) -> SessionResult:
-    """Return the value of holdings: cash plus shares times price, rounded to the cent for each symbol."""
+    """Return the value of holdings: cash plus shares times price. Each position is rounded to the cent."""
     worth = value_shares(holdings.shares, prices, holdings.price_units).sum(axis=1)
     return SessionResult(holdings, holdings.cash_cents + worth)
 
@@ -101,7 +101,7 @@ def value_shares(shares: Integers, prices: Integers, price_units: int = PRICE_UN
 
 
 def percent_hundredths(change_cents: Integers) -> Integers:
-    """Return a change in percent of the starting cash, in hundredths of a percent."""
+    """Convert changes in cents to hundredths of a percent of the starting cash."""
     return divide_rounded(change_cents * 10_000, STARTING_CENTS)
 
 
@@ -113,7 +113,7 @@ def rank_scores(scores: Integers) -> Integers:
 
 
 class SessionRows:
-    """Builds the rows of a session from its players and their result, in the same order."""
+    """Builds the rows of a session; `players` has ids and usernames, in the order of `result`."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class SessionRows:
     def build_portfolios(self) -> Iterator[Portfolio]:
         """Return a portfolio for each player."""
         change = self._result.change_cents
-        # positional arguments, in the order of the record's fields: keywords would double the cost of a row
+        # positional arguments, in the order of the fields: keyword arguments would take twice as long
         return map(
             Portfolio,
             make_ids_of(Kind.PORTFOLIO, seed=self._seed, when=self._opened, keys=self._keys),
@@ -165,7 +165,7 @@ class SessionRows:
         )
 
     def build_trades(self, symbols: tuple[str, ...]) -> Iterator[Trade]:
-        """Return one trade for each position: its purchase at the open."""
+        """Return one trade for each position: the purchase at the open."""
         rows, columns = np.nonzero(self._result.holdings.shares)
         keys = self._keys[rows] ^ hash_texts(symbols)[columns]
         return map(

@@ -1,6 +1,6 @@
 """The simulator of the live market: prices continue from the last close, and players trade.
 
-Owns the loop: one step each interval, a new session at midnight UTC, and retries while the database is
+Runs one step per interval, opens a new session at midnight UTC, and retries while the database is
 unavailable. When several simulators use one database, one runs the market and the others wait. All persistent
 state is in the database: after an error, or in a new process, the simulator reads the session again and
 continues it.
@@ -35,34 +35,40 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LAST_RETRY_SECONDS: Final = 30.0
-"""The pauses between retries double from the first to this: short for a restart, long for an outage."""
+"""The longest pause between retries: pauses double from FIRST_RETRY_SECONDS to this.
+
+Short pauses are for a restart of the database, long pauses for an outage.
+"""
 
 UPKEEP_SECONDS: Final = 60.0
-"""How often quests are expired, the audit log is sealed, and the list of players is checked."""
+"""The interval at which quests are expired, the audit log is sealed, and the list of players is checked."""
 
 SEAL_SECONDS: Final = 5 * UPKEEP_SECONDS
-"""The interval between seals that is reported to monitoring; an alert fires after twice this time.
+"""The interval between seals of the audit log that monitoring expects. An alert fires after twice this time.
 
-It is longer than the interval of upkeep, because a step may take longer than usual.
+It is longer than UPKEEP_SECONDS, because a step may take longer than usual.
 """
 
 LOCK: Final = 0x6D6F7665
-"""The key of the advisory lock: an arbitrary constant ("move" in ASCII)."""
+"""The key of the advisory lock that only one simulator holds: an arbitrary constant ("move" in ASCII)."""
 
 LOOK_SECONDS: Final = 0.1
-"""The interval between checks for a signal."""
+"""The interval between checks for a stop signal."""
 
 STOP_SECONDS: Final = 0.8
-"""How long the current step may take after a signal; then the connection of a hanging call is closed."""
+"""How long `run_simulator` waits for the current step after a stop signal.
+
+Then it returns, and its caller closes the connections, which ends a call that hangs.
+"""
 
 
 class Stopped(Exception):  # not named ...Error: a stop is a request and not a failure
-    """The simulator was asked to stop in the middle of a step."""
+    """Raised in the middle of a step when the simulator was asked to stop."""
 
 
 @dataclass
 class LiveSession:
-    """The live session of one UTC day; players and quests are added after the first prices."""
+    """The live session of one UTC day. Its players and quests are None until its first prices are written."""
 
     day: date
     market: LiveMarket
@@ -98,15 +104,15 @@ class Simulator:
         self._upkeep_done = time.monotonic()
 
     def step(self) -> None:
-        """Move prices once and update players and quests; open and close sessions when the day changes.
+        """Move prices once, and update players and quests. On a new day, change to a new session.
 
-        Raises the errors of the service; the next step then reads the session again.
+        Raises the errors of the service. After an error, the next step reads the session again.
         """
         now = self._clock()
         session, self._session = self._session, None
         today = now.astimezone(UTC).date()
         if session is None or session.day != today:
-            # read from the primary: the previous simulator may have written until a moment ago
+            # read from the primary: a replica may lack what another simulator wrote a moment ago
             with demanding(CURRENT):
                 session = self._open(today)
         self._move(session, now)
@@ -120,7 +126,7 @@ class Simulator:
         self._do_upkeep(session.players)
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Run steps until asked to stop; after an error, log it once and retry with growing pauses."""
+        """Run steps until asked to stop. After an error, log it once, and retry with growing pauses."""
         with ExitStack() as tasks:
             try:
                 self._run(tasks, on_step)
@@ -154,7 +160,7 @@ class Simulator:
             self._stop.wait(begun + self._interval_seconds - time.monotonic())
 
     def _take_turn(self, tasks: ExitStack) -> bool:
-        """Say whether this process runs the market; register its tasks with monitoring only if it does."""
+        """Return whether this process runs the market. Only then are its tasks registered with monitoring."""
         is_ours = self._lock is None or self._lock.hold()
         if is_ours and not self._is_ours:
             metrics = self._service.metrics
@@ -171,7 +177,7 @@ class Simulator:
         return is_ours
 
     def _check_stop(self) -> None:
-        """Raise `Stopped` after a request to stop; called between two calls of the service."""
+        """Raise `Stopped` if the simulator was asked to stop. Called between two calls of the service."""
         if self._stop.is_set():
             raise Stopped
 
@@ -190,7 +196,7 @@ class Simulator:
         return LiveSession(day, market)
 
     def _maintain(self) -> None:
-        """Create the partitions of the next months; without them, new rows go to the default partitions."""
+        """Create the partitions of the next months. Without them, new rows would go to default partitions."""
         try:
             self._service.maintain_partitions()
             self._service.maintain_audit_log(keep_months=self._audit_keep_months)
@@ -200,7 +206,7 @@ class Simulator:
     def _move(self, session: LiveSession, now: datetime) -> None:
         market = session.market
         volumes = market.move(self._interval_seconds, self._generator)
-        # read only the needed prices in each step: all ticks of a day at the start would take long
+        # read the prices of 24 hours ago in each step: to read a day's ticks at the start would take long
         before = self._service.list_prices_at([(symbol, now - DAY) for symbol in market.symbols])
         self._service.insert_market_ticks(market.build_ticks(now, volumes, before))
         market.announce(self._service)
@@ -216,7 +222,10 @@ class Simulator:
         return players, open_quests(self._service, session.day, players.users, self._check_stop)
 
     def _do_upkeep(self, players: LivePlayers) -> None:
-        """Expire quests, seal the audit log, and discard the session when the players have changed."""
+        """Expire quests, seal the audit log, and discard the session if the list of players has changed.
+
+        Does nothing if the last upkeep was less than UPKEEP_SECONDS ago.
+        """
         if time.monotonic() - self._upkeep_done < UPKEEP_SECONDS:
             return
         self._upkeep_done = time.monotonic()
@@ -236,7 +245,7 @@ def run_simulator(
 ) -> None:
     """Run the live market until SIGTERM or SIGINT; call it from the main thread.
 
-    Waits while another process holds `lock`. The caller closes the service.
+    Waits while another process holds `lock`. Does not close the service.
     """
     stop = threading.Event()
     simulator = Simulator(
@@ -268,11 +277,11 @@ def _log_pause(error: Exception) -> None:
 
 @contextmanager
 def _noting_signals() -> Iterator[list[int]]:
-    """Yield a list that collects the stop signals that this process receives."""
+    """Yield a list. Until the `with` block ends, each received SIGTERM or SIGINT is added to this list."""
     noted: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        # a list and no threading.Event: the handler interrupts this thread, which may hold the event's lock
+        # not a `threading.Event`: the handler interrupts this thread, which may hold the lock of the event
         noted.append(number)
 
     signals = (signal.SIGTERM, signal.SIGINT)

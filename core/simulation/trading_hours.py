@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 MARKET_ZONE: Final = ZoneInfo("America/New_York")
 OPEN_TIME: Final = time(9, 30, tzinfo=MARKET_ZONE)
 CLOSE_TIME: Final = time(16, 0, tzinfo=MARKET_ZONE)
-"""Trading hours of New York: 14:30 to 21:00 UTC, or 13:30 to 20:00 UTC during daylight saving time.
+"""The close in New York. Trading is from 14:30 to 21:00 UTC, or 13:30 to 20:00 UTC in daylight saving time.
 
-All imported days have these times, so that a day's tick can be found by its date alone.
+All imported days have these times, so the time of a day's tick depends only on the date.
 """
 
 DAYS_KEPT: Final = 50_000
-"""Number of cached opens and closes: more than a century of days."""
+"""The number of opens, and of closes, that are cached: more than a century of days."""
 
 
 def midnight_of(day: date) -> datetime:
@@ -30,12 +30,15 @@ def open_of(day: date) -> datetime:
 
 @lru_cache(DAYS_KEPT)
 def close_of(day: date) -> datetime:
-    """Return the instant at which a trading day closes; its tick has this timestamp."""
+    """Return the instant at which a trading day closes. The tick of an imported day has this timestamp."""
     return datetime.combine(day, CLOSE_TIME).astimezone(UTC)
 
 
 def to_standard_time(moment: datetime) -> datetime:
-    """Return an instant, moved to standard time: all opens have the same UTC time of day."""
+    """Move an instant one hour later if New York has daylight saving time at that instant.
+
+    After this move, all opens have the same UTC time of day.
+    """
     return moment + (moment.astimezone(MARKET_ZONE).dst() or timedelta(0))
 
 
