@@ -1,8 +1,14 @@
-"""The import of price files: reads, checks and loads daily prices from files of many formats.
+"""Reads daily prices from files of many formats, checks them, and loads them into the database.
 
-The steps in their order: `sources` opens files, `dialect` finds the format of each, `rows` and `bars` check
-rows and prices with the functions of `parsing`, and `table` runs the checks that need several rows. `reading`
-calls all of these; `daily_ticks` builds the ticks, and `loading` writes them.
+- `options` parses the options of the command line.
+- `reading` reads files with the help of the following modules, and describes how they were interpreted.
+- `sources` opens files, folders and archives, detects encodings, and splits text into columns.
+- `format_detection` finds the separator, the header, the columns, the date format and the decimal mark.
+- `vocabulary` has the known names of columns and currencies.
+- `numbers_and_dates` parses texts with decimal points or commas, and dates in all known formats.
+- `rows` and `bars` check rows and prices.
+- `table` combines rows of one day, makes the checks that need several rows, and adjusts for splits.
+- `loading` compares the days with the database, and writes the ticks that `daily_ticks` builds.
 """
 
 from core.installation import require_extra

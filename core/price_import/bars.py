@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from core.price_import.parsing import Mask, matches, parse_numbers
+from core.price_import.numbers_and_dates import Mask, matches, parse_numbers
 from core.price_import.table import round_adjusted
 from core.price_import.vocabulary import PRICES
 from core.simulation.amounts import Floats

@@ -153,8 +153,8 @@ def _check_seam(
         if abs(close - known) > max(_SAME * known, _HALF_CENT if known >= 1 else 0):
             when = date.fromordinal(int(days["day"][row]))
             raise PriceFileError(
-                f"{symbol} does not fit to what is stored: on {when} it closes at {close:g},"
-                f" stored is {known:g}; {advice}"
+                f"{symbol} does not fit the stored prices: on {when} it closes at {close:g},"
+                f" the stored close is {known:g}; {advice}"
             )
         return
     close, opened = float(days["close"][edge]), float(days["open"][edge])
@@ -188,8 +188,8 @@ def move_to_today(
     if keep_dates:
         if any(known):
             raise InvalidInput(
-                f"the history is here already, moved by {max(known)} weeks; leave --keep-dates out,"
-                " or delete its ticks first"
+                f"this history is in the database already, moved by {max(known)} weeks; leave --keep-dates"
+                " out, or delete its ticks first"
             )
         return 0
     last = date.fromordinal(int(reading.table["day"].max()))

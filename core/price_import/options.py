@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from core.errors import InvalidInput
-from core.price_import.parsing import DATE_FORMS
+from core.price_import.numbers_and_dates import DATE_FORMS
 from core.price_import.vocabulary import parse_name
 from core.service.inputs import check_symbol
 

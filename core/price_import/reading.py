@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from core.errors import PriceFileError
-from core.price_import.dialect import SEPARATORS, Dialect, Series, find_dialect
+from core.price_import.format_detection import SEPARATORS, FileFormat, Series, detect_format
 from core.price_import.options import ReadingOptions, Split
 from core.price_import.rows import FileReader, Tally
 from core.price_import.sources import Source, open_sources, scan_text
@@ -79,7 +79,7 @@ class PriceReading:
         for lines, names in list(alike.items())[:SHOWN_FILES]:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"{names[0]}{more}: {lines[0]}"
-            symbol = self.files[names[0]].dialect.symbol if len(names) == 1 else None
+            symbol = self.files[names[0]].format.symbol if len(names) == 1 else None
             for line in lines[1:]:
                 yield f"  {line.replace('symbol: from', f'symbol: {symbol}, from') if symbol else line}"
         if len(alike) > SHOWN_FILES:
@@ -171,8 +171,8 @@ class _Files:
         self._options, self._now = options, now
 
     def read(self, source: Source, progress: Callable[[int], None]) -> None:
-        dialect = find_dialect(source.name, scan_text(source, self._options.encoding), self._options)
-        reader = self.readers[source.name] = FileReader(source, dialect, self._options, self._now)
+        file_format = detect_format(source.name, scan_text(source, self._options.encoding), self._options)
+        reader = self.readers[source.name] = FileReader(source, file_format, self._options, self._now)
         self.builder.files.append(source.name)
         codes: set[int] = set()
         for part in reader.read(self.builder.symbols, progress):
@@ -181,7 +181,7 @@ class _Files:
             if self.builder.rows > MAX_ROWS:
                 raise PriceFileError(f"{source.name}: more than {MAX_ROWS} rows in all; import them in parts")
         self.splits += reader.splits
-        if currency := next(iter(reader.currencies), None) or dialect.currency:
+        if currency := next(iter(reader.currencies), None) or file_format.currency:
             names = list(self.builder.symbols)
             for symbol in (names[code] for code in sorted(codes)):
                 known = self.currencies.setdefault(symbol, currency)
@@ -200,43 +200,45 @@ def _add_up(tallies: Iterable[Tally]) -> Tally:
 
 
 def _describe_file(reader: FileReader) -> Iterator[str]:
-    dialect, text = reader.dialect, reader.dialect.text
+    file_format, text = reader.format, reader.format.text
     separator = SEPARATORS.get(text.separator, repr(text.separator))
-    header = f"header on line {dialect.header_line}" if dialect.header_line else "no header"
+    header = f"header on line {file_format.header_line}" if file_format.header_line else "no header"
     guess = " (a guess)" if text.encoding not in {"utf-8", "utf-8-sig", "utf-16", "utf-32"} else ""
-    mark = "point" if dialect.decimal == "." else "comma"
+    mark = "point" if file_format.decimal == "." else "comma"
     yield f"{text.encoding}{guess}, {separator}, {header}, decimal {mark}"
-    preamble = text.skipped_lines - bool(dialect.header_line)
+    preamble = text.skipped_lines - bool(file_format.header_line)
     if preamble:
         yield f"{preamble} more lines above the first row"
     # the symbol is left out here: files that differ only in their symbol then have equal descriptions
-    yield f"symbol: from {dialect.symbol_from}"
-    time = f", time {dialect.describe(dialect.shared['time'])}" if "time" in dialect.shared else ""
-    date_name = dialect.describe(dialect.shared["date"])
-    yield f"date: {date_name} as {dialect.date_form}{time}{reader.describe_zone()}"
-    for series in dialect.series[:3]:
-        yield from _describe_series(dialect, series)
-    if len(dialect.series) > 3:
-        yield f"and {len(dialect.series) - 3} more symbols side by side"
-    if currency := dialect.currency or next(iter(reader.currencies), None):
+    yield f"symbol: from {file_format.symbol_from}"
+    names = {meaning: file_format.describe(column) for meaning, column in file_format.shared.items()}
+    time = f", time {names['time']}" if "time" in names else ""
+    yield f"date: {names['date']} as {file_format.date_form}{time}{reader.describe_zone()}"
+    for series in file_format.series[:3]:
+        yield from _describe_series(file_format, series)
+    if len(file_format.series) > 3:
+        yield f"and {len(file_format.series) - 3} more symbols side by side"
+    if currency := file_format.currency or next(iter(reader.currencies), None):
         yield f"currency: {currency}"
-    ignored = [name for column, name in enumerate(dialect.names) if column not in dialect.used and name]
+    ignored = [
+        name for column, name in enumerate(file_format.names) if column not in file_format.used and name
+    ]
     if ignored:
         yield f"not used: {list_some(ignored, 8)}"
     for remark, count in reader.remarks.items():
         yield f"{remark}{f' ({count} rows)' if count else ''}"
 
 
-def _describe_series(dialect: Dialect, series: Series) -> Iterator[str]:
-    names = {meaning: dialect.describe(column) for meaning, column in series.columns.items()}
+def _describe_series(file_format: FileFormat, series: Series) -> Iterator[str]:
+    names = {meaning: file_format.describe(column) for meaning, column in series.columns.items()}
     prices = [f"{name} {names[name]}" for name in PRICES if name in names]
     label = f"prices of {series.symbol}" if series.symbol else "prices"
     yield f"{label}: {', '.join(prices)}{'; it stands for open, high and low' if len(prices) == 1 else ''}"
     if "adjusted" in names:
         yield f"adjusted by {names['adjusted']}"
-    elif "split" in dialect.shared:
-        column = dialect.describe(dialect.shared["split"])
-        yield f"adjusted by splits in {column}, where the prices are not yet"
+    elif "split" in file_format.shared:
+        column = file_format.describe(file_format.shared["split"])
+        yield f"adjusted by the splits in {column}, if the prices are not adjusted already"
     else:
         yield "adjusted by nothing: prices as they are"
     yield f"volume: {names['volume']}" if "volume" in names else "volume: none, 0"

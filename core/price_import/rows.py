@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 
 from core.errors import PriceFileError
 from core.price_import.bars import EVENT, Bars, RowCheck
-from core.price_import.dialect import Dialect, Series
-from core.price_import.options import ReadingOptions, Split
-from core.price_import.parsing import (
+from core.price_import.format_detection import FileFormat, Series
+from core.price_import.numbers_and_dates import (
     Mask,
     Moments,
     equals,
@@ -29,6 +28,7 @@ from core.price_import.parsing import (
     to_array,
     to_column,
 )
+from core.price_import.options import ReadingOptions, Split
 from core.price_import.sources import Batch, Source, read_batches
 from core.price_import.table import Columns
 from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
@@ -87,24 +87,28 @@ class FileReader:
     adjusted closes or a column of splits.
     """
 
-    def __init__(self, source: Source, dialect: Dialect, options: ReadingOptions, now: datetime) -> None:
+    def __init__(
+        self, source: Source, file_format: FileFormat, options: ReadingOptions, now: datetime
+    ) -> None:
         self.skipped = Tally()
         self.invalid = Tally()
         self.splits: list[Split] = []
         self.currencies: dict[str, tuple[str, int]] = {}
         self.remarks: dict[str, int] = {}
         self.is_zoned = False
-        self.is_adjusted = "split" in dialect.shared
-        self.dialect = dialect
+        self.is_adjusted = "split" in file_format.shared
+        self.format = file_format
         self._source = source
         self._options = options
         self._last_day = last_closed_day(now).toordinal()
         self._today = now.astimezone(UTC).date().toordinal()
         self._codes: dict[str, int] = {}
         self._where = {self._find_column(name): wanted for name, wanted in options.where.items()}
-        self._is_lean = not dialect.header_line and dialect.date_form == "YYYYMMDD" and options.scale is None
-        if " or " in dialect.date_form:
-            self.dialect = replace(dialect, date_form=self._decide_date_form())
+        self._is_lean = (
+            not file_format.header_line and file_format.date_form == "YYYYMMDD" and options.scale is None
+        )
+        if " or " in file_format.date_form:
+            self.format = replace(file_format, date_form=self._decide_date_form())
 
     def read(self, symbols: dict[str, int], progress: Callable[[int], None]) -> Iterator[Columns]:
         """Yield the valid rows in parts, and add each new symbol and its code to `symbols`.
@@ -113,10 +117,10 @@ class FileReader:
         invalid row, except with the option `skip_invalid`; the message names the file and line.
         """
         for batch, position in read_batches(
-            self._source, self.dialect.text, {0, *self.dialect.used, *self._where}
+            self._source, self.format.text, {0, *self.format.used, *self._where}
         ):
             problems = list(self._find_wrong_widths(batch))
-            for series in self.dialect.series if len(batch.lines) else ():
+            for series in self.format.series if len(batch.lines) else ():
                 columns, found = self._read_series(batch, series, symbols)
                 problems += found
                 yield columns
@@ -138,7 +142,7 @@ class FileReader:
         """Return a text that says in which time zone the days are, or "" if no time zone is known."""
         if self._options.timezone is not None:
             return f", days of {self._options.timezone}"
-        if self.dialect.date_form == "Unix time":
+        if self.format.date_form == "Unix time":
             return ", days of UTC"
         return ", days as written, each in its zone" if self.is_zoned else ""
 
@@ -146,12 +150,12 @@ class FileReader:
         return PriceFileError(f"{self._source.name}:{line}: {reason}")
 
     def _find_column(self, name: str) -> int:
-        names = [text.casefold() for text in self.dialect.names]
-        column = self.dialect.shared.get(name.casefold())
+        names = [text.casefold() for text in self.format.names]
+        column = self.format.shared.get(name.casefold())
         if column is None and names.count(name.casefold()) != 1:
-            columns = ", ".join(map(repr, self.dialect.names))
+            columns = ", ".join(map(repr, self.format.names))
             raise self._fail(
-                self.dialect.header_line or 1, f"--where {name}: no such column; the columns are {columns}"
+                self.format.header_line or 1, f"--where {name}: no such column; the columns are {columns}"
             )
         return names.index(name.casefold()) if column is None else column
 
@@ -161,9 +165,9 @@ class FileReader:
         Called if several formats fit the first rows. Raises `PriceFileError` if several formats fit all rows,
         or if no format does.
         """
-        forms = self.dialect.date_form.split(" or ")
-        column, first = self.dialect.shared["date"], ""
-        for batch, _ in read_batches(self._source, self.dialect.text, {column}):
+        forms = self.format.date_form.split(" or ")
+        column, first = self.format.shared["date"], ""
+        for batch, _ in read_batches(self._source, self.format.text, {column}):
             texts = pc.unique(batch.columns[column]) if batch.columns else to_column(())
             first = first or next((text for text in texts.to_pylist() if find_date_forms([text])), "")
             are_days = {form: parse_days(texts, form).days > 0 for form in forms}
@@ -178,7 +182,7 @@ class FileReader:
                 )
             forms = fitting
         raise self._fail(
-            self.dialect.text.skipped_lines + 1,
+            self.format.text.skipped_lines + 1,
             f"days such as {first!r} can be {' or '.join(forms)}; say which with --date-format {forms[0]}",
         )
 
@@ -187,26 +191,26 @@ class FileReader:
 
         Lines that are notes or totals are not yielded, but counted as skipped.
         """
-        wanted = "the header has" if self.dialect.header_line else "--columns names"
+        wanted = "the header has" if self.format.header_line else "--columns names"
         for line, count, text in batch.wrong_width:
-            plain = text.replace('"', "").strip(" \t\r\n" + self.dialect.text.separator)
+            plain = text.replace('"', "").strip(" \t\r\n" + self.format.text.separator)
             if "\n" in text.strip():
                 raise self._fail(line, _OPEN_QUOTE)
             is_note = re.search(_NOTE, plain) and (count == 1 or not re.search(_DAY_LIKE, plain))
             if is_note or re.search(EVENT, plain) or (count == 1 and re.search(_SENTENCE, plain)):
                 self.skipped.add(RowProblem(self._source.name, line, "notes and totals", repr(plain[:60])))
             elif plain:
-                reason = f"{count} fields where {wanted} {self.dialect.text.width}"
-                yield RowProblem(self._source.name, line, "another number of fields", reason)
+                reason = f"{count} fields where {wanted} {self.format.text.width}"
+                yield RowProblem(self._source.name, line, "wrong number of fields", reason)
 
     def _read_series(
         self, batch: Batch, series: Series, symbols: dict[str, int]
     ) -> tuple[Columns, list[RowProblem]]:
         """Return the valid rows with the prices of one series, and a problem for each invalid row."""
-        columns = {**series.columns, **self.dialect.shared}
+        columns = {**series.columns, **self.format.shared}
         texts = {meaning: batch.columns[column] for meaning, column in columns.items()}
         moments = self._parse_moments(batch, texts)
-        bars = Bars(texts, len(batch.lines), self.dialect.decimal, self._options.scale or 1.0)
+        bars = Bars(texts, len(batch.lines), self.format.decimal, self._options.scale or 1.0)
         skipped = self._skip_rows(batch, moments, bars)
         codes = self._parse_symbols(batch, series, skipped, symbols)
         checks = [*self._check_keys(codes, moments), *bars.check()]
@@ -231,7 +235,7 @@ class FileReader:
 
     def _parse_moments(self, batch: Batch, texts: dict[str, Any]) -> Moments:
         unique = pc.dictionary_encode(texts["date"])
-        moments, places = parse_days(unique.dictionary, self.dialect.date_form), to_array(unique.indices)
+        moments, places = parse_days(unique.dictionary, self.format.date_form), to_array(unique.indices)
         if self._options.timezone is not None:
             local = np.flatnonzero(np.isnan(moments.offsets) & (moments.days > 0))
             if len(local):
@@ -252,7 +256,7 @@ class FileReader:
 
         They are rows that are no trading day, and rows that --where leaves out.
         """
-        names, date_column = self.dialect.names, self.dialect.shared["date"]
+        names, date_column = self.format.names, self.format.shared["date"]
         dates, is_day = batch.columns[date_column], moments.days > 0
         is_note = matches(batch.columns[0], _NOTE) | matches(dates, _NOTE)
         skipped: Mask = np.logical_and.reduce([equals(column, "") for column in batch.columns.values()])
@@ -287,8 +291,8 @@ class FileReader:
 
         Each new symbol is added to `symbols`.
         """
-        column = self.dialect.shared.get("symbol")
-        given = series.symbol or self.dialect.symbol
+        column = self.format.shared.get("symbol")
+        given = series.symbol or self.format.symbol
         if column is None:
             return np.full(len(skipped), symbols.setdefault(given or "", len(symbols)), np.int32)
         unique = pc.dictionary_encode(batch.columns[column])
@@ -309,14 +313,14 @@ class FileReader:
     def _check_keys(self, codes: Any, moments: Moments) -> Iterator[RowCheck]:
         days = moments.days
         yield RowCheck(
-            "symbol is none",
+            "symbol is invalid",
             codes == -1,
             "symbol {symbol!r} is not 1 to 32 letters, digits and marks without spaces; choose the column"
             " with --columns symbol=NAME, or give --symbol",
         )
-        reason = f"date {{date!r}} is not a day as {self.dialect.date_form}"
-        yield RowCheck("date is no day", days == 0, reason)
-        yield RowCheck("time is none", moments.seconds < 0, "time {time!r} is not a time of day")
+        reason = f"date {{date!r}} is not a day as {self.format.date_form}"
+        yield RowCheck("date is invalid", days == 0, reason)
+        yield RowCheck("time is invalid", moments.seconds < 0, "time {time!r} is not a time of day")
         is_old = (days > 0) & (days < FIRST_DAY.toordinal())
         yield RowCheck("date is too old", is_old, f"date {{date!r}} is before {FIRST_DAY}")
         is_early = days > self._last_day
@@ -325,7 +329,7 @@ class FileReader:
 
     def _refuse_two_date_forms(self, batch: Batch, dates: Any, broken: Mask) -> None:
         """Raise `PriceFileError` if an invalid date would be valid with day and month exchanged."""
-        form = self.dialect.date_form
+        form = self.format.date_form
         if form in _OTHER_FORM and broken.any():
             rows = np.flatnonzero(broken & (parse_days(dates, _OTHER_FORM[form]).days > 0)).tolist()
             if rows:
@@ -355,7 +359,7 @@ class FileReader:
             return
         self.currencies.setdefault(currency, (text, line))
         for other, (written, first) in list(self.currencies.items())[:-1]:
-            name = self.dialect.names[self.dialect.shared["currency"]]
+            name = self.format.names[self.format.shared["currency"]]
             raise self._fail(
                 line,
                 f"prices in {currency}, but in {other} on line {first}; a file has one currency:"

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from core.errors import PriceFileError
-from core.price_import.parsing import Mask, to_array
+from core.price_import.numbers_and_dates import Mask, to_array
 from core.price_import.vocabulary import SUFFIXES
 from core.simulation.amounts import Integers
 

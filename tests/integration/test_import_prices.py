@@ -278,15 +278,15 @@ def days(first: int, closes: list[float], symbol: str = "AAPL") -> list[str]:
         (
             4,
             [25, 25, 26],
-            "AAPL does not fit to what is stored: on 2013-01-04 it closes at 25, stored is 100",
+            "AAPL does not fit the stored prices: on 2013-01-04 it closes at 25, the stored close is 100",
         ),
         (
             3,
             [99, 99, 100],
-            "AAPL does not fit to what is stored: on 2013-01-03 it closes at 99, stored is 100",
+            "AAPL does not fit the stored prices: on 2013-01-03 it closes at 99, the stored close is 100",
         ),
         (1, [25], "AAPL jumps on 2013-01-02 as in a split of 1:4, between the days"),
-        (1, [25, 25], "AAPL does not fit to what is stored: on 2013-01-02 it closes at 25"),
+        (1, [25, 25], "AAPL does not fit the stored prices: on 2013-01-02 it closes at 25"),
     ],
 )
 def test_days_that_do_not_continue_what_is_stored_are_refused(
@@ -397,7 +397,7 @@ def test_the_command_names_file_line_and_reason(run: Callable[..., Result], tmp_
     skipped = run("--skip-invalid", path)
     assert skipped.exit_code == 0, skipped.output
     assert f"INVALID, skipped: 2 x open is no price, first {path}:3: open '0'" in skipped.output
-    assert f"INVALID, skipped: 1 x another number of fields, first {path}:5: 1 fields" in skipped.output
+    assert f"INVALID, skipped: 1 x wrong number of fields, first {path}:5: 1 fields" in skipped.output
     assert "1 days of 1 symbols read, 1 new or changed, 3 invalid rows skipped, 0 repeated" in skipped.output
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidInput
+from core.price_import.numbers_and_dates import find_date_forms, parse_days, to_column
 from core.price_import.options import parse_options, parse_split
-from core.price_import.parsing import find_date_forms, parse_days, to_column
 from core.price_import.vocabulary import guess_symbol, parse_name
 from tests.price_files import AS_GIVEN, BARS, DAYS, describe, list_days, list_rows, read, refuse, write_rows
 
@@ -775,7 +775,7 @@ def test_columns_decide_what_names_do_not(tmp_path: Path) -> None:
     assert "no line has the 3 fields of --columns" in refuse(
         tmp_path / "prices.csv", rows, columns=["date,symbol,close"]
     )
-    assert "--columns close=Last: 0 columns are called so" in refuse(
+    assert "--columns close=Last: 0 columns have this name" in refuse(
         tmp_path / "prices.csv", content, columns=["close=Last"]
     )
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from core.errors import PriceFileError
+from core.price_import.numbers_and_dates import find_date_forms, find_decimal, parse_times, to_column
 from core.price_import.options import ReadingOptions
-from core.price_import.parsing import find_date_forms, find_decimal, parse_times, to_column
 from core.price_import.sources import Text, TextFormat
 from core.price_import.vocabulary import (
     PRICES,
@@ -50,7 +50,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class FileFormat:
     """The format of a file. Columns are numbered from 0, lines from 1; `header_line` is 0 without a header.
 
     `series` has the price columns. `shared` maps other meanings, such as "date", to column numbers. `symbol`
@@ -79,7 +79,7 @@ class Dialect:
         return repr(self.names[column]) if self.names[column] else f"column {column + 1}, without a name,"
 
 
-def find_dialect(name: str, text: Text, options: ReadingOptions) -> Dialect:
+def detect_format(name: str, text: Text, options: ReadingOptions) -> FileFormat:
     """Detect the format of a file from its first lines; `name` is the file's name.
 
     Raises `PriceFileError` when the file has no price columns, or when several formats are possible.
@@ -88,7 +88,7 @@ def find_dialect(name: str, text: Text, options: ReadingOptions) -> Dialect:
     columns = _Columns(name, header, options)
     series = columns.find_series()
     symbol, symbol_from = columns.find_symbol(series)
-    return Dialect(
+    return FileFormat(
         TextFormat(header.encoding, header.separator, header.last_line, len(header.names), text.has_quotes),
         header.line,
         tuple(header.names),
@@ -261,7 +261,7 @@ class _Columns:
             columns = [n for n, text in enumerate(header.names) if text.casefold() == wanted.casefold()]
             if len(columns) != 1 and wanted != "-":
                 raise self._fail(
-                    f"--columns {meaning}={wanted}: {len(columns)} columns are called so; {self._columns}"
+                    f"--columns {meaning}={wanted}: {len(columns)} columns have this name; {self._columns}"
                 )
             for column in columns:
                 names[column] = Name(meaning, _GIVEN)
@@ -420,8 +420,9 @@ class _Columns:
         forms = self._find_date_forms(column) or find_date_forms(cells, least=0)
         if not forms:
             raise self._fail(
-                f"{self._header.names[column] or 'the first column'} holds no days, such as {cells[0]!r}; say"
-                " how they are written with --date-format, or where they are with --columns date=NAME"
+                f"{self._header.names[column] or 'the first column'} has no dates, but values"
+                f" such as {cells[0]!r}; give their format with --date-format, or the column with"
+                " the dates with --columns date=NAME"
             )
         return " or ".join(forms)
 
