@@ -38,7 +38,7 @@ from core.simulation.quests import (
     next_milestone,
     take_turns,
 )
-from core.simulation.sessions import SessionResult, SessionRows, value_holdings
+from core.simulation.trading import SessionResult, SessionRows, value_holdings
 from core.simulation.trading_hours import midnight_of
 
 logger = logging.getLogger(__name__)

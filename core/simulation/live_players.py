@@ -38,7 +38,7 @@ from core.simulation.behaviour import (
 from core.simulation.history import DailyPrices
 from core.simulation.identifiers import hash_ids, hash_texts
 from core.simulation.live_market import LiveMarket
-from core.simulation.sessions import (
+from core.simulation.trading import (
     Holdings,
     SessionResult,
     SessionRows,

@@ -31,7 +31,7 @@ from core.simulation.quests import (
     next_milestone,
     take_turns,
 )
-from core.simulation.sessions import SessionResult
+from core.simulation.trading import SessionResult
 from core.simulation.trading_hours import midnight_of
 
 COUNTED: Final = "completed"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from core.records import Quest
 from core.simulation.amounts import Integers, to_money
 from core.simulation.identifiers import Hashes, Kind, hash_ids, make_ids, mix
-from core.simulation.sessions import SessionResult
+from core.simulation.trading import SessionResult
 from core.simulation.trading_hours import close_of, midnight_of, open_of
 
 WINS = "WINNING_SESSIONS"

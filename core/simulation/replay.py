@@ -34,7 +34,7 @@ from core.simulation.identifiers import Hashes, hash_texts
 from core.simulation.market_events import list_events
 from core.simulation.players import ReplayPlayers, Survey, mark_finished, player_ids, replace_players, survey
 from core.simulation.quests import ReplayQuests
-from core.simulation.sessions import (
+from core.simulation.trading import (
     SessionResult,
     SessionRows,
     buy_shares,

@@ -22,7 +22,7 @@ from core.simulation.behaviour import (
 )
 from core.simulation.identifiers import Kind, hash_texts, make_ids
 from core.simulation.players import build_name, build_username, player_ids
-from core.simulation.sessions import (
+from core.simulation.trading import (
     STARTING_CENTS,
     buy_shares,
     percent_hundredths,

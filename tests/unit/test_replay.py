@@ -15,7 +15,7 @@ from core.simulation.market_events import PriceMove, list_events
 from core.simulation.players import build_username, player_ids
 from core.simulation.quests import DAILY, MILESTONES, WEEKLY, ReplayQuests, next_milestone
 from core.simulation.replay import PlayedSession, Replay, play_day
-from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult, SessionRows
+from core.simulation.trading import STARTING_CENTS, Holdings, SessionResult, SessionRows
 from core.simulation.trading_hours import close_of, open_of
 
 PLAYERS = 60
