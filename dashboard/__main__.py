@@ -1,4 +1,4 @@
-"""`python -m dashboard`: serve the dashboard, configured by the environment alone."""
+"""`python -m dashboard`: serves the dashboard; all settings come from environment variables."""
 
 import sys
 
@@ -12,7 +12,7 @@ CONFIGURATION_WRONG = 2
 
 
 def main() -> int:
-    """Serve until a signal ends the process; return 2 when a setting is wrong."""
+    """Serve until a signal ends the process. Returns the exit status: 0, or 2 if a setting is wrong."""
     try:
         refuse_arguments(sys.argv[1:], program="dashboard")
         settings = Settings.load()

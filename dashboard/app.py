@@ -1,4 +1,7 @@
-"""The script that Streamlit runs for every view: logo, styles, menu, health line, sign-in, then the page."""
+"""The script that Streamlit runs each time a page is shown or refreshed.
+
+Shows the menu, the logo, the style sheet and the health line, requires a sign-in, then runs the page.
+"""
 
 import streamlit as st
 

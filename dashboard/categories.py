@@ -1,6 +1,6 @@
-"""The leaderboard categories as pages show them: names, units and what their scores mean.
+"""The leaderboard categories as pages show them: their names, the units and the meaning of their scores.
 
-A category exists once a score is stored in it. One that is not listed here gets a name made from its key.
+Storing a score creates its category. A category that is not listed here gets a name made from its key.
 """
 
 from decimal import Decimal
@@ -12,10 +12,10 @@ from dashboard.formats import Unit, escape_markdown, format_key, format_score
 
 
 class Category(msgspec.Struct, frozen=True):
-    """The name of a leaderboard category, the unit of its scores and, in Markdown, their meaning.
+    """A leaderboard category: its name, the unit of its scores, and an explanation in Markdown.
 
-    A running total goes on from session to session, so its mean over several sessions means nothing.
-    `missed` is what a session without a score counts as in such a mean.
+    With `is_running_total`, scores add up from session to session, so a mean over sessions has no meaning.
+    For other categories, a mean over sessions counts a session without a score as `missed`.
     """
 
     key: str
@@ -38,7 +38,7 @@ KNOWN_CATEGORIES = (
         name="Total value",
         unit="currency",
         explanation="Total value: cash and holdings, at the close of the session or, while it is open, now.",
-        missed=STARTING_CASH,  # a player who does not play keeps it
+        missed=STARTING_CASH,  # a player who misses a session keeps the starting cash
     ),
     Category(
         key=QUESTS_COMPLETED,
@@ -53,12 +53,12 @@ _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 
 def describe_missed(category: Category) -> str:
-    """Return what a session without a score counts as in the mean of several sessions."""
+    """Return the category's `missed` score as text, such as `the starting cash of $10,000.00`."""
     return f"the starting cash of {format_score(category.missed, category.unit)}" if category.missed else "0"
 
 
 def describe_category(key: str) -> Category:
-    """Return the listed category of this key, or one with a name made from the key."""
+    """Return the known category with this key, or a new category whose name is made from the key."""
     return _KNOWN_BY_KEY.get(key) or Category(
         key, format_key(key), "number", f"Scores of “{escape_markdown(key)}”."
     )

@@ -1,8 +1,8 @@
-"""Parts that charts of several pages share: colours, histograms and the axis of sessions, in Vega-Lite.
+"""Chart code that several pages share: colours, histograms, the axis of sessions and the marks of events.
 
-Pure functions that return dictionaries: building the objects of a chart library takes the server 5 to 50
-times as long. Sessions are next to each other, without gaps for weekends, and are labelled in UTC: the
-browser's time zone must not move a session to the day before.
+Pure functions that return Vega-Lite dictionaries: with a chart library, the server needs 5 to 50 times
+longer. The axis of sessions has no gaps for weekends. Its labels are in UTC: in the browser's time zone, a
+session could get the date of the day before.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,11 @@ ACCENT = "#6366f1"
 GAIN = "#22a565"
 LOSS = "#e5484d"
 BASELINE = "#8b93a7"
-"""Colours of all charts: accent, and green and red for gain and loss; readable on light and dark themes."""
+"""Colours of all charts, readable on the light and the dark theme.
+
+ACCENT is the main colour, GAIN is green, LOSS is red, and BASELINE is grey: medians, averages, neutral
+events.
+"""
 
 _AXIS_FORMATS: dict[Unit, str] = {
     "percent": "+,.2~f",
@@ -35,31 +39,31 @@ _ENCLOSED = ("data", "mark", "encoding", "params", "layer")
 
 HISTOGRAM_BINS = 24
 MINIMUM_BINNED = 5
-"""Fewest values that are drawn as a distribution; fewer are easier to read in a table."""
+"""A histogram needs at least this many values: fewer values are easier to read in a table."""
 
 HISTOGRAMS_KEPT = 64
-"""Size of the cache of drawn histograms, some kilobytes each: visitors often open the same leaderboards."""
+"""Number of histograms that are cached (some kilobytes each): visitors often open the same leaderboards."""
 
 DAY_LABELS = 6
 MARGIN: Spec = {"top": 8, "right": 24}
-"""Room for labels that extend beyond their axis and would be cut off."""
+"""Empty pixels around a chart: labels that extend beyond their axis need this space."""
 
 AXIS_PIXELS = 54
-"""Minimum width of a value axis: charts above each other get the same left edge."""
+"""Minimum width of a value axis: with equal widths, charts below each other begin at the same left edge."""
 
 EVENT_MARKS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
 NEUTRAL_MARK = ("diamond", BASELINE)
-"""Shape and colour of a neutral event's mark, and of the mark of a day whose events differ in sentiment."""
+"""Shape and colour of the mark of a neutral event, and of a day with events of different sentiments."""
 
 EVENTS_NAMED = 3
-"""Events of one day that a tooltip names; of the others it gives only the number."""
+"""Most events of one day that a tooltip names. It shows only the number of the other events."""
 
 PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
-"""Labels of an axis of signed percentages: zero has no sign."""
+"""Vega expression for the labels of an axis of signed percentages: it writes zero without a sign."""
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """The number of values in [low, high)."""
+    """One bar of a histogram: the number of players whose value is in [low, high)."""
 
     low: float
     high: float
@@ -67,7 +71,10 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 def bin_values(values: Sequence[Decimal]) -> tuple[Bin, ...]:
-    """Return bins of equal width over all values; empty if there are too few values or all are equal."""
+    """Return bins of equal width that cover all values.
+
+    The result is empty if there are fewer than MINIMUM_BINNED values, or if all values are equal.
+    """
     scores = np.array([float(value) for value in values])
     if len(scores) < MINIMUM_BINNED or scores.min() == scores.max():
         return ()
@@ -81,7 +88,7 @@ def bin_values(values: Sequence[Decimal]) -> tuple[Bin, ...]:
 def _choose_edges(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
     low, high = float(scores.min()), float(scores.max())
     if high - low < HISTOGRAM_BINS and not np.mod(scores, 1).any():
-        # whole numbers close together: one bin for each, centred on it
+        # all values are whole numbers in a small range: each number gets a bin with the number in its middle
         return [value - 0.5 for value in range(int(low), int(high) + 2)]
     return [float(edge) for edge in np.linspace(low, high, HISTOGRAM_BINS + 1)]
 
@@ -90,15 +97,15 @@ def _choose_edges(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> lis
 def build_histogram(
     bins: tuple[Bin, ...], *, unit: Unit, median: Decimal, before: tuple[Bin, ...] = ()
 ) -> Spec:
-    """Return a distribution with a dashed line at the median.
+    """Return a histogram of the bins, with a dashed line at the median.
 
-    `before` is another distribution with bins of the same width, drawn as an outline. The dictionary is
-    shared between calls with equal arguments: do not modify it.
+    `before` are the bins of a second distribution, which is drawn as an outline. They must have the same
+    width as `bins`. Calls with equal arguments return the same dictionary: do not modify it.
     """
     bars: Spec = {
-        # the data is inside the layer, for the reason given in `enclose_data`
+        # each layer has its own data, so that Streamlit sends it unchanged; see `enclose_data`
         "data": {"values": [_bin_row(item, unit) for item in bins]},
-        # a rect, because a bar with both edges given is drawn without height in a layer
+        # rect, not bar: Vega-Lite draws a bar with `x` and `x2` in a layered chart without height
         "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1.5, "cornerRadius": 2},
         "encoding": {
             "x": {
@@ -116,7 +123,7 @@ def build_histogram(
             ],
         },
     }
-    # without this domain, the axis would end exactly at the top of the highest bar
+    # without this domain, the axis would end at the top of the highest bar
     bars["encoding"]["y"]["scale"] = {"domain": [0, find_top([*bins, *before])]}
     rule: Spec = {
         "data": {"values": [{}]},
@@ -127,9 +134,10 @@ def build_histogram(
 
 
 def enclose_data(spec: Spec) -> Spec:
-    """Move a chart's data into a layer, where Streamlit sends it unchanged.
+    """Return the same chart with its data inside a layer, so that Streamlit sends the data unchanged.
 
-    Streamlit converts data at the top level to pandas and then to Arrow: 1 to 2 ms per chart and run.
+    Streamlit converts data at the top level to pandas and then to Arrow. That takes 1 to 2 ms per chart and
+    run.
     """
     inner = {name: spec[name] for name in _ENCLOSED if name in spec}
     outer = {name: value for name, value in spec.items() if name not in _ENCLOSED}
@@ -137,7 +145,7 @@ def enclose_data(spec: Spec) -> Spec:
 
 
 def find_top(bins: Sequence[Bin]) -> int:
-    """Return the end of a histogram's axis: a round number that no bin exceeds."""
+    """Return the upper end of a histogram's axis: a round number of players, at least that of every bin."""
     most = max(item.players for item in bins)
     step = int(10 ** (len(str(most)) - 1))
     tops = (step * part // 2 for part in range(2, 21) if step * part % 2 == 0)
@@ -145,7 +153,7 @@ def find_top(bins: Sequence[Bin]) -> int:
 
 
 def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:
-    # the outline is a step line: it needs one more point, at the right edge of the last bin
+    # the outline is a step line, so it needs an extra point at the right edge of the last bin
     rows = [*(_bin_row(item, unit) for item in bins), {"low": bins[-1].high, "players": 0}]
     return {
         "data": {"values": rows},
@@ -168,15 +176,15 @@ def _bin_row(item: Bin, unit: Unit) -> Spec:
 
 def _describe_range(item: Bin, unit: Unit) -> str:
     if unit == "count" and item.high - item.low == 1:
-        # this bin holds a single whole number and is centred on it
+        # the bin holds only the whole number in its middle
         return format_score(item.low + 0.5, unit)
     return f"{format_score(item.low, unit)} to {format_score(item.high, unit)}"
 
 
 def build_day_axis(days: Sequence[str], *, labels: int = DAY_LABELS) -> Spec:
-    """Return an axis with one step for each session; `days` are their ISO dates, oldest first.
+    """Return the x axis of a chart by session. `days` are the ISO dates of the sessions, oldest first.
 
-    About `labels` of the steps get a label.
+    All sessions are equally far apart. At most `labels` of them get a label.
     """
     axis = {
         "title": None,
@@ -191,10 +199,10 @@ def build_day_axis(days: Sequence[str], *, labels: int = DAY_LABELS) -> Spec:
 
 
 def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
-    """Return at most `count` of the days, at equal distances, including the newest.
+    """Return at most `count` of the days, equally spaced, always with the newest day.
 
-    If there are more than three, their number is odd: a narrow chart hides every second label, and the
-    newest one must stay visible.
+    If it returns more than three days, their number is odd. A narrow chart hides every second label, and with
+    an odd number the label of the newest day is not hidden.
     """
     step = max(1, -(-len(days) // count))
     chosen = list(days[::-1][::step][::-1])
@@ -202,9 +210,10 @@ def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
 
 
 def build_event_marks(events: Sequence[MarketEvent], days: Sequence[str]) -> list[Spec]:
-    """Return the layer that marks the market events above an axis of sessions; none without events.
+    """Return a list with the layer that marks market events at the top of a chart; empty without events.
 
-    `days` are those of `build_day_axis`. A day with several events has one mark, and its tooltip counts them.
+    `days` are the days given to `build_day_axis`. A day with several events has one mark. Its tooltip names
+    the first EVENTS_NAMED events and counts the others.
     """
     by_day: dict[str, list[MarketEvent]] = {day: [] for day in days}
     for event in events:

@@ -1,7 +1,7 @@
-"""Reads that several pages share: players, and the lists of sessions and categories.
+"""Reads that several pages share: players, the newest session with scores, and the leaderboard categories.
 
-Answers are the service's own records. The service caches them, so they can be as old as its time to
-live. Sessions and categories, which every view reads, are cached here for five more seconds.
+Every function reads from the service. The newest session and the categories are needed each time a page is
+shown, so they are also cached here and can be five seconds old.
 """
 
 from datetime import UTC, date, datetime
@@ -13,16 +13,16 @@ from dashboard import runtime
 from dashboard.categories import KNOWN_CATEGORIES, Category, describe_category
 
 MATCHES_SHOWN = 24
-"""Most players that a search shows: as many as fit on a phone with little scrolling."""
+"""Most players that a search returns: as many as a phone shows with little scrolling."""
 
 
 def is_open_session(day: date, now: datetime) -> bool:
-    """Return whether the session of a day is still open: true for today (UTC) and for later days."""
+    """Return whether the session of `day` is still open. A session closes at the end of its day (UTC)."""
     return day >= now.astimezone(UTC).date()
 
 
 def list_categories(service: EnhancedDatabaseService, day: date) -> tuple[Category, ...]:
-    """Return the known categories, then all others that have scores in this session."""
+    """Return KNOWN_CATEGORIES, then all other categories with scores in the session of `day`."""
     found = runtime.get_cache().get_or_load(
         (service, "categories", day), lambda: service.list_leaderboard_categories(day)
     )
@@ -31,7 +31,10 @@ def list_categories(service: EnhancedDatabaseService, day: date) -> tuple[Catego
 
 
 def find_newest_leaderboard_day(service: EnhancedDatabaseService) -> date | None:
-    """Return the newest session with scores; a newer session may have portfolios only."""
+    """Return the day of the newest session with scores, or None.
+
+    There can be a newer session that has portfolios but no scores yet.
+    """
     days = runtime.get_cache().get_or_load(
         (service, "newest"), lambda: service.list_leaderboard_dates(limit=1)
     )
@@ -39,7 +42,7 @@ def find_newest_leaderboard_day(service: EnhancedDatabaseService) -> date | None
 
 
 def find_player(service: EnhancedDatabaseService, username: str) -> User | None:
-    """Return the player with this username, ignoring case, or None."""
+    """Return the player with this username, or None. Upper and lower case do not matter."""
     try:
         return service.get_user_by_username(username)
     except (UserNotFound, InvalidInput):
@@ -49,7 +52,10 @@ def find_player(service: EnhancedDatabaseService, username: str) -> User | None:
 
 
 def search_players(service: EnhancedDatabaseService, prefix: str) -> tuple[User, ...]:
-    """Return players whose username or name starts with a prefix; empty if the prefix cannot be a name."""
+    """Return up to MATCHES_SHOWN players whose username or name starts with the prefix.
+
+    A prefix that no name can have, such as one that is too long, returns an empty tuple.
+    """
     try:
         return service.search_users(prefix, limit=MATCHES_SHOWN)
     except InvalidInput:

@@ -1,7 +1,7 @@
-"""CSV files that are sent while their rows are read: a file of any size takes the memory of one batch.
+"""CSV downloads: sends a file while its rows are read, so a file of any size needs the memory of 500 rows.
 
-Owns the file format (RFC 4180) and the HTTP responses, and prevents a spreadsheet from running a text of the
-file as a formula. Reads nothing itself.
+Owns the file format (RFC 4180) and the HTTP responses. Changes texts that a spreadsheet would run as
+formulas. Reads nothing from the service itself.
 """
 
 import csv
@@ -22,16 +22,19 @@ FORMULA = re.compile(
     r"""(?=[\s"\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"""
     r"""[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])"""
 )
-"""Where a formula begins: at the start of a text, or after a semicolon, a tab or a line end, because in many
-languages spreadsheets also split cells at semicolons or tabs. A formula begins with =, +, - or @, or with the
-wide or small form of one; spaces, quotes and invisible characters before this sign are skipped."""
+"""Matches every position in a text where a spreadsheet could begin a formula.
+
+A formula can begin at the start of the text, or after a semicolon, a tab or a line end: in many languages,
+spreadsheets also split cells at semicolons or tabs. Its first character is =, +, - or @, or the full-width or
+small form of one of these. Spaces, quotes and invisible characters may stand before that character.
+"""
 CHUNK_ROWS = 500
 
 Cells = Sequence[object]
 
 
 class CsvFile(NamedTuple):
-    """A file: its name, its header, and its rows, which are read while the file is sent."""
+    """The name, the header and the rows of a CSV file; `rows` is consumed while the file is sent."""
 
     name: str
     columns: Cells
@@ -39,9 +42,11 @@ class CsvFile(NamedTuple):
 
 
 def answer_csv(read: Callable[[], CsvFile]) -> Response:
-    """Return the response with a file; status 400 for a wrong filter, 503 without a database.
+    """Return the response that sends the file of `read`.
 
-    The first row is read before the response begins. Without rows the file has only the header.
+    The status is 400 if `read` raises InvalidInput, and 503 if it raises another error of the service. The
+    first row is read before the response begins, because the status cannot change later. A file without rows
+    has only the header.
     """
     try:
         file = read()
@@ -59,9 +64,9 @@ def answer_csv(read: Callable[[], CsvFile]) -> Response:
 
 
 def write_csv(columns: Cells, rows: Iterable[Cells]) -> Iterator[str]:
-    """Yield the text of a file, the header first, some hundred rows at a time.
+    """Yield the text of a CSV file in pieces: first the header, then up to CHUNK_ROWS rows each.
 
-    Texts go through `disarm`, so that none is run as a formula; numbers, dates and ids are written unchanged.
+    Text cells go through `disarm`. Numbers, dates and ids are written unchanged.
     """
     rest = iter(rows)
     chunk: Iterable[Cells] = [columns]
@@ -73,7 +78,7 @@ def write_csv(columns: Cells, rows: Iterable[Cells]) -> Iterator[str]:
 
 
 def parse_day(text: str, name: str) -> date:
-    """Return the date in the query parameter `name`; raises `InvalidInput` if it is no date."""
+    """Return the date that the query parameter `name` holds. Raises `InvalidInput` if it is not a date."""
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -81,7 +86,7 @@ def parse_day(text: str, name: str) -> date:
 
 
 def disarm(text: str) -> str:
-    """Put an apostrophe before each place of a text where a spreadsheet would begin a formula."""
+    """Return the text with an apostrophe before each possible formula: `=1+1` becomes `'=1+1`."""
     return FORMULA.sub(r"\g<start>'", text)
 
 

@@ -1,4 +1,4 @@
-"""Streamlit elements that pages share: metric cards and tables, each in one form."""
+"""Streamlit elements that all pages share: metric cards, tables and their columns, collapsible parts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -12,21 +12,21 @@ import streamlit as st
 from dashboard.formats import format_change
 
 CARD_PIXELS = 155
-"""Minimum width of a metric card: two fit beside each other on a phone."""
+"""Minimum width of a metric card, so that a phone shows two cards side by side."""
 
 SCREEN_COOKIE = "echo-markets-screen"
-"""Cookie that `static/shell.js` sets when a view is opened: `phone`, `tablet` or `desk`, by its width."""
+"""Cookie with the width of the visitor's screen: `phone`, `tablet` or `desk`. `static/shell.js` sets it."""
 
 ROW_PIXELS = 38
 VISIBLE_ROWS = 12
 
 PROGRESS: dict[str, Any] = {"format": "%.0f%%", "min_value": 0, "max_value": 100}
 MINUTES: dict[str, Any] = {"format": "YYYY-MM-DD HH:mm", "timezone": "UTC"}
-"""Options of Streamlit columns: PROGRESS for a percentage as a bar, MINUTES for a time to the minute."""
+"""Options of Streamlit columns: PROGRESS shows a percentage as a bar, MINUTES a time without seconds."""
 
 
 class ChangeColumn(msgspec.Struct, frozen=True):
-    """A column of `show_table` that holds changes: numbers with their sign; zero has no sign."""
+    """A column of `show_table` for changes: a number has a plus or minus sign, and zero has no sign."""
 
     label: str
     places: int = 2
@@ -34,23 +34,26 @@ class ChangeColumn(msgspec.Struct, frozen=True):
     help: str | None = None
 
     def configure(self, *, is_formatted: bool = True) -> Any:
-        """Return Streamlit's column; with `is_formatted` False, it shows the texts of a styled table."""
+        """Return the column as Streamlit needs it.
+
+        Set `is_formatted` to False when a pandas Styler already holds the texts to show.
+        """
         number_format = f"%+,.{self.places}f{self.unit.replace('%', '%%')}"
         return st.column_config.NumberColumn(
             self.label, help=self.help, format=number_format if is_formatted else None
         )
 
     def has_zero(self, numbers: np.ndarray) -> bool:
-        """Return whether one of the numbers is shown as zero."""
+        """Return whether one of the numbers rounds to zero at this column's decimals."""
         return bool((np.round(numbers, self.places) == 0).any())
 
     def write(self, value: float) -> str:
-        """Return the text of a number."""
+        """Return the text that the column shows for a number."""
         return format_change(value, places=self.places, unit=self.unit)
 
 
 def link_player() -> Any:
-    """Return Streamlit's column for player links; `build_player_link` makes its cells."""
+    """Return the Streamlit column for links to players. Fill its cells with `build_player_link`."""
     return st.column_config.LinkColumn(
         "Player", display_text=r"player=(.+)$", help="Opens the player's portfolio"
     )
@@ -65,9 +68,10 @@ def show_metric(
     is_change: bool = False,
     **options: Any,
 ) -> None:
-    """Show a metric card with a note below; only a change is drawn as gain (green) or loss (red).
+    """Show a metric card; `note` stands below the value.
 
-    `help` explains the figure: whose it is, which period it covers, and how old it can be.
+    With `is_change`, the note is green for a gain and red for a loss; otherwise it is grey. `help` explains
+    the value: what it counts, which period it covers, and how old it can be.
     """
     st.metric(
         label,
@@ -83,7 +87,7 @@ def show_metric(
 
 
 def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
-    """Show a collapsible part of a page; while it is closed, its content is neither built nor sent."""
+    """Show a collapsible part of a page. `show` is called only while the part is open."""
     part = st.expander(label, key=key, on_change="rerun")
     if part.open:
         with part:
@@ -109,14 +113,14 @@ def show_table(
     on_tablet: Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
-    """Show a table without its index and return its selection; with more than `visible_rows` it scrolls.
+    """Show a table without its index, and return the selection of the visitor.
 
-    `on_phone` and `on_tablet` name the columns shown on a screen of that width, so that the table does not
-    scroll sideways; None shows all.
+    A table with more than `visible_rows` rows scrolls. `on_phone` and `on_tablet` name the columns that fit
+    on a screen of that width without scrolling sideways; None shows all columns.
     """
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
     data, shown = _write_zeros(table, columns, missing=str(options.get("placeholder", "")))
-    # a scrolling table ends in half a row, which shows that there is more
+    # half a row at the lower edge of a scrolling table shows that more rows follow
     height: Literal["content"] | int = (
         "content" if rows <= visible_rows else (visible_rows + 1) * ROW_PIXELS + ROW_PIXELS // 2
     )
@@ -135,10 +139,11 @@ def show_table(
 def _write_zeros(
     table: pd.DataFrame | pa.Table, columns: Mapping[str, Any], *, missing: str
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the table and Streamlit's columns, changed so that a change of zero has no sign.
+    """Return the table and its Streamlit columns, such that a change of zero is shown without a sign.
 
-    Streamlit's number format gives zero a plus sign. The texts of a column with a zero are therefore written
-    here. That takes ten times as long as a format; the column can still be sorted by its numbers.
+    Streamlit's number format writes zero with a plus sign. For a column with a zero, this function therefore
+    writes the texts itself: a pandas Styler shows them, and the column still sorts by its numbers. This takes
+    ten times longer than a number format, so other columns keep the format.
     """
     changes = {name: column for name, column in columns.items() if isinstance(column, ChangeColumn)}
     names = table.column_names if isinstance(table, pa.Table) else table.columns

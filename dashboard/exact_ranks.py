@@ -1,8 +1,8 @@
-"""Chooses the leaderboard that gives the ranks of a category, so that ranks have no false ties.
+"""Ranks of daily returns without false ties.
 
 A daily return is stored with two decimals of a percent, so players who differ by less than $1 share a rank.
-The total value leaderboard has the same order, exact to the cent. In a session with both leaderboards, ranks
-of daily returns come from total value; the scores shown are still the daily returns.
+The total value leaderboard has the same order and is exact to the cent. If a session has both leaderboards,
+the pages show the scores of the daily return leaderboard with the ranks of the total value leaderboard.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,14 +27,17 @@ from dashboard.categories import Category, describe_category
 from dashboard.data import is_open_session
 
 ROUNDING = Decimal("0.005")
-"""Largest difference between a return rounded to two decimals and the exact return."""
+"""Largest difference between an exact return and the same return rounded to two decimals."""
 
 LEADERS_READ = 10
 CHUNK_ROWS = 500
 
 
 class ScoreSource(msgspec.Struct, frozen=True):
-    """A category in one session: scores come from leaderboard `key`, ranks from leaderboard `rank_key`."""
+    """A category in the session of `day`: scores are read from leaderboard `key`, ranks from `rank_key`.
+
+    The keys differ only for daily returns that are ranked by total value.
+    """
 
     day: date
     key: str
@@ -47,15 +50,18 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> Decimal:
-        """The score of `rank_key` that a session without a score counts as."""
+        """The score that a mean uses for a session without a score, on leaderboard `rank_key`."""
         return describe_category(self.rank_key).missed
 
     def convert(self, score: Decimal) -> Decimal:
-        """Convert a score of `rank_key` to the exact score of the category."""
+        """Convert a score of leaderboard `rank_key` to the exact score of `key`: $10,050 to 0.5 percent."""
         return (score - self.base) * 100 / self.base if self.is_by_value else score
 
     def convert_period(self, period: PeriodLeaderboard) -> PeriodLeaderboard:
-        """Convert a period leaderboard of `rank_key`, summed without `base`, to scores of the category."""
+        """Return the period leaderboard with scores of the category.
+
+        `period` is the period leaderboard of `rank_key`. Its scores are mean distances from `base`.
+        """
         entries = (
             msgspec.structs.replace(entry, score=self.convert(entry.score + self.base))
             for entry in period.entries
@@ -65,10 +71,10 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def put_scores(
         self, service: EnhancedDatabaseService, ranked: Sequence[LeaderboardEntry]
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return entries of `rank_key` with the scores of the category.
+        """Return the entries `ranked`, read from leaderboard `rank_key`, with the scores of the category.
 
-        In an open session the stored return can be newer than the total value that gives the rank. Then the
-        return is computed from that total value, so that ranks and returns have the same order.
+        In an open session, a stored return can be newer than the total value that gives the rank. In this
+        case the return is computed from the total value, so that ranks and returns have the same order.
         """
         if not self.is_by_value or not ranked:
             return tuple(ranked)
@@ -88,7 +94,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def list_scores(
         self, service: EnhancedDatabaseService, user_ids: Sequence[UUID]
     ) -> dict[UUID, PlayerScore]:
-        """Return the scores of players with their ranks."""
+        """Return the score and rank of each player, by user id; players without a score are left out."""
         rows = service.list_player_scores(user_ids, self.rank_key, [self.day], ranked=True)
         ranked = {row.user_id: row for row in rows}
         if not self.is_by_value:
@@ -100,7 +106,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
         }
 
     def stream(self, service: EnhancedDatabaseService) -> Iterable[LeaderboardEntry]:
-        """Yield every entry, best first, with its rank; some hundred are in memory at a time."""
+        """Yield every entry, best first, with its rank. Holds at most CHUNK_ROWS entries in memory."""
         entries = iter(service.stream_leaderboard(self.rank_key, self.day))
         while chunk := list(islice(entries, CHUNK_ROWS)):
             yield from self.put_scores(service, chunk)
@@ -108,9 +114,10 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def find_summary(
         self, service: EnhancedDatabaseService, *, least_width: Decimal
     ) -> LeaderboardSummary | None:
-        """Return the summary of the leaderboard, or None; its leaders are the players who share rank 1.
+        """Return the summary of the leaderboard, or None without entries.
 
-        The best score always belongs to the leader named in the summary, even while scores are written.
+        `best`, `leader` and `leaders` (the number of players on rank 1) come from the exact ranks. `best` is
+        always the score of `leader`, even while scores are written.
         """
         summary = service.find_leaderboard_summary(self.key, self.day, least_width=least_width)
         if summary is None or not self.is_by_value:
@@ -127,7 +134,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
 
 def find_source(service: EnhancedDatabaseService, category: Category, day: date) -> ScoreSource:
-    """Return the leaderboards that give the scores and the ranks of a category in a session."""
+    """Return the leaderboards that give the scores and the ranks of a category in the session of `day`."""
     if category.key != DAILY_RETURNS:
         return ScoreSource(day, category.key, category.key)
     by_value = ScoreSource(day, DAILY_RETURNS, TOTAL_VALUE)
@@ -140,10 +147,10 @@ def find_source(service: EnhancedDatabaseService, category: Category, day: date)
 def list_rank_history(
     service: EnhancedDatabaseService, user_id: UUID, category: Category, days: Sequence[date]
 ) -> tuple[PlayerScore, ...]:
-    """Return a player's scores with ranks in these sessions, oldest first.
+    """Return a player's score and rank in each of these sessions, oldest first.
 
-    Compares the player's return and total value of each session. `find_source` would instead read the first
-    and the last entry of both leaderboards for every day.
+    Daily returns are ranked by total value in each session where the player's return and total value agree.
+    This check needs no read per session; `find_source` would read both leaderboards of every session.
     """
     if category.key != DAILY_RETURNS:
         return service.list_player_scores([user_id], category.key, days, ranked=True)
@@ -165,9 +172,10 @@ def list_rank_history(
 
 
 def _have_equal_ends(service: EnhancedDatabaseService, source: ScoreSource) -> bool:
-    """Return whether both leaderboards have equally many players, the same best and the same lowest return.
+    """Return whether the total value leaderboard can give the ranks of the daily returns.
 
-    False if a game has other starting cash or only one of the two leaderboards: returns then give the ranks.
+    Both leaderboards must have equally many players, and the best and the lowest return must agree with the
+    best and the lowest total value. They do not agree if a game has a different starting cash.
     """
     keys = (source.key, source.rank_key)
     players, others = (service.count_leaderboard(key, source.day) for key in keys)

@@ -1,7 +1,8 @@
 """Filters that are part of a page's address, and the search for a player.
 
-Each filter widget is bound to a query parameter, so every view has its own link. Streamlit silently drops a
-value that is not an option of the widget; therefore these functions read the parameter first, and report it.
+Each filter widget is bound to a query parameter, so a link opens the page with the same filters. Streamlit
+silently drops a parameter that is not an option of its widget. The functions here read the parameter before
+the widget does, and tell the visitor about an unknown value.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,17 +26,18 @@ T = TypeVar("T")
 NAME_LETTERS = 100
 USERNAME_LETTERS = 50
 SHOWN_LETTERS = 60
-"""Letters of an unknown value or name that a page quotes; the rest is cut off."""
+"""Most letters of an unknown value or name that a page quotes; the rest is cut off."""
 
 _chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
-"""The selected values of the filters inside `fold`."""
+"""Selected values of the filters inside `fold`, for its label; None outside `fold`."""
 
 
 @contextmanager
 def fold() -> Iterator[None]:
-    """Collapse the filters shown in this context on a small screen, below a switch that names their values.
+    """Context manager: a small screen shows one switch in place of the filters in the `with` block.
 
-    Use it once per page. The style sheet hides the switch on a large screen and the filters on a small one.
+    The label of the switch names the selected values. The style sheet hides the switch on a large screen, and
+    the filters on a small screen while the switch is off. Use it once per page.
     """
     switch = st.container(key="filters-switch")
     chosen: list[str] = []
@@ -49,21 +51,21 @@ def fold() -> Iterator[None]:
 
 
 def note_chosen(value: object) -> None:
-    """Add a value to the label of the collapsed filters; does nothing outside `fold` or without a value."""
+    """Add a selected value to the label of the switch of `fold`. Ignores None and an empty text."""
     chosen = _chosen.get()
     if chosen is not None and value not in ("", None):
         chosen.append(str(value))
 
 
 def find_parameter(name: str) -> str | None:
-    """Return the value of a query parameter of the address, or None."""
-    # get_all is faster for a missing parameter: `get` raises and catches an exception
+    """Return the value of a query parameter in the address; None if it is missing or empty."""
+    # `get_all` is faster than `get`, which raises and catches an exception for a missing parameter
     values = st.query_params.get_all(name)
     return values[-1].strip() if values and values[-1] else None
 
 
 def find_day(name: str) -> date | None:
-    """Return the date in a query parameter; None when the parameter is missing or no date."""
+    """Return the date in a query parameter; None if the parameter is missing or is not a date."""
     try:
         return date.fromisoformat(find_parameter(name) or "")
     except ValueError:
@@ -71,10 +73,10 @@ def find_day(name: str) -> date | None:
 
 
 def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
-    """Replace a technical value in the address (a category's key) by the widget's option.
+    """Replace a technical value in the address by the widget's option: `daily_returns` by `Daily return`.
 
-    Runs the page again after a replacement. Only a link that was just opened can hold a technical value, so
-    the parameter is left unchanged once its widget exists.
+    Runs the page again after a replacement. Only a newly opened link can hold a technical value; once the
+    widget has been shown, Streamlit refuses to change its parameter, and nothing happens.
     """
     value = translations.get(find_parameter(name) or "")
     if value is None:
@@ -87,10 +89,11 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
 
 
 def keep_in_address(defaults: Mapping[str, object]) -> None:
-    """Write the values of these widgets into the address, except for defaults.
+    """Write the current values of widgets into the address. A value equal to its default is left out.
 
-    Call it in a callback before changing another bound widget: Streamlit then rewrites the address from the
-    state it had when the page was opened, and would lose later choices.
+    `defaults` maps the key of each widget to its default. Call this in a callback that sets another widget
+    bound to the address: Streamlit then rewrites the address as it was when the page was opened. Without this
+    call, the choices that the visitor has made since would be lost.
     """
     context = get_script_run_ctx()
     if context is None:
@@ -106,13 +109,13 @@ def keep_in_address(defaults: Mapping[str, object]) -> None:
 
 
 def find_unknown(name: str, options: Collection[str]) -> str | None:
-    """Return the parameter's value when it is none of the options, otherwise None."""
+    """Return the value of a query parameter if it is not one of the options, else None."""
     value = find_parameter(name)
     return None if value is None or value in options else value
 
 
 def show_unknown(noun: str, value: str, *, instead: str) -> None:
-    """Say that the address asks for an unknown value, and what is shown instead."""
+    """Show a warning: there is no `noun` with this `value`, so the page shows `instead`."""
     shown = escape_markdown(value[:SHOWN_LETTERS])
     st.warning(f"There is no {noun} “{shown}”. Showing {escape_markdown(instead)} instead.")
 
@@ -128,10 +131,10 @@ def select_option(
     is_kept: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> str:
-    """Show a select box and return its value; report an unknown value in the address.
+    """Show a select box and return the selected option; warn about an unknown value in the address.
 
-    The address omits the first option, unless `is_kept` is set. Set it if the first option changes over time
-    (such as the newest session), so that a link shows the same view later.
+    The first option is the default, and the address omits it. With `is_kept`, the address always names the
+    selected option. Use `is_kept` if the first option can change over time, so that a link does not change.
     """
     unknown = find_unknown(key, options)
     if is_kept and st.session_state.get(key) is None and (unknown or find_parameter(key) is None):
@@ -165,7 +168,7 @@ def select_segment(
     disabled: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> T:
-    """Show a row of options and return the selected one; report an unknown value in the address."""
+    """Show a row of options and return the selected option; warn about an unknown value in the address."""
     unknown = find_unknown(key, [str(option) for option in options])
     with _group(needed=unknown is not None):
         selected: T = st.segmented_control(
@@ -187,7 +190,7 @@ def select_segment(
 
 
 def _group(*, needed: bool) -> AbstractContextManager[object]:
-    """Return a container that keeps a widget and its warning in one grid cell, or an empty context."""
+    """Return a container if a widget has a warning, so that both are in one cell of a grid."""
     return st.container() if needed else nullcontext()
 
 
@@ -199,7 +202,7 @@ def enter_player(
     letters: int = NAME_LETTERS,
     on_change: Callable[[], None] | None = None,
 ) -> str:
-    """Show a search box for a player and return the text in it."""
+    """Show a search box for a player, and return the text in the box."""
     typed = st.text_input(
         label,
         key=key,
@@ -215,7 +218,7 @@ def enter_player(
 
 
 def enter_prefix(*, key: str, on_change: Callable[[], None]) -> str:
-    """Show a search box for the first letters of a username and return the text in it."""
+    """Show a search box for the first letters of a username, and return the text in the box."""
     return enter_player(
         "Find a player",
         key=key,
@@ -228,10 +231,10 @@ def enter_prefix(*, key: str, on_change: Callable[[], None]) -> str:
 def show_matches(
     service: EnhancedDatabaseService, name: str, *, key: str, filters: Mapping[str, object]
 ) -> None:
-    """Show the players whose name starts with the text, or say that there are none.
+    """Show a button for each player whose username or name starts with `name`, or say that there is none.
 
-    `key` is the key of the search box. `filters` maps the keys of the page's filters to their defaults; the
-    address keeps the current values of these filters.
+    `key` is the key of the search box that a button fills. `filters` maps the keys of the page's filters to
+    their defaults; a click keeps their current values in the address.
     """
     live.show_section(
         ("matches", name),
@@ -257,7 +260,10 @@ def _show_matches(name: str, found: Sequence[User], *, key: str, filters: Mappin
 
 
 def show_player_buttons(names: Iterable[str], *, key: str, filters: Mapping[str, object]) -> None:
-    """Show a button for each player that puts the player's name into the search box and the address."""
+    """Show a button for each player. A click puts the player's name into the search box with this key.
+
+    `filters` is the same as in `show_matches`.
+    """
 
     def select(name: str) -> None:
         keep_in_address({other: default for other, default in filters.items() if other != key})

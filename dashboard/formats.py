@@ -1,7 +1,7 @@
-"""Text forms of numbers, names, links and times.
+"""Formats numbers, amounts, names, links and times as text.
 
-Pure functions that read neither data nor a clock. Amounts are virtual cash, shown with a dollar sign like
-prices; every time is UTC.
+Pure functions: they read no data and no clock. Amounts are virtual cash; they have a dollar sign, as prices
+do. Every time is UTC.
 """
 
 import re
@@ -18,22 +18,22 @@ Number = Decimal | float | int
 
 _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
 _AUTOMATIC = re.compile(r":(?=[a-z/]|[\w+-]+:)|www(?=\.)|(?<=[\w.+-])@(?=[\w-]+\.)", re.IGNORECASE)
-"""Text that Streamlit's Markdown turns into a link or an icon: web and e-mail addresses, `:name:`."""
+"""Matches text that Streamlit's Markdown turns into a link or an icon: web and e-mail addresses, `:name:`."""
 _WORD_JOINER = "\u2060"
-"""Invisible and without a line break: breaks up text that Markdown would turn into a link or an icon."""
+"""Invisible character without a line break. Inside an address, it stops Markdown from making a link."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Invisible characters that change the text direction; with them a text could end its isolation."""
+"""Matches invisible characters that change the direction of a text; `escape_markdown` removes them."""
 
 
 def format_key(key: str) -> str:
-    """Write a key of the database in words: `PRICE_MOVE` becomes `Price move`."""
+    """Write a database key in words: `PRICE_MOVE` becomes `Price move`."""
     return key.replace("_", " ").strip().capitalize() or key
 
 
 SMALL_PRICE = Decimal("0.1")
-"""Prices below it need more than two decimals."""
+"""Prices below this limit are written with more than two decimals."""
 
 
 def format_money(amount: Number) -> str:
@@ -42,18 +42,18 @@ def format_money(amount: Number) -> str:
 
 
 def format_price(price: Number) -> str:
-    """Write a price with two decimals, below 0.1 with four significant digits: `$0.00001623`."""
+    """Write a price with two decimals: `$12.30`. Below 0.1, it has four significant digits: `$0.00001623`."""
     return f"${price:,.{count_price_places([price])}f}"
 
 
 def count_price_places(prices: Iterable[Number]) -> int:
-    """Return the number of decimals that the smallest of the prices needs."""
+    """Return how many decimals the smallest price above zero needs; see `format_price`."""
     smallest = min((price for price in prices if price > 0), default=1)
     return 2 if smallest >= SMALL_PRICE else 3 - Decimal(smallest).adjusted()
 
 
 def format_change(value: Number, *, places: int = 0, unit: str = "", currency: str = "") -> str:
-    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`; no sign if it rounds to zero."""
+    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`. Rounded to zero, it has no sign."""
     return f"{_sign(value, places)}{currency}{abs(value):,.{places}f}{unit}"
 
 
@@ -70,7 +70,7 @@ def format_percent(value: Number) -> str:
 def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
     """Write a part of a whole in percent: `80%`, `<1%`, `>99%`; `-` if the whole is zero.
 
-    0% means none and 100% means all, however large the whole is.
+    `0%` is written only for exactly zero, and `100%` only for the whole.
     """
     if not whole:
         return "-"
@@ -84,7 +84,7 @@ def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
 
 
 def measure_share(part: Number, whole: Number) -> int:
-    """Return a part of a whole in integer percent, for a bar; 0 only for none and 100 only for all."""
+    """Return a part of a whole in integer percent. It is 0 only for nothing, and 100 only for the whole."""
     if part <= 0:
         return 0
     return 100 if part >= whole else min(max(round(Decimal(part) * 100 / Decimal(whole)), 1), 99)
@@ -96,22 +96,22 @@ def format_count(value: Number) -> str:
 
 
 def format_quantity(count: int, noun: str) -> str:
-    """Return a number with the noun that it counts: "1 session", "1,200 sessions"."""
+    """Write a number with a noun in the singular or plural: `1 session`, `1,200 sessions`."""
     return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def format_number(value: Decimal) -> str:
-    """Write a whole number without decimals, any other with two."""
+    """Write a number: `1,500` if it is whole, otherwise with two decimals: `1,500.25`."""
     return format_count(value) if value == value.to_integral_value() else f"{value:,.2f}"
 
 
 def format_amount(amount: Decimal, kind: str) -> str:
-    """Write an amount of a kind of reward: cash as money, anything else as a number."""
+    """Write the amount of a reward: `$250.00` if `kind` is cash, otherwise `1,500`."""
     return format_money(amount) if kind.upper() == "CASH" else format_number(amount)
 
 
 def format_reward(kind: str | None, amount: Decimal | None) -> str:
-    """Write a reward: `$250.00 cash`, `1,500 bonus points`, `Badge`; empty without kind and amount."""
+    """Write a reward: `$250.00 cash`, `1,500 bonus points`, `Badge`. Without kind and amount, it is empty."""
     if amount is None:
         return format_key(kind or "")
     words = (kind or "").replace("_", " ").lower()
@@ -160,7 +160,10 @@ def format_as_of(moment: datetime) -> str:
 
 
 def format_time_left(expires_at: datetime | None, now: datetime) -> str:
-    """Write the time until an end in its two largest units, or the day of a past end; empty for None."""
+    """Write the time until `expires_at`: `3 d 4 h left`, `5 min left` or `ended Fri 1 Mar 2013`.
+
+    The text is empty for None.
+    """
     if expires_at is None:
         return ""
     minutes = int((expires_at - now).total_seconds() // 60)
@@ -184,18 +187,18 @@ def format_duration(seconds: float) -> str:
 
 
 def is_zero(value: Number) -> bool:
-    """Return whether a change is shown as zero, which is neither gain nor loss."""
+    """Return whether a change with two decimals is shown as zero, so that it is neither a gain nor a loss."""
     return not _sign(value)
 
 
 def escape_markdown(text: str) -> str:
-    """Return text of players or servers so that Streamlit's Markdown shows it literally, in one line.
+    """Escape a text of a player or a server, so that Streamlit's Markdown shows it literally, in one line.
 
-    Addresses become no links and icon names no icons. Right-to-left text is isolated, so that the
-    numbers beside it keep their places; characters that only change the direction are left out.
+    Addresses do not become links, and names such as `:smile:` do not become icons. Right-to-left text is
+    isolated, so that numbers beside it stay in place. Characters that only change the direction are removed.
     """
     line = " ".join(_DIRECTIONS.sub("", text).split())
-    # escapes do not prevent links and icons: Markdown looks for them after it has removed the escapes
+    # backslashes do not prevent links and icons: Markdown removes them before it looks for links and icons
     broken = _AUTOMATIC.sub(f"\\g<0>{_WORD_JOINER}", line)
     escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in broken)
     if any(unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT for letter in line):
@@ -210,15 +213,15 @@ def _sign(value: Number, places: int = 2) -> str:
 
 
 LAST_SESSION = "Last session"
-"""The window of the portfolios page that shows one session: today's so far, or the last one played."""
+"""The window of the portfolios page that shows only the newest session that the player has played."""
 
 
 def build_player_link(username: str, window: str | None = None) -> str:
-    """Return the address of a player's portfolio, relative to any page, with one of its windows."""
+    """Return the address of a player's portfolio, relative to any page; `window` selects its window."""
     chosen = f"&window={quote(window)}" if window else ""
     return f"portfolios?player={quote(username, safe='')}{chosen}"
 
 
 def build_symbol_link(symbol: str) -> str:
-    """Return the address of a symbol's candles, relative to any page."""
+    """Return the address of the market page with this symbol selected, relative to any page."""
     return f"market?symbol={quote(symbol, safe='')}"

@@ -1,7 +1,7 @@
-"""The health line above every page: what is broken, since when, and what was broken last.
+"""The health line above every page: the current problem and when it began, or the last incident.
 
-Shows the sampler's last sample, so drawing the line sends no request to any server. `server.open_pages` runs
-all pages again when the line changes, so the line needs no timer.
+It shows the sampler's last sample and sends no request to any server. It needs no timer: `server.open_pages`
+runs all open pages again when the health changes.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ STATUS_COLOURS = {"unhealthy": "red", "degraded": "orange"}
 
 
 def show_health_line(visitor: Visitor | None) -> None:
-    """Show the health line to a visitor who may see it; show nothing without a sampler."""
+    """Show the health line if the visitor is allowed to see it and this process has a sampler."""
     sampler = find_sampler()
     if visitor is None or not visitor.sees_health or sampler is None:
         return
@@ -27,7 +27,7 @@ def show_health_line(visitor: Visitor | None) -> None:
 
 
 def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> str:
-    """Return the health line as Markdown; `shows_words` adds the messages of servers."""
+    """Return the health line as Markdown. `shows_words` adds the error messages of the servers."""
     sample = sampler.latest
     if sample is None or not sampler.is_current:
         when = f"no answer since {_format_time(sample.health.timestamp, now)}" if sample else "checking"
@@ -36,11 +36,11 @@ def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> 
 
 
 def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
-    """Return the health line for a current sample, as Markdown."""
+    """Return the health line for a sample, as Markdown. `started_at` is the start of this dashboard."""
     if not sample.problems:
         last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:
-            # without the word it would read as if an incident had ended then
+            # "watching since": the time alone would look like the end of an incident
             return f":green-badge[All healthy] · no incident; watching since {_format_time(started_at, now)}"
         described = _describe_incident(last, now, shows_words=shows_words)
         return f":green-badge[All healthy] · last incident: {described}"
@@ -66,7 +66,7 @@ def _describe_incident(incident: Incident, now: datetime, *, shows_words: bool) 
 
 
 def _format_time(moment: datetime, now: datetime, *, seconds: bool = False) -> str:
-    """Write a time of today as `03:12 UTC`, of another day with its date."""
+    """Write a time: `03:12 UTC` if it is today, otherwise `27 Nov 03:12 UTC`."""
     clock = f"{moment:%H:%M:%S}" if seconds else f"{moment:%H:%M}"
     day = "" if moment.date() == now.date() else f"{moment.day} {moment:%b} "
     return f"{day}{clock} UTC"

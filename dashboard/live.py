@@ -1,10 +1,9 @@
 """Live parts: parts of a page that refresh by themselves, their sections, and the controls of a page.
 
-A part is one Streamlit fragment: it runs again without the rest of the page and states its age. It consists
-of sections. Each section loads a value (only reads the service, never calls Streamlit) and shows it (only
-calls Streamlit). A section whose load fails shows its last known value and its age; the other sections are
-not affected. While a section fails, the page tries again every five seconds; after a success the note
-disappears:
+A live part is one Streamlit fragment: it runs again without the rest of the page, and it shows the time of
+its values. It consists of sections. Each section has two functions: `load` only reads from the service, and
+`show` only calls Streamlit. If `load` fails, the section shows its last known value with a note; other
+sections are not affected. While a section fails, the page tries again every five seconds. An example:
 
     def show_overview() -> None:
         service = runtime.get_service()
@@ -18,8 +17,8 @@ disappears:
             ("overview-events", day), load=partial(data.load_events, service, day), show=_show_events
         )
 
-The key names the section and holds every parameter of `load`: last known values are shared by all visitors
-of the process. Filters and text that is being typed stay while parts and sections run again.
+The key holds the name of the section and every parameter of `load`, because all visitors of the process share
+the last known values. Filters and text that a visitor is typing are kept when a part runs again.
 """
 
 import math
@@ -42,24 +41,24 @@ SHOWN_PAGE = "shown-page"
 SEEN_UPDATES = "seen-updates"
 
 YOUNG = 0.8
-"""Fraction of the interval: a retry skips a section that is younger than this and did not fail."""
+"""Fraction of the refresh interval. A retry does not read a section that is younger and has not failed."""
 
 
 @dataclass
 class _Run:
-    """The state of one run of a page, or of one part of a page."""
+    """The state of one run of a page, or of one run of a live part."""
 
     is_first: bool = False
     """Whether the page was just opened."""
     is_retry: bool = False
-    """Whether the page runs again because something failed; sections that did not fail are not read again."""
+    """Whether the page runs again because a read failed; sections that did not fail are not read again."""
     is_update: bool = False
     """Whether the page runs again because the health has changed."""
     interval: int | None = None
-    """Seconds between two refreshes of the current part; None when paused."""
+    """Seconds between two refreshes of the current live part; None if the page is paused."""
     is_failing: bool = False
     oldest: datetime | None = None
-    """Time at which the oldest value that is shown as fresh was read."""
+    """Time of the earliest read among the values that are shown without a note."""
     parts: int = 0
 
 
@@ -67,7 +66,7 @@ _run: ContextVar[_Run | None] = ContextVar("run", default=None)
 
 
 def show_heading(title: str) -> None:
-    """Show the title of a page with the pause and refresh controls beside it."""
+    """Show the title of a page and, beside it, the switch that pauses the page and the Refresh button."""
     updates = runtime.get_updates()
     _run.set(
         _Run(
@@ -96,23 +95,23 @@ def show_heading(title: str) -> None:
 
 
 def loading() -> AbstractContextManager[None]:
-    """Show a spinner while a page that was just opened reads its data; later runs need none.
+    """Return a context manager that shows a spinner during the first run of a page.
 
-    Later runs show the earlier content until the new content is there, and each spinner would start a thread.
+    Later runs need no spinner: the browser shows the old content until the new content arrives. Each spinner
+    would also start a thread.
     """
     return st.spinner("Loading") if _get_run().is_first else nullcontext()
 
 
 def is_live() -> bool:
-    """Return whether parts refresh by themselves: true unless the visitor paused the page."""
+    """Return whether live parts refresh by themselves: False if the visitor has paused the page."""
     return bool(st.session_state.get("live", True))
 
 
 def read(key: Hashable, load: Callable[[], T]) -> T:
     """Return a value that the whole page needs, such as the options of a filter.
 
-    When `load` fails, returns the last known value without a note; raises the error if there is no such
-    value.
+    If `load` fails, returns the last known value and shows no note. Raises the error if no value is known.
     """
     run = _get_run()
     reading = runtime.get_reader().read(key, load)
@@ -122,11 +121,11 @@ def read(key: Hashable, load: Callable[[], T]) -> T:
 
 
 def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], None]) -> None:
-    """Show a section of a page: the value of `load`, or the last known value with a note below.
+    """Show a section of a page: call `show` with the value of `load`.
 
-    Without a last known value, only the note is shown. `key` holds the name of the section and every
-    parameter of `load`. `load` must not call Streamlit, because it may run in another thread. While the
-    database does not answer, `load` is not called.
+    If `load` fails, shows the last known value with a note below; without a known value, shows only an error.
+    `key` holds the name of the section and every parameter of `load`. `load` must not call Streamlit, because
+    it runs in another thread. It is not called while the database does not answer.
     """
     run = _get_run()
 
@@ -146,48 +145,47 @@ def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], No
                 )
             )
 
-    # not `|=`, which reads the flag before the section has set it
+    # not `run.is_failing |= ...`: that would read the flag before the section runs and sets it
     if not states.run_part(show_reading, is_live=run.interval is not None):
         run.is_failing = True
 
 
 def show_live(part: Callable[[], None], *, seconds: int) -> None:
-    """Show a part of a page now, and again after each interval unless paused."""
+    """Show a live part now, and again every `seconds` if the page is not paused."""
     interval = seconds if is_live() else None
     whole = page = _get_run()
     page.parts += 1
     is_first_part = page.parts == 1
 
     def show() -> None:
-        # the first call is part of the page's run; each later call is a run of its own
+        # the first call belongs to the run of the whole page; each later call is a new run of this part only
         nonlocal page
         run, page = replace(page, interval=interval, oldest=None), _Run(interval=interval)
         _run.set(run)
         with loading():
-            # not `|=`, which reads the flag before the sections have set it
+            # not `run.is_failing |= ...`: that would read the flag before the sections run and set it
             if not states.run_part(part, is_live=interval is not None):
                 run.is_failing = True
         cache = runtime.get_service().cache_stats()
         visitor = sign_in.find_visitor()
         words = cache.reason if visitor is not None and visitor.sees_words else None
         bypass = escape_markdown(words or "") if cache.state == "down" and is_first_part else None
-        # a part of which nothing could be read has no age; each of its sections says how old it is
+        # if every read failed, the part has no time: the note of each section gives the age of its value
         read_at = run.oldest or (None if run.is_failing else datetime.now(UTC))
         st.caption(describe_age(read_at, interval=interval, bypass=bypass))
         if interval is not None and run.is_failing:
             states.retry_page()
 
     st.fragment(show, run_every=interval)()
-    # what follows on the page does not refresh by itself
+    # the rest of the page is outside this part and continues with the state of the page's run
     _run.set(whole)
 
 
 def describe_age(read_at: datetime | None, *, interval: int | None, bypass: str | None = None) -> str:
-    """Return a text: when a part was read, how often it refreshes, and whether Redis is bypassed.
+    """Return the line below a live part: the time of its values, the interval, and whether Redis is bypassed.
 
-    `read_at` is None if nothing of the part could be read. `bypass` is the reason why Redis is bypassed:
-    None if it is used, empty for visitors who may not see the reason. Without Redis pages are slower, but
-    correct.
+    `read_at` is None if every read failed. `bypass` is None if Redis is used; otherwise it is the reason for
+    the bypass, or an empty text if the visitor is not allowed to see the reason.
     """
     parts = [format_as_of(read_at)] if read_at else []
     parts.append(f"refreshes every {interval} s" if interval else "paused")
@@ -199,22 +197,22 @@ def describe_age(read_at: datetime | None, *, interval: int | None, bypass: str 
 
 
 def describe_last_known(read_at: datetime, *, now: datetime, cause: str, is_live: bool) -> str:
-    """Return the note below a last known value: its time, why it is not newer, and when the next try is."""
+    """Return the note below a last known value: when it was read, why it is old, and when the next try is."""
     moment = f"{read_at:%H:%M:%S} UTC" if read_at.date() == now.date() else format_as_of(read_at)[6:]
     retry = f"next try in {states.RETRY_SECONDS} s" if is_live else "Refresh tries again"
     return f"Last known values of {moment}; {cause}; {retry}"
 
 
 def _find_max_age(run: _Run) -> float:
-    """Return the age in seconds below which this run reuses a value, unless its last read failed."""
+    """Return how old, in seconds, a known value may be for this run to use it without a new read."""
     if run.is_update and not is_live():
-        # only the health line has changed: a paused page keeps its figures
+        # the run only updates the health line: a paused page keeps its values
         return math.inf
     return (run.interval or 0) * YOUNG if run.is_retry else 0.0
 
 
 def _get_run() -> _Run:
-    """Return the current run; outside a page, as in tests of one section, create a new one."""
+    """Return the current run. Creates one outside a page, for example in a test of one section."""
     run = _run.get()
     if run is None:
         run = _Run()

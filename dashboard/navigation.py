@@ -1,6 +1,7 @@
-"""The list of pages, the logo and the style sheet, which are the same in every run of the script.
+"""The list of pages, the logo, the icon and the style sheet: the same for every page and every visitor.
 
-All are read once per process: Streamlit would resolve each page's file and read each picture in every run.
+Each is read once per process. Streamlit itself would find the file of each page and read each picture again
+in every run of a script.
 """
 
 from base64 import b64encode
@@ -14,18 +15,19 @@ from streamlit.navigation.page import StreamlitPage
 STATIC = Path(__file__).parent / "static"
 
 MENU = ("overview", "leaderboards", "players", "portfolios", "market", "quests", "operations")
-"""The pages in the order of the menu, the default first; each is a folder, an address and a title."""
+"""The pages in the order of the menu; the first is the default. Each name is a folder and an address."""
 
 SCRIPTS = {page: f"pages/{page}/page.py" for page in MENU} | {
     "troubleshooting": "pages/operations/troubleshooting.py"
 }
-"""The script of each page, relative to `app.py`; the last page is not in the menu, only links lead to it."""
+"""The script of each page, relative to `app.py`. The page `troubleshooting` is opened by links only."""
 
 
 def list_pages() -> tuple[StreamlitPage, ...]:
-    """Return the pages in the order of the menu. Only callable from a script.
+    """Return the pages in the order of the menu. Call it only in a script that Streamlit runs.
 
-    Each run gets copies: Streamlit sets a flag in a page object that allows it to run, and runs overlap.
+    Each run gets its own copies, because runs overlap and Streamlit changes a page object before it runs the
+    page.
     """
     return tuple(copy(page) for page in _create_pages())
 
@@ -45,7 +47,7 @@ def _create_pages() -> tuple[StreamlitPage, ...]:
 
 
 def name_tab(content: str) -> str:
-    """Return the title of a browser tab: first what differs between tabs, which may be cut off."""
+    """Return the title of a browser tab. It begins with `content`, because browsers cut off its end."""
     return f"{content} - Echo Markets"
 
 

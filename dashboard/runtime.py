@@ -1,7 +1,7 @@
-"""Gives page scripts the service of this process, a cache of a few seconds, and the last known values.
+"""Holds what all page scripts of a process share: the service, a cache of a few seconds, and the reader.
 
-The server's lifespan (or a test) sets the service, and scripts get it here. This module never opens or closes
-the service. Module state is needed because Streamlit runs the scripts itself and passes them no arguments.
+The server sets the service when it starts; a test sets its own. This module never opens or closes the
+service. It needs module state, because Streamlit runs the scripts without arguments.
 """
 
 import math
@@ -22,21 +22,22 @@ from dashboard.section_reads import Reader
 T = TypeVar("T")
 
 CACHE_SECONDS = 5.0
-"""Lifetime of an entry: too short for visitors to notice, long enough for many views to share one read."""
+"""Lifetime of a cached value: visitors do not notice it, and many visitors share one read."""
 
 CACHE_ENTRIES = 256
-"""Most entries in the cache; each holds at most some hundred rows."""
+"""Most values in the cache; each has at most some hundred rows."""
 
 
 READ_AGAIN_SECONDS = 5.0
-"""Shortest time between two full refreshes: reports of a large game take seconds to compute."""
+"""Shortest time between two full refreshes: the reports of a large game take seconds to compute."""
 
 
 class ShortCache:
-    """Cache for small reads that every view repeats and the service does not cache; thread safe.
+    """Cache for small reads that pages repeat and that the service does not cache. Thread safe.
 
-    An entry expires `seconds` after its read began. Threads that miss at the same time each read the value
-    themselves: such reads are too short to be worth a single-flight.
+    A value expires `seconds` after its read began; the least recently used of more than `entries` is evicted.
+    There is no single-flight: threads that miss the same key at the same time all read it, because these
+    reads are short.
     """
 
     def __init__(
@@ -88,9 +89,9 @@ class _Holder:
 
 
 def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float = 0.0) -> None:
-    """Set the service for page scripts (None removes it) and drop values read from the previous service.
+    """Set the service for page scripts (None removes it), and drop all values read from the previous service.
 
-    Sections reuse a value that was read for any visitor in the last `fresh_seconds`.
+    A section does not read a value again that was read for any visitor in the last `fresh_seconds`.
     """
     _Holder.service = service
     _Holder.cache.clear()
@@ -105,29 +106,29 @@ def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float
 
 
 def get_service() -> EnhancedDatabaseService:
-    """Return the service of this process; raises `RuntimeError` before it was set."""
+    """Return the service of this process. Raises `RuntimeError` if no service is set."""
     if _Holder.service is None:
         raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
     return _Holder.service
 
 
 def get_cache() -> ShortCache:
-    """Return the cache that all views of this process share."""
+    """Return the cache of a few seconds that all page scripts of this process share."""
     return _Holder.cache
 
 
 def get_reader() -> Reader:
-    """Return the reader for the sections of all pages; raises `RuntimeError` before a service was set."""
+    """Return the reader that loads the sections of all pages. Raises `RuntimeError` if no service is set."""
     if _Holder.reader is None:
         raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
     return _Holder.reader
 
 
 def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
-    """Drop every kept value that no write invalidates, so that pages read it again.
+    """Make all pages read every report and every section again; this is what the Refresh button calls.
 
-    Does nothing within `READ_AGAIN_SECONDS` of an earlier call by any visitor: those values are new enough.
-    Drops nothing while the database does not answer: pages keep the last known values.
+    Does nothing within `READ_AGAIN_SECONDS` after a call by any visitor: the values are new enough. If the
+    database does not answer, nothing is dropped, so that pages can show the last known values.
     """
     with _Holder.read_again_lock:
         now = clock()
@@ -136,7 +137,7 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
         try:
             get_service().invalidate_reports()
         except EchoMarketsError:
-            # no error is shown here: each part of the page reports that it cannot be read
+            # no error is shown here, because each section of the page shows its own
             return
         _Holder.read_again_at = now
     _Holder.cache.clear()
@@ -144,23 +145,23 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
 
 
 def count_update() -> None:
-    """Count one more rerun of all open pages after a change of the health."""
+    """Count that the health has changed and all open pages run again."""
     _Holder.updates += 1
 
 
 def get_updates() -> int:
-    """Return how many times `count_update` was called."""
+    """Return how often `count_update` was called. A page compares it with its last run."""
     return _Holder.updates
 
 
 def is_database_up(service: EnhancedDatabaseService) -> bool:
-    """Return whether the database answers, within about a second."""
+    """Check the health once, which takes at most about a second; return whether the database answers."""
     return service.health().database != "unhealthy"
 
 
 @contextmanager
 def timed_render(page: str) -> Iterator[None]:
-    """Record how long the script of the page with this title runs, also when it fails."""
+    """Context manager: record how long the script of a page runs, even if it fails. `page` is its title."""
     started = time.perf_counter()
     try:
         yield
@@ -170,7 +171,7 @@ def timed_render(page: str) -> Iterator[None]:
 
 
 def watch_sessions(metrics: Metrics) -> None:
-    """Publish the number of connected browser sessions as a metric."""
+    """Set the metric of connected browser sessions each time that metrics are collected."""
 
     def publish() -> None:
         if runtime.exists():

@@ -1,7 +1,7 @@
-"""Reads of page sections: in worker threads, with the last known value when a read fails.
+"""Reads the values of page sections in worker threads, and returns the last known value if a read fails.
 
-Owns how long a read waits for a database that hangs, the last result of the database check, and the last
-known values of this process. Draws nothing and runs no statement itself.
+Owns the last known values of this process, the last result of the database check, and how long a page waits
+for a database that hangs. Shows nothing and runs no statement itself.
 """
 
 import logging
@@ -21,22 +21,22 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENTRIES = 256
-"""Most last known values, each at most some hundred rows; the least recently used is evicted."""
+"""Most last known values; each has at most some hundred rows. The least recently used value is evicted."""
 
 MOST_THREADS = 32
-"""Most concurrent reads: three times the connections, so that reads that hang do not block other reads."""
+"""Most concurrent reads: about three times the connections, so that some threads stay free if reads hang."""
 
 PATIENCE_SECONDS = 1.0
-"""How long a read may take before the database is checked: a server that hangs returns no error."""
+"""A read that takes longer starts a check of the database, because a server that hangs sends no error."""
 
 CHECK_SECONDS = 2.0
-"""How often the health is checked while the database does not answer, however many visitors there are."""
+"""Time between two checks of the database while it does not answer, for all visitors together."""
 
 NO_ANSWER = "PostgreSQL does not answer; check that it is running"
 
 
 class Reading(NamedTuple, Generic[T]):
-    """A value and the time at which it was read; `error` says why it is not fresh, and is None if it is."""
+    """A value and the time at which it was read. `error` is the reason why it is not fresh, or None."""
 
     value: T
     read_at: datetime
@@ -44,7 +44,7 @@ class Reading(NamedTuple, Generic[T]):
 
 
 class ReadThreads:
-    """At most `limit` reused daemon threads: a daemon that hangs in a read cannot delay a stop."""
+    """Runs jobs in at most `limit` daemon threads: a daemon that hangs does not delay the process's stop."""
 
     def __init__(self, limit: int = MOST_THREADS) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
@@ -54,7 +54,7 @@ class ReadThreads:
         self._started = 0
 
     def submit(self, job: Callable[[], T]) -> "Future[T]":
-        """Run a job in a worker and return its future."""
+        """Run `job` in a worker thread and return the future of its result."""
         future: Future[T] = Future()
         if not self._idle.acquire(blocking=False):
             with self._lock:
@@ -71,9 +71,9 @@ class ReadThreads:
             try:
                 future.set_result(job())
             except BaseException as error:
-                # every error is caught here: the caller gets the error
+                # all errors are caught: the future raises them in the caller's thread
                 future.set_exception(error)
-            # otherwise a waiting worker would keep the last value or traceback in memory
+            # without this, an idle worker would keep its last value or traceback in memory
             del job, future
             self._idle.release()
 
@@ -85,12 +85,12 @@ class _Known(NamedTuple):
 
 
 class Reader:
-    """Reads values and keeps the last one of each key; thread safe.
+    """Reads values and keeps the last known value of each key. Thread safe.
 
-    `is_database_up` checks the database within about a second. `find_stale` is called in the thread of a read
-    and returns the age in seconds if the service returned a last known value instead of the database's, else
-    None. Values younger than `fresh_seconds` are not read again; use it only where `note_health` reports
-    outages.
+    `is_database_up` checks the database; it takes about a second at most. `find_stale` is called after a
+    read, in its thread: it returns the age in seconds if the service answered with a fail-safe value, and
+    None if the value is current. Values younger than `fresh_seconds` are not read again. Set this above zero
+    only if `note_health` is called after each health check; otherwise pages would notice an outage late.
     """
 
     def __init__(
@@ -124,10 +124,11 @@ class Reader:
         *,
         max_age_seconds: float = 0.0,
     ) -> Reading[T]:
-        """Return a fresh value, or the last known value of the key with the error; raise if neither exists.
+        """Return the value of `load`. If it fails, return the last known value of the key with the error.
 
-        A value younger than `max_age_seconds` counts as fresh, unless its last read failed. While the
-        database does not answer, nothing is fresh and nothing is loaded, so that waiting times do not add up.
+        Raises the error if no value is known. A known value younger than `max_age_seconds` is returned
+        without a new read if its last read succeeded. While the database does not answer, `load` is not
+        called: the sections of a page would otherwise wait one after another.
         """
         known = self._find(key)
         if known is not None and self._is_fresh(known, max_age_seconds):
@@ -135,7 +136,7 @@ class Reader:
         try:
             reading = self._load(load)
         except Exception as error:
-            # any error: the page shows the last known value, with a note
+            # all errors are caught: the page shows the last known value with a note
             self._note_failure(key, error)
             if known is None:
                 raise
@@ -146,7 +147,10 @@ class Reader:
         return reading
 
     def is_database_away(self) -> bool:
-        """Return whether the database failed its last check; after a failure, check every `CHECK_SECONDS`."""
+        """Return whether the database failed its last check.
+
+        If it failed, and the check is older than CHECK_SECONDS, checks again first.
+        """
         if not self._is_away:
             return False
         if time.monotonic() - self._checked_at >= CHECK_SECONDS:
@@ -154,7 +158,7 @@ class Reader:
         return self._is_away
 
     def note_health(self, *, is_up: bool) -> None:
-        """Store the result of a database check made elsewhere, so that no read has to make one."""
+        """Store the result of a database check. `server.open_pages` calls this with each health check."""
         self._checked_at = time.monotonic()
         if self._is_away == is_up:
             if is_up:
@@ -164,7 +168,7 @@ class Reader:
         self._is_away = not is_up
 
     def read_again(self) -> None:
-        """Treat every value that was read before now as not fresh."""
+        """Make the next read of every key call `load`, even if its known value is young."""
         self._fresh_from = self._clock()
 
     def _is_fresh(self, known: _Known, seconds: float) -> bool:
@@ -221,11 +225,11 @@ class Reader:
                     return future.result()
             self._check()
             if self._is_away:
-                # the read continues in its worker until its own timeout
+                # the read itself continues in its worker thread until its timeout
                 raise DatabaseUnavailable(NO_ANSWER)
 
     def _check(self) -> None:
-        """Check the database; while another thread is checking, return at once and keep the last result."""
+        """Check the database and store the result. Returns at once if another thread is checking."""
         if not self._checking.acquire(blocking=False):
             return
         try:

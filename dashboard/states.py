@@ -1,7 +1,7 @@
-"""What a page or a part of it shows instead of its content: an error or an empty state.
+"""Error states and empty states: shown instead of a page, or instead of a part of a page.
 
-Owns the table from error to state; each state names the next step. Visitors never see a traceback: it is
-in the log, under an error id that the page shows.
+Owns the texts for each error of the service; every text names the next step. Visitors never see a traceback:
+the page shows an error id, and the log has the traceback under this id.
 """
 
 import logging
@@ -25,16 +25,17 @@ from dashboard.formats import escape_markdown
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
-"""Time between two tries of an open page to read a part that failed."""
+"""Time after which an open page reads its failed parts again."""
 
 RETRYING = "retrying"
-"""Key in the session state; set while the page runs again because something failed."""
+"""Key in the session state; it is set if the page runs again because a read failed."""
 
 
 class ErrorState(NamedTuple):
-    """How an error of the database is shown.
+    """The texts that a page shows for a database error of one of these types.
 
-    `summary` is shown in place of a part of a page; `cause` is shown below last known values.
+    `title`, `text`, `hint` and `command` replace the whole page. `summary` replaces a part of a page. `cause`
+    is part of the note below a last known value.
     """
 
     errors: tuple[type[Exception], ...]
@@ -83,11 +84,11 @@ MIGRATIONS_PENDING = ErrorState(
     cause="the database is not set up",
 )
 ERROR_STATES = (UNREACHABLE, BUSY, SLOW, MIGRATIONS_PENDING)
-"""The first state that matches an error is shown; the last one only matches while migrations are pending."""
+"""The first state that matches an error is shown. The last one matches only while migrations are pending."""
 
 
 def find_state(error: Exception) -> ErrorState | None:
-    """Return the state for an error; None for an unexpected error."""
+    """Return the state for an error, or None if the error is not one of those in ERROR_STATES."""
     state = next((state for state in ERROR_STATES if isinstance(error, state.errors)), None)
     if state is MIGRATIONS_PENDING and not runtime.get_service().health().migrations_pending:
         return None
@@ -95,7 +96,7 @@ def find_state(error: Exception) -> ErrorState | None:
 
 
 def run_page(page: Callable[[], None]) -> None:
-    """Run a page; on a database error, show the state of the error instead."""
+    """Run a page. If the database fails, show the error state instead of the page."""
     try:
         page()
     except EchoMarketsError as error:
@@ -108,13 +109,13 @@ def run_page(page: Callable[[], None]) -> None:
 
 
 def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
-    """Run a part of a page and return whether it succeeded; an error replaces this part only.
+    """Run a part of a page and return whether it succeeded. On an error, show a warning instead of the part.
 
     `is_live` says whether the part runs again by itself.
     """
     try:
         part()
-    # every error is caught here: Streamlit would show it in place of the whole page
+    # all errors are caught: Streamlit would replace the whole page by an uncaught one
     except Exception as error:
         error_id = _log(error)
         state = find_state(error)
@@ -126,9 +127,9 @@ def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
 
 
 def retry_page() -> None:
-    """Run the whole page again every few seconds, but not while the database is known not to answer.
+    """Run the whole page again every RETRY_SECONDS, until a run does not call this function.
 
-    When called inside a part of a page, the next run of that part without a failure ends the retries.
+    Waits while the database does not answer. A live part calls it again in each run that fails.
     """
     is_first_call = True
 
@@ -144,17 +145,17 @@ def retry_page() -> None:
 
 
 def describe_cause(error: Exception) -> str:
-    """Return in a few words why a value is old; log the error under an error id, except for an outage."""
+    """Return in a few words why a value is old. Logs the error under an error id, unless it is an outage."""
     state = find_state(error)
     if state is UNREACHABLE:
-        # the outage was logged when it began; a line for each section of each visitor would say nothing new
+        # the outage was logged when it began; more lines, for each section and visitor, would not help
         return state.cause
     error_id = _log(error)
     return f"{state.cause if state else 'reading failed'} (error id `{error_id}` in the log)"
 
 
 def show_unexpected(error: Exception) -> bool:
-    """Show that something went wrong and log it; True tells Streamlit to show no traceback."""
+    """Log an unexpected error and show its error id. Returns True, so that Streamlit shows no traceback."""
     error_id = _log(error)
     with st.container(border=True, key="state-unexpected"):
         st.header("Something went wrong")
@@ -165,7 +166,7 @@ def show_unexpected(error: Exception) -> bool:
 
 
 def show_empty(key: str, title: str, text: str, *, command: str | None = None, note: str = "") -> None:
-    """Show an empty state: a title, the reason, and a command that fills the page; texts are Markdown."""
+    """Show an empty state: a title, the reason, and a command that fills the page. All texts are Markdown."""
     with st.container(border=True, key=f"state-{key}"):
         st.header(title)
         st.markdown(text)
