@@ -1,1 +1,1 @@
-"""The pages, one folder each: the script `page.py`, which Streamlit runs, and modules for this page only."""
+"""The pages of the dashboard, one folder each: the script `page.py` that Streamlit runs, and its modules."""

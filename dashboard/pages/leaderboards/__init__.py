@@ -1,1 +1,1 @@
-"""Leaderboards: a category in one session, or over several."""
+"""The Leaderboards page: the players of a category, ranked in one session or over several sessions."""

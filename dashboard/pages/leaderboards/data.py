@@ -1,7 +1,8 @@
-"""The reads of the leaderboards page, all from the service.
+"""Reads the values of the Leaderboards page from the service.
 
-The first page of a leaderboard and its summary are at most two minutes old, periods five minutes. Earlier
-ranks, trends and the list of sessions are cached for five seconds; everything else is read each time.
+The first page of a leaderboard and its summary are at most two minutes old. A leaderboard over a period is at
+most five minutes old. Earlier ranks, trends and the list of sessions are cached for five seconds. All other
+values are read each time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,19 +27,19 @@ from dashboard.data import is_open_session
 from dashboard.exact_ranks import ScoreSource
 
 SESSIONS_LISTED = 365
-"""Sessions offered in the filter, more than a year of trading; a link can open older ones."""
+"""Number of sessions that the filter offers: more than a year of trading. A link can open older sessions."""
 
 TREND_SESSIONS = 12
-"""Sessions in a sparkline, which is too narrow for more."""
+"""Most sessions in a sparkline: it is too narrow for more."""
 
 NEIGHBOURS = 5
-"""Players shown above and below the searched player: as many as fit on a phone."""
+"""Players shown above and below the searched player, so that all fit on a phone."""
 
 PERIOD_PLAYERS = 1_000
-"""Most players listed and searched in a period; read in one call: a read per page would sum all scores."""
+"""Most players of a period. All are read in one call: each read sums the scores of all players again."""
 
 MATCHES_COUNTED = 1_000
-"""Most matches of a search that the service counts; in name order, also the most players to page through."""
+"""Most matches that the service counts in a search. In the order of names, also the most players listed."""
 
 ORDERS = {
     "Best first": "rank",
@@ -49,7 +50,7 @@ ORDERS = {
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """The values of the filters; `sessions` is 1 for the session of `day` alone."""
+    """The values of the filters. `sessions` is the number of sessions up to `day`, and 1 for `day` alone."""
 
     category: Category
     day: date
@@ -61,10 +62,11 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class ComparedEntries(msgspec.Struct, frozen=True):
-    """Entries with the scores of their players in the compared session and in recent sessions.
+    """Entries of a leaderboard, with scores of the same players in other sessions, by user id.
 
-    `trends` are oldest first; `players` and `players_before` are the sizes of both leaderboards. `values`
-    are the total values from which exact returns are computed; empty if ranks come from the scores.
+    `before` has the scores in the compared session, and `trends` the scores in recent sessions, oldest first.
+    `players` and `players_before` are the sizes of the leaderboard and of the compared leaderboard. `values`
+    are the total values of the entries if total value gives the ranks; otherwise it is empty.
     """
 
     entries: tuple[LeaderboardEntry, ...]
@@ -76,7 +78,7 @@ class ComparedEntries(msgspec.Struct, frozen=True):
 
 
 class Summaries(msgspec.Struct, frozen=True):
-    """The summaries of a leaderboard and of the compared session's leaderboard; None without scores."""
+    """The summaries of the selected and of the compared leaderboard; None for one without scores."""
 
     shown: LeaderboardSummary | None
     compared: LeaderboardSummary | None
@@ -84,9 +86,10 @@ class Summaries(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of the selected players: page `number` of `pages`; all pages together have `total` players.
+    """Page `number` of `pages` of a leaderboard; all pages together have `total` players.
 
-    If a search finds a single player, it is `player`, and `around` are the entries around it; otherwise None.
+    If a search finds exactly one player, `player` is the player's entry, and `around` are the entries around
+    it. Otherwise both are None.
     """
 
     total: int
@@ -100,7 +103,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PeriodPage(msgspec.Struct, frozen=True):
-    """One page of a leaderboard over a period; `trends` as in `ComparedEntries`."""
+    """Page `number` of `pages` of a leaderboard over a period. For `trends`, see `ComparedEntries`."""
 
     period: PeriodLeaderboard
     pages: int
@@ -111,7 +114,7 @@ class PeriodPage(msgspec.Struct, frozen=True):
 
 
 def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = None) -> tuple[date, ...]:
-    """Return the newest sessions, newest first, then the session `linked` if it is older and exists."""
+    """Return the newest sessions, newest first. If `linked` is an older session, it is added at the end."""
     sessions = runtime.get_cache().get_or_load(
         (service, "sessions"), lambda: service.list_session_dates(limit=SESSIONS_LISTED)
     )
@@ -122,7 +125,7 @@ def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = Non
 
 
 def find_previous_session(service: EnhancedDatabaseService, category: str, day: date) -> date | None:
-    """Return the newest session before a day in which the category has scores."""
+    """Return the newest session before `day` in which the category has scores, or None."""
     found = _list_days_before(service, category, day)
     return found[0] if found else None
 
@@ -135,7 +138,7 @@ def _list_days_before(service: EnhancedDatabaseService, category: str, day: date
 
 
 def load_summaries(service: EnhancedDatabaseService, selection: Selection) -> Summaries:
-    """Return the summaries of the selected leaderboard and of the compared session's leaderboard."""
+    """Return the summaries of the selected and of the compared leaderboard."""
     compared = selection.compared_day
     return Summaries(
         find_summary(service, selection.category, selection.day),
@@ -147,14 +150,20 @@ def load_summaries(service: EnhancedDatabaseService, selection: Selection) -> Su
 def find_summary(
     service: EnhancedDatabaseService, category: Category, day: date
 ) -> LeaderboardSummary | None:
-    """Return the summary of a leaderboard, or None without entries; counts get bins with integer edges."""
+    """Return the summary of a leaderboard, or None if it has no entries.
+
+    If the scores are counts, the bins of the distribution have whole numbers as edges.
+    """
     source = exact_ranks.find_source(service, category, day)
     least_width = Decimal(1) if category.unit == "count" else Decimal("0.01")
     return source.find_summary(service, least_width=least_width)
 
 
 def load_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> Page | None:
-    """Return page `number` of a leaderboard, or the first page if it does not exist; None without entries."""
+    """Return page `number` of a leaderboard, or None if the leaderboard has no entries.
+
+    If there is no page with this number, returns the first page.
+    """
     source = exact_ranks.find_source(service, selection.category, selection.day)
     players = service.count_leaderboard(source.rank_key, selection.day)
     leaders = source.put_scores(service, service.get_leaderboard(source.rank_key, selection.day, 1))
@@ -180,9 +189,10 @@ def load_page(service: EnhancedDatabaseService, selection: Selection, number: in
 def count_players(
     service: EnhancedDatabaseService, source: ScoreSource, selection: Selection, players: int
 ) -> int:
-    """Return the number of players to page through; 0 for a prefix that cannot be a username.
+    """Return how many players all pages together list; 0 if no username can have the prefix.
 
-    In name order at most 1,000: typing more letters finds a later player faster than more pages.
+    `players` is the size of the leaderboard. In the order of names, the result is at most MATCHES_COUNTED: a
+    visitor finds a later name faster by typing its first letters.
     """
     if not selection.prefix:
         return min(players, MATCHES_COUNTED) if selection.order.endswith("username") else players
@@ -195,9 +205,9 @@ def count_players(
 def list_entries(
     service: EnhancedDatabaseService, source: ScoreSource, selection: Selection, page: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of `rank_key` on one page, as read from the service; page numbers begin at 1."""
+    """Return the entries of one page, read from leaderboard `source.rank_key`. The first page is 1."""
     if page == 1 and not selection.prefix and selection.order == "rank":
-        # the view that most visitors open; only this one is cached
+        # most visitors open this page, and the service caches only this page
         return service.get_leaderboard(source.rank_key, selection.day, selection.rows)
     try:
         return service.list_leaderboard(
@@ -209,7 +219,7 @@ def list_entries(
             prefix=selection.prefix,
         )
     except InvalidInput:
-        # the prefix cannot be a username
+        # no username can have the prefix
         return ()
 
 
@@ -221,7 +231,7 @@ def compare_entries(
     *,
     players: int,
 ) -> ComparedEntries:
-    """Return entries with the scores of their players in earlier sessions."""
+    """Return the entries `found` with scores of the category, and with scores from other sessions."""
     user_ids = tuple(entry.user_id for entry in found)
     entries, day = source.put_scores(service, found), selection.compared_day
     values = tuple(entry.score for entry in found) if source.is_by_value else ()
@@ -242,7 +252,7 @@ def compare_entries(
 def load_trends(
     service: EnhancedDatabaseService, selection: Selection, players: Iterable[UUID]
 ) -> dict[UUID, tuple[Decimal, ...]]:
-    """Return the scores of players in the last sessions, oldest first."""
+    """Return the scores of each player in the last TREND_SESSIONS sessions, oldest first, by user id."""
     key, wanted = selection.category.key, tuple(players)
 
     def load() -> dict[UUID, tuple[Decimal, ...]]:
@@ -261,9 +271,10 @@ def find_neighbours(
     selection: Selection,
     found: Sequence[LeaderboardEntry],
 ) -> tuple[LeaderboardEntry, tuple[LeaderboardEntry, ...]] | None:
-    """Return the entry of the searched player and the entries around it, or None if there is no single one.
+    """Return the entry of the searched player, and the entries around it.
 
-    The searched player is the one whose full username was typed, or the only match.
+    The searched player is the one whose full username was typed, or the only match. Returns None without a
+    search, and if the search has no match or several matches.
     """
     wanted = selection.prefix.casefold()
     exact = [entry for entry in found if entry.username.casefold() == wanted]
@@ -280,7 +291,10 @@ def find_neighbours(
 
 
 def load_period_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> PeriodPage:
-    """Return page `number` of the best players over the selected sessions, else the first page."""
+    """Return page `number` of the best players over the selected sessions.
+
+    If there is no page with this number, returns the first page.
+    """
     period = load_period(service, selection)
     found = filter_by_name(period.entries, selection.prefix)
     pages = max(1, -(-len(found) // selection.rows))
@@ -292,9 +306,9 @@ def load_period_page(service: EnhancedDatabaseService, selection: Selection, num
 
 
 def load_period(service: EnhancedDatabaseService, selection: Selection) -> PeriodLeaderboard:
-    """Return the best players over the selected sessions.
+    """Return the best players over the selected sessions, with their mean scores.
 
-    Daily returns are ranked by total value if the first and the last session have both leaderboards.
+    Daily returns are ranked by total value if `find_source` allows it for the first and the last session.
     """
     category, sessions = selection.category, selection.sessions
     before = selection.day + timedelta(days=1)
@@ -309,6 +323,6 @@ def load_period(service: EnhancedDatabaseService, selection: Selection) -> Perio
 
 
 def filter_by_name(entries: Sequence[PeriodEntry], prefix: str) -> Sequence[PeriodEntry]:
-    """Return the entries whose username starts with a prefix, ignoring case."""
+    """Return the entries whose username starts with the prefix. Upper and lower case do not matter."""
     wanted = prefix.casefold()
     return [entry for entry in entries if entry.username.casefold().startswith(wanted)]

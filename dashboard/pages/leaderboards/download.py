@@ -1,9 +1,8 @@
-"""The download of a leaderboard as a CSV file: its link and its route.
+"""The CSV download of a leaderboard: its link and its HTTP route.
 
-The file has all players that match the filters, from every page of the table and in the order of the table,
-or the players of the period; it does not have the compared session. In the order "best first", rows are
-written while they are read, so a leaderboard of any size takes the memory of one batch; for any other order,
-the rows are sorted in memory.
+The file lists all players that match the filters, in the order of the table. For a period, it lists the best
+players of the period. It does not contain the compared session. In the order "best first", rows are sent
+while they are read, and only one batch is in memory. For any other order, all rows are sorted in memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,7 +39,7 @@ Row = tuple[object, ...]
 
 
 def build_link(selection: Selection) -> str:
-    """Return the address of the CSV file of the selected players, relative to any page."""
+    """Return the address of the CSV file for the selected filters, relative to any page."""
     wanted = {"category": selection.category.key, "day": selection.day.isoformat()}
     if selection.sessions > 1:
         wanted["sessions"] = str(selection.sessions)
@@ -52,7 +51,7 @@ def build_link(selection: Selection) -> str:
 
 
 def describe(selection: Selection) -> str:
-    """Return a text that describes the content of the file."""
+    """Return the help text of the download button: which players the file lists."""
     found = f" whose username starts with “{selection.prefix}”" if selection.prefix else ""
     if selection.sessions > 1:
         return f"The best {format_count(data.PERIOD_PLAYERS)} players of the period{found}, with mean scores"
@@ -60,15 +59,18 @@ def describe(selection: Selection) -> str:
 
 
 def get_leaderboard(request: Request) -> Response:
-    """Return the response with all rows; status 400 for a wrong parameter, 503 without a database.
+    """HTTP route: return the CSV file. The status is 400 for a wrong parameter, and 503 without a database.
 
-    Runs on a worker thread. A leaderboard without entries is a file with only the header.
+    Runs in a worker thread. For a leaderboard without entries, the file has only the header.
     """
     return answer_csv(lambda: read(runtime.get_service(), _parse(request)))
 
 
 def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefix: str = "") -> Iterable[Row]:
-    """Return rows for the entries whose username has the prefix, in `order`; `entries` come best first."""
+    """Return rows for the entries whose username starts with the prefix, sorted by `order`.
+
+    `entries` are best first. `order` is a value of `data.ORDERS`.
+    """
     wanted = prefix.lower()
     rows = (_build_row(entry) for entry in entries if entry.username.lower().startswith(wanted))
     if order == "rank":
@@ -79,14 +81,14 @@ def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefi
 
 
 def list_period_rows(period: PeriodLeaderboard, *, category: str, prefix: str = "") -> Iterator[Row]:
-    """Yield the rows of a period for the players whose username has the prefix."""
+    """Yield a row for each player of the period whose username starts with the prefix."""
     for entry in data.filter_by_name(period.entries, prefix):
         days = period.days[-1], period.days[0]
         yield entry.rank, entry.username, entry.score, entry.sessions, entry.user_id, *days, category
 
 
 def read(service: EnhancedDatabaseService, selection: Selection) -> CsvFile:
-    """Return the CSV file of a selection."""
+    """Return the CSV file for the selected filters."""
     name, category, prefix = _name(selection), selection.category.key, selection.prefix
     if selection.sessions > 1:
         period = data.load_period(service, selection)

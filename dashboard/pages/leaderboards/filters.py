@@ -1,6 +1,6 @@
-"""The filters of the leaderboards page and their query parameters.
+"""The filters of the Leaderboards page, and the control for the page of the table.
 
-A changed filter returns to the first page of the table.
+When a visitor changes a filter, the table returns to its first page.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ DEFAULT_ROWS = "25"
 PERIODS = {"Session": 1, "7 sessions": 7, "30 sessions": 30}
 PREVIOUS = "Session before"
 ORDER_CHANGED = "order-changed"
-"""Key in the session state; set by a click in the table, after which the whole page has to run again."""
+"""Key in the session state. A click on a heading of the table sets it, so that the whole page runs again."""
 
 FILTERS_PER_ROW, FILTER_PIXELS = 4, 200
 FILTERS = {
@@ -36,13 +36,13 @@ FILTERS = {
     "top": DEFAULT_ROWS,
     "live": True,
 }
-"""The key of each filter and its default."""
+"""The default of each filter by its key."""
 
 
 def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> Selection:
-    """Show the filters and return their values; report unknown values in the address."""
+    """Show the filters and return their values. Warns about unknown values in the address."""
     days = {f"Newest ({newest.isoformat()})": newest, **{day.isoformat(): day for day in sessions}}
-    # a single grid: rows of columns would send one more element per column
+    # one grid sends fewer elements to the browser than rows of columns
     with st.grid(FILTERS_PER_ROW, min_column_width=FILTER_PIXELS, gap="small"):
         category_cell = st.container()
         day = days[
@@ -112,7 +112,7 @@ def _select_compared_day(
     *,
     disabled: bool,
 ) -> date | None:
-    """Show the choice of the session to compare with and return it; None when there is no earlier one."""
+    """Show the filter "Compare with" and return the selected session; None if no earlier session exists."""
     previous = live.read(
         ("leaderboards-previous", category.key, day),
         partial(data.find_previous_session, service, category.key, day),
@@ -131,7 +131,10 @@ def _select_compared_day(
 
 
 def sort_by(column: str) -> None:
-    """Sort all players by a column, in reverse on the second click; ignore columns that cannot be sorted."""
+    """Set the order of all players after a click on the heading of a column.
+
+    A second click reverses the order. A column that is not in SORTS is ignored.
+    """
     orders = {order: name for name, order in data.ORDERS.items()}
     if column not in SORTS:
         return
@@ -147,24 +150,24 @@ def sort_by(column: str) -> None:
 def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
-        # the address lacks values that a widget shows by default, such as the first category
+        # setting `page` rewrites the address; without this call, the other filters would be lost from it
         filters.keep_in_address(FILTERS)
         st.session_state["page"] = 1
 
 
 def get_page() -> int:
-    """Return the number of the page that the visitor chose, or that the address names."""
+    """Return the page number that the visitor selected, or that the address has; 1 if there is none."""
     asked = st.session_state.get("page") or filters.find_parameter("page") or "1"
     text = str(asked)
     return max(1, int(text)) if text.isdecimal() and len(text) < 10 else 1
 
 
 def select_page(pages: int) -> None:
-    """Show the page control if there are several pages."""
+    """Show the control that selects a page of the table. Shows nothing for a single page."""
     if pages <= 1:
         return
     unknown = filters.find_unknown("page", [str(number) for number in range(1, pages + 1)])
-    # the leaderboard may have fewer pages now
+    # the leaderboard can have fewer pages than when the visitor selected one
     if st.session_state.get("page", 1) > pages:
         st.session_state["page"] = 1
     number = st.pagination(pages, key="page", bind="query-params")

@@ -1,6 +1,6 @@
-"""Leaderboards: the players of a category, ranked in one session or over several.
+"""The script of the Leaderboards page: the players of a category, ranked in one session or over several.
 
-Run by Streamlit as a script for every view. The leaderboard refreshes by itself, without the filters.
+The leaderboard refreshes by itself; the filters do not.
 """
 
 from datetime import date
@@ -35,11 +35,11 @@ _WITHOUT_SORT = """<style>
     display: none;
 }
 </style>"""
-"""Hides the sort items in the menu of a column: they sort one page only; a click on the heading sorts all."""
+"""Hides the sort items in a column's menu: they sort one page only. A click on a heading sorts all pages."""
 
 
 def show_leaderboards() -> None:
-    """Show the page for the values in the address."""
+    """Show the Leaderboards page for the filters in the address."""
     service = runtime.get_service()
     live.show_heading("Leaderboards")
     with live.loading():
@@ -72,7 +72,7 @@ def _find_newest(service: EnhancedDatabaseService) -> date | None:
 def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, newest: date) -> None:
     is_new = _find_newest(service) not in (None, newest)
     if st.session_state.pop(ORDER_CHANGED, False) or is_new:
-        # run the whole page: the filters must show the new order or list the new session
+        # run the whole page again, so that the filters show the new order or the new session
         st.rerun()
     page = get_page()
     if selection.sessions > 1:
@@ -171,7 +171,7 @@ def _show_summaries(selection: Selection, summaries: Summaries) -> None:
 
 def _show_entries(selection: Selection, window: str | None, page: Page | None) -> None:
     if page is None:
-        # nothing to show here: the summary already says that no player has a score
+        # the summary above already says that no player has a score
         return
     _show_entries_heading(selection, page)
     if page.rows.entries:
@@ -192,7 +192,7 @@ def _show_ranked(
 ) -> None:
     category = selection.category
     cache_key = ("table", category.key, page.best, rows.entries, rows.players, rows.players_before)
-    # the table is built again only when an entry has changed
+    # cached: a refresh without a changed entry does not build the table again
     table = runtime.get_cache().get_or_load(
         (*cache_key, selection.day, selection.compared_day),
         lambda: tables.build_entries_table(rows, category, best=page.best),
@@ -201,7 +201,7 @@ def _show_ranked(
         table,
         rows.entries,
         tables.build_columns(category, is_open=page.is_open),
-        # a new key for each order makes a new table, in which no heading is selected
+        # the order is part of the key: in a new order, Streamlit shows a new table without a selected heading
         key=f"{key}-{selection.order}",
         alt=f"{alt} by {category.name.lower()}",
         on_sort=sort_by if key == "board" else None,

@@ -1,6 +1,7 @@
-"""The tables of the leaderboards page: their rows, their columns, and the click that opens a player.
+"""The tables of the Leaderboards page: rows, columns, and the click that opens a player's portfolio.
 
-Builds Arrow tables, because Streamlit sends Arrow: converting pandas costs more than building the rows.
+The tables are Arrow tables, which Streamlit sends as they are. Converting a pandas table to Arrow takes
+longer than building its rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +35,12 @@ ON_TABLET = (*ON_PHONE, "moved", "change", "sessions", "trend")
 VISIBLE_ROWS = 25
 
 LEADERBOARDS_KEPT = 64
-"""Most distributions in the cache, some kilobytes each; visitors often open the same leaderboards."""
+"""Number of cached distributions (some kilobytes each): visitors often open the same leaderboards."""
 
 LARGE = 1_000
-"""Players from which a leaderboard is large: a rank's move is then also shown in percent of the players."""
+"""Number of players from which the move of a rank is also shown in percent of the players."""
 
-# Figures are sent as formatted text: a screen reader would read out the unformatted number.
+# Scores are columns of text: for a column of numbers, a screen reader reads the number without its format.
 _TYPES = {
     "medal": pa.list_(pa.string()),
     "rank": pa.int64(),
@@ -55,7 +56,7 @@ _TYPES = {
 
 MEDALS = {1: "gold", 2: "silver", 3: "bronze"}
 _MEDAL_COLOURS = ("#f2b93b", "#c3cad6", "#e8b48f")
-"""Background colours of the medals, light enough for dark letters in both themes."""
+"""Background colours of the medals: light enough for dark letters in the light and the dark theme."""
 
 SORTS = {
     "rank": ("rank", "-rank"),
@@ -64,11 +65,11 @@ SORTS = {
     "medal": ("rank", "-rank"),
     "player": ("username", "-username"),
 }
-"""For each column, the order after the first click on its heading and after the second click."""
+"""For each column that can be sorted: the order after the first and after the second click on its heading."""
 
 
 def build_entries_table(compared: ComparedEntries, category: Category, *, best: Decimal) -> pa.Table:
-    """Return one row per entry, in the order given; `behind` is the distance to the best score."""
+    """Return one row per entry, in the given order. The column `behind` is the distance to `best`."""
     entries, unit = compared.entries, category.unit
     before = [compared.before.get(entry.user_id) for entry in entries]
     pairs = list(zip(entries, before, strict=True))
@@ -94,7 +95,7 @@ def build_period_table(
     *,
     best: Decimal,
 ) -> pa.Table:
-    """Return one row per player of a period, in the order given."""
+    """Return one row per player of a period, in the given order."""
     return _build_table(
         {
             **_list_ranks(entries, trends, category.unit, best=best, is_mean=True),
@@ -111,7 +112,7 @@ def _list_ranks(
     best: Decimal,
     is_mean: bool = False,
 ) -> dict[str, list[Any]]:
-    # the mean of counts can be a fraction
+    # the mean of counts can have decimals
     unit = "number" if is_mean and unit == "count" else unit
     return {
         "medal": [[MEDALS[entry.rank]] if entry.rank in MEDALS else [] for entry in entries],
@@ -124,14 +125,15 @@ def _list_ranks(
 
 
 def _build_table(columns: Mapping[str, list[Any]]) -> pa.Table:
-    # explicit types, so that columns without a value keep their type
+    # explicit types: without them, a column without values would have no type
     return pa.table({name: pa.array(columns[name], kind) for name, kind in _TYPES.items() if name in columns})
 
 
 def describe_move(rank: int, before: PlayerScore | None, *, players: int, players_before: int) -> str:
     """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `no rank before`.
 
-    On a large leaderboard, shares of the players are added: `↑ 80,431 · top 3%, was top 84%`.
+    If both leaderboards have at least LARGE players, adds the ranks in percent of the players:
+    `↑ 80,431 · top 3%, was top 84%`.
     """
     if before is None or before.rank is None:
         return "no rank before"
@@ -144,7 +146,7 @@ def describe_move(rank: int, before: PlayerScore | None, *, players: int, player
 
 
 def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
-    """Write the difference of two scores with its sign: `+$12.50`, `-0.30 pts`; zero has no sign."""
+    """Write `value` minus `before` with its sign: `+$12.50`, `-0.30 pts`. Zero has no sign."""
     difference = value - before
     if unit == "percent":
         return format_points(difference)
@@ -155,7 +157,7 @@ def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
 
 
 def describe_gap(gap: Decimal, unit: Unit) -> str:
-    """Write how far a score is behind the best: `1.20 pts`, `$12.50`; empty for the best."""
+    """Write the distance of a score from the best score: `1.20 pts`, `$12.50`; empty if `gap` is 0."""
     if not gap:
         return ""
     return format_points(gap).lstrip("+") if unit == "percent" else format_score(gap, unit)
@@ -163,9 +165,9 @@ def describe_gap(gap: Decimal, unit: Unit) -> str:
 
 @lru_cache(LEADERBOARDS_KEPT)
 def build_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
-    """Return the bins of a histogram; empty when all scores are in one bin.
+    """Return the bins of a histogram; empty if all scores are in one bin.
 
-    A bin that holds a single whole number is centred on it.
+    A bin for a single whole number is moved so that the number is in its middle.
     """
     if sum(item.players > 0 for item in bins) < 2:
         return ()
@@ -174,7 +176,7 @@ def build_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
 
 
 def have_equal_bins(summary: LeaderboardSummary, other: LeaderboardSummary) -> bool:
-    """Return whether two distributions have bins of the same width, so that their heights can be compared."""
+    """Return whether two distributions have bins of equal width; only then can their bars be compared."""
     first, second = summary.bins[0], other.bins[0]
     return first.high - first.low == second.high - second.low
 
@@ -189,13 +191,12 @@ def show_players(
     on_sort: Callable[[str], None] | None = None,
     window: str | None = None,
 ) -> None:
-    """Show ranked players; a click on a cell, except in the first column, opens the player's portfolio.
+    """Show ranked players. A click on a cell, except in the first column, opens the player's portfolio.
 
-    `window` is the window of the portfolio. A click on a heading calls `on_sort` with the column: the browser
-    could only sort the rows of this page.
+    `window` is the window of the portfolio. A click on a heading calls `on_sort` with the name of the column.
     """
     names = [entry.username for entry in entries]
-    # the click was on the rows of the previous run, whose order may differ from the order of this run
+    # the visitor clicked on the rows of the previous run; their order can differ from the order of this run
     shown = st.session_state.get(f"{key}-shown", names)
     st.session_state[f"{key}-shown"] = names
 
@@ -213,7 +214,7 @@ def show_players(
         on_tablet=ON_TABLET,
         key=key,
         on_select=choose,
-        # "single-column" turns off sorting in the browser, which would sort only the rows of this page
+        # "single-column" turns off sorting in the browser, which would sort the rows of this page only
         selection_mode=["single-cell", "single-column"],
         placeholder="",
     )
@@ -227,16 +228,17 @@ def show_players(
 def find_clicked_player(selection: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Return the username in the row of the selected cell, or None.
 
-    A click on the first column is ignored: keyboard focus enters the table there and moves up and down.
+    Cells of the first column are ignored: with the keyboard, a visitor enters the table there and moves up
+    and down in it.
     """
     rows = [row for row, column in selection.get("cells", ()) if column != FIRST_COLUMN]
     return names[rows[0]] if rows and rows[0] < len(names) else None
 
 
 def build_columns(category: Category, *, is_open: bool = False, sessions: int = 1) -> dict[str, Any]:
-    """Return the columns of a session, or of a period of several sessions.
+    """Return the columns of the table of a session or, if `sessions` is above 1, of a period.
 
-    `is_open` says that the session is not finished: moves and changes are then labelled "so far".
+    `is_open` says that the session is not finished: the columns of moves and changes are labelled "so far".
     """
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     so_far = " so far" if is_open else ""

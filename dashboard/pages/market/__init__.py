@@ -1,1 +1,1 @@
-"""Market: all symbols, the candles of one, and market events."""
+"""The Market page: the prices of all symbols, the candles of one symbol, and market events."""

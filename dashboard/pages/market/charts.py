@@ -1,7 +1,7 @@
 """The charts of a symbol's candles and volume, as Vega-Lite dictionaries.
 
-The time axis is linear and labelled in UTC, and all candles of a chart have the same width: nights, weekends
-and other times without a price are gaps.
+The time axis is linear, and its labels are in UTC. All candles of a chart have the same width. Times without
+a price, such as nights and weekends, are gaps.
 """
 
 from bisect import bisect_right
@@ -21,7 +21,7 @@ _FALLEN = {"test": "datum.close < datum.open", "value": LOSS}
 def build_candle_chart(
     candles: Sequence[Candle], events: Sequence[MarketEvent], *, window: Window, chosen: Range
 ) -> Spec:
-    """Return the candles, green when the price rose, with a mark above the price at each event."""
+    """Return the chart of candles with a mark above the candle of each event. A falling candle is red."""
     y = {"type": "quantitative", "scale": {"zero": False}, "axis": _price_axis(candles)}
     colour = {"condition": _FALLEN, "value": GAIN}
     x = _time_scale(candles, window, chosen)
@@ -35,7 +35,7 @@ def build_candle_chart(
         },
     }
     body: Spec = {
-        # without an outline, a candle whose price did not move would have no height
+        # the outline makes a candle visible whose open and close are equal: its body has no height
         "mark": {"type": "rect", "x2Offset": -1, "strokeWidth": 1.5},
         "encoding": {
             "x": {"field": "begin", **x},
@@ -53,7 +53,7 @@ def build_candle_chart(
 
 
 def build_volume_chart(candles: Sequence[Candle], *, window: Window, chosen: Range) -> Spec:
-    """Return the volume of each candle."""
+    """Return the chart of the volume of each candle."""
     return {
         "data": {"values": [_candle_row(candle, chosen.width) for candle in candles]},
         "height": 100,
@@ -145,7 +145,7 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
         "labelFlush": False,
         "ticks": False,
     }
-    # the axis begins and ends at candle boundaries, even if the window does not
+    # the axis shows the first and the last candle in full, even if the window begins or ends inside them
     start = min([window.start, *(candle.bucket for candle in candles[:1])])
     domain = [_milliseconds(start), _milliseconds(window.end + chosen.width)]
     scale = {"type": "utc", "domain": domain, "nice": False}
@@ -153,12 +153,12 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
 
 
 def _milliseconds(time: datetime) -> float:
-    # a number, because a browser would have to parse text
+    # a number: the browser would have to parse a date
     return time.timestamp() * 1000
 
 
 def _volume_axis() -> Spec:
-    # each label gets its own SI prefix, because a common prefix would give `0M`; a billion is B, not G
+    # `~s` chooses the prefix of each label, so that zero is `0` and not `0M`; a billion is `B`, not `G`
     label = "replace(format(datum.value, '~s'), 'G', 'B')"
     return {"title": None, "labelExpr": label, "tickCount": 3, "minExtent": AXIS_PIXELS}
 

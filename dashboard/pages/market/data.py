@@ -1,6 +1,6 @@
-"""The reads of the market page, from the service: prices, candles, market events and their effects.
+"""Reads the values of the Market page from the service: prices, candles, market events and their effects.
 
-Prices and figures computed from them are at most 30 seconds old; candles and events are read each time.
+Prices, changes and volatilities are at most 30 seconds old. Candles and events are read each time.
 """
 
 from calendar import monthrange
@@ -16,20 +16,21 @@ from core.records import Candle, EventEffect, MarketEvent, PriceStatistics, Spar
 
 SPARKLINE_POINTS = 24
 SPARKLINE_STEP = timedelta(hours=1)
-"""Step of a sparkline in a live market, for its last day; imported prices have one point per day."""
+"""Time between two points of a sparkline. Imported prices have only one point per day."""
 
 EVENTS_MARKED = 200
-"""Events marked in a chart: more would hide the candles."""
+"""Most events that a chart marks: more would hide the candles."""
 
 MOMENT = timedelta(microseconds=1)
 DAY = timedelta(days=1)
 
 
 class Range(msgspec.Struct, frozen=True):
-    """The time range of a chart that ends with the last price, and the width of its candles.
+    """A time range that ends at the last price of a symbol, and the width of its candles.
 
-    `days` and `months` count back from the day of the last price, which is included; without both the
-    range is the last 24 hours. `labels` are d3 time formats, one for each line of a label on the axis.
+    The range has `days` days or `months` months, up to and including the day of the last price. If both are
+    0, the range is the last 24 hours. `bucket` is the candle width for the service, and `candle` the width in
+    words. `labels` are d3 time formats, one for each line of a label on the time axis.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The time from `start` until before `end`."""
+    """The times from `start` (included) to `end` (excluded)."""
 
     start: datetime
     end: datetime
@@ -56,8 +57,8 @@ class Window(msgspec.Struct, frozen=True):
 class SymbolView(msgspec.Struct, frozen=True):
     """A symbol with its candles and events in a window.
 
-    `before` is the last price before the window; `moved_weeks` is the number of weeks by which the imported
-    history was moved.
+    `before` is the last price before the window, or None. `moved_weeks` is the number of weeks by which the
+    dates of the imported prices were moved to the present.
     """
 
     tick: Tick
@@ -69,7 +70,7 @@ class SymbolView(msgspec.Struct, frozen=True):
 
 
 class EventFilter(msgspec.Struct, frozen=True):
-    """The market events to list; a field that is None does not filter."""
+    """Selects the market events to list. A field that is None selects all events."""
 
     type: str | None
     sentiment: str | None
@@ -87,14 +88,15 @@ RANGES = (
     Range("5 years", "1w", timedelta(weeks=1), "1 week", ("%b %Y",), months=60),
     Range("10 years", "2w", timedelta(weeks=2), "2 weeks", ("%Y",), months=120),
 )
-"""The ranges that can be chosen; each has at most about 370 candles, regardless of the number of ticks."""
+"""The ranges that a visitor can choose. Each has at most about 370 candles, however many ticks are stored."""
 
 
 def list_ticks(service: EnhancedDatabaseService) -> tuple[Tick, ...]:
-    """Return the last price of every symbol, with the changes and the volatility of the stored prices.
+    """Return the newest tick of every symbol, with its change in 24 hours and its volatility.
 
-    The price that counts as 24 hours old is at most 15 seconds older. If the stored prices do not reach back
-    far enough, the change and volatility stored with the tick are returned.
+    Both are computed from the stored prices. The change is measured from a price that is 24 hours old, or up
+    to 15 seconds older. If the stored prices do not reach back far enough, the tick keeps the change and the
+    volatility that were stored with it.
     """
     known = {found.symbol: found for found in service.get_price_statistics()}
     return tuple(_complete(tick, known.get(tick.symbol)) for tick in service.get_latest_market_data())
@@ -109,7 +111,7 @@ def _complete(tick: Tick, found: PriceStatistics | None) -> Tick:
 
 
 def _compare(tick: Tick, before: Decimal | None) -> Tick:
-    """Return the tick with its changes since the price `before`, which is 24 hours old."""
+    """Return the tick with its change since `before`, the price 24 hours earlier."""
     if before is None:
         return tick
     change = tick.price - before
@@ -117,12 +119,12 @@ def _compare(tick: Tick, before: Decimal | None) -> Tick:
 
 
 def list_sparklines(service: EnhancedDatabaseService) -> tuple[Sparkline, ...]:
-    """Return the recent prices of every symbol, for sparklines."""
+    """Return the last SPARKLINE_POINTS prices of every symbol, one per SPARKLINE_STEP."""
     return service.get_sparklines(points=SPARKLINE_POINTS, step=SPARKLINE_STEP)
 
 
 def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) -> SymbolView | None:
-    """Return a symbol and its candles in a range; None when the symbol has no price."""
+    """Return a symbol with its candles and events in a range, or None if the symbol has no price."""
     tick = next((tick for tick in list_ticks(service) if tick.symbol == symbol), None)
     if tick is None:
         return None
@@ -139,11 +141,11 @@ def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) ->
 
 
 def find_window(chosen: Range, latest: datetime) -> Window:
-    """Return the window of a range that ends with the price at `latest`.
+    """Return the window of a range whose last price has the time `latest`.
 
-    The window of 24 hours begins just after the price with which the 24-hour change is computed. Longer
-    ranges begin at 00:00 UTC: "1 week" is the day of the price and the six days before, "1 month" the days
-    after the same day of the month before.
+    The window of 24 hours begins just after the price from which the 24-hour change is measured. Longer
+    windows begin at 00:00 UTC. For example, if the last price is of 15 March, "1 week" begins on 9 March, and
+    "1 month" on 16 February.
     """
     end = latest + MOMENT
     if chosen.is_day:
@@ -159,7 +161,10 @@ def find_window(chosen: Range, latest: datetime) -> Window:
 
 
 def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[MarketEvent, ...]:
-    """Return the newest events that pass the filter; one more than the limit shows that there are more."""
+    """Return the newest events that pass the filter, up to one more than `wanted.limit`.
+
+    The additional event tells the page that older events exist.
+    """
     return service.list_market_events(
         wanted.limit + 1, type=wanted.type, sentiment=wanted.sentiment, symbol=wanted.symbol
     )
@@ -168,7 +173,10 @@ def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[
 def find_effect(
     service: EnhancedDatabaseService, wanted: EventFilter, chosen: str | None, window: timedelta
 ) -> EventEffect | None:
-    """Return the effect of the event with the id `chosen`, else of the newest event in the filter."""
+    """Return the effect of the event with the id `chosen`: what players did before and after it.
+
+    If there is no such event, returns the effect of the newest event that passes the filter, or None.
+    """
     effect = None
     if chosen is not None:
         with suppress(InvalidInput):

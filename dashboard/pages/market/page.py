@@ -1,6 +1,6 @@
-"""Market: the prices of all symbols, the candles of one, and market events.
+"""The script of the Market page: the prices of all symbols, the candles of one symbol, and market events.
 
-Run by Streamlit as a script for every view. Prices, chart and events refresh by themselves.
+Prices, charts and events refresh by themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,10 +37,10 @@ EVENT_COUNTS = (10, 25, 50, 100)
 DEFAULT_COUNT = 25
 FEW_CANDLES = 5
 PHONE_TIME_PIXELS, PHONE_TITLE_PIXELS, PHONE_FIGURE_PIXELS = 138, 184, 62
-"""Widths on a phone: an event beside its time (the whole title stands above its effect), and a count."""
+"""Widths of columns on a phone: the time and the title of an event, which fit side by side, and a count."""
 ALL = "All"
 WINDOWS = {"30 minutes": timedelta(minutes=30), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
-"""Time on either side of an event in which trades are counted."""
+"""Length of the time before and after an event in which trades are counted."""
 DEFAULT_WINDOW = "1 day"
 FILTERS = {
     "range": DEFAULT_RANGE,
@@ -51,7 +51,7 @@ FILTERS = {
     "window": DEFAULT_WINDOW,
     "live": True,
 }
-"""The key of each filter, except for the symbol's, and its default."""
+"""The default of each filter by its key. The symbol has no default: it is always in the address."""
 VOLATILITY_HELP = (
     "Standard deviation of the last 20 daily returns (logarithms), annualised with 252 days. A daily return "
     "is from the last price of a UTC day with prices to that of the next; the running day counts so far."
@@ -61,13 +61,13 @@ AGE = "Up to 30 seconds old."
 CHOSEN_EVENT = "event"
 
 Cards = tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]
-"""Containers of three cards; a live part fills them again at each refresh."""
+"""Containers of three metric cards; a live part fills them again at each refresh."""
 
 SENTIMENTS = {"Positive": "POSITIVE", "Negative": "NEGATIVE", "Neutral": "NEUTRAL"}
 
 
 def show_market() -> None:
-    """Show the page for the values in the address."""
+    """Show the Market page for the filters in the address."""
     service = runtime.get_service()
     live.show_heading("Market")
     with live.loading():
@@ -85,7 +85,7 @@ def show_market() -> None:
     symbol, selected = _show_filters(symbols)
     with st.grid(6, min_column_width=CARD_PIXELS):
         price, change, extremes, volume, volatility, spread = (st.empty() for _ in range(6))
-    # the table and the cards share one read, so that the page shows the same price in both
+    # one part fills the table and three of the cards: one read, so that both show the same price
     with table:
         live.show_live(
             partial(_show_prices, service, symbol, (price, volatility, spread)), seconds=PRICES_SECONDS
@@ -101,7 +101,7 @@ def show_market() -> None:
 
 
 def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
-    """Return the valid symbols: another program may have stored names that the service rejects."""
+    """Return all symbols that the service accepts; another program can have stored other names."""
     return list_accepted((tick.symbol for tick in service.get_latest_market_data()), check_symbol)
 
 
@@ -146,13 +146,13 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
 
 
 def _select_row(symbols: Sequence[str]) -> None:
-    """Put the symbol of the selected row into the filter and so into the address."""
+    """Select the symbol of the selected row in the filter, which is part of the address."""
     rows = st.session_state["symbols-table"].selection.rows
     accepted = list_accepted((symbols[row] for row in rows if row < len(symbols)), check_symbol)
     if accepted:
         filters.keep_in_address(FILTERS)
         st.session_state["symbol"] = accepted[0]
-        # the chart is outside the table's fragment: this flag makes the whole page run again
+        # The chart is outside the live part of the table. This flag makes the whole page run again.
         st.session_state["symbol-selected"] = True
 
 
@@ -167,7 +167,7 @@ def _show_filters(symbols: Sequence[str]) -> tuple[str, Range]:
 
 
 def _show_present(tick: Tick, cards: Cards) -> None:
-    """Show the same last price, volatility and spread of a symbol as the table."""
+    """Show the cards of the last price, the volatility and the spread: the same values as in the table."""
     price, volatility, spread = cards
     basis_points, change = tables.measure_spread(tick), tick.change_percent_24h
     with price:
@@ -209,7 +209,7 @@ def _show_view(symbol: str, view: SymbolView | None, selected: Range, cards: Car
 
 
 def _show_range(view: SymbolView, selected: Range, cards: Cards) -> None:
-    """Show the change, the lowest and highest price, and the volume over the range of the chart."""
+    """Show the cards of the selected range: the change, the lowest and highest price, and the volume."""
     change, extremes, volume = cards
     total = tables.summarize_candles(view.candles, before=view.before)
     with change:
@@ -301,7 +301,7 @@ def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]
 
 
 def _name_all(things: str) -> Callable[[str], str]:
-    """Return a function that formats a filter's value: `All types` for all, any other value as it is."""
+    """Return a function that formats a filter's value: `All` becomes `All types`, others stay unchanged."""
     return lambda value: f"{ALL} {things}" if value == ALL else value
 
 
@@ -354,7 +354,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
 
 
 def _choose_event(ids: Sequence[UUID]) -> None:
-    """Put the id of the selected event into the address: the row number changes when there is a new event."""
+    """Put the id of the selected event into the address. A new event changes row numbers, but no id."""
     rows = st.session_state["events-table"].selection.rows
     filters.keep_in_address(FILTERS)
     if rows and rows[0] < len(ids):

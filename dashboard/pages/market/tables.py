@@ -1,4 +1,4 @@
-"""Tables of prices and events, and candles in words; pure functions."""
+"""The tables of prices and market events, and the candles in words. Pure functions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -37,9 +37,9 @@ BASIS_POINTS = 10_000
 
 
 class CandleSummary(msgspec.Struct, frozen=True):
-    """The sums and extremes of candles; the change is from `open` to the last close.
+    """A summary of several candles. `change_percent` is the change from `open` to `close`.
 
-    `open` is the last price before the candles or, without one, the open of the first candle.
+    `open` is the last price before the candles or, if there is none, the open of the first candle.
     """
 
     open: Decimal
@@ -51,14 +51,14 @@ class CandleSummary(msgspec.Struct, frozen=True):
 
 
 def measure_spread(tick: Tick) -> Decimal | None:
-    """Return the spread in basis points of the mid price; None when one side is not quoted."""
+    """Return the spread in basis points of the mid price, or None if bid or ask is missing."""
     if tick.bid is None or tick.ask is None:
         return None
     return (tick.ask - tick.bid) / ((tick.ask + tick.bid) / 2) * BASIS_POINTS
 
 
 def build_symbols_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> pd.DataFrame:
-    """Return one row per symbol, in the order given."""
+    """Return one row per symbol, in the given order."""
     trends = {line.symbol: [float(price) for price in line.prices] for line in sparklines}
     return pd.DataFrame(
         {
@@ -74,7 +74,7 @@ def build_symbols_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) 
 
 
 def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
-    """Return the columns of price, change and trend; the smallest price decides the number of decimals."""
+    """Return the columns of price, change and trend. All prices have the decimals of the smallest price."""
     places = count_price_places(tick.price for tick in ticks)
     return {
         "price": st.column_config.NumberColumn("Price", format=f"$%,.{places}f"),
@@ -91,7 +91,7 @@ def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
 
 
 def build_movers_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> pd.DataFrame:
-    """Return the symbols as links, largest absolute 24-hour change first."""
+    """Return one row per symbol, with a link. The largest 24-hour change, up or down, comes first."""
     frame = build_symbols_table(ticks, sparklines)[["symbol", "price", "change", "trend"]]
     order = frame["change"].astype(float).abs().sort_values(ascending=False, kind="stable").index
     frame["symbol"] = [build_symbol_link(symbol) for symbol in frame["symbol"]]
@@ -99,13 +99,13 @@ def build_movers_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -
 
 
 def find_impact(event: MarketEvent) -> Decimal | None:
-    """Return the impact of an event in percent; negative for a fall, even if it is stored without a sign."""
+    """Return the impact of an event in percent. A fall is negative, even if it is stored without a sign."""
     impact = event.impact_magnitude
     return -impact if impact and impact > 0 and event.sentiment == "NEGATIVE" else impact
 
 
 def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
-    """Return one row per event, in the order given."""
+    """Return one row per event, in the given order."""
     return pd.DataFrame(
         {
             "time": [event.created_at for event in events],
@@ -119,9 +119,10 @@ def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
 
 
 def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd.DataFrame:
-    """Return what players did before and after an event, and in the sessions around it.
+    """Return a table of what players did before and after an event, and in the sessions around it.
 
-    A row whose time has not ended by `now` is marked "so far".
+    `window` is the length of the time before and after the event, in words. A row whose time has not ended at
+    `now` is marked "so far".
     """
     rows: list[dict[str, Any]] = [
         {"when": f"{window} {side}{_tell_open(part, now)}", "traders": part.traders, "trades": part.trades}
@@ -142,7 +143,7 @@ def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd
 
 
 def describe_effect(effect: EventEffect, *, now: datetime) -> str:
-    """Return sentences on what players did around an event: trades, then players and returns by session."""
+    """Return sentences about an event: trades before and after it, and returns of the sessions around it."""
     before, after = effect.before, effect.after
     text = (
         f"{format_quantity(before.trades, 'trade')} of {format_quantity(before.traders, 'player')} before, "
@@ -174,7 +175,7 @@ def _tell_open(part: TradingWindow, now: datetime) -> str:
 
 
 def summarize_candles(candles: Sequence[Candle], *, before: Decimal | None = None) -> CandleSummary:
-    """Return the summary of at least one candle; `before` is the last price before them."""
+    """Return the summary of candles (at least one). `before` is the last price before the first candle."""
     first, last = candles[0].open if before is None else before, candles[-1].close
     return CandleSummary(
         open=first,
@@ -187,10 +188,10 @@ def summarize_candles(candles: Sequence[Candle], *, before: Decimal | None = Non
 
 
 def describe_view(view: SymbolView, chosen: Range) -> str:
-    """Return a sentence that describes a chart with at least one candle."""
+    """Return a sentence that describes the chart of candles (at least one)."""
     total = summarize_candles(view.candles, before=view.before)
     count = format_quantity(len(view.candles), "candle")
-    # the range of 24 hours begins a day before its end, any other at the start of its window
+    # the window of 24 hours begins one microsecond after the time to show; see `find_window`
     begin = view.window.end - timedelta(days=1) if chosen.is_day else view.window.start
     return (
         f"{view.tick.symbol} from {format_minute(begin)} to {format_minute(view.tick.timestamp)}, its last "
@@ -202,7 +203,7 @@ def describe_view(view: SymbolView, chosen: Range) -> str:
 
 
 def describe_time(moment: datetime, now: datetime) -> str:
-    """Write the time of a price: `14:05:03` if it is of today, otherwise `21:00, 1 Mar 2013`."""
+    """Write the time of a price: `14:05:03` if it is today, otherwise `21:00, 1 Mar 2013`."""
     day = moment.astimezone(UTC).date()
     if day == now.astimezone(UTC).date():
         return f"{moment.astimezone(UTC):%H:%M:%S}"
@@ -210,7 +211,7 @@ def describe_time(moment: datetime, now: datetime) -> str:
 
 
 def format_volume(volume: int) -> str:
-    """Write a number of shares with a unit: `379.7 M`; below a million in full."""
+    """Write a number of shares: `379.7 M`, or all digits below a million: `950,000`."""
     for size, name in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
         if volume >= size:
             return f"{volume / size:,.1f} {name}"
@@ -218,12 +219,12 @@ def format_volume(volume: int) -> str:
 
 
 def _round(value: Decimal | None) -> float | None:
-    """Round a percentage as texts do (the browser would round 0.125 up); adding 0 turns -0.0 into 0.0."""
+    """Round a percentage as Python's text formats do; the browser rounds 0.125 up. Adding 0 avoids -0.0."""
     return None if value is None else float(round(value, 2)) + 0.0
 
 
 def describe_moved_weeks(weeks: int, now: datetime) -> str:
-    """Return a text: by how many weeks imported days were moved, and which original day is shown as today."""
+    """Return a sentence: by how many weeks imported days were moved, and the original day of `now`."""
     then = now - timedelta(weeks=weeks)
     return (
         f"Imported days are real trading days, moved by {format_quantity(weeks, 'week')}:"

@@ -1,7 +1,7 @@
-"""The actions of operators: clear and warm caches, close a session, expire quests.
+"""The actions of operators and their panel: clear and warm caches, close a session, expire quests.
 
-Owns the actions and their panel. An action runs only for an operator, within the rate limit, and after it
-was recorded in the audit log. `dashboard.server.access` decides which visitors are operators.
+An action runs only for an operator, within the rate limit, and after it was recorded in the audit log.
+`dashboard.server.access` decides which visitors are operators.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,24 @@ from dashboard.server import audit, sign_in
 from dashboard.server.access import OPERATOR_SIGN_IN, Visitor
 
 SESSIONS_OFFERED = 30
-"""Number of newest sessions that are listed to be closed."""
+"""Number of sessions that the panel offers to close: the newest ones."""
 
 EVENTS_SHOWN = 20
 NOBODY = "not signed in"
-"""The actor in the audit log when an action is refused to a visitor who has not signed in."""
+"""The actor in the audit log if an action is refused because the visitor has not signed in."""
 
 _PENDING, _RESULT = "operator-pending", "operator-result"
 
 
 class NotAllowed(EchoMarketsError):
-    """The visitor is no operator or has exceeded the rate limit; the action did not run."""
+    """The action did not run: the visitor is not an operator, or the rate limit does not allow it."""
 
 
 class Action(msgspec.Struct, frozen=True):
-    """An action of an operator; `run` executes it and returns the result as text."""
+    """An action of an operator. `run` executes the action and returns its result as text.
+
+    The audit log stores `kind` and `target`. The panel shows `label` on the button and asks `question` first.
+    """
 
     key: str
     label: str
@@ -48,10 +51,10 @@ class Action(msgspec.Struct, frozen=True):
 
 
 def perform(service: EnhancedDatabaseService, action: Action) -> str:
-    """Run an action for the visitor of this session and return its result.
+    """Run an action for the visitor of this browser session, and return its result.
 
-    Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run. A
-    refused action is recorded if the audit log can be written.
+    The action is recorded in the audit log first; if that fails, it does not run. Raises `NotAllowed` if the
+    action is refused, and the errors of the service. A refusal is recorded too, if the log can be written.
     """
     visitor = sign_in.find_visitor()
     if visitor is None or not visitor.is_operator:
@@ -65,7 +68,7 @@ def perform(service: EnhancedDatabaseService, action: Action) -> str:
         _refuse(service, action, visitor, reason)
     with (
         service.audited(actor=visitor.actor, action=action.kind, target=action.target) as event,
-        # rows that the action changes are recorded as part of it
+        # the audit log names the visitor and this action for every row that the action changes
         service.acting_as(visitor.actor, request_id=str(event.id)),
     ):
         return action.run(service)
@@ -86,7 +89,7 @@ def _refuse(
 
 
 def show_operator_actions(service: EnhancedDatabaseService) -> None:
-    """Show the panel to an operator, and to other visitors a text on who can use it."""
+    """Show the panel of actions to an operator. Show any other visitor a text that says who can use it."""
     visitor = sign_in.find_visitor()
     st.header("Actions", anchor=False)
     if visitor is None or not visitor.is_operator:
@@ -106,7 +109,7 @@ def show_operator_actions(service: EnhancedDatabaseService) -> None:
 
 
 def build_clear_market() -> Action:
-    """Return the action that removes the cached prices."""
+    """Return the action that removes the prices of all symbols from the cache."""
 
     def run(service: EnhancedDatabaseService) -> str:
         service.clear_market_data_cache()
@@ -117,7 +120,7 @@ def build_clear_market() -> Action:
 
 
 def build_warm() -> Action:
-    """Return the action that fills the cache."""
+    """Return the action that reads the most requested data into the cache."""
 
     def run(service: EnhancedDatabaseService) -> str:
         return f"{service.warm_cache():,} keys are in the cache."
@@ -127,7 +130,7 @@ def build_warm() -> Action:
 
 
 def build_expire_quests() -> Action:
-    """Return the action that expires quests past their end."""
+    """Return the action that marks active quests past their end as expired."""
 
     def run(service: EnhancedDatabaseService) -> str:
         return f"{service.expire_quests():,} quests have expired."
@@ -137,7 +140,7 @@ def build_expire_quests() -> Action:
 
 
 def build_clear_player(username: str) -> Action:
-    """Return the action that removes the cached data of one player."""
+    """Return the action that removes the data of one player from the cache."""
 
     def run(service: EnhancedDatabaseService) -> str:
         user = service.get_user_by_username(username)
@@ -151,7 +154,7 @@ def build_clear_player(username: str) -> Action:
 
 
 def build_close_session(day: date) -> Action:
-    """Return the action that stores the final ranks of a session."""
+    """Return the action that stores the final rank of every leaderboard entry of a session."""
 
     def run(service: EnhancedDatabaseService) -> str:
         return f"{service.close_session(day):,} entries of {day} have their final rank."
@@ -187,7 +190,7 @@ def _offer_sessions(service: EnhancedDatabaseService) -> None:
 
 
 def _ask(action: Action) -> None:
-    """Ask for a confirmation, which stays open when the page runs again."""
+    """Ask the visitor to confirm the action. The question stays open when the page runs again."""
     st.session_state[_PENDING] = action
 
 

@@ -1,6 +1,6 @@
-"""Advice for problems that the Operations page shows: one sentence per panel, and a link to more help.
+"""Advice on the problems that the Operations page shows: one sentence per panel, and a link to more help.
 
-The links lead to sections of `docs/troubleshooting.md`, which is a page of the dashboard as well.
+The links open a section of `docs/troubleshooting.md`, which the dashboard shows as the Troubleshooting page.
 """
 
 import re
@@ -20,7 +20,7 @@ PAGE = "troubleshooting"
 
 
 class Advice(NamedTuple):
-    """The advice as a sentence, and the anchor of the section with details."""
+    """The advice for a panel: a sentence, and the anchor of the section of the Troubleshooting page."""
 
     text: str
     section: str
@@ -67,7 +67,7 @@ ADVICE: dict[Topic, Advice] = {
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A section of the troubleshooting page and the anchor of its links."""
+    """A section of the Troubleshooting page. A link to it ends with its anchor."""
 
     anchor: str
     title: str
@@ -75,18 +75,18 @@ class Section(msgspec.Struct, frozen=True):
 
 
 def build_advice(topic: Topic) -> str:
-    """Return the advice of a panel with its link, as Markdown."""
+    """Return the advice for a panel and the link to more help, as Markdown."""
     advice = ADVICE[topic]
     return f"{advice.text} [More]({build_link(advice.section)})"
 
 
 def build_link(anchor: str) -> str:
-    """Return the address of a section, relative to any page."""
+    """Return the address of a section of the Troubleshooting page, relative to any page."""
     return f"{PAGE}#{anchor}"
 
 
 def build_rule_link(rule: str) -> str:
-    """Return the address of the section for an alert rule, or of the general section for an unknown rule."""
+    """Return the address of the section for an alert rule, or of the introduction if there is no section."""
     anchor = build_anchor(rule)
     known = {section.anchor for section in _read_shipped()}
     return build_link(anchor if anchor in known else ADVICE["alerts"].section)
@@ -98,7 +98,10 @@ def _read_shipped() -> tuple[Section, ...]:
 
 
 def read_sections(document: Path = TROUBLESHOOTING) -> tuple[Section, ...]:
-    """Return the introduction of the document and one section per second-level heading."""
+    """Return the sections of the document: the introduction, then one for each second-level heading.
+
+    If the document cannot be read, the result is empty.
+    """
     try:
         text = document.read_text(encoding="utf-8")
     except OSError:
@@ -111,5 +114,5 @@ def read_sections(document: Path = TROUBLESHOOTING) -> tuple[Section, ...]:
 
 
 def build_anchor(title: str) -> str:
-    """Return the anchor that GitHub and similar sites make from a heading: lower case, hyphens."""
+    """Return the anchor that GitHub makes from a heading: `Slow statements` becomes `slow-statements`."""
     return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")

@@ -1,7 +1,7 @@
-"""The charts of the Operations page: their data frames and their Vega-Lite specifications.
+"""The charts of the Operations page: their data frames and their Vega-Lite specifications. Pure functions.
 
-Pure functions. Data and specification are sent separately, so that a refresh only moves the lines and does
-not redraw the chart.
+The data is separate from the specification: after a refresh, the browser then moves the lines and does not
+draw the chart again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,28 +27,29 @@ from dashboard.pages.operations.advice import Topic
 from dashboard.pages.operations.tables import MEBIBYTE, QUANTILES
 
 AMBER, TEAL = "#d99a06", "#0e9db5"
-"""More colours, distinct for colour-blind people too; green and red are reserved for gain and loss."""
+"""More colours that colour-blind people can tell apart. Green and red are for gain and loss only."""
 
 ROLES = {"dashboard": ACCENT, "simulator": AMBER, "exporter": TEAL, "job": BASELINE}
 OTHER_ROLES = ("#7c5cd6", "#a4572e", "#c2479e", "#64748b")
-"""Colours of other programs in the order of their names; repeated when there are more."""
+"""Colours of roles that are not in ROLES, in the order of their names; repeated if there are more roles."""
 QUANTILE_COLOURS = dict(zip(QUANTILES, (BASELINE, ACCENT, AMBER), strict=True))
 HEIGHT = 260
 ROW_PIXELS = 20
 AROUND_PIXELS = 90
-"""Height of the legend and the time axis."""
+"""Height of the legend and the time axis together."""
 LABEL_PIXELS = 180
 GAP_STEPS = 2.5
-"""Steps between two points from which they are not connected: nothing was measured in between."""
+"""Two points more than this many steps apart are not connected: nothing was measured between them."""
 
 LEAST_CONNECTIONS = 2
-"""Smallest upper end of the axis of connections; used when no connection is in use."""
+"""The axis of connections reaches at least to this number, also if no connection is in use."""
 
 
 class Panel(NamedTuple):
-    """A chart: its title, a text on its figures, and the function that draws it.
+    """A chart of the page: its title, its explanation (`meaning`), its data and its specification.
 
-    Each item of `lines` is a query, the kind of its lines, and a function that names a line by its labels.
+    Each item of `lines` is a query, the kind of its lines (such as `in use`), and a function that makes the
+    name of a line from its labels. All values are multiplied by `factor`.
     """
 
     title: str
@@ -66,7 +67,7 @@ def _build_latency_chart(_: pd.DataFrame) -> Spec:
 
 
 def build_pool_chart(frame: pd.DataFrame) -> Spec:
-    """Return connections by role: in use as lines, waiting as dashed lines."""
+    """Return the chart of connections by role. Dashed lines are requests that wait for a connection."""
     scale = {"domain": [0, max(LEAST_CONNECTIONS, frame["value"].max())], "nice": True}
     others = sorted(set(frame["series"]) - set(ROLES))
     colours = ROLES | dict(zip(others, cycle(OTHER_ROLES), strict=False))
@@ -86,7 +87,7 @@ def _build_memory_chart(_: pd.DataFrame) -> Spec:
 
 
 def _build_hit_chart(frame: pd.DataFrame) -> Spec:
-    """Return a coloured strip per cache and tier: amber for few hits, the accent colour for all hits."""
+    """Return the chart of hit ratios: a strip per cache and tier, AMBER for few hits, ACCENT for all hits."""
     labels = {"ticks": False, "domain": False, "labelLimit": LABEL_PIXELS, "labelOverlap": False}
     colour = {
         "field": "value",
@@ -139,7 +140,7 @@ def _build_lines(colours: dict[str, str], *, unit: str, scale: Spec, digits: str
     }
 
 
-# time formats by the distance of two labels, also for a history that is only seconds long
+# d3 time formats by the distance between two labels; after a start, the history has only seconds
 _TIMES = {
     "milliseconds": "%H:%M:%S",
     "seconds": "%H:%M:%S",
@@ -212,9 +213,10 @@ PANELS = (
 
 
 def build_frame(panel: Panel, metrics: SampledMetrics, *, now: datetime) -> pd.DataFrame:
-    """Return the columns time, series, kind, value and until (end of the drawn value); empty without a point.
+    """Return the data of a chart with the columns time, series, kind, value and until (where the value ends).
 
-    A row without a value ends a line before a gap. The last row extends the time axis to `now`.
+    A row without a value ends a line before a gap. The last row extends the time axis to `now`. Without any
+    point, the data frame is empty.
     """
     found = [
         (name(line.labels), kind, line.points)
@@ -238,7 +240,7 @@ def build_frame(panel: Panel, metrics: SampledMetrics, *, now: datetime) -> pd.D
 
 
 def _find_step(lines: Iterable[Sequence[tuple[datetime, float]]]) -> timedelta:
-    """Return the median distance of two points within a line; lines begin at different times."""
+    """Return the median time between two points of the same line."""
     distances = sorted(later - earlier for points in lines for (earlier, _), (later, _) in pairwise(points))
     return distances[len(distances) // 2] if distances else timedelta(seconds=CHART_STEP_SECONDS)
 
@@ -246,7 +248,7 @@ def _find_step(lines: Iterable[Sequence[tuple[datetime, float]]]) -> timedelta:
 def _break_at_gaps(
     points: tuple[tuple[datetime, float], ...], step: timedelta, now: datetime
 ) -> Iterator[tuple[datetime, float | None, datetime]]:
-    """Yield (time, value, end) of the points; before a gap, add a point without a value."""
+    """Yield (time, value, end) for each point of a line, and a point without a value before each gap."""
     for (moment, value), following in zip(points, [*(time for time, _ in points[1:]), now], strict=True):
         is_gap = following - moment > GAP_STEPS * step
         end = moment + step if is_gap else max(following, moment)

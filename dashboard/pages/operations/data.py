@@ -1,4 +1,4 @@
-"""The reads of the Operations page: the sampler's last sample, and longer time spans from Prometheus."""
+"""Reads the metrics and the health of the Operations page: from the sampler's last sample or Prometheus."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,15 +14,16 @@ from dashboard.monitoring.sampler import SampledMetrics, StackSample
 
 CHART_POINTS = 120
 MINIMUM_STEP_SECONDS = 15
-"""Smallest step of a chart: Prometheus scrapes every 15 seconds and has no points in between."""
+"""Shortest time between two points of a chart: Prometheus scrapes every 15 seconds."""
 
 
 def find_metrics(
     sample: StackSample, prometheus: Prometheus | None, span_seconds: int
 ) -> tuple[SampledMetrics | None, tuple[str, ...]]:
-    """Return the metrics of a time span, and a warning for each source that did not give any.
+    """Return the metrics of a time span, and a warning for each source that failed.
 
-    They come from Prometheus if configured, otherwise from the last successful scrape, which can be old.
+    The source is Prometheus if it is configured. If it is not, or if it fails, the source is the sampler's
+    last successful scrape of the exporter: it can be old, and None if there was none.
     """
     warnings: list[str] = []
     if prometheus is not None:
@@ -40,7 +41,10 @@ def find_metrics(
 def find_health(
     sample: StackSample, metrics: SampledMetrics | None, service: EnhancedDatabaseService
 ) -> tuple[Scrape, Mapping[str, str]]:
-    """Return the newest scrape (of all processes, else of this process) and the reasons by service."""
+    """Return the newest scrape, and for each failing service the reason.
+
+    The scrape has the metrics of all processes. If the exporter fails, it has those of this process only.
+    """
     own = scrape_own(service.metrics, sample.health)
     if metrics is None or (metrics.source == "exporter" and sample.error):
         return own, own.reasons
@@ -48,7 +52,7 @@ def find_health(
 
 
 def _load_span(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
-    """Return the metrics of a time span, read at most once in five seconds for all visitors."""
+    """Return the metrics of a time span from Prometheus, read once in five seconds for all visitors."""
 
     def load() -> SampledMetrics:
         return read_prometheus(prometheus, span_seconds)
@@ -57,7 +61,7 @@ def _load_span(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
 
 
 def read_prometheus(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
-    """Return the metrics of the last `span_seconds` from Prometheus. Raises `FetchFailed`."""
+    """Return the metrics of the last `span_seconds`. Raises `FetchFailed` if Prometheus does not answer."""
     end = datetime.now(UTC)
     start = end - timedelta(seconds=span_seconds)
     step = max(MINIMUM_STEP_SECONDS, span_seconds // CHART_POINTS)

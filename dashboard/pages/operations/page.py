@@ -1,7 +1,7 @@
-"""Operations: health, incidents, alerts, metrics and database statistics, for the person on call.
+"""The script of the Operations page: health, incidents, alerts, metrics and database statistics.
 
-Run by Streamlit as a script for every view. Health and metrics come from the sampler's last sample; the
-statistics of the database are expensive to compute and are read once a minute. Pausing the page stops both.
+Health and metrics come from the sampler's last sample. The statistics of the database are expensive to
+compute and are read once a minute. A paused page shows no newer values of either.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ SPANS = {"15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 DEFAULT_SPAN = "1 h"
 REFRESH_SECONDS = int(SCRAPE_SECONDS)
 DATABASE_SECONDS = 60
-"""Time between two reads of sizes and statements: expensive for the server to compute, and change slowly."""
+"""Time between two reads of the database statistics: they are expensive to compute and change slowly."""
 
 STATEMENTS_SHOWN = 15
 INCIDENTS_SHOWN = 20
@@ -36,7 +36,7 @@ COLOURS: dict[str, str] = {"good": "green", "warning": "orange", "bad": "red", "
 
 
 def show_operations() -> None:
-    """Show the page; its parts refresh by themselves unless paused."""
+    """Show the Operations page."""
     service, sampler = runtime.get_service(), find_sampler()
     live.show_heading("Operations")
     if sampler is None:
@@ -49,7 +49,7 @@ def show_operations() -> None:
 
 
 def _select_span(sampler: Sampler) -> int:
-    """Show the time spans if Prometheus offers them, and return the selected one in seconds."""
+    """Show the filter of time spans and return the selected span in seconds; 0 without Prometheus."""
     if sampler.prometheus is None:
         st.caption(
             f"Charts show the last hour, but nothing before {format_minute(sampler.started_at)} UTC, when "
@@ -118,7 +118,7 @@ def _show_health(cards: Sequence[HealthCard]) -> None:
 def _show_listing(
     listing: Listing, items: Iterable[Any], *, empty: str, title: str = "", advice: Topic | None = None
 ) -> None:
-    """Show a table under its title, or the sentence `empty` if there are no items."""
+    """Show a table under its title and above its advice. Without items, show the text `empty`."""
     if title:
         st.header(title, anchor=False)
     frame = listing.build(items)

@@ -1,7 +1,6 @@
-"""The health cards and the tables of the Operations page; pure functions.
+"""The health cards and the tables of the Operations page. Pure functions.
 
-Owns the limits at which a card changes its colour, and the columns of each table: label, format and value are
-defined in one place. Times are in milliseconds and sizes in MiB.
+Owns the limits at which a card changes its colour, and the columns of each table: label, format and value.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ TEXT, NUMBER = st.column_config.TextColumn, st.column_config.NumberColumn
 
 
 class HealthCard(msgspec.Struct, frozen=True):
-    """The health of one part of the stack; `section` is an anchor of the troubleshooting page."""
+    """A card: the health of one part of the stack. `section` is an anchor of the Troubleshooting page."""
 
     label: str
     meaning: str
@@ -59,7 +58,11 @@ _MEANINGS = {
 def build_cards(
     scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool = True
 ) -> tuple[HealthCard, ...]:
-    """Return the cards from a scrape of one or all processes; a part missing in the scrape is unknown."""
+    """Return the health cards for a scrape, which can be of all processes or of this process only.
+
+    `reasons` are the reasons of failing services. `shows_words` is False if the visitor may not see them. A
+    part of the stack without metrics in the scrape has the state unknown.
+    """
     if not shows_words:
         reasons = dict.fromkeys(reasons, WORDS_HIDDEN)
     cards = [
@@ -71,7 +74,7 @@ def build_cards(
     ]
     if "echo_db_replica_out" in scrape:
         cards.append(_build_replicas(scrape))
-    # only the exporter knows the processes of the stack
+    # only a scrape of the exporter has the processes of the stack
     if "echo_scrape_collector_success" in scrape:
         cards.append(_build_processes(scrape))
     return tuple(cards)
@@ -120,7 +123,7 @@ def _build_redis(scrape: Scrape, reasons: Mapping[str, str]) -> HealthCard:
 
 
 def describe_topology(scrape: Scrape) -> str:
-    """Write the topology of Redis, unless it is a single server, and how often the primary has changed."""
+    """Write the topology of Redis and how often its primary has changed; empty for a single server."""
     names = scrape.sum_by("echo_cache_topology", "topology")
     moving = sorted(name for (name,), number in names.items() if number and name != "single")
     if not moving:
@@ -177,7 +180,7 @@ def _build_processes(scrape: Scrape) -> HealthCard:
 
 
 def describe_memory(scrape: Scrape) -> str:
-    """Write how much memory Redis uses now; empty when that is unknown."""
+    """Write how much memory Redis uses, of which limit, and how many keys it evicted; empty if unknown."""
     used = scrape.find("echo_redis_memory_used_bytes")
     if used is None:
         return ""
@@ -190,20 +193,20 @@ def describe_memory(scrape: Scrape) -> str:
 
 
 def describe_bypasses(values: Mapping[Query, Values]) -> str:
-    """Write how many reads bypassed Redis; empty for none."""
+    """Write how many reads per second bypass Redis; empty if none does."""
     rate = sum(values.get(CACHE_BYPASSES, {}).values())
     return f"{rate:,.2f} reads/s did not use Redis and count in no ratio." if rate > 0 else ""
 
 
 class Column(NamedTuple):
-    """A column: its format and the function that reads its value from an item."""
+    """A column of a listing: Streamlit's column, and a function that reads the value from an item."""
 
     config: Any
     read: Callable[[Any], Any]
 
 
 class Listing(NamedTuple):
-    """A table: its description for screen readers, its columns by label, and those that a phone shows."""
+    """A table of the page: its text for screen readers, its columns by label, the labels on small screens."""
 
     alt: str
     columns: Mapping[str, Column]
@@ -211,17 +214,17 @@ class Listing(NamedTuple):
     on_tablet: tuple[str, ...] | None = None
 
     def build(self, items: Iterable[Any]) -> pd.DataFrame:
-        """Return a data frame with one row per item; its columns are named by their labels."""
+        """Return a data frame with one row per item. Its column names are the labels."""
         rows = [[column.read(item) for column in self.columns.values()] for item in items]
         return pd.DataFrame(rows, columns=list(self.columns))
 
     def list_formats(self) -> dict[str, Any]:
-        """Return the format of each column by its label."""
+        """Return Streamlit's column for each label."""
         return {label: column.config for label, column in self.columns.items()}
 
 
 class OperationRow(NamedTuple):
-    """An operation in the window of a rate: calls and errors per second, and latency quantiles in ms."""
+    """An operation of the service: calls and errors per second, latency in ms for each of QUANTILES."""
 
     name: str
     calls: float
@@ -230,7 +233,7 @@ class OperationRow(NamedTuple):
 
 
 def list_operations(values: Mapping[Query, Values]) -> Iterator[OperationRow]:
-    """Yield the operations that used the database, most calls first."""
+    """Yield the operations that used the database recently, most calls first."""
     calls, errors = values.get(OPERATION_CALLS, {}), values.get(OPERATION_ERRORS, {})
     for key, rate in sorted(calls.items(), key=lambda item: (-item[1], item[0])):
         if rate > 0:
@@ -344,7 +347,7 @@ EVENTS = Listing(
 
 
 def hide_words(items: Sequence[Any]) -> list[Any]:
-    """Return copies of alerts or incidents without the messages of servers."""
+    """Return copies of alerts or incidents without the error messages of servers."""
     return [
         msgspec.structs.replace(item, words="")
         if isinstance(item, Alert)

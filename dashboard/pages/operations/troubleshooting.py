@@ -1,4 +1,4 @@
-"""Troubleshooting: the sections of `docs/troubleshooting.md`; links lead to their anchors."""
+"""The script of the Troubleshooting page: the sections of `docs/troubleshooting.md`."""
 
 import streamlit as st
 
@@ -7,7 +7,7 @@ from dashboard.pages.operations.advice import read_sections
 
 
 def show_troubleshooting() -> None:
-    """Show every section under the anchor that links use."""
+    """Show every section under a heading; a link can open the page at the anchor of the heading."""
     sections = read_sections()
     if not sections:
         st.title("Troubleshooting", anchor=False)

@@ -1,1 +1,1 @@
-"""Overview: the newest session at a glance."""
+"""The Overview page: the newest session at a glance."""

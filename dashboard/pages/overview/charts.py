@@ -1,4 +1,4 @@
-"""The chart of the overview: returns of the last sessions, with the days of market events marked.
+"""The chart of the Overview page: the returns of the last sessions, with marks for market events.
 
 Pure functions that return Vega-Lite dictionaries.
 """
@@ -20,10 +20,10 @@ _SERIES, _COLOURS = ("Best", "Median"), (ACCENT, BASELINE)
 def build_returns_chart(
     sessions: Sequence[SessionSummary], events: Sequence[MarketEvent], *, today: date
 ) -> Spec:
-    """Return the best and the median return of each session, given newest first.
+    """Return the chart of the best and the median return of each session. `sessions` are newest first.
 
-    Lines connect the finished sessions, those before `today`; an open session has separate hollow points. A
-    mark above a session shows its market events.
+    Lines connect the finished sessions (before `today`). An open session has hollow points without a line. A
+    mark at the top stands for the market events of a session's day.
     """
     newest_last = tuple(reversed(sessions))
     finished = [session for session in newest_last if session.session_date < today]
@@ -38,11 +38,11 @@ def build_returns_chart(
     if still_open:
         hollow = {"type": "point", "filled": False, "size": 70, "strokeWidth": 2}
         points = _build_layer(still_open, x, hollow, note=" (so far)")
-        # no scale: a scale of its own would give this layer a second legend
+        # no scale: with its own scale, this layer would add a second legend
         points["encoding"]["color"] = {"field": "colour", "type": "nominal", "scale": None}
         layers.append(points)
     layers += build_event_marks(events, days)
-    # independent scales: a shared scale would add a second legend for the event marks
+    # independent scales: with shared scales, the event marks would add a second legend
     resolve = {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")}
     return {"height": HEIGHT, "padding": MARGIN, "layer": layers, "resolve": resolve}
 
@@ -71,7 +71,7 @@ def _build_scale(values: list[Any]) -> Spec:
         "field": "series",
         "type": "nominal",
         "scale": {"domain": list(_SERIES), "range": values},
-        # equal legends of all scales merge into one
+        # the same legend for each scale: Vega-Lite merges equal legends into one
         "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
     }
 

@@ -1,6 +1,6 @@
-"""The reads of the overview, from the service; each `load_` function serves one section of the page.
+"""Reads the values of the Overview page from the service. Each `load_` function loads one section.
 
-The newest session and the players seen are at most a minute old, earlier sessions 15 minutes.
+The newest session and the players seen today are at most one minute old; earlier sessions, 15 minutes.
 """
 
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.pages.market.data import list_sparklines, list_ticks
 
 SESSIONS_SHOWN = 14
-"""Sessions in a trend: two weeks of trading, which fit into a small chart."""
+"""Number of sessions in a trend: as many as fit into a small chart."""
 
 EVENTS_SHOWN = 20
 EVENTS_COUNTED = 1_000
-"""Largest number of events of a day that is counted; the market has fewer symbols."""
+"""Most events of a day that are counted: more than the market has symbols."""
 EVENTS_NAMED = 500
-"""Events read for the marks of the chart: the newest of two weeks, at most some dozen a day."""
+"""Most events that are read for the marks of the chart; a day has at most some dozen events."""
 
 LEADERS_SHOWN = 5
 DAY = timedelta(days=1)
 
 
 class Sessions(msgspec.Struct, frozen=True):
-    """The newest sessions, newest first; the session of `today` is open, the others are finished.
+    """Summaries of the last sessions, newest first. The session of `today` is open; the others are finished.
 
-    `leaders` are the players with the best returns of the newest session. The best return of that session
-    equals the return of the first leader.
+    `leaders` are the players with the best returns of the newest session. The summary of this session has the
+    return of the first leader as its best return.
     """
 
     summaries: tuple[SessionSummary, ...]
@@ -40,21 +40,21 @@ class Sessions(msgspec.Struct, frozen=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether the newest session is not finished."""
+        """Whether the newest session is still open."""
         return bool(self.summaries) and self.summaries[0].session_date >= self.today
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """The number of players seen today, and of completed quests that belong to no session."""
+    """The number of players seen today, and the number of completed quests without a time of completion."""
 
     seen_today: SeenPlayers
     undated_quests: int
 
 
 class Market(msgspec.Struct, frozen=True):
-    """The latest prices of symbols that moved, and their trends.
+    """The newest ticks and the recent prices of the symbols that have a price in the last 24 hours.
 
-    `stale` is the number of symbols left out: those without a price in the 24 hours before the newest price.
+    The 24 hours end with the newest price of all symbols. `stale` is the number of symbols left out.
     """
 
     ticks: tuple[Tick, ...]
@@ -63,14 +63,14 @@ class Market(msgspec.Struct, frozen=True):
 
 
 class DayEvents(msgspec.Struct, frozen=True):
-    """The newest events of a day, and the number of all its events."""
+    """The newest events of a day, and the number of all events of the day."""
 
     newest: tuple[MarketEvent, ...]
     total: int
 
 
 def load_sessions(service: EnhancedDatabaseService) -> Sessions:
-    """Return summaries of the newest sessions and the leaders of the newest; empty without sessions."""
+    """Return the last sessions and the leaders of the newest session. Without sessions, both are empty."""
     today = datetime.now(UTC).date()
     summaries = service.get_session_summaries(limit=SESSIONS_SHOWN)
     if not summaries:
@@ -78,34 +78,34 @@ def load_sessions(service: EnhancedDatabaseService) -> Sessions:
     newest, *earlier = summaries
     leaders = _list_leaders(service, newest.session_date)
     if leaders:
-        # the summary can be a minute older: the page would show two different best returns
+        # the summary can be a minute older than the leaders; the page must not show two best returns
         newest = msgspec.structs.replace(newest, best_return=leaders[0].score)
     return Sessions((newest, *earlier), today, leaders)
 
 
 def load_counts(service: EnhancedDatabaseService) -> Counts:
-    """Return the figures that belong to no session."""
+    """Return the numbers that do not belong to one session."""
     return Counts(service.get_seen_players(), service.count_undated_quests())
 
 
 def load_marked_events(service: EnhancedDatabaseService, sessions: Sessions) -> tuple[MarketEvent, ...]:
-    """Return the events of the sessions, newest first."""
+    """Return the market events from the first to the last day of the sessions, newest first."""
     days = [row.session_date for row in sessions.summaries]
     return _list_events(service, days, limit=EVENTS_NAMED)
 
 
 def load_market(service: EnhancedDatabaseService) -> Market:
-    """Return the latest prices of the symbols that have one in the last 24 hours of the market."""
+    """Return the symbols that have a price in the 24 hours before the newest price."""
     ticks = list_ticks(service)
     newest = max((tick.timestamp for tick in ticks), default=datetime.max.replace(tzinfo=UTC))
-    # one price with a time in the future must not make all other symbols stale
+    # a price whose time is in the future must not make all other symbols stale
     end = min(newest, datetime.now(UTC))
     moving = tuple(tick for tick in ticks if end - tick.timestamp < DAY)
     return Market(moving, list_sparklines(service) if moving else (), stale=len(ticks) - len(moving))
 
 
 def load_events(service: EnhancedDatabaseService, day: date) -> DayEvents:
-    """Return the newest events of a day, newest first."""
+    """Return the newest market events of a day, newest first, and their number."""
     events = _list_events(service, [day], limit=EVENTS_COUNTED)
     return DayEvents(events[:EVENTS_SHOWN], len(events))
 

@@ -1,6 +1,6 @@
-"""Overview: the newest session with its trends, leaders, movers and events.
+"""The script of the Overview page: the newest session with trends, leaders, biggest movers and events.
 
-Run by Streamlit as a script for every view. It has no filters; everything refreshes by itself.
+The page has no filters and refreshes by itself.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ CARDS_PER_ROW = 4
 
 
 def show_overview() -> None:
-    """Show the newest session, or how to get one."""
+    """Show the Overview page or, without any session, how to load sessions."""
     service = runtime.get_service()
     live.show_heading("Overview")
     with live.loading():

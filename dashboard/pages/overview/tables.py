@@ -1,7 +1,7 @@
-"""The headlines and the table of the overview; pure functions.
+"""The headlines and the table of the Overview page. Pure functions.
 
-An open session is never compared with a finished one as better or worse: its figures are marked "so far", and
-trends contain finished sessions only.
+The figures of an open session are marked "so far" and are never shown as better or worse than those of a
+finished session. Trends contain finished sessions only.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,9 +37,10 @@ AGE = "An open session is up to one minute old, earlier ones 15 minutes."
 
 
 class Headline(msgspec.Struct, frozen=True):
-    """A metric with a note and its values in the last finished sessions, oldest first.
+    """A metric card of the page. `note` stands below the value, and `help` explains the metric.
 
-    `help` explains the metric; `is_change` says that the note is a gain or a loss.
+    `trend` has the values of the last finished sessions, oldest first. `is_change` says that the note is a
+    gain or a loss.
     """
 
     label: str
@@ -53,9 +54,9 @@ class Headline(msgspec.Struct, frozen=True):
 def build_headlines(
     sessions: Sequence[SessionSummary], *, seen_today: SeenPlayers, today: date
 ) -> tuple[Headline, ...]:
-    """Return the headlines of the newest of at least one session, given newest first.
+    """Return the headlines of the newest session. `sessions` are newest first, and at least one.
 
-    The session of `today` is not finished.
+    The session of `today` is open.
     """
     is_open = sessions[0].session_date >= today
 
@@ -107,7 +108,7 @@ def build_headlines(
 
 
 def _describe_open(sessions: Sequence[SessionSummary], texts: Sequence[str]) -> str:
-    """Return a note that the first value is not final, with the value of the previous session."""
+    """Return the note for an open session, with the value of the session before: `so far; 14 Mar: 120`."""
     return f"so far; {_format_short(sessions[1].session_date)}: {texts[1]}" if len(texts) > 1 else "so far"
 
 
@@ -121,7 +122,7 @@ def _build_trend(newest_first: Sequence[Number | None], *, is_open: bool) -> tup
 
 
 def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> pd.DataFrame:
-    """Return one row per session, in the order given; the row of `today` is marked "so far"."""
+    """Return one row per session, in the given order. The session of `today` is marked "so far"."""
     return pd.DataFrame(
         {
             "session": [session.session_date for session in sessions],
@@ -139,7 +140,7 @@ def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> 
 
 
 def describe_movers(market: Market, now: datetime) -> str:
-    """Return a text: the time of the movers' prices, and how many symbols with older prices are left out."""
+    """Return a text: the time of the newest price, and how many symbols with older prices are left out."""
     newest = max(tick.timestamp for tick in market.ticks)
     text = f"Prices up to {format_minute(newest.astimezone(UTC))}."
     if now - newest >= DAY:

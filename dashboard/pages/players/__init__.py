@@ -1,1 +1,1 @@
-"""The players page: attendance, retention and silent players."""
+"""The Players page: how many players play, how many return, and which players are silent."""

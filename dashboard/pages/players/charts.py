@@ -1,4 +1,4 @@
-"""The charts of the players page, in Vega-Lite; pure functions."""
+"""The charts of the Players page. Pure functions that return Vega-Lite dictionaries."""
 
 from collections.abc import Sequence
 
@@ -23,24 +23,30 @@ DARK_HEAT = (
     (80, "#a5b4fc", "#1e1b4b"),
     (101, "#e0e7ff", "#1e1b4b"),
 )
-"""Rows of: upper limit of the share in percent, fill and text colour. A low share is near the background."""
+"""Colours of the cells by share, for the light and the dark theme: upper limit in percent, fill, text.
+
+A cell with a low share looks almost like the background.
+"""
 
 OPEN = "#f59e0b"
-"""Outline colour of the current week; visible next to every fill colour, in both themes."""
+"""Outline of the cells of the current week: visible beside every fill colour in both themes."""
 
 _ROW_PIXELS = 26
 _AXIS_PIXELS = 60
-"""Height of an axis and its title, which the height of a chart includes."""
+"""Height of an axis with its title; Vega-Lite's `height` of these charts includes it."""
 
 _SERIES = {"Played": ACCENT, "Traded": BASELINE, "New": "#0d9488"}
 
 
 _CELL_FONT, _PHONE_CELL_FONT = 11, 8
-"""On a phone the 13 columns have about 22 pixels each."""
+"""Font sizes in a cell. On a phone, each of the 13 columns has about 22 pixels."""
 
 
 def build_retention_chart(report: PlayerReport, *, is_dark: bool, is_phone: bool = False) -> Spec:
-    """Return a heat table: a row per week of joining, a column per week since, the share in each cell."""
+    """Return the chart of retention: one row per week of joining, one column per week since then.
+
+    Each cell shows the share of the week's new players who played, and has a colour by this share.
+    """
     rows: list[Spec] = []
     heat = DARK_HEAT if is_dark else LIGHT_HEAT
     for cell in list_retention(report):
@@ -111,10 +117,10 @@ def build_retention_chart(report: PlayerReport, *, is_dark: bool, is_phone: bool
 
 
 def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
-    """Return how many players played, traded and joined on each day, given oldest first.
+    """Return the chart of how many players played, traded and joined on each day. `days` are oldest first.
 
-    A day without a session has no points for playing and trading, and the lines skip it. The last day is not
-    finished: its points are hollow and not connected to the lines.
+    A day without a session has no points of players who played or traded. The last day is today: its points
+    are hollow, and no line leads to them.
     """
     rows: list[Spec] = []
     for row in days:
@@ -151,7 +157,7 @@ def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
             {"field": "players", "type": "quantitative", "title": "Number", "format": ",.0f"},
         ],
     }
-    # the axis has all days, also those without a point
+    # all days are on the axis, even if no player joined or played
     encoding["x"]["scale"] |= {"domain": [row.day.isoformat() for row in days]}
     finished = [row for row in rows if not row["open"]]
     so_far = [row for row in rows if row["open"]]
@@ -168,7 +174,7 @@ def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
 
 
 def build_bars(buckets: Sequence[Bucket], *, title: str) -> Spec:
-    """Return a distribution as horizontal bars; the tooltip has the numbers."""
+    """Return a chart with one horizontal bar per bucket; its tooltip shows the number of players."""
     rows = [
         {"label": bucket.label, "players": bucket.players, "text": format_count(bucket.players)}
         for bucket in buckets

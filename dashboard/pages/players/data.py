@@ -1,7 +1,7 @@
-"""The reads of the players page, from the service, and the filters of its list.
+"""Reads the values of the Players page from the service, and holds the filters of its list.
 
-Figures of all players are at most 15 minutes old, figures of finished days an hour, figures of today a
-minute; the list of silent players is read each time.
+Numbers of all players are at most 15 minutes old, numbers of finished days one hour, and numbers of today one
+minute. The list of silent players is read each time.
 """
 
 from datetime import date, timedelta
@@ -14,14 +14,14 @@ from core.errors import InvalidInput
 from core.records import PlayerDay, PlayerReport, PlayerWindow, SilentPlayer
 
 LOST_DAYS = 30
-"""Days without activity after which a player who was seen at least once counts as lost."""
+"""A player who was seen before, but not in this many days, is lost."""
 
 DAYS_SHOWN = 30
 WEEKS_OFFERED = 53
-"""Weeks of joining that the list of silent players can be narrowed to: a year and the running week."""
+"""Number of weeks in the filter "Joined in the week of": one year and the current week."""
 ROWS_SHOWN = 50
 PLAYERS_COUNTED = 10_000
-"""Silent players are counted up to this number."""
+"""The service counts silent players only up to this number."""
 
 ORDERS = {
     "Seen most recently": "last_active",
@@ -31,7 +31,11 @@ ORDERS = {
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """The filters of the list of silent players."""
+    """The filters of the list of silent players.
+
+    `days` is the least number of days without activity, `sessions` the least number of sessions played, and
+    `joined` the Monday of the week of joining.
+    """
 
     days: int = LOST_DAYS
     sessions: int = 0
@@ -40,26 +44,30 @@ class Silence(msgspec.Struct, frozen=True):
     order: str = "last_active"
 
     def list_filters(self) -> dict[str, Any]:
-        """Return the filters, without the order, as keyword arguments for calls of the service."""
+        """Return the filters as keyword arguments for the service, without the order."""
         return {"days": self.days, "sessions": self.sessions, "joined": self.joined, "prefix": self.prefix}
 
 
 class Today(msgspec.Struct, frozen=True):
-    """The players of today so far: how many were seen, played, traded and joined."""
+    """How many players were seen today so far, and how many played, traded and joined (`counts`)."""
 
     seen: int
     counts: PlayerDay
 
 
 class SilentPage(msgspec.Struct, frozen=True):
-    """A page of silent players, and their total number, counted up to 10,000."""
+    """One page of the list of silent players, and the length of the whole list, at most PLAYERS_COUNTED."""
 
     players: tuple[SilentPlayer, ...]
     total: int
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A finished window and the one before; `lost` counts players whose 30th silent day was in the window."""
+    """A window of finished days, and the window of equal length before it.
+
+    `lost` is the number of players who became lost in the window: their silence reached LOST_DAYS days in it.
+    `lost_before` is the same number for the window before.
+    """
 
     window: PlayerWindow
     before: PlayerWindow
@@ -68,9 +76,10 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Losses(msgspec.Struct, frozen=True):
-    """How many of the players who were `seen` at least once are `lost`, and how many of them newly.
+    """How many players were ever seen, how many of these are lost, and how many became lost in three windows.
 
-    `week` are the last 7 finished days, `before` the 7 days before those.
+    `week` is the window of the last 7 finished days, `before` the 7 days before it, and `today` is today so
+    far.
     """
 
     seen: int
@@ -81,58 +90,58 @@ class Losses(msgspec.Struct, frozen=True):
 
 
 def has_players(service: EnhancedDatabaseService) -> bool:
-    """Return whether anybody has ever joined."""
+    """Return whether the game has any player."""
     return bool(service.list_users(limit=1))
 
 
 def load_today(service: EnhancedDatabaseService) -> Today:
-    """Return the figures of today; reading them is much faster than reading those of all players."""
+    """Return the numbers of today. This read is much faster than the report on all players."""
     return Today(service.get_seen_players(days=1).seen, service.list_player_days(days=1)[-1])
 
 
 def list_weeks(today: date) -> list[date]:
-    """Return the Mondays of the weeks that the list can be narrowed to, the running one first."""
+    """Return the Mondays of the last WEEKS_OFFERED weeks, the current week first."""
     monday = today - timedelta(days=today.weekday())
     return [monday - timedelta(weeks=age) for age in range(WEEKS_OFFERED)]
 
 
 def list_days(service: EnhancedDatabaseService) -> tuple[PlayerDay, ...]:
-    """Return the last 30 days, oldest first."""
+    """Return the numbers of the last DAYS_SHOWN days, oldest first."""
     return service.list_player_days(days=DAYS_SHOWN)
 
 
 def count_seen(report: PlayerReport, days: int) -> int:
-    """Return how many players were seen in the last `days` days, today included."""
+    """Return how many players were seen in the last `days` days, including today."""
     first = report.today - timedelta(days=days - 1)
     return sum(row.players for row in report.last_seen if row.day >= first)
 
 
 def count_lost(report: PlayerReport) -> int:
-    """Return how many players were seen once, but not in the last LOST_DAYS days."""
+    """Return how many players are lost: seen before, but not in the last LOST_DAYS days."""
     return report.players - report.never_seen - count_seen(report, LOST_DAYS)
 
 
 def count_earlier(report: PlayerReport) -> int:
-    """Return how many players joined before the weeks of the report's cohorts."""
+    """Return how many players joined before the first cohort of the report."""
     return report.players - sum(cohort.players for cohort in report.cohorts)
 
 
 def find_window(report: PlayerReport, *, days: int, end: int) -> PlayerWindow:
-    """Return the window of `days` days up to the day `end` days ago."""
+    """Return the window of `days` days whose last day is `end` days ago; today is 0."""
     last = report.today - timedelta(days=end)
     first = last - timedelta(days=days - 1)
     return next(window for window in report.windows if (window.first, window.last) == (first, last))
 
 
 def compare_windows(report: PlayerReport, days: int) -> Comparison:
-    """Return the finished window of `days` days, and as many days before it."""
+    """Return the window of the last `days` finished days, and the window before it."""
     window = find_window(report, days=days, end=1)
     before = find_window(report, days=days, end=days + 1)
     return Comparison(window, before, _count_newly_lost(report, window), _count_newly_lost(report, before))
 
 
 def count_losses(report: PlayerReport) -> Losses:
-    """Return the lost players: all, and those of a week, of the week before and of today."""
+    """Return the numbers of lost and of newly lost players."""
     week = compare_windows(report, 7)
     return Losses(
         seen=report.players - report.never_seen,
@@ -149,7 +158,10 @@ def _count_newly_lost(report: PlayerReport, window: PlayerWindow) -> int:
 
 
 def load_silent(service: EnhancedDatabaseService, silence: Silence, after: SilentPlayer | None) -> SilentPage:
-    """Return the page of silent players after `after`; empty for a prefix that cannot be a username."""
+    """Return the page of silent players that begins after the player `after`; None is the first page.
+
+    If no username can have the prefix, the page is empty.
+    """
     try:
         total = service.count_silent_players(**silence.list_filters())
         players = service.list_silent_players(

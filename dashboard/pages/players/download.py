@@ -1,4 +1,4 @@
-"""The CSV downloads of the players page: retention, and the full list of silent players."""
+"""The CSV downloads of the Players page: the retention, and the full list of silent players."""
 
 from urllib.parse import urlencode
 
@@ -33,13 +33,16 @@ RETENTION_COLUMNS = ("joined_week", "players", "weeks_since", "played", "percent
 
 
 def build_silent_link(silence: Silence) -> str:
-    """Return the address of the file with all players of a list, relative to any page."""
+    """Return the address of the file with all silent players for these filters, relative to any page."""
     given = {**silence.list_filters(), "joined": silence.joined or "", "order": silence.order}
     return f"{SILENT_PATH[1:]}?{urlencode(given)}"
 
 
 def get_silent(request: Request) -> Response:
-    """Return the response with all silent players for the filters in the address; runs on a worker thread."""
+    """HTTP route: return the CSV file of all silent players for the filters in the address.
+
+    Runs in a worker thread.
+    """
     given = request.query_params
 
     def read() -> CsvFile:
@@ -56,7 +59,10 @@ def get_silent(request: Request) -> Response:
 
 
 def get_retention(_: Request) -> Response:
-    """Return the response with the retention of each cohort, one row per week; runs on a worker thread."""
+    """HTTP route: return the CSV file of the retention, one row per cohort and week.
+
+    Runs in a worker thread.
+    """
 
     def read() -> CsvFile:
         cells = list_retention(runtime.get_service().get_player_report())

@@ -1,7 +1,6 @@
-"""Players: how many play, how many come back, and who has been silent for how long.
+"""The script of the Players page: how many players play, how many return, and which players are silent.
 
-Run by Streamlit as a script for every view. The filters are query parameters, so every list has its own link.
-The figures refresh by themselves, section by section.
+The filters are query parameters, so a link opens the same list. All sections refresh by themselves.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ PAGES = "silent-pages"
 
 SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included, so far."
 QUEST_PIXELS = 310
-"""Width of the longest title of a quest in the game, with its state."""
+"""Width of the column "Last quest": the longest title in the game, with its state, fits."""
 TODAY_HELP = "Active since 00:00 UTC, or played today's session."
 PLAYED_HELP = "Players with a portfolio of at least one session of these days."
 TRADED_HELP = "Players with at least one trade in today's session."
@@ -43,7 +42,7 @@ NEWLY_LOST_HELP = (
 
 
 def show_players() -> None:
-    """Show the page for the values in the address, beginning with the figures that are read fastest."""
+    """Show the Players page for the filters in the address. The values that load fastest come first."""
     service = runtime.get_service()
     live.show_heading("Players")
     if not live.read("players-any", partial(data.has_players, service)):
@@ -72,7 +71,7 @@ def show_players() -> None:
 
 
 def _show_now(service: EnhancedDatabaseService) -> None:
-    """Show the lost players, and below them the figures of today, which are read first: they load faster."""
+    """Show the lost players and, below them, the numbers of today, which are read first: they load faster."""
     losses, today = st.container(), st.container()
     with today:
         live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
@@ -89,7 +88,7 @@ def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
 
 
 def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days: int) -> None:
-    """Show the figures of all players, which come from one report; the days are a separate section."""
+    """Show everything that comes from the report on all players. The days are a separate section."""
     _show_window(report, days=days)
     _show_seen(report)
     live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)

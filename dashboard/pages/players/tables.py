@@ -1,4 +1,4 @@
-"""Retention, distributions and tables of players; pure functions."""
+"""The tables, the retention and the distributions of the Players page. Pure functions."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date
@@ -40,11 +40,16 @@ STREAK_BUCKETS = (
 
 
 SMALL_COHORT = 10
-"""Cohorts with fewer players are shown as counts: a single player would change the share by over 10 %."""
+"""A cohort with fewer players is shown as counts, not as percent: one player would be more than 10 %."""
 
 
 class RetentionCell(msgspec.Struct, frozen=True):
-    """The players of one cohort who played in one week; `is_open` is true for the current week."""
+    """One cell of the retention: how many players of a cohort played in one week.
+
+    The cohort is the `players` who joined in the week that begins on `week`. `since` is the number of weeks
+    from then to the week of the cell, and `played` the number of players who played in it. `is_open` is true
+    for the current week.
+    """
 
     week: date
     players: int
@@ -54,25 +59,25 @@ class RetentionCell(msgspec.Struct, frozen=True):
 
     @property
     def percent(self) -> float:
-        """The share of the cohort."""
+        """The players who played, in percent of the cohort."""
         return self.played / self.players * 100
 
     def describe(self) -> str:
-        """Return the share in percent; for a small cohort, the two counts instead."""
+        """Return the text of the cell: `40%`, or `2/3` if the cohort is smaller than SMALL_COHORT."""
         if self.players < SMALL_COHORT:
             return f"{self.played}/{self.players}"
         return format_share(self.played, self.players)
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """A bar of a distribution."""
+    """A bar of a distribution: the number of players in a range of values, and the name of the range."""
 
     label: str
     players: int
 
 
 def describe_losses(losses: Losses) -> str:
-    """Return how many players are lost, and how many newly, as Markdown."""
+    """Return a text that says how many players are lost and newly lost, as Markdown."""
     if not losses.lost:
         return f"**No player is lost**: everybody ever seen was seen in the last {LOST_DAYS} days."
     verb = "is" if losses.lost == 1 else "are"
@@ -85,7 +90,7 @@ def describe_losses(losses: Losses) -> str:
 
 
 def list_retention(report: PlayerReport) -> Iterator[RetentionCell]:
-    """Yield the weeks of each cohort, oldest first, omitting weeks without a session."""
+    """Yield a cell for each cohort and week, oldest first. Weeks without a session have no cell."""
     for cohort in report.cohorts:
         for since, played in enumerate(cohort.played):
             if played is not None:
@@ -94,7 +99,7 @@ def list_retention(report: PlayerReport) -> Iterator[RetentionCell]:
 
 
 def build_retention_table(report: PlayerReport) -> pd.DataFrame:
-    """Return one row per cohort with players and share by weeks since joining; None for no value."""
+    """Return one row per cohort and one column per week since joining; None for a week without a cell."""
     weeks = max((len(cohort.played) for cohort in report.cohorts), default=0)
     rows: dict[date, dict[str, object]] = {
         cohort.week: {"week": cohort.week, "players": cohort.players} for cohort in report.cohorts
@@ -108,7 +113,7 @@ def build_retention_table(report: PlayerReport) -> pd.DataFrame:
 
 
 def group_silence(report: PlayerReport) -> list[Bucket]:
-    """Return players by days since they were seen last."""
+    """Return the number of players by days since they were last seen."""
     days = {(report.today - row.day).days: row.players for row in report.last_seen}
     buckets = [
         Bucket(label, sum(players for day, players in days.items() if low <= day <= high))
@@ -118,7 +123,7 @@ def group_silence(report: PlayerReport) -> list[Bucket]:
 
 
 def group_streaks(report: PlayerReport) -> list[Bucket]:
-    """Return players by the length of their current streak."""
+    """Return the number of players by the length of their current streak."""
     return [
         Bucket(label, sum(row.players for row in report.streaks if low <= row.sessions <= high))
         for label, low, high in STREAK_BUCKETS
@@ -126,7 +131,7 @@ def group_streaks(report: PlayerReport) -> list[Bucket]:
 
 
 def build_days_table(days: Sequence[PlayerDay]) -> pd.DataFrame:
-    """Return one row per day, newest first; the first row is today and marked "so far"."""
+    """Return one row per day, newest first. The first row is today, marked "so far"."""
     newest_first = list(reversed(days))
 
     def describe(row: PlayerDay) -> str:
@@ -146,7 +151,7 @@ def build_days_table(days: Sequence[PlayerDay]) -> pd.DataFrame:
 
 
 def build_silent_table(players: Sequence[SilentPlayer]) -> pd.DataFrame:
-    """Return one row per silent player: link, days, last session with rank and return, last quest."""
+    """Return one row per silent player, in the given order."""
     return pd.DataFrame(
         {
             "player": [build_player_link(player.username) for player in players],
@@ -174,7 +179,7 @@ def build_silent_table(players: Sequence[SilentPlayer]) -> pd.DataFrame:
 
 
 def _find_last_seen(player: SilentPlayer) -> date | None:
-    """Return the last day on which a player was active or played, whichever is later."""
+    """Return the last day on which the player was active or played a session; None if there is none."""
     active = player.last_active and player.last_active.astimezone(UTC).date()
     return max(filter(None, (active, player.last_session)), default=None)
 

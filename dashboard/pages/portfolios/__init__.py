@@ -1,1 +1,1 @@
-"""Portfolios: the sessions, ranks and quests of one player."""
+"""The Portfolios page: the sessions, ranks and quests of one player."""

@@ -1,7 +1,7 @@
-"""The charts of the portfolios page, as Vega-Lite dictionaries.
+"""The charts of the Portfolios page, as Vega-Lite dictionaries.
 
-Charts are cached by their records, because a page draws the same player repeatedly. The dictionaries are
-shared: do not modify them. Lines differ in dashes as well as in colour.
+The charts are cached, because the page shows the same player again at each refresh. Calls with equal
+arguments return the same dictionary: do not modify it. Lines differ in colour and in dashes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,10 @@ from dashboard.pages.portfolios.tables import PLAYERS_KEPT, UNEXPLAINED, Curve, 
 RIVAL = "#d97706"
 BEST = "#0891b2"
 LINES = ((ACCENT, [1, 0]), (BASELINE, [6, 4]), (BEST, [2, 2]), (RIVAL, [8, 2]))
-"""Colour and dashes of the player, the market, the best player and the rival."""
+"""Colour and dashes of the line of the player, the market, the leader and the rival, in this order."""
 
 POINTS = 45
-"""Most sessions for which each session has a point on the line; more points would hide the line."""
+"""Most sessions of a line that has a point for each session: more points would hide the line."""
 
 CHANGES_PIXELS = 150
 DAY_TICKS = 5
@@ -41,20 +41,20 @@ _BRIDGES: Spec = {
     "transform": [{"filter": "datum.value !== null"}],
     "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.35, "aria": False},
 }
-"""Mark of a thin line that spans missed sessions, where the thick line is interrupted."""
+"""Layer with a thin line across missed sessions, where the thick line has a gap."""
 
 _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": AXIS_PIXELS}
 
 
 class Days(NamedTuple):
-    """The days of a chart, from `first` to `today`, and the sessions `held` on them, oldest first."""
+    """The x axis of a chart: all days from `first` to `today`; `held` are their sessions, oldest first."""
 
     first: date
     today: date
     held: tuple[date, ...]
 
     def encode(self) -> Spec:
-        """Return the axis of days: a calendar, on which days without a session are gaps."""
+        """Return the axis in Vega-Lite. Days without a session are gaps."""
         return {
             "field": "day",
             "type": "temporal",
@@ -74,17 +74,17 @@ class Days(NamedTuple):
         }
 
     def choose_spacing(self) -> int:
-        """Return the pixels between two bars: 0 if the bars would be hardly wider than the gap."""
+        """Return the pixels between two bars: 1, or 0 if there are so many bars that each is very narrow."""
         return 0 if (self.today - self.first).days >= POINTS else 1
 
 
 def _describe_time(day: date) -> Spec:
-    """Return the begin of a day in UTC; Vega-Lite would read a bare number as a day of the month."""
+    """Return the first moment of a day in UTC, as a date object of Vega-Lite."""
     return {"year": day.year, "month": day.month, "date": day.day, "utc": True}
 
 
 class Distribution(NamedTuple):
-    """The histogram of day changes and their median."""
+    """The histogram and the median of a player's day changes."""
 
     chart: Spec
     median: Decimal
@@ -92,7 +92,10 @@ class Distribution(NamedTuple):
 
 @lru_cache(PLAYERS_KEPT)
 def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis: Days) -> Spec:
-    """Return the equity curves; `styles` are their indexes in `LINES`. A missed session breaks a line."""
+    """Return the chart of equity curves. `styles` has the index in `LINES` for each curve.
+
+    A line has a gap at each missed session.
+    """
     rows = [
         {
             **_describe_day(day),
@@ -143,7 +146,7 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis:
 
 @lru_cache(PLAYERS_KEPT)
 def build_drawdown_chart(curve: Curve, axis: Days) -> Spec:
-    """Return the drawdown as an area below the zero line, without the missed sessions."""
+    """Return the chart of the drawdown: an area below zero, with a gap at each missed session."""
     drawdowns = [float(drawdown.percent) for drawdown in list_drawdowns(curve)]
     rows = [
         {**_describe_day(day), "value": value, "percent": "" if value is None else format_percent(value)}
@@ -171,9 +174,9 @@ def build_drawdown_chart(curve: Curve, axis: Days) -> Spec:
 
 @lru_cache(PLAYERS_KEPT)
 def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
-    """Return the day changes as bars, green for gain and red for loss; the history is newest first.
+    """Return the chart of day changes: a green bar for a gain, a red bar for a loss.
 
-    A missed session has a grey mark instead of a bar, and an open one a pale bar.
+    `history` is newest first. A missed session has a grey mark. The bar of an open session is pale.
     """
     rows: list[Spec] = [
         {
@@ -216,7 +219,7 @@ def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
 
 @lru_cache(PLAYERS_KEPT)
 def build_gains_chart(gains: PlayerGains) -> Spec:
-    """Return the gain of each symbol as bars, the largest first; the unexplained rest is grey."""
+    """Return the chart of gains: one bar per symbol, the largest gain first. An unexplained rest is grey."""
     amounts = sorted(((gain.symbol, gain.gain) for gain in gains.symbols), key=lambda row: (-row[1], row[0]))
     if gains.unexplained:
         amounts.append((UNEXPLAINED, gains.unexplained))
@@ -257,7 +260,7 @@ def build_gains_chart(gains: PlayerGains) -> Spec:
 
 @lru_cache(PLAYERS_KEPT)
 def build_distribution(history: tuple[Portfolio, ...]) -> Distribution | None:
-    """Return the distribution of day changes; None when there is none to show."""
+    """Return the distribution of day changes; None if there are too few sessions for a histogram."""
     changes = [row.day_change for row in history]
     bins = bin_values(changes)
     if not bins:
@@ -269,7 +272,7 @@ def build_distribution(history: tuple[Portfolio, ...]) -> Distribution | None:
 
 @lru_cache(PLAYERS_KEPT)
 def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
-    """Return cash and invested value of each session, stacked; the history is newest first."""
+    """Return the chart of cash and invested value: one stacked bar per session. `history` is newest first."""
     rows = [
         {
             **_describe_day(row.session_date),
@@ -306,7 +309,7 @@ def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
 
 @lru_cache(PLAYERS_KEPT)
 def build_rank_chart(scores: tuple[PlayerScore, ...], axis: Days) -> Spec:
-    """Return the rank in each session, rank 1 at the top; a session without a rank breaks the line."""
+    """Return the chart of ranks by session, with rank 1 at the top. A session without a rank is a gap."""
     ranks = {row.session_date: row.rank for row in scores if row.rank is not None}
     rows = [
         {**_describe_day(day), "rank": rank, "place": "" if rank is None else f"{rank:,.0f}"}
@@ -355,7 +358,7 @@ def _describe_day(day: date) -> Spec:
 def _fill_missed(
     days: Sequence[date], values: Iterable[float], held: Sequence[date]
 ) -> list[tuple[date, float | None]]:
-    """Return pairs of day and value; a missed session between the first and the last value has None."""
+    """Return (day, value) pairs, oldest first. A missed session between the first and the last has None."""
     known: dict[date, float | None] = dict(zip(days, values, strict=True))
     if known:
         first, last = min(known), max(known)
@@ -364,7 +367,10 @@ def _fill_missed(
 
 
 def _build_point(sessions: int, color: str | None = None) -> Spec | bool:
-    """Return the point mark of a line; between two missed sessions there is no line, only the point."""
+    """Return Vega-Lite's `point` of a line mark: False above POINTS sessions.
+
+    Without points, a session between two missed sessions would not be visible, because it has no line.
+    """
     if sessions > POINTS:
         return False
     return {"size": 24, **({"fill": color, "stroke": color} if color else {})}
@@ -375,9 +381,9 @@ def _build_tooltips(**titles: str) -> list[Spec]:
 
 
 def _build_hover_points(y: str, *, tooltip: Sequence[Spec], name: str) -> Spec:
-    """Return points that show the session under the pointer, each with its tooltip.
+    """Return a layer of points, of which only the one nearest to the pointer is visible, with its tooltip.
 
-    A line or an area is a single mark, whose tooltip would always show its first session.
+    The tooltip of a line or an area would always show the first session, because a line is a single mark.
     """
     nearest = {
         "type": "point",
@@ -388,7 +394,7 @@ def _build_hover_points(y: str, *, tooltip: Sequence[Spec], name: str) -> Spec:
     }
     return {
         "params": [{"name": name, "select": nearest}],
-        # hollow points: with filled ones, the legend would show points instead of dashed lines
+        # hollow points: with filled points, the legend would show points and not dashed lines
         "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 3, "aria": False},
         "encoding": {
             "y": {"field": y, "type": "quantitative"},

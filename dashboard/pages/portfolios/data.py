@@ -1,7 +1,7 @@
-"""The reads of the portfolios page, from the service; one function for each section of the page.
+"""Reads the values of the Portfolios page from the service. Each `load_` function loads one section.
 
-The market is at most 30 seconds old, the leader two minutes, gains of finished sessions five minutes; a
-player's sessions and ranks are read each time. Never creates a portfolio.
+The market's returns are at most 30 seconds old, the leader two minutes, and gains of finished sessions five
+minutes. A player's sessions and ranks are read each time. No function creates a portfolio.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,20 +34,23 @@ from dashboard.data import find_newest_leaderboard_day, list_categories
 from dashboard.formats import LAST_SESSION
 
 WINDOWS: Final = {LAST_SESSION: 1, "7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
-"""The windows of the page: the newest session of a player, and calendar windows up to today (UTC)."""
+"""Length in days of each window that the page offers; None for all time. A window ends today (UTC).
+
+LAST_SESSION is not a window of days: it is the newest session that the player has played.
+"""
 
 ALL = "All"
 
 MOST_SESSIONS = 5_000
-"""Most sessions of a player that are read, and most ranks per call: twenty years of trading days."""
+"""Most sessions of a player that are read: twenty years of trading days."""
 
 SUGGESTED_PLAYERS = 10
 
 GAP = timedelta(days=31)
-"""A longer pause between two sessions splits a history into spans; the market in a pause is not read."""
+"""A pause between two sessions that is longer than this splits a history into two spans."""
 
 SPANS_READ = 12
-"""Most spans of a history (the newest) for which the market is read, one statement each."""
+"""Most spans of a history for which the market is read, the newest ones: each span needs one statement."""
 
 _DAY = timedelta(days=1)
 
@@ -56,19 +59,19 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class LoadPage(Protocol[T_co]):
-    """A call of the service that lists rows of sessions, newest first."""
+    """A method of the service that lists rows of sessions page by page, newest first."""
 
     def __call__(self, *, limit: int, before: date) -> tuple[T_co, ...]:
-        """Return up to `limit` rows of the sessions before a day."""
+        """Return up to `limit` rows of the sessions before the day `before`, newest first."""
 
 
 class Player(msgspec.Struct, frozen=True):
-    """A player with the sessions of a window.
+    """A player and the player's sessions in a window.
 
-    `newest` is the newest session that the player played, in the window or before it. `history` are the
-    sessions played in the window, newest first. `held` are all sessions of the game from `since` on, oldest
-    first. `since` is the start of the window, or the day on which the player joined if it is later. The
-    session of `today` is open.
+    `newest` is the newest session that the player has played; it can be before the window. `history` are the
+    sessions that the player has played in the window, newest first. `since` is the first day of the window
+    or, if it is later, the day on which the player joined. `held` are all sessions of the game since then,
+    oldest first. The session of `today` is open.
     """
 
     user: User
@@ -86,12 +89,12 @@ class Player(msgspec.Struct, frozen=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether the newest session played is still open."""
+        """Whether `newest` is still open."""
         return self.newest.session_date >= self.today
 
     @property
     def finished(self) -> tuple[Portfolio, ...]:
-        """The finished sessions of the window, newest first."""
+        """The finished sessions of `history`, newest first."""
         return tuple(row for row in self.history if row.session_date < self.today)
 
     @property
@@ -102,7 +105,10 @@ class Player(msgspec.Struct, frozen=True):
 
 
 class Equity(msgspec.Struct, frozen=True):
-    """Curves to compare with the player. `leader` leads the newest session; None if that is the player."""
+    """The market and the leader, to compare with a player's equity.
+
+    `leader` is the best player of the player's newest session; None if that is the same player.
+    """
 
     market: tuple[MarketReturn, ...]
     leader: User | None
@@ -110,10 +116,10 @@ class Equity(msgspec.Struct, frozen=True):
 
 
 class Gains(msgspec.Struct, frozen=True):
-    """The symbols and sessions that changed a player's value.
+    """A player's gains by symbol, in the newest session and in the whole window.
 
-    `positions` are the positions in the newest session; `market` holds the market's returns in the sessions
-    that the player played in the window.
+    `positions` are the positions in the newest session. `market` has the market's return in each session that
+    the player has played in the window.
     """
 
     newest: PlayerGains
@@ -123,7 +129,7 @@ class Gains(msgspec.Struct, frozen=True):
 
 
 class PlayerRank(msgspec.Struct, frozen=True):
-    """A player's entry on one leaderboard (None without a score) and the number of players on it."""
+    """A player's entry on a leaderboard (None without a score), and the number of players on it."""
 
     category: Category
     entry: LeaderboardEntry | None
@@ -131,14 +137,14 @@ class PlayerRank(msgspec.Struct, frozen=True):
 
 
 class Suggestions(msgspec.Struct, frozen=True):
-    """The usernames of the best players in the newest session with scores, and whether any session exists."""
+    """The usernames that the page suggests, and whether the game has any session."""
 
     names: tuple[str, ...]
     has_sessions: bool
 
 
 def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
-    """Return the players that the page suggests before a name is typed."""
+    """Return the best players of the newest session with scores, as suggestions for the search."""
     day = find_newest_leaderboard_day(service)
     leaders = list_leaders(service, day, SUGGESTED_PLAYERS) if day else ()
     names = tuple(entry.username for entry in leaders)
@@ -146,7 +152,7 @@ def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
 
 
 def list_leaders(service: EnhancedDatabaseService, day: date, limit: int) -> tuple[LeaderboardEntry, ...]:
-    """Return the players with the best returns of a session, in the order of the Leaderboards page."""
+    """Return the best players of a session by daily return, in the same order as the Leaderboards page."""
     source = exact_ranks.find_source(service, KNOWN_CATEGORIES[0], day)
     return service.get_leaderboard(source.rank_key, day, limit)
 
@@ -154,12 +160,12 @@ def list_leaders(service: EnhancedDatabaseService, day: date, limit: int) -> tup
 def load_players(
     service: EnhancedDatabaseService, user: User, rival: User | None, window: str
 ) -> tuple[Player | None, Player | None]:
-    """Return a player and the rival; each as `load_player` returns it."""
+    """Return what `load_player` returns, for the player and for the rival."""
     return load_player(service, user, window), load_player(service, rival, window) if rival else None
 
 
 def load_player(service: EnhancedDatabaseService, user: User, window: str) -> Player | None:
-    """Return a player with the sessions of a window, or None for a player who has never played."""
+    """Return a player with the sessions of a window, or None if the player has never played."""
     today = datetime.now(UTC).date()
     if window == LAST_SESSION:
         newest = history = service.get_portfolio_history(user.id, limit=1, before=today + _DAY)
@@ -175,7 +181,7 @@ def load_player(service: EnhancedDatabaseService, user: User, window: str) -> Pl
 
 
 def find_first_day(window: str, today: date) -> date:
-    """Return the first day of a window that ends today."""
+    """Return the first day of the window that ends on `today`; `date.min` for all time."""
     days = WINDOWS[window]
     return date.min if days is None else today - timedelta(days=days - 1)
 
@@ -194,7 +200,7 @@ def _list_held(service: EnhancedDatabaseService, first: date, last: date) -> tup
 
 
 def _list_back(load: LoadPage[T], get_day: Callable[[T], date], first: date, last: date) -> list[T]:
-    """Return the rows from `first` to `last`, newest first, read page by page."""
+    """Return the rows from `first` to `last`, newest first. Calls `load` for each page of rows."""
     found: list[T] = []
     before = last + _DAY
     while len(found) < MOST_SESSIONS and before > first:
@@ -214,7 +220,7 @@ def load_quests(service: EnhancedDatabaseService, user: User) -> list[Quest]:
 
 
 def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple[PlayerRank, ...]:
-    """Return the player's rank on every leaderboard of one session, as the Leaderboards page shows it."""
+    """Return the player's rank on every leaderboard of a session, as on the Leaderboards page."""
 
     def find_rank(category: Category) -> PlayerRank:
         source = exact_ranks.find_source(service, category, day)
@@ -231,16 +237,15 @@ def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple
 def load_rank_history(
     service: EnhancedDatabaseService, player: Player, category: Category
 ) -> tuple[PlayerScore, ...]:
-    """Return the player's rank on a leaderboard in each of the sessions, oldest first."""
+    """Return the player's score and rank in each session of `player.history`, oldest first."""
     days = [row.session_date for row in player.history]
     return exact_ranks.list_rank_history(service, player.user.id, category, days)
 
 
 def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
-    """Return the market over the player's sessions, and the leader of the newest session.
+    """Return the market's returns in the player's sessions, and the leader of the player's newest session.
 
-    The leader is not the best player over the whole window: that sum takes seconds in a large game, and
-    without a cache every portfolio would wait for it.
+    The best player over the whole window is not shown: in a large game, finding that player takes seconds.
     """
     market = list_market_returns(service, player.history)
     day = player.newest.session_date
@@ -256,10 +261,10 @@ def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
 
 
 def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
-    """Return the gain of each symbol for a player who has played in the window."""
+    """Return the player's gain of each symbol. `player.history` must not be empty."""
     user_id, day, first = player.user.id, player.newest.session_date, player.history[-1].session_date
     newest = service.get_player_gains(user_id, day, day)
-    # the open session is read once, so that window and newest session have the same figures
+    # the newest session is read once and added to the window, so that both show the same gains
     before = [service.get_player_gains(user_id, first, day - _DAY)] if first < day else []
     return Gains(
         newest=newest,
@@ -272,7 +277,7 @@ def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
 def list_market_returns(
     service: EnhancedDatabaseService, history: Sequence[Portfolio]
 ) -> tuple[MarketReturn, ...]:
-    """Return the market's returns in these sessions, oldest first; `history` is newest first."""
+    """Return the market's return in each session of `history`, oldest first. `history` is newest first."""
     days = [row.session_date for row in reversed(history)]
     played = set(days)
     return tuple(
@@ -284,10 +289,10 @@ def list_market_returns(
 
 
 def split_days(days: Sequence[date]) -> tuple[tuple[date, date], ...]:
-    """Return the newest spans (first and last day) that contain these days, oldest first.
+    """Split days (oldest first) into spans of first and last day, and return the newest SPANS_READ spans.
 
-    Years without a session can lie between a replay of old prices and the live market. No span is longer
-    than the service reads at once.
+    A pause longer than GAP begins a new span: years without a session can lie between a replay of old prices
+    and the live market. No span is longer than the service reads at once (MAX_MARKET_DAYS).
     """
     spans: list[tuple[date, date]] = []
     for day in days:

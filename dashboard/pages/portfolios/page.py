@@ -1,7 +1,7 @@
-"""Portfolios: the sessions, gains, ranks and quests of one player.
+"""The script of the Portfolios page: the sessions, gains, ranks and quests of one player.
 
-Run by Streamlit as a script for every view. The search box is the `player` query parameter, so each player
-has a link. The page only reads: opening a player never creates a portfolio.
+The search box is bound to the query parameter `player`, so each player has a link. The page only reads: it
+does not create a portfolio for a player who has none.
 """
 
 from functools import partial
@@ -25,13 +25,13 @@ FILTERS = {
     "board": KNOWN_CATEGORIES[0].name,
     "live": True,
 }
-"""The key of each filter and its default."""
+"""The default of each filter by its key."""
 
 REFRESH_SECONDS = 30
 
 
 def show_portfolios() -> None:
-    """Show the page for the values in the address."""
+    """Show the Portfolios page for the filters in the address."""
     service = runtime.get_service()
     live.show_heading("Portfolios")
     name, rival_name, window = _show_filters()
@@ -69,7 +69,7 @@ def _show_filters() -> tuple[str, str, str]:
 
 def _suggest_players(service: EnhancedDatabaseService) -> None:
     if st.session_state.get("player"):
-        # a button of this fragment has filled the search box, which is outside the fragment
+        # a button of this live part has filled the search box, so the whole page must run again
         st.rerun()
     live.show_section(
         "portfolios-suggestions", load=partial(data.load_suggestions, service), show=_show_suggestions
@@ -87,7 +87,7 @@ def _show_suggestions(found: data.Suggestions) -> None:
 
 
 def _find_rival(service: EnhancedDatabaseService, name: str, player: User) -> User | None:
-    """Return the player to compare with; if there is none, show matches or the reason and return None."""
+    """Return the player to compare with. If there is none, show matching names or the reason; return None."""
     rival = live.read(("player", name), partial(find_player, service, name))
     if rival is None:
         filters.show_matches(service, name, key="rival", filters=FILTERS)
@@ -121,7 +121,7 @@ def _show_pair(
 
 
 def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player | None) -> None:
-    """Show a player; parts that need more than the player's sessions are separate sections."""
+    """Show a player. Each part that needs a further read is a section of its own."""
     sections.show_newest_session(player)
     if rival is not None:
         sections.show_side_by_side(player, rival)
@@ -156,7 +156,7 @@ def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player
 
 
 def _show_one_session(service: EnhancedDatabaseService, player: Player) -> None:
-    """Show what made the result of the newest session; a single session has no curves."""
+    """Show the newest session only: gains, ranks, quests and profile. One session has no curves."""
     _show_gains(service, player)
     _show_ranks(service, player)
     _show_quests(service, player.user)

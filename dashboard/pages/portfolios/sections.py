@@ -1,4 +1,4 @@
-"""The sections of the portfolios page: each shows values already read, and only calls Streamlit."""
+"""The sections of the Portfolios page. Each function shows values that were read before; none reads any."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -67,7 +67,7 @@ RECORD_HELP: Final = {
     "Worst session": "The lowest day change.",
     "Deepest drawdown": "Largest fall of the equity below its highest value before, in percent of it.",
 }
-"""The explanation of each figure of finished sessions, by its label."""
+"""The explanation of each metric of finished sessions, by its label."""
 GAINS_EXPLAINED: Final = (
     "A symbol's gain is realised (sales, less what the sold shares cost) and unrealised (shares held at the "
     "end of a session at its last price, in an open session at the newest one, less what they cost); no "
@@ -107,12 +107,12 @@ def show_quests(quests: Sequence[Quest]) -> None:
 
 
 def _list_days(player: Player) -> charts.Days:
-    """Return the days of the player's charts: those of the window since the player joined."""
+    """Return the x axis of the player's charts, which begins at `player.since`."""
     return charts.Days(min(player.since, player.history[-1].session_date), player.today, player.held)
 
 
 def show_newest_session(player: Player) -> None:
-    """Show the player's name and four figures of the newest session."""
+    """Show the player's name and four metrics of the newest session."""
     user, portfolio = player.user, player.newest
     day = format_day(portfolio.session_date)
     newest = f"today's session ({day}) is open: figures so far" if player.is_open else f"newest session {day}"
@@ -153,7 +153,7 @@ def show_newest_session(player: Player) -> None:
 
 
 def show_record(player: Player) -> None:
-    """Show the figures of the finished sessions of the window."""
+    """Show the metrics of the finished sessions of the window."""
     record = tables.summarize_history(player.finished)
     st.header(f"Finished sessions of {describe_window(player.window)}", anchor=False)
     if record is None:
@@ -230,14 +230,14 @@ def show_gains(player: Player, gains: data.Gains) -> None:
         )
     table = tables.build_gains_table(gains.window, gains.newest, gains.positions)
     if not table.num_rows:
-        # the sentence above says that no symbol gained or lost
+        # the caption above already says that no symbol gained or lost
         return
     st.vega_lite_chart(
         charts.build_gains_chart(gains.window),
         width="stretch",
         alt=f"What each of {format_quantity(len(gains.window.symbols), 'symbol')} added to the value",
     )
-    # below the chart: beside it, the last of the many columns would not be visible
+    # the table is below the chart, because it is too wide to stand beside it
     show_table(
         table,
         {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
@@ -250,7 +250,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
 
 
 def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> None:
-    """Show the equity curves and the drawdown."""
+    """Show the chart of equity curves and the chart of the drawdown."""
     curves, styles = _list_curves(player, rival, equity)
     own, days = curves[0], _list_days(player)
     gains = (f"{curve.name} {format_signed_money(curve.gain)}" for curve in curves)
@@ -282,7 +282,7 @@ def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> No
 
 
 def _list_curves(player: Player, rival: Player | None, equity: data.Equity) -> tuple[list[Curve], list[int]]:
-    """Return the curves, the player's first, and the index of each in `charts.LINES`."""
+    """Return the equity curves, first the player's, and the index in `charts.LINES` for each curve."""
     since = player.history[-1].session_date
     own = tables.build_curve(player.user.username, player.history)
     curves = [(0, own), (1, tables.build_market_curve(equity.market))]
@@ -298,7 +298,7 @@ def _list_curves(player: Player, rival: Player | None, equity: data.Equity) -> t
 
 
 def show_changes(player: Player) -> None:
-    """Show the change of each session and their distribution."""
+    """Show the chart of day changes and the distribution of these changes."""
     missed = len(player.missed)
     st.header("Day change", anchor=False)
     st.vega_lite_chart(
@@ -321,7 +321,7 @@ def show_changes(player: Player) -> None:
 
 
 def show_holdings(player: Player) -> None:
-    """Show cash and invested value by session."""
+    """Show the chart of cash and invested value by session."""
     st.header("Cash and invested", anchor=False)
     st.vega_lite_chart(
         charts.build_holdings_chart(player.history, _list_days(player)),
@@ -331,7 +331,7 @@ def show_holdings(player: Player) -> None:
 
 
 def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScore, ...]) -> None:
-    """Show the rank on a leaderboard by session."""
+    """Show the chart of the player's rank on a leaderboard by session."""
     if not scores:
         st.caption(f"No score for {escape_markdown(category.name.lower())} in these sessions.")
         return
@@ -347,7 +347,11 @@ def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScor
 
 
 def show_side_by_side(player: Player, rival: Player) -> None:
-    """Show two players over the sessions that both have finished; without one, in the session of today."""
+    """Compare two players over the sessions of the window that both have finished.
+
+    If there is no such session, compare them in the open session; otherwise say that they have none in
+    common.
+    """
     own, other = tables.list_common(player, rival)
     st.header("Side by side", anchor=False)
     window = describe_window(player.window)
@@ -394,7 +398,7 @@ def _show_player_record(finished: Sequence[Portfolio]) -> None:
 
 
 def show_profile(user: User) -> None:
-    """Show the player's profile, collapsed."""
+    """Show the player's profile in a collapsed part of the page."""
     facts = (
         f"- {escape_markdown(label)}: {escape_markdown(text)}" for label, text in tables.list_profile(user)
     )

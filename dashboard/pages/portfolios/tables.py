@@ -1,7 +1,7 @@
-"""A player's sessions as equity curves, summaries, tables and texts; pure functions.
+"""A player's sessions as equity curves, summaries, tables and texts. Pure functions.
 
-Every session begins with the same cash. The equity curve is that cash plus the gains of all sessions so far:
-what a player would have if gains were carried over from session to session.
+Every session begins with STARTING_CASH. An equity curve adds the gains of all sessions so far to this cash:
+it shows what a player would have if each session began with the result of the session before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,13 @@ from dashboard.pages.portfolios.data import ALL, Player
 from dashboard.pages.quests.tables import measure_progress
 
 PLAYERS_KEPT = 64
-"""Most players with cached charts and tables, some 100 kB each; pages draw the same player repeatedly."""
+"""Most results in the cache of each chart and table (together some 100 kB per player).
+
+The page shows the same player again at each refresh.
+"""
 
 GAINS_NAMED = 5
-"""Most symbols named in a sentence."""
+"""Most symbols that `describe_gains` names; it sums the others."""
 
 UNEXPLAINED = "Not explained"
 
@@ -41,7 +44,7 @@ _GAINS: Final = (
     *((name, pa.float64()) for name in ("realised", "unrealised", "bought", "sold")),
     *((name, pa.int64()) for name in ("trades", "sessions")),
 )
-"""The columns of the gains table; only the first four have a value in every row."""
+"""The columns of the gains table and their types. Only the first four columns have a value in every row."""
 
 _STRATEGIES: Final = {
     "buy_and_hold": "Favourites: buys the same symbols in each session",
@@ -52,7 +55,7 @@ _STRATEGIES: Final = {
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """An equity curve by session, oldest first; `days` and `equity` have the same length."""
+    """An equity curve: the equity at the end of each session, oldest first."""
 
     name: str
     days: tuple[date, ...]
@@ -60,19 +63,19 @@ class Curve(msgspec.Struct, frozen=True):
 
     @property
     def gain(self) -> Decimal:
-        """The gain over all sessions of the curve."""
+        """The sum of the gains of all sessions of the curve."""
         return self.equity[-1] - STARTING_CASH if self.equity else Decimal(0)
 
 
 class Drawdown(msgspec.Struct, frozen=True):
-    """The distance of the equity from its peak in percent of the peak (0 or less), and its session."""
+    """How far the equity of a session is below its peak so far, in percent of the peak: 0 or negative."""
 
     percent: Decimal
     day: date
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Figures of finished sessions; a session that ends with a gain is won."""
+    """Sums and extremes of finished sessions. `won` is the number of sessions that ended with a gain."""
 
     sessions: int
     won: int
@@ -84,9 +87,9 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A player compared with the market over the same sessions, in percent of the starting cash.
+    """The gain of a player and of the market over the same sessions, in percent of the starting cash.
 
-    `priced` is the number of `sessions` that have market prices.
+    `sessions` is the number of sessions, and `priced` the number of those with market prices.
     """
 
     player: Decimal
@@ -113,24 +116,24 @@ class QuestCard(msgspec.Struct, frozen=True):
     time_left: str
 
 
-# -- windows ------------------------------------------------------------------------------
-
-
 def describe_window(window: str) -> str:
-    """Return the text for a window inside a sentence: `the last 90 days`."""
+    """Return the name of a window inside a sentence: `the last 90 days`, `all time`."""
     if window == LAST_SESSION:
         return "the last session"
     return "all time" if window == ALL else f"the last {window.removeprefix('1 ')}"
 
 
 def describe_newest(player: Player) -> str:
-    """Return the name of the newest session for a heading: `Today's session, so far`."""
+    """Return the name of the newest session: `Today's session, so far` or `Session of Fri 1 Mar 2013`."""
     day = player.newest.session_date
     return "Today's session, so far" if player.is_open else f"Session of {format_day(day)}"
 
 
 def describe_gains(gains: PlayerGains) -> str:
-    """Return a sentence on the symbols that changed the value, largest gain or loss first, as Markdown."""
+    """Return a sentence on where the change of value comes from, as Markdown.
+
+    For example `+$12.50 = A +$20.00, B -$7.50.` The symbol with the largest gain or loss comes first.
+    """
     parts = sorted(
         ((gain.symbol, gain.gain) for gain in gains.symbols if gain.gain),
         key=lambda part: (-abs(part[1]), part[0]),
@@ -147,7 +150,7 @@ def describe_gains(gains: PlayerGains) -> str:
 
 
 def describe_attendance(player: Player) -> str:
-    """Return a text, as Markdown: how many of the game's sessions the player played."""
+    """Return how many of the game's finished sessions the player has played, as Markdown."""
     finished = [day for day in player.held if day < player.today]
     played = len(player.finished)
     text = f"Played {played:,} of {format_quantity(len(finished), 'finished session')}"
@@ -157,17 +160,14 @@ def describe_attendance(player: Player) -> str:
     return escape_markdown(text)
 
 
-# -- curves and figures -------------------------------------------------------------------
-
-
 def build_curve(name: str, history: Sequence[Portfolio], *, since: date = date.min) -> Curve:
-    """Return the equity curve of a player from the session `since` on; `history` is newest first."""
+    """Return the equity curve of a player, beginning with the session `since`. `history` is newest first."""
     rows = [row for row in reversed(history) if row.session_date >= since]
     return _add_up(name, [(row.session_date, row.day_change) for row in rows])
 
 
 def build_market_curve(returns: Sequence[MarketReturn]) -> Curve:
-    """Return the equity curve of buying equal parts of all symbols each morning of these sessions."""
+    """Return the equity curve of a player who buys equal parts of all symbols in each of these sessions."""
     return _add_up("Market average", [(row.day, STARTING_CASH * row.percent / 100) for row in returns])
 
 
@@ -180,7 +180,7 @@ def _add_up(name: str, gains: Sequence[tuple[date, Decimal]]) -> Curve:
 
 
 def list_drawdowns(curve: Curve) -> list[Drawdown]:
-    """Return the drawdown at the close of each session."""
+    """Return the drawdown at the end of each session of the curve."""
     peak, found = STARTING_CASH, []
     for day, value in zip(curve.days, curve.equity, strict=True):
         peak = max(peak, value)
@@ -189,7 +189,7 @@ def list_drawdowns(curve: Curve) -> list[Drawdown]:
 
 
 def find_deepest(curve: Curve) -> Drawdown:
-    """Return the deepest drawdown (the first of equal ones) of a curve with at least one session."""
+    """Return the deepest drawdown of a curve, the earliest of equal ones. The curve must not be empty."""
     return min(list_drawdowns(curve), key=lambda drawdown: (drawdown.percent, drawdown.day))
 
 
@@ -200,7 +200,7 @@ def measure_invested(portfolio: Portfolio) -> Invested:
 
 
 def summarize_history(finished: Sequence[Portfolio]) -> Summary | None:
-    """Return the figures of finished sessions, given newest first; None without any."""
+    """Return the sums and extremes of finished sessions (newest first), or None without sessions."""
     changes = [row.day_change for row in finished]
     if not changes:
         return None
@@ -217,14 +217,14 @@ def summarize_history(finished: Sequence[Portfolio]) -> Summary | None:
 
 
 def list_common(player: Player, rival: Player) -> tuple[tuple[Portfolio, ...], tuple[Portfolio, ...]]:
-    """Return the sessions of the window that both players have finished, newest first."""
+    """Return the sessions that both have finished, newest first: once for the player, once for the rival."""
     days = {row.session_date for row in player.finished} & {row.session_date for row in rival.finished}
     own, other = (tuple(row for row in each.finished if row.session_date in days) for each in (player, rival))
     return own, other
 
 
 def compare_with_market(gains: PlayerGains, market: Sequence[MarketReturn]) -> Comparison:
-    """Return a player's change and the returns of the market in the same sessions."""
+    """Return the gain of a player and the gain of the market over the same sessions."""
     return Comparison(
         player=measure_points(gains.change),
         market=sum((row.percent for row in market), Decimal(0)),
@@ -234,19 +234,17 @@ def compare_with_market(gains: PlayerGains, market: Sequence[MarketReturn]) -> C
 
 
 def measure_points(gain: Decimal) -> Decimal:
-    """Return a gain in percentage points: percent of the starting cash."""
+    """Return a gain in percent of the starting cash."""
     return gain * 100 / STARTING_CASH
-
-
-# -- tables and texts ---------------------------------------------------------------------
 
 
 @lru_cache(PLAYERS_KEPT)
 def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple[Position, ...]) -> pa.Table:
-    """Return the gain of each symbol in a window and in its newest session, the largest first.
+    """Return one row per symbol: its gain in the window and in the newest session, the largest gain first.
 
-    The last row is the change that trades do not explain, if there is any; with it both columns of gains add
-    up to the changes of value. `shares` and `paid` refer to the positions held in the newest session.
+    The last row is the change that trades do not explain, if there is any. With this row, each column of
+    gains adds up to the change of value. The columns `shares` and `paid` describe the positions in the newest
+    session.
     """
     in_session = {gain.symbol: gain.gain for gain in newest.symbols}
     held = {position.symbol: position for position in positions}
@@ -276,13 +274,13 @@ def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple
 
 
 def _to_float(value: Any) -> Any:
-    """Return an amount as a float for Arrow; adding 0 removes the sign of a negative zero."""
+    """Return a Decimal as a float, for Arrow, and any other value unchanged. Adding 0 avoids -0.0."""
     return float(value) + 0.0 if isinstance(value, Decimal) else value
 
 
 @lru_cache(PLAYERS_KEPT)
 def build_sessions_table(history: tuple[Portfolio, ...], today: date = date.max) -> pa.Table:
-    """Return one row per session, in the order given; as Arrow, because Streamlit sends Arrow."""
+    """Return one row per session, in the given order. Sessions before `today` are finished."""
     return pa.table(
         {
             "session": [row.session_date for row in history],
@@ -309,7 +307,7 @@ def build_quest_card(quest: Quest, now: datetime) -> QuestCard:
 
 
 def list_profile(user: User) -> list[tuple[str, str]]:
-    """Return the profile of a player as labels and texts; preferences that only programs use are left out."""
+    """Return the profile of a player as (label, text) pairs. Of the preferences, it has the strategy only."""
     facts = [
         ("Username", user.username),
         ("Name", user.name or "not given"),
@@ -322,7 +320,7 @@ def list_profile(user: User) -> list[tuple[str, str]]:
 
 
 def describe_strategy(preferences: Mapping[str, Any]) -> str:
-    """Return a simulated player's strategy in words; empty for anybody else."""
+    """Return the strategy of a simulated player in words; empty for a player without a known strategy."""
     strategy = preferences.get("strategy")
     text = _STRATEGIES.get(strategy, "") if isinstance(strategy, str) else ""
     lookback, symbols, invested = (
@@ -338,10 +336,11 @@ def describe_strategy(preferences: Mapping[str, Any]) -> str:
 
 
 def _mask_email(email: str | None) -> str:
-    """Mask an e-mail address so that it can be recognised but not copied: `a…@example.com`."""
+    """Hide most of an e-mail address, so that it can be recognised but not used: `a…@example.com`."""
     if email is None:
         return "not given"
     local, at, domain = email.partition("@")
     if not at:
-        return "unreadable"  # the text that the service gives in place of an address, which names a key
+        # not an address: the service could not decrypt it and returns a text that names the key
+        return "unreadable"
     return f"{local[:1]}…@{domain}"

@@ -1,1 +1,1 @@
-"""Quests: progress, rewards and deadlines."""
+"""The Quests page: how quests end, which rewards they give, and which quests are stuck."""

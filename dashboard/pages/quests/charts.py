@@ -1,4 +1,4 @@
-"""The chart of the progress that ended quests reached; pure functions."""
+"""The chart of the progress that ended quests have reached. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from dashboard.pages.quests.tables import STEPS, Progress, format_counted_share
 
 LIGHT = ("#3730a3", "#5a5ce0", "#64748b", "#767676")
 DARK = ("#c7d2fe", "#8b8ff8", "#94a3b8", "#7d8494")
-"""Colours with a contrast of at least 4.5 to 1 to the background of the theme."""
+"""Colours of STEPS in the light and the dark theme. Their contrast to the background is at least 4.5 to 1."""
 
 _BAR_PIXELS = 40
 _FRAME_PIXELS = 100
-"""Height of the legend and the axis."""
+"""Height of the legend and the axis together."""
 _LABEL_PIXELS = 110
 
 
 def build_progress_chart(progress: Sequence[Progress], *, is_dark: bool) -> Spec:
-    """Return one bar per quest type, divided by the step that its ended quests reached."""
+    """Return a chart with one bar per quest type. Its parts are the shares of the steps in STEPS."""
     y_axis = {"title": None, "ticks": False, "labelLimit": _LABEL_PIXELS, "labelOverlap": False}
     return {
         "data": {"values": [row for item in progress for row in _list_steps(item)]},

@@ -1,4 +1,4 @@
-"""The stuck quests of the Quests page as a CSV file."""
+"""The CSV download of the stuck quests: its link and its HTTP route."""
 
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -29,12 +29,15 @@ COLUMNS = (
 
 
 def build_link(quest_type: str | None) -> str:
-    """Return the address, relative to any page, of the file with stuck quests of a type (None: all)."""
+    """Return the address of the file of stuck quests, relative to any page; None selects all types."""
     return PATH[1:] if quest_type is None else f"{PATH[1:]}?{urlencode({'type': quest_type})}"
 
 
 def get_stuck(request: Request) -> Response:
-    """Return the response with at most `LIMIT` stuck quests, in page order; runs on a worker thread."""
+    """HTTP route: return the CSV file of at most `LIMIT` stuck quests, in the order of the page.
+
+    Runs in a worker thread.
+    """
 
     def read() -> CsvFile:
         quest_type = request.query_params.get("type")
@@ -45,7 +48,7 @@ def get_stuck(request: Request) -> Response:
 
 
 def build_row(item: StuckQuest) -> Cells:
-    """Return the cells of a stuck quest; amounts and times are not shortened."""
+    """Return the cells of a stuck quest. Amounts have all decimals, and times all digits."""
     quest = item.quest
     return (
         item.username,

@@ -1,7 +1,7 @@
-"""Quests: results and rewards of ended quests, whether players returned, and stuck quests.
+"""The script of the Quests page: results and rewards of ended quests, returning players, and stuck quests.
 
-Run by Streamlit as a script for every view. The filters and the search box are query parameters, so every
-view has its own link. The reports refresh by themselves.
+The filters and the search box are query parameters, so a link opens the same page. The reports refresh by
+themselves.
 """
 
 from collections.abc import Sequence
@@ -33,20 +33,20 @@ EXPIRING_WITHIN = timedelta(hours=24)
 STUCK_SHOWN = 100
 TITLES_SHOWN = 20
 TITLE_PIXELS, REASON_PIXELS, PROGRESS_PIXELS = 250, 190, 110
-"""Widths of the longest title of the game, of the longest reason why a quest is stuck, and of a bar.
+"""Widths of columns: the longest title in the game and the longest reason why a quest is stuck fit.
 
-On a phone one column has room beside the title.
+On a phone, one more column fits beside the title.
 """
 COMPARED_PLAYERS = 2_500
-"""Size of the sample of players: more would take seconds; shares differ by a percentage point or two."""
+"""Most players that are compared: more would take seconds. A sample changes shares by one or two points."""
 PLAYER_QUESTS_SHOWN = 100
 
 RANGES: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}
-"""Length of each window in days, today included; None for all time."""
+"""Length of each window in days, including today; None for all time."""
 RANGE = "12 weeks"
 ALL_TYPES = "All types"
 FILTERS = {"player": "", "live": True, "ended": RANGE, "quest": ALL_TYPES}
-"""The key of each filter and its default."""
+"""The default of each filter by its key."""
 
 DEFINITIONS = (
     "A quest has **ended** when it is completed, expired or past its time; anything else is **running**. "
@@ -66,7 +66,7 @@ AGE = "Up to three minutes old."
 
 
 def show_quests() -> None:
-    """Show the page for the values in the address."""
+    """Show the Quests page for the filters in the address."""
     service = runtime.get_service()
     live.show_heading("Quests")
     with live.loading():
@@ -90,12 +90,11 @@ def show_quests() -> None:
 
 
 def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | None]:
-    """Show the filters; return the first day of the window (None: all time) and the type (None: all)."""
+    """Show the filters. Return the first day of the window (None: all time) and the type (None: all)."""
     keys = {format_key(row.type): row.type for row in totals}
     if len(keys) < len({row.type for row in totals}):
-        keys = {
-            row.type: row.type for row in totals
-        }  # two types have the same text, so types are shown by their keys
+        # two types have the same text, so the filter shows the keys
+        keys = {row.type: row.type for row in totals}
     with filters.fold(), st.container(horizontal=True):
         window = filters.select_segment(
             "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
@@ -124,7 +123,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
         with weeks:
             _show_weeks(outcomes, totals, since=since)
 
-    # containers reserve the order: the first and the last part of the page share one read
+    # `show_outcomes` fills the first and the last part of the page; the containers keep the order on the page
     first, middle, weeks = st.container(), st.container(), st.container()
     with first:
         live.show_section(("quests-outcomes", since, quest_type), load=load_outcomes, show=show_outcomes)
@@ -133,7 +132,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
 
 
 def _show_players(service: EnhancedDatabaseService, since: date | None, quest_type: str | None) -> None:
-    """Show whether players return, how long quests take, and which quests are stuck or expire soon."""
+    """Show returning players, the time to complete, and the quests that are stuck or expire soon."""
 
     def load_returns() -> tuple[Sequence[QuestReturn], Sequence[QuestTotals]]:
         return (
@@ -292,7 +291,7 @@ def _show_weeks(
 
 
 def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
-    """Return the columns of a weekly table: the Monday, then one column for each type or kind."""
+    """Return the columns of a table by week: the week, then one for each quest type or kind of reward."""
     _, *others = list(table)  # type: ignore[call-overload]  # column names of a data frame
     labels = {name: format_key(name.partition(" ")[2]) for name in others}
     return {
@@ -432,7 +431,7 @@ def _show_player(service: EnhancedDatabaseService) -> None:
 
 
 def _load_player(service: EnhancedDatabaseService, name: str) -> tuple[User, Sequence[Quest]] | None:
-    """Return the player with this name and the player's newest quests, or None."""
+    """Return the player with this username and the player's newest quests, or None without such a player."""
     user = find_player(service, name)
     if user is None:
         return None

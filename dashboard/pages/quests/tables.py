@@ -1,4 +1,4 @@
-"""Sums and tables of quests; pure functions."""
+"""The sums, tables and texts of the Quests page. Pure functions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -39,30 +39,33 @@ from dashboard.formats import (
 T = TypeVar("T")
 
 FEWEST_ENDED = 10
-"""Ended quests that a type needs to be called best or worst: with fewer, one quest moves its rate by 10 %."""
+"""Fewest ended quests of a type that is named best or worst: with fewer, one quest is over 10 % of them."""
 
 FEWEST_SESSIONS = 100
-"""Sessions with and without a quest that a comparison needs: in fewer, one session is more than a point."""
+"""Fewest sessions with a quest, and without it, to compare: with fewer, one session is over 1 %."""
 
 LEAST_DIFFERENCE = Decimal(1)
-"""Percentage points below which a difference is not visible, however many sessions there are."""
+"""Percentage points. A smaller difference counts as none, however many sessions there are."""
 
 CHANCE_ERRORS = 1.96
-"""Standard errors that chance alone exceeds in 5 % of comparisons."""
+"""Limit of a difference in standard errors: by chance alone, 5 % of comparisons exceed it."""
 
 MORE_OFTEN, LESS_OFTEN = "more often", "less often"
 NO_DIFFERENCE, TOO_FEW = "no visible difference", "too few sessions"
 
 STUCK_REASONS = {"is_untouched": "no progress", "is_behind": "behind", "is_unseen": "player not seen"}
-"""Field of `StuckQuest` and its text for each reason why a quest is stuck, in display order."""
+"""The reasons why a quest is stuck: the field of `StuckQuest` and the text, in the order on the page."""
 
 
 STEPS = ("Completed", "At least half", "Less than half", "Not started")
-"""How far an ended quest came, the furthest first; each quest is in one of them."""
+"""How far an ended quest came, from best to worst. Each ended quest belongs to exactly one step."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How many ended quests reached each step; a step also counts quests that reached a further step."""
+    """How many quests of a type have ended, and how many of these were started, half done and completed.
+
+    Each number includes the quests of the numbers after it: a completed quest is also half done and started.
+    """
 
     type: str
     ended: int
@@ -72,11 +75,11 @@ class Progress(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> Decimal:
-        """The completed quests as a part of the ended ones, of which there is at least one."""
+        """The share of ended quests that were completed, from 0 to 1. `ended` must not be 0."""
         return Decimal(self.completed) / self.ended
 
     def count_steps(self) -> tuple[int, int, int, int]:
-        """Return how many quests came as far as each of STEPS and no further; the sum is `ended`."""
+        """Return the number of quests in each of STEPS. The sum is `ended`."""
         return (
             self.completed,
             self.halfway - self.completed,
@@ -86,24 +89,24 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """The quests that can still be completed: their number, and how many of them expire soon."""
+    """The number of running quests, and the number of those that expire soon."""
 
     quests: int
     expiring: int
 
 
 def select_type(rows: Iterable[Any], quest_type: str | None) -> list[Any]:
-    """Return the rows of one type, or all for None."""
+    """Return the rows of one quest type; None returns all rows."""
     return [row for row in rows if quest_type in (None, row.type)]
 
 
 def select_limited(rows: Iterable[Any]) -> list[Any]:
-    """Return the rows of types whose quests have a deadline, so that they can end without being completed."""
+    """Return the rows of quest types with a deadline. Quests of other types end only by completion."""
     return [row for row in rows if row.type not in ENDLESS_TYPES]
 
 
 def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
-    """Return the progress summed over all outcomes."""
+    """Return the sum of all outcomes as the progress of the type `name`."""
     rows = list(outcomes)
     return Progress(
         type=name,
@@ -115,7 +118,7 @@ def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
 
 
 def list_progress(outcomes: Iterable[QuestOutcome]) -> tuple[Progress, ...]:
-    """Return the progress of each type with a deadline, the type with most ended quests first."""
+    """Return the progress of each quest type with a deadline. The type with most ended quests comes first."""
     groups = _group(select_limited(outcomes), lambda row: row.type)
     progress = [add_progress(rows, quest_type) for quest_type, rows in groups.items()]
     return tuple(sorted(progress, key=lambda item: (-item.ended, item.type)))
@@ -140,12 +143,12 @@ def format_counted_share(part: int, whole: int) -> str:
 
 
 def describe_duration(duration: timedelta | None) -> str:
-    """Write a duration in its two largest units; `-` when it is unknown."""
+    """Write a duration in its two largest units, such as `2 h 40 min`; `-` for None."""
     return "-" if duration is None else format_duration(duration.total_seconds())
 
 
 def describe_rates(progress: Sequence[Progress]) -> str:
-    """Return which type with a deadline is completed most often and which least often, as Markdown."""
+    """Return a sentence on the quest types that are completed most and least often, as Markdown."""
     rated = sorted(
         (item for item in progress if item.ended >= FEWEST_ENDED), key=lambda item: (-item.rate, item.type)
     )
@@ -170,7 +173,7 @@ def describe_rates(progress: Sequence[Progress]) -> str:
 def describe_endless(
     outcomes: Iterable[QuestOutcome], totals: Iterable[QuestTotals], *, since: date | None
 ) -> str:
-    """Return a sentence for each type without a deadline: completed, since when, and running; as Markdown."""
+    """Return a sentence for each type without a deadline, as Markdown: its completed and running quests."""
     ended = _group((row for row in outcomes if row.type in ENDLESS_TYPES), lambda row: row.type)
     running = _group((row for row in totals if row.type in ENDLESS_TYPES), lambda row: row.type)
     texts = []
@@ -187,7 +190,7 @@ def describe_endless(
 
 
 def describe_types(totals: Iterable[QuestTotals]) -> str:
-    """Return what each known type of the game asks for, a line each, as Markdown."""
+    """Return one line for each quest type of the game, as Markdown: what the player has to do."""
     shown = {row.type for row in totals}
     return "  \n".join(f"**{format_key(key)}**: {text}" for key, text in ASKS_FOR.items() if key in shown)
 
@@ -201,9 +204,9 @@ def _describe_rate(item: Progress) -> str:
 
 
 def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTotals]) -> pd.DataFrame:
-    """Return one row per type with a deadline: ended quests by how far they came, and running quests.
+    """Return one row per quest type with a deadline: ended quests, their share in each step, running quests.
 
-    The columns of steps are named by their place in STEPS.
+    The columns of the steps are named `step 0` to `step 3`, by their position in STEPS.
     """
     groups = _group(select_limited(totals), lambda row: row.type)
     running = {key: sum_running(rows) for key, rows in groups.items()}
@@ -227,10 +230,11 @@ def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTot
 
 
 def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
-    """Return one row per week, newest first: the share of ended quests that were completed.
+    """Return one row per week, newest first: the share of the week's ended quests that were completed.
 
-    Of all types, where there are several, and of each type, in the order of `list_progress`; types without a
-    deadline are left out. `since` is the first day of the window.
+    There is a column for each quest type with a deadline, in the order of `list_progress`. If there are
+    several types, a column for all types comes first. `since` is the first day of the window, or None for all
+    time.
     """
     rows = select_limited(outcomes)
     weeks = _group(rows, lambda row: row.week)
@@ -246,7 +250,7 @@ def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, t
 
 
 def build_rewards_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
-    """Return one row per week, newest first: the rewards that completed quests gave, by kind."""
+    """Return one row per week, newest first: the rewards of completed quests, summed by kind of reward."""
     rows = [row for row in outcomes if row.reward_type is not None and row.completed]
     weeks = _group(rows, lambda row: row.week)
     table = {"week": [format_week(week, since=since, today=today) for week in _sort_weeks(weeks)]}
@@ -262,7 +266,11 @@ def build_rewards_table(outcomes: Iterable[QuestOutcome], *, since: date | None,
 def list_rewards(
     outcomes: Iterable[QuestOutcome], totals: Iterable[QuestTotals]
 ) -> list[tuple[str, str, str]]:
-    """Return each kind of reward with what completed quests gave and what running ones can still give."""
+    """Return (kind, given, open) for each kind of reward.
+
+    `given` is the sum of the rewards of completed quests, and `open` the sum that running quests can still
+    give.
+    """
     given = _sum_rewards(outcomes, lambda row: row.earned)
     still_open = _sum_rewards(totals, lambda row: row.open)
     return [
@@ -281,7 +289,10 @@ def _sum_rewards(rows: Iterable[Any], get_amount: Callable[[Any], Decimal]) -> M
 
 
 def format_week(week: date | None, *, since: date | None, today: date) -> str:
-    """Write a week as its Monday and mark a partial week: `2026-11-23 (so far)`, `2026-11-09 (from Wed)`."""
+    """Write the Monday of a week: `2026-11-16`, `2026-11-23 (so far)`, `2026-11-09 (from Wed)`.
+
+    The text in brackets marks a week that is not over, or a week that began before the window.
+    """
     if week is None:
         return "unknown"
     missing = []
@@ -297,7 +308,7 @@ def _sort_weeks(weeks: Iterable[date | None]) -> list[date | None]:
 
 
 def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
-    """Return one row per title: how many were completed, and the median time to complete."""
+    """Return one row per quest title: the number of completed quests and their median time to complete."""
     return pd.DataFrame(
         {
             "median": [describe_duration(item.median) for item in titles],
@@ -309,7 +320,10 @@ def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
 
 
 class ReturnComparison(msgspec.Struct, frozen=True):
-    """Sessions with and without a quest of a type, compared; `difference` is in percentage points."""
+    """Whether players return more often after sessions with a quest of a type than after sessions without it.
+
+    `difference` is in percentage points, and None if there are too few sessions to compare.
+    """
 
     counts: QuestReturn
     difference: Decimal | None
@@ -317,17 +331,18 @@ class ReturnComparison(msgspec.Struct, frozen=True):
 
 
 def compare_returns(returns: Iterable[QuestReturn]) -> list[ReturnComparison]:
-    """Return the comparison of each type, the largest difference first, types without one last."""
+    """Return the comparison of each quest type. The largest difference comes first, None last."""
     found = [_compare_return(item) for item in returns]
     return sorted(found, key=lambda item: (item.difference is None, -abs(item.difference or Decimal(0))))
 
 
 def _compare_return(item: QuestReturn) -> ReturnComparison:
-    """Compare two shares: a difference is visible when it is large enough and not within chance.
+    """Compare the share of returning players with and without a quest of a type.
 
-    Chance is judged by the z-test for two proportions with a pooled share (NIST/SEMATECH e-Handbook of
-    Statistical Methods, 7.3.3). The test takes sessions as independent, but those of one player are alike:
-    in many sessions it calls small differences real. So a difference must also reach LEAST_DIFFERENCE.
+    The difference counts if the z-test for two proportions with a pooled share finds it significant
+    (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3) and if it is at least LEAST_DIFFERENCE. The
+    second condition is needed because the test assumes independent sessions. The sessions of one player are
+    not independent, so with many sessions the test finds very small differences significant.
     """
     if not item.sessions_without:
         return ReturnComparison(item, None, "everybody had one")
@@ -343,7 +358,7 @@ def _compare_return(item: QuestReturn) -> ReturnComparison:
 
 
 def describe_returns(comparisons: Sequence[ReturnComparison]) -> str:
-    """Return whether players with a quest return more often, as Markdown."""
+    """Return a text that names the quest types with which players return more or less often, as Markdown."""
     parts = []
     for verdict in (MORE_OFTEN, LESS_OFTEN):
         names = ", ".join(
@@ -358,7 +373,7 @@ def describe_returns(comparisons: Sequence[ReturnComparison]) -> str:
 
 
 def build_returns_table(comparisons: Sequence[ReturnComparison]) -> pd.DataFrame:
-    """Return one row per type: how often players with and without such a quest returned after a session."""
+    """Return one row per quest type: how often players returned with and without a quest of the type."""
     rows = [item.counts for item in comparisons]
     return pd.DataFrame(
         {
@@ -374,19 +389,19 @@ def build_returns_table(comparisons: Sequence[ReturnComparison]) -> pd.DataFrame
 
 
 def _format_returned(returned: int, sessions: int) -> str:
-    """Write a share and of how many sessions it is: `99.2% of 591`; `-` without any."""
+    """Write the share of sessions after which the player returned: `99.2% of 591`; `-` without sessions."""
     return f"{format_share(returned, sessions, places=1)} of {format_count(sessions)}" if sessions else "-"
 
 
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
-    """Return a text that names the types without a quest in any finished session, or an empty text."""
+    """Return a text that names the quest types that could not be compared; empty if there are none."""
     missing = {row.type for row in totals} - {item.type for item in returns}
     names = ", ".join(escape_markdown(name) for name in sorted(map(format_key, missing)))
     return f" Not compared, because no such session was played with one: {names}." if names else ""
 
 
 def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFrame:
-    """Return one row per quest: player (link), title, why it is stuck, progress in percent, times."""
+    """Return one row per stuck quest, in the given order."""
     return pd.DataFrame(
         {
             "player": [build_player_link(item.username) for item in stuck],
@@ -404,7 +419,7 @@ def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFram
 
 
 def describe_stuck(stuck: StuckQuests) -> str:
-    """Return how many quests are stuck and why; the parts exclude each other and add up, as Markdown."""
+    """Return how many quests are stuck and why, as Markdown. Each quest is counted for one reason only."""
     parts = (
         (stuck.untouched, "without progress"),
         (stuck.behind, "behind"),
@@ -422,12 +437,12 @@ def describe_stuck(stuck: StuckQuests) -> str:
 
 
 def describe_reasons(item: StuckQuest) -> str:
-    """Return why a quest is stuck: `no progress, player not seen`."""
+    """Return all reasons why a quest is stuck: `no progress, player not seen`."""
     return ", ".join(reason for name, reason in STUCK_REASONS.items() if getattr(item, name))
 
 
 def build_expiring_table(quests: Sequence[PlayerQuest], now: datetime) -> pd.DataFrame:
-    """Return one row per quest: player (link), title, progress in percent, time left."""
+    """Return one row per quest that expires soon, in the given order."""
     return pd.DataFrame(
         {
             "player": [build_player_link(item.username) for item in quests],
@@ -439,7 +454,7 @@ def build_expiring_table(quests: Sequence[PlayerQuest], now: datetime) -> pd.Dat
 
 
 def build_player_table(quests: Sequence[Quest], now: datetime) -> pd.DataFrame:
-    """Return one row per quest of a player, in the order given."""
+    """Return one row per quest of a player, in the given order."""
     return pd.DataFrame(
         {
             "title": [quest.title for quest in quests],
@@ -460,19 +475,19 @@ def build_player_table(quests: Sequence[Quest], now: datetime) -> pd.DataFrame:
 
 
 def _describe_status(quest: Quest, now: datetime) -> str:
-    """Write a status; an active quest past its end is shown as expired, even before maintenance marks it."""
+    """Write the status of a quest. An active quest past its end is written as `Expired`."""
     if quest.status != "ACTIVE":
         return format_key(quest.status)
     return "Running" if quest.expires_at is None or quest.expires_at > now else "Expired"
 
 
 def measure_progress_percent(quest: Quest) -> int:
-    """Return the progress of a quest in integer percent: 100 only when its target is reached."""
+    """Return the progress of a quest in integer percent. It is 100 only if the target is reached."""
     return measure_share(quest.current_progress, quest.target_value) if quest.target_value > 0 else 100
 
 
 def measure_progress(quest: Quest) -> float:
-    """Return the progress of a quest as a part of its target, from 0 to 1."""
+    """Return the progress of a quest as a share of its target, from 0 to 1."""
     if quest.target_value <= 0:
         return 1.0
     return min(max(float(quest.current_progress / quest.target_value), 0.0), 1.0)
