@@ -44,7 +44,7 @@ KNOWN_CATEGORIES = (
         key=QUESTS_COMPLETED,
         name="Quests completed",
         unit="count",
-        explanation="Quests completed: all by the end of the session or, while it is open, so far.",
+        explanation="Quests completed: the number by the end of the session or, while it is open, so far.",
         is_running_total=True,
     ),
 )

@@ -17,6 +17,11 @@ CARD_PIXELS = 155
 SCREEN_COOKIE = "echo-markets-screen"
 """Cookie with the width of the visitor's screen: `phone`, `tablet` or `desk`. `static/shell.js` sets it."""
 
+SESSION_NOTE = (
+    "A session is one UTC day. The session of today is open: its figures are “so far”. Earlier sessions are "
+    "finished."
+)
+
 ROW_PIXELS = 38
 VISIBLE_ROWS = 12
 

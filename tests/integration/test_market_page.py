@@ -155,7 +155,7 @@ def test_prices_of_long_ago_are_in_no_month(market: EnhancedDatabaseService) -> 
     page = open_page(MARKET)
     text = read_text(page)
     assert "AAPL from 13 Jan 2024 00:00 to 12 Feb 2024 21:00, its last price" in text
-    assert "1 candle of 2 hours: from $60.00 to $66.00 (+10.00%), at most $66.00" in text
+    assert "1 candle of 2 hours: from $60.00 to $66.00 (+10.00%), highest $66.00" in text
     assert read_metrics(page)["Volume"] == "7"
 
 

@@ -133,7 +133,7 @@ def test_a_chart_is_described_in_a_sentence() -> None:
     view = build_view(build_candles(2), find_range("1 week"), build_event(LAST))
     assert tables.describe_view(view, find_range("1 week")) == (
         "AAPL from 24 Feb 2013 00:00 to 2 Mar 2013 21:00, its last price, in 2 candles of 30 minutes: from "
-        "$50.00 to $49.00 (-2.00%), at most $56.00, at least $44.00; 1 event marked."
+        "$50.00 to $49.00 (-2.00%), highest $56.00, lowest $44.00; 1 event marked."
     )
     day = build_view(build_candles(1), find_range("1 day"))
     assert tables.describe_view(day, find_range("1 day")).startswith("AAPL from 28 Feb 2013 21:00 to 1 Mar")

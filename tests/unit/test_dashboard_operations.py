@@ -361,7 +361,7 @@ def test_memory_is_described_with_its_limit() -> None:
 
 def test_reads_past_redis_are_said() -> None:
     """These reads are in no hit ratio, so a chart without them needs the note."""
-    assert tables.describe_bypasses({CACHE_BYPASSES: {(): 2.5}}).startswith("2.50 reads/s did not use Redis")
+    assert tables.describe_bypasses({CACHE_BYPASSES: {(): 2.5}}).startswith("2.50 reads/s bypassed Redis")
     assert tables.describe_bypasses({CACHE_BYPASSES: {(): 0.0}}) == ""
 
 

@@ -13,7 +13,7 @@ from core import EnhancedDatabaseService
 from dashboard import charts, filters, live, runtime, states
 from dashboard.categories import Category, describe_missed
 from dashboard.data import find_newest_leaderboard_day
-from dashboard.elements import CARD_PIXELS, show_metric
+from dashboard.elements import CARD_PIXELS, SESSION_NOTE, show_metric
 from dashboard.formats import (
     LAST_SESSION,
     escape_markdown,
@@ -54,8 +54,7 @@ def show_leaderboards() -> None:
     live.show_live(partial(_show_leaderboard, service, selection, newest), seconds=REFRESH_SECONDS)
     running = " This category is a running total, so it has no mean of several sessions."
     st.caption(
-        "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "
-        "finished. Scores can be up to two minutes old. All times and session dates are in UTC."
+        f"{SESSION_NOTE} Scores can be up to two minutes old. All times and session dates are in UTC."
         + (running if selection.category.is_running_total else "")
     )
 
@@ -111,9 +110,9 @@ def _show_no_scores(selection: Selection) -> None:
 def _show_no_match(prefix: str) -> None:
     states.show_empty(
         "no-match",
-        f"No player here starts with “{escape_markdown(prefix)}”",
-        "Check the spelling, type fewer letters, or choose another session or category: only players "
-        "with a score are on a leaderboard.",
+        f"No player on this leaderboard starts with “{escape_markdown(prefix)}”",
+        "Only players with a score are on a leaderboard. Check the spelling, type fewer letters, or choose "
+        "another session or category.",
     )
 
 
@@ -265,7 +264,7 @@ def _show_period(selection: Selection, page: PeriodPage) -> None:
     else:
         _show_no_match(selection.prefix)
     select_page(page.pages)
-    so_far = ", whose last is open, so far" if page.is_open else ""
+    so_far = "; the last session is open, so the means are so far" if page.is_open else ""
     st.caption(
         f"{format_day(period.days[-1])} to {format_day(period.days[0])}{so_far}. The best "
         f"{format_count(len(period.entries))} of {format_count(period.players)} players, "

@@ -244,11 +244,11 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
     so_far = " so far" if is_open else ""
     compared = "the compared session"
     if is_open:
-        compared += ", which is finished; this one is open"
+        compared += " (which is finished; this session is open)"
     score, explanation = category.name, category.explanation
     if sessions > 1:
         score = f"Mean {category.name.lower()}"
-        explanation += f" Mean of {sessions} sessions; one without a score counts as"
+        explanation += f" Mean of {sessions} sessions; a session without a score counts as"
         explanation += f" {describe_missed(category)}."
     return {
         "medal": st.column_config.MultiselectColumn(
@@ -263,10 +263,10 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
         "score": text(score, help=explanation, alignment="right"),
         "value": text(
             "Total value",
-            help="Cash and holdings: players with equal returns are ranked by it",
+            help="Cash and holdings. Players with equal returns are ranked by their total value",
             alignment="right",
         ),
-        "change": text(f"Change{so_far}", help=f"Score minus that of {compared}", alignment="right"),
+        "change": text(f"Change{so_far}", help=f"Score minus the score in {compared}", alignment="right"),
         "sessions": number("Sessions", format="%,d", width=80, help=f"Sessions with a score, of {sessions}"),
         "trend": st.column_config.LineChartColumn(
             "Trend", width=110, help="Scores of the last sessions, oldest first", color=ACCENT

@@ -54,7 +54,8 @@ FILTERS = {
 """The default of each filter by its key. The symbol has no default: it is always in the address."""
 VOLATILITY_HELP = (
     "Standard deviation of the last 20 daily returns (logarithms), annualised with 252 days. A daily return "
-    "is from the last price of a UTC day with prices to that of the next; the running day counts so far."
+    "compares the last price of a UTC day with the last price of the day before that has prices. The current "
+    "day counts with its newest price."
 )
 SPREAD_HELP = "Ask minus bid of the last price, in basis points (1/100 %) of the mid price."
 AGE = "Up to 30 seconds old."
@@ -176,7 +177,7 @@ def _show_present(tick: Tick, cards: Cards) -> None:
             format_price(tick.price),
             None if change is None else f"{format_percent(change)} in 24 h",
             is_change=bool(change) and not is_zero(change or 0),
-            help="Last price, as in the table above, against the last price at or before 24 hours earlier.",
+            help="Last price, as in the table above, and its change from the price 24 hours earlier.",
         )
     with volatility:
         value = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
@@ -217,8 +218,8 @@ def _show_range(view: SymbolView, selected: Range, cards: Cards) -> None:
             f"Change in {selected.name}",
             format_percent(total.change_percent),
             f"from {format_price(total.open)}",
-            help="Last price of the chart against the last price before the range; without one, against the "
-            f"first in it. {AGE}",
+            help="Change from the last price before the range to the last price of the chart. If there is no "
+            f"price before the range, change from its first price. {AGE}",
         )
     with extremes:
         show_metric(
@@ -393,8 +394,9 @@ def _show_effect(effect: EventEffect | None, chosen: str | None, window: str) ->
         placeholder="-",
     )
     st.caption(
-        "A comparison, not a cause. Select an event in the table above; without a selection this is the "
-        "newest. A portfolio has one value a session, so a median return is that of a session."
+        "This compares two times; it does not show that the event is the cause. To see another event, select "
+        "it in the table above; without a selection, this is the newest event. The median return is that of "
+        "a whole session, because a portfolio has one value per session."
     )
 
 

@@ -81,11 +81,11 @@ def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
         "change": ChangeColumn(
             "24 h change",
             unit="%",
-            help="Last price against the last price at or before 24 hours earlier; - without one",
+            help="Change from the price 24 hours earlier to the last price; - if there is no earlier price",
         ),
         "trend": st.column_config.LineChartColumn(
             "Last 24 prices",
-            help="The last price of each of the 24 latest hours that have one; imported days have one price",
+            help="The last price of each hour, for 24 hours with prices. Imported days have one price",
         ),
     }
 
@@ -196,8 +196,8 @@ def describe_view(view: SymbolView, chosen: Range) -> str:
     return (
         f"{view.tick.symbol} from {format_minute(begin)} to {format_minute(view.tick.timestamp)}, its last "
         f"price, in {count} of {chosen.candle}: from {format_price(total.open)} to "
-        f"{format_price(total.close)} ({format_percent(total.change_percent)}), at most "
-        f"{format_price(total.high)}, at least {format_price(total.low)}; "
+        f"{format_price(total.close)} ({format_percent(total.change_percent)}), highest "
+        f"{format_price(total.high)}, lowest {format_price(total.low)}; "
         f"{format_quantity(len(view.events), 'event')} marked."
     )
 

@@ -32,11 +32,11 @@ ADVICE: dict[Topic, Advice] = {
     ),
     "alerts": Advice("If an alert stays active, read the logs first.", "troubleshooting"),
     "pool": Advice(
-        "Requests waiting for long: find what holds connections, then raise `DATABASE_CONNECTION_LIMIT`.",
+        "If requests wait for long, find what holds connections, then raise `DATABASE_CONNECTION_LIMIT`.",
         "echopoolnearlyexhausted",
     ),
     "replicas": Advice(
-        "A replica that is left out comes back by itself; the logs of the processes say why it is.",
+        "A replica that is left out comes back by itself; the logs of the processes say why it was left out.",
         "echoreplicalagging",
     ),
     "cache": Advice(

@@ -184,7 +184,7 @@ PANELS = (
     Panel(
         "Connections by role",
         "pool",
-        "Database connections in use, all processes of a role together. Dashed: requests that wait for one.",
+        "Database connections in use by all processes of a role. Dashed: requests that wait for one.",
         (
             (POOL_USED, "in use", "".join),
             (POOL_WAITING, "waiting", "".join),
@@ -195,8 +195,8 @@ PANELS = (
     Panel(
         "Cache hit ratio",
         "cache",
-        "Values found, of those requested from a process's own (near) or the shared cache, in percent, over "
-        "the 2 minutes before each point.",
+        "Values found in percent of the values requested, over the 2 minutes before each point. Near: the "
+        "cache in a process. Shared: the cache in Redis.",
         ((HIT_RATIO, "", " · ".join),),
         100.0,
         _build_hit_chart,

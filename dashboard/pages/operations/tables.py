@@ -48,9 +48,9 @@ _MEANINGS = {
     "Stack": "The worst of all parts: healthy, degraded (it answers, but a part is missing) or unhealthy.",
     "PostgreSQL": "Whether the database answers a health check, and how long the check took.",
     "Redis": "Whether the shared cache answers a health check and is used.",
-    "Migrations": "Changes of the schema that the database has, and those that it still needs.",
-    "Connections in use": "Connections to PostgreSQL that are checked out of the pools, of the most allowed.",
-    "Replicas": "Replicas that every process reads from, of those that some process has.",
+    "Migrations": "Changes of the schema that are applied to the database, and those that are pending.",
+    "Connections in use": "Connections to PostgreSQL that are checked out, of all that the pools allow.",
+    "Replicas": "Replicas that every process reads from, of all replicas.",
     "Processes": "Processes of the stack that write metrics now, by role.",
 }
 
@@ -195,7 +195,7 @@ def describe_memory(scrape: Scrape) -> str:
 def describe_bypasses(values: Mapping[Query, Values]) -> str:
     """Write how many reads per second bypass Redis; empty if none does."""
     rate = sum(values.get(CACHE_BYPASSES, {}).values())
-    return f"{rate:,.2f} reads/s did not use Redis and count in no ratio." if rate > 0 else ""
+    return f"{rate:,.2f} reads/s bypassed Redis; they are not part of the ratio." if rate > 0 else ""
 
 
 class Column(NamedTuple):

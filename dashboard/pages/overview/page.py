@@ -12,7 +12,14 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
-from dashboard.elements import CARD_PIXELS, ChangeColumn, show_folded, show_metric, show_table
+from dashboard.elements import (
+    CARD_PIXELS,
+    SESSION_NOTE,
+    ChangeColumn,
+    show_folded,
+    show_metric,
+    show_table,
+)
 from dashboard.formats import (
     LAST_SESSION,
     build_player_link,
@@ -43,8 +50,7 @@ def show_overview() -> None:
         return
     live.show_live(partial(_show_sections, service), seconds=REFRESH_SECONDS)
     st.caption(
-        "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "
-        "finished. The newest session can be up to one minute old, earlier sessions up to 15 minutes; "
+        f"{SESSION_NOTE} The newest session can be up to one minute old, earlier sessions up to 15 minutes. "
         "Refresh reads all of them again. All times and session dates are in UTC."
     )
 

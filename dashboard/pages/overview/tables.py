@@ -33,7 +33,7 @@ PLAYERS_HELP = "All players who had signed up by the end of the day of the sessi
 RETURN_HELP = "Of all players with a score, in percent of the starting cash of 10,000."
 QUESTS_HELP = "Quests completed on the day of the session (UTC), by their time of completion."
 EVENTS_HELP = "Market events on the day of the session (UTC)."
-AGE = "An open session is up to one minute old, earlier ones 15 minutes."
+AGE = "Up to one minute old for an open session, and up to 15 minutes for earlier sessions."
 
 
 class Headline(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ def build_retention_chart(report: PlayerReport, *, is_dark: bool, is_phone: bool
                 "text": text,
                 "week": format_day(cell.week),
                 "players": f"{format_count(cell.played)} of {format_count(cell.players)} ({share})",
-                "state": "running week, so far" if cell.is_open else "finished week",
+                "state": "current week, so far" if cell.is_open else "finished week",
             }
         )
     encoding: Spec = {

@@ -13,7 +13,15 @@ from core import EnhancedDatabaseService
 from core.records import PlayerDay, PlayerReport, SilentPlayer
 from dashboard import filters, live, runtime, states
 from dashboard.charts import enclose_data
-from dashboard.elements import CARD_PIXELS, is_phone, link_player, show_folded, show_metric, show_table
+from dashboard.elements import (
+    CARD_PIXELS,
+    SESSION_NOTE,
+    is_phone,
+    link_player,
+    show_folded,
+    show_metric,
+    show_table,
+)
 from dashboard.formats import escape_markdown, format_change, format_count, format_day, format_quantity
 from dashboard.pages.players import charts, data, download, tables
 from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage, Today
@@ -25,19 +33,19 @@ LEAST_SESSIONS = ("0", "5", "10", "20", "50")
 ANY_WEEK = "Any week"
 PAGES = "silent-pages"
 
-SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included, so far."
+SEEN_HELP = "Players who were active or played on one of these UTC days. The last day is today, so far."
 QUEST_PIXELS = 310
 """Width of the column "Last quest": the longest title in the game, with its state, fits."""
-TODAY_HELP = "Active since 00:00 UTC, or played today's session."
-PLAYED_HELP = "Players with a portfolio of at least one session of these days."
+TODAY_HELP = "Players who were active since 00:00 UTC, or who played today's session."
+PLAYED_HELP = "Players with a portfolio in at least one session of these days."
 TRADED_HELP = "Players with at least one trade in today's session."
 NEW_HELP = "Players who joined on these days: their account was created then."
-RETURNING_HELP = "Played a session of these days after at least 7 days without a session of theirs."
-LOST_HELP = f"Seen once, but not in the last {data.LOST_DAYS} days."
+RETURNING_HELP = "Players who played on one of these days after at least 7 days without playing."
+LOST_HELP = f"Players who were seen before, but not in the last {data.LOST_DAYS} days."
 NEWLY_LOST_HELP = (
-    f"Players whose silence reached {data.LOST_DAYS} days on one of these days and who are still away; "
-    "below, those of as many days before and of today so far. Players lost earlier had more time to come "
-    "back, so the number before is no fair comparison."
+    f"Players who reached {data.LOST_DAYS} days without activity on one of these days, and who have not come "
+    "back. Below: the same number for as many days before, and for today so far. Do not compare the first "
+    "two numbers: players who were lost earlier have had more time to come back."
 )
 
 
@@ -65,8 +73,8 @@ def show_players() -> None:
         silence = _show_filters()
     live.show_live(partial(_show_silent, service, silence), seconds=REFRESH_SECONDS)
     st.caption(
-        "Today's figures can be up to a minute old, those of all players 15 minutes, finished days an hour; "
-        "the list is as of now. A session is a UTC date; that of today is open, so its figures are so far."
+        "Figures of today can be up to one minute old, figures of all players 15 minutes, and figures of "
+        f"finished days one hour. The list of silent players is as of the last refresh. {SESSION_NOTE}"
     )
 
 
@@ -157,10 +165,7 @@ def _show_days(days: Sequence[PlayerDay]) -> None:
         width="stretch",
         alt=f"Players who played and traded, and new players, of {len(days)} days; see the table below",
     )
-    st.caption(
-        "Played and traded have a point for each day with a session, and their lines lead from one session "
-        "to the next. The hollow points are today, so far: no line leads to them."
-    )
+    st.caption("The lines of played and traded have one point per session. Hollow points: today, so far.")
     show_folded("Table of the days", partial(_show_days_table, days), key="days-table")
 
 
@@ -184,8 +189,8 @@ def _show_retention(report: PlayerReport) -> None:
     st.header("Retention by week of joining", anchor=False)
     if not report.cohorts:
         st.caption(
-            "Nobody has joined in the last 13 weeks. The list of silent players has the lost ones, by week "
-            "of joining."
+            "Nobody has joined in the last 13 weeks. The list of silent players below can show the players "
+            "of an earlier week."
         )
         return
     st.vega_lite_chart(
@@ -194,16 +199,16 @@ def _show_retention(report: PlayerReport) -> None:
         alt="Share of each week's new players who played in each week since; see the table below",
     )
     st.caption(
-        "Share of the players who joined in a week (Monday to Sunday, UTC; their number in brackets) who "
-        "played at least one session in that week and in each week since: in percent, or as two numbers such "
-        f"as 2/3 where fewer than {tables.SMALL_COHORT} joined. Outlined: the running week, so far. Weeks "
-        "without any session are empty."
+        "A row is the players who joined in one week (Monday to Sunday, UTC); their number is in brackets. A "
+        "cell is the share of these players who played at least one session in that week: in percent, or as "
+        f"two numbers such as 2/3 if fewer than {tables.SMALL_COHORT} joined. Outlined: the current week, so "
+        "far. Weeks without any session are empty."
     )
     if earlier := data.count_earlier(report):
         st.caption(
             f"Joined before these weeks, so in no row: {format_count(earlier)} of "
-            f"{format_quantity(report.players, 'player')}. The list of silent players has the lost ones "
-            "among them, by week of joining."
+            f"{format_quantity(report.players, 'player')}. The list of silent players below can show the "
+            "players of an earlier week."
         )
     show_folded("Table of retention", partial(_show_retention_table, report), key="retention-table")
     st.link_button(
@@ -243,9 +248,9 @@ def _show_distributions(report: PlayerReport) -> None:
             return
         _show_bars(tables.group_streaks(report), title="Sessions in a row")
         st.caption(
-            "Sessions played in a row up to now, of players who played the last finished session or today's. "
-            "Only sessions that were held count: a day without one ends no streak, nor does that of today "
-            "while it is open. Counted within 62 days."
+            "Number of sessions that a player has played in a row up to now. Players who played neither "
+            "today's session nor the last finished one have no streak. A day without a session does not end "
+            "a streak. Only the last 62 days are counted."
         )
 
 
@@ -357,7 +362,7 @@ def _show_nobody(silence: Silence) -> None:
         f"No player{where} is silent for {format_quantity(silence.days, 'day')}",
         "Choose fewer days, or remove filters above."
         if is_filtered
-        else "Everybody who was seen once has been seen since.",
+        else "Every player who was ever seen was seen in this time.",
     )
 
 

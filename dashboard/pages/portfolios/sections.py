@@ -45,7 +45,9 @@ GAIN_COLUMNS: Final = {
     "bought": _money("Bought ($)", help="Sum of all purchases in the window"),
     "sold": _money("Sold ($)", help="Sum of all sales in the window"),
     "trades": _number("Trades", format="%,d", help="Purchases and sales in the window"),
-    "sessions": _number("Sessions", format="%,d", help="In which the player held or traded the symbol"),
+    "sessions": _number(
+        "Sessions", format="%,d", help="Sessions in which the player held or traded the symbol"
+    ),
 }
 SESSION_COLUMNS: Final = {
     "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD", pinned=True),
@@ -65,14 +67,15 @@ RECORD_HELP: Final = {
     "Best and worst": "The highest and the lowest day change.",
     "Best session": "The highest day change.",
     "Worst session": "The lowest day change.",
-    "Deepest drawdown": "Largest fall of the equity below its highest value before, in percent of it.",
+    "Deepest drawdown": "Largest fall of the equity below its earlier peak, in percent of the peak.",
 }
 """The explanation of each metric of finished sessions, by its label."""
 GAINS_EXPLAINED: Final = (
-    "A symbol's gain is realised (sales, less what the sold shares cost) and unrealised (shares held at the "
-    "end of a session at its last price, in an open session at the newest one, less what they cost); no "
-    "fees, and cash gains 0. With what is not explained the gains add up to the change of value to the cent. "
-    "Market average: mean return of all symbols, each session from its first price to its last."
+    "The gain of a symbol is its realised plus its unrealised gain. Realised: sales, less what the sold "
+    "shares cost. Unrealised: value of the shares held at the end of a session (in an open session, now), "
+    "less what they cost. There are no fees, and cash gains nothing. All gains, with the part that is not "
+    "explained, add up to the change of value. Market average: mean return of all symbols in each session, "
+    "from its first price to its last."
 )
 
 
@@ -139,14 +142,14 @@ def show_newest_session(player: Player) -> None:
             "Total value",
             format_money(portfolio.total_value),
             f"from {format_money(portfolio.starting_cash)}",
-            help=f"Cash and shares at the end of the newest session, if it is open so far. {NOW}",
+            help=f"Cash and shares at the end of the newest session or, while it is open, now. {NOW}",
         )
         show_metric(
             "Change so far" if player.is_open else "Day change",
             format_signed_money(portfolio.day_change),
             format_percent(percent),
             is_change=not player.is_open and not is_zero(percent),
-            help=f"Gain or loss of the newest session; below, in percent of the starting cash. {NOW}",
+            help=f"Gain or loss of the newest session. Below: in percent of the starting cash. {NOW}",
         )
         show_part("Cash", portfolio.current_cash, "Money that is not invested.")
         show_part("Invested", invested.amount, "Value of the shares held.")
@@ -204,15 +207,15 @@ def show_gains(player: Player, gains: data.Gains) -> None:
             "Change of value",
             format_signed_money(gains.window.change),
             f"{format_percent(compared.player)} in {format_quantity(compared.sessions, 'session')}",
-            help="Sum of the day changes of all sessions played in the window, an open one so far; below, in "
-            f"percent of the starting cash. {GAINS_AGE}",
+            help="Sum of the day changes of all sessions that the player has played in the window; an open "
+            f"session counts so far. Below: in percent of the starting cash. {GAINS_AGE}",
         )
         show_metric(
             "Market average",
             format_percent(compared.market),
             f"{compared.priced:,} of {format_quantity(compared.sessions, 'session')} with prices",
-            help="Sum of the mean returns of all symbols, from the first price to the last, in the sessions "
-            f"that the player played. {GAINS_AGE}",
+            help="Mean return of all symbols in a session, from its first price to its last, summed over the "
+            f"sessions that the player has played. {GAINS_AGE}",
         )
         show_metric(
             "Ahead of the market",
@@ -262,8 +265,8 @@ def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> No
     )
     st.caption(
         "\\$10,000 plus all gains since the first session shown. Market average: equal parts of all symbols, "
-        "bought each morning and sold each evening of the player's sessions. Lines are thin over missed "
-        "sessions, which are left out."
+        "bought at the start and sold at the end of each session that the player has played. A thin line "
+        "leads over missed sessions."
     )
     st.header("Drawdown", anchor=False)
     record = tables.summarize_history(player.finished)
@@ -336,14 +339,14 @@ def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScor
         st.caption(f"No score for {escape_markdown(category.name.lower())} in these sessions.")
         return
     ranks = [row.rank for row in scores if row.rank is not None and row.session_date < player.today]
-    best = f"best rank {min(ranks):,}" if ranks else "none of them finished"
-    shown = f"{format_quantity(len(scores), 'session')} with a score, {best}"
+    best = f"best rank in a finished session: {min(ranks):,}" if ranks else "none of them finished"
+    shown = f"{format_quantity(len(scores), 'session')} with a score; {best}"
     st.vega_lite_chart(
         charts.build_rank_chart(scores, _list_days(player)),
         width="stretch",
         alt=f"Rank by {category.name.lower()} in {shown}",
     )
-    st.caption(f"In {shown}{' of the finished ones' if ranks else ''}.")
+    st.caption(f"{shown}.")
 
 
 def show_side_by_side(player: Player, rival: Player) -> None:

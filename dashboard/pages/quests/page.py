@@ -49,17 +49,18 @@ FILTERS = {"player": "", "live": True, "ended": RANGE, "quest": ALL_TYPES}
 """The default of each filter by its key."""
 
 DEFINITIONS = (
-    "A quest has **ended** when it is completed, expired or past its time; anything else is **running**. "
-    "It ended at its completion, otherwise in the last moment of its time: a quest until Monday 00:00 "
-    "belongs to the week before. Windows are UTC days: 7 days are today and the six days before; weeks "
-    "begin on Monday. Shares are of ended quests with a deadline, so running quests do not lower them, and "
-    "quests that can only end by completion do not raise them."
+    "A quest has **ended** when it is completed, expired or past its deadline; any other quest is "
+    "**running**. A completed quest ended at its completion. Any other ended in the last moment before its "
+    "deadline, so a quest with the deadline Monday 00:00 belongs to the week before. Windows are UTC days: "
+    "7 days are today and the six days before. Weeks begin on Monday. Shares count ended quests with a "
+    "deadline: running quests do not lower a share, and quests without a deadline, which end only by "
+    "completion, do not raise it."
 )
 
 STUCK_RULE = (
-    "A quest can be stuck when half of its time is over (without an end: 7 days). It is behind when its "
-    "progress is less than half of the share of its time that is over. Quests that end within 24 hours are "
-    "under Expiring soon instead."
+    "A quest can be stuck once half of its time is over (without a deadline: after 7 days). It is behind if "
+    "its progress is less than half of the share of its time that is over. Quests that end within 24 hours "
+    "are listed under Expiring soon."
 )
 
 AGE = "Up to three minutes old."
@@ -180,7 +181,7 @@ def _show_outcomes(
     if undated:
         st.caption(
             f"{format_quantity(undated, 'quest')} of all types completed at an unknown time, before times "
-            "were stored: counted only under All time, and not in the time to complete."
+            "were stored. They count only under All time, and not in the time to complete."
         )
     progress = tables.list_progress(outcomes)
     st.header("Quest progress", anchor=False, help=DEFINITIONS)
@@ -223,14 +224,14 @@ def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals
             "Ended quests",
             format_count(done.ended),
             f"{format_count(done.completed)} completed",
-            help=f"Quests that were completed, expired or past their time in the window. {AGE}",
+            help=f"Quests that were completed or reached their deadline in the window. {AGE}",
         )
         show_metric(
             "Completion rate",
             format_share(limited.completed, limited.ended, places=1),
             f"of {format_count(limited.ended)} with a deadline",
-            help="Completed quests in percent of the quests that ended in the window, of types with a "
-            f"deadline: others end only by completion. {AGE}",
+            help="Completed quests in percent of the quests that ended in the window. Only types with a "
+            f"deadline count: quests of other types end only by completion. {AGE}",
         )
         show_metric(
             "Running now",
@@ -343,7 +344,8 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
         {
             "type": "Type",
             "verdict": st.column_config.TextColumn(
-                "They return", help="No visible difference: less than a point, or within chance (5 %)"
+                "They return",
+                help="No visible difference: below one percentage point, or possibly by chance (5 % level)",
             ),
             "difference": st.column_config.TextColumn(
                 "Difference", help="Percentage points", alignment="right"
@@ -356,11 +358,11 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
     )
     st.caption(
         "Share of sessions after which the player played again within 7 days. With it: sessions of players "
-        "who had a quest of the type in its time; without it: all other sessions of the same days. Only "
-        "sessions that are at least 8 days old count, and a type needs "
-        f"{tables.FEWEST_SESSIONS} with it and as many without; of more than "
-        f"{format_count(COMPARED_PLAYERS)} players a sample of so many. A comparison, "
-        "not a cause: players who get quests may differ in other ways too."
+        "who had a running quest of the type. Without it: all other sessions of the same days. Only "
+        "sessions that are at least 8 days old count. A type is compared if there are at least "
+        f"{tables.FEWEST_SESSIONS} sessions with it and {tables.FEWEST_SESSIONS} without it. In a large "
+        f"game, a sample of {format_count(COMPARED_PLAYERS)} players is compared. A difference does not show "
+        "that the quest is the cause: players who get quests may differ in other ways too."
         f"{tables.describe_not_compared(returns, totals)}"
     )
 
@@ -388,8 +390,8 @@ def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
     )
     if stuck.quests > len(stuck.first):
         st.caption(
-            f"The first {len(stuck.first)}: players who were seen first, then those whose quest has been "
-            f"running longest."
+            f"The first {len(stuck.first)}. First come players who were seen in the last 7 days; within each "
+            "group, quests that have been running longest."
         )
     st.link_button(
         "Download CSV",
