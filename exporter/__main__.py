@@ -1,4 +1,4 @@
-"""Runs the exporter: `python -m exporter`, configured by the environment alone."""
+"""`python -m exporter` runs the exporter. Its settings come from the environment only."""
 
 import logging
 import signal
@@ -19,12 +19,13 @@ from core.web.rate_limits import open_rate_limits
 from exporter.access import load_web_config
 from exporter.server import build_app, open_runners
 
-# A scrape takes well under a second; connections that are open for longer belong to clients that hang.
+# How long a stop waits for open connections. A scrape takes less than a second; connections that are open
+# for longer belong to clients that hang.
 SHUTDOWN_SECONDS = 2
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status."""
+    """Serve until SIGTERM or SIGINT, and return the exit status."""
     try:
         refuse_arguments(sys.argv[1:], program="exporter")
         settings = Settings.load()
@@ -39,7 +40,8 @@ def main() -> int:
         settings.exporter_host,
         settings.exporter_port,
     )
-    # uvicorn raises the signal again after it has stopped; with a handler, the service is closed in that case
+    # after its shutdown, uvicorn raises SIGTERM again; this handler then ends the `with` block, which closes
+    # the service
     signal.signal(signal.SIGTERM, _leave)
     stack = settings.identify_stack()
     with (

@@ -35,21 +35,21 @@ VERSIONS: Mapping[str, ssl.TLSVersion] = MappingProxyType(
 )
 TLS_KEYS = ("cert_file", "key_file", "min_version")
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
-# The number of accepted passwords to remember: bcrypt is slow by design (0.1 s), and a scraper sends the same
-# password each time.
+# How many accepted passwords are remembered, as digests. bcrypt is slow by design (0.1 s), and a scraper
+# sends the same password each time.
 REMEMBERED = 100
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="echo-markets", charset="UTF-8"'}
 
 
 class WebConfig(NamedTuple):
-    """The content of the web-config file; without users, no password is needed."""
+    """The content of the web-config file. Without users, no password is needed."""
 
     tls: ssl.SSLContext | None = None
     users: Mapping[str, bytes] = MappingProxyType({})
 
 
 def load_web_config(path: Path | None) -> WebConfig:
-    """Return the content of a file; without a path, no TLS and no users. Raises `SettingsError`."""
+    """Read the web-config file. Without a path, there is no TLS and no user. Raises `SettingsError`."""
     if path is None:
         return WebConfig()
     try:
@@ -59,7 +59,7 @@ def load_web_config(path: Path | None) -> WebConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark is not None else ""
-        # not the parser's own message, which repeats the line and with it the hash of a password
+        # leave out the parser's own message: it repeats the line, which may contain the hash of a password
         raise _wrong(f"{path} is no YAML{place}") from None
     sections = _check_keys(document or {}, (TLS, USERS), str(path))
     return WebConfig(
@@ -90,7 +90,7 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[version]
     try:
-        # an empty password makes an encrypted key an error, instead of a prompt on the terminal
+        # pass an empty password: an encrypted key is then an error, instead of a prompt on the terminal
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
@@ -101,7 +101,7 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
 def _find_file(values: Mapping[str, Any], name: str, path: Path) -> Path:
     if not isinstance(values.get(name), str):
         raise _wrong(f"{TLS} lacks {name}, the name of a PEM file")
-    # relative to the folder of the web-config file, as in exporter-toolkit
+    # the name is relative to the folder of the web-config file, as in exporter-toolkit
     return path.parent / str(values[name])
 
 
@@ -117,21 +117,21 @@ def _load_users(section: Any, path: Path) -> Mapping[str, bytes]:
 
 
 class Passwords:
-    """Checks passwords against their hashes; thread safe."""
+    """Checks passwords against their bcrypt hashes. Thread safe."""
 
     def __init__(self, users: Mapping[str, bytes]) -> None:
         self._users = users
         self._accepted: set[bytes] = set()
-        # one check at a time: attempts to guess passwords must not take processor time from scrapes
+        # check one password at a time: attempts to guess passwords must not take processor time from scrapes
         self._checking = threading.Lock()
 
     def is_known(self, name: str, password: str) -> bool:
-        """Say whether this password was accepted before; fast, because no hash is computed with bcrypt."""
+        """Return whether this password was accepted before. Fast, because it does not use bcrypt."""
         return self._digest(name, password) in self._accepted
 
     def check(self, name: str, password: str) -> bool:
-        """Say whether the password is correct for the user; takes a tenth of a second."""
-        # check a hash for unknown users, too: otherwise the time would reveal which users exist
+        """Return whether the password of the user is correct. Takes a tenth of a second."""
+        # check a hash for an unknown user too: otherwise the time of the answer would show which users exist
         expected = self._users.get(name, next(iter(self._users.values())))
         with self._checking:
             try:
@@ -156,7 +156,7 @@ class BasicAuth:
         self._passwords = passwords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request with a valid password to the application; answer others with 401."""
+        """Pass on requests for probes or with a valid password. Answer others with status 401."""
         if scope["type"] != "http" or scope["path"] in PROBES or await self._is_allowed(scope):
             await self._app(scope, receive, send)
             return
@@ -166,7 +166,7 @@ class BasicAuth:
         sent = _parse(Headers(scope=scope).get("authorization", ""))
         if sent is None:
             return False
-        # bcrypt is slow: compare outside the event loop
+        # bcrypt is slow: check the password outside the event loop
         return self._passwords.is_known(*sent) or await asyncio.to_thread(self._passwords.check, *sent)
 
 

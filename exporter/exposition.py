@@ -1,9 +1,8 @@
-"""The text of `/metrics`: the metrics of all processes and of the servers, in the requested format.
+"""Builds the text of `/metrics`: the metrics of all processes and servers, in the requested format.
 
-Owns the isolation of collectors, and the negotiation of format and timeout. Success and duration are reported
-for each collector, and a failing collector never turns the answer into an error. The negotiation of
-prometheus_client is not used, because it ignores quality values and would send a refused format; its encoders
-are used.
+Owns the negotiation of format and timeout, and the metrics about the collectors themselves. A collector that
+fails is reported, and never turns the answer into an error. The encoders are those of prometheus_client. Its
+negotiation is not used, because it ignores quality values and would send a format that the client refuses.
 """
 
 import logging
@@ -27,15 +26,15 @@ from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
 
-# Shortest wait for the lock of the metrics folder, which another reader holds for milliseconds. It is within
-# the margin of the shortest timeout.
+# The shortest wait for the lock of the metrics folder, which another reader holds for milliseconds. It is
+# shorter than MARGIN_SECONDS, so the answer is in time even if this wait begins at the deadline.
 FOLDER_SECONDS = 0.1
 
 OPEN_METRICS = "application/openmetrics-text"
 PLAIN_TEXT = "text/plain"
-# For clients that send no timeout: the default of Prometheus.
+# The timeout for clients that send none: the default of Prometheus.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-# Time to encode the answer and to send it to Prometheus.
+# The part of the timeout that is left for encoding the answer and sending it to Prometheus.
 MARGIN_SECONDS = 0.5
 SHORTEST_SECONDS = 0.1
 LONGEST_SECONDS = 60.0
@@ -51,7 +50,7 @@ BUILD = gauge("echo_build_info", "The running release", "version", "revision")
 
 
 class ScrapeRequest(NamedTuple):
-    """The timeout and the format that a client requests."""
+    """The time for collecting the metrics, in seconds, and the format that a client requests."""
 
     seconds: float = DEFAULT_TIMEOUT_SECONDS - MARGIN_SECONDS
     encode: Callable[[Collector], bytes] = generate_latest
@@ -59,7 +58,7 @@ class ScrapeRequest(NamedTuple):
 
 
 class Exposition:
-    """Builds the answer to each scrape; stores the time of each collector's latest success."""
+    """Builds the answer to each scrape. Stores the time of each collector's latest success."""
 
     def __init__(
         self, service: EnhancedDatabaseService, runners: Sequence[CollectorRunner[Any]] = ()
@@ -69,11 +68,11 @@ class Exposition:
         self._succeeded_at: dict[str, float] = {}
 
     def build(self, request: ScrapeRequest = ScrapeRequest()) -> bytes:  # noqa: B008  # immutable
-        """Return all metrics as text; never raises an error of a collector."""
+        """Return all metrics as text. Errors of collectors are reported in the metrics, and not raised."""
         deadline = time.monotonic() + request.seconds
         for runner in self._runners:
             runner.start()
-        # health first: without time left, it would report servers as down although they answer
+        # check the health first: without time left, it would report servers as down although they answer
         outcomes = [
             self._run("health", lambda: build_health_metrics(self._service.health(_remaining(deadline)))),
             self._run(
@@ -92,10 +91,10 @@ class Exposition:
         families: list[Metric] = []
         is_success = False
         try:
-            # collect all metrics before any is shown: a part of them would look like a complete result
+            # collect all metrics before any is returned: a part of them would look like a complete result
             families = list(collect())
         except Exception:
-            # catch every error: the other collectors must still report
+            # catch every error, so that the other collectors still run
             logger.exception("collector %s failed", name)
         else:
             is_success = True
@@ -105,7 +104,7 @@ class Exposition:
 
 
 class _Collected(Collector):
-    """The results of one scrape, as a collector for the encoders of prometheus_client."""
+    """The outcomes of one scrape, as the collector that the encoders of prometheus_client need."""
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = outcomes
@@ -128,11 +127,8 @@ def _collect_build() -> Iterator[Metric]:
     yield BUILD.build({find_release(): 1})
 
 
-# -- negotiation ----------------------------------------------------------------------
-
-
 def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
-    """Return the timeout and the format that these headers request.
+    """Return the timeout and the format that the headers of a request ask for.
 
     The format is OpenMetrics 1.0 if its quality is at least that of plain text, else text format 0.0.4.
     """
@@ -145,7 +141,7 @@ def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
 
 
 def _parse_qualities(header: str) -> dict[str, float]:
-    """Return the quality of each media type in an Accept header, without unsupported versions."""
+    """Return the quality of each media type in an Accept header. Unsupported versions are left out."""
     qualities: dict[str, float] = {}
     for name, parameters in parse_items(header):
         version = parameters.get("version", "1.").strip('"')

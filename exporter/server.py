@@ -1,6 +1,6 @@
-"""The HTTP side of the exporter: routes, status codes, the health document and readiness.
+"""The HTTP server of the exporter: routes, status codes, the health document and readiness.
 
-The text of `/metrics` is built in `exporter.exposition`. Unknown paths get status 404, other methods 405.
+`exporter.exposition` builds the text of `/metrics`. Unknown paths get status 404, other methods 405.
 """
 
 import gzip
@@ -52,10 +52,10 @@ INDEX = """<!doctype html>
 
 
 def open_runners(settings: Settings, metrics: Metrics) -> tuple[CollectorRunner[Any], ...]:
-    """Return the runners for the servers in `settings`; they connect when they run.
+    """Return the collector runners for the servers in `settings`. They connect when they run.
 
     Database connections are counted by role: the roles of the stack, those in METRICS_ROLES, and those of
-    running processes that share their metrics with this process.
+    running processes with the same METRICS_DIR.
     """
 
     def find_roles() -> set[str]:
@@ -76,11 +76,12 @@ def build_app(
     requests_per_minute: int = 0,
     stack: StackIdentity | None = None,
 ) -> Starlette:
-    """Return the ASGI application, which closes `runners` when it ends; its health document names `stack`.
+    """Return the ASGI application, which closes `runners` when it ends.
 
     `users` maps names to bcrypt hashes. With users, every path except the probes needs a password. Without
     users, requests are answered only if their Host header is an IP address, a name of this machine or one of
-    `names`. A client may send `requests_per_minute` requests, counted by `limits`; 0 means no limit.
+    `names`. A client may send `requests_per_minute` requests, counted by `limits`; 0 means no limit. The
+    health document names `stack`.
     """
 
     @asynccontextmanager
@@ -104,7 +105,7 @@ def build_app(
     ]
     routes = _build_routes(service, Exposition(service, runners), stack)
     app = Starlette(routes=routes, middleware=access, lifespan=lifespan)
-    # no redirect of /metrics/ to /metrics: it gets status 404, as all unknown paths do
+    # do not redirect /metrics/ to /metrics: like all unknown paths, it gets status 404
     app.router.redirect_slashes = False
     return app
 
@@ -112,7 +113,7 @@ def build_app(
 def _build_routes(
     service: EnhancedDatabaseService, exposition: Exposition, stack: StackIdentity | None
 ) -> list[Route]:
-    """Return the routes. Endpoints that block are not async functions, so that they run in threads."""
+    """Return the routes. Endpoints that block are plain functions, which Starlette runs in threads."""
 
     def metrics(request: Request) -> Response:
         wanted = negotiate(request.headers)
@@ -148,7 +149,7 @@ def _build_routes(
 
 
 def build_health_document(health: Health, stack: StackIdentity | None = None) -> dict[str, Any]:
-    """Return the health document of one evaluation; times are in milliseconds, the timestamp is in UTC.
+    """Return the health in the form of a JSON document, with times in milliseconds and a UTC timestamp.
 
     `stack` identifies the stack by its name and a digest of its database's address.
     """
@@ -185,10 +186,10 @@ def _build_pool(pool: PoolUse) -> dict[str, Any]:
 
 
 def describe_readiness(health: Health) -> tuple[bool, str]:
-    """Return whether this version of the stack is ready, and the reason if it is not.
+    """Return whether the stack can serve, and a text with the reason if it cannot.
 
-    Among other conditions, no migrations are pending, because calls that need the new schema would fail, and
-    the database accepts writes.
+    The stack is ready if the database answers and accepts writes, no migrations are pending, and Redis can
+    be used or is not required. Calls that need the new schema would fail while migrations are pending.
     """
     if health.database == "unhealthy":
         return False, "not ready: the database does not answer"

@@ -1,1 +1,1 @@
-"""Collectors that query the servers themselves; one module per server."""
+"""Collectors of metrics that come from PostgreSQL and Redis themselves."""

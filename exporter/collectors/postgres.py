@@ -1,6 +1,6 @@
 """Metrics from PostgreSQL's statistics views: connections, transactions, replicas and tables.
 
-Owns the statements of these collectors and their `echo_pg_*` metrics. The statement that measures tables
+Owns the SQL statements of these collectors and their `echo_pg_*` metrics. The statement that measures tables
 is in `core.queries.server_statistics`, because the service uses it too.
 """
 
@@ -18,13 +18,14 @@ from exporter.collectors.runner import Collector, CollectorRunner, ServerAway
 from exporter.collectors.statements import StatementCounters
 
 CLIENT_NAME = f"{APPLICATION_PREFIX}collector"
-# Timeout of a statement. Each takes milliseconds, unless it waits for a lock or the server hangs.
+# Timeout of a statement. A statement takes milliseconds unless it waits for a lock or the server hangs.
 STATEMENT_SECONDS = 1.0
-# Short cache time: two scrapers of the same exporter cause only one run of the statements.
+# How long a result is reused if it is cheap: two scrapers of the same exporter cause only one run of the
+# statements.
 BRIEF_SECONDS = 1.0
-# Long cache time: sizes and statement counters are expensive to read and change slowly.
+# How long a result is reused if it is expensive to read and changes slowly: sizes and statement counters.
 LONG_SECONDS = 30.0
-# Limits the label values: replicas choose their own names, and more than this would be a configuration error.
+# The most replicas to report. Replicas choose their own names, which become values of a label.
 MAX_REPLICAS = 10
 STATES = ("active", "idle", "idle_in_transaction", "idle_in_transaction_aborted", OTHER)
 
@@ -50,8 +51,8 @@ _LIMITS = """
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 _TRANSACTIONS = """
     SELECT xact_commit, xact_rollback, deadlocks FROM pg_stat_database WHERE datname = current_database()"""
-# A replica that has replayed everything has no lag, however long ago that was. A replica that does not answer
-# any more has a lag.
+# A replica that has replayed all WAL has a lag of 0. Otherwise the lag is the replay lag, or the time since
+# the last message of the replica if that is longer, as for a replica that does not answer any more.
 _REPLICAS = """
     SELECT application_name, CASE
         WHEN replay_lsn >= CASE WHEN pg_is_in_recovery() THEN sent_lsn ELSE pg_current_wal_lsn() END THEN 0
@@ -63,9 +64,9 @@ _REPLICAS = """
 def open_postgres_runner(
     settings: Settings, operations: Collection[str], *, find_roles: Callable[[], Collection[str]]
 ) -> CollectorRunner[BoundedConnection]:
-    """Return the runner of PostgreSQL's collectors, with a separate connection that is opened when they run.
+    """Return the runner of the PostgreSQL collectors. It opens its own connection when it runs.
 
-    `find_roles` returns the names of the programs whose connections are counted by name.
+    `find_roles` returns the roles of processes. The connections of processes are counted by role.
     """
     connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
 
@@ -94,7 +95,7 @@ def open_postgres_runner(
 
 
 def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[Metric]:
-    """Yield the number of connections to all databases, its limit, and the age of the oldest transaction."""
+    """Yield the connections to all databases, their limit, and the age of the oldest transaction."""
     yield CONNECTIONS.build(count_connections(connection, (*CONNECTION_NAMES, *roles)))
     [(max_connections, oldest_seconds)] = connection.execute_sql(_LIMITS).fetchall()
     yield MAX_CONNECTIONS.build(max_connections)
@@ -104,7 +105,7 @@ def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[M
 def count_connections(connection: Executor, applications: Collection[str]) -> dict[tuple[str, str], int]:
     """Return the number of connections by application and state, including zeros.
 
-    `applications` are names without the prefix of the stack; all other names are counted as `other`.
+    `applications` are names without the prefix of the stack. Connections with other names count as `other`.
     """
     counts = {(application, state): 0 for application in (*applications, OTHER) for state in STATES}
     for application_name, state, count in connection.execute_sql(_ACTIVITY).fetchall():
@@ -120,7 +121,7 @@ def _format_state(state: str | None) -> str:
 
 
 def collect_transactions(connection: Executor) -> Iterator[Metric]:
-    """Yield the number of transactions in this database since its statistics were reset."""
+    """Yield the commits, rollbacks and deadlocks of this database since its statistics were reset."""
     [counts] = connection.execute_sql(_TRANSACTIONS).fetchall()
     for definition, count in zip((COMMITS, ROLLBACKS, DEADLOCKS), counts, strict=True):
         yield definition.build(count)
@@ -134,7 +135,7 @@ def collect_tables(connection: Executor) -> Iterator[Metric]:
 
 
 def collect_replication(connection: Executor) -> Iterator[Metric]:
-    """Yield the number of replicas that stream from this server, and the replication lag of each."""
+    """Yield the number of replicas that stream from this server, and the replication lag of each replica."""
     lags: dict[tuple[str], float] = {}
     for name, seconds in connection.execute_sql(_REPLICAS).fetchall():
         lags[name,] = max(lags.get((name,), 0.0), seconds or 0.0)

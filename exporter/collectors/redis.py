@@ -1,4 +1,4 @@
-"""Metrics from Redis's command INFO."""
+"""Metrics from the Redis command INFO."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from core.metrics.names import APPLICATION_PREFIX, counter, gauge
 from core.settings import Settings
 from exporter.collectors.runner import Collector, CollectorRunner, ServerAway
 
-# Short cache time: two scrapers of the same exporter cause only one run.
+# How long a result is reused: two scrapers of the same exporter cause only one run.
 BRIEF_SECONDS = 1.0
-# One INFO command per section: a command with several sections needs Redis 7.
+# Each section needs its own INFO command: a command with several sections needs Redis 7.
 SECTIONS = ("memory", "stats")
 METRICS = {
     "used_memory": gauge("echo_redis_memory_used_bytes", "Memory that Redis uses"),
@@ -26,7 +26,7 @@ METRICS = {
 
 
 class InfoConnection:
-    """A client that connects for each run, with the short timeout of the cache, and keeps no connection."""
+    """A client that opens a connection for each run, with the short timeout of the cache, and closes it."""
 
     is_usable = True
 
@@ -34,11 +34,14 @@ class InfoConnection:
         self._connect = make_connection_factory(settings, f"{APPLICATION_PREFIX}collector")
 
     def ping(self) -> bool:
-        """Return True: no connection is kept that could be broken."""
+        """Return True, because no connection is open between runs."""
         return True
 
     def read_info(self) -> dict[str, str]:
-        """Return the fields of the sections; raises `ServerAway` and `redis.RedisError`."""
+        """Return the fields of INFO.
+
+        Raises `ServerAway` if Redis cannot be reached, and `redis.RedisError` for an error reply.
+        """
         try:
             with contextlib.closing(self._connect()) as connection:
                 sections = [connection.ask("INFO", section) for section in SECTIONS]
@@ -48,18 +51,18 @@ class InfoConnection:
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def close(self) -> None:
-        """Do nothing: no connection is kept."""
+        """Do nothing, because no connection is open between runs."""
 
 
 def open_redis_runner(settings: Settings) -> CollectorRunner[InfoConnection]:
-    """Return the runner of Redis's collector, which connects when it runs."""
+    """Return the runner of the Redis collector. It connects when it runs."""
     return CollectorRunner(
         lambda: InfoConnection(settings), [Collector("redis", collect_redis, BRIEF_SECONDS)]
     )
 
 
 def collect_redis(connection: InfoConnection) -> Iterator[Metric]:
-    """Yield memory use, and the numbers of keyspace hits, misses and evictions."""
+    """Yield the memory use, and the numbers of keyspace hits, misses and evictions."""
     info = connection.read_info()
     try:
         values = [int(info[field]) for field in METRICS]

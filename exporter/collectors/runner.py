@@ -1,8 +1,8 @@
-"""Runs the collectors of one server, isolated from each other and from the scrape.
+"""Runs the collectors of one server in a background thread.
 
-Owns the schedule of collectors and their latest outcomes. A runner has one connection and at most one thread.
-A server that hangs blocks only this thread; scrapes report the failure at their deadline and continue.
-Independent of the kind of server.
+Owns the schedule of the collectors and their latest outcomes. A runner has one connection and at most one
+thread. If the server hangs, only this thread waits: at the deadline of a scrape, the collectors count as
+failed. A collector that fails does not affect the others. The runner does not depend on the kind of server.
 """
 
 import logging
@@ -17,28 +17,28 @@ logger = logging.getLogger(__name__)
 
 
 class ServerAway(Exception):
-    """The server cannot be reached; the message is the reason, and a traceback would add nothing."""
+    """The server cannot be reached. The message is the reason, and no traceback is logged."""
 
 
 class Connection(Protocol):
-    """The connection of a runner to its server, as the runner uses it."""
+    """The methods of a connection that a runner uses."""
 
     @property
     def is_usable(self) -> bool:
-        """Say whether another collector can use this connection."""
+        """Whether the next collector can use this connection."""
 
     def ping(self) -> bool:
-        """Say whether the server answers on this connection."""
+        """Return whether the server answers on this connection."""
 
     def close(self) -> None:
-        """Close the connection; never raises."""
+        """Close the connection. Never raises."""
 
 
 ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 class Collector(NamedTuple, Generic[ConnectionType]):
-    """A source of metrics; its result is reused until it is `interval_seconds` old."""
+    """A source of metrics. Its result is reused until it is `interval_seconds` old."""
 
     name: str
     collect: Callable[[ConnectionType], Iterable[Metric]]
@@ -46,10 +46,9 @@ class Collector(NamedTuple, Generic[ConnectionType]):
 
 
 class Outcome(NamedTuple):
-    """The result of one collector in a scrape; it has no families when the run failed or has not finished.
+    """The result of one collector in a scrape. `families` is empty if the run failed or has not finished.
 
-    `seconds` is the duration of the latest run, and `succeeded_at` the time of the latest success in seconds
-    since the epoch.
+    `seconds` is the duration of the latest run, and `succeeded_at` the Unix time of the latest success.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 class _Run:
-    """The latest run of a collector; times are from the monotonic clock."""
+    """The latest run of a collector. Times are from the monotonic clock."""
 
     def __init__(self, name: str, interval_seconds: float) -> None:
         self.interval_seconds = interval_seconds
@@ -70,12 +69,12 @@ class _Run:
         self.has_failed = False
 
     def is_due(self, now: float) -> bool:
-        """Say whether the collector has to run now; always True after a failure."""
+        """Return whether the collector has to run now. Always True after a failure."""
         return not self.outcome.is_success or now - self.finished >= self.interval_seconds
 
 
 class CollectorRunner(Generic[ConnectionType]):
-    """The collectors of one server; thread safe."""
+    """The collectors of one server. Thread safe."""
 
     def __init__(
         self, connect: Callable[[], ConnectionType], collectors: Sequence[Collector[ConnectionType]]
@@ -90,7 +89,7 @@ class CollectorRunner(Generic[ConnectionType]):
         self._started = 0.0
 
     def start(self) -> None:
-        """Run the collectors that are due in the background; does nothing while earlier runs continue."""
+        """Start a thread that runs the collectors that are due. Does nothing while such a thread runs."""
         with self._changed:
             now = time.monotonic()
             due = [each for each in self._collectors if self._runs[each.name].is_due(now)]
@@ -103,7 +102,7 @@ class CollectorRunner(Generic[ConnectionType]):
         threading.Thread(target=self._run, args=(due,), name=f"collect {names}"[:60], daemon=True).start()
 
     def wait(self, deadline: float) -> list[Outcome]:
-        """Return the outcome of every collector; collectors that do not finish by `deadline` have failed."""
+        """Return the outcome of every collector. A collector that is late for `deadline` has failed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: not any(run.is_pending for run in self._runs.values()),
@@ -118,7 +117,7 @@ class CollectorRunner(Generic[ConnectionType]):
             ]
 
     def close(self) -> None:
-        """Start no further runs, and close the connection; if a run is active, it does so at its end."""
+        """Prevent further runs and close the connection. An active run closes the connection at its end."""
         with self._changed:
             self._is_closed = True
             if not self._is_running:
@@ -139,7 +138,7 @@ class CollectorRunner(Generic[ConnectionType]):
                 self._changed.notify_all()
 
     def _open(self) -> ConnectionType | None:
-        """Return the connection, or a new one if the last one is broken; None if the connection fails."""
+        """Return the connection, and replace it first if it is broken. Return None if it cannot be opened."""
         try:
             if self._connection is not None and not self._connection.ping():
                 self._disconnect()
@@ -150,13 +149,13 @@ class CollectorRunner(Generic[ConnectionType]):
             logger.log(self._level(self._collectors[0].name), "%s cannot connect: %s", names, error)
             return None
         except Exception:
-            # catch every error: a failed connection makes all collectors of this server fail
+            # catch every error: all collectors of this server then report a failure
             logger.log(self._level(self._collectors[0].name), "a collector cannot connect", exc_info=True)
             return None
         return self._connection
 
     def _level(self, name: str) -> int:
-        """Return the log level of a failure: a warning only for the first failure in a row."""
+        """Return the log level of a failure: warning for the first failure in a row, then debug."""
         return logging.DEBUG if self._runs[name].has_failed else logging.WARNING
 
     def _collect(
@@ -165,13 +164,13 @@ class CollectorRunner(Generic[ConnectionType]):
         if connection is None or not connection.is_usable:
             return None
         try:
-            # collect all metrics before any is shown: a part of them would look like a complete result
+            # collect all metrics before any is returned: a part of them would look like a complete result
             return list(collector.collect(connection))
         except ServerAway as error:
             logger.log(self._level(collector.name), "collector %s failed: %s", collector.name, error)
             return None
         except Exception:
-            # catch every error: the other collectors must still report
+            # catch every error, so that the other collectors still run
             logger.log(self._level(collector.name), "collector %s failed", collector.name, exc_info=True)
             return None
 

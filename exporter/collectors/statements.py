@@ -1,10 +1,11 @@
-"""The cost of the service's operations, summed from pg_stat_statements.
+"""The cost of each operation of the service, summed from pg_stat_statements.
 
-Owns the statements of this collector, its metrics, and sums that never decrease. The server discards rare
-statements to make room, and Prometheus would take a lower sum for a counter reset and count all of it again.
+Owns the SQL statements and the metrics of this collector, and sums that never decrease. The server discards
+rare statements to make room. A sum without them would be lower, and Prometheus would take this for a counter
+reset and count the whole sum again.
 
-The server stores the text of the first execution of a statement, which contains the tag of its operation.
-When two operations run the same statement, both are counted as the operation that ran it first.
+The text of a statement contains the tag of its operation. The server stores the text of the first execution
+only: if two operations run the same statement, both are counted as the operation that ran it first.
 """
 
 from collections.abc import Collection, Iterator
@@ -18,7 +19,7 @@ CALLS = counter("echo_pg_statement_calls_total", "Statements run", "op")
 SECONDS = counter("echo_pg_statement_seconds_total", "Time in statements", "op")
 ROWS = counter("echo_pg_statement_rows_total", "Rows of statements", "op")
 
-# Does not read the texts of the statements, which the server would load from a file.
+# this query does not need the texts of the statements, which the server reads from a file
 _COUNTERS = f"""
     SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
     FROM {OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""
@@ -27,12 +28,12 @@ _TEXTS = f"""
     AND queryid = ANY(%s) GROUP BY 1"""
 
 Cost = tuple[int, float, int]
-"""Numbers of calls, seconds and rows."""
+"""The calls, seconds and rows of a statement or an operation."""
 NO_COST: Cost = (0, 0.0, 0)
 
 
 class StatementCounters:
-    """Calls, seconds and rows by operation; not thread safe."""
+    """Sums of calls, seconds and rows by operation. Not thread safe."""
 
     def __init__(self, operations: Collection[str]) -> None:
         self._known = frozenset(operations)
@@ -41,7 +42,7 @@ class StatementCounters:
         self._sums: dict[str, Cost] = {OTHER: NO_COST}
 
     def collect(self, executor: Executor) -> Iterator[Metric]:
-        """Yield the counters; nothing if pg_stat_statements is not installed."""
+        """Yield the counters, or nothing if pg_stat_statements is not installed."""
         schema = find_statement_schema(executor)
         if schema is None:
             return
@@ -59,11 +60,12 @@ class StatementCounters:
             increase = _subtract(cost, self._last.get(queryid))
             self._sums[name] = _add_up(self._sums.get(name, NO_COST), increase)
         self._last = present
-        # forget discarded statements: such a statement can reappear with the text of another operation
+        # forget statements that the server has discarded: they can reappear with the text of another
+        # operation
         self._operations = {queryid: self._operations[queryid] for queryid in present}
 
     def _find_operations(self, executor: Executor, schema: str, queryids: list[int]) -> dict[int, str]:
-        """Return the operation of each statement; `other` for an unknown operation."""
+        """Return the operation of each statement, `other` for an unknown operation."""
         found = dict.fromkeys(queryids, OTHER)
         for queryid, text in executor.execute_sql(in_schema(_TEXTS, schema), (queryids,)).fetchall():
             tag = TAG.search(text or "")
@@ -73,7 +75,7 @@ class StatementCounters:
 
 
 def _subtract(now: Cost, before: Cost | None) -> Cost:
-    """Return the increase; when there are fewer calls than before, the server has reset its counters."""
+    """Return the increase. If there are fewer calls than before, the server has reset its counters."""
     if before is None or now[0] < before[0]:
         return now
     return now[0] - before[0], max(0.0, now[1] - before[1]), max(0, now[2] - before[2])
