@@ -1,4 +1,5 @@
 """What the dashboard knows about the stack's health: samples, alerts and incidents.
 
-One thread (`sampler`) reads; pages only show its last sample. No Streamlit calls.
+The thread in `sampler` reads the health and the metrics. Pages only show its last sample. No module here
+calls Streamlit.
 """

@@ -1,7 +1,8 @@
 """The alerts that the dashboard evaluates itself, for a stack without Prometheus.
 
-Covers the rules of `exporter/prometheus/alerts.yml` that can be decided from one scrape: owns their limits,
-waiting times and texts; a test compares them with that file. Reads nothing itself.
+Covers the rules of `exporter/prometheus/alerts.yml` that can be evaluated from the scrapes of a few minutes.
+Owns the limits, waiting times and texts of these rules; a test compares them with that file. Reads no server
+itself.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,11 +36,15 @@ RULES: dict[str, tuple[str, int]] = {
     "EchoReplicaLagging": ("warning", 0),
     "EchoRedisMemoryHigh": ("warning", 300),
 }
-"""Severity of each rule, and the seconds that its condition has to last before it fires."""
+"""Severity of each rule, and for how many seconds its condition has to last before the alert fires."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """A rule whose condition is true now; `subject` names the pool, task or replica, `words` the reason."""
+    """A rule whose condition is true now.
+
+    `subject` distinguishes several conditions of a rule: the name of a pool, task or replica. `words` is the
+    message of the server.
+    """
 
     rule: str
     summary: str
@@ -48,7 +53,7 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """A condition and how long it has lasted: pending during the waiting time of its rule, then firing."""
+    """A condition since it has become true. It is pending for the waiting time of its rule, then firing."""
 
     rule: str
     severity: str
@@ -67,7 +72,7 @@ class AlertBook:
     def update(self, conditions: Iterable[Condition], *, clock: float, moment: datetime) -> tuple[Alert, ...]:
         """Return the alerts of the conditions that are true now, firing ones first.
 
-        `clock` is the time of a monotonic clock in seconds, `moment` the time of day.
+        `clock` is a monotonic time in seconds. `moment` is the date and time.
         """
         before, self._since = self._since, {}
         alerts = []
@@ -89,14 +94,17 @@ class AlertBook:
 
 
 def sort_alerts(alerts: Iterable[Alert]) -> tuple[Alert, ...]:
-    """Return alerts in display order: firing before pending, critical before warning."""
+    """Return the alerts in the order in which pages show them: firing first, then critical before warning."""
     return tuple(
         sorted(alerts, key=lambda alert: (alert.state != "firing", alert.severity != "critical", alert.rule))
     )
 
 
 def find_conditions(scrape: Scrape, pool_timeouts: Values) -> Iterator[Condition]:
-    """Yield the conditions that are true; `pool_timeouts` are timeouts of the pools per second by role."""
+    """Yield the conditions that are true now.
+
+    `pool_timeouts` has the timeouts per second of the connection pools, by role.
+    """
     yield from _check_services(scrape)
     yield from _check_pools(scrape, pool_timeouts)
     yield from _check_database(scrape)
@@ -160,8 +168,8 @@ def _check_memory(scrape: Scrape) -> Iterator[Condition]:
 def _check_tasks(scrape: Scrape) -> Iterator[Condition]:
     successes = scrape.sum_by("echo_task_last_success_timestamp_seconds", "task")
     for (task,), interval in scrape.sum_by("echo_task_interval_seconds", "task").items():
-        # an interval of 0 means that the task was stopped on purpose
         late = scrape.taken_at.timestamp() - successes.get((task,), 0.0)
+        # an interval of 0 means that the task was stopped on purpose
         if interval and late > LATE_INTERVALS * interval:
             yield Condition("EchoTaskLate", f"{task} is late by two intervals", task)
     if scrape.total("echo_audit_verification_timestamp_seconds") and not scrape.total("echo_audit_intact"):

@@ -1,6 +1,6 @@
-"""Problems, which are broken now, and incidents, which are problems with a begin and an end.
+"""A problem is something that is broken now. An incident is a problem with its begin and its end.
 
-Pure data and functions. The dashboard's own health check detects problems of PostgreSQL and Redis within
+Reads no server itself. The dashboard's own health check finds problems of PostgreSQL and Redis within
 seconds; alerts add problems that only a scrape of all processes shows.
 """
 
@@ -15,22 +15,22 @@ from dashboard.monitoring.alerts import Alert
 
 INCIDENTS_KEPT = 50
 SETTLING_SECONDS = 60
-"""How long an alert may lag behind the health check: alerts need scrapes and evaluations first."""
+"""How long an alert can continue after its problem has ended, until the next scrape and evaluation."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that is broken now; `rule` is the alert for it, `words` is the message of the server."""
+    """Something that is broken now. `rule` is the name of its alert, `words` the message of the server."""
 
     rule: str
     text: str
     name: str
     words: str = ""
     is_down: bool = False
-    """Whether the service is fully down, which is worse than other problems of the same rule."""
+    """Whether the server is down completely, which is worse than other problems of the same rule."""
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """A problem from its begin to its end; `ended_at` and `seconds` are None while it lasts."""
+    """A problem from its begin to its end. `ended_at` and `seconds` are None while it lasts."""
 
     problem: Problem
     began_at: datetime
@@ -39,7 +39,7 @@ class Incident(msgspec.Struct, frozen=True):
 
 
 class IncidentLog:
-    """The open incidents and the last ones that ended. Not thread safe."""
+    """The open incidents, and the latest ones that have ended. Not thread safe."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[float, Incident]] = {}
@@ -49,12 +49,12 @@ class IncidentLog:
     def update(self, problems: Iterable[Problem], *, clock: float, moment: datetime) -> None:
         """Open an incident for each new problem, and end the incidents whose problem is gone.
 
-        `clock` is the time of a monotonic clock in seconds, `moment` the time of day.
+        `clock` is a monotonic time in seconds. `moment` is the date and time.
         """
         before, self._open = self._open, {}
         for problem in problems:
             began, incident = before.pop(problem.rule, (clock, Incident(problem, moment)))
-            # keep the latest reason, except that a later, lesser problem does not replace "down"
+            # keep the latest problem, but do not replace "down" by a lesser problem
             if problem.is_down or not incident.problem.is_down:
                 incident = Incident(problem, incident.began_at)
             self._open[problem.rule] = began, incident
@@ -64,9 +64,10 @@ class IncidentLog:
     def add_alerts(
         self, problems: Iterable[Problem], alerts: Iterable[Alert], *, clock: float
     ) -> Iterator[Problem]:
-        """Yield the problems of a health check, then the firing alerts that report something else.
+        """Yield `problems`, then a problem for each firing alert whose rule is not among them.
 
-        Omits an alert whose problem the health check saw end less than `SETTLING_SECONDS` ago.
+        `problems` are those of a health check. An alert is left out if a health check has reported its rule
+        in the last `SETTLING_SECONDS`: the problem has ended, and the alert will end too.
         """
         for problem in problems:
             self._checked_at[problem.rule] = clock
@@ -80,12 +81,12 @@ class IncidentLog:
                 yield Problem(alert.rule, alert.summary, alert.summary, alert.words)
 
     def list_incidents(self) -> tuple[Incident, ...]:
-        """Return the open incidents, then those that ended, newest first."""
+        """Return the open incidents, then the ended ones, newest first."""
         return (*(incident for _, incident in self._open.values()), *reversed(self._ended))
 
 
 def find_problems(health: Health) -> Iterator[Problem]:
-    """Yield the problems that the health check found, worst first."""
+    """Yield the problems in a result of the health check, worst first."""
     words = health.database_reason or ""
     if health.database == "unhealthy":
         yield Problem(
@@ -98,7 +99,7 @@ def find_problems(health: Health) -> Iterator[Problem]:
         yield Problem("EchoDatabaseDown", text, "PostgreSQL without free connections", words)
     words = health.redis_reason or ""
     if health.redis == "unhealthy":
-        # Redis begins the error of a refused command with a code in capitals, such as NOPERM
+        # if Redis refuses a command, its error begins with a code in capitals, such as NOPERM
         refuses = len(words.split(" ")[0]) > 3 and words.split(" ")[0].isupper()
         text = "Redis cannot be used" if refuses else "Redis does not answer"
         yield Problem("EchoRedisDown", text, "Redis down", words, is_down=True)

@@ -1,6 +1,7 @@
 """A small client for Prometheus's HTTP API.
 
-Every call has a timeout and raises `FetchFailed` when Prometheus does not answer as its API specifies.
+Every call has a timeout, and raises `FetchFailed` if Prometheus does not answer as its API specifies.
+
 API: https://prometheus.io/docs/prometheus/latest/querying/api/
 """
 
@@ -22,14 +23,14 @@ TIMEOUT_SECONDS = 3.0
 
 
 class Prometheus:
-    """One Prometheus server; thread safe, keeps no connection."""
+    """A client of one Prometheus server. Thread safe, keeps no connection open."""
 
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
 
     def read_scrape(self, selector: str) -> Scrape:
-        """Return the current samples of a selector, as a scrape."""
+        """Return the current samples that match a selector, in the form of a scrape."""
         samples = []
         for item in self._query("query", query=selector):
             labels = dict(item["metric"])
@@ -37,7 +38,7 @@ class Prometheus:
         return Scrape(samples, taken_at=datetime.now(UTC))
 
     def read_values(self, promql: str, by: tuple[str, ...]) -> Values:
-        """Return the current values of a query by the labels `by`, without NaN."""
+        """Return the current values of a query by the labels `by`. Values that are NaN are left out."""
         return {
             _key(item, by): value
             for item in self._query("query", query=promql)
@@ -47,7 +48,7 @@ class Prometheus:
     def read_series(
         self, promql: str, by: tuple[str, ...], *, start: datetime, end: datetime, step_seconds: int
     ) -> tuple[Series, ...]:
-        """Return the values of a query from `start` to `end`, one series per value of the labels `by`."""
+        """Return the values of a query from `start` to `end`, one series for each value of `by`."""
         found = self._query(
             "query_range",
             query=promql,

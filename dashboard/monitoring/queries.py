@@ -1,7 +1,7 @@
-"""The queries of the Operations page: as PromQL, and, without Prometheus, over the last hour of scrapes.
+"""The queries of the Operations page, and the two ways to answer them: PromQL, or an hour of scrapes.
 
-Owns the names of the metrics that the page depends on, and the computation of rates: as in Prometheus, a
-counter that went down counts as restarted. Reads nothing itself.
+Owns the names of the metrics that the page needs, and the computation of rates from scrapes. As in
+Prometheus, a counter whose value went down counts as restarted. Reads no server itself.
 """
 
 from collections import deque
@@ -21,16 +21,17 @@ WINDOW_SECONDS = 120
 
 HISTORY_SECONDS = 3600
 CHART_STEP_SECONDS = 15
-"""Distance of the points of a chart, equal to Prometheus's scrape interval: 240 points an hour per line."""
+"""Time between two points of a chart. It is Prometheus's scrape interval: 240 points an hour per line."""
 
 Key = tuple[str, ...]
 Values = dict[Key, float]
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """A gauge's sum, a counter's rate, a ratio of two rates or a quantile, by some labels.
+    """The sum or maximum of a gauge, the rate of a counter, the ratio of two rates, or a quantile.
 
-    A gauge of a server that several exporters report is not summed: its maximum is used.
+    The values are grouped by the labels `by`. The maximum is for gauges of a server, which several exporters
+    report with the same value.
     """
 
     kind: Literal["sum", "max", "rate", "ratio", "quantile"]
@@ -42,7 +43,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operand(msgspec.Struct, frozen=True):
-    """The data that a query needs from each scrape: the sums of one metric by labels."""
+    """A metric that a query needs from each scrape, summed by the labels `by`."""
 
     metric: str
     by: tuple[str, ...]
@@ -66,10 +67,10 @@ OPERATION_ERRORS = Query(kind="rate", metric="echo_db_operation_errors_total", b
 REDIS_MEMORY = Query(kind="max", metric="echo_redis_memory_used_bytes")
 
 CHARTED = (POOL_USED, POOL_WAITING, HIT_RATIO, *LATENCY, REDIS_MEMORY)
-"""Queries that are shown over time."""
+"""Queries whose values are shown over time."""
 
 TABULATED = (POOL_TIMEOUTS, CACHE_BYPASSES, OPERATION_CALLS, OPERATION_ERRORS, *OPERATION_LATENCY)
-"""Queries whose current value is shown."""
+"""Queries of which only the current values are shown."""
 
 PRESENT = (
     "echo_build_info",
@@ -96,18 +97,21 @@ PRESENT = (
     "echo_task_interval_seconds",
     "echo_task_last_success_timestamp_seconds",
 )
-"""Metrics that are read as current samples."""
+"""Metrics of which only the current samples are needed."""
 
 
 class ReportedByAll(msgspec.Struct, frozen=True):
-    """Metrics that every exporter reports for the same server, and which exporter's value is shown."""
+    """Metrics of a server, which every exporter reports.
+
+    `aggregation` says whether the smallest or the largest of the reported values is shown.
+    """
 
     aggregation: Literal["min", "max"]
     metrics: tuple[str, ...]
     by: tuple[str, ...] = ()
 
     def build_promql(self) -> str:
-        """Return the query that returns each metric once."""
+        """Return the PromQL query that returns each of these metrics once."""
         return f"{self.aggregation} by ({', '.join(('__name__', *self.by))}) ({_select(self.metrics)})"
 
 
@@ -156,7 +160,7 @@ def _build_selector(where: tuple[tuple[str, str], ...]) -> str:
 
 
 def build_present_promql() -> str:
-    """Return the query for all current samples; a metric that several exporters report is returned once."""
+    """Return the PromQL query for the metrics in PRESENT, each of them once for all exporters."""
     once = [name for aggregated in REPORTED_BY_ALL for name in aggregated.metrics]
     own = _select(name for name in PRESENT if name not in once)
     return " or ".join((own, *(each.build_promql() for each in REPORTED_BY_ALL)))
@@ -167,7 +171,7 @@ def _select(names: Iterable[str]) -> str:
 
 
 def list_operands(query: Query) -> tuple[Operand, ...]:
-    """Return the operands of the query; in a ratio, the divisor comes second."""
+    """Return the operands of a query. In a ratio, the divisor is the second one."""
     if query.kind == "quantile":
         return (Operand(f"{query.metric}_bucket", (*query.by, "le"), query.where, True),)
     first = Operand(query.metric, query.by, query.where, query.kind not in {"sum", "max"})
@@ -182,17 +186,17 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class _Sums(msgspec.Struct, frozen=True):
-    """The sums of one scrape, taken at the time `at`; for a counter, its growth since the first scrape."""
+    """The sums of one scrape at the monotonic time `at`. For a counter, the growth since the first scrape."""
 
     at: float
     values: dict[Operand, Values]
 
 
 class MetricHistory:
-    """An hour of charted values and the current rates, computed from successive scrapes. Not thread safe.
+    """An hour of charted values, and the current rates, computed from successive scrapes.
 
-    To bound memory, keeps the sums of scrapes only for the window of a rate, and older data only as charted
-    values. A time without a scrape has no point in the chart.
+    Not thread safe. To limit memory, the sums of a scrape are kept only for the window of a rate, and older
+    data only as points of charts. A time without a scrape has no point.
     """
 
     def __init__(self, charted: Iterable[Query], tabulated: Iterable[Query] = ()) -> None:
@@ -206,9 +210,9 @@ class MetricHistory:
         """The values of the tabulated queries at the last scrape."""
 
     def add(self, scrape: Scrape, *, at: float) -> None:
-        """Append a scrape; `at` is its time on a monotonic clock, in seconds."""
+        """Add a scrape. `at` is its monotonic time in seconds."""
         last = self._sums[-1].values if self._sums else {}
-        # all counters come from one collector: before its first success, no counter has an earlier value
+        # whether this is the first scrape with counters, which all come from one collector
         is_first = not any(self._raw.values())
         grown = {
             name: self._find_growth(scrape, name, is_first=is_first)
@@ -217,7 +221,7 @@ class MetricHistory:
         values: dict[Operand, Values] = {}
         for operand in self._operands:
             if operand.is_counter:
-                # a counter that is missing because a collector failed keeps its last value
+                # if the collector failed, its counters are missing and keep their last sums
                 values[operand] = _add_growth(operand, grown[operand.metric], last.get(operand, {}))
             else:
                 values[operand] = scrape.sum_by(operand.metric, *operand.by, **dict(operand.where))
@@ -229,10 +233,10 @@ class MetricHistory:
             self._draw(query, scrape.taken_at)
 
     def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
-        """Return the samples of a counter with their growth since the scrape before.
+        """Return the samples of a counter with their growth since the previous scrape.
 
-        Growth is computed for each sample before sums are built: a counter that went down was restarted, and
-        in a sum the growth of other counters would hide this. A counter that appears later counts from 0.
+        The growth is computed for each sample, before the sums: in a sum, the growth of other samples would
+        hide that one was restarted and went down. A sample that appears in a later scrape counts from 0.
         """
         raw = self._raw.setdefault(name, {})
         found = []
@@ -259,17 +263,18 @@ class MetricHistory:
                 del lines[key]
 
     def list_series(self) -> dict[Query, tuple[Series, ...]]:
-        """Return the lines of each charted query; a rate is over the window before each point."""
+        """Return the lines of each charted query. Each point of a rate is over the window before it."""
         return {
             query: tuple(Series(key, tuple(points)) for key, points in sorted(lines.items()))
             for query, lines in self._lines.items()
         }
 
     def _answer(self, query: Query) -> Values:
-        """Return a query's values at the last scrape."""
+        """Return the values of a query at the last scrape."""
         operands = list_operands(query)
         if query.kind in {"sum", "max"}:
-            # a scrape of one exporter holds a gauge of a server only once, so its sum is its value
+            # a scrape comes from one exporter, so a gauge of a server has one sample, and its sum is the
+            # maximum
             return self._sums[-1].values[operands[0]]
         rates = [self._find_rates(item) for item in operands]
         if query.kind == "rate":

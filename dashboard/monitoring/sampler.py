@@ -36,7 +36,7 @@ from dashboard.monitoring.queries import (
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.5
-"""Pause between two health checks; the service caches the result of a check for two seconds."""
+"""Pause between two health checks. The service caches the result of a check for two seconds."""
 
 SCRAPE_SECONDS = 5.0
 """Time between two scrapes: longer than a market simulation step (2 s), shorter than a human reaction."""
@@ -45,16 +45,19 @@ TROUBLE_SECONDS = 2.0
 """Time between two scrapes while something is broken, so that the end of a problem is seen soon."""
 
 EXPORTER_SECONDS = 2.0
-"""Timeout of a scrape; short, because the next health check waits for the scrape."""
+"""Timeout of a scrape. It is short, because the next health check waits for the scrape."""
 
 STALE_SECONDS = 15.0
-"""Age from which the last health check no longer counts as current."""
+"""Age at which the last health check counts as outdated."""
 
 EXPORTER_GONE = Problem("EchoExporterAbsent", "The exporter does not answer", "Exporter down")
 
 
 class SampledMetrics(msgspec.Struct, frozen=True):
-    """The metrics of all processes: `scrape` and `values` at `taken_at`, `series` for the last hour."""
+    """The metrics of all processes.
+
+    `scrape` and `values` are from the time `taken_at`. `series` covers the last hour.
+    """
 
     taken_at: datetime
     source: Literal["prometheus", "exporter"]
@@ -66,8 +69,9 @@ class SampledMetrics(msgspec.Struct, frozen=True):
 class StackSample(msgspec.Struct, frozen=True):
     """One sample of the whole stack.
 
-    `metrics` are those of the last successful scrape, None before the first one. `error` says why the last
-    scrape failed. `alerts_source` says which program evaluated the alerts.
+    `metrics` are those of the last successful scrape, None before the first one. `error` is the reason why
+    the last scrape failed, None if it succeeded. `alerts_source` names the program that evaluated the
+    alerts.
     """
 
     clock: float
@@ -81,10 +85,10 @@ class StackSample(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Samples one stack; thread safe.
+    """Samples the health and the metrics of one stack. Thread safe.
 
-    The exporter must belong to `stack`; None accepts any exporter. With `prometheus`, the alerts come from
-    it.
+    If `stack` is given, an exporter of another stack is refused. With `prometheus`, the alerts come from
+    Prometheus while it answers, else the dashboard evaluates them.
     """
 
     def __init__(
@@ -115,14 +119,14 @@ class Sampler:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Drop the thread in a forked child, where it does not run; the child keeps the last sample."""
+        """Forget the thread, which does not run in a forked child. The last sample is kept."""
         self._sampling = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def latest(self) -> StackSample | None:
-        """The last sample; None before the first one."""
+        """The last sample, or None before the first one."""
         return self._latest
 
     @property
@@ -137,7 +141,7 @@ class Sampler:
         self._thread.start()
 
     def close(self, timeout_seconds: float) -> None:
-        """Stop the thread and wait at most `timeout_seconds` for its end; a running read can delay it."""
+        """Stop the thread, and wait at most `timeout_seconds` for its end: it may have to finish a read."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
@@ -147,12 +151,12 @@ class Sampler:
             try:
                 self.sample()
             except Exception:
-                # every error is caught here: the next sample may work
+                # catch every error: the next sample may succeed
                 logger.exception("the sampler failed; it tries again in %g s", CHECK_SECONDS)
             self._stopping.wait(CHECK_SECONDS)
 
     def sample(self) -> None:
-        """Check the health, and scrape when it is time."""
+        """Check the health, and scrape the exporter if it is time."""
         with self._sampling:
             health = self._service.health()
             self._publish(health)
@@ -166,7 +170,7 @@ class Sampler:
     def _publish(self, health: Health) -> None:
         clock, moment = self._clock(), datetime.now(UTC)
         found = self._log.add_alerts(find_problems(health), self._alerts, clock=clock)
-        # an exporter that never answered is no problem: perhaps none is deployed
+        # an exporter that has never answered is not a problem: the stack may have none
         is_gone = self._error is not None and self._metrics is not None
         problems = (*found, *([EXPORTER_GONE] if is_gone else []))
         self._log.update(problems, clock=clock, moment=moment)
@@ -204,7 +208,7 @@ class Sampler:
                 logger.debug("no alerts from Prometheus: %s", error)
 
     def _read_exporter(self) -> tuple[Scrape | None, str | None]:
-        """Return a scrape and None, or None and the reason why the scrape failed."""
+        """Return (scrape, None), or (None, reason) if the scrape failed."""
         try:
             scrape = read_scrape(
                 self._exporter_url, timeout_seconds=EXPORTER_SECONDS, authority=self._exporter_ca
@@ -217,14 +221,14 @@ class Sampler:
 
 
 def open_sampler(service: EnhancedDatabaseService, settings: Settings) -> Sampler:
-    """Return the sampler for these settings; it reads nothing before it is started."""
+    """Return the sampler for these settings. It reads nothing before `start`."""
     url = settings.prometheus_url
     return Sampler(
         service,
         exporter_url=settings.find_exporter_url(),
         exporter_ca=settings.exporter_ca,
         prometheus=Prometheus(url.get_secret_value()) if url else None,
-        # an exporter that was configured by hand may belong to any stack
+        # the exporter at an EXPORTER_URL may belong to any stack
         stack=settings.identify_stack() if settings.exporter_url is None else None,
     )
 
@@ -234,10 +238,10 @@ class _Holder:
 
 
 def set_sampler(sampler: Sampler | None) -> None:
-    """Set the sampler that pages read (None removes it); `dashboard.runtime` says why it is module state."""
+    """Set the sampler that pages read. None removes it. `dashboard.runtime` says why it is module state."""
     _Holder.sampler = sampler
 
 
 def find_sampler() -> Sampler | None:
-    """Return the sampler of this process, or None if none was set."""
+    """Return the sampler of this process, or None before `set_sampler`."""
     return _Holder.sampler

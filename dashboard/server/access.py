@@ -1,7 +1,7 @@
 """The rules of access: who may see the dashboard, and who is an operator.
 
-Builds the policy from the settings, and a visitor from the claims of a sign-in, whose signature Streamlit has
-already checked. Draws nothing and sends nothing to the provider.
+Builds the access policy from the settings, and a visitor from the claims of a sign-in. Streamlit has already
+checked the signature of the claims. Draws nothing, and sends nothing to the identity provider.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from core.settings.environment import show_value
 from core.web.requests import is_local_host
 
 LOCAL = "local"
-"""The actor without sign-in; as an entry of DASHBOARD_OPERATORS, it makes every visitor an operator."""
+"""The name of every visitor without sign-in. In DASHBOARD_OPERATORS, it makes all of them operators."""
 
 OPERATOR_SIGN_IN = timedelta(hours=12)
-"""How long operator rights last after a sign-in; limited here, because the cookie is valid for a month."""
+"""How long operator rights last after a sign-in. The cookie of a sign-in is valid for a month."""
 
 _SIGN_IN = (
     "oidc_client_id",
@@ -33,7 +33,7 @@ _ALL = ", ".join(name.upper() for name in _SIGN_IN)
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """The access rules of the settings; without a setting nobody is an operator."""
+    """The access rules of the settings. By default, nobody is an operator."""
 
     has_sign_in: bool = False
     is_behind_proxy: bool = False
@@ -44,26 +44,26 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """The person who sees a page; `actor` is the name in audit events."""
+    """The person who sees a page. `actor` is the person's name in audit events."""
 
     actor: str
     name: str
     is_operator: bool
     issued_at: datetime | None = None
-    """When the provider issued the sign-in, by the provider's clock; None without sign-in."""
+    """When the provider issued the sign-in, by the provider's clock. None without sign-in."""
 
     is_stale: bool = False
-    """Whether this is an operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
+    """Whether this person is named as an operator, but signed in more than `OPERATOR_SIGN_IN` ago."""
 
     sees_health: bool = False
-    """Whether pages show the health line: for operators, and for every visitor if there is no sign-in."""
+    """Whether pages show the health line: to operators, and to all visitors if there is no sign-in."""
 
     sees_words: bool = False
-    """Whether pages show error messages of servers: to operators, and to all if neither sign-in nor proxy."""
+    """Whether pages show error messages of servers: to operators, and to all without sign-in and proxy."""
 
 
 def build_policy(settings: Settings) -> Policy:
-    """Return the policy of these settings; raises `SettingsError` when they contradict each other."""
+    """Return the access policy of these settings. Raises `SettingsError` if they contradict each other."""
     has_sign_in = _check_sign_in(settings)
     _check_host(settings, has_sign_in=has_sign_in)
     names = {name.strip().casefold() for name in settings.dashboard_operators.split(",")} - {""}
@@ -80,10 +80,9 @@ def build_policy(settings: Settings) -> Policy:
 
 
 def build_secrets(settings: Settings) -> dict[str, Any]:
-    """Return the secrets for Streamlit: the sign-in, or explicitly none.
+    """Return the secrets for Streamlit: those of the sign-in, or an empty section without sign-in.
 
-    Without sign-in, the section is empty. If it were missing, Streamlit would read secrets from the user's
-    home.
+    If the section were missing, Streamlit would read secrets from a file in the user's home.
     """
     if not _check_sign_in(settings):
         return {"auth": {}}
@@ -101,7 +100,7 @@ def build_secrets(settings: Settings) -> dict[str, Any]:
 
 
 def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Visitor | None:
-    """Return the visitor that the claims of a session describe; None when a sign-in is needed."""
+    """Return the visitor whom the claims of a sign-in describe, or None if a sign-in is needed."""
     if not policy.has_sign_in:
         return Visitor(
             actor=LOCAL,
@@ -114,7 +113,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         return None
     issued_at = _find_issue_time(claims)
     if issued_at is None or issued_at > now + OPERATOR_SIGN_IN:
-        # no clock is that wrong; with such a time, operator rights would never end
+        # refuse a time that is impossible or far in the future: operator rights would never end
         return None
     address = _find_address(claims)
     is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
@@ -138,7 +137,7 @@ def _find_origin(address: str) -> str:
 
 
 def _find_address(claims: Mapping[str, Any]) -> str | None:
-    """Return the e-mail address if the provider has verified it: many providers let users type any."""
+    """Return the e-mail address if the provider has verified it: many providers let users enter any."""
     address = claims.get("email")
     return address if isinstance(address, str) and claims.get("email_verified") is True else None
 
@@ -152,7 +151,10 @@ def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
 
 
 def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
-    """Return when the provider issued the claims: long ago if no time is given, None if it is impossible."""
+    """Return when the provider issued the claims.
+
+    Without a time in the claims, this is 1970. For an impossible time, it is None.
+    """
     issued = claims.get("iat")
     try:
         return datetime.fromtimestamp(issued if isinstance(issued, int | float) else 0, UTC)
@@ -161,7 +163,7 @@ def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
 
 
 def _check_sign_in(settings: Settings) -> bool:
-    """Return whether sign-in is configured; raises `SettingsError` if only some of its settings are set."""
+    """Return whether sign-in is configured. Raises `SettingsError` if only some of its settings are set."""
     missing = [name.upper() for name in _SIGN_IN if getattr(settings, name) is None]
     given = [name.upper() for name in _SIGN_IN if name.upper() not in missing]
     if missing and given:

@@ -1,7 +1,7 @@
 """The dashboard's web server: Streamlit's pages, probes, start and stop.
 
-Owns the lifespan (opens the service once per process, warms its caches, samples its health, drains it at
-shutdown), the probe routes and uvicorn's configuration.
+Opens the service once per process when the server starts, warms its caches and samples its health, and
+drains the service when the server stops. Owns the routes of the probes and uvicorn's configuration.
 """
 
 import asyncio
@@ -58,35 +58,35 @@ logger = logging.getLogger(__name__)
 STREAMLIT_STATIC = Path(st.__file__).with_name("static")
 SCRIPT = Path(__file__).parents[1] / "app.py"
 SHUTDOWN_SECONDS = 1
-"""How long open browser connections may delay a stop; short, because pages reconnect by themselves."""
+"""How long open browser connections may delay a stop. It is short, because pages reconnect by themselves."""
 
 FRESH_SECONDS = 2.0
-"""Age up to which visitors share a value: too short to notice, and an outage is shown anyway."""
+"""For so many seconds, a value that was read for one visitor is also shown to other visitors."""
 
 DRAIN_SECONDS = 2.0
-"""How long running reads may continue before they are cancelled; keeps a stop below 5 s in total."""
+"""How long running reads may continue before they are cancelled. A stop takes less than 5 s in total."""
 
 PRELOADED_MODULES = ("dashboard.charts", "pandas", "pyarrow.pandas_compat", "PIL.Image")
-"""Modules that are imported at start, because together they take seconds to import."""
+"""Modules that are imported at start, because importing them takes seconds."""
 
 FOREIGN_LOGGERS = frozenset({"streamlit", "uvicorn", "websockets"})
-"""Libraries for whose loggers Streamlit sets a handler, a level and a format."""
+"""Libraries whose loggers get a handler, a level and a format from Streamlit."""
 
 WARMED_LIMITS = (10, 50, 100)
 WARMED_SESSIONS = 2
-"""Number of newest sessions whose leaderboards are read at start, with the limits in WARMED_LIMITS."""
+"""How many of the newest sessions have their leaderboards read at start, with each limit in WARMED_LIMITS."""
 
 THEME_BUILDER = "_populate_theme_msg"
-"""Streamlit's function that fills a message with one section of the theme."""
+"""The function of Streamlit that fills a message with one section of the theme."""
 
 
 async def get_livez(_: Request) -> JSONResponse:
-    """Answer 200 while the process runs; asks no server."""
+    """Answer 200 while the process runs. Asks no server."""
     return JSONResponse({"status": "alive"})
 
 
 def get_readyz(_: Request) -> JSONResponse:
-    """Answer 200 when the database answers, otherwise 503; Starlette runs it in a worker thread."""
+    """Answer 200 if the database answers, else 503. Starlette runs this function in a thread."""
     ready = runtime.is_database_up(runtime.get_service())
     return JSONResponse(
         {"status": "ready" if ready else "database unavailable"}, status_code=200 if ready else 503
@@ -94,9 +94,9 @@ def get_readyz(_: Request) -> JSONResponse:
 
 
 def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> st.App:
-    """Return the ASGI application, which opens its service when the server starts it.
+    """Return the ASGI application. It opens its service when the server starts.
 
-    Without `page_limits` this process counts its pages itself. Raises `SettingsError` when the access
+    Without `page_limits`, this process counts its open pages itself. Raises `SettingsError` if the access
     settings contradict each other.
     """
     policy = build_policy(settings)
@@ -127,7 +127,7 @@ def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> 
             for task in watching:
                 task.cancel()
             set_sampler(None)
-            # concurrently, because each may wait for a server
+            # close both at the same time, because each may wait for a server
             await asyncio.gather(
                 asyncio.to_thread(sampler.close, DRAIN_SECONDS),
                 asyncio.to_thread(service.close, DRAIN_SECONDS),
@@ -159,7 +159,7 @@ def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> 
 
 
 def warm_caches(service: EnhancedDatabaseService) -> None:
-    """Run the reads of the first visitors in advance; if one fails, those visitors only wait longer."""
+    """Read into the caches what the first visitors will need. A failure only makes them wait longer."""
     try:
         keys = service.warm_cache(limits=WARMED_LIMITS)
         for day in service.list_leaderboard_dates(limit=WARMED_SESSIONS):
@@ -176,8 +176,9 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 def _build_middleware(
     policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, page_limits: PageLimits
 ) -> list[Middleware]:
-    # with a sign-in of the dashboard a proxy in front may do TLS only; one whose port is published on this
-    # machine only may spread visitors over several dashboards
+    # A proxy can be in front in two cases. If the dashboard has a sign-in, the proxy may only terminate TLS.
+    # If DASHBOARD_BEHIND is set, the proxy decides who gets in, or spreads this machine's visitors over
+    # several dashboards.
     can_have_proxy = policy.has_sign_in or settings.dashboard_behind != "nothing"
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
     shield = Middleware(
@@ -214,10 +215,11 @@ def serve(settings: Settings) -> None:
 
 
 def configure_server(settings: Settings, *, page_limits: PageLimits | None = None) -> uvicorn.Config:
-    """Prepare this process, and return the configuration of its server. Raises `SettingsError`."""
+    """Prepare this process, and return the configuration of its web server. Raises `SettingsError`."""
     app = create_app(settings, page_limits=page_limits)
     if settings.oidc_cookie_secret is not None:
-        # otherwise each process would sign the cookie of a sign-in in progress with its own random secret
+        # without this, each process would sign the cookie of an unfinished sign-in with its own random
+        # secret
         streamlit_config.set_option(
             "server.cookieSecret", settings.oidc_cookie_secret.get_secret_value(), "OIDC_COOKIE_SECRET"
         )
@@ -230,32 +232,33 @@ def configure_server(settings: Settings, *, page_limits: PageLimits | None = Non
         log_config=None,
         access_log=False,
         server_header=False,
-        # uvloop wakes up once for all messages that a page's thread sends in a row
+        # uvloop wakes up only once for all messages that the thread of a page sends in a row
         loop="uvloop",
         ws=BoundedWebSocket,
         ws_max_size=MESSAGE_BYTES,
-        # a page is sent as about forty messages, 45 kB in total, most below 300 bytes: compressing each
-        # one takes more than a tenth of the CPU time of a run
+        # do not compress: a page is sent as about forty messages, most below 300 bytes, and compressing them
+        # takes more than a tenth of the CPU time of a run
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        # `server.proxy` decides whose forwarded headers count
+        # `ProxyHeaders`, and not uvicorn, decides which X-Forwarded headers are trusted
         proxy_headers=False,
         backlog=MANY_AHEAD,
         **protocol_options(),
     )
     build_theme_once()
-    # st.navigation sets this in its first run; until then Streamlit would build a menu from `pages/`
+    # st.navigation sets this in the first run; until then Streamlit would build a menu from the folder
+    # `pages`
     PagesManager.uses_pages_directory = False
     _preload()
     return config
 
 
 def build_theme_once(module: ModuleType = app_session) -> None:
-    """Make Streamlit build each section of its theme once instead of in every run.
+    """Make Streamlit build each section of its theme once instead of in every run of a page.
 
-    The first message of a run holds the whole theme. Streamlit rebuilds it from some 240 options, which takes
-    1.5 ms of a run of 10 to 14 ms. See docs/decisions/0008-streamlit.md; a release of Streamlit without this
-    builder is left unchanged.
+    The first message of a run contains the whole theme. Streamlit builds it from about 240 options, which
+    takes 1.5 ms of the 10 to 14 ms of a run. A release of Streamlit without the function THEME_BUILDER is
+    left unchanged. See docs/decisions/0008-streamlit.md.
     """
     build = getattr(module, THEME_BUILDER, None)
     if build is None:
@@ -270,7 +273,7 @@ def build_theme_once(module: ModuleType = app_session) -> None:
 
     def fill(message: CustomThemeConfig, section: str = "theme") -> None:
         built = build_section(section)
-        # a section without options must stay absent: merging an empty message would make it present
+        # a section without options must stay absent, and merging an empty message would make it present
         if built.ByteSize():
             message.MergeFrom(built)
 
@@ -278,7 +281,7 @@ def build_theme_once(module: ModuleType = app_session) -> None:
 
 
 def _preload() -> None:
-    """Import what pages need, and exclude everything loaded so far from garbage collection."""
+    """Import the modules that pages need, and exclude all present objects from garbage collection."""
     for name in PRELOADED_MODULES:
         import_module(name)
     gc.collect()
@@ -286,9 +289,9 @@ def _preload() -> None:
 
 
 def _prepare_logging(settings: Settings) -> None:
-    """Write all logs in one format, those of Streamlit and uvicorn included."""
+    """Write all logs in one format, including those of Streamlit and uvicorn."""
     configure_logging(settings)
-    # reading an option loads Streamlit's configuration, which sets up its loggers
+    # reading an option loads Streamlit's configuration, which sets up the loggers that are reset below
     st.get_option("logger.level")
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in FOREIGN_LOGGERS:
@@ -296,14 +299,16 @@ def _prepare_logging(settings: Settings) -> None:
             logger.handlers.clear()
             logger.setLevel(logging.NOTSET)
             logger.propagate = True
-    # Streamlit would log the traceback a second time, without the error id that the page shows
+    # drop Streamlit's own log entry for an error of a page: `states` logs the error with the id that the
+    # page shows
     logging.getLogger("streamlit.error_util").addFilter(lambda record: record.msg != "Uncaught app execution")
 
 
 def _exit_on_signal() -> None:
-    """Exit with status 0 on SIGTERM and SIGINT, also before uvicorn installs its own handlers.
+    """Exit with status 0 on SIGTERM and SIGINT.
 
-    uvicorn stops gracefully, restores the handlers that were set before its own, and raises the signal again.
+    This is necessary before uvicorn installs its own handlers, and when it has stopped: uvicorn then
+    restores these handlers and raises the signal again.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

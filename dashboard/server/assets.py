@@ -1,6 +1,7 @@
-"""Streamlit's scripts and styles, compressed once and kept in memory (4 MB in all), and its icon font.
+"""Sends Streamlit's scripts and styles compressed, and a smaller icon font.
 
-Streamlit sends them uncompressed and leaves compression to a proxy.
+Each file is compressed once and kept in memory, 4 MB in total. Streamlit itself sends the files
+uncompressed.
 """
 
 import asyncio
@@ -14,19 +15,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 ASSETS = "/static/"
 ICONS = "MaterialSymbols-Rounded."
-"""File name prefix of Streamlit's icon font; a font with only the icons in use is sent (decision 13)."""
+"""How the name of Streamlit's icon font begins. A font with only the used icons replaces it (decision 13)."""
 ASSET_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 ASSET_CACHE_CONTROL = "public, immutable, max-age=31536000"
-"""Browsers may cache assets for a year, because the name of an asset changes with its content."""
+"""Browsers may keep an asset for a year, because its name changes with its content."""
 
 GZIP_LEVEL = 6
 """Higher levels take three times as long and make files only 2 % smaller."""
 _UNUSED_FONT = re.compile(rb"@font-face\{font-family:Source Sans;[^}]*\}")
-"""Rule of Streamlit's default font (170 kB), which a browser would load before the theme has arrived."""
+"""The CSS rule of Streamlit's default font (170 kB), which browsers would load before they get the theme."""
 
 
 class CompressedAssets:
-    """Sends the files below a folder to clients that accept gzip; passes all other requests on.
+    """Sends the files below a folder to clients that accept gzip. Passes all other requests on.
 
     Every client gets the font file `icons` instead of Streamlit's icon font.
     """
@@ -37,7 +38,7 @@ class CompressedAssets:
         self._icon_paths = {
             ASSETS + path.relative_to(folder).as_posix() for path in folder.rglob(f"{ICONS}*.woff2")
         }
-        # the list of files is fixed, so no request can reach a file outside the folder
+        # list the files once, so that no request can reach a file outside the folder
         self._files = {
             ASSETS + path.relative_to(folder).as_posix(): path
             for path in folder.rglob("*")
@@ -46,7 +47,7 @@ class CompressedAssets:
         self._compressed: dict[str, asyncio.Task[bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the compressed file or the icons, or pass the request on."""
+        """Send a compressed file or the icon font, or pass the request on."""
         if scope["type"] == "http" and scope["path"] in self._icon_paths and scope["method"] == "GET":
             headers = {"Cache-Control": ASSET_CACHE_CONTROL, "Content-Type": "font/woff2"}
             await Response(self._icons, headers=headers)(scope, receive, send)
@@ -71,7 +72,7 @@ class CompressedAssets:
         return "gzip" in headers.get("accept-encoding", "") and "range" not in headers
 
     async def _compress(self, path: str) -> bytes:
-        """Return the compressed bytes of a file; concurrent requests share one compression."""
+        """Return the compressed bytes of a file. Concurrent requests share one compression."""
         task = self._compressed.get(path)
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(_read_compressed, self._files[path]))

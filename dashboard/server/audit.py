@@ -1,7 +1,6 @@
 """Writes sign-ins, sign-outs and refused actions to the audit log.
 
-A visitor never waits for the audit log. An event that cannot be written is logged and counted; the visitor
-sees no error.
+An event that cannot be written is logged and counted, and the visitor sees no error.
 """
 
 import logging
@@ -19,23 +18,23 @@ logger = logging.getLogger(__name__)
 
 TARGET = "dashboard"
 SEEN_WITHIN_SECONDS = 300.0
-"""Age up to which a sign-in is new. A page opens right after a sign-in, so older ones were recorded."""
+"""Age up to which a sign-in counts as new. A page opens right after a sign-in and records it."""
 
 KEPT = 10_000
-"""Number of recorded sign-ins that are remembered, so that each is recorded once."""
+"""How many recorded sign-ins are remembered, so that each is recorded only once."""
 
 
 class SignIns:
-    """The sign-ins that this process has recorded; thread safe."""
+    """The sign-ins that this process has recorded. Thread safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recorded: OrderedDict[tuple[str, float], None] = OrderedDict()
 
     def is_new(self, actor: str, claims: Mapping[str, Any], now: datetime) -> bool:
-        """Return whether these claims come from a recent sign-in and this is the first call with them."""
+        """Return whether the claims come from a recent sign-in, and this is the first call with them."""
         issued = claims.get("iat")
-        # the type is checked, because a provider may send any value as the time
+        # check the type, because a provider may send any value as the time
         if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > SEEN_WITHIN_SECONDS:
             return False
         with self._lock:
@@ -56,7 +55,7 @@ def record(
     outcome: AuditOutcome = "done",
     detail: str | None = None,
 ) -> None:
-    """Record a finished action; never raises a database error."""
+    """Write a finished action to the audit log. A database error is logged and not raised."""
     try:
         service.record_audit_event(actor=actor, action=action, target=target, outcome=outcome, detail=detail)
     except EchoMarketsError as error:

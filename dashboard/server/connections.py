@@ -1,8 +1,8 @@
 """Limits of the WebSockets of pages: number of connections, rate and size of messages.
 
-Owns the limits and their enforcement: messages that arrive too fast are delayed, which also slows their
-client; excess connections are refused; frames that no browser sends end the connection. Before a sign-in the
-limits are lower; `dashboard.server.access` decides who has signed in.
+Owns the limits and enforces them. Messages that arrive too fast are delayed, which also slows their client
+down. Connections beyond the limit are refused. A connection ends if it sends frames that no browser sends.
+The limits are lower before a sign-in; `dashboard.server.access` decides who has signed in.
 """
 
 import asyncio
@@ -18,43 +18,43 @@ from core.metrics.names import Limiter
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
-"""Largest message, also while it is incomplete. A page sends the values of its widgets: some kilobytes."""
+"""Largest message, complete or not. A browser sends the values of a page's widgets: some kilobytes."""
 
 ANONYMOUS_BYTES = 64 * 1024
 """Largest message before a sign-in."""
 
 PART_BYTES = 4096
-"""Bytes that are parsed before other clients get a turn: at most 700 frames, some milliseconds."""
+"""Bytes that are parsed before other clients get their turn: at most 700 frames, some milliseconds."""
 
 FRAGMENTS = 256
-"""Most frames of one message; a browser splits a large message into a few frames."""
+"""The most frames of one message. A browser splits a large message into a few frames."""
 
 CLOSING_BYTES = 64 * 1024
-"""Bytes that a client may still send after the server has announced the end of the connection."""
+"""Bytes that a client may still send after the server has sent its close frame."""
 
 TOO_LARGE, NO_BINARY = 1009, 1003
 """WebSocket close codes (RFC 6455, 7.4.1): message too large, message not binary."""
 
 
 class MessageRate(msgspec.Struct, frozen=True):
-    """How many messages a client may send in a burst, and how many per second afterwards."""
+    """How many messages a client may send at once, and how many per second after that."""
 
     burst: int
     per_second: float
 
 
 PAGES = MessageRate(burst=30, per_second=10)
-"""After a sign-in: a person sends one message per pause in typing and one per change of a filter."""
+"""The rate after a sign-in. A browser sends one message per pause in typing or change of a filter."""
 
 ANONYMOUS = MessageRate(burst=10, per_second=2)
-"""Before a sign-in: the page has a single button."""
+"""The rate before a sign-in, when the page has a single button."""
 
 CONTROL = MessageRate(burst=30, per_second=10)
-"""Pings and pongs; a browser sends a pong every 20 s."""
+"""The rate of pings and pongs. A browser sends a pong every 20 s."""
 
 
 class TokenBucket:
-    """Counts messages against a rate (token bucket); for one thread."""
+    """Counts messages against a rate with the token bucket algorithm. For one thread."""
 
     def __init__(self, rate: MessageRate, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -63,7 +63,7 @@ class TokenBucket:
         self._counted_at = clock()
 
     def take(self) -> float:
-        """Count a message; return the seconds by which the caller must delay it."""
+        """Count a message. Return the seconds by which the caller must delay it."""
         now = self._clock()
         gained = (now - self._counted_at) * self._rate.per_second
         self._tokens = min(self._rate.burst, self._tokens + gained) - 1
@@ -72,7 +72,7 @@ class TokenBucket:
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with limits on the bytes parsed in one step and on control frames."""
+    """uvicorn's WebSocket, with limits on the bytes parsed at once, control frames and fragments."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -81,7 +81,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._control = TokenBucket(CONTROL)
 
     def data_received(self, data: bytes) -> None:
-        """Parse the received bytes until a message has to wait for the application."""
+        """Parse the received bytes until a message waits for the application."""
         if self.close_sent:
             self._closing_bytes += len(data)
             if self._closing_bytes > CLOSING_BYTES:
@@ -91,7 +91,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._parse()
 
     async def receive(self) -> Any:
-        """Return the next message, and parse the bytes that arrived after it."""
+        """Return the next message, and parse the bytes that have arrived after it."""
         message = await super().receive()
         self._parse()
         return message
@@ -102,17 +102,20 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             super().data_received(part)
 
     def handle_ping(self) -> None:
-        """Answer a ping, unless there are too many."""
+        """Answer a ping. Too many pings end the connection."""
         if self._admit_control():
             super().handle_ping()
 
     def handle_pong(self, event: Any) -> None:
-        """Note a pong, unless there are too many."""
+        """Accept a pong. Too many pongs end the connection."""
         if self._admit_control():
             super().handle_pong(event)
 
     def handle_cont(self, event: Any) -> None:
-        """Take the next frame of a message; frames are counted, because empty ones do not add to the size."""
+        """Add a frame to a message. Too many frames end the connection.
+
+        The frames are counted because empty frames do not add to the size of the message.
+        """
         if len(self.frames) >= FRAGMENTS:
             self.transport.abort()
             return
@@ -126,10 +129,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 class PageLimits(Protocol):
-    """Counts the open pages of this host; implemented by `HostPageLimits` and by `ParentPageLimits`."""
+    """Counts the open pages of this host. `HostPageLimits` and `ParentPageLimits` implement it."""
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
-        """Count one more page and return True, or return False if a limit is reached."""
+        """Count one more page and return True. Return False if a limit is reached."""
 
     def leave(self, client: str, *, is_known: bool) -> None:
         """Subtract one page from the count."""
@@ -155,7 +158,7 @@ class PageConnections:
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse a WebSocket when too many are open."""
+        """Pass a request on. Refuse a WebSocket if too many are open."""
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
@@ -163,7 +166,7 @@ class PageConnections:
         is_full = not await self._page_limits.enter(client, is_known=is_known)
         self._count("connections", is_full)
         if is_full:
-            # closing before the connection is accepted makes the server answer 403
+            # close before accepting the connection: the server then answers with status 403
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
@@ -174,7 +177,10 @@ class PageConnections:
 
 
 class _BoundedMessages:
-    """The messages of one connection; while a message beyond the rate waits, its socket is not read."""
+    """The messages of one connection, at a limited rate.
+
+    While a message is delayed, the socket of its connection is not read.
+    """
 
     def __init__(
         self, receive: Receive, send: Send, *, is_known: bool, count: Callable[[Limiter, bool], None]
@@ -194,7 +200,7 @@ class _BoundedMessages:
         self._count("messages", seconds > 0)
         data = message.get("bytes")
         if data is None:
-            # not passed on: Streamlit would log a traceback for a text message
+            # end the connection: Streamlit would log a traceback for a text message
             return await self._close(NO_BINARY)
         if len(data) > self._most_bytes:
             return await self._close(TOO_LARGE)

@@ -1,8 +1,7 @@
 """The HTML page that the browser loads first, and its script.
 
-Owns the changes to Streamlit's `index.html`: adds the name of the product and a text that is shown until a
-megabyte of scripts has arrived, and removes fonts that the theme does not use. Streamlit draws everything
-else.
+Adds to Streamlit's `index.html` the name of the product, and a text that is shown while a megabyte of
+scripts loads. Removes fonts that the theme does not use. Streamlit draws everything else.
 """
 
 import gzip
@@ -21,7 +20,7 @@ STATIC = Path(__file__).parents[1] / "static"
 SHELL = "/shell.js"
 
 DEFERRED = ("ArrowVegaLiteChart", "embed", "DataFrame", "arrowFormatUtils", "recordbatch")
-"""Streamlit's scripts for charts and tables, which it requests only when a page needs them."""
+"""Streamlit's scripts for charts and tables. The page requests them early, before Streamlit needs them."""
 
 FIRST = f"""
     <div id="echo-first" role="status">
@@ -33,10 +32,10 @@ NO_SCRIPT = "<noscript><p>The dashboard needs JavaScript. Switch it on for this 
 
 
 def build_index(html: str, *, shell: bytes, styles: str, icon: bytes, scripts: list[str]) -> str:
-    """Return Streamlit's page with the first text and the script of this dashboard.
+    """Return Streamlit's page `html` with the loading text and the script of this dashboard.
 
-    `scripts` are the names of Streamlit's scripts. If `html` lacks the place of a change, as it may after an
-    update of Streamlit, the change is left out.
+    `scripts` are the file names of Streamlit's scripts. A change is left out if `html` does not have the
+    text that it replaces, for example after an update of Streamlit.
     """
     version = hashlib.sha256(shell).hexdigest()[:16]
     image = f"data:image/svg+xml;base64,{b64encode(icon).decode()}"
@@ -61,7 +60,7 @@ def build_index(html: str, *, shell: bytes, styles: str, icon: bytes, scripts: l
 
 
 class IndexPage:
-    """Serves the first page under the address of each page of the menu; passes all other requests on."""
+    """Serves the page of `build_index` at the address of each page of the menu. Passes other requests on."""
 
     def __init__(self, app: ASGIApp, *, folder: Path) -> None:
         self._app = app
@@ -74,7 +73,7 @@ class IndexPage:
             icon=(STATIC / "icon.svg").read_bytes(),
             scripts=scripts,
         )
-        # only without a slash at the end: relative links to scripts would otherwise start below the page
+        # serve no address with a slash at the end, because relative links to scripts would then be wrong
         self._pages = {"/", *(f"/{page}" for page in SCRIPTS if page != MENU[0])}
         self._bodies = {
             "html": (html.encode(), "text/html; charset=utf-8", "no-cache"),
@@ -83,10 +82,10 @@ class IndexPage:
         self._compressed = {name: gzip.compress(body, mtime=0) for name, (body, _, _) in self._bodies.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the page or the script, or pass the request on."""
+        """Send the page or its script, or pass the request on."""
         path = scope["path"] if scope["type"] == "http" else ""
         if path == f"/{MENU[0]}":
-            # Streamlit knows the default page only under the address /
+            # Streamlit serves the default page only at the address /
             query = scope["query_string"].decode("latin-1")
             answer: Response = RedirectResponse(f"./?{query}" if query else "./", status_code=307)
         elif path in self._pages:

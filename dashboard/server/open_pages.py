@@ -1,7 +1,7 @@
-"""Runs every open page again as soon as the health changes.
+"""Runs the script of every open page again when the health of the stack changes.
 
-Compares the last health check with the one before and keeps the list of pages that still have to run again.
-This shows every change of the health line to all visitors, without timers in pages. Asks no server itself.
+All visitors then see the change in the health line, and pages need no timers. Compares the health checks of
+the sampler, and asks no server itself.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from dashboard.monitoring.sampler import Sampler
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Time between two reads of the last health check; short, so that pages show an outage within 5 s."""
+"""Time between two reads of the last health check. It is short: pages must show an outage within 5 s."""
 
 PROBLEM_SECONDS = 60.0
-"""Pause of `watch_health` after an error; until then pages refresh at their own intervals only."""
+"""Pause of `watch_health` after an error. Pages then refresh at their own intervals only."""
 
 
 def list_sessions() -> Iterable[AppSession]:
@@ -36,8 +36,8 @@ def list_sessions() -> Iterable[AppSession]:
 def _describe_client(session: AppSession) -> ClientState:
     """Return the page, address and widget values of the session's last run.
 
-    Without the widget values, Streamlit would read filters from the address of that run and send them to the
-    browser, where they would replace what the visitor has typed since.
+    Without the widget values, Streamlit would take the filters from the address of that run. In the browser
+    they would replace what the visitor has typed since.
     """
     state = ClientState()
     state.CopyFrom(session._client_state)  # noqa: SLF001  # docs/private-apis.md
@@ -46,19 +46,20 @@ def _describe_client(session: AppSession) -> ClientState:
 
 
 def _is_busy(session: AppSession) -> bool:
-    """Say whether a run goes on, or its last messages are not sent yet: a new run would drop these.
+    """Return whether the session's script runs, or messages of its last run have not been sent yet.
 
-    One of them may be the only one that tells the browser a filter's value from the address.
+    A new run would drop these messages. One of them may be the only message with a filter's value from the
+    address.
     """
     return session._scriptrunner is not None or not session._browser_queue.is_empty()  # noqa: SLF001  # docs/private-apis.md
 
 
 class OpenPages:
-    """Runs the pages of all browser sessions again after a change; use it only in the event loop's thread.
+    """Runs the pages of all sessions again after a change. Use it only in the event loop's thread.
 
-    If the script of a session is running, its page runs again after that run: the run may have begun before
-    the change, and the page and filters of the session are known only at its end. The new run begins once the
-    messages of that run are sent.
+    If the script of a session is running, its page runs again after that run, which may have begun before
+    the change. The page and filters of the session are known only at the end of a run. The new run begins
+    when the messages of the last one have been sent.
     """
 
     def __init__(self, list_sessions: Callable[[], Iterable[AppSession]] = list_sessions) -> None:
@@ -67,7 +68,10 @@ class OpenPages:
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
-        """Run the pages again that were open when the state last changed; the first state is no change."""
+        """Run all open pages again if `state` has changed. Pages that were busy then run in a later call.
+
+        The first state is not a change.
+        """
         if self._seen not in (None, state):
             runtime.count_update()
             self._waiting = frozenset(session.id for session in self._list_sessions())
@@ -86,7 +90,7 @@ class OpenPages:
 
 
 async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> None:
-    """Pass each health check to the section reader and update open pages after changes, until cancelled."""
+    """Until cancelled, pass each health check to the section reader, and update open pages after changes."""
     pages, reader = OpenPages(), runtime.get_reader()
     noted: Health | None = None
     while True:
@@ -95,12 +99,13 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
             if sample is not None and sample.health is not noted:
                 noted = sample.health
                 reader.note_health(is_up=noted.database != "unhealthy")
-            # compare the values that the health line shows: building its text would cost more
+            # compare the values that the health line shows, because building its text would cost more
             found = sample and (sample.health.status, sample.problems, sample.incidents)
             today = datetime.now(UTC).date()
             pages.update((found, sampler.is_current, today, service.cache_stats().state))
         except Exception:
-            # every error is caught here: another release of Streamlit may lack the private names used here
+            # catch every error: another release of Streamlit may lack the private names that this module
+            # uses
             logger.exception("open pages cannot be told of the health; next try in %g s", PROBLEM_SECONDS)
             await asyncio.sleep(PROBLEM_SECONDS)
         await asyncio.sleep(LOOK_SECONDS)

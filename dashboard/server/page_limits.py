@@ -1,7 +1,4 @@
-"""Limits the number of open pages, per client and in total.
-
-The limits apply to the whole host, over all of its processes.
-"""
+"""Limits the number of open pages, per client and in total, over all processes of the host."""
 
 import resource
 from collections import Counter
@@ -11,15 +8,15 @@ from core import Settings
 from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
 
 ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
-"""Divisors of the limits before a sign-in: a client gets 1/5 of its pages, all such clients 1/2 of all."""
+"""Divisors of the limits before a sign-in: of a client's own limit, and of the total for such clients."""
 
 
 RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
-"""Open files of a process that pages may not use: for other clients, PostgreSQL and Redis."""
+"""File descriptors of a process that pages may not use: for other clients, PostgreSQL and Redis."""
 
 
 class HostPageLimits:
-    """Counts the open pages of a host; use it from one event loop only."""
+    """Counts the open pages of a host. Use it in one event loop only."""
 
     def __init__(self, *, most: int, most_of_client: int) -> None:
         self._most = max(1, most)
@@ -28,7 +25,7 @@ class HostPageLimits:
 
     @classmethod
     def of_host(cls, settings: Settings) -> Self:
-        """Return the limits from the settings, reduced to what the open-file limit of processes allows."""
+        """Return the limits of the settings, reduced to what the open-file limit of the processes allows."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return cls(
             most=min(settings.dashboard_connections, settings.dashboard_workers * (files - RESERVED_FILES)),
@@ -36,7 +33,7 @@ class HostPageLimits:
         )
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
-        """Count one more page and return True, or return False if a limit is reached."""
+        """Count one more page and return True. Return False if a limit is reached."""
         if self._is_full(client, is_known=is_known):
             return False
         self._open[client, is_known] += 1

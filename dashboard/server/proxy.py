@@ -1,7 +1,7 @@
-"""The X-Forwarded headers of a proxy in front of the dashboard: scheme, host and client of a request.
+"""Decides which X-Forwarded headers are trusted: scheme, host and client of a request.
 
-Decides which of these headers are trusted. Any client can send them; headers that do not come from the
-address of a proxy are removed, so that no later middleware trusts them.
+Any client can send these headers. They are removed if they do not come from the address of a proxy, so that
+no later middleware trusts them.
 """
 
 import logging
@@ -17,10 +17,10 @@ FORWARDED = b"x-forwarded-"
 
 
 class ProxyHeaders:
-    """Trusts the X-Forwarded headers of these proxies; removes those of all other peers.
+    """Trusts the X-Forwarded headers of `proxies`, and removes those of all other clients.
 
-    The client is the rightmost entry of X-Forwarded-For that is no proxy: each proxy appends the address that
-    connected to it, and the client itself may have sent the entries further left.
+    The client of a request is the rightmost address in X-Forwarded-For that is no proxy. Each proxy appends
+    the address that has connected to it; the client itself may have sent the addresses to the left.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class ProxyHeaders:
         self._is_logged = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the client, scheme and host from trusted headers."""
+        """Pass a request on with the client, scheme and host of its trusted headers."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
         elif self._is_proxy(scope):

@@ -1,6 +1,7 @@
-"""Decides which limit a request to the dashboard counts against: pages, downloads or sign-ins.
+"""Decides which rate limit a request to the dashboard counts against: pages, downloads or sign-ins.
 
-`core.web.rate_limits` counts the requests; the settings RATE_LIMIT_* give the requests per minute and client.
+`core.web.rate_limits` counts the requests. The settings RATE_LIMIT_* limit the requests of a client per
+minute.
 """
 
 from starlette.types import Scope
@@ -15,7 +16,7 @@ SIGN_INS = frozenset({"/auth/login", "/oauth2callback"})
 
 
 def choose_limit(settings: Settings, scope: Scope) -> RateLimit | None:
-    """Return the limit that a request counts against, or None for probes and scripts."""
+    """Return the limit that a request counts against. Return None for probes, scripts and styles."""
     path = scope["path"]
     if path in PROBES or path.startswith(ASSETS):
         return None

@@ -1,7 +1,7 @@
-"""Refuses the requests that no page of the dashboard makes, and adds security headers to every answer.
+"""Refuses requests that no page of the dashboard makes, and adds security headers to every answer.
 
-Owns the allowed methods, paths, hosts and origins, the headers, and the sign-in for downloads. The rules of
-access are in `access`, the limits of requests in `request_limits`, those of WebSockets in `connections`.
+Owns the allowed methods, paths, hosts and origins, the headers, and the sign-in for downloads. `access` has
+the rules of access, `request_limits` the limits of requests, and `connections` those of WebSockets.
 """
 
 import base64
@@ -28,18 +28,18 @@ from dashboard.server.sign_outs import SignOuts, has_signed_out
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
-"""Streamlit's paths that a page needs. Its metrics, uploads and agent interface stay closed."""
+"""Streamlit's internal paths that a page needs. Others are closed: metrics, uploads, agent interface."""
 
 METHODS = frozenset({"GET", "HEAD"})
-"""The dashboard accepts no data over HTTP: user input arrives over the WebSocket."""
+"""The dashboard accepts no data over HTTP, because user input arrives over the WebSocket."""
 
 DOWNLOADS = "/download/"
-"""Paths of files outside of the pages, for which Streamlit does not check the sign-in."""
+"""How the paths of downloads begin. Streamlit does not check the sign-in for them."""
 
 HSTS_SECONDS = 365 * 24 * 3600
 
 ASSET_CONTENT = ("text/javascript", "text/css", "font/")
-"""Types that no browser shows as a page: few security headers suffice, which saves 130 times 500 bytes."""
+"""Content types that no browser shows as a page. Fewer headers for them save 500 bytes per file."""
 
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -47,8 +47,8 @@ _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 def build_content_policy(index: Path) -> str:
     """Return the Content-Security-Policy for the HTML page `index`.
 
-    Allowed scripts: files of this server, and the inline scripts of `index` by their hash. Charts are
-    interpreted and not compiled, so `unsafe-eval` is not needed. Inline styles are allowed because
+    Allowed scripts are the files of this server, and the inline scripts of `index` by their hashes. Charts
+    are interpreted and not compiled, so `unsafe-eval` is not needed. Inline styles are allowed because
     Streamlit's components create them while they draw.
     """
     scripts = _INLINE_SCRIPT.findall(index.read_text(encoding="utf-8"))
@@ -72,10 +72,10 @@ def build_content_policy(index: Path) -> str:
 
 
 def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, Any]:
-    """Return the claims in the cookie of Streamlit's sign-in; empty without a valid one.
+    """Return the claims in the cookie of Streamlit's sign-in. Without a valid cookie, they are empty.
 
-    For HTTP requests such as downloads; a page gets its claims from its WebSocket. The cookie must be for
-    `origin`: another dashboard on this host may sign its cookies with the same secret.
+    This is for HTTP requests such as downloads; a page gets its claims from its WebSocket. The cookie must
+    be for `origin`, because another dashboard on this host may sign its cookies with the same secret.
     """
 
     def decode(name: str) -> bytes | None:
@@ -90,7 +90,7 @@ def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, 
 
 
 def is_known(policy: Policy, sign_outs: SignOuts, scope: Scope) -> bool:
-    """Return whether a request has a valid sign-in or sign-in is not required."""
+    """Return whether a request has a valid sign-in, or needs none."""
     if not policy.has_sign_in:
         return True
     claims = read_claims(HTTPConnection(scope).cookies, origin=policy.origin)
@@ -99,7 +99,7 @@ def is_known(policy: Policy, sign_outs: SignOuts, scope: Scope) -> bool:
 
 
 class Shield:
-    """Refuses foreign requests and adds security headers to every answer."""
+    """Refuses requests that no page makes, and adds security headers to every answer."""
 
     def __init__(
         self,
@@ -125,9 +125,9 @@ class Shield:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "websocket" and not self._is_own_page(scope):
-            # closing before the connection is accepted makes the server answer 403
+            # close before accepting the connection: the server then answers with status 403
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
@@ -155,9 +155,10 @@ class Shield:
         return None
 
     def _is_host_known(self, host: str) -> bool:
-        """Return whether a Host header is allowed: without sign-in and proxy, only names of this machine.
+        """Return whether the name in a Host header is allowed.
 
-        Otherwise a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) would have the same origin.
+        Without sign-in and proxy, only names of this machine are allowed. Otherwise a foreign page whose
+        name resolves to 127.0.0.1 (DNS rebinding) would have the same origin as the dashboard.
         """
         name = parse_host(host)
         if name is None:
@@ -167,9 +168,9 @@ class Shield:
     def _is_own_page(self, scope: Scope) -> bool:
         """Return whether a WebSocket comes from a page of this dashboard.
 
-        Streamlit's own check accepts a missing origin, and before it refuses a foreign origin it asks a
-        server on the internet for its public address. Behind a proxy, a page may use TLS although this
-        connection does not.
+        Streamlit's own check is not used: it accepts a missing origin, and it asks a server on the internet
+        for its public address before it refuses a foreign origin. Behind a proxy, the page may use TLS
+        although this connection does not.
         """
         headers = Headers(scope=scope)
         host = headers.get("host", "")

@@ -1,7 +1,7 @@
 """The sign-in page that is shown before every page, and the line below a page that names the visitor.
 
-Owns the visible parts of access control; the rules are in `access`. The server's lifespan (or a test)
-sets the policy; before that nobody is an operator.
+Owns the visible parts of access control; the rules are in `access`. The application sets the policy when it
+starts. Before that, nobody is an operator.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from dashboard.server.access import OPERATOR_SIGN_IN, Policy, Visitor, identify
 from dashboard.server.sign_outs import SignOuts, describe_sign_in, has_signed_out
 
 ACTIONS = 10
-"""Most actions of one operator per minute: more than a person needs, and too few to do harm."""
+"""How many actions an operator may take per minute: more than a person needs, too few to do harm."""
 
 
 class _Access:
-    """The state that all pages share; class attributes, because Streamlit passes no argument to scripts."""
+    """The state that all pages share. Class attributes, because Streamlit passes no arguments to scripts."""
 
     policy = Policy()
     limits: RateLimits | None = None
@@ -38,7 +38,7 @@ def set_policy(
     actions_per_minute: int = ACTIONS,
     sign_outs: SignOuts | None = None,
 ) -> None:
-    """Set the policy for visitors; without `limits`, actions are counted in this process only, from zero."""
+    """Set the access policy for visitors. Without `limits`, only this process counts actions."""
     _Access.sign_outs = sign_outs or SignOuts()
     _Access.policy = policy
     _Access.limits = limits or RateLimits()
@@ -46,21 +46,21 @@ def set_policy(
 
 
 def count_action(actor: str) -> Decision | None:
-    """Count an action of an operator and return the limiter's decision; None when there is no limit."""
+    """Count an action of an operator. Return the limiter's decision, or None if there is no limit."""
     if _Access.limits is None or not _Access.action_limit.requests:
         return None
     return _Access.limits.take(_Access.action_limit, actor, fails_closed=True)
 
 
 def find_visitor() -> Visitor | None:
-    """Return the visitor of this session; None when a sign-in is needed."""
+    """Return the visitor of this session, or None if a sign-in is needed."""
     claims = st.user.to_dict() if _Access.policy.has_sign_in else {}
     visitor = identify(_Access.policy, claims, now=datetime.now(UTC))
     return None if visitor is None or has_signed_out(visitor, _Access.sign_outs) else visitor
 
 
 def choose_menu_position() -> Literal["top", "hidden"]:
-    """Return where the page menu goes: it is hidden before a sign-in."""
+    """Return the position of the page menu, which is hidden before a sign-in."""
     return "hidden" if find_visitor() is None else "top"
 
 
@@ -87,7 +87,7 @@ def _record_sign_in(visitor: Visitor) -> None:
 
 
 def _sign_out(visitor: Visitor) -> None:
-    """End the sign-in on the server as well: the browser may never load the page that deletes the cookie."""
+    """End the sign-in on the server too: the browser may never load the page that deletes the cookie."""
     detail = None
     if visitor.issued_at is not None:
         _Access.sign_outs.end(visitor.actor, visitor.issued_at)
@@ -105,7 +105,7 @@ def _show_sign_in() -> None:
 
 def _show_visitor(visitor: Visitor) -> None:
     if not _Access.policy.has_sign_in:
-        # the note is for operators: only they can turn sign-in on
+        # show this to operators only: only they can turn sign-in on
         if visitor.is_operator:
             st.caption("No sign-in: every visitor is an operator. OIDC settings turn sign-in on.")
         return

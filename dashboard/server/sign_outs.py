@@ -1,8 +1,9 @@
-"""Ends a sign-in in all processes, because its cookie can still exist: as a copy, or in an offline browser.
+"""Ends a sign-in in all processes after a sign-out.
 
-The audit log holds each sign-out with the time of its sign-in. Every process reads this log, also after a
-restart. A sign-out ends that sign-in and all earlier ones of the same person. All sign-in times come from the
-provider, so times of different clocks are never compared.
+Deleting the cookie is not enough: it can still exist as a copy, or in an offline browser. The audit log has
+an event for each sign-out with the time of its sign-in, and every process reads this log, also after a
+restart. A sign-out ends this sign-in and all earlier sign-ins of the same person. All sign-in times come
+from the provider, so times of different clocks are never compared.
 """
 
 import asyncio
@@ -18,49 +19,49 @@ from dashboard.server.access import Visitor
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 2.0
-"""Time between two reads of the log; for this time another process may still accept an ended sign-in."""
+"""Time between two reads of the audit log. For this time, another process can accept an ended sign-in."""
 
 COOKIE_LIFE = timedelta(days=31)
-"""How far back the first read goes: Streamlit's sign-in cookie is valid for 30 days."""
+"""How far back the first read of the audit log goes. Streamlit's sign-in cookie is valid for 30 days."""
 
 OVERLAP = timedelta(minutes=1)
-"""How far each read goes back before the last one: an event can become visible after a newer event."""
+"""How far a read overlaps with the one before: an event can become visible after a newer event."""
 
 PAGE = 100
 _PREFIX = "signed in at "
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
-"""The time of a sign-in whose provider sends no time.
+"""The time of all sign-ins for which the provider sends no time.
 
-Such sign-ins cannot be distinguished, so none of them is ended here.
+These sign-ins cannot be distinguished, so none of them is ended here.
 """
 
 
 def describe_sign_in(issued_at: datetime) -> str:
-    """Return the text for the detail column of a sign-out in the audit log."""
+    """Return the text in the column `detail` of a sign-out event: the time of the sign-in."""
     return f"{_PREFIX}{issued_at.isoformat()}"
 
 
 class SignOuts:
-    """The sign-ins that have ended, as far as this process knows; thread safe."""
+    """The sign-ins that have ended, as far as this process knows. Thread safe."""
 
     def __init__(self) -> None:
         self._ended: dict[str, datetime] = {}
         self._read_until: datetime | None = None
 
     def end(self, actor: str, issued_at: datetime) -> None:
-        """End a sign-in of a person and all earlier ones."""
+        """End the sign-in that was issued to a person at `issued_at`, and all earlier ones."""
         if issued_at > self._ended.get(actor, _UNKNOWN):
             self._ended[actor] = issued_at
 
     def has_ended(self, actor: str, issued_at: datetime) -> bool:
-        """Return whether a sign-in has ended."""
+        """Return whether the sign-in that was issued to a person at `issued_at` has ended."""
         ended_at = self._ended.get(actor)
         return ended_at is not None and _UNKNOWN < issued_at <= ended_at
 
     def refresh(self, service: EnhancedDatabaseService) -> None:
-        """Read the sign-outs of other processes.
+        """Read the sign-outs of other processes from the audit log.
 
-        Raises the errors of the service, and then changes nothing.
+        Raises the errors of the service. The next call then reads the same events again.
         """
 
         def read(after: AuditEvent | None) -> Sequence[AuditEvent]:
@@ -69,7 +70,11 @@ class SignOuts:
         self.take(read, now=datetime.now(UTC))
 
     def take(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
-        """Add the sign-outs of the log; `read` returns the page of events after a given one, newest first."""
+        """Add the sign-outs in the audit log.
+
+        `read` returns a page of events, newest first: those older than its argument, or the newest ones for
+        None.
+        """
         oldest = now - COOKIE_LIFE if self._read_until is None else self._read_until - OVERLAP
         newest, last = oldest, None
         while events := read(last):
@@ -92,21 +97,21 @@ class SignOuts:
 
 
 def has_signed_out(visitor: Visitor, sign_outs: SignOuts) -> bool:
-    """Return whether the sign-in of a visitor has ended; False when no sign-in is configured."""
+    """Return whether the sign-in of a visitor has ended. False if no sign-in is configured."""
     return visitor.issued_at is not None and sign_outs.has_ended(visitor.actor, visitor.issued_at)
 
 
 async def watch_sign_outs(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read the sign-outs of other processes again and again, until cancelled."""
+    """Read the sign-outs of other processes every `READ_SECONDS`, until cancelled."""
     while True:
         await asyncio.to_thread(refresh_or_log, sign_outs, service)
         await asyncio.sleep(READ_SECONDS)
 
 
 def refresh_or_log(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read the sign-outs of other processes; if the log cannot be read, keep those already known."""
+    """Read the sign-outs of other processes. If the audit log cannot be read, keep the known ones."""
     try:
         sign_outs.refresh(service)
     except EchoMarketsError as error:
-        # level debug is enough: the health line shows the outage, and without the database pages show little
+        # level debug is enough, because the health line shows the outage
         logger.debug("sign-outs of other processes are not known: %s", error)

@@ -1,8 +1,8 @@
 """`python -m dashboard.server.worker FILE FILE`: one of several processes that serve the dashboard's pages.
 
-Owns the worker's end of the two sockets of `worker_channel`. The worker serves the connections that the
-parent hands over, asks the parent whether one more page may open, and ends when the parent has ended.
-`dashboard.server.workers` starts it.
+FILE is the file descriptor of a socket to the parent; `worker_channel` describes both sockets. The worker
+serves the connections that the parent passes on, asks the parent whether one more page may open, and ends
+when the parent has ended. `dashboard.server.workers` starts it.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from dashboard.server.worker_channel import (
 logger = logging.getLogger(__name__)
 
 LOAD_SECONDS = 0.1
-"""Time between two counts of open connections; the parent gives new ones to the worker with the fewest."""
+"""Time between two counts of open connections, by which the parent chooses the worker for a new one."""
 
 SIGN_OF_LIFE = 10
-"""The number of open connections is sent after this many counts, even if it has not changed."""
+"""After this many counts, the number of open connections is sent even if it has not changed."""
 
 
 class ParentPageLimits:
-    """Asks the parent, which counts the open pages of all workers, whether a page may open."""
+    """Asks the parent whether a page may open. The parent counts the open pages of all workers."""
 
     def __init__(self) -> None:
         self._numbers = count()
@@ -47,12 +47,15 @@ class ParentPageLimits:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, messages: socket.socket) -> asyncio.StreamReader:
-        """Connect to the parent; return the reader of its answers. The caller passes each line to `take`."""
+        """Connect to the parent and return the reader of its answers.
+
+        The caller passes each line to `take`.
+        """
         reader, self._writer = await asyncio.open_unix_connection(sock=messages)
         return reader
 
     def take(self, line: bytes) -> None:
-        """Handle an answer of the parent."""
+        """Handle one answer of the parent."""
         answer = parse_from_parent(line)
         asked = self._asked.pop(answer.number)
         if not asked.cancelled():
@@ -64,9 +67,9 @@ class ParentPageLimits:
             send(self._writer, message)
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
-        """Ask the parent for one more page; return whether it may open."""
+        """Ask the parent whether one more page may open, and return its answer."""
         number = next(self._numbers)
-        # a request is cancelled only when this process ends; the parent then subtracts all of its pages
+        # this wait is cancelled only if the process ends; the parent then subtracts all pages of the worker
         self._asked[number] = asyncio.get_running_loop().create_future()
         self.send(Enter(number, client, is_known))
         return await self._asked[number]
@@ -94,7 +97,7 @@ class WorkerServer(uvicorn.Server):
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then take connections."""
+        """Start the application, then take connections from the parent."""
         await super().startup(sockets=sockets)
         reader = await self._page_limits.connect(self._messages)
         asyncio.get_running_loop().add_reader(self._connections, self._take_connection)
@@ -103,7 +106,7 @@ class WorkerServer(uvicorn.Server):
         self._page_limits.send(Ready())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no further connection, and end as uvicorn does."""
+        """Take no further connections, and stop as uvicorn does."""
         asyncio.get_running_loop().remove_reader(self._connections)
         await super().shutdown(sockets=sockets)
 
@@ -156,7 +159,7 @@ class WorkerServer(uvicorn.Server):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until a signal or the end of the parent; the arguments are the two sockets' file numbers."""
+    """Serve until a signal, or until the parent ends. `arguments` are the two file descriptors."""
     messages, connections = (socket.socket(fileno=int(argument)) for argument in arguments)
     for each in (messages, connections):
         each.setblocking(False)

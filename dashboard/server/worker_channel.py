@@ -1,7 +1,8 @@
 """The two sockets between a worker of the dashboard and its parent: messages and accepted connections.
 
-Owns the formats. One socket carries lines of JSON in both directions. Over the other the parent passes
-connections to the worker, each with one byte. End of file on a socket means that the other side has ended.
+Owns the formats. One socket carries lines of JSON in both directions. On the other one, the parent passes
+connections to the worker, each with one byte. End of file on a socket means that the process at the other
+end has ended.
 """
 
 import asyncio
@@ -11,18 +12,18 @@ import msgspec
 
 
 class Ready(msgspec.Struct, tag="ready"):
-    """The worker answers requests."""
+    """The worker can answer requests."""
 
 
 class ConnectionLoad(msgspec.Struct, tag="load"):
-    """How many connections the worker has received and how many are open; sent at least every second."""
+    """How many connections the worker has received, and how many are open. Sent at least every second."""
 
     given: int
     open: int
 
 
 class Enter(msgspec.Struct, tag="enter"):
-    """The worker asks whether one more page may open; the answer has the same number."""
+    """The worker asks whether one more page may open. The answer has the same `number`."""
 
     number: int
     client: str
@@ -30,14 +31,14 @@ class Enter(msgspec.Struct, tag="enter"):
 
 
 class Leave(msgspec.Struct, tag="leave"):
-    """A page of the worker has ended."""
+    """A page of the worker was closed."""
 
     client: str
     is_known: bool
 
 
 class Admission(msgspec.Struct, tag="answer"):
-    """The parent's answer to `Enter`."""
+    """The parent's answer to an `Enter` message."""
 
     number: int
     is_admitted: bool
@@ -51,7 +52,7 @@ _from_parent = msgspec.json.Decoder(Admission)
 
 
 def send(writer: asyncio.StreamWriter, message: FromWorker | Admission) -> None:
-    """Send a message; do nothing if the peer has ended."""
+    """Send a message. Does nothing if the process at the other end has ended."""
     if not writer.is_closing():
         writer.write(_encoder.encode(message) + b"\n")
 
@@ -68,14 +69,14 @@ def parse_from_parent(line: bytes) -> Admission:
 
 
 def give_connection(channel: socket.socket, connection: socket.socket) -> None:
-    """Pass a connection to the worker; raises `OSError`, as `BlockingIOError` if its queue is full."""
+    """Pass a connection to the worker. Raises `OSError`, for example `BlockingIOError` for a full queue."""
     socket.send_fds(channel, [b"c"], [connection.fileno()])
 
 
 def take_connection(channel: socket.socket) -> socket.socket | None:
-    """Return the next connection; None when it was lost because this process has too many files open.
+    """Return the next connection. Return None if it was lost because this process has too many open files.
 
-    Raises `BlockingIOError` when there is none, and `EOFError` when the parent has ended.
+    Raises `BlockingIOError` if no connection waits, and `EOFError` if the parent has ended.
     """
     data, files, _, _ = socket.recv_fds(channel, 1, 1)
     if not data:

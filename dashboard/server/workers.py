@@ -1,8 +1,8 @@
-"""The parent of several worker processes that serve the dashboard on one port; it serves no page itself.
+"""The parent of several worker processes that serve the dashboard on one port. It serves no page itself.
 
-Owns the port, the start, stop and replacement of workers, the choice of a worker for each connection, and the
-number of open pages. Imports nothing of Streamlit, to use little memory. Decision 18 says why the parent
-accepts connections and passes them on.
+Owns the port, the start, stop and replacement of workers, the choice of a worker for each connection, and
+the number of open pages. Imports nothing of Streamlit, to use little memory.
+docs/decisions/0018-several-processes.md says why the parent accepts connections and passes them on.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ BACKLOG = 1024
 """Connections that wait in the kernel's listen queue while no worker is ready."""
 
 SILENT_SECONDS = 3
-"""Silence after which a worker gets new connections last; a worker sends a message every second."""
+"""Silence after which a worker gets new connections last. A worker sends a message every second."""
 
 HUNG_SECONDS = 30
 """Silence after which a worker is killed and replaced."""
 
 STOP_SECONDS = 8.0
-"""Time to stop before a worker is killed; normally a worker stops within 5 s."""
+"""How long a worker may take to stop before it is killed. Normally it stops within 5 s."""
 
 FULL_PAUSE_SECONDS = 0.05
 """Pause before a connection that no worker could take is offered again."""
 
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.2, 30.0
-"""Pause between two starts of a worker: short after a kill, growing while the worker cannot start."""
+"""Pause before a worker is started again. It grows from the first to the longest if the start fails."""
 
 
 class Worker:
@@ -71,7 +71,7 @@ class Worker:
 
     @classmethod
     async def start(cls) -> "Worker":
-        """Start a process and return it; it is ready once it has sent `Ready`."""
+        """Start a worker process and return it. The worker is ready once it has sent `Ready`."""
         messages, its_messages = socket.socketpair()
         connections, its_connections = socket.socketpair()
         with its_messages, its_connections:
@@ -85,15 +85,15 @@ class Worker:
 
     @property
     def open_connections(self) -> int:
-        """Number of open connections, including those that the worker has not received yet."""
+        """The number of open connections, including those that the worker has not received yet."""
         return self._load.open + self.given - self._load.given
 
     def note_load(self, load: ConnectionLoad) -> None:
-        """Store the number of connections that the worker reports."""
+        """Store the numbers of connections that the worker reports."""
         self._load = load
 
     def give(self, connection: socket.socket) -> bool:
-        """Pass a connection to the worker; return False if the worker cannot take one."""
+        """Pass a connection to the worker. Return False if the worker cannot take it."""
         try:
             give_connection(self._connections, connection)
         except OSError:
@@ -113,7 +113,7 @@ class Worker:
 
 
 class Workers:
-    """The parent of the workers; `run` returns the exit status of the program."""
+    """The parent of the workers. `run` returns the exit status of the program."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -125,7 +125,7 @@ class Workers:
         self._was_ever_ready = False
 
     async def run(self, listeners: list[socket.socket]) -> int:
-        """Serve until a signal, or until no worker can start; return the exit status."""
+        """Serve until a signal, or until no worker can start. Return the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
@@ -142,7 +142,7 @@ class Workers:
         for listener in listeners:
             listener.close()
         await self._stop(keeping)
-        # raise a programming error of a task: the program ends, and its supervisor restarts it
+        # raise the error of a task that failed: the program then ends, and its supervisor restarts it
         for task in done:
             task.result()
         return self._status
@@ -158,7 +158,7 @@ class Workers:
             await asyncio.wait(keeping)
 
     async def _keep_worker(self) -> None:
-        """Run a worker, and start another one whenever it ends."""
+        """Run one worker, and start a new one whenever it ends."""
         backoff = Backoff(first_seconds=FIRST_RESTART_SECONDS, longest_seconds=LONGEST_RESTART_SECONDS)
         while not self._ended.is_set():
             worker = await Worker.start()
@@ -171,7 +171,8 @@ class Workers:
             if worker.is_ready:
                 backoff.reset()
             elif not self._was_ever_ready:
-                # no worker has ever started, so a new one would fail too: a wrong setting, a missing package
+                # no worker has ever been ready, so a new one would fail too, for example because of a wrong
+                # setting
                 self._status = status if status > 0 else 1
                 self._ended.set()
                 return
@@ -181,7 +182,7 @@ class Workers:
                 await asyncio.wait_for(self._ended.wait(), seconds)
 
     async def _attend(self, worker: Worker) -> int:
-        """Answer a worker until it ends; then subtract its pages and return its exit status."""
+        """Answer a worker until it ends. Then subtract its pages and return its exit status."""
         try:
             while line := await worker.reader.readline():
                 worker.silent_seconds = 0
@@ -220,14 +221,14 @@ class Workers:
             self._ready.clear()
 
     async def _accept(self, listener: socket.socket) -> None:
-        """Pass each connection to the worker that has the fewest."""
+        """Accept connections, and pass each one to the worker with the fewest connections."""
         loop = asyncio.get_running_loop()
         while True:
             await self._ready.wait()
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
-                # the client has disconnected, or no file descriptor is left
+                # the client has disconnected, or this process has no file descriptor left
                 logger.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(FULL_PAUSE_SECONDS)
                 continue
@@ -245,7 +246,7 @@ class Workers:
         return any(worker.give(connection) for worker in ready)
 
     async def _watch_silence(self) -> None:
-        """Kill a worker that sends nothing; seconds in which this process was paused do not count."""
+        """Kill a worker that sends nothing. Seconds in which this process was paused do not count."""
         while True:
             await asyncio.sleep(1)
             for worker in self._workers:
@@ -256,7 +257,7 @@ class Workers:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of a host; raises `OSError`."""
+    """Listen on every address of a host. Raises `OSError`."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     try:
@@ -271,7 +272,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def serve_with_workers(settings: Settings) -> int:
-    """Serve the pages with DASHBOARD_WORKERS processes until SIGTERM or SIGINT; return the exit status."""
+    """Serve the pages with DASHBOARD_WORKERS processes until SIGTERM or SIGINT. Return the exit status."""
     configure_logging(settings)
     try:
         listeners = listen(settings.dashboard_host, settings.dashboard_port)
