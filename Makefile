@@ -1,4 +1,5 @@
-# Everything runs in a virtual environment, which is created here. VENV=DIR uses an existing one unchanged.
+# Everything runs in the virtual environment `.venv`, which is created if needed. VENV=DIR uses the environment DIR
+# instead, and installs nothing.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ifdef VENV
@@ -12,7 +13,8 @@ endif
 RUN := $(VENV)/bin/python
 STACK := $(RUN) -m core.cli stack
 TESTS := tests/unit tests/integration tests/matrix tests/faults tests/coherence tests/chaos tests/end_to_end
-# tests mostly wait for servers; all tests of a file run in the same worker
+# The number of test processes. More than the cores is useful, because tests mostly wait for servers. All tests of a
+# file run in the same process.
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
@@ -132,13 +134,13 @@ LOCK_OPTIONS := --quiet --no-strip-extras --universal --python-version 3.11 --ge
 
 install: $(TOOLS) ## create the virtual environment only
 
-# the text as one word of the shell, whatever is in it
+# quotes a text, so that the shell takes it as one word
 quote = '$(subst ','\'',$(1))'
 
 if_installed = if [ -x $(RUN) ]; then $(1); else \
 	echo "nothing is installed here, so nothing runs; try make up"; $(or $(2),:); fi
 
-# pip prints a line per file; this filter prints a line per 20 packages, and the complete output on failure
+# pip prints a line for every file. This filter prints a line for 20 packages, and everything if pip fails.
 define PIP_PROGRESS
 /^(Collecting|Requirement already)/ && ++count % 20 == 0 { print "  " count " of " total " packages"; fflush() }
 /^Installing collected/ { print "  unpacking"; fflush() }
@@ -147,7 +149,7 @@ define PIP_PROGRESS
 END { if (status) printf "%s", lines; exit status }
 endef
 export PIP_PROGRESS
-# byte code is compiled afterwards on all cores, because pip compiles on one core
+# pip would compile the byte code on one core, so compileall does it on all cores
 install_locked = { $(or $(2),$(RUN)) -m pip install --disable-pip-version-check --progress-bar off --no-compile \
 	--require-hashes --requirement $(1) 2>&1 || echo FAILED; } | \
 	awk -v total="$$(grep -c == $(1))" "$$PIP_PROGRESS" && $(RUN) -m compileall -q -j 0 -x /tests/ $(VENV)/lib
@@ -173,7 +175,7 @@ $(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed-package
 	@$(call install_locked,requirements-dev.lock)
 	@touch $@
 
-# in a separate environment, so that the tools' own packages are not among the checked ones
+# a separate environment, so that the packages of these tools are not checked too
 $(VENV)/installed-security: requirements-security.lock $(VENV)/installed
 	@echo "installing the locked security tools into $(VENV)/security"
 	@test -x $(VENV)/security/bin/python || $(RUN) -m venv $(VENV)/security

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Copies the primary, and starts a server on the copy. Every start makes a new copy, because the primary keeps no WAL
-# for an old one. The old copy is replaced when the new one is complete.
+# Copies the primary, and starts a server on the copy. Every start makes a new copy: an old copy could not catch up,
+# because the primary keeps no WAL for it. The old copy is replaced when the new copy is complete.
 set -eu
 rm -rf "$PGDATA.new"
 pg_basebackup \

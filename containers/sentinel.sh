@@ -1,6 +1,6 @@
 #!/bin/sh
-# Starts a sentinel. A sentinel writes its state into its configuration file, so it gets a copy of the file. Its id is
-# the same at each start, so that the other sentinels do not count it twice.
+# Starts a sentinel. A sentinel writes its state into its configuration file, so it gets a copy of the file. The id of
+# a sentinel is the same at each start, so that the other sentinels do not count it twice.
 set -eu
 {
     cat /run/secrets/sentinel.conf
