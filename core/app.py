@@ -11,8 +11,8 @@ from core.cache import Cache
 from core.cache.position_slots import LoadAfter, load_anywhere
 from core.database import Database
 from core.database.connector import Connector
+from core.database.database_with_replicas import DatabaseWithReplicas
 from core.database.process_lock import ProcessLock
-from core.database.replicated_database import ReplicatedDatabase
 from core.errors import SettingsError
 from core.failover import KnownTimeline
 from core.health import HealthEvaluator, describe_pool, read_pool
@@ -92,7 +92,7 @@ def _open_database(
     if settings.database_replica_urls is None:
         database = Database(settings, application_name=name, metrics=metrics, timeline=timeline)
         return database, load_anywhere
-    replicated = ReplicatedDatabase(settings, application_name=name, metrics=metrics, timeline=timeline)
+    replicated = DatabaseWithReplicas(settings, application_name=name, metrics=metrics, timeline=timeline)
     return replicated, replicated.load_after
 
 

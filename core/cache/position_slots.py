@@ -13,9 +13,9 @@ In two cases the position of a slot is unknown. Then the value is loaded from th
   replicas. It makes its slots unknown for the same time.
 
 After that time, every replica that serves reads has replayed all commits from before: a read requires at
-least the position that the primary had `core.database.primary_positions.FLOOR_SECONDS` ago. This is also
+least the position that the primary had `core.database.replication_lag.MAX_LAG_SECONDS` ago. This is also
 enough for a writer that died between its COMMIT and its invalidation, because its fence outlasts the COMMIT
-by more than `FLOOR_SECONDS`.
+by more than `MAX_LAG_SECONDS`.
 
 Slots exist only while some process has replicas, and only such processes read them. The stored form of a slot
 is P, the time until which it is unknown (13 digits), the position (16 hexadecimal digits), and the origin.
@@ -34,7 +34,7 @@ Keys = TypeVar("Keys", bound=Sequence[str])
 SLOTS: Final = 256
 SLOT_FAMILY: Final = "positions/"
 ALL_SLOTS: Final = tuple(f"{SLOT_FAMILY}{number:02x}" for number in range(SLOTS))
-# How long a slot stays unknown: twice the maximum age of a replica's data (`FLOOR_SECONDS`).
+# How long a slot stays unknown: twice the maximum age of a replica's data (`MAX_LAG_SECONDS`).
 UNKNOWN_MILLISECONDS: Final = 3_000
 # TTL of a slot. Every invalidation of its keys renews it. After it has expired, the slot is created as
 # unknown.

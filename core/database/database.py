@@ -17,9 +17,9 @@ from playhouse.pool import PooledPostgresqlDatabase
 from core.database.connector import Connector, ServerConnection, register_types
 from core.database.driver_errors import DRIVER_ERRORS, is_connection_lost, translate_connect
 from core.database.holder import Holder
-from core.database.log_positions import Position
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
+from core.database.read_consistency import LogPosition
 from core.database.statement_watch import StatementWatch
 from core.database.unit_of_work import Session, Sessions, UnitOfWork, UnitsOfWork
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
@@ -295,7 +295,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     # -- positions of the write-ahead log --------------------------------------------------
 
-    def find_position(self) -> Position | None:
+    def find_position(self) -> LogPosition | None:
         """Return None: the position of a commit is needed only with replicas."""
         return None
 

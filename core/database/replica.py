@@ -27,8 +27,8 @@ from core.database.driver_errors import (
     describe_refusal,
     find_sqlstate,
 )
-from core.database.log_positions import LogTimeline, Position, format_position, parse_position
-from core.database.primary_positions import PrimaryPositions
+from core.database.read_consistency import LogPosition, LogTimeline, format_position, parse_position
+from core.database.replication_lag import PrimaryPositions
 from core.database.server_watch import ServerWatch
 from core.database.session_settings import PREFIX_END
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, PoolTimeout, QueryTimeout
@@ -170,7 +170,7 @@ class Replica:
 
     def read(
         self,
-        position: Position,
+        position: LogPosition,
         operation: str,
         query: Callable[Concatenate[Database, P], T],
         *args: P.args,
@@ -233,7 +233,7 @@ class Replica:
                 self._set_reason(reason)
 
     def _find_fault(
-        self, log_timeline: LogTimeline, replayed: Position | None, *, has_function: bool
+        self, log_timeline: LogTimeline, replayed: LogPosition | None, *, has_function: bool
     ) -> str | None:
         floor = self._positions.find_floor()
         if replayed is None:

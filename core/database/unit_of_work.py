@@ -26,8 +26,8 @@ from core.database.connector import ServerConnection
 from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate, translate
 from core.database.holder import REMEDY, Holder, describe_present
 from core.database.identity import find_identity
-from core.database.log_positions import Position, find_tokens
 from core.database.pool import ConnectionPool
+from core.database.read_consistency import LogPosition, find_tokens
 from core.errors import (
     ConnectFailed,
     DatabaseError,
@@ -62,7 +62,7 @@ class UnitOfWork:
         self.is_left = False
         self.changes: Any = None
         """Data of the service about the transaction; this module does not use it."""
-        self.position: Position | None = None
+        self.position: LogPosition | None = None
         """The position (LSN) of the last COMMIT. None if it is unknown, or if there are no replicas."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None

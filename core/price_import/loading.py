@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from core.database.log_positions import CURRENT, demanding
+from core.database.read_consistency import reads_on_primary
 from core.errors import InvalidInput, PriceFileError
 from core.price_import.daily_ticks import build_ticks
 from core.price_import.options import Split
@@ -69,7 +69,7 @@ def load_prices(
     """
     table = reading.table
     # read from the primary: a replica may lack prices that were imported a moment ago
-    with demanding(CURRENT):
+    with reads_on_primary():
         days_before = _fit_to_stored(service, reading)
     ticks = chain.from_iterable(
         build_ticks(table.select(table.rows_of(code)), symbol, days_before[symbol])
@@ -182,7 +182,7 @@ def move_to_today(
     same days would be stored twice at different dates. With `keep_dates`, no day is moved; raises
     `InvalidInput` if an earlier import has moved the days.
     """
-    with demanding(CURRENT):
+    with reads_on_primary():
         stored = service.get_moved_weeks()
     known = [stored[symbol] for symbol in reading.table.symbols if symbol in stored]
     if keep_dates:

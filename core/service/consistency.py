@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from core.database import log_positions
+from core.database import read_consistency
 from core.errors import DatabaseUnavailable, InvalidInput
 from core.records import ReplicaStats
 from core.service.inputs import show
@@ -18,7 +18,7 @@ class Consistency(ServiceBase):
         Asks the primary. The token is a short text of one line, and contains no secret. Raises
         `DatabaseUnavailable`, also when DATABASE_URL names a standby.
         """
-        token = self._read_current(lambda database: log_positions.read_token(database.execute_sql))
+        token = self._read_current(lambda database: read_consistency.read_token(database.execute_sql))
         if token is None:
             raise DatabaseUnavailable("a standby has no consistency token; point DATABASE_URL at the primary")
         return str(token)
@@ -32,10 +32,10 @@ class Consistency(ServiceBase):
         started in the block is not part of it. Raises `InvalidInput` for a text that `consistency_token` did
         not return.
         """
-        parsed = log_positions.parse_token(token)
+        parsed = read_consistency.parse_token(token)
         if parsed is None:
             raise InvalidInput(f"token is {show(token)}; give what consistency_token() returned")
-        return log_positions.at_least(parsed)
+        return read_consistency.at_least(parsed)
 
     def replica_stats(self) -> tuple[ReplicaStats, ...]:
         """Return the state of each replica as this process sees it, in the order of DATABASE_REPLICA_URLS.

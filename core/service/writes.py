@@ -31,7 +31,7 @@ from core.cache import NO_FENCE, Cache, Fence
 from core.database import Database
 from core.database.holder import Holder
 from core.database.identity import find_identity
-from core.database.log_positions import CURRENT, demanding
+from core.database.read_consistency import reads_on_primary
 from core.errors import DatabaseError, NotSupported, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
 from core.queries.rows import is_distributed
@@ -97,7 +97,7 @@ class ServiceBase:
         self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a query like `_read`, but never on a replica, which could lag behind."""
-        with demanding(CURRENT):
+        with reads_on_primary():
             return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     @contextmanager

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
-from core.database.log_positions import CURRENT, demanding
+from core.database.read_consistency import reads_on_primary
 from core.records import DAILY_RETURNS, VOLATILITY_RETURNS, MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
@@ -65,7 +65,7 @@ def play_missed_sessions(
     Raises the errors of the service; a later call continues with the day that failed. Calls `check_stop`,
     which may raise, before each day.
     """
-    with demanding(CURRENT):
+    with reads_on_primary():
         return _play_missed_sessions(service, today, check_stop=check_stop, progress=progress)
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from core.database.log_positions import CURRENT, demanding
+from core.database.read_consistency import reads_on_primary
 from core.errors import InvalidInput
 from core.records import Quest
 from core.service import EnhancedDatabaseService
@@ -93,7 +93,7 @@ class SeedPlan:
     def survey(self) -> Survey:
         """Count the data in the database that the seed would replace, and the data that no seed made."""
         players, history = len(self._replay.user_ids), self._replay.history
-        with demanding(CURRENT):
+        with reads_on_primary():
             return survey(self._service, players=players, mark=self._mark, history=history)
 
     def run(self, progress: Progress = ignore_progress, *, now: datetime | None = None) -> SeedResult:
@@ -104,7 +104,7 @@ class SeedPlan:
         """
         replay = self._replay
         joined_at = [open_of(day) for day in replay.join_days]
-        with demanding(CURRENT):
+        with reads_on_primary():
             players = replace_players(
                 self._service, self._traits, mark=self._mark, joined_at=joined_at, progress=progress
             )
@@ -127,7 +127,7 @@ def plan_seed(
     if sessions is not None:
         _check("sessions", sessions, 1, None)
     # read from the primary: a replica may lack prices that were imported a moment ago
-    with demanding(CURRENT):
+    with reads_on_primary():
         history = load_history(service)
     if not history.days:
         raise InvalidInput(NO_PRICES)

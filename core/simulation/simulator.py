@@ -20,8 +20,8 @@ from typing import Final
 from numpy.random import Generator, default_rng
 
 from core.backoff import Backoff
-from core.database.log_positions import CURRENT, demanding
 from core.database.process_lock import ProcessLock
+from core.database.read_consistency import reads_on_primary
 from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
 from core.simulation.catch_up import play_missed_sessions
@@ -113,11 +113,11 @@ class Simulator:
         today = now.astimezone(UTC).date()
         if session is None or session.day != today:
             # read from the primary: a replica may lack what another simulator wrote a moment ago
-            with demanding(CURRENT):
+            with reads_on_primary():
                 session = self._open(today)
         self._move(session, now)
         if session.players is None or session.quests is None:
-            with demanding(CURRENT):
+            with reads_on_primary():
                 session.players, session.quests = self._open_players(session)
         result = session.players.value()
         if session.players.write(self._service, result):

@@ -386,7 +386,7 @@ def _read_closed(service: Any, _: Execute) -> None:
 
 
 def _ask_a_standby(service: Any, _: Execute) -> None:
-    with patch("core.database.log_positions.read_token", return_value=None):
+    with patch("core.database.read_consistency.read_token", return_value=None):
         service.consistency_token()
 
 

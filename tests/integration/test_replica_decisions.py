@@ -45,7 +45,7 @@ def pair(
 @pytest.fixture
 def service(pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch) -> Iterator[EnhancedDatabaseService]:
     """A process that reads from the replica, however far behind it is."""
-    monkeypatch.setattr("core.database.primary_positions.FLOOR_SECONDS", 60.0)
+    monkeypatch.setattr("core.database.replication_lag.MAX_LAG_SECONDS", 60.0)
     with open_service(pair.settings(None)) as service:
         wait_until_used(service)
         # the first read connects to the primary

@@ -202,7 +202,7 @@ def test_a_commit_that_was_cancelled_may_have_happened(
     user_id = add_user(service)
     know_slots(service, user_id)
     monkeypatch.setattr(
-        "core.database.replicated_database.SELECT_POSITION",
+        "core.database.database_with_replicas.SELECT_POSITION",
         "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(20)",
     )
     with pytest.raises(DatabaseUnavailable), service.transaction():

@@ -8,7 +8,7 @@ import pytest
 from core import EnhancedDatabaseService, Settings, models
 from core.cache.kinds import KINDS
 from core.cli import main
-from core.database.primary_positions import FLOOR_SECONDS
+from core.database.replication_lag import MAX_LAG_SECONDS
 from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 from dashboard.pages.leaderboards import download as leaderboards_download
@@ -51,8 +51,8 @@ def test_every_document_is_reached_from_the_readme(repository: Path) -> None:
 def test_the_age_of_an_answer_of_a_replica_is_that_of_the_code(repository: Path) -> None:
     """The docstring of the service and the page about replicas have the same seconds."""
     page = (repository / "docs/replicas.md").read_text(encoding="utf-8")
-    assert f'means "{FLOOR_SECONDS:g} s old at most"' in page
-    assert f"at least {FLOOR_SECONDS:g} s ago" in " ".join((EnhancedDatabaseService.__doc__ or "").split())
+    assert f'means "{MAX_LAG_SECONDS:g} s old at most"' in page
+    assert f"at least {MAX_LAG_SECONDS:g} s ago" in " ".join((EnhancedDatabaseService.__doc__ or "").split())
 
 
 def test_every_link_leads_somewhere(repository: Path) -> None:

@@ -14,20 +14,20 @@ from typing import Any, NamedTuple
 
 import psycopg2
 
-from core.database.log_positions import LogTimeline, Position, parse_log_timeline, parse_position
+from core.database.read_consistency import LogPosition, LogTimeline, parse_log_timeline, parse_position
 
 logger = logging.getLogger(__name__)
 
 # Maximum age of the data that a replica may return. The fence of a write stays for more than twice this time
 # after the COMMIT, even if the writer dies. A replica that may answer after that has replayed the COMMIT.
-FLOOR_SECONDS = 1.5
+MAX_LAG_SECONDS = 1.5
 # How long samples are kept. A larger lag than this is reported as about this lag.
 REMEMBERED_SECONDS = 60.0
 
 
 class _Sample(NamedTuple):
     asked_at: float
-    position: Position
+    position: LogPosition
 
 
 class PrimaryPositions:
@@ -61,19 +61,19 @@ class PrimaryPositions:
                 self._samples.popleft()
 
     def note_failure(self, error: psycopg2.Error) -> None:
-        """Only log the failure. Without new samples, `find_floor` returns None after FLOOR_SECONDS."""
+        """Only log the failure. Without new samples, `find_floor` returns None after MAX_LAG_SECONDS."""
         logger.debug("the primary did not say its position: %s", type(error).__name__)
 
     def _forget(self) -> None:
         self.log_timeline = None
         self._samples.clear()
 
-    def find_floor(self) -> Position | None:
+    def find_floor(self) -> LogPosition | None:
         """Return the position that a replica must have replayed before it may answer any read.
 
-        This is the oldest sample of the last FLOOR_SECONDS. Returns None if there is no such sample.
+        This is the oldest sample of the last MAX_LAG_SECONDS. Returns None if there is no such sample.
         """
-        oldest = self._clock() - FLOOR_SECONDS
+        oldest = self._clock() - MAX_LAG_SECONDS
         with self._lock:
             floor = None
             for sample in reversed(self._samples):
@@ -82,7 +82,7 @@ class PrimaryPositions:
                 floor = sample.position
             return floor
 
-    def measure_lag(self, position: Position) -> float:
+    def measure_lag(self, position: LogPosition) -> float:
         """Return a lower bound in seconds for the lag of a replica that has replayed up to `position`."""
         with self._lock:
             missing = None

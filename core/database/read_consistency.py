@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from core.failover import Timeline
 from core.metrics.names import ReadReason
 
-Position = int
+LogPosition = int
 """An LSN as an integer: the number of bytes from the beginning of the log."""
 
 # The position of a primary. NULL on a server in recovery, where the other functions raise an error.
@@ -58,7 +58,7 @@ class ConsistencyToken(NamedTuple):
     """A position of a primary. Its text form can be sent to other processes."""
 
     log_timeline: LogTimeline
-    position: Position
+    position: LogPosition
 
     def __str__(self) -> str:
         return f"{self.log_timeline.system}.{self.log_timeline.number:08X}.{self.position:X}"
@@ -83,13 +83,13 @@ def parse_token(text: object) -> ConsistencyToken | None:
     return ConsistencyToken(LogTimeline(found[1], int(found[2], 16)), int(found[3], 16))
 
 
-def parse_position(text: str) -> Position:
+def parse_position(text: str) -> LogPosition:
     """Return the position in PostgreSQL's text form, such as `16/B374D848`, as an integer."""
     high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)
 
 
-def format_position(position: Position) -> str:
+def format_position(position: LogPosition) -> str:
     """Return a position in PostgreSQL's text form, such as `16/B374D848`."""
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
@@ -100,12 +100,11 @@ class Demand(NamedTuple):
     `reason` is the metric label of reads that run on the primary because `position` is None.
     """
 
-    position: Position | None
+    position: LogPosition | None
     reason: ReadReason = "unknown"
 
 
-# For reads that must run on the primary: a decision depends on them, or they check a cached value.
-CURRENT: Final = Demand(None, "current")
+_ON_PRIMARY: Final = Demand(None, "current")
 # None outside of a `demanding` block: a read must then see the writes of this process.
 _DEMAND: ContextVar[Demand | None] = ContextVar("demand", default=None)
 _TOKENS: ContextVar[tuple[ConsistencyToken, ...]] = ContextVar("tokens", default=())
@@ -130,6 +129,11 @@ class demanding:  # noqa: N801  # used like a function; a generator would take s
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _DEMAND.reset(self._before)
+
+
+def reads_on_primary() -> demanding:
+    """Make the reads of the block run on the primary, because a decision depends on them."""
+    return demanding(_ON_PRIMARY)
 
 
 class at_least:  # noqa: N801  # as above
@@ -162,11 +166,11 @@ class OwnWrites:
         """
         self._unknown_seconds = unknown_seconds
         self._clock = clock
-        self._position: Position = 0
+        self._position: LogPosition = 0
         self._unknown_until = float("-inf")
         self._lock = threading.Lock()
 
-    def note(self, position: Position | None) -> None:
+    def note(self, position: LogPosition | None) -> None:
         """Note a commit of this process at `position`, or at an unknown position (None)."""
         if position is None:
             self._unknown_until = self._clock() + self._unknown_seconds
@@ -178,6 +182,6 @@ class OwnWrites:
         """Create a new lock. The position of the parent's last write is kept."""
         self._lock = threading.Lock()
 
-    def find_position(self) -> Position | None:
+    def find_position(self) -> LogPosition | None:
         """Return the position of the last write, or None if it is unknown."""
         return None if self._clock() < self._unknown_until else self._position

@@ -17,19 +17,19 @@ import psycopg2
 
 from core.database.database import DRAIN_SECONDS, Database
 from core.database.driver_errors import QUERY_CANCELED, find_sqlstate
-from core.database.log_positions import (
+from core.database.read_consistency import (
     SELECT_LOG_TIMELINE,
     SELECT_POSITION,
     Demand,
+    LogPosition,
     OwnWrites,
-    Position,
     demanding,
     find_demand,
     find_tokens,
     parse_position,
 )
-from core.database.primary_positions import FLOOR_SECONDS, PrimaryPositions
 from core.database.replica import AskPrimary, Replica
+from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryPositions
 from core.database.server_watch import ServerWatch
 from core.failover import KnownTimeline
 from core.metrics import Metrics
@@ -43,14 +43,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Keys = TypeVar("Keys", bound=Sequence[str])
 
-_UNKNOWN_SECONDS = 2 * FLOOR_SECONDS
+_UNKNOWN_SECONDS = 2 * MAX_LAG_SECONDS
 
 
 class CommitUnanswered(psycopg2.OperationalError):
     """The message with COMMIT and the query for its position was cancelled. The COMMIT may have happened."""
 
 
-class ReplicatedDatabase(Database):
+class DatabaseWithReplicas(Database):
     """The primary and its replicas, as one process uses them; thread safe."""
 
     def __init__(
@@ -124,7 +124,7 @@ class ReplicatedDatabase(Database):
                 return replica
         raise AskPrimary("unavailable")
 
-    def _find_position(self) -> Position:
+    def _find_position(self) -> LogPosition:
         """Return the position that the current read must see. Raises `AskPrimary` if it is unknown."""
         floor, log_timeline = self._positions.find_floor(), self._positions.log_timeline
         # the watch may still be connected to a former primary, which the pool refuses
@@ -140,7 +140,7 @@ class ReplicatedDatabase(Database):
             position = max(position, token.position)
         return position
 
-    def load_after(self, position: Position | None, load: Callable[[Keys], T], keys: Keys) -> T:
+    def load_after(self, position: LogPosition | None, load: Callable[[Keys], T], keys: Keys) -> T:
         """Load the values of `keys`, which a cache does not have, with `load`. Return its result.
 
         The reads of `load` must see `position`. If `position` is None (unknown), they run on the primary.
@@ -170,7 +170,7 @@ class ReplicatedDatabase(Database):
             raise
         self._own_writes.note(unit.position)
 
-    def find_position(self) -> Position | None:
+    def find_position(self) -> LogPosition | None:
         """Return the position of a statement that has just committed itself, or None if it is unknown."""
         position = None
         if self._positions.log_timeline is not None:
@@ -208,6 +208,6 @@ class ReplicatedDatabase(Database):
         super().shut_down(max(0.0, deadline - time.monotonic()))
 
 
-def _read_position(cursor: Any) -> Position | None:
+def _read_position(cursor: Any) -> LogPosition | None:
     [(text,)] = cursor.fetchall()
     return None if text is None else parse_position(text)

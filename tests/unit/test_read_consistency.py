@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from core.cache.position_slots import SLOTS, list_slots
 from core.cache.position_slots import format_position as format_for_slot
-from core.database.log_positions import (
+from core.database.read_consistency import (
     ConsistencyToken,
     LogTimeline,
     OwnWrites,
@@ -16,7 +16,7 @@ from core.database.log_positions import (
     parse_position,
     parse_token,
 )
-from core.database.primary_positions import FLOOR_SECONDS, PrimaryPositions
+from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryPositions
 
 POSITIONS = st.integers(min_value=0, max_value=2**64 - 1)
 
@@ -78,11 +78,11 @@ def test_the_floor_is_the_oldest_position_that_is_young_enough() -> None:
     answer = note(samples, clock)
     assert samples.find_floor() is None
     answer("0/1", 0)
-    answer("0/2", FLOOR_SECONDS / 2)
+    answer("0/2", MAX_LAG_SECONDS / 2)
     assert samples.find_floor() == 1
-    clock.now += FLOOR_SECONDS * 0.75
+    clock.now += MAX_LAG_SECONDS * 0.75
     assert samples.find_floor() == 2
-    clock.now += FLOOR_SECONDS
+    clock.now += MAX_LAG_SECONDS
     assert samples.find_floor() is None
 
 
