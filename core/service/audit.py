@@ -27,7 +27,7 @@ from core.records import (
     AuditVerification,
     PartitionReport,
 )
-from core.service.audit_chain import ChainReader, parse_anchor
+from core.service.audit_chain import Anchor, ChainVerifier, parse_anchor
 from core.service.inputs import (
     check_after,
     check_choice,
@@ -182,7 +182,7 @@ class Audit(ServiceBase):
         with self._write() as (database, _), database.with_long_timeout():
             events = audit_seals.seal_events(database)
             newest = audit_seals.find_newest(database)
-        anchor = None if newest is None else f"{newest[0]}:{newest[1]}"
+        anchor = None if newest is None else str(Anchor(*newest))
         self.metrics.count_task_success("seal_audit_log")
         if events:
             # This log line is a copy of the anchor outside the database. verify_audit_log needs such a copy
@@ -201,28 +201,28 @@ class Audit(ServiceBase):
         `InvalidInput`.
         """
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
-        reader = ChainReader(expected)
-        while reader.broken is None and (
-            seals := self._read_current(audit_seals.list_seals, reader.number, SEALS_AT_ONCE)
+        chain = ChainVerifier(expected)
+        while chain.broken is None and (
+            seals := self._read_current(audit_seals.list_seals, chain.number, SEALS_AT_ONCE)
         ):
             for seal in seals:
-                reader.read(seal, self._read_current(audit_seals.read_entries, seal))
-        reader.finish()
+                chain.verify(seal, self._read_current(audit_seals.read_entries, seal))
+        chain.finish()
         with self._write() as (database, _), database.with_long_timeout():
-            surplus = reader.find_surplus(audit_seals.count_events(database))
-            for partition in surplus if reader.broken is None else ():
-                added = audit_seals.find_added(database, partition, reader.number)
+            surplus = chain.find_surplus(audit_seals.count_events(database))
+            for partition in surplus if chain.broken is None else ():
+                added = audit_seals.find_added(database, partition, chain.number)
                 if added is not None:
-                    reader.broken = AuditBreak("event_added", reader.number, added)
+                    chain.broken = AuditBreak("event_added", chain.number, added)
                     break
-        self.metrics.record_audit_verification(is_intact=reader.broken is None)
+        self.metrics.record_audit_verification(is_intact=chain.broken is None)
         return AuditVerification(
-            seals=reader.seals,
-            events=reader.events,
-            dropped=reader.dropped,
+            seals=chain.seals,
+            events=chain.events,
+            dropped=chain.dropped,
             unsealed=sum(surplus.values()),
-            anchor=reader.anchor,
-            broken=reader.broken,
+            anchor=chain.anchor,
+            broken=chain.broken,
         )
 
     def maintain_audit_log(self, *, months_ahead: int = 2, keep_months: int | None = None) -> PartitionReport:

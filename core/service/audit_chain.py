@@ -36,7 +36,7 @@ def parse_anchor(text: str) -> Anchor:
     return Anchor(int(found[1]), found[2])
 
 
-class ChainReader:
+class ChainVerifier:
     """Verifies seals in the order of their numbers; `broken` is the first fault found, or None."""
 
     def __init__(self, expected: Anchor | None) -> None:
@@ -51,15 +51,15 @@ class ChainReader:
 
     @property
     def number(self) -> int:
-        """Number of the last seal that was read; 0 before the first."""
+        """Number of the last seal that was verified; 0 before the first."""
         return 0 if self._newest is None else self._newest.number
 
     @property
     def anchor(self) -> str | None:
-        """The last seal that was read, as `NUMBER:HASH`; None before the first."""
+        """The last seal that was verified, as `NUMBER:HASH`; None before the first."""
         return None if self._newest is None else str(self._newest)
 
-    def read(self, seal: Seal, entries: Collection[bytes] | None) -> None:
+    def verify(self, seal: Seal, entries: Collection[bytes] | None) -> None:
         """Verify the next seal, and the events that it lists.
 
         `entries` are the current events between the seal's first and last event, as

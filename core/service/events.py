@@ -28,7 +28,7 @@ from core.service.inputs import (
     check_symbols,
     check_text,
     check_time,
-    find_end_of_time,
+    find_end_of_tomorrow,
     find_place,
 )
 from core.service.paging import stream_pages
@@ -78,7 +78,7 @@ class Events(ServiceBase):
         """
 
         def load(limit: int) -> tuple[MarketEvent, ...]:
-            return self._read(queries.list_recent, find_end_of_time(self._clock()), limit)
+            return self._read(queries.list_recent, find_end_of_tomorrow(self._clock()), limit)
 
         return self._cache.get_or_load(_RECENT, load, check_limit(limit))
 
@@ -137,7 +137,7 @@ class Events(ServiceBase):
             "sentiment": None if sentiment is None else check_sentiment(sentiment),
             "symbol": None if symbol is None else check_symbol(symbol),
             "since": None if since is None else check_time(since, "since"),
-            "until": find_end_of_time(self._clock()) if until is None else check_time(until, "until"),
+            "until": find_end_of_tomorrow(self._clock()) if until is None else check_time(until, "until"),
         }
 
     def list_market_event_types(self) -> tuple[str, ...]:

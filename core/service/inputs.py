@@ -49,7 +49,7 @@ MAX_DESCRIPTION = 10_000
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
 # Arithmetic uses this context: the caller's context may have any precision, and may raise an error for an
 # inexact result.
-ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+ARITHMETIC = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
 _CURRENCY = re.compile(CURRENCY_PATTERN + r"\Z")
@@ -209,12 +209,7 @@ def check_username(value: Any) -> str:
     return text
 
 
-def check_email(value: Any) -> str | None:
-    """Return an e-mail address, or None."""
-    return None if value is None else check_address(value)
-
-
-def check_address(value: Any) -> str:
+def check_email(value: Any) -> str:
     """Return an e-mail address. An error does not show the text: a mistyped address is personal data too."""
     text = to_text(value)
     if text is None:
@@ -295,7 +290,7 @@ def check_decimal(
         raise InvalidInput(f"{name} is {show(value)}, which is no number; give a Decimal, int, float or text")
     if not number.is_finite() or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a number from {least} to {most}")
-    return number if quantum is None else number.quantize(quantum, None, ROUNDING)
+    return number if quantum is None else number.quantize(quantum, None, ARITHMETIC)
 
 
 def check_money(value: Any, name: str) -> Decimal:
@@ -362,7 +357,7 @@ def find_last_session(now: datetime) -> date:
     return now.astimezone(UTC).date() + timedelta(days=1)
 
 
-def find_end_of_time(now: datetime) -> datetime:
+def find_end_of_tomorrow(now: datetime) -> datetime:
     """Return the end of tomorrow (UTC). Only earlier times can be written."""
     return datetime.combine(find_last_session(now), time(0), UTC) + timedelta(days=1)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
-from decimal import ROUND_FLOOR, Context, Decimal, InvalidOperation, localcontext
+from decimal import ROUND_FLOOR, Decimal, localcontext
 from statistics import median
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from core.records import (
     ScoreBin,
 )
 from core.service.inputs import (
+    ARITHMETIC,
     CENT,
     MAX_MONEY,
     MAX_OFFSET,
@@ -50,9 +51,6 @@ NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
 # Scores of one statement: each costs a look-up in an index, and its rank in an open session costs a count.
 MAX_SCORES = 5_000
-
-# Not the caller's decimal context, which may have any precision and raise on inexact results.
-_ARITHMETIC = Context(prec=40, traps=[InvalidOperation])
 
 
 def _summary_key(category: str, day: date, bins: int, width: Decimal) -> str:
@@ -271,7 +269,7 @@ def _find_summary(
     worst = queries.find_worst(database, category, day)
     if not middle or not best or worst is None:
         return None
-    with localcontext(_ARITHMETIC):
+    with localcontext(ARITHMETIC):
         edges = choose_edges(worst, best[0].score, bins=bins, least_width=least_width)
         middle_score = median(entry.score for entry in middle)
     counted: tuple[ScoreBin, ...] = queries.count_bins(database, category, day, edges)

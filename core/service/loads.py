@@ -39,17 +39,31 @@ class Load(msgspec.Struct, frozen=True):
     """How records of one kind are loaded.
 
     `names` and `name` are the plural and the singular of the records in messages: `ticks` and `tick`.
+    `list_keys` returns the cache keys that a chunk of records changes.
     """
 
     target: queries.Target
     checks: RecordChecks[Any]
     names: str
     name: str
+    list_keys: Callable[[Sequence[Any]], Iterable[str]] = lambda _: ()
 
 
 USERS = Load(queries.USERS, record_checks.USERS, "users", "user")
-TICKS = Load(queries.TICKS, record_checks.TICKS, "ticks", "tick")
-PORTFOLIOS = Load(queries.PORTFOLIOS, record_checks.PORTFOLIOS, "portfolios", "portfolio")
+TICKS = Load(
+    queries.TICKS,
+    record_checks.TICKS,
+    "ticks",
+    "tick",
+    list_keys=lambda chunk: list_market_keys({tick.symbol for tick in chunk}),
+)
+PORTFOLIOS = Load(
+    queries.PORTFOLIOS,
+    record_checks.PORTFOLIOS,
+    "portfolios",
+    "portfolio",
+    list_keys=lambda chunk: [portfolio_key(portfolio.user_id, portfolio.session_date) for portfolio in chunk],
+)
 POSITIONS = Load(queries.POSITIONS, record_checks.POSITIONS, "positions", "position")
 TRADES = Load(queries.TRADES, record_checks.TRADES, "trades", "trade")
 ENTRIES = Load(
@@ -57,9 +71,16 @@ ENTRIES = Load(
     record_checks.LEADERBOARD_ENTRIES,
     "entries",
     "entry",
+    list_keys=lambda chunk: {leaderboard_version_key(entry.category, entry.session_date) for entry in chunk},
 )
 QUEST_ROWS = Load(queries.QUESTS, record_checks.QUESTS, "quests", "quest")
-EVENTS = Load(queries.MARKET_EVENTS, record_checks.MARKET_EVENTS, "events", "event")
+EVENTS = Load(
+    queries.MARKET_EVENTS,
+    record_checks.MARKET_EVENTS,
+    "events",
+    "event",
+    list_keys=lambda _: [MARKET_EVENTS_VERSION_KEY],
+)
 # The end of the message for a record without its user or portfolio, by the columns of the foreign key.
 REMEDIES = {
     ("user_id",): "which is no user's; create the user first with create_user or load_users",
@@ -120,12 +141,7 @@ class Loads(ServiceBase):
 
         Raises `InvalidInput` with the index of the wrong record.
         """
-
-        def write(database: Database, changes: Changes, chunk: Sequence[Tick]) -> int:
-            changes.invalidate(*list_market_keys({tick.symbol for tick in chunk}))
-            return queries.load_rows(database, queries.TICKS, chunk)
-
-        return self._load(TICKS, ticks, write)
+        return self._load(TICKS, ticks)
 
     def load_portfolios(self, portfolios: Iterable[Portfolio]) -> int:
         """Insert or update portfolios by user and session. Return how many rows are new or changed.
@@ -133,12 +149,7 @@ class Loads(ServiceBase):
         An existing portfolio keeps `id` and `created_at`. Raises `InvalidInput` with the index of the wrong
         record, and `ConstraintViolated` if its user does not exist or its id belongs to another portfolio.
         """
-
-        def write(database: Database, changes: Changes, chunk: Sequence[Portfolio]) -> int:
-            changes.invalidate(*(portfolio_key(p.user_id, p.session_date) for p in chunk))
-            return queries.load_rows(database, queries.PORTFOLIOS, chunk)
-
-        return self._load(PORTFOLIOS, portfolios, write)
+        return self._load(PORTFOLIOS, portfolios)
 
     def load_positions(self, positions: Iterable[Position]) -> int:
         """Insert or update positions by user, session and symbol. Return how many rows are new or changed.
@@ -168,13 +179,7 @@ class Loads(ServiceBase):
         existing entry keeps `id` and `created_at`. Raises `InvalidInput` with the index of the wrong record,
         and `ConstraintViolated` if its user does not exist or its id belongs to another entry.
         """
-
-        def write(database: Database, changes: Changes, chunk: Sequence[LeaderboardEntry]) -> int:
-            leaderboards = {leaderboard_version_key(e.category, e.session_date) for e in chunk}
-            changes.invalidate(*leaderboards)
-            return queries.load_rows(database, queries.LEADERBOARD_ENTRIES, chunk)
-
-        return self._load(ENTRIES, entries, write)
+        return self._load(ENTRIES, entries)
 
     def load_quests(self, quests: Iterable[Quest]) -> int:
         """Insert or update quests by id. Return how many rows are new or changed.
@@ -198,12 +203,7 @@ class Loads(ServiceBase):
 
         Raises `InvalidInput` with the index of the wrong record.
         """
-
-        def write(database: Database, changes: Changes, chunk: Sequence[MarketEvent]) -> int:
-            changes.invalidate(MARKET_EVENTS_VERSION_KEY)
-            return queries.load_rows(database, queries.MARKET_EVENTS, chunk)
-
-        return self._load(EVENTS, events, write)
+        return self._load(EVENTS, events)
 
     def _load(
         self,
@@ -214,15 +214,16 @@ class Loads(ServiceBase):
         """Check and write records chunk by chunk. Return how many rows are new or changed.
 
         `write` writes one chunk, and adds the cache keys to invalidate. None: `load_rows` writes the chunk,
-        for records that are never cached.
+        and `load` lists the keys.
         """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def write_chunk(chunk: Sequence[T]) -> int:
             with self._write_as(operation) as (database, changes), database.with_long_timeout():
-                if write is None:
-                    return queries.load_rows(database, load.target, chunk)
-                return write(database, changes, chunk)
+                if write is not None:
+                    return write(database, changes, chunk)
+                changes.invalidate(*load.list_keys(chunk))
+                return queries.load_rows(database, load.target, chunk)
 
         written = start = 0
         for given in chunked(check_records(records, load.target.record, load.names, load.name), CHUNK_ROWS):

@@ -22,7 +22,7 @@ from core.service.inputs import (
     check_symbol,
     check_symbols,
     check_time,
-    find_end_of_time,
+    find_end_of_tomorrow,
     show,
 )
 from core.service.paging import chunked, stream_pages
@@ -93,7 +93,7 @@ class Market(ServiceBase):
                 _LATEST_OF_ALL,
                 lambda: self._note_month(
                     self._read(
-                        queries.list_latest_of_all, find_end_of_time(self._clock()), self._latest_month
+                        queries.list_latest_of_all, find_end_of_tomorrow(self._clock()), self._latest_month
                     )
                 ),
             )
@@ -102,7 +102,7 @@ class Market(ServiceBase):
             return ()
 
         def load(missing: Sequence[str]) -> dict[str, Tick]:
-            end = find_end_of_time(self._clock())
+            end = find_end_of_tomorrow(self._clock())
             ticks = self._note_month(self._read(queries.list_latest, missing, end, self._latest_month))
             return {tick.symbol: tick for tick in ticks}
 
@@ -267,7 +267,7 @@ class Market(ServiceBase):
 
     def _check_range(self, symbol: Any, start: Any, end: Any) -> queries.Range:
         first = None if start is None else check_time(start, "start")
-        beyond = find_end_of_time(self._clock()) if end is None else check_time(end, "end")
+        beyond = find_end_of_tomorrow(self._clock()) if end is None else check_time(end, "end")
         return queries.Range(check_symbol(symbol), first, beyond)
 
     def get_price_history(
@@ -307,7 +307,7 @@ class Market(ServiceBase):
         checked = None if symbols is None else check_symbols(symbols)
 
         def load(count: int, width: timedelta) -> tuple[Sparkline, ...]:
-            end = find_end_of_time(self._clock())
+            end = find_end_of_tomorrow(self._clock())
             return self._read(queries.list_sparklines, checked, count, width, end)
 
         if checked is not None:
@@ -322,7 +322,7 @@ class Market(ServiceBase):
         rounded to four decimals. Prices after tomorrow (UTC) are left out. The answer is at most 15 s old.
         """
         return self._cache.get_or_load(
-            _STATISTICS, lambda: self._read(queries.list_statistics, find_end_of_time(self._clock()))
+            _STATISTICS, lambda: self._read(queries.list_statistics, find_end_of_tomorrow(self._clock()))
         )
 
     def list_prices_at(self, places: Sequence[tuple[str, datetime]]) -> tuple[Decimal | None, ...]:
@@ -337,7 +337,7 @@ class Market(ServiceBase):
             raise InvalidInput(f"places has {len(checked)} pairs; give at most {MAX_PLACES}")
         if not checked:
             return ()
-        return self._read(queries.list_prices_at, checked, find_end_of_time(self._clock()))
+        return self._read(queries.list_prices_at, checked, find_end_of_tomorrow(self._clock()))
 
     def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
         """Return the average return of all symbols on each UTC day with prices, oldest first.

@@ -34,6 +34,7 @@ from core.records import (
     freeze,
 )
 from core.service.inputs import (
+    ARITHMETIC,
     CENT,
     MAX_DESCRIPTION,
     MAX_IMPACT,
@@ -44,7 +45,6 @@ from core.service.inputs import (
     MIN_IMPACT,
     MIN_MONEY,
     MIN_PRICE,
-    ROUNDING,
     SMALLEST_PRICE,
     check_category,
     check_choice,
@@ -64,7 +64,7 @@ from core.service.inputs import (
     check_time,
     check_time_to_write,
     check_username,
-    find_end_of_time,
+    find_end_of_tomorrow,
     find_last_session,
 )
 
@@ -121,7 +121,7 @@ def check_chunk(
 def _are_plain(records: Sequence[T], checks: RecordChecks[T], now: datetime) -> bool:
     values = {name: list(map(attrgetter(name), records)) for name in checks.columns}
     try:
-        with localcontext(ROUNDING):
+        with localcontext(ARITHMETIC):
             return all(
                 _is_plain(values[name], column, now) for name, column in checks.columns.items()
             ) and checks.are_rows_plain(values)
@@ -173,9 +173,9 @@ def _sessions() -> Column:
 
 def _times(*, is_optional: bool = False) -> Column:
     return Column(
-        lambda value, name, now: check_time_to_write(value, name, find_end_of_time(now)),
+        lambda value, name, now: check_time_to_write(value, name, find_end_of_tomorrow(now)),
         datetime,
-        lambda values, now: _are_utc(values) and max(values) < find_end_of_time(now),
+        lambda values, now: _are_utc(values) and max(values) < find_end_of_tomorrow(now),
         is_optional,
     )
 

@@ -14,7 +14,6 @@ from core.records import User
 from core.records.game import StoredUser
 from core.service.inputs import (
     MAX_NAME,
-    check_address,
     check_after,
     check_document,
     check_email,
@@ -25,7 +24,7 @@ from core.service.inputs import (
     check_time,
     check_time_to_write,
     check_username,
-    find_end_of_time,
+    find_end_of_tomorrow,
     find_id,
     show,
 )
@@ -50,7 +49,7 @@ CHUNK_ROWS = 5_000
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "username": check_username,
     "name": lambda value: check_text(value, "name", most=MAX_NAME, required=False),
-    "email": check_email,
+    "email": lambda value: None if value is None else check_email(value),
     "preferences": lambda value: check_document(value, "preferences"),
 }
 
@@ -105,7 +104,7 @@ class Users(ServiceBase):
 
         The search is case-insensitive. Raises `InvalidInput`, and `EncryptionKeyMissing`.
         """
-        wanted, most = check_address(email), check_limit(limit)
+        wanted, most = check_email(email), check_limit(limit)
         found = self._read(queries.list_users_by_email, self._emails.cipher.list_indexes(wanted), most)
         # Compare the addresses too: someone could have copied `email_index` from the row of another user.
         return tuple(
@@ -215,7 +214,7 @@ class Users(ServiceBase):
         """
         if not isinstance(seen, Mapping):
             raise InvalidInput(f"seen is {show(seen)}; give a mapping of ids to times")
-        end = find_end_of_time(self._clock())
+        end = find_end_of_tomorrow(self._clock())
         checked = {check_id(key, "seen"): check_time_to_write(at, "seen", end) for key, at in seen.items()}
 
         def write() -> int:

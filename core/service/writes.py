@@ -154,7 +154,7 @@ class ServiceBase:
         is_fenced = False
         try:
             with self._database.session(operation) as database:
-                check_actor(database)
+                _check_actor(database)
                 # Fence after the check-out: the wait for a connection can be longer than the life of a fence.
                 is_fenced = True
                 fence = self._cache.fence(keys)
@@ -204,7 +204,7 @@ class ServiceBase:
         try:
             with self._database.transaction_of(operation, holder) as database:
                 unit = database.get_unit()
-                check_actor(database)
+                _check_actor(database)
                 unit.changes = changes
                 ahead.start()
                 yield database, changes
@@ -239,7 +239,7 @@ class ServiceBase:
         return write()
 
 
-def check_actor(database: Database) -> None:
+def _check_actor(database: Database) -> None:
     """Raise `NotSupported` inside `acting_as` if the database cannot record who changes a row."""
     identity = find_identity()
     if identity is not None and identity.actor is not None and is_distributed(database):

@@ -12,7 +12,7 @@ from core.cli import main
 from core.errors import InvalidInput
 from core.queries.ticks import month_after
 from core.records import PartitionReport, Tick
-from core.service.inputs import find_end_of_time
+from core.service.inputs import find_end_of_tomorrow
 from tests.conftest import Execute
 
 NOW = datetime.now(UTC)
@@ -60,7 +60,7 @@ def test_ticks_of_a_far_future_are_no_latest_ones(service: EnhancedDatabaseServi
     rows = [
         (symbol, time)
         for symbol in ("AAPL", "MSFT", "IBM")
-        for time in (last, last - timedelta(days=30), find_end_of_time(NOW))
+        for time in (last, last - timedelta(days=30), find_end_of_tomorrow(NOW))
     ]
     for row in rows:
         execute("INSERT INTO ticks (symbol, timestamp, price) VALUES (%s, %s, 7)", row)

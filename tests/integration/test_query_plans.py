@@ -19,7 +19,7 @@ from core.queries import (
     ticks,
     users,
 )
-from core.service.inputs import find_end_of_time
+from core.service.inputs import find_end_of_tomorrow
 from core.settings import Settings
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
@@ -73,7 +73,7 @@ USER = "00000000-0000-7000-8000-000000000077"
 DAY = "2026-03-02"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 LATELY = datetime.now(UTC) - timedelta(days=1)
-BEYOND = find_end_of_time(datetime.now(UTC))
+BEYOND = find_end_of_tomorrow(datetime.now(UTC))
 MONTH = {"month": ticks.month_of(datetime.now(UTC)), "end": BEYOND}
 # one portfolio is in either index
 PORTFOLIO_KEY = "portfolios(_user)?_session"

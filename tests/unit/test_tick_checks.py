@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from core.errors import InvalidInput
 from core.records import Tick
 from core.service import record_checks
-from core.service.inputs import MAX_PRICE, MAX_VOLUME, find_end_of_time
+from core.service.inputs import MAX_PRICE, MAX_VOLUME, find_end_of_tomorrow
 from core.service.record_checks import TICKS, check_one, check_ticks, find_key
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-END = find_end_of_time(NOON)
+END = find_end_of_tomorrow(NOON)
 PLAIN = Tick(
     symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, bid=Decimal("9.5"), ask=Decimal("10.5")
 )
