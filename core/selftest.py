@@ -148,14 +148,14 @@ def _list_checks(run: _Run) -> Iterator[Check]:
 
 
 def _list_player_checks(run: _Run) -> Iterator[Check]:
-    yield from _check_user(run.service, run.user, run.name)
-    yield from _check_portfolios(run.service, run.user)
-    yield from _check_leaderboards(run.service, run.user, run.name)
-    yield from _check_quests(run)
-    yield from _check_loads(run)
+    yield from _list_user_checks(run.service, run.user, run.name)
+    yield from _list_portfolio_checks(run.service, run.user)
+    yield from _list_leaderboard_checks(run.service, run.user, run.name)
+    yield from _list_quest_checks(run)
+    yield from _list_load_checks(run)
 
 
-def _check_user(service: EnhancedDatabaseService, user: User, name: str) -> Iterator[Check]:
+def _list_user_checks(service: EnhancedDatabaseService, user: User, name: str) -> Iterator[Check]:
     moment = datetime.now(UTC) + timedelta(seconds=1)
     yield "get_user_by_id", lambda: service.get_user_by_id(user.id), user
     yield "get_user_by_username", lambda: service.get_user_by_username(name), user
@@ -173,7 +173,7 @@ def _check_user(service: EnhancedDatabaseService, user: User, name: str) -> Iter
     yield "clear_user_cache", lambda: service.clear_user_cache(user.id), None
 
 
-def _check_portfolios(service: EnhancedDatabaseService, user: User) -> Iterator[Check]:
+def _list_portfolio_checks(service: EnhancedDatabaseService, user: User) -> Iterator[Check]:
     key = (user.id, SESSION)
     update = PortfolioUpdate(*key, VALUE, Decimal(500))
     yield "find_portfolio", lambda: service.find_portfolio(*key), None
@@ -197,7 +197,7 @@ def _check_portfolios(service: EnhancedDatabaseService, user: User) -> Iterator[
     )
 
 
-def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: str) -> Iterator[Check]:
+def _list_leaderboard_checks(service: EnhancedDatabaseService, user: User, category: str) -> Iterator[Check]:
     leaderboard = (category, SESSION)
     update, has_user = LeaderboardUpdate(user.id, VALUE), _has_row_of(user)
     yield (
@@ -252,7 +252,7 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
     yield "close_session", lambda: service.close_session(SESSION), _at_least(1)
 
 
-def _check_quests(run: _Run) -> Iterator[Check]:
+def _list_quest_checks(run: _Run) -> Iterator[Check]:
     service, user = run.service, run.user
 
     def create_quest() -> Quest:
@@ -288,7 +288,7 @@ def _check_quests(run: _Run) -> Iterator[Check]:
     yield "count_silent_players", service.count_silent_players, _at_least(0)
 
 
-def _check_loads(run: _Run) -> Iterator[Check]:
+def _list_load_checks(run: _Run) -> Iterator[Check]:
     service, user = run.service, run.user
     renamed = replace(user, name="Loaded")
     position = Position(user.id, SESSION, run.symbol, Decimal(2), Decimal(10))
@@ -446,7 +446,7 @@ def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
 
 
 def _read_at_least(service: EnhancedDatabaseService, user: User) -> User:
-    """Read the player after all changes up to now, also if a replica answers."""
+    """Read the player. Even a replica must return all changes up to now."""
     with service.at_least(service.consistency_token()):
         return service.get_user_by_id(user.id)
 
