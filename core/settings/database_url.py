@@ -47,7 +47,7 @@ def check_database_url(url: str) -> str:
         raise DatabaseUrlError("it names no database")
     hosts = _find_hosts(parts).split(",")
     ports = parts.get("port", "").split(",")
-    if len(ports) not in {1, len(hosts)} or not all(map(_is_port_or_default, ports)):
+    if len(ports) not in {1, len(hosts)} or not all(not port or is_port(port) for port in ports):
         raise DatabaseUrlError("a port is a number from 1 to 65535, one for all hosts or one for each")
     return SCHEMES[0] + rest
 
@@ -118,7 +118,3 @@ def _check_signs(rest: str) -> None:
         )
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", rest):
         raise DatabaseUrlError("in a name or a password write '%' as %25")
-
-
-def _is_port_or_default(text: str) -> bool:
-    return not text or is_port(text)

@@ -190,7 +190,10 @@ class EnvironmentSettings(BaseSettings):
     def _list_unknown(cls, names: Iterable[str]) -> list[str]:
         """Return an error line for each name that is not a setting."""
         unknown = sorted(set(names) - set(cls.model_fields))
-        closest = {name: find_closest(name.lower(), cls.model_fields) for name in unknown}
+        closest = {
+            name: _find_closest(name.lower(), cls.model_fields, similarity=PROPOSED_SIMILARITY)
+            for name in unknown
+        }
         return [
             f"there is no setting {name}; "
             + (f"the closest is {closest[name]}" if closest[name] else f"{cls.__name__} lists all")
@@ -208,7 +211,7 @@ class EnvironmentSettings(BaseSettings):
         given = names.union(map(str.upper, values))
         given |= {name.removesuffix("_FILE") for name in given}
         lines = cls._list_unknown(name for name in values if not name.startswith("_"))
-        for name, closest in find_misspelt(sorted(names - _list_known()), _list_known(cls)).items():
+        for name, closest in _find_misspelt(sorted(names - _list_known()), _list_known(cls)).items():
             if closest not in given:
                 lines.append(
                     f"{name} is set, and there is no such setting; the closest is {closest}: correct the"
@@ -251,16 +254,16 @@ def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[st
     return fields.union(*map(_list_known, kind.__subclasses__()))
 
 
-def find_closest(name: str, known: Collection[str], *, similarity: float = PROPOSED_SIMILARITY) -> str | None:
+def _find_closest(name: str, known: Collection[str], *, similarity: float) -> str | None:
     """Return the known name that is most similar to `name`, or None if none has this similarity."""
     return next(iter(get_close_matches(name, known, n=1, cutoff=similarity)), None)
 
 
-def find_misspelt(names: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
+def _find_misspelt(names: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
     """Map each misspelt name in `names` to the known name that it resembles."""
     found: dict[str, str] = {}
     for name in names:
-        closest = None if name in known else find_closest(name, known, similarity=MISSPELT_SIMILARITY)
+        closest = None if name in known else _find_closest(name, known, similarity=MISSPELT_SIMILARITY)
         if closest is not None and not _is_deliberate(name, closest):
             found[name] = closest
     return found

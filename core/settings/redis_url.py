@@ -202,7 +202,7 @@ def check_hosts(address: RedisAddress, prefix: str) -> None:
 
 
 def _split_hosts(rest: str, *, default_port: int) -> tuple[str, tuple[HostPort, ...]]:
-    """Split the further hosts off `rest`, the URL without its scheme.
+    """Separate the hosts after the first one from `rest`, the URL without its scheme.
 
     Returns `rest` with only the first host, and the other hosts. Only a comma after the last '@' separates
     hosts, because a password may contain commas.

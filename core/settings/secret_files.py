@@ -44,8 +44,8 @@ class FileSecret(SecretStr):
 class SecretFileSource(PydanticBaseSettingsSource):
     """Wraps a source of settings: if the source has X_FILE, the value of X is read from that file.
 
-    One source must not have both X and X_FILE. If one has X and another has X_FILE,
-    the order of the sources decides.
+    One source must not have both X and X_FILE. If one source has X and another
+    has X_FILE, the order of the sources decides.
     """
 
     def __init__(self, source: EnvSettingsSource) -> None:
@@ -80,7 +80,7 @@ class SecretFileSource(PydanticBaseSettingsSource):
 
 
 def list_secrets(kind: type[BaseSettings]) -> Iterator[str]:
-    """Yield the names of the fields of a settings class that have secret values."""
+    """Yield the name of each field with a secret value in a settings class."""
     return (name for name, field in kind.model_fields.items() if has_secret(field.annotation))
 
 
@@ -130,8 +130,8 @@ def is_too_open(found: os.stat_result) -> bool:
     """Return whether the mode of a file gives other users too many rights for a secret.
 
     If the file belongs to the user of this process, other users must have no access. If it belongs to another
-    user, an orchestrator has put it there, often readable for everybody in the container. Then the
-    file only must not be writable for group and others.
+    user, an orchestrator has put it there, often readable for everybody in the container. In this
+    case, only the right to write is too much.
     """
     if not stat.S_ISREG(found.st_mode):
         return False

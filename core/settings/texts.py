@@ -13,10 +13,10 @@ from pydantic import SecretStr
 LOOPBACK: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65_535
 MOST_CHARACTERS: Final = 100_000
-# Characters that not even a secret may have: NUL ends a text in C, and UTF-8 cannot encode a surrogate.
+# Characters that are forbidden in all settings: NUL ends a text in C, and UTF-8 cannot encode a surrogate.
 _NEVER = re.compile("[\x00\ud800-\udfff]")
-# Characters that no other text may have: they end a line, move the cursor, change the direction of writing,
-# or are invisible.
+# Characters that are forbidden in all settings but secrets: they end a line, move the cursor, change the
+# direction of writing, or are invisible.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 # The form of a host name by RFC 1035, 2.3.4, and the underscore, which the name of a container may have.
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
