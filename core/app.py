@@ -1,7 +1,8 @@
 """The composition root: builds the database, the cache and the service from the settings.
 
-Owns only this wiring. Opening the service does not wait for PostgreSQL or Redis: a process can start while
-they are down, and works as soon as they are up.
+Owns this wiring, and the first steps that all programs share: they set up the logs and refuse arguments.
+Opening the service does not wait for PostgreSQL or Redis: a process can start while they are down, and works
+as soon as they are up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -66,11 +67,11 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
         health=HealthEvaluator(
             settings,
             list_pools=lambda: [describe_pool(database.pool_stats()), *list_others()],
-            clock=read_clock,
+            clock=_read_clock,
             find_bypass=cache.find_bypass,
         ),
         metrics=metrics,
-        clock=read_clock,
+        clock=_read_clock,
     )
 
 
@@ -105,8 +106,7 @@ def _check_listed(role: Role, settings: Settings) -> None:
         )
 
 
-def read_clock() -> datetime:
-    """Return the current time in UTC."""
+def _read_clock() -> datetime:
     return datetime.now(UTC)
 
 

@@ -14,7 +14,7 @@ generation = 0
 """The number of forks between the process that first imported this module (0 there) and this process."""
 
 _numbers = itertools.count()
-# in the order of registration. Not registered with `os.register_at_fork` one by one: nothing can be removed
+# The registered methods, in order. `os.register_at_fork` does not get them one by one: nothing can be removed
 # from its list, which would grow with each service that is opened.
 _methods: dict[int, tuple[Callable[[], object], Callable[..., object]]] = {}
 

@@ -74,7 +74,7 @@ class HealthEvaluator:
         *,
         list_pools: Callable[[], Sequence[PoolUse]],
         clock: Callable[[], datetime],
-        find_bypass: Callable[[], str | None] = lambda: None,
+        find_bypass: Callable[[], str | None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings

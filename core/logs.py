@@ -21,9 +21,9 @@ LogFormat = Literal["text", "json"]
 
 # At DEBUG, peewee logs every statement with its parameters. `core.database.query_log` logs statements without
 # parameters.
-SILENCED = ("peewee",)
+SILENCED_LOGGERS = ("peewee",)
 
-OWN = ("core", "dashboard", "exporter", "echo_markets", "__main__")
+OWN_LOGGERS = ("core", "dashboard", "exporter", "echo_markets", "__main__")
 """The loggers that may log at DEBUG. Other libraries log cookies and headers at this level."""
 
 # Matches characters that end a line, move the cursor, or change colours or the direction of writing, and
@@ -37,9 +37,9 @@ def configure_logs(level: str, form: LogFormat) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler])
     logging.captureWarnings(True)
-    for name in OWN:
+    for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(level if level == "DEBUG" else logging.NOTSET)
-    for name in SILENCED:
+    for name in SILENCED_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -119,13 +119,10 @@ def _describe(error: BaseException) -> Iterator[str]:
         yield "".join(traceback.format_tb(error.__traceback__)).rstrip()
     if isinstance(error, psycopg2.Error | peewee.PeeweeException):
         state = getattr(error, "pgcode", None)
-        yield f"{_name(error)}{f': SQLSTATE {state}' if state else ''}"
+        kind = type(error)
+        yield f"{kind.__module__}.{kind.__qualname__}{f': SQLSTATE {state}' if state else ''}"
     else:
         yield escape_controls("".join(traceback.format_exception_only(error)).rstrip())
-
-
-def _name(error: BaseException) -> str:
-    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -272,7 +272,10 @@ class _LockWait:
         self._waited_seconds = 0.0
 
     def note(self, holders: list[tuple[int, str, int]]) -> None:
-        """Count one more pause, because `holders` have the lock. Raises `MigrationFailed` after the limit."""
+        """Count one more pause, because `holders` have the lock.
+
+        Raises `MigrationFailed` when the time limit is reached.
+        """
         who = ", ".join(f"{name} (process {pid}) for {seconds} s" for pid, name, seconds in holders)
         if self._waited_seconds == 0:
             logger.warning(

@@ -8,15 +8,15 @@ import threading
 from core.errors import EchoMarketsError, PoolTimeout
 from core.service import EnhancedDatabaseService
 
-WAITING = 3
+WAITING_THREADS = 3
 """The number of threads that wait for a connection, each until DATABASE_POOL_TIMEOUT."""
 
 
 def occupy_pool(service: EnhancedDatabaseService, *, connections: int, stopping: threading.Event) -> None:
-    """Hold all `connections` of the pool until `stopping` is set, while WAITING more threads wait."""
+    """Hold all `connections` of the pool until `stopping` is set, while WAITING_THREADS more threads wait."""
     threads = [
         threading.Thread(target=_occupy, args=(service, stopping), name=f"occupier-{number}")
-        for number in range(connections + WAITING)
+        for number in range(connections + WAITING_THREADS)
     ]
     for thread in threads:
         thread.start()

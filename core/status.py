@@ -40,14 +40,14 @@ def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseServic
         why = f"the exporter gave none: {error}"
     else:
         if scrape.stack is not None or settings.exporter_url is not None:
-            check_stack(scrape.stack, settings)
+            _check_stack(scrape.stack, settings)
             return scrape, f"the exporter of stack {scrape.stack or 'unknown'}, all processes"
         why = f"what answers at {redact(url)} is no exporter of Echo Markets"
     with open_own() as service:
         return scrape_own(service.metrics, service.health()), f"this process alone; {why}"
 
 
-def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
+def _check_stack(answering: StackIdentity | None, settings: Settings) -> None:
     """Raise `SettingsError` if the exporter of another stack has answered, and EXPORTER_URL is not set.
 
     `answering` is the stack of the exporter, or None if it is unknown.

@@ -11,7 +11,7 @@ import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import StackError
-from core.pool_drill import WAITING, occupy_pool
+from core.pool_drill import WAITING_THREADS, occupy_pool
 from core.stack.drills import RunningStack, hang_valkey
 from core.stack.folder import StackFolder
 from core.stack.local import resume_paused
@@ -94,8 +94,12 @@ def test_an_occupied_pool_is_full_until_the_stop_request(settings: Settings) -> 
         thread.start()
         try:
             assert wait_until(lambda: service.pool_stats().pool_in_use == LIMIT, seconds=SECONDS)
-            assert wait_until(lambda: service.pool_stats().requests_waiting == WAITING, seconds=SECONDS)
-            assert wait_until(lambda: service.pool_stats().requests_errors >= WAITING, seconds=SECONDS)
+            assert wait_until(
+                lambda: service.pool_stats().requests_waiting == WAITING_THREADS, seconds=SECONDS
+            )
+            assert wait_until(
+                lambda: service.pool_stats().requests_errors >= WAITING_THREADS, seconds=SECONDS
+            )
             # at any moment: the requests do not all pause between two attempts
             looks = [is_waited_for(service) for _ in range(200)]
             assert sum(looks) > 190

@@ -230,7 +230,13 @@ NO_POOL = PoolUse(10, 0, 0, 0, 0, is_exhausted=False)
 @contextlib.contextmanager
 def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
     """Open an evaluator beside any service."""
-    yield HealthEvaluator(settings, list_pools=lambda: [NO_POOL], clock=clock.read, monotonic=clock.monotonic)
+    yield HealthEvaluator(
+        settings,
+        list_pools=lambda: [NO_POOL],
+        clock=clock.read,
+        find_bypass=lambda: None,
+        monotonic=clock.monotonic,
+    )
 
 
 def test_an_evaluation_is_kept_for_two_seconds_with_its_timestamp(settings: Settings) -> None:

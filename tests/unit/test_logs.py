@@ -11,7 +11,7 @@ import peewee
 import psycopg2
 import pytest
 
-from core.logs import OWN, JsonFormatter, LogFormat, TextFormatter, configure_logs
+from core.logs import OWN_LOGGERS, JsonFormatter, LogFormat, TextFormatter, configure_logs
 
 FIELDS = {"operation": "get_user_by_id", "duration_ms": 12.5, "statement": "SELECT 1 = %s"}
 SECRET = "alice@example.org"
@@ -27,7 +27,7 @@ def root() -> Iterator[logging.Logger]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("peewee").setLevel(silenced)
-    for name in OWN:
+    for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
