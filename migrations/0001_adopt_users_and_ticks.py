@@ -1,13 +1,13 @@
 """Create the tables `users` and `ticks`, or adopt existing tables with these names.
 
-Adoption keeps every row: missing columns are added, types are converted in place,
-and ticks of one symbol with the same timestamp are moved apart by microseconds so
-that (symbol, timestamp) can be unique. The changes are recorded in the table's comment.
-With this record, `down` reverts an adopted table and drops only a table that `up` created.
+Adoption keeps every row. Missing columns are added, and types are converted in place. Ticks of one symbol
+with the same timestamp are moved apart by microseconds, because (symbol, timestamp) has to be unique. The
+changes are recorded in the table's comment. With this record, `down` reverts an adopted table and drops only
+a table that `up` created.
 
-Tables of another application are refused. A table is taken to be another application's
-if foreign keys, triggers or policies depend on it, or if only one of the two tables exists.
-The comment `echo-markets` on a table overrides this check.
+Tables of another application are refused. A table counts as another application's if objects such as foreign
+keys, triggers or policies depend on it, or if only one of the two tables exists. The comment `echo-markets`
+on a table overrides this check.
 """
 
 import json
@@ -63,14 +63,14 @@ INDEXES = {
 
 
 TABLES = {"users": USERS, "ticks": TICKS}
-# With this comment on a table, its owner requests the adoption.
+# The owner of a table requests its adoption with this comment on the table.
 OURS = "echo-markets"
 FIND = """
     SELECT c.relkind::text, pg_has_role(c.relowner, 'USAGE'), obj_description(c.oid, 'pg_class')
     FROM pg_class c WHERE c.relname = %s
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"""
 KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "p": "a partitioned table"}
-# Lists the objects that depend on a table, as texts for the error message.
+# Lists the signs that a table belongs to another application, as texts for the error message.
 SIGNS = """
     SELECT 'foreign key ' || conname || ' of ' || conrelid::regclass FROM pg_constraint
     WHERE contype = 'f' AND %(table)s::regclass IN (conrelid, confrelid)
@@ -128,21 +128,24 @@ def down(_migrator: Any, db: Any) -> None:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {column} {change}")
         for column, before in done["retyped"].items():
             convert(db, table, column, before)
-        # None for a record of an earlier version, which did not store the original comment
+        # an earlier version of this migration did not store the comment
         write_comment(db, table, done.get("comment"))
 
 
 def find(db: Any, table: str) -> dict[str, Any] | None:
-    """Return the kind, ownership and comment of a relation in the current schema, None if it does not exist.
+    """Return the kind, ownership and comment of a relation in the current schema, or None.
 
-    Other schemas of the search path are ignored.
+    Relations in other schemas of the search path are ignored.
     """
     row = db.execute_sql(FIND, (table,)).fetchone()
     return row and dict(zip(("kind", "is_owned", "comment"), row, strict=True))
 
 
 def check_ours(db: Any, table: str, here: dict[str, Any], *, has_both: bool) -> None:
-    """Raise when a table cannot be adopted, or belongs to another application."""
+    """Raise `RuntimeError` if a table cannot be adopted or belongs to another application.
+
+    `here` is the result of `find`. `has_both` is true if both tables exist.
+    """
     if here["kind"] != "r":
         refuse(table, f"is {KINDS.get(here['kind'], 'no table')}")
     if not here["is_owned"]:
@@ -165,7 +168,7 @@ def check_ours(db: Any, table: str, here: dict[str, Any], *, has_both: bool) -> 
 
 
 def refuse(table: str, reason: str) -> None:
-    """Raise an error that contains the reason and the remedies."""
+    """Raise `RuntimeError` with the reason and the remedies."""
     raise RuntimeError(
         f"table {table} {reason}; give Echo Markets a schema of its own, ?options=-csearch_path%3DNAME in"
         f" the URL; if it is its own table, correct that and say so: COMMENT ON TABLE {table} IS '{OURS}'"
@@ -179,7 +182,7 @@ def write_comment(db: Any, table: str, comment: str | None) -> None:
 
 
 def create(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
-    """Create the table with all columns; return the record for its comment."""
+    """Create a table with all its columns, and return the record for its comment."""
     body = ", ".join(f"{name} {definition}" for name, definition in columns.items())
     key = ", CONSTRAINT users_pkey PRIMARY KEY (id)" if table == "users" else ""
     db.execute_sql(f"CREATE TABLE {table} ({body}{key})")
@@ -187,7 +190,7 @@ def create(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
 
 
 def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
-    """Add and convert columns of an existing table; return the record of the changes."""
+    """Add and convert columns of an existing table, and return the record of the changes."""
     found = {
         name: (kind, not_null, default)
         for name, kind, not_null, default in db.execute_sql(COLUMNS, (table,)).fetchall()
@@ -211,7 +214,7 @@ def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT")
             try:
                 convert(db, table, name, kind)
-            except Exception as error:  # an error of any driver
+            except Exception as error:  # drivers have different error classes
                 reason = str(error).strip().splitlines()[0]
                 refuse(table, f"has {name} as {old_kind}, which cannot become {kind} ({reason})")
             done["retyped"][name] = old_kind
@@ -239,7 +242,7 @@ def parse(definition: str) -> tuple[str, bool, str | None]:
 
 
 def convert(db: Any, table: str, column: str, kind: str) -> None:
-    """Change a column's type; times without a time zone are interpreted as UTC."""
+    """Change the type of a column. Times without a time zone are interpreted as UTC."""
     [(old_kind,)] = db.execute_sql(
         """SELECT format_type(atttypid, atttypmod) FROM pg_attribute
            WHERE attrelid = %s::regclass AND attname = %s""",
@@ -251,7 +254,7 @@ def convert(db: Any, table: str, column: str, kind: str) -> None:
 
 
 def fill(db: Any, table: str, column: str, default: str | None) -> None:
-    """Set NULLs in a required column to its default; raise if it has NULLs and no default."""
+    """Set NULLs in a required column to its default; raise `RuntimeError` if it has NULLs and no default."""
     if default is None and (table, column) == ("users", "username"):
         default = "'player-' || id"
     [(empty,)] = db.execute_sql(f"SELECT count(*) FROM {table} WHERE {column} IS NULL").fetchall()
@@ -262,7 +265,7 @@ def fill(db: Any, table: str, column: str, default: str | None) -> None:
 
 
 def has_primary_key(db: Any, table: str) -> bool:
-    """Say whether the table has a primary key."""
+    """Return whether the table has a primary key."""
     return bool(
         db.execute_sql(
             "SELECT 1 FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'p'", (table,)
@@ -271,7 +274,10 @@ def has_primary_key(db: Any, table: str) -> bool:
 
 
 def separate_equal_timestamps(db: Any) -> None:
-    """Move ticks of one symbol with equal times back by microseconds; the last written one keeps its time."""
+    """Move ticks back by microseconds until no ticks of a symbol have the same time.
+
+    Of ticks with the same time, the last stored tick keeps its time.
+    """
     while True:
         moved = db.execute_sql(
             """UPDATE ticks SET timestamp = ticks.timestamp - n * interval '1 microsecond'
@@ -285,7 +291,10 @@ def separate_equal_timestamps(db: Any) -> None:
 
 
 def add_checks(db: Any, table: str) -> list[str]:
-    """Add the constraints and return their names; one that old rows break is enforced for new rows only."""
+    """Add the constraints of a table, and return their names.
+
+    A constraint that existing rows violate is enforced for new rows only.
+    """
     for name, condition in CHECKS[table].items():
         db.execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
         [(broken,)] = db.execute_sql(
@@ -297,7 +306,10 @@ def add_checks(db: Any, table: str) -> list[str]:
 
 
 def add_indexes(db: Any, table: str) -> list[str]:
-    """Create the indexes and return their names; an existing unique index with another name is sufficient."""
+    """Create the indexes of a table, and return their names.
+
+    A unique index is not created if a unique index on the same columns exists.
+    """
     names = []
     for name, statement in INDEXES[table].items():
         if " UNIQUE " in statement and has_unique_index(db, table, statement):
@@ -308,7 +320,7 @@ def add_indexes(db: Any, table: str) -> list[str]:
 
 
 def has_unique_index(db: Any, table: str, statement: str) -> bool:
-    """Say whether a unique index on the statement's columns exists, without expressions or condition."""
+    """Return whether a unique index without expressions or condition has the columns of `statement`."""
     columns = [part.strip() for part in statement.rpartition("(")[2].rstrip(")").split(",")]
     return bool(
         db.execute_sql(

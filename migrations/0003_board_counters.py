@@ -1,14 +1,16 @@
 """Count the entries of each leaderboard in buckets, so that ranks and deep pages read one bucket.
 
-`leaderboard_counters` has, for each leaderboard, the start of each bucket and its number of entries, which
-is the sum over all rows with the same start. Writers only insert rows, so they neither wait for each other
-nor deadlock. `leaderboard_fold` replaces the rows with the same start by their sum, and splits buckets that
-have grown. A start is a position in the order of a leaderboard (score descending, created_at, id); `depth`
-is minus the score. So buckets stay small for any scores, even for a million equal ones.
+`leaderboard_counters` has the start of each bucket and a number of entries. A bucket can have several rows
+with the same start, and its number of entries is the sum over these rows. Writers only insert rows, so they
+do not wait for each other and cannot deadlock. `leaderboard_fold` replaces the rows of a bucket by their sum,
+and splits buckets that have grown. A start is a position in the order of a leaderboard (score descending,
+created_at, id); `depth` is minus the score. So buckets stay small for any scores, even for a million equal
+scores.
 
 A bucket can be split only when no uncommitted transaction has counted with its old start. Therefore writers
-hold a shared advisory lock until they commit, and a split gives up unless it gets the exclusive lock
-immediately. A split runs just before the commit and waits for no lock, so it cannot cause a deadlock.
+hold a shared advisory lock until they commit. A split needs the exclusive lock, and gives up if it does not
+get the lock immediately. A split runs just before the commit and waits for no lock, so it cannot cause a
+deadlock.
 """
 
 from typing import Any
@@ -29,13 +31,13 @@ INDEX = """
     CREATE INDEX leaderboard_counters_bucket ON leaderboard_counters
         (session_date, category, depth, created_at, id) INCLUDE (entries)"""
 
-# At most 64 locks for any number of leaderboards in a statement: the server's lock table is small.
+# A statement takes at most 64 locks for any number of leaderboards, because the server's lock table is small.
 LOCK_SLOT = """
     CREATE FUNCTION leaderboard_lock_slot(day date, board varchar) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashtext((day - date '2000-01-01')::text || ':' || board) & 63"""
 
-# The numbers are "bord" and "fold" in ASCII.
+# The keys of two advisory locks ("bord" and "fold" in ASCII).
 WRITERS, FOLDERS = 0x626F7264, 0x666F6C64
 
 _ATTRIBUTE = """
@@ -58,8 +60,8 @@ _LOCK = f"""
         RETURN NULL;
     END IF;"""
 _KEYS = "session_date, category, score, created_at, id"
-# An update of final ranks changes no position, so this join returns no rows. Locks are taken for these rows
-# all the same, because a second join to exclude them would cost more.
+# An update of final ranks moves no entry, so this join returns no rows for it. Locks are taken for the
+# updated entries all the same, because a second join to exclude them would cost more.
 _UPDATED = """
     SELECT v.* FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
     CROSS JOIN LATERAL (VALUES
@@ -72,8 +74,8 @@ _UPDATED = """
 _TOUCHED = "SELECT session_date, category FROM old_rows UNION SELECT session_date, category FROM new_rows"
 
 # A plan is cached for the life of the connection, and may be made while the table of counters is small. The
-# settings force index scans also in that case.
-# Read committed is required: with a snapshot from before the lock, the starts of buckets could be outdated.
+# settings force index scans in that case too. Read committed is required: a snapshot from before the lock
+# could have outdated starts of buckets.
 COUNT = f"""
     CREATE FUNCTION leaderboard_count() RETURNS trigger LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -99,7 +101,7 @@ COUNT = f"""
         RETURN NULL;
     END $$"""
 
-# Divides entries into buckets of `target` entries; the first one keeps the start of the divided bucket.
+# Divides entries into buckets of `target` entries. The first bucket keeps the start of the divided bucket.
 _PIECES = """
     SELECT session_date, category,
            CASE WHEN piece = 0 THEN {depth} ELSE -max(score) END,
@@ -133,7 +135,7 @@ _BUCKET_ROWS = f"""(
 _BUCKET_PIECES = _PIECES.format(
     depth="first.depth", created_at="first.created_at", id="first.id", target="target", rows=_BUCKET_ROWS
 )
-# Merges buckets: when all scores grow, the old buckets remain without entries.
+# Merges buckets. If all scores grow, the old buckets remain without entries.
 _MERGE = """
             WITH removed AS (
                 DELETE FROM leaderboard_counters WHERE session_date = day AND category = board
@@ -157,7 +159,7 @@ FOLD = f"""
         sparse boolean;
         first record;
     BEGIN
-        -- an older snapshot could not see what others have folded since
+        -- an older snapshot would not contain the rows that others have folded since
         IF current_setting('transaction_isolation') <> 'read committed'
            OR NOT pg_try_advisory_xact_lock({FOLDERS}, slot) THEN
             RETURN;
@@ -171,7 +173,7 @@ FOLD = f"""
                 DELETE FROM leaderboard_counters WHERE session_date = day AND category = board
                 RETURNING *
             )
-            -- an empty bucket stays: somebody may have counted into it and not yet committed
+            -- an empty bucket stays: an uncommitted transaction may have counted an entry in it
             INSERT INTO leaderboard_counters (session_date, category, depth, created_at, id, entries)
             SELECT day, board, depth, created_at, id, sum(entries) FROM folded GROUP BY 3, 4, 5;
         END IF;
@@ -206,8 +208,8 @@ FOLD_LATER = """
         PERFORM leaderboard_fold(NEW.session_date, NEW.category);
         RETURN NULL;
     END $$"""
-# Folds at random, so that no state is needed: about once for as many new entries as a bucket can have, and
-# once for 4,000 rows of counters, which a reader sums in a millisecond.
+# Folds at random, so that no state has to be stored. A fold runs about once for as many new entries as a
+# bucket can have, and once for 4,000 rows of counters. A reader sums 4,000 rows in a millisecond.
 FOLDING = f"""
     CREATE CONSTRAINT TRIGGER leaderboard_counters_fold AFTER INSERT ON leaderboard_counters
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW

@@ -1,25 +1,24 @@
 """Partition `ticks` by month, so that old history can be dropped without a scan.
 
-Monthly partitions begin with the first tick, but at most two years ago. Older ticks, such
-as imported history, are in `ticks_before`, which has no lower bound. The ranges have no gap,
-so a search for the latest tick can go from the newest partition to the oldest and stop at
-the first hit. `ticks_default` contains only ticks that are later than the last month; it is
-empty unless maintenance has stopped.
+Monthly partitions begin with the first tick, but at most two years ago. Older ticks, such as imported
+history, are in `ticks_before`, which has no lower bound. The ranges have no gap, so a search for the latest
+tick can go from the newest partition to the oldest and stop at the first hit. `ticks_default` contains only
+ticks that are later than the last month. It is empty unless maintenance has stopped.
 
-All rows, columns, checks and indexes are kept, also those of an adopted table, except unique
-indexes without `timestamp`: they cannot exist on partitions, and `down` creates them again.
+All rows, columns, checks and indexes are kept, also those of an adopted table, except unique indexes without
+`timestamp`. Such indexes cannot exist on partitions, and `down` creates them again.
 
-`symbols` lists every symbol that had ticks, with the month of its latest tick, because a
-query for these would plan and read every partition. Triggers add new symbols and update the
-month, which happens once a month per symbol. Only maintenance removes symbols that have no
-ticks any more; it blocks writers during this.
+`symbols` lists every symbol that had ticks, with the month of its latest tick. Without this table, a query
+for the symbols would plan and read every partition. Triggers add new symbols and update the month; the month
+changes once a month per symbol. Only maintenance removes symbols without ticks, and it blocks writers during
+this.
 """
 
 import json
 from datetime import UTC, datetime
 from typing import Any
 
-# The planning of a query on two years of months takes about a millisecond.
+# Planning a query on the monthly partitions of two years takes about a millisecond.
 MONTHS_BACK = 24
 MONTHS_AHEAD = 2
 
@@ -74,7 +73,8 @@ SYMBOLS = (
            ON CONFLICT (symbol) DO UPDATE SET month = EXCLUDED.month WHERE s.month < EXCLUDED.month;
            RETURN NEW;
        END $$""",
-    # before: a row that moves to another partition is no update to what comes after
+    # BEFORE, because an update that moves a row to another partition does not fire an AFTER trigger for
+    # updates
     """CREATE TRIGGER ticks_moved BEFORE UPDATE OF symbol, timestamp ON ticks
        FOR EACH ROW EXECUTE FUNCTION ticks_note_move()""",
 )
@@ -128,7 +128,10 @@ def name(month: int) -> str:
 
 
 def rebuild(db: Any, *, partitions: list[tuple[str, str]]) -> list[str]:
-    """Replace `ticks` by a copy, with or without partitions; return statements for the indexes left out."""
+    """Replace `ticks` by a copy with these partitions, or without partitions if the list is empty.
+
+    Returns statements that create the indexes which cannot exist on partitions.
+    """
     run(db, "LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
     columns = ", ".join(column for (column,) in query(db, COLUMNS))
     checks, indexes, grants = query(db, CHECKS), query(db, INDEXES), query(db, GRANTS)
@@ -145,7 +148,7 @@ def rebuild(db: Any, *, partitions: list[tuple[str, str]]) -> list[str]:
     for sequence, column, is_identity in sequences:
         keep_sequence(db, sequence, column, is_identity=is_identity)
     run(db, "DROP TABLE ticks_old")
-    # after the rows are copied: old rows may break a check that is NOT VALID
+    # add the checks after the copy: old rows may violate a check that is NOT VALID
     for check, condition in checks:
         run(db, f"ALTER TABLE ticks ADD CONSTRAINT {check} {condition}")
     for statement, fits in indexes:

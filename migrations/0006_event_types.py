@@ -1,4 +1,4 @@
-"""Index market events by type, so that the list of types, and a filter by a rare type, read few rows.
+"""Index market events by type. Then the list of types, and a filter by a rare type, read few rows.
 
 There is no index by symbol: each symbol has many events, so the newest events are read until enough match.
 """

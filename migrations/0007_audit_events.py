@@ -1,4 +1,4 @@
-"""Create the table of the actions of operators."""
+"""Create the table `audit_events`, which records the actions of operators."""
 
 from typing import Any
 

@@ -1,17 +1,18 @@
 """Move the most frequent statements of a game into functions, and choose the best size of buckets.
 
-PostgreSQL plans a statement each time it is sent as text, which takes longer than to read a rank or write a
+PostgreSQL plans a statement each time it is sent as text. This takes longer than to read a rank or write a
 score. The statements in a function are planned once per connection, also behind a transaction pooler. A plan
 may be made while the tables are empty. Therefore the functions have settings that prevent full table scans.
 
 The number of entries in a bucket is about the square root of those in its leaderboard, at least 64. A rank
-reads a part of one bucket and the counters of the buckets before it; with this size, both grow as slowly as
+reads a part of one bucket and the counters of the buckets before it. With this size, both grow as slowly as
 possible. In return, counters are folded more often, about once per hundred changed scores.
 """
 
 from typing import Any
 
-# Use the schema of the migration with any search path of the session, and plan once.
+# With these settings a function uses the schema of the migration for any search path of the session, and
+# plans its statements once.
 PLANNED_ONCE = """
     SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off"""
@@ -107,7 +108,7 @@ def up(_migrator: Any, db: Any) -> None:
         BUCKET_SIZE,
         _FOLD_LATER.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)"),
         _DROP_FOLDING,
-        # about once for as many new entries as the smallest bucket can have
+        # a fold runs about once for as many new entries as the smallest bucket can have
         _FOLDING.format(chance=f"greatest(NEW.entries / {2 * LEAST}.0, 0.001)"),
         RANK,
         SET_SCORE,

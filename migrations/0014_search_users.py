@@ -29,7 +29,7 @@ SEARCH = f"""
         high text := rtrim(low, chr(1114111));
         last integer := ascii(right(high, 1));
     BEGIN
-        -- the numbers between are of no letter
+        -- no character has a code point between 55295 and 57344
         high := left(high, -1) || chr(CASE last WHEN 55295 THEN 57344 ELSE last + 1 END);
         RETURN QUERY SELECT {_COLUMNS} FROM ({_branch("username")}
             UNION {_branch("name")}

@@ -1,8 +1,8 @@
 """Fold the counters of a leaderboard at most once in a transaction.
 
-A fold inserts rows, each with the number of entries in a bucket, and each such row triggered another fold
-with a probability of one half. On a leaderboard with a thousand writes per second, every fold found enough
-new rows to fold again, so that one write in several thousand folded for seconds.
+A fold inserts one row for each bucket, with the number of its entries. Each of these rows triggered another
+fold with a probability of one half. On a leaderboard with a thousand writes per second, every fold found
+enough new rows to fold again. So one write in several thousand folded for seconds.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ _FOLD_LATER = """
     {body}$$"""
 ONCE = """DECLARE
         folded text := COALESCE(current_setting('echo_markets.folded', true), '');
-        -- a category may have any character but a line break
+        -- a category can have every character except a line break
         leaderboard text := NEW.session_date || ' ' || NEW.category || E'\\n';
     BEGIN
         IF position(leaderboard IN folded) = 0 THEN
-            -- to the end of the transaction
+            -- the setting is reset at the end of the transaction
             PERFORM set_config('echo_markets.folded', folded || leaderboard, true);
             PERFORM leaderboard_fold(
                 NEW.session_date, NEW.category, leaderboard_bucket_size(NEW.session_date, NEW.category)
@@ -37,6 +37,6 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Restore the fold for each row that triggers one."""
+    """Make every row that triggers a fold run it again."""
     each_time = EACH_TIME.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)")
     db.execute_sql(_FOLD_LATER.format(body=each_time).replace("%", "%%"))

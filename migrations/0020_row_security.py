@@ -1,9 +1,9 @@
 """Let the database decide which rows a player reads and writes.
 
 This migration switches row security on for the tables with rows of players, also for the owner of these
-tables, with a policy that lets every role pass; privileges decide what a role may do with a table. The role
-of players does not exist in every database. Therefore the policies that limit this role to a player's own
-rows are in `core.database.row_security`, and are created together with its privileges.
+tables. Its policy lets every role pass, and privileges decide what a role may do with a table. The role of
+players does not exist in every database. Therefore the policies that limit this role to a player's own rows
+are in `core.database.row_security`, and are created together with the privileges of the role.
 
 A leaderboard shows the usernames of other players. A separate view contains the usernames. The view is
 subject to the policies of its owner, so that a player sees no other column of another user.
@@ -13,9 +13,10 @@ from typing import Any
 
 TABLES = ("users", "portfolios", "positions", "trades", "quests")
 PLAYER = "echo_markets_player"
-# Ranks and usernames are public, so the function runs with its owner's rights, with a fixed search path.
+# Ranks and usernames are public, so this function runs with its owner's rights and a fixed search path.
 RANK = "leaderboard_rank(uuid, date, varchar)"
-# Revokes the role's privileges: without its policies, the role would see the rows of all players.
+# Revokes the privileges of the role of players: without its policies, the role would see the rows of all
+# players.
 TAKE_AWAY = """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN

@@ -1,16 +1,19 @@
 """Make `audit_events` the audit log: append-only, partitioned by month, with row changes, sealed in batches.
 
 An event is an action of an operator or a change of a row by a person. The outcome of an action is a second
-event, because no event is ever updated. Triggers write row changes while `app.actor` is set; without it they
-cost nothing. Events never contain e-mail addresses. Events are removed only when their month is dropped.
+event, because no event is ever updated. Triggers write row changes while `app.actor` is set; without this
+setting they cost nothing. Events never contain e-mail addresses. Events are removed only when their month is
+dropped.
 
 A seal lists a batch of events with a digest of each. The hash of a seal includes the hash of the previous
 seal, so no event or seal can be changed or removed without a trace. Events of a transaction that commits late
 are not missed: a seal contains every event that is visible and in no seal yet. `up_to` only limits the
-search: all events of transactions with lower ids are sealed, because none of these was still running
-(`pg_snapshot_xmin`). In a restored dump, transaction ids start anew; `system` shows that the server is a
-different one. The first seal on that server searches all events. Later seals skip events with higher
-transaction ids than the server has used, because the first one has sealed them.
+search: all events of transactions with lower ids are sealed, because none of these transactions was still
+running (`pg_snapshot_xmin`).
+
+In a restored dump, transaction ids start anew; `system` shows that the server is a different one. The first
+seal on that server searches all events. Later seals skip events with higher transaction ids than the server
+has used, because the first seal has sealed them.
 """
 
 from datetime import UTC, datetime
@@ -22,7 +25,8 @@ MONTHS_AHEAD = 2
 MONTHS_BACK = 36
 # The key of an advisory lock: an arbitrary constant ("seal" in ASCII).
 SEAL_LOCK = 0x7365616C
-# A seal has a list of 48 bytes per event: at most a few hundred kilobytes.
+# Maximum number of events in a seal. A seal has 48 bytes per event, so it has at most a few hundred
+# kilobytes.
 SEALED_AT_ONCE = 5_000
 
 TABLE = f"""
@@ -67,7 +71,8 @@ SEALS = (
         previous_hash bytea NOT NULL,
         hash bytea NOT NULL
     )""",
-    # EXTERNAL: digests cannot be compressed, and parts of an uncompressed value can be read alone
+    # EXTERNAL stores a value uncompressed: digests cannot be compressed, and a part of the value can be read
+    # alone
     "ALTER TABLE audit_seals ALTER COLUMN manifest SET STORAGE EXTERNAL",
     "CREATE INDEX audit_seals_range ON audit_seals USING gist (tstzrange(first_at, last_at, '[]'))",
 )
@@ -89,14 +94,14 @@ KEEP = tuple(
 
 # -- changes of rows -----------------------------------------------------------------------
 
-# Each table with the columns that are not audited, because their changes are no action of a person.
+# For each audited table, the columns whose changes are not recorded, because they are no action of a person.
 AUDITED = {
     "users": "last_active,updated_at",
     "portfolios": "updated_at",
     "quests": "",
     "leaderboard_entries": "rank",
 }
-# A document shows only that an e-mail address exists, not the address itself.
+# Replaces the e-mail address in a row: the document shows only whether there is an address.
 HIDE = """
     CREATE FUNCTION audit_hide(document jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
     RETURN CASE WHEN document ->> 'email' IS NULL THEN document - 'email_index'
@@ -106,8 +111,7 @@ _INTO = """INSERT INTO audit_events (created_at, actor, action, target, row_key,
 _REQUEST = "nullif(current_setting('app.request_id', true), '')"
 # The settings force a hash join. A plan is cached for the life of the connection, and may be made for one row
 # or for a caller that has disabled hash joins. A nested loop would compare all pairs in a batch of 10,000
-# rows.
-# OFFSET 0 prevents that the planner converts a row to jsonb again for every column.
+# rows. OFFSET 0 keeps the planner from converting a row to jsonb again for every column.
 RECORD = f"""
     CREATE FUNCTION audit_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path FROM CURRENT SET timezone = 'UTC' SET enable_hashjoin = on SET enable_nestloop = off AS $$
@@ -147,7 +151,7 @@ TRIGGERS = tuple(
 
 # -- seals ---------------------------------------------------------------------------------
 
-# `core.queries.audit_seals` computes both independently, because it does not trust the functions here.
+# `core.queries.audit_seals` has the same two expressions, because it does not trust the functions here.
 DIGEST = """sha256(convert_to(jsonb_build_array(
         id, EXTRACT(epoch FROM created_at), actor, action, target, row_key, before, after, outcome, detail,
         request_id, start_id, transaction_id)::text, 'UTF8'))"""
@@ -173,7 +177,7 @@ SEAL = f"""
                 current_setting('transaction_isolation') USING ERRCODE = 'feature_not_supported';
         END IF;
         PERFORM pg_advisory_xact_lock({SEAL_LOCK});
-        -- each statement has a snapshot of its own: what ended before this one is visible to those below
+        -- each statement has its own snapshot: what has ended before this statement is visible to the next
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint INTO horizon;
         SELECT * INTO newest FROM audit_seals ORDER BY number DESC LIMIT 1;
         IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
@@ -213,7 +217,8 @@ SEAL = f"""
 
 # -- months --------------------------------------------------------------------------------
 
-# Events that were inserted before the partition of their month existed stay in the default partition.
+# Creates no partition if the default partition has events of the month. These events were inserted before the
+# partition existed, and stay in the default partition.
 CREATE_MONTH = """
     CREATE FUNCTION audit_create_month(month timestamp with time zone) RETURNS text LANGUAGE plpgsql
     SET search_path FROM CURRENT AS $$
@@ -248,7 +253,7 @@ MAINTAIN = f"""
             RAISE EXCEPTION 'months_ahead is % and keep_months is %; give 0 to 24, and at least 1 or NULL',
                 months_ahead, keep_months USING ERRCODE = 'invalid_parameter_value';
         END IF;
-        -- two at once would both find a month missing
+        -- without this lock, two calls at the same time would create the same month
         PERFORM pg_advisory_xact_lock({SEAL_LOCK});
         created := '{{}}';
         dropped := '{{}}';
@@ -267,7 +272,7 @@ MAINTAIN = f"""
             ORDER BY c.relname
         LOOP
             IF NOT begun THEN
-                -- nobody writes from here on, so every event is sealed before it is dropped
+                -- this lock keeps writers out, so every event is sealed before it is dropped
                 LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE;
                 PERFORM audit_seal();
                 begun := true;
@@ -286,7 +291,7 @@ FUNCTIONS = (
     "audit_refuse()",
 )
 
-# -- what operators did until now ------------------------------------------------------------
+# -- events of the earlier table -------------------------------------------------------------
 
 _SAME = "actor, action, target"
 SET_ASIDE = "CREATE TABLE audit_before AS SELECT * FROM audit_events"
@@ -298,7 +303,7 @@ TAKE_OVER = (
         WHERE outcome <> 'started'""",
     "DROP TABLE audit_before",
 )
-"""Each action becomes two events: its start and, if known, its outcome."""
+"""Each action in the earlier table becomes two events: its start and, if known, its outcome."""
 OLD_TABLE = (
     f"""CREATE TABLE audit_events (
         id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY,
@@ -358,7 +363,10 @@ def down(_migrator: Any, db: Any) -> None:
 
 
 def list_months(first: datetime | None, now: datetime) -> list[str]:
-    """Return the start of each month, from the month of the first event on."""
+    """Return the start of each month from the month of the first event to MONTHS_AHEAD months from now.
+
+    The first month is at most MONTHS_BACK months ago.
+    """
     month = now.year * 12 + now.month - 1
     oldest = month if first is None else min(month, first.year * 12 + first.month - 1)
     months = range(max(oldest, month - MONTHS_BACK), month + MONTHS_AHEAD + 1)

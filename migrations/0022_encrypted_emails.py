@@ -54,7 +54,7 @@ def down(_migrator: Any, db: Any) -> None:
 
 
 def convert(db: Any, change: Callable[[UUID, str], tuple[str, str | None]]) -> int:
-    """Change every address, in batches; return the number of addresses."""
+    """Replace every address by the result of `change`, in batches, and return the number of addresses."""
     after, count = None, 0
     while rows := db.execute_sql(BATCH, (after, after, BATCH_ROWS)).fetchall():
         changed = [(user_id, *change(user_id, email)) for user_id, email in rows]

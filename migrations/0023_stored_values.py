@@ -1,13 +1,15 @@
-"""Add checks for values that the service never stores: invalid names, empty texts, and NaN, which is `>= 0`.
+"""Add checks for values that the service never stores: invalid names, empty texts, and NaN.
 
-Another program, or an earlier release, may have stored such rows. The migration then fails and names them. It
-does not correct the rows, because only their owner knows the intended values. Nor does it add the checks for
-new rows only (NOT VALID): an update of many rows would then fail at the first invalid one.
+PostgreSQL sorts NaN above all numbers, so a check for `>= 0` accepts it. Another program, or an earlier
+release, may have stored such values. The migration then fails and names the rows. It does not correct them,
+because only their owner knows the intended values. It does not add the checks for new rows only (NOT VALID)
+either: an update of many rows would then fail at the first invalid row.
 """
 
 from typing import Any
 
-# An element in the text form of an array: PostgreSQL quotes the symbol NULL and unusual texts.
+# A symbol in the text form of an array. PostgreSQL quotes the symbol NULL and symbols with unusual
+# characters.
 SYMBOL = '"?[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}"?'
 CHECKS = {
     ("users", "users_username_printable"): r"username !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'",

@@ -1,14 +1,15 @@
-"""Create functions for maintenance that needs the owner's rights; they run as the owner.
+"""Create functions for maintenance that needs the owner's rights. The functions run with these rights.
 
-A role that only reads and writes rows can neither create or drop a partition nor ANALYZE a table. It can call
-these functions instead (`core/database/privileges.py`). Their arguments are times, not names. They use the
-schema of the migration with any search path of the caller, and refuse a change that would leave a gap between
-partitions.
+A role that only reads and writes rows cannot create or drop a partition, and cannot ANALYZE a table. It can
+call these functions instead (`core/database/privileges.py`). Their arguments are times, not names. They use
+the schema of the migration for any search path of the caller, and refuse a change that would leave a gap
+between partitions.
 """
 
 from typing import Any
 
-# A limit of a hundred years: the planning time of a statement on all ticks grows with every partition.
+# Maximum number of partitions, for a hundred years. The planning time of a statement on all ticks grows with
+# every partition.
 MOST = 1200
 _AS_OWNER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT"
 # The upper bound of each partition except the default partition.
@@ -17,8 +18,8 @@ _PARTITIONS = r"""
            (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS bound
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
-# Moves rows from the default partition that were inserted before the partition of their month existed. Uses
-# no temporary table, because a role may lack the privilege to create one.
+# Moves the rows of the month out of the default partition; they were inserted before this partition existed.
+# Uses no temporary table, because a role may lack the privilege to create one.
 CREATE = f"""
     CREATE FUNCTION ticks_create_partition(month timestamptz, OUT partition text, OUT moved bigint)
     {_AS_OWNER} AS $$

@@ -1,14 +1,14 @@
 """Let the owner decide how long the audit log is kept, and record each month that is dropped.
 
-The application requests that old months are dropped, and could pass any number of months to keep. Now a table
-that it cannot write contains the minimum number; without a row in this table, no month is dropped. For each
-dropped month, a seal of that month without events is added to the chain of seals. A missing month without
-such a seal was removed in another way.
+The application requests that old months are dropped, and could pass any number of months to keep. The table
+`audit_retention`, which the application cannot write, contains the minimum number. Without a row in this
+table, no month is dropped. For each dropped month, a seal of that month without events is added to the chain
+of seals. A missing month without such a seal was removed in another way.
 """
 
 from typing import Any
 
-# The same as in migration 21: the key of the advisory lock for seals, and the hash of a seal.
+# The same as in migration 0021: the key of the advisory lock for seals, and the hash of a seal.
 SEAL_LOCK = 0x7365616C
 HASH = """sha256(convert_to(jsonb_build_array(
         dropped.number, EXTRACT(epoch FROM dropped.sealed_at), dropped.partition,
@@ -21,7 +21,8 @@ TABLE = """
         CONSTRAINT audit_retention_one CHECK (id = 1),
         CONSTRAINT audit_retention_months CHECK (keep_months BETWEEN 1 AND 1200)
     )"""
-# Without an earlier seal, `up_to` is 0, lower than every transaction id: the next seal searches all events.
+# Without an earlier seal, `up_to` of the new seal is 0, which is lower than every transaction id. So the next
+# seal searches all events.
 DROP_MONTH = f"""
     CREATE FUNCTION audit_drop_month(month text) RETURNS void LANGUAGE plpgsql
     SET search_path FROM CURRENT AS $$
@@ -49,7 +50,7 @@ REFUSE = """
                 HINT = 'run `echo-markets migrate up` with AUDIT_KEEP_MONTHS';
         END IF;"""
 
-# Runs as the owner, with only the rights that the application needs.
+# Runs with the owner's rights, but does only what the application needs.
 MAINTAIN = """
     CREATE OR REPLACE FUNCTION audit_maintain(months_ahead integer, keep_months integer,
                                               OUT created text[], OUT dropped text[])
@@ -64,7 +65,7 @@ MAINTAIN = """
             RAISE EXCEPTION 'months_ahead is % and keep_months is %; give 0 to 24, and at least 1 or NULL',
                 months_ahead, keep_months USING ERRCODE = 'invalid_parameter_value';
         END IF;{refuse}
-        -- two at once would both find a month missing
+        -- without this lock, two calls at the same time would create the same month
         PERFORM pg_advisory_xact_lock({lock});
         created := '{{}}';
         dropped := '{{}}';
@@ -83,7 +84,7 @@ MAINTAIN = """
             ORDER BY c.relname
         LOOP
             IF NOT begun THEN
-                -- nobody writes from here on, so every event is sealed before it is dropped
+                -- this lock keeps writers out, so every event is sealed before it is dropped
                 LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE;
                 PERFORM audit_seal();
                 begun := true;
@@ -104,7 +105,7 @@ HAS_TRACES = "SELECT EXISTS (SELECT FROM audit_seals WHERE events = 0)"
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Limit which months can be dropped; months that are missing already count as dropped by retention."""
+    """Limit which months can be dropped. Months that are missing already count as dropped by retention."""
     for statement in (TABLE, DROP_MONTH, BOUNDED, NOTE_EARLIER):
         run(db, statement)
 

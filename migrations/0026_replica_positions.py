@@ -1,12 +1,12 @@
 """Create a function that checks whether a replica has replayed the WAL up to a position.
 
-A reader calls the function in a statement before the query, in the same message. The snapshot of the query is
-newer than this statement, so the query sees everything that the function found replayed.
+A reader sends the function call and its query in one message, as two statements. The snapshot of the query is
+newer than the call, so the query sees everything up to the position.
 """
 
 from typing import Any
 
-# The errors have SQLSTATEs in a class that neither the SQL standard nor PostgreSQL uses
+# The SQLSTATEs of the errors are in a class that neither the SQL standard nor PostgreSQL uses
 # (core/database/replica.py).
 REQUIRE = """
     CREATE FUNCTION replica_require(wanted pg_lsn) RETURNS void

@@ -1,21 +1,22 @@
 """Count quests by the day on which they end, so that reports on all quests need not read `quests`.
 
-`quest_counters` has, for each group of day, type, kind of reward and status, the number of quests, the
-numbers that were started and that reached half of the target, and the sum of rewards. The value of a group
-is the sum over its rows. Triggers on `quests` only insert rows with the difference that a statement made, so
-that writers neither wait for each other nor deadlock. Occasionally a writer replaces the rows of each group
-by their sum, in `quest_fold`. Every deletion does this too: deletions are rare, and no counts of deleted
-quests must remain.
+`quest_counters` has groups of quests with the same day, type, type of reward and status. For each group it
+has the number of quests, the number of started quests, the number of quests that reached half of the target,
+and the sum of rewards. A group can have several rows, and its values are the sums over these rows.
 
-The functions run as the owner, because a player may update a quest but not the counters.
+Triggers on `quests` only insert rows, with the difference that a statement made. So writers do not wait for
+each other and cannot deadlock. Sometimes a writer replaces the rows of each group by their sum, in
+`quest_fold`. Every deletion does this too: deletions are rare, and no counts of deleted quests must remain.
+
+The functions run with the owner's rights, because a player may update a quest but not the counters.
 """
 
 from typing import Any
 
-# The probability of a fold after a statement. A report reads one row per group, and the rows of the
-# statements since the last fold.
+# The probability of a fold after a statement. A report reads one row per group, and all rows that were
+# inserted since the last fold.
 FOLD_CHANCE = 0.002
-FOLDERS = 0x71666F6C  # "qfol" in ASCII
+FOLDERS = 0x71666F6C  # the key of an advisory lock ("qfol" in ASCII)
 
 TABLE = """
     CREATE TABLE quest_counters (
@@ -44,8 +45,8 @@ _ADDED = "SELECT 1 AS sign, * FROM new_rows"
 _REMOVED = "SELECT -1 AS sign, * FROM old_rows"
 BACKFILL = _ADD.format(rows="SELECT 1 AS sign, * FROM quests")
 _AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
-# Folds at read committed only, because an older snapshot would not see the folds of others; and only one
-# transaction at a time.
+# Folds only at read committed, because an older snapshot would not have the folds of others. Only one
+# transaction folds at a time.
 FOLD = f"""
     CREATE FUNCTION quest_fold() RETURNS void LANGUAGE plpgsql {_AS_OWNER} AS $$
     BEGIN

@@ -1,11 +1,11 @@
 """Order the indexes of trades and of the last activity as the reports read them.
 
-Trades are indexed by session and then by player. This one index replaces two: it finds the trades of a
-portfolio as before, and has the players who traded on the days of a report in order, so that they are counted
-without a look at the trades. A new trade is inserted among those of its session and no longer anywhere.
+Trades are indexed by session and then by player. This index replaces two indexes. It finds the trades of a
+portfolio, and it lists the players who traded on the days of a report in order, so they are counted without
+reading the trades. A new trade is inserted next to the trades of its session.
 
-The index of the last activity has the id of the player too, so it has the whole order of the list of silent
-players, also of those whose last activity is not known.
+The index of the last activity also has the id of the player. So it has the order of the list of silent
+players, including players whose last activity is not known.
 """
 
 from typing import Any
