@@ -148,7 +148,7 @@ class PoolUse(Record, frozen=True):
 class CacheCounts(Record, frozen=True):
     """The counters of one kind of cache key since the process started.
 
-    Fields that begin with `near_` count uses of the near cache, the other fields uses of the shared cache.
+    Fields that begin with `near_` belong to the near cache, the other fields to the shared cache.
     """
 
     requests: int

@@ -13,7 +13,7 @@ from core.records.record import Record
 
 
 class PlayerDay(Record, frozen=True):
-    """One day, with the number of players who played its session, traded in it, or joined on this day."""
+    """One day: how many players played its session, how many traded in it, and how many joined on the day."""
 
     day: date
     played: int
@@ -55,7 +55,7 @@ class Cohort(Record, frozen=True):
 
 
 class PlayerWindow(Record, frozen=True):
-    """The numbers of players who played, joined or returned in the days from `first` to `last`.
+    """The days from `first` to `last`: how many players played, how many joined, and how many returned.
 
     `returned` counts the players who played a session in these days after at least 7 days without a session.
     """

@@ -46,8 +46,9 @@ class LeaderboardSummary(Record, frozen=True):
 class PeriodEntry(Record, frozen=True):
     """A player on a leaderboard over several sessions.
 
-    `score` is the mean score, in which a session without a score counts as 0. `sessions` is the number of
-    sessions with a score. Players with equal sums share `rank`.
+    The requested base is subtracted from each score. `score` is the mean of these differences, in which a
+    session without a score counts as 0. `sessions` is the number of sessions with a score. Players with equal
+    sums share `rank`.
     """
 
     user_id: UUID
