@@ -58,27 +58,19 @@ def insert_event(
     database: Database,
     event: AuditEvent,
     *,
-    event_id: UUID | None = None,
-    created_at: datetime | None = None,
     start_id: UUID | None = None,
 ) -> None:
     """Insert an event.
 
     With `start_id` the event is an outcome: `start_id` is the id of the event that started the action.
-    `event_id` and `created_at` replace those of the event.
     """
-    names = ("actor", "action", "target", "outcome", "detail", "request_id")
-    values: dict[str, Any] = {name: getattr(event, name) for name in names}
-    values |= {
-        "id": event_id or event.id,
-        "created_at": created_at or event.created_at,
-        "start_id": start_id,
-    }
-    database.execute_sql(INSERT, values)
+    names = ("id", "created_at", "actor", "action", "target", "outcome", "detail", "request_id")
+    values = {name: getattr(event, name) for name in names}
+    database.execute_sql(INSERT, {**values, "start_id": start_id})
 
 
 def list_actions(
-    database: Database, limit: int, *, after: tuple[datetime, UUID] | None = None
+    database: Database, limit: int, *, after: tuple[datetime, UUID] | None
 ) -> tuple[AuditEvent, ...]:
     """Return a page of up to `limit` actions with their outcomes, newest first.
 
@@ -91,7 +83,7 @@ def list_changes(
     database: Database,
     limit: int,
     *,
-    after: tuple[datetime, UUID] | None = None,
+    after: tuple[datetime, UUID] | None,
     row_key: UUID | None = None,
 ) -> tuple[AuditEvent, ...]:
     """Return a page of up to `limit` changes of rows, newest first.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from core.database import Database
-from core.queries.rows import fetch_all, find_one
+from core.queries.rows import fetch_all, fetch_number, find_one
 
 # Longest time that `maintain_months` waits for a lock.
 LOCK_TIMEOUT_MS = 5_000
@@ -89,7 +89,7 @@ def read_id(entry: bytes) -> UUID:
 
 def seal_events(database: Database) -> int:
     """Seal every event that no seal contains yet, and return the number of these events."""
-    return int(database.execute_sql(SEAL).fetchone()[0])
+    return fetch_number(database, SEAL)
 
 
 def maintain_months(

@@ -10,7 +10,7 @@ from peewee import SQL
 from core.database import Database
 from core.models import MarketEvent as MarketEventModel
 from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
-from core.records import EVENT_DAYS, MarketEvent, TradingSession, TradingWindow
+from core.records import DAILY_RETURNS, EVENT_DAYS, MarketEvent, TradingSession, TradingWindow
 
 COLUMNS = list_columns(MarketEvent)
 
@@ -103,13 +103,13 @@ def list_windows(database: Database, time: datetime, width: timedelta) -> tuple[
     return fetch_all(database, build_window, WINDOWS, {"time": time, "width": width})
 
 
-def list_sessions(database: Database, day: date, *, beyond: date, returns: str) -> tuple[TradingSession, ...]:
+def list_sessions(database: Database, day: date, *, beyond: date) -> tuple[TradingSession, ...]:
     """Return the session of a day, the previous session and the next session, oldest first.
 
     A session is left out if it does not exist or is more than `EVENT_DAYS` days away. The next session is
-    before `beyond`. `returns` is the category of the leaderboard of daily returns.
+    before `beyond`.
     """
-    parameters = {"day": day, "beyond": beyond, "returns": returns, "nearby": EVENT_DAYS}
+    parameters = {"day": day, "beyond": beyond, "returns": DAILY_RETURNS, "nearby": EVENT_DAYS}
     return fetch_all(database, build_session, SESSIONS, parameters)
 
 

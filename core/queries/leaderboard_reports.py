@@ -20,7 +20,7 @@ from core.queries.leaderboards import (
     name_leaderboard,
     select_entry,
 )
-from core.queries.rows import REPORT_MEMORY, fetch_all, find_one, get_first, make_builder
+from core.queries.rows import REPORT_MEMORY, fetch_all, fetch_number, find_one, get_first, make_builder
 from core.queries.users import build_prefix, match_prefix
 from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
 
@@ -143,7 +143,7 @@ class Selection(NamedTuple):
 
 def count_entries(database: Database, category: str, session_date: date) -> int:
     """Return the number of entries of a leaderboard."""
-    return _fetch_number(database, COUNT, name_leaderboard(category, session_date))
+    return fetch_number(database, COUNT, name_leaderboard(category, session_date))
 
 
 def count_matches(database: Database, category: str, session_date: date, prefix: str) -> int:
@@ -153,7 +153,7 @@ def count_matches(database: Database, category: str, session_date: date, prefix:
     """
     wanted = build_prefix(prefix)
     parameters = name_leaderboard(category, session_date, **wanted._asdict())
-    return _fetch_number(database, wanted.refine(COUNT_MATCHES), parameters)
+    return fetch_number(database, wanted.refine(COUNT_MATCHES), parameters)
 
 
 def find_worst(database: Database, category: str, session_date: date) -> Decimal | None:
@@ -164,7 +164,7 @@ def find_worst(database: Database, category: str, session_date: date) -> Decimal
 
 def count_from(database: Database, category: str, session_date: date, score: Decimal) -> int:
     """Return the number of entries of a leaderboard whose score is `score` or higher."""
-    return _fetch_number(database, LEADERS, name_leaderboard(category, session_date, score=score))
+    return fetch_number(database, LEADERS, name_leaderboard(category, session_date, score=score))
 
 
 def count_bins(
@@ -215,32 +215,20 @@ def list_period(
 
 
 def list_after(
-    database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
+    database: Database,
+    category: str,
+    session_date: date,
+    last: LeaderboardEntry | None,
+    limit: int,
+    *,
+    ranked: bool,
 ) -> tuple[LeaderboardEntry, ...]:
     """Return up to `limit` entries of a leaderboard after `last` (None: from the start).
 
-    Their rank is 0, because it is not counted.
+    If `ranked` is false, ranks are not counted, and each entry has the rank 0.
     """
-    parameters = _name_place(category, session_date, last, limit)
-    return fetch_all(database, build_entry, AFTER, parameters)
-
-
-def list_ranked_after(
-    database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
-) -> tuple[LeaderboardEntry, ...]:
-    """Return up to `limit` entries of a leaderboard after `last` (None: from the start), with ranks."""
-    parameters = _name_place(category, session_date, last, limit)
-    return fetch_all(database, build_entry, PAGE_AFTER, parameters)
-
-
-def _name_place(
-    category: str, session_date: date, last: LeaderboardEntry | None, limit: int
-) -> dict[str, Any]:
     place: dict[str, Any] = {"score": Decimal("Infinity"), "created_at": None, "id": None}
     if last is not None:
         place = {"score": last.score, "created_at": last.created_at, "id": last.id}
-    return name_leaderboard(category, session_date, limit=limit, **place)
-
-
-def _fetch_number(database: Database, statement: str, parameters: dict[str, Any]) -> int:
-    return int(find_one(database, get_first, statement, parameters) or 0)
+    parameters = name_leaderboard(category, session_date, limit=limit, **place)
+    return fetch_all(database, build_entry, PAGE_AFTER if ranked else AFTER, parameters)

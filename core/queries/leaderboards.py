@@ -19,7 +19,15 @@ from uuid import UUID
 from psycopg2.extras import Json
 
 from core.database import Database
-from core.queries.rows import count_changed, fetch_all, find_one, get_first, list_columns, make_builder
+from core.queries.rows import (
+    count_changed,
+    fetch_all,
+    fetch_number,
+    find_one,
+    get_first,
+    list_columns,
+    make_builder,
+)
 from core.records import LeaderboardEntry, freeze
 
 LEADERBOARD = "session_date = %(day)s AND category = %(category)s"
@@ -278,7 +286,7 @@ def store_ranks(database: Database, session_date: date) -> int:
     database.execute_sql(SORT_MEMORY)
     count_changed(database, CLOSE, {"day": session_date})
     database.execute_sql(RESET_MEMORY)
-    return int(database.execute_sql(COUNT_SESSION, (session_date,)).fetchone()[0])
+    return fetch_number(database, COUNT_SESSION, (session_date,))
 
 
 def list_categories(database: Database, session_date: date) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from core.database import Database
-from core.queries.rows import is_distributed
+from core.queries.rows import collect_columns, is_distributed, quote_element
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.records.game import StoredUser
 
@@ -111,10 +111,7 @@ def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
     database.execute_sql(
         f"DROP TABLE IF EXISTS {staged}; CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
     )
-    columns = {name: list(map(attrgetter(name), records)) for name in target.columns}
-    # Leave out columns that are NULL in every row. Most ticks have values in half of their columns only.
-    nothing = [None] * len(records)
-    columns = {name: values for name, values in columns.items() if values != nothing}
+    columns = collect_columns(records, target.columns)
     with database.cursor() as cursor:
         cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", encode_rows(columns.values()))
     return staged
@@ -159,11 +156,6 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _quote(text: str) -> str:
-    """Quote a text as an element of an array literal. The escapes differ from those of JSON."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 class _Encoders(dict[type, Callable[[Any], str]]):
     """Maps a type to the encoder of its values. A subclass has the encoder of its base class."""
 
@@ -187,7 +179,7 @@ _ENCODERS = _Encoders(
         date: _encode_time,
         datetime: _encode_time,
         dict: lambda document: _escape(json.dumps(document)) if document else "{}",
-        tuple: lambda texts: _escape("{" + ",".join(map(_quote, texts)) + "}"),
+        tuple: lambda texts: _escape("{" + ",".join(map(quote_element, texts)) + "}"),
     }
 )
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from core.database import Database
 from core.queries.leaderboards import count_above
-from core.queries.rows import REPORT_MEMORY, fetch_all, find_one, get_first, make_builder
+from core.queries.rows import REPORT_MEMORY, fetch_all, fetch_number, get_first, make_builder
 from core.queries.users import build_prefix, match_prefix
 from core.records import (
     DAILY_RETURNS,
@@ -26,16 +26,16 @@ from core.records import (
     Streak,
 )
 
-DAYS_REPORTED = 91
-"""The report counts players by the day on which they were last seen, for this number of days."""
+MAX_WEEKS = 13
+"""Maximum number of weeks in the cohorts of the report."""
+DAYS_REPORTED = 7 * MAX_WEEKS
+"""Number of days whose sessions the report reads."""
 
 AWAY_DAYS = 7
 """A player who plays after at least this number of days without a session has returned."""
 
 LONGEST_STREAK = 30
 MATCHES_COUNTED = 10_000
-MAX_WEEKS = 13
-MAX_DAYS = 7 * MAX_WEEKS
 
 _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
@@ -77,15 +77,15 @@ _WINDOWS = (
     _Window(1, 30),
     _Window(31, 30, "earlier"),
 )
-# Selects the days of the last MAX_DAYS days on which a session was held. Each step of the recursion jumps to
-# the next older session in the index.
+# Selects the days, among the last DAYS_REPORTED days, on which a session was held. Each step of the recursion
+# jumps to the next older session in the index.
 HELD = f"""
     WITH RECURSIVE held AS (
         (SELECT max(session_date) AS day FROM portfolios WHERE session_date <= %(today)s)
         UNION ALL
         SELECT (SELECT max(session_date) FROM portfolios WHERE session_date < day)
-        FROM held WHERE day > %(today)s - {MAX_DAYS}
-    ) SELECT day FROM held WHERE day > %(today)s - {MAX_DAYS}"""
+        FROM held WHERE day > %(today)s - {DAYS_REPORTED}
+    ) SELECT day FROM held WHERE day > %(today)s - {DAYS_REPORTED}"""
 
 # These settings group the sessions in the order of the index by player. A hash table of all players does not
 # fit into the caches of a processor, and takes twice as long. The look-ups of older sessions then follow the
@@ -445,7 +445,7 @@ def count_silent(database: Database, silence: Silence, now: datetime) -> int:
     """Return the number of silent players. The count stops at MATCHES_COUNTED."""
     wanted = build_prefix(silence.prefix)
     statement = wanted.refine(COUNT_MATCHES) if silence.prefix else COUNT
-    return int(find_one(database, get_first, statement, _name_silence(silence, now)) or 0)
+    return fetch_number(database, statement, _name_silence(silence, now))
 
 
 def _name_silence(silence: Silence, now: datetime) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[Quest
 
 
 def list_expiring(
-    database: Database, limit: int, now: datetime, until: datetime, *, quest_type: str | None = None
+    database: Database, limit: int, now: datetime, until: datetime, *, quest_type: str | None
 ) -> tuple[PlayerQuest, ...]:
     """Return up to `limit` running quests that end by the time `until`, soonest first."""
     parameters = {"limit": limit, "now": now, "until": until, "type": quest_type}
@@ -144,7 +144,7 @@ def list_expiring(
 
 
 def list_of_user(
-    database: Database, user_id: UUID, limit: int, *, after: tuple[datetime, UUID] | None = None
+    database: Database, user_id: UUID, limit: int, *, after: tuple[datetime, UUID] | None
 ) -> tuple[Quest, ...]:
     """Return up to `limit` of a user's quests, newest first.
 

@@ -7,6 +7,7 @@ of the time that a list of values takes. Contains no statement.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -77,12 +78,27 @@ def find_one(
     return None if row is None else build(row)
 
 
+def fetch_number(database: Database, statement: str, parameters: Parameters = ()) -> int:
+    """Run a statement that returns one number, and return this number."""
+    return int(database.execute_sql(_choose(database, statement), parameters).fetchone()[0])
+
+
 def count_changed(database: Database, statement: str, parameters: Parameters = ()) -> int:
     """Run a statement and return how many rows it changed."""
     return int(database.execute_sql(_choose(database, statement), parameters).rowcount)
 
 
-# -- array literals -----------------------------------------------------------------------
+# -- columns of values --------------------------------------------------------------------
+
+
+def collect_columns(records: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the values of fields of records by field name, without fields that are None in every record.
+
+    Most ticks have values in half of their fields only.
+    """
+    nothing = [None] * len(records)
+    columns = {name: list(map(attrgetter(name), records)) for name in names}
+    return {name: values for name, values in columns.items() if values != nothing}
 
 
 def encode_ids(ids: Iterable[UUID]) -> str:
@@ -101,11 +117,12 @@ def encode_numbers(numbers: Sequence[Decimal | int | None]) -> str:
 
 def encode_repeated(values: Sequence[Hashable]) -> str:
     """Return dates, times or symbols as an array literal. Equal values are formatted only once."""
-    texts = {value: _quote(str(value)) for value in set(values)}
+    texts = {value: quote_element(str(value)) for value in set(values)}
     return _join(map(texts.__getitem__, values))
 
 
-def _quote(text: str) -> str:
+def quote_element(text: str) -> str:
+    """Quote a text as an element of an array literal."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from core.database import Database
-from core.queries.rows import fetch_all, get_first, make_builder
+from core.queries.rows import fetch_all, fetch_number, get_first, make_builder
 from core.records import SeenPlayers, SessionSummary
 
 # Each step of the recursions jumps to the next older session in the index, instead of reading every row.
@@ -100,7 +100,7 @@ def get_seen(database: Database, first: date, last: date) -> SeenPlayers:
 
 def count_undated(database: Database) -> int:
     """Return the number of completed quests without a time of completion."""
-    return fetch_all(database, lambda row: int(row[0]), UNDATED)[0]
+    return fetch_number(database, UNDATED)
 
 
 def list_summaries(database: Database, days: Sequence[date], *, returns: str) -> tuple[SessionSummary, ...]:

@@ -11,6 +11,7 @@ from core.database import Database
 from core.queries.loads import TICKS
 from core.queries.rows import (
     Row,
+    collect_columns,
     count_changed,
     encode_numbers,
     encode_repeated,
@@ -57,8 +58,8 @@ LATEST = f"""
         SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
         ORDER BY timestamp DESC LIMIT 1
     ) AS t"""
-# `beyond` (the end of tomorrow) minus TODAY is the beginning of today.
-TODAY = timedelta(days=2)
+# `beyond` is the end of tomorrow, which is this long after the beginning of today.
+_SINCE_TODAY = timedelta(days=2)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 # The condition on `end` lets the planner exclude the default partition and read the other partitions in
 # order.
@@ -214,7 +215,7 @@ def build_sparkline(row: Row) -> Sparkline:
 
 
 def list_latest(
-    database: Database, symbols: Sequence[str], beyond: datetime, month: datetime | None = None
+    database: Database, symbols: Sequence[str], beyond: datetime, month: datetime | None
 ) -> tuple[Tick, ...]:
     """Return the latest tick before the time `beyond` of each symbol that has one, ordered by symbol.
 
@@ -222,16 +223,16 @@ def list_latest(
     right, one statement is enough.
     """
     search = _Search(database, beyond)
-    search.search_month(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=encode_repeated(symbols))
+    search.search_month(
+        LATEST_IN_MONTH, month or month_of(beyond - _SINCE_TODAY), symbols=encode_repeated(symbols)
+    )
     return search.finish()
 
 
-def list_latest_of_all(
-    database: Database, beyond: datetime, month: datetime | None = None
-) -> tuple[Tick, ...]:
+def list_latest_of_all(database: Database, beyond: datetime, month: datetime | None) -> tuple[Tick, ...]:
     """Return the latest tick before `beyond` of every symbol, by symbol; `month` is as in `list_latest`."""
     search = _Search(database, beyond)
-    search.search_month(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - TODAY))
+    search.search_month(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - _SINCE_TODAY))
     return search.finish()
 
 
@@ -400,12 +401,9 @@ def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
     if len(ticks) == 1:
         database.execute_sql(INSERT_ONE, _get_values(ticks[0]))
         return
-    columns = {name: list(map(attrgetter(name), ticks)) for name in TICKS.columns}
-    # Leave out columns that are NULL in every row. Most ticks have values in half of their columns only.
-    nothing = [None] * len(ticks)
-    sent = {name: values for name, values in columns.items() if values != nothing}
+    sent = collect_columns(ticks, TICKS.columns)
     statement = INSERT.format(
-        values=", ".join(name if name in sent else "NULL::numeric" for name in columns),
+        values=", ".join(name if name in sent else "NULL::numeric" for name in TICKS.columns),
         arrays=", ".join(f"%s::{_TYPES.get(name, 'numeric')}[]" for name in sent),
         names=", ".join(sent),
     )

@@ -18,6 +18,7 @@ from core.database import Database
 from core.queries.rows import (
     count_changed,
     fetch_all,
+    fetch_number,
     find_one,
     is_distributed,
     list_columns,
@@ -173,7 +174,7 @@ def list_most_active(database: Database, limit: int) -> tuple[StoredUser, ...]:
 
 def count_active(database: Database, since: datetime) -> int:
     """Return how many users were active at or after the time `since`."""
-    return fetch_all(database, lambda row: int(row[0]), ACTIVE_SINCE, (since,))[0]
+    return fetch_number(database, ACTIVE_SINCE, (since,))
 
 
 def insert_user(database: Database, values: Mapping[str, Any]) -> StoredUser:

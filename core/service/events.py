@@ -10,7 +10,7 @@ from core.cache import Cached
 from core.cache.kinds import MARKET_EVENTS, version_key
 from core.database import Database
 from core.queries import events as queries
-from core.records import DAILY_RETURNS, EventEffect, MarketEvent
+from core.records import EventEffect, MarketEvent
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
@@ -176,7 +176,7 @@ class Events(ServiceBase):
             return ()
         before, after = queries.list_windows(database, event.created_at, width)
         day, beyond = event.created_at.astimezone(UTC).date(), check_before(None, self._clock())
-        sessions = queries.list_sessions(database, day, beyond=beyond, returns=DAILY_RETURNS)
+        sessions = queries.list_sessions(database, day, beyond=beyond)
         return (EventEffect(event, before, after, sessions),)
 
     def create_market_event(

@@ -208,7 +208,7 @@ class LeaderboardReports(ServiceBase):
             last = msgspec.structs.replace(
                 last, id=check_id(last.id, "after.id"), score=score, created_at=created_at
             )
-        return self._read(queries.list_ranked_after, *leaderboard, last, check_limit(limit))
+        return self._read(queries.list_after, *leaderboard, last, check_limit(limit), ranked=True)
 
     def stream_leaderboard(
         self, category: str, session_date: date | None = None
@@ -222,7 +222,7 @@ class LeaderboardReports(ServiceBase):
         leaderboard = check_leaderboard(category, session_date, self._clock())
 
         def load(last: LeaderboardEntry | None, limit: int) -> tuple[LeaderboardEntry, ...]:
-            return self._read(queries.list_after, *leaderboard, last, limit)
+            return self._read(queries.list_after, *leaderboard, last, limit, ranked=False)
 
         return _count_ranks(stream_pages(load))
 
