@@ -24,7 +24,14 @@ from dashboard.charts import (
     enclose_data,
 )
 from dashboard.formats import format_day, format_money, format_percent, format_points, format_signed_money
-from dashboard.pages.portfolios.tables import PLAYERS_KEPT, UNEXPLAINED, Curve, list_drawdowns, measure_points
+from dashboard.pages.portfolios.tables import (
+    PLAYERS_KEPT,
+    UNEXPLAINED,
+    Curve,
+    list_drawdowns,
+    measure_invested,
+    measure_points,
+)
 
 RIVAL = "#d97706"
 BEST = "#0891b2"
@@ -281,7 +288,7 @@ def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
             "money": format_money(value),
         }
         for row in reversed(history)
-        for part, value in (("Cash", row.current_cash), ("Invested", row.total_value - row.current_cash))
+        for part, value in (("Cash", row.current_cash), ("Invested", measure_invested(row)))
     ]
     return enclose_data(
         {

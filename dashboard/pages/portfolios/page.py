@@ -23,7 +23,6 @@ FILTERS = {
     "rival": "",
     "window": DEFAULT_WINDOW,
     "board": KNOWN_CATEGORIES[0].name,
-    "live": True,
 }
 """The default of each filter by its key."""
 

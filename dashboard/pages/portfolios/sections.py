@@ -104,14 +104,14 @@ def show_quests(quests: Sequence[Quest]) -> None:
             st.markdown(f"**{escape_markdown(card.title)}**")
             if card.description:
                 st.caption(escape_markdown(card.description))
-            st.progress(card.fraction, text=card.progress)
+            st.progress(card.percent, text=card.progress)
             facts = [f"Reward: {card.reward}" if card.reward else "", card.time_left]
             st.caption(" · ".join(escape_markdown(fact) for fact in facts if fact))
 
 
 def _list_days(player: Player) -> charts.Days:
     """Return the x axis of the player's charts, which begins at `player.since`."""
-    return charts.Days(min(player.since, player.history[-1].session_date), player.today, player.held)
+    return charts.Days(player.since, player.today, player.held)
 
 
 def show_newest_session(player: Player) -> None:
@@ -126,7 +126,7 @@ def show_newest_session(player: Player) -> None:
         f"joined {format_day(user.created_at.astimezone(UTC).date())}"
     )
     st.header(tables.describe_newest(player), anchor=False)
-    invested, percent = tables.measure_invested(portfolio), portfolio.day_change_percent
+    percent = portfolio.day_change_percent
 
     def show_part(label: str, amount: Decimal, meaning: str) -> None:
         show_metric(
@@ -152,7 +152,7 @@ def show_newest_session(player: Player) -> None:
             help=f"Gain or loss of the newest session. Below: in percent of the starting cash. {NOW}",
         )
         show_part("Cash", portfolio.current_cash, "Money that is not invested.")
-        show_part("Invested", invested.amount, "Value of the shares held.")
+        show_part("Invested", tables.measure_invested(portfolio), "Value of the shares held.")
 
 
 def show_record(player: Player) -> None:

@@ -25,7 +25,7 @@ from dashboard.formats import (
     format_time_left,
 )
 from dashboard.pages.portfolios.data import ALL, Player
-from dashboard.pages.quests.tables import measure_progress
+from dashboard.pages.quests.tables import measure_progress_percent
 
 PLAYERS_KEPT = 64
 """Most results in the cache of each chart and table (together some 100 kB per player).
@@ -98,19 +98,12 @@ class Comparison(msgspec.Struct, frozen=True):
     priced: int
 
 
-class Invested(msgspec.Struct, frozen=True):
-    """The part of a portfolio's value that is not cash."""
-
-    amount: Decimal
-    percent: Decimal
-
-
 class QuestCard(msgspec.Struct, frozen=True):
-    """The texts of an active quest; `fraction` is from 0 to 1."""
+    """The texts of an active quest, and its progress in percent."""
 
     title: str
     description: str
-    fraction: float
+    percent: int
     progress: str
     reward: str
     time_left: str
@@ -193,10 +186,9 @@ def find_deepest(curve: Curve) -> Drawdown:
     return min(list_drawdowns(curve), key=lambda drawdown: (drawdown.percent, drawdown.day))
 
 
-def measure_invested(portfolio: Portfolio) -> Invested:
-    """Return what a portfolio has invested; a portfolio without value has nothing invested."""
-    amount = portfolio.total_value - portfolio.current_cash
-    return Invested(amount, amount / portfolio.total_value * 100 if portfolio.total_value else Decimal(0))
+def measure_invested(portfolio: Portfolio) -> Decimal:
+    """Return the part of a portfolio's value that is not cash."""
+    return portfolio.total_value - portfolio.current_cash
 
 
 def summarize_history(finished: Sequence[Portfolio]) -> Summary | None:
@@ -288,7 +280,7 @@ def build_sessions_table(history: tuple[Portfolio, ...], today: date = date.max)
             "change": [float(row.day_change) for row in history],
             "change_percent": [float(row.day_change_percent) for row in history],
             "cash": [float(row.current_cash) for row in history],
-            "invested": [float(row.total_value - row.current_cash) for row in history],
+            "invested": [float(measure_invested(row)) for row in history],
             "state": ["finished" if row.session_date < today else "open, so far" for row in history],
         }
     )
@@ -299,7 +291,7 @@ def build_quest_card(quest: Quest, now: datetime) -> QuestCard:
     return QuestCard(
         title=quest.title,
         description=quest.description or "",
-        fraction=measure_progress(quest),
+        percent=measure_progress_percent(quest),
         progress=f"{format_number(quest.current_progress)} of {format_number(quest.target_value)}",
         reward=format_reward(quest.reward_type, quest.reward_value),
         time_left=format_time_left(quest.expires_at, now),

@@ -484,10 +484,3 @@ def _describe_status(quest: Quest, now: datetime) -> str:
 def measure_progress_percent(quest: Quest) -> int:
     """Return the progress of a quest in integer percent. It is 100 only if the target is reached."""
     return measure_share(quest.current_progress, quest.target_value) if quest.target_value > 0 else 100
-
-
-def measure_progress(quest: Quest) -> float:
-    """Return the progress of a quest as a share of its target, from 0 to 1."""
-    if quest.target_value <= 0:
-        return 1.0
-    return min(max(float(quest.current_progress / quest.target_value), 0.0), 1.0)
