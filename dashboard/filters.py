@@ -89,9 +89,9 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
 
 
 def keep_in_address(defaults: Mapping[str, object]) -> None:
-    """Write the current values of widgets into the address. A value equal to its default is left out.
+    """Write the current values of filters, and of the Live switch, into the address, except for defaults.
 
-    `defaults` maps the key of each widget to its default. Call this in a callback that sets another widget
+    `defaults` maps the key of each filter to its default. Call this in a callback that sets another widget
     bound to the address: Streamlit then rewrites the address as it was when the page was opened. Without this
     call, the choices that the visitor has made since would be lost.
     """
@@ -99,7 +99,7 @@ def keep_in_address(defaults: Mapping[str, object]) -> None:
     if context is None:
         return
     with context.session_state.query_params() as parameters:
-        for key, default in defaults.items():
+        for key, default in {**defaults, "live": True}.items():
             value = st.session_state.get(key, default)
             if value in (default, None, ""):
                 parameters.discard_param_no_forward_msg(key)

@@ -5,9 +5,10 @@ most five minutes old. Earlier ranks, trends and the list of sessions are cached
 values are read each time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -25,6 +26,8 @@ from dashboard import exact_ranks, runtime
 from dashboard.categories import Category
 from dashboard.data import is_open_session
 from dashboard.exact_ranks import ScoreSource
+
+T = TypeVar("T", LeaderboardEntry, PeriodEntry)
 
 SESSIONS_LISTED = 365
 """Number of sessions that the filter offers: more than a year of trading. A link can open older sessions."""
@@ -296,7 +299,7 @@ def load_period_page(service: EnhancedDatabaseService, selection: Selection, num
     If there is no page with this number, returns the first page.
     """
     period = load_period(service, selection)
-    found = filter_by_name(period.entries, selection.prefix)
+    found = list(filter_by_name(period.entries, selection.prefix))
     pages = max(1, -(-len(found) // selection.rows))
     number = number if number <= pages else 1
     entries = tuple(found[(number - 1) * selection.rows : number * selection.rows])
@@ -322,7 +325,7 @@ def load_period(service: EnhancedDatabaseService, selection: Selection) -> Perio
     return source.convert_period(period)
 
 
-def filter_by_name(entries: Sequence[PeriodEntry], prefix: str) -> Sequence[PeriodEntry]:
-    """Return the entries whose username starts with the prefix. Upper and lower case do not matter."""
-    wanted = prefix.casefold()
-    return [entry for entry in entries if entry.username.casefold().startswith(wanted)]
+def filter_by_name(entries: Iterable[T], prefix: str) -> Iterator[T]:
+    """Yield the entries whose username starts with the prefix. Upper and lower case do not matter."""
+    wanted = prefix.lower()
+    return (entry for entry in entries if entry.username.lower().startswith(wanted))

@@ -71,8 +71,7 @@ def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefi
 
     `entries` are best first. `order` is a value of `data.ORDERS`.
     """
-    wanted = prefix.lower()
-    rows = (_build_row(entry) for entry in entries if entry.username.lower().startswith(wanted))
+    rows = map(_build_row, data.filter_by_name(entries, prefix))
     if order == "rank":
         return rows
     if order == "-rank":

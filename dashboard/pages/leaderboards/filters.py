@@ -34,7 +34,6 @@ FILTERS = {
     "find": "",
     "order": "Best first",
     "top": DEFAULT_ROWS,
-    "live": True,
 }
 """The default of each filter by its key."""
 

@@ -6,7 +6,6 @@ longer than building its rows.
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -33,9 +32,6 @@ FIRST_COLUMN = "medal"
 ON_PHONE = ("medal", "rank", "player", "score")
 ON_TABLET = (*ON_PHONE, "moved", "change", "sessions", "trend")
 VISIBLE_ROWS = 25
-
-LEADERBOARDS_KEPT = 64
-"""Number of cached distributions (some kilobytes each): visitors often open the same leaderboards."""
 
 LARGE = 1_000
 """Number of players from which the move of a rank is also shown in percent of the players."""
@@ -163,7 +159,6 @@ def describe_gap(gap: Decimal, unit: Unit) -> str:
     return format_points(gap).lstrip("+") if unit == "percent" else format_score(gap, unit)
 
 
-@lru_cache(LEADERBOARDS_KEPT)
 def build_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
     """Return the bins of a histogram; empty if all scores are in one bin.
 

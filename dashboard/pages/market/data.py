@@ -105,17 +105,13 @@ def list_ticks(service: EnhancedDatabaseService) -> tuple[Tick, ...]:
 def _complete(tick: Tick, found: PriceStatistics | None) -> Tick:
     if found is None:
         return tick
-    before = None if found.change_24h is None else found.price - found.change_24h
-    volatility = tick.volatility if found.volatility is None else found.volatility
-    return _compare(msgspec.structs.replace(tick, volatility=volatility), before)
-
-
-def _compare(tick: Tick, before: Decimal | None) -> Tick:
-    """Return the tick with its change since `before`, the price 24 hours earlier."""
-    if before is None:
-        return tick
-    change = tick.price - before
-    return msgspec.structs.replace(tick, change_24h=change, change_percent_24h=change / before * 100)
+    if found.volatility is not None:
+        tick = msgspec.structs.replace(tick, volatility=found.volatility)
+    if found.change_24h is not None:
+        before = found.price - found.change_24h
+        change = tick.price - before
+        tick = msgspec.structs.replace(tick, change_24h=change, change_percent_24h=change / before * 100)
+    return tick
 
 
 def list_sparklines(service: EnhancedDatabaseService) -> tuple[Sparkline, ...]:

@@ -49,7 +49,6 @@ FILTERS = {
     "affects": ALL,
     "events": DEFAULT_COUNT,
     "window": DEFAULT_WINDOW,
-    "live": True,
 }
 """The default of each filter by its key. The symbol has no default: it is always in the address."""
 VOLATILITY_HELP = (

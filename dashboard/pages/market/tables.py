@@ -191,12 +191,11 @@ def describe_view(view: SymbolView, chosen: Range) -> str:
     """Return a sentence that describes the chart of candles (at least one)."""
     total = summarize_candles(view.candles, before=view.before)
     count = format_quantity(len(view.candles), "candle")
-    # the window of 24 hours begins one microsecond after the time to show; see `find_window`
-    begin = view.window.end - timedelta(days=1) if chosen.is_day else view.window.start
     return (
-        f"{view.tick.symbol} from {format_minute(begin)} to {format_minute(view.tick.timestamp)}, its last "
-        f"price, in {count} of {chosen.candle}: from {format_price(total.open)} to "
-        f"{format_price(total.close)} ({format_percent(total.change_percent)}), highest "
+        f"{view.tick.symbol} from {format_minute(view.window.start)} to "
+        f"{format_minute(view.tick.timestamp)}, its last price, in {count} of {chosen.candle}: "
+        f"from {format_price(total.open)} to {format_price(total.close)} "
+        f"({format_percent(total.change_percent)}), highest "
         f"{format_price(total.high)}, lowest {format_price(total.low)}; "
         f"{format_quantity(len(view.events), 'event')} marked."
     )

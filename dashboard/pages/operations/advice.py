@@ -88,15 +88,11 @@ def build_link(anchor: str) -> str:
 def build_rule_link(rule: str) -> str:
     """Return the address of the section for an alert rule, or of the introduction if there is no section."""
     anchor = build_anchor(rule)
-    known = {section.anchor for section in _read_shipped()}
+    known = {section.anchor for section in read_sections()}
     return build_link(anchor if anchor in known else ADVICE["alerts"].section)
 
 
 @cache
-def _read_shipped() -> tuple[Section, ...]:
-    return read_sections()
-
-
 def read_sections(document: Path = TROUBLESHOOTING) -> tuple[Section, ...]:
     """Return the sections of the document: the introduction, then one for each second-level heading.
 

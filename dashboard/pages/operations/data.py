@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from core import EnhancedDatabaseService
 from core.health import scrape_own
@@ -28,7 +29,8 @@ def find_metrics(
     warnings: list[str] = []
     if prometheus is not None:
         try:
-            return _load_span(prometheus, span_seconds), ()
+            load = partial(read_prometheus, prometheus, span_seconds)
+            return runtime.get_cache().get_or_load(("prometheus", span_seconds), load), ()
         except FetchFailed as error:
             warnings.append(f"Prometheus cannot be read: {error}.")
         except (KeyError, IndexError, TypeError, ValueError):
@@ -49,15 +51,6 @@ def find_health(
     if metrics is None or (metrics.source == "exporter" and sample.error):
         return own, own.reasons
     return metrics.scrape, metrics.scrape.reasons or own.reasons
-
-
-def _load_span(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
-    """Return the metrics of a time span from Prometheus, read once in five seconds for all visitors."""
-
-    def load() -> SampledMetrics:
-        return read_prometheus(prometheus, span_seconds)
-
-    return runtime.get_cache().get_or_load(("prometheus", span_seconds), load)
 
 
 def read_prometheus(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:

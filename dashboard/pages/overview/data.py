@@ -20,7 +20,7 @@ SESSIONS_SHOWN = 14
 EVENTS_SHOWN = 20
 EVENTS_COUNTED = 1_000
 """Most events of a day that are counted: more than the market has symbols."""
-EVENTS_NAMED = 500
+EVENTS_MARKED = 500
 """Most events that are read for the marks of the chart; a day has at most some dozen events."""
 
 LEADERS_SHOWN = 5
@@ -91,7 +91,7 @@ def load_counts(service: EnhancedDatabaseService) -> Counts:
 def load_marked_events(service: EnhancedDatabaseService, sessions: Sessions) -> tuple[MarketEvent, ...]:
     """Return the market events from the first to the last day of the sessions, newest first."""
     days = [row.session_date for row in sessions.summaries]
-    return _list_events(service, days, limit=EVENTS_NAMED)
+    return _list_events(service, days, limit=EVENTS_MARKED)
 
 
 def load_market(service: EnhancedDatabaseService) -> Market:

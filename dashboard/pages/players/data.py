@@ -105,11 +105,6 @@ def list_weeks(today: date) -> list[date]:
     return [monday - timedelta(weeks=age) for age in range(WEEKS_OFFERED)]
 
 
-def list_days(service: EnhancedDatabaseService) -> tuple[PlayerDay, ...]:
-    """Return the numbers of the last DAYS_SHOWN days, oldest first."""
-    return service.list_player_days(days=DAYS_SHOWN)
-
-
 def count_seen(report: PlayerReport, days: int) -> int:
     """Return how many players were seen in the last `days` days, including today."""
     first = report.today - timedelta(days=days - 1)

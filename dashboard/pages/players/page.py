@@ -99,7 +99,9 @@ def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days
     """Show everything that comes from the report on all players. The days are a separate section."""
     _show_window(report, days=days)
     _show_seen(report)
-    live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)
+    live.show_section(
+        "players-days", load=partial(service.list_player_days, days=data.DAYS_SHOWN), show=_show_days
+    )
     _show_retention(report)
     _show_distributions(report)
 

@@ -41,11 +41,11 @@ COMPARED_PLAYERS = 2_500
 """Most players that are compared: more would take seconds. A sample changes shares by one or two points."""
 PLAYER_QUESTS_SHOWN = 100
 
-RANGES: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}
+WINDOWS: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}
 """Length of each window in days, including today; None for all time."""
-RANGE = "12 weeks"
+DEFAULT_WINDOW = "12 weeks"
 ALL_TYPES = "All types"
-FILTERS = {"player": "", "live": True, "ended": RANGE, "quest": ALL_TYPES}
+FILTERS = {"player": "", "ended": DEFAULT_WINDOW, "quest": ALL_TYPES}
 """The default of each filter by its key."""
 
 DEFINITIONS = (
@@ -98,12 +98,12 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
         keys = {row.type: row.type for row in totals}
     with filters.fold(), st.container(horizontal=True):
         window = filters.select_segment(
-            "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
+            "Ended within", list(WINDOWS), default=DEFAULT_WINDOW, key="ended", noun="window"
         )
         chosen = filters.select_option(
             "Quest type", [ALL_TYPES, *sorted(keys)], key="quest", noun="quest type"
         )
-    days = RANGES[window]
+    days = WINDOWS[window]
     today = datetime.now(UTC).date()
     return None if days is None else today - timedelta(days=days - 1), keys.get(chosen)
 
@@ -334,7 +334,7 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
     if not returns:
         st.caption(
             "No session of this window is at least 8 days old and was played with a quest. "
-            "Choose a longer range."
+            "Choose a longer window."
         )
         return
     comparisons = tables.compare_returns(returns)
