@@ -51,6 +51,9 @@ MARGIN: Spec = {"top": 8, "right": 24}
 AXIS_PIXELS = 54
 """Minimum width of a value axis: with equal widths, charts below each other begin at the same left edge."""
 
+LEGEND: Spec = {"title": None, "orient": "top", "symbolType": "stroke"}
+"""Legend of a chart of lines, above the chart."""
+
 EVENT_MARKS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
 NEUTRAL_MARK = ("diamond", BASELINE)
 """Shape and colour of the mark of a neutral event, and of a day with events of different sentiments."""
@@ -115,7 +118,7 @@ def build_histogram(
                 "scale": {"zero": False},
             },
             "x2": {"field": "high"},
-            "y": {"field": "players", "type": "quantitative", "axis": _count_axis()},
+            "y": {"field": "players", "type": "quantitative", "axis": build_count_axis()},
             "y2": {"datum": 0},
             "tooltip": [
                 {"field": "range", "type": "nominal", "title": "Score"},
@@ -251,5 +254,6 @@ def _score_axis(unit: Unit) -> Spec:
     return {**axis, "labelExpr": PERCENT_LABEL} if unit == "percent" else axis
 
 
-def _count_axis() -> Spec:
+def build_count_axis() -> Spec:
+    """Return a value axis without a title for whole numbers."""
     return {"title": None, "format": ",.0f", "tickMinStep": 1, "tickCount": 4}

@@ -57,6 +57,16 @@ class ChangeColumn(msgspec.Struct, frozen=True):
         return format_change(value, places=self.places, unit=self.unit)
 
 
+def build_day_column(label: str, **options: Any) -> Any:
+    """Return the Streamlit column for the date of a session or of another UTC day."""
+    return st.column_config.DateColumn(label, format="YYYY-MM-DD", **options)
+
+
+def build_count_column(label: str | None = None, **options: Any) -> Any:
+    """Return the Streamlit column for whole numbers, such as numbers of players."""
+    return st.column_config.NumberColumn(label, format="%,d", **options)
+
+
 def link_player() -> Any:
     """Return the Streamlit column for links to players. Fill its cells with `build_player_link`."""
     return st.column_config.LinkColumn(
@@ -116,15 +126,17 @@ def show_table(
     visible_rows: int = VISIBLE_ROWS,
     on_phone: Sequence[str] | None = None,
     on_tablet: Sequence[str] | None = None,
+    placeholder: str = "-",
     **options: Any,
 ) -> Any:
     """Show a table without its index, and return the selection of the visitor.
 
     A table with more than `visible_rows` rows scrolls. `on_phone` and `on_tablet` name the columns that fit
-    on a screen of that width without scrolling sideways; None shows all columns.
+    on a screen of that width without scrolling sideways; None shows all columns. Cells without a value show
+    the `placeholder`.
     """
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
-    data, shown = _write_zeros(table, columns, missing=str(options.get("placeholder", "")))
+    data, shown = _write_zeros(table, columns, missing=placeholder)
     # half a row at the lower edge of a scrolling table shows that more rows follow
     height: Literal["content"] | int = (
         "content" if rows <= visible_rows else (visible_rows + 1) * ROW_PIXELS + ROW_PIXELS // 2
@@ -136,6 +148,7 @@ def show_table(
         row_height=ROW_PIXELS,
         alt=alt,
         column_config=shown,
+        placeholder=placeholder,
         column_order={"phone": on_phone, "tablet": on_tablet}.get(_read_screen()),
         **options,
     )

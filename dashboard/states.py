@@ -176,15 +176,20 @@ def show_empty(key: str, title: str, text: str, *, command: str | None = None, n
             st.caption(note)
 
 
-def show_no_sessions() -> None:
-    """Show that nobody has played yet."""
+def show_unseeded(key: str, title: str, reason: str) -> None:
+    """Show an empty state for a page that `make seed` fills."""
     show_empty(
-        "empty",
-        "No sessions yet",
-        "The database is ready, but nobody has played. Load the shipped price history as game sessions:",
+        key,
+        title,
+        f"{reason} Load the shipped price history as game sessions, with players and quests:",
         command="make seed",
         note="Without make: `echo-markets seed`. Then reload this page.",
     )
+
+
+def show_no_sessions() -> None:
+    """Show that nobody has played yet."""
+    show_unseeded("empty", "No sessions yet", "The database is ready, but nobody has played.")
 
 
 def show_not_played(username: str) -> None:

@@ -15,7 +15,7 @@ import streamlit as st
 from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry, PlayerScore, ScoreBin
 from dashboard.categories import Category, describe_missed
 from dashboard.charts import ACCENT, Bin
-from dashboard.elements import show_table
+from dashboard.elements import build_count_column, show_table
 from dashboard.formats import (
     Unit,
     format_count,
@@ -235,7 +235,7 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
 
     `is_open` says that the session is not finished: the columns of moves and changes are labelled "so far".
     """
-    text, number = st.column_config.TextColumn, st.column_config.NumberColumn
+    text = st.column_config.TextColumn
     so_far = " so far" if is_open else ""
     compared = "the compared session"
     if is_open:
@@ -249,7 +249,7 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
         "medal": st.column_config.MultiselectColumn(
             "Medal", options=list(MEDALS.values()), color=list(_MEDAL_COLOURS), width=70
         ),
-        "rank": number("Rank", format="%,d", width=50, alignment="left"),
+        "rank": build_count_column("Rank", width=50, alignment="left"),
         "moved": text(f"Moved{so_far}", help=f"Ranks gained or lost since {compared}"),
         "player": text(
             "Player",
@@ -262,7 +262,7 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
             alignment="right",
         ),
         "change": text(f"Change{so_far}", help=f"Score minus the score in {compared}", alignment="right"),
-        "sessions": number("Sessions", format="%,d", width=80, help=f"Sessions with a score, of {sessions}"),
+        "sessions": build_count_column("Sessions", width=80, help=f"Sessions with a score, of {sessions}"),
         "trend": st.column_config.LineChartColumn(
             "Trend", width=110, help="Scores of the last sessions, oldest first", color=ACCENT
         ),

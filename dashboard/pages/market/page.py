@@ -15,7 +15,16 @@ from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
 from core.service.inputs import check_symbol, list_accepted
 from dashboard import filters, live, runtime, states
-from dashboard.elements import CARD_PIXELS, MINUTES, ChangeColumn, is_phone, show_metric, show_table
+from dashboard.elements import (
+    CARD_PIXELS,
+    MINUTES,
+    ChangeColumn,
+    build_count_column,
+    build_day_column,
+    is_phone,
+    show_metric,
+    show_table,
+)
 from dashboard.formats import (
     escape_markdown,
     format_count,
@@ -137,7 +146,6 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
         on_phone=("symbol", "price", "change"),
         on_tablet=("symbol", "price", "change", "trend", "spread", "volatility"),
         key="symbols-table",
-        placeholder="-",
         on_select=partial(_select_row, [tick.symbol for tick in ticks]),
         selection_mode="single-row",
     )
@@ -345,7 +353,6 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
         alt=f"{format_quantity(len(events), 'market event')}, the newest first",
         on_phone=("time", "title"),
         key="events-table",
-        placeholder="-",
         on_select=partial(_choose_event, [event.id for event in events]),
         selection_mode="single-row",
     )
@@ -372,25 +379,23 @@ def _show_effect(effect: EventEffect | None, chosen: str | None, window: str) ->
     now = datetime.now(UTC)
     title, when = escape_markdown(effect.event.title), format_minute(effect.event.created_at)
     st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect, now=now)}")
-    number = st.column_config.NumberColumn
     width = PHONE_FIGURE_PIXELS if is_phone() else None
     show_table(
         tables.build_effect_table(effect, window=window, now=now),
         {
             "when": "When",
-            "traders": number("Traded", format="%,d", width=width, help="Players with at least one trade"),
-            "trades": number("Trades", format="%,d", width=width),
+            "traders": build_count_column("Traded", width=width, help="Players with at least one trade"),
+            "trades": build_count_column("Trades", width=width),
             "median": ChangeColumn(
                 "Median",
                 unit="%",
                 help="Median return of the session: half of the players did better",
             ),
-            "players": number("Played", format="%,d", help="Players with a portfolio of the session"),
-            "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
+            "players": build_count_column("Played", help="Players with a portfolio of the session"),
+            "session": build_day_column("Session"),
         },
         alt=f"Trades, players and median return before and after {effect.event.title}",
         on_phone=("when", "traders", "trades", "median"),
-        placeholder="-",
     )
     st.caption(
         "This compares two times; it does not show that the event is the cause. To see another event, select "

@@ -14,11 +14,10 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError, UserNotFound
-from core.records import AuditAction, AuditEvent
+from core.records import AuditAction
 from dashboard import live, runtime
-from dashboard.elements import show_table
 from dashboard.formats import escape_markdown
-from dashboard.pages.operations.tables import EVENTS
+from dashboard.pages.operations.tables import EVENTS, show_listing
 from dashboard.server import audit, sign_in
 from dashboard.server.access import OPERATOR_SIGN_IN, Visitor
 
@@ -105,7 +104,8 @@ def show_operator_actions(service: EnhancedDatabaseService) -> None:
             _offer_sessions(service)
     _show_question(service)
     load = partial(service.list_audit_events, limit=EVENTS_SHOWN)
-    live.show_section("operations-events", load=load, show=_show_events)
+    show = partial(show_listing, EVENTS, empty="Nobody has signed in or acted yet.")
+    live.show_section("operations-events", load=load, show=show)
 
 
 def build_clear_market() -> Action:
@@ -224,20 +224,6 @@ def _show_result() -> None:
     if result is not None:
         is_done, text = result
         (st.success if is_done else st.error)(escape_markdown(text))
-
-
-def _show_events(events: tuple[AuditEvent, ...]) -> None:
-    if not events:
-        st.caption("Nobody has signed in or acted yet.")
-        return
-    show_table(
-        EVENTS.build(events),
-        EVENTS.list_formats(),
-        alt=EVENTS.alt,
-        on_phone=EVENTS.on_phone,
-        on_tablet=EVENTS.on_tablet,
-        key="audit-events",
-    )
 
 
 def _explain_absence(*, is_stale: bool) -> str:

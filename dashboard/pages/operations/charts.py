@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dashboard.charts import ACCENT, BASELINE, MARGIN, Spec
+from dashboard.charts import ACCENT, BASELINE, LEGEND, MARGIN, Spec
 from dashboard.monitoring.queries import (
     CHART_STEP_SECONDS,
     HIT_RATIO,
@@ -156,7 +156,7 @@ def _time() -> Spec:
 
 
 def _legend() -> Spec:
-    return {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 3}
+    return {**LEGEND, "symbolStrokeWidth": 3}
 
 
 def _tooltips(field: str, title: str, *, unit: str, digits: str) -> list[Spec]:

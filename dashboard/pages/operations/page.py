@@ -7,21 +7,20 @@ compute and are read once a minute. A paused page shows no newer values of eithe
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import StatementFigures, TableFigures, UnusedIndex
 from dashboard import filters, live, runtime, states
-from dashboard.elements import CARD_PIXELS, show_table
+from dashboard.elements import CARD_PIXELS
 from dashboard.formats import escape_markdown, format_as_of, format_duration, format_minute
 from dashboard.monitoring.queries import WINDOW_SECONDS
 from dashboard.monitoring.sampler import SCRAPE_SECONDS, SampledMetrics, Sampler, StackSample, find_sampler
 from dashboard.pages.operations import charts, data, tables
 from dashboard.pages.operations.actions import show_operator_actions
-from dashboard.pages.operations.advice import Topic, build_advice, build_link
-from dashboard.pages.operations.tables import HealthCard, Listing
+from dashboard.pages.operations.advice import build_advice, build_link
+from dashboard.pages.operations.tables import HealthCard
 from dashboard.server import sign_in
 
 SPANS = {"15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
@@ -115,32 +114,10 @@ def _show_health(cards: Sequence[HealthCard]) -> None:
                 st.caption(f"{escape_markdown(card.detail)}{more}")
 
 
-def _show_listing(
-    listing: Listing, items: Iterable[Any], *, empty: str, title: str = "", advice: Topic | None = None
-) -> None:
-    """Show a table under its title and above its advice. Without items, show the text `empty`."""
-    if title:
-        st.header(title, anchor=False)
-    frame = listing.build(items)
-    if frame.empty:
-        st.caption(empty)
-    else:
-        show_table(
-            frame,
-            listing.list_formats(),
-            alt=listing.alt,
-            on_phone=listing.on_phone,
-            on_tablet=listing.on_tablet,
-            placeholder="-",
-        )
-    if advice:
-        st.caption(build_advice(advice))
-
-
 def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_words: bool) -> None:
     shown = sample.incidents[:INCIDENTS_SHOWN]
     since = f"{format_minute(sampler.started_at)} UTC"
-    _show_listing(
+    tables.show_listing(
         tables.INCIDENTS,
         shown if shows_words else tables.hide_words(shown),
         title="Incidents",
@@ -152,7 +129,7 @@ def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_words: bool)
 
 def _show_alerts(sample: StackSample, *, shows_words: bool) -> None:
     alerts = sample.alerts if shows_words else tables.hide_words(sample.alerts)
-    _show_listing(tables.ALERTS, alerts, title="Active alerts", empty="None.", advice="alerts")
+    tables.show_listing(tables.ALERTS, alerts, title="Active alerts", empty="None.", advice="alerts")
     if sample.alerts_source == "dashboard":
         st.caption(
             "Without Prometheus, this dashboard evaluates the alerts that need no long history, with the "
@@ -181,7 +158,7 @@ def _show_charts(metrics: SampledMetrics, now: datetime) -> None:
 
 
 def _show_operations_table(metrics: SampledMetrics) -> None:
-    _show_listing(
+    tables.show_listing(
         tables.OPERATIONS,
         tables.list_operations(metrics.values),
         title=f"Database operations in the last {WINDOW_SECONDS // 60} minutes",
@@ -205,7 +182,7 @@ def _show_statements(statements: Sequence[StatementFigures] | None) -> None:
     if statements is None:
         st.caption("Slowest statements are not shown: the server has not loaded `pg_stat_statements`.")
         return
-    _show_listing(
+    tables.show_listing(
         tables.STATEMENTS,
         statements,
         title="Slowest statements since the server's statistics were reset",
@@ -215,7 +192,7 @@ def _show_statements(statements: Sequence[StatementFigures] | None) -> None:
 
 
 def _show_sizes(sizes: Iterable[TableFigures]) -> None:
-    _show_listing(
+    tables.show_listing(
         tables.SIZES,
         sorted(sizes, key=lambda item: -(item.size_bytes + item.index_size_bytes)),
         title="Table and index sizes",
@@ -225,7 +202,7 @@ def _show_sizes(sizes: Iterable[TableFigures]) -> None:
 
 
 def _show_unused_indexes(indexes: Iterable[UnusedIndex]) -> None:
-    _show_listing(tables.INDEXES, indexes, title="Unused indexes", empty="Every index has been used.")
+    tables.show_listing(tables.INDEXES, indexes, title="Unused indexes", empty="Every index has been used.")
     st.caption(
         "Not used since the server's statistics were reset; each one slows down every write. A new stack has "
         f"not run all queries yet. [More]({build_link('large-tables-and-unused-indexes')})"

@@ -1,4 +1,4 @@
-"""The health cards and the tables of the Operations page. Pure functions.
+"""The health cards and the tables of the Operations page. All functions but `show_listing` are pure.
 
 Owns the limits at which a card changes its colour, and the columns of each table: label, format and value.
 """
@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from core.metrics.scrape import Scrape
+from dashboard.elements import build_count_column, show_table
 from dashboard.formats import format_duration, format_share
 from dashboard.monitoring.alerts import Alert
 from dashboard.monitoring.queries import (
@@ -22,7 +23,7 @@ from dashboard.monitoring.queries import (
     Query,
     Values,
 )
-from dashboard.pages.operations.advice import ADVICE, Topic, build_rule_link
+from dashboard.pages.operations.advice import ADVICE, Topic, build_advice, build_rule_link
 
 State = Literal["good", "warning", "bad", "unknown"]
 MEBIBYTE = 1024 * 1024
@@ -218,10 +219,6 @@ class Listing(NamedTuple):
         rows = [[column.read(item) for column in self.columns.values()] for item in items]
         return pd.DataFrame(rows, columns=list(self.columns))
 
-    def list_formats(self) -> dict[str, Any]:
-        """Return Streamlit's column for each label."""
-        return {label: column.config for label, column in self.columns.items()}
-
 
 class OperationRow(NamedTuple):
     """An operation of the service: calls and errors per second, latency in ms for each of QUANTILES."""
@@ -300,7 +297,7 @@ STATEMENTS = Listing(
         "Operation": Column(TEXT(), lambda item: item.operation),
         "Total (s)": Column(NUMBER(format="%.2f"), lambda item: item.total_seconds),
         "Mean (ms)": Column(NUMBER(format="%.2f"), lambda item: item.mean_seconds * 1000),
-        "Calls": Column(NUMBER(format="%,d"), lambda item: item.calls),
+        "Calls": Column(build_count_column(), lambda item: item.calls),
         "Rows/call": Column(
             NUMBER(format="%.1f"), lambda item: item.rows / item.calls if item.calls else 0.0
         ),
@@ -317,7 +314,7 @@ SIZES = Listing(
         "Table": Column(TEXT(), lambda item: item.table),
         "Table (MiB)": _mebibytes("size_bytes"),
         "Indexes (MiB)": _mebibytes("index_size_bytes"),
-        "Rows, about": Column(NUMBER(format="%,d"), lambda item: item.rows),
+        "Rows, about": Column(build_count_column(), lambda item: item.rows),
     },
     on_phone=("Table", "Table (MiB)", "Rows, about"),
 )
@@ -344,6 +341,27 @@ EVENTS = Listing(
     on_phone=("When (UTC)", "What"),
     on_tablet=("When (UTC)", "Who", "What"),
 )
+
+
+def show_listing(
+    listing: Listing, items: Iterable[Any], *, empty: str, title: str = "", advice: Topic | None = None
+) -> None:
+    """Show a table under its title and above its advice. Without items, show the text `empty`."""
+    if title:
+        st.header(title, anchor=False)
+    frame = listing.build(items)
+    if frame.empty:
+        st.caption(empty)
+    else:
+        show_table(
+            frame,
+            {label: column.config for label, column in listing.columns.items()},
+            alt=listing.alt,
+            on_phone=listing.on_phone,
+            on_tablet=listing.on_tablet,
+        )
+    if advice:
+        st.caption(build_advice(advice))
 
 
 def hide_words(items: Sequence[Any]) -> list[Any]:

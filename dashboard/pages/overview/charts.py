@@ -8,7 +8,16 @@ from datetime import date
 from typing import Any
 
 from core.records import MarketEvent, SessionSummary
-from dashboard.charts import ACCENT, BASELINE, MARGIN, PERCENT_LABEL, Spec, build_day_axis, build_event_marks
+from dashboard.charts import (
+    ACCENT,
+    BASELINE,
+    LEGEND,
+    MARGIN,
+    PERCENT_LABEL,
+    Spec,
+    build_day_axis,
+    build_event_marks,
+)
 from dashboard.formats import format_day, format_percent
 
 HEIGHT = 280
@@ -72,7 +81,7 @@ def _build_scale(values: list[Any]) -> Spec:
         "type": "nominal",
         "scale": {"domain": list(_SERIES), "range": values},
         # the same legend for each scale: Vega-Lite merges equal legends into one
-        "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
+        "legend": LEGEND,
     }
 
 

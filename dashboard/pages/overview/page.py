@@ -16,6 +16,8 @@ from dashboard.elements import (
     CARD_PIXELS,
     SESSION_NOTE,
     ChangeColumn,
+    build_count_column,
+    build_day_column,
     show_folded,
     show_metric,
     show_table,
@@ -161,7 +163,6 @@ def _show_movers(market: Market) -> None:
         alt="Symbols with the largest change in 24 hours first",
         on_phone=("symbol", "price", "change"),
         visible_rows=VISIBLE_ROWS,
-        placeholder="-",
     )
     st.caption(tables.describe_movers(market, datetime.now(UTC)))
     st.page_link(SCRIPTS["market"], label="All symbols")
@@ -187,26 +188,24 @@ def _show_events(events: DayEvents) -> None:
 
 
 def _show_table(sessions: Sessions) -> None:
-    number = st.column_config.NumberColumn
     show_table(
         tables.build_sessions_table(sessions.summaries, today=sessions.today),
         {
-            "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
+            "session": build_day_column("Session"),
             "state": st.column_config.TextColumn("State", help="So far: the session is open"),
-            "played": number("Played", format="%,d", help=tables.PLAYED_HELP),
-            "traded": number("Traded", format="%,d", help=tables.TRADED_HELP),
-            "players": number("Players with a score", format="%,d"),
+            "played": build_count_column("Played", help=tables.PLAYED_HELP),
+            "traded": build_count_column("Traded", help=tables.TRADED_HELP),
+            "players": build_count_column("Players with a score"),
             "median": ChangeColumn("Median return", unit="%", help=tables.RETURN_HELP),
             "best": ChangeColumn("Best return", unit="%", help=tables.RETURN_HELP),
-            "quests": number("Quests completed", format="%,d", help=tables.QUESTS_HELP),
-            "events": number("Events of the day", format="%,d", help=tables.EVENTS_HELP),
-            "signed_up": number("Players", format="%,d", help=tables.PLAYERS_HELP),
+            "quests": build_count_column("Quests completed", help=tables.QUESTS_HELP),
+            "events": build_count_column("Events of the day", help=tables.EVENTS_HELP),
+            "signed_up": build_count_column("Players", help=tables.PLAYERS_HELP),
         },
         alt=f"The last {len(sessions.summaries)} sessions, newest first",
         on_phone=("session", "played", "median"),
         on_tablet=("session", "state", "played", "traded", "median", "best"),
         visible_rows=data.SESSIONS_SHOWN,
-        placeholder="-",
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from core.records import PlayerDay, PlayerReport
-from dashboard.charts import ACCENT, BASELINE, MARGIN, Spec, build_day_axis
+from dashboard.charts import ACCENT, BASELINE, LEGEND, MARGIN, Spec, build_count_axis, build_day_axis
 from dashboard.formats import format_count, format_day, format_share
 from dashboard.pages.players.tables import Bucket, list_retention
 
@@ -141,14 +141,14 @@ def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
         "field": "series",
         "type": "nominal",
         "scale": {"domain": list(_SERIES), "range": list(_SERIES.values())},
-        "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
+        "legend": LEGEND,
     }
     encoding: Spec = {
         "x": build_day_axis([row.day.isoformat() for row in days]),
         "y": {
             "field": "players",
             "type": "quantitative",
-            "axis": {"title": None, "format": ",.0f", "tickMinStep": 1, "tickCount": 4},
+            "axis": build_count_axis(),
         },
         "color": color,
         "tooltip": [
@@ -188,7 +188,7 @@ def build_bars(buckets: Sequence[Bucket], *, title: str) -> Spec:
     x = {
         "field": "players",
         "type": "quantitative",
-        "axis": {"title": "Players", "format": ",.0f", "tickMinStep": 1, "tickCount": 3},
+        "axis": {**build_count_axis(), "title": "Players", "tickCount": 3},
     }
     tooltip = [
         {"field": "label", "type": "nominal", "title": title},

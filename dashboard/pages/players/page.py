@@ -16,6 +16,8 @@ from dashboard.charts import enclose_data
 from dashboard.elements import (
     CARD_PIXELS,
     SESSION_NOTE,
+    build_count_column,
+    build_day_column,
     is_phone,
     link_player,
     show_folded,
@@ -54,13 +56,7 @@ def show_players() -> None:
     service = runtime.get_service()
     live.show_heading("Players")
     if not live.read("players-any", partial(data.has_players, service)):
-        states.show_empty(
-            "no-players",
-            "No players yet",
-            "Nobody has signed up. Load the shipped price history as game sessions with players:",
-            command="make seed",
-            note="Without make: `echo-markets seed`. Then reload this page.",
-        )
+        states.show_unseeded("no-players", "No players yet", "Nobody has signed up.")
         return
     live.show_live(partial(_show_now, service), seconds=REFRESH_SECONDS)
     st.header("Finished days", anchor=False)
@@ -172,15 +168,14 @@ def _show_days(days: Sequence[PlayerDay]) -> None:
 
 
 def _show_days_table(days: Sequence[PlayerDay]) -> None:
-    number = partial(st.column_config.NumberColumn, format="%,d")
     show_table(
         tables.build_days_table(days),
         {
-            "day": st.column_config.DateColumn("Day", format="YYYY-MM-DD"),
+            "day": build_day_column("Day"),
             "state": st.column_config.TextColumn("State", help="So far: the session is open"),
-            "played": number("Played", help="Players with a portfolio of the session"),
-            "traded": number("Traded", help="Players with at least one trade in the session"),
-            "joined": number("New", help="Players who joined on the day"),
+            "played": build_count_column("Played", help="Players with a portfolio of the session"),
+            "traded": build_count_column("Traded", help="Players with at least one trade in the session"),
+            "joined": build_count_column("New", help="Players who joined on the day"),
         },
         alt=f"Players who played and traded, and new players, of {len(days)} days, newest first",
         on_phone=("day", "played", "traded", "joined"),
@@ -225,8 +220,8 @@ def _show_retention_table(report: PlayerReport) -> None:
     show_table(
         table,
         {
-            "week": st.column_config.DateColumn("Joined in the week of", format="YYYY-MM-DD"),
-            "players": st.column_config.NumberColumn("Players", format="%,d"),
+            "week": build_day_column("Joined in the week of"),
+            "players": build_count_column("Players"),
             **{
                 name: st.column_config.TextColumn(name.capitalize(), alignment="right")
                 for name in table.columns[2:]
@@ -308,8 +303,6 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
     if not page.players:
         _show_nobody(silence)
         return
-    number = partial(st.column_config.NumberColumn, format="%,d")
-    day = partial(st.column_config.DateColumn, format="YYYY-MM-DD")
     text = st.column_config.TextColumn
     first, last = skipped + 1, skipped + len(page.players)
     total = (
@@ -325,20 +318,21 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
         tables.build_silent_table(page.players),
         {
             "player": link_player(),
-            "days": number("Days", help="Days since the player was seen last"),
+            "days": build_count_column("Days", help="Days since the player was seen last"),
             "rank": text("Rank", alignment="right", help="By daily return, in the last session"),
             "return": text("Daily return", alignment="right", help="In the last session"),
             "quest": text("Last quest", width=QUEST_PIXELS, help="The newest one and its state"),
-            "session": day("Last session"),
-            "seen": day("Last seen", help="The last day on which the player was active or played"),
-            "sessions": number("Sessions", help="All sessions that the player played"),
-            "joined": day("Joined"),
+            "session": build_day_column("Last session"),
+            "seen": build_day_column(
+                "Last seen", help="The last day on which the player was active or played"
+            ),
+            "sessions": build_count_column("Sessions", help="All sessions that the player played"),
+            "joined": build_day_column("Joined"),
         },
         alt=f"Players who were not seen for {format_quantity(silence.days, 'day')}, with what they did last",
         visible_rows=ROWS_SHOWN // 2,
         on_phone=("player", "days", "rank", "return"),
         on_tablet=("player", "days", "rank", "return", "quest"),
-        placeholder="-",
     )
     with st.container(horizontal=True, gap="small"):
         st.button("Previous", key="silent-previous", disabled=not skipped, on_click=_go_back)

@@ -17,9 +17,11 @@ from dashboard.charts import (
     AXIS_PIXELS,
     BASELINE,
     GAIN,
+    LEGEND,
     LOSS,
     Spec,
     bin_values,
+    build_count_axis,
     build_histogram,
     enclose_data,
 )
@@ -114,8 +116,8 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis:
         for day, value in _fill_missed(curve.days, map(float, curve.equity), axis.held)
     ]
     names = [curve.name for curve in curves]
-    legend = {"orient": "top", "title": None, "labelLimit": 240, "symbolStrokeWidth": 2, "columns": 1}
-    legend |= {"symbolType": "stroke", "symbolSize": 300, "symbolFillColor": "transparent"}
+    legend = {**LEGEND, "labelLimit": 240, "symbolStrokeWidth": 2, "columns": 1}
+    legend |= {"symbolSize": 300, "symbolFillColor": "transparent"}
 
     def scale(values: list[Any]) -> Spec:
         scale = {"domain": names, "range": values}
@@ -326,13 +328,7 @@ def build_rank_chart(scores: tuple[PlayerScore, ...], axis: Days) -> Spec:
         "field": "rank",
         "type": "quantitative",
         "scale": {"reverse": True, "zero": False, "domainMin": 1},
-        "axis": {
-            "title": None,
-            "format": ",.0f",
-            "tickMinStep": 1,
-            "tickCount": 4,
-            "minExtent": AXIS_PIXELS,
-        },
+        "axis": {**build_count_axis(), "minExtent": AXIS_PIXELS},
     }
     line: Spec = {
         "mark": {

@@ -10,7 +10,14 @@ import streamlit as st
 
 from core.records import PlayerScore, Portfolio, Quest, User
 from dashboard.categories import Category
-from dashboard.elements import CARD_PIXELS, ChangeColumn, show_metric, show_table
+from dashboard.elements import (
+    CARD_PIXELS,
+    ChangeColumn,
+    build_count_column,
+    build_day_column,
+    show_metric,
+    show_table,
+)
 from dashboard.formats import (
     escape_markdown,
     format_day,
@@ -44,13 +51,11 @@ GAIN_COLUMNS: Final = {
     ),
     "bought": _money("Bought ($)", help="Sum of all purchases in the window"),
     "sold": _money("Sold ($)", help="Sum of all sales in the window"),
-    "trades": _number("Trades", format="%,d", help="Purchases and sales in the window"),
-    "sessions": _number(
-        "Sessions", format="%,d", help="Sessions in which the player held or traded the symbol"
-    ),
+    "trades": build_count_column("Trades", help="Purchases and sales in the window"),
+    "sessions": build_count_column("Sessions", help="Sessions in which the player held or traded the symbol"),
 }
 SESSION_COLUMNS: Final = {
-    "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD", pinned=True),
+    "session": build_day_column("Session", pinned=True),
     "value": _money("Total value"),
     "change": ChangeColumn("Day change ($)"),
     "change_percent": ChangeColumn("Day change (%)", unit="%"),

@@ -73,13 +73,7 @@ def show_quests() -> None:
     with live.loading():
         totals = live.read("quests-totals", service.get_quest_totals)
     if not totals:
-        states.show_empty(
-            "no-quests",
-            "No quests yet",
-            "No player has a quest. Load the shipped price history as game sessions with quests:",
-            command="make seed",
-            note="Without make: `echo-markets seed`. Then reload this page.",
-        )
+        states.show_unseeded("no-quests", "No quests yet", "No player has a quest.")
         return
     since, quest_type = _show_filters(totals)
     live.show_live(partial(_show_reports, service, since, quest_type), seconds=REFRESH_SECONDS)
