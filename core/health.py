@@ -19,7 +19,7 @@ from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
 from core.cache.capability import Diagnosis, RedisProbe
-from core.database.bounded_connection import BoundedConnection, make_connector
+from core.database.bounded_connection import BoundedConnector
 from core.database.driver_errors import describe_refusal, translate_connect
 from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
@@ -82,7 +82,7 @@ class HealthEvaluator:
         self._clock = clock
         self._find_bypass = find_bypass
         self._monotonic = monotonic
-        self._connector = make_connector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
+        self._connector = BoundedConnector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
         self._redis_probe = (
             RedisProbe(settings, client_name=CLIENT_NAME) if settings.enable_redis_cache else None
         )
@@ -173,9 +173,7 @@ class HealthEvaluator:
     def _examine_database(self) -> DatabaseDiagnosis:
         """Check the database on a new connection, to notice a server that accepts no more connections."""
         try:
-            connection = BoundedConnection(
-                self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
-            )
+            connection = self._connector.open()
         except psycopg2.Error as error:
             is_full = isinstance(translate_connect(error), ConnectionsExhausted)
             return DatabaseDiagnosis(reason=describe_refusal(error), is_full=is_full)

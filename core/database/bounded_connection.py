@@ -23,31 +23,34 @@ class NoAnswer(psycopg2.OperationalError):
     """The server did not answer in time, and the connection was closed."""
 
 
+class BoundedConnector:
+    """Opens connections to DATABASE_URL on which every call ends within a time limit."""
+
+    def __init__(self, settings: Settings, application_name: str, *, limit_seconds: float) -> None:
+        """Open no connection yet. `limit_seconds` limits the connecting, and each statement."""
+        self._limit_seconds = limit_seconds
+        # The server cancels a slow statement before the caller gives up, and the connection stays usable.
+        # Otherwise the statement could still run, or wait for a lock, after the caller has given up.
+        self._connector = Connector(
+            settings, application_name, statement_timeout_ms=round(limit_seconds * 900)
+        )
+
+    def open(self) -> "BoundedConnection":
+        """Open a connection. Raises `psycopg2.Error`."""
+        return BoundedConnection(self._connector, limit_seconds=self._limit_seconds)
+
+
 class BoundedConnection:
-    """A connection for one thread at a time. The constructor opens it."""
+    """A connection for one thread at a time, opened by `BoundedConnector`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        application_name: str,
-        *,
-        limit_seconds: float,
-        connector: Connector | None = None,
-    ) -> None:
-        """Connect within `limit_seconds`. Raises `psycopg2.Error`.
-
-        `limit_seconds` is also the limit of each later statement. Pass the same `connector` (from
-        `make_connector`) to all connections to a server: a connector remembers whether a pooler refuses
-        start-up options.
-        """
+    def __init__(self, connector: Connector, *, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
         self._deadline = time.monotonic() + limit_seconds
-        connector = connector or make_connector(settings, application_name, limit_seconds=limit_seconds)
         url = connector.url
         found = {**_resolve(url), "tcp_user_timeout": round(limit_seconds * 1000)}
         self._raw = connector.with_options(lambda parameters: self._connect(url, parameters | found))
         try:
-            connector.introduce(self._raw, lambda statement: self._run(statement).fetchone() or ())
+            connector.probe_session(self._raw, lambda statement: self._run(statement).fetchone() or ())
         except BaseException:
             self.close()
             raise
@@ -107,15 +110,6 @@ class BoundedConnection:
             if not waiter.poll(max(0.0, self._deadline - time.monotonic()) * 1000):
                 raw.close()
                 raise NoAnswer(f"no answer within {self._limit_seconds:g} s")
-
-
-def make_connector(settings: Settings, application_name: str, *, limit_seconds: float) -> Connector:
-    """Return a connector that sets a statement timeout a little shorter than `limit_seconds`.
-
-    The server then cancels a slow statement before the caller gives up, and the connection stays usable.
-    Without this timeout the statement could still run, or wait for a lock, after the caller has given up.
-    """
-    return Connector(settings, application_name, statement_timeout_ms=round(limit_seconds * 900))
 
 
 def _resolve(url: str) -> dict[str, str]:

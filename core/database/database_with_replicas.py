@@ -33,7 +33,7 @@ from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryPositions
 from core.database.server_watch import ServerWatch
 from core.failover import KnownTimeline
 from core.metrics import Metrics
-from core.metrics.names import APPLICATION_PREFIX, ReadReason
+from core.metrics.names import ReadReason
 from core.records import ReplicaStats
 from core.settings import Settings
 
@@ -73,7 +73,6 @@ class DatabaseWithReplicas(Database):
         self._primary_watch = ServerWatch(
             self._settings,
             SELECT_LOG_TIMELINE,
-            application_name=f"{APPLICATION_PREFIX}health",
             on_answer=self._positions.note_answer,
             on_failure=self._positions.note_failure,
         )

@@ -133,7 +133,6 @@ class Replica:
         self._watch = ServerWatch(
             self._settings,
             STATE,
-            application_name=f"{APPLICATION_PREFIX}health",
             on_answer=self._note_answer,
             on_failure=self._note_failure,
         )

@@ -11,11 +11,13 @@ from typing import Any
 
 import psycopg2
 
-from core.database.bounded_connection import BoundedConnection, make_connector
+from core.database.bounded_connection import BoundedConnection, BoundedConnector
+from core.metrics.names import APPLICATION_PREFIX
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+CLIENT_NAME = f"{APPLICATION_PREFIX}health"
 SAMPLE_SECONDS = 0.25
 # Timeout of the query. A server that does not answer any more is noticed after this time.
 ANSWER_SECONDS = 1.0
@@ -29,7 +31,6 @@ class ServerWatch:
         settings: Settings,
         question: str,
         *,
-        application_name: str,
         on_answer: Callable[[float, tuple[Any, ...]], None],
         on_failure: Callable[[psycopg2.Error], None],
     ) -> None:
@@ -38,12 +39,10 @@ class ServerWatch:
         `on_answer` gets the row of the query, and before it the monotonic time at which the query was sent.
         `on_failure` gets the error.
         """
-        self._settings = settings
         self._question = question
-        self._application_name = application_name
         self._on_answer = on_answer
         self._on_failure = on_failure
-        self._connector = make_connector(settings, application_name, limit_seconds=ANSWER_SECONDS)
+        self._connector = BoundedConnector(settings, CLIENT_NAME, limit_seconds=ANSWER_SECONDS)
         self._stopping = threading.Event()
         self._connection: BoundedConnection | None = None
 
@@ -69,12 +68,7 @@ class ServerWatch:
         asked_at = time.monotonic()
         try:
             if self._connection is None:
-                self._connection = BoundedConnection(
-                    self._settings,
-                    self._application_name,
-                    limit_seconds=ANSWER_SECONDS,
-                    connector=self._connector,
-                )
+                self._connection = self._connector.open()
                 asked_at = time.monotonic()
             row = self._connection.execute_sql(self._question).fetchone()
         except psycopg2.Error as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 import psycopg2
 from prometheus_client.core import Metric
 
-from core.database.bounded_connection import BoundedConnection, make_connector
+from core.database.bounded_connection import BoundedConnection, BoundedConnector
 from core.database.driver_errors import describe_refusal
 from core.metrics.names import APPLICATION_PREFIX, CONNECTION_NAMES, OTHER, counter, gauge
 from core.queries.server_statistics import Executor, list_tables
@@ -68,13 +68,11 @@ def open_postgres_runner(
 
     `find_roles` returns the roles of processes. The connections of processes are counted by role.
     """
-    connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
+    connector = BoundedConnector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
 
     def connect() -> BoundedConnection:
         try:
-            return BoundedConnection(
-                settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS, connector=connector
-            )
+            return connector.open()
         except psycopg2.OperationalError as error:
             raise ServerAway(describe_refusal(error)) from None
 

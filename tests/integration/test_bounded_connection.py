@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings
-from core.database.bounded_connection import BoundedConnection, NoAnswer
+from core.database.bounded_connection import BoundedConnection, BoundedConnector, NoAnswer
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer
 from tests.patience import stretch
@@ -25,7 +25,7 @@ def connect(
     """Connect with a short limit."""
     if url is not None:
         settings = settings.model_copy(update={"database_url": SecretStr(url)})
-    return BoundedConnection(settings, "echo-markets-test", limit_seconds=limit_seconds)
+    return BoundedConnector(settings, "echo-markets-test", limit_seconds=limit_seconds).open()
 
 
 def test_a_statement_is_cancelled_by_the_server_first(settings: Settings) -> None:

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings
-from core.database.bounded_connection import BoundedConnection
+from core.database.bounded_connection import BoundedConnection, BoundedConnector
 from core.metrics.scrape import list_samples
 from core.queries import server_statistics
 from core.testing import PostgresServer
@@ -28,7 +28,7 @@ from tests.patience import wait_until
 @pytest.fixture
 def connection(settings: Settings) -> Iterator[BoundedConnection]:
     """A connection of a collector."""
-    connection = BoundedConnection(settings, "echo-markets-collector", limit_seconds=5)
+    connection = BoundedConnector(settings, "echo-markets-collector", limit_seconds=5).open()
     yield connection
     connection.close()
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.database import connector as connectors
-from core.database.bounded_connection import BoundedConnection
+from core.database.bounded_connection import BoundedConnector
 from core.database.connector import Connector
 from core.errors import DatabaseUnavailable, MigrationFailed
 from core.migration import Migrator
@@ -63,7 +63,7 @@ def by_transaction(settings: Settings) -> Iterator[Callable[[str], Any]]:
 @contextlib.contextmanager
 def by_bounded(settings: Settings) -> Iterator[Callable[[str], Any]]:
     """Ask as health checks and collectors do."""
-    with contextlib.closing(BoundedConnection(settings, "probe", limit_seconds=5)) as connection:
+    with contextlib.closing(BoundedConnector(settings, "probe", limit_seconds=5).open()) as connection:
         yield lambda statement: connection.execute_sql(statement).fetchone()
 
 
@@ -231,7 +231,7 @@ def test_a_connection_that_cannot_be_introduced_is_closed(
         opened.append(raw)
         raise psycopg2.OperationalError("interrupted")
 
-    monkeypatch.setattr(Connector, "introduce", fail)
+    monkeypatch.setattr(Connector, "probe_session", fail)
     with pytest.raises(DatabaseUnavailable, match="interrupted"):
         service.count_active_players(datetime(2026, 1, 1, tzinfo=UTC))
     assert [raw.closed for raw in opened] == [1]

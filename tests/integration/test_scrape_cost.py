@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core import Settings, open_service
-from core.database.bounded_connection import BoundedConnection
+from core.database.bounded_connection import BoundedConnection, BoundedConnector
 from core.metrics import open_metrics
 from core.metrics.names import STACK_ROLES
 from core.migration import count_migrations
@@ -90,7 +90,7 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
 def test_a_scrape_adds_little_time_in_the_database(settings: Settings, database_url: str) -> None:
     """It takes under 5 ms by the server's statistics, with twenty more connections to count."""
     held = [psycopg2.connect(database_url) for _ in range(WRITERS)]
-    connection = BoundedConnection(settings, "echo-markets-collector", limit_seconds=5)
+    connection = BoundedConnector(settings, "echo-markets-collector", limit_seconds=5).open()
     timed = _Timed(connection)
     try:
         for _ in range(ROUNDS):

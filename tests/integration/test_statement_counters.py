@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.database.bounded_connection import BoundedConnection
+from core.database.bounded_connection import BoundedConnection, BoundedConnector
 from core.queries import server_statistics
 from core.selftest import run_self_test
 from core.testing import PostgresServer
@@ -64,7 +64,7 @@ def test_a_schema_that_the_role_may_not_use_is_none(
     url = SecretStr(own.replace(f"postgres:{postgres_server.password}@", f"{role}:x@"))
     changed = settings.model_copy(update={"database_url": url})
     try:
-        with contextlib.closing(BoundedConnection(changed, "c", limit_seconds=5)) as connection:
+        with contextlib.closing(BoundedConnector(changed, "c", limit_seconds=5).open()) as connection:
             assert totals(StatementCounters(["create_user"]), connection) == {}
     finally:
         execute(f"DROP ROLE {role}")
@@ -87,7 +87,7 @@ def test_statements_are_summed_up_by_operation(statements: Callable[..., None], 
         (3, "SELECT 1", 7, 70.0, 7),
         (4, "SELECT 2 /* op=drop_everything */", 1, 10.0, 1),
     )
-    with contextlib.closing(BoundedConnection(settings, "c", limit_seconds=5)) as connection:
+    with contextlib.closing(BoundedConnector(settings, "c", limit_seconds=5).open()) as connection:
         found = totals(StatementCounters(["get_leaderboard", "create_user"]), connection)
     assert found == {
         "get_leaderboard": (15, pytest.approx(0.75), 101),
@@ -99,7 +99,7 @@ def test_counters_never_go_back(statements: Callable[..., None], settings: Setti
     """This holds when the server discards a statement, and when its statistics are reset."""
     tagged = "SELECT $1 /* op=create_user */"
     counters = StatementCounters(["create_user", "search_users"])
-    with contextlib.closing(BoundedConnection(settings, "c", limit_seconds=5)) as connection:
+    with contextlib.closing(BoundedConnector(settings, "c", limit_seconds=5).open()) as connection:
         statements((1, tagged, 100, 1000.0, 100), (2, tagged, 1, 10.0, 1))
         assert totals(counters, connection)["create_user"] == (101, pytest.approx(1.01), 101)
         # one was forgotten, the other went on

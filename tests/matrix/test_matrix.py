@@ -9,7 +9,7 @@ import pytest
 
 from core import EnhancedDatabaseService, open_service
 from core.database import session_settings
-from core.database.bounded_connection import BoundedConnection
+from core.database.bounded_connection import BoundedConnector
 from core.database.session_settings import PINNED
 from core.errors import QueryTimeout
 from core.migration import Migrator
@@ -142,7 +142,9 @@ def test_every_collector_finds_something(place: Place) -> None:
         postgres.collect_tables,
         postgres.collect_replication,
     )
-    with contextlib.closing(BoundedConnection(place.settings, "collector", limit_seconds=5)) as connection:
+    with contextlib.closing(
+        BoundedConnector(place.settings, "collector", limit_seconds=5).open()
+    ) as connection:
         for collect in collectors:
             assert list(collect(connection))
         list(StatementCounters(["search_users"]).collect(connection))
