@@ -201,7 +201,7 @@ class Connector:
                     probe.execute(statement)
                     return probe.fetchone() or ()
 
-                self.introduce(raw, ask)
+                self.probe_session(raw, ask)
         except BaseException:
             raw.close()
             raise
@@ -241,7 +241,7 @@ class Connector:
         # an empty value, because without this parameter libpq would use PGOPTIONS from the environment
         return connect(self._build_parameters(""))
 
-    def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
+    def probe_session(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
         """Set `facts` and `unit_prefix` of a new connection. Raises `ServerNotSupported`.
 
         `ask` runs a statement on the connection and returns its row.
@@ -267,7 +267,7 @@ class Connector:
                 )
             raw.facts = facts
             if not facts.is_pinned:
-                raw.unit_prefix = self._session.build_prefix(facts, server_version=version)
+                raw.unit_prefix = self._session.build_prefix(facts)
         except OptionNotPossible as error:
             raise ServerNotSupported(
                 f"a pooler refuses start-up options, and {error} in the options of DATABASE_URL cannot"

@@ -39,8 +39,6 @@ PREFIX_END = "/* session */ "
 # client_connection_check_interval: the server looks this often whether the client of a running statement has
 # disconnected, and then ends the statement. It works only if the kernel reports a closed socket (Linux).
 CLIENT_CHECK_MS = 1_000
-# The first server version with this parameter.
-CLIENT_CHECK_VERSION = 140_000
 
 # `usernames` is a table if the tables are distributed, and otherwise a view (core/database/citus.py).
 IS_DISTRIBUTED = """COALESCE((
@@ -128,14 +126,14 @@ class SessionSettings:
                 ) AS pins (name, value) WHERE is_pinned AND value IS NOT NULL
             ) FROM session"""
 
-    def build_prefix(self, facts: SessionFacts, *, server_version: int) -> str:
+    def build_prefix(self, facts: SessionFacts) -> str:
         """Return the statements that set the settings for one transaction.
 
         They need no extra round trip: they are sent in the message of the transaction's first statement.
         """
         local = dict(self._pinned)
         isolation = local.pop("default_transaction_isolation")
-        if facts.is_linux and server_version >= CLIENT_CHECK_VERSION:
+        if facts.is_linux:
             # behind a pooler the client cannot cancel a statement: it does not know the backend process id
             local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
         statements = [
