@@ -37,7 +37,7 @@ LOCK_POLL_SECONDS = 0.005
 # A lock file has its starting name for less than a millisecond. After this time the file is abandoned.
 ABANDONED_SECONDS = 3600.0
 # The kinds of files that are archived. The other gauges of an ended writer have no meaning.
-FOLDED_PREFIXES: frozenset[Prefix] = frozenset({"counter", "histogram", "gauge_mostrecent"})
+ARCHIVED_PREFIXES: frozenset[Prefix] = frozenset({"counter", "histogram", "gauge_mostrecent"})
 
 
 class _Archived(msgspec.Struct, array_like=True):
@@ -69,7 +69,7 @@ class FleetReader:
         self._lock = threading.Lock()
         self._index = SeriesIndex()
         self._set_archive(_Archive(), None)
-        self._has_failed_to_fold = False
+        self._has_failed_to_archive = False
         self.files_read = 0
         """How many files of writers the last collection read, not counting the archive."""
 
@@ -131,12 +131,12 @@ class FleetReader:
         # list again before archiving: a writer that has ended meanwhile may have created more files
         files = list(_parse_names(directory, _list_names(directory) if ended else names))
         if ended:
-            self._fold(directory, files, ended)
+            self._archive_ended(directory, files, ended)
         files = [
             file
             for file in files
             if file.writer not in {own_id, *self._archived_writers}
-            and (file.writer not in ended or file.prefix in FOLDED_PREFIXES)
+            and (file.writer not in ended or file.prefix in ARCHIVED_PREFIXES)
         ]
         _remove_abandoned(directory, names)
         self._index.forget_files_but(file.path for file in files)
@@ -167,10 +167,10 @@ class FleetReader:
             (SeriesKey(value.prefix, value.key), value.number, value.timestamp) for value in archive.values
         )
 
-    def _fold(self, directory: Path, files: list[_File], ended: set[str]) -> None:
+    def _archive_ended(self, directory: Path, files: list[_File], ended: set[str]) -> None:
         """Add the numbers of ended writers to the archive, then remove their files."""
         known = set(self._archived_writers)
-        new = [file for file in files if file.writer in ended - known and file.prefix in FOLDED_PREFIXES]
+        new = [file for file in files if file.writer in ended - known and file.prefix in ARCHIVED_PREFIXES]
         try:
             if ended - known:
                 writers = [self._index.read_file(file.path, file.prefix) for file in new]
@@ -181,16 +181,16 @@ class FleetReader:
             for writer in ended:
                 (directory / f"{writer}{LOCK_SUFFIX}").unlink(missing_ok=True)
         except OSError as error:
-            if not self._has_failed_to_fold:
+            if not self._has_failed_to_archive:
                 logger.warning(
                     "files of ended processes stay in %s (%s), and each makes a scrape slower;"
                     " make room in it or make it writable",
                     directory,
                     errno.errorcode.get(error.errno or 0, type(error).__name__),
                 )
-            self._has_failed_to_fold = True
+            self._has_failed_to_archive = True
         else:
-            self._has_failed_to_fold = False
+            self._has_failed_to_archive = False
 
     def _write_archive(self, directory: Path, writers: list[WriterNumbers], ended: set[str]) -> None:
         values = self._index.list_values(self._index.merge(writers))

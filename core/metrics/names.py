@@ -24,7 +24,7 @@ OTHER = "other"
 APPLICATION_PREFIX = "echo-markets-"
 """The name of each connection to PostgreSQL and Redis is this prefix and the role of the process."""
 RESERVED_ROLES = (*CONNECTION_NAMES, OTHER)
-# No digits: with a process id or a date in it, each process or day would create new series.
+# No digits: a role with a process id or a date would create new series again and again.
 ROLE_PATTERN = r"[a-z]+(?:-[a-z]+)*"
 MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
@@ -43,7 +43,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 # How the values of several live processes are merged: added, the largest, or the newest. Only a `mostrecent`
 # value is kept after its process has ended.
 GaugeMode = Literal["livesum", "livemax", "mostrecent"]
-# Upper bounds, from a warm read of one row (0.1 ms) to the default query timeout (30 s).
+# Upper bounds in seconds, for a warm read of one row (0.1 ms) as well as for the query timeout (30 s).
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 

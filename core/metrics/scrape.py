@@ -111,16 +111,12 @@ def read_scrape(
         scrape = parse_scrape(_read_text(answer), taken_at=taken_at, stack=stack)
     except (ValueError, IndexError, KeyError) as error:
         raise FetchFailed("the answer is not in Prometheus's text format") from error
-    scrape.reasons = find_reasons(scrape, exporter_url, timeout_seconds=timeout_seconds, authority=authority)
+    scrape.reasons = _find_reasons(scrape, exporter_url, timeout_seconds=timeout_seconds, authority=authority)
     return scrape
 
 
-def find_reasons(
-    scrape: Scrape,
-    exporter_url: str,
-    *,
-    timeout_seconds: float = SCRAPE_SECONDS,
-    authority: Path | None = None,
+def _find_reasons(
+    scrape: Scrape, exporter_url: str, *, timeout_seconds: float, authority: Path | None
 ) -> Mapping[str, str]:
     """Return why services are not healthy, as the exporter's health document says.
 
