@@ -21,7 +21,7 @@ from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
 from core.database.read_consistency import LogPosition
 from core.database.statement_watch import StatementWatch
-from core.database.unit_of_work import Session, Sessions, UnitOfWork, UnitsOfWork
+from core.database.unit_of_work import Session, SessionManager, UnitOfWork, UnitsOfWork
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
 from core.failover import KnownTimeline, Timeline
 from core.forks import call_in_forked_child
@@ -91,7 +91,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             limit_seconds=settings.database_query_timeout / 1000, on_look=self._pool.look_after
         )
         self._cursor_factory = self._query_log.extend(self._watch.cursor_factory)
-        self._sessions = Sessions(self._pool, self._units, self._metrics)
+        self._sessions = SessionManager(self._pool, self._units, self._metrics)
 
     def _connect_once(self) -> None:
         self._pool.checkin(self._pool.checkout("connect"))
@@ -176,15 +176,11 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def cursor(self, named_cursor: Any = None) -> Any:
         """Return a cursor in the current transaction. Sends BEGIN if it has not been sent yet."""
         cursor = super().cursor(named_cursor)
-        if self._begin_is_due():
-            cursor.execute(f"BEGIN; {self._state.prefix}")
+        unit = self._state
+        if unit.is_begin_due:
+            unit.is_begin_due = False
+            cursor.execute(f"BEGIN; {unit.prefix}")
         return cursor
-
-    def _begin_is_due(self) -> bool:
-        """Return whether BEGIN has not been sent yet. The next call returns False."""
-        is_due = self._state.is_begin_due
-        self._state.is_begin_due = False
-        return is_due
 
     def commit(self) -> None:
         """Commit the transaction. Sends nothing if the transaction had no statement."""

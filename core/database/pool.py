@@ -16,12 +16,11 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from core.database.connector import ServerConnection
 from core.database.holder import Holder
 from core.database.pooled_connection import (
-    PendingRequest,
     PooledConnection,
     cancel_statements,
     describe_holders,
@@ -30,6 +29,7 @@ from core.database.pooled_connection import (
 from core.database.statement_watch import sever
 from core.errors import ConnectFailed, PoolClosed, PoolTimeout
 from core.metrics import Metrics
+from core.metrics.names import CloseReason
 from core.records import PoolStats
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,25 @@ GROW_AGAIN_SECONDS = 5.0
 # How often pending and new requests look for leaks, and for connections whose holder has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
-CloseReason = Literal["stale", "dead", "broken", "shutdown"]
+
+class PendingRequest:
+    """A thread's request for a connection.
+
+    If `is_granted` is true, `granted` is the connection, or None if the thread may open one.
+    """
+
+    __slots__ = ("event", "granted", "is_granted")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.granted: PooledConnection | None = None
+        self.is_granted = False
+
+    def grant(self, entry: PooledConnection | None) -> None:
+        """Wake the waiting thread with a connection, or with None as the permission to open one."""
+        self.granted = entry
+        self.is_granted = True
+        self.event.set()
 
 
 class ConnectionPool:

@@ -1,7 +1,4 @@
-"""A connection of the pool, and a pending request for one.
-
-Owns the ping, the reset at check-in, the closing, and the hand-over to a pending request.
-"""
+"""One connection of the pool: its ping, its reset at check-in, and the cancelling of its statements."""
 
 import logging
 import select
@@ -160,23 +157,3 @@ def reset_connection(raw: ServerConnection) -> bool:
     except psycopg2.Error:
         return False
     return not raw.closed
-
-
-class PendingRequest:
-    """A thread's request for a connection.
-
-    If `is_granted` is true, `granted` is the connection, or None if the thread may open one.
-    """
-
-    __slots__ = ("event", "granted", "is_granted")
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.granted: PooledConnection | None = None
-        self.is_granted = False
-
-    def grant(self, entry: PooledConnection | None) -> None:
-        """Wake the waiting thread with a connection, or with None as the permission to open one."""
-        self.granted = entry
-        self.is_granted = True
-        self.event.set()

@@ -275,13 +275,13 @@ def _give_up_suspended(unit: UnitOfWork) -> None:
         )
 
 
-class Sessions:
-    """The pool, the units of work and the metrics that all sessions of one database share."""
+class SessionManager:
+    """Begins and ends the units of work of one database, on connections of its pool."""
 
     def __init__(self, pool: ConnectionPool, units: UnitsOfWork, metrics: Metrics) -> None:
         self.units = units
         self._pool = pool
-        self._metrics = metrics
+        self.metrics = metrics
 
     def create_unit(self, operation: str, holder: Holder | None) -> UnitOfWork:
         """Return a unit of work without a connection. The default `holder` is this thread."""
@@ -314,48 +314,44 @@ class Sessions:
         """Count `error` if it is a database error. Return its translation, or None if it needs none."""
         if isinstance(error, PoolTimeout | PoolClosed | ConnectFailed):
             reason = "08" if isinstance(error, ConnectFailed) else "pool"
-            self._metrics.count_operation_error(operation, reason)
+            self.metrics.count_operation_error(operation, reason)
             return None
         if not isinstance(error, DRIVER_ERRORS):
             return None
         state = find_sqlstate(error)
-        self._metrics.count_operation_error(operation, state[:2] if state else "08")
+        self.metrics.count_operation_error(operation, state[:2] if state else "08")
         if state == READ_ONLY:
             # this may be a former primary, and a new connection may reach the new one
             self._pool.expire_all()
         return translate(error, operation)
-
-    def observe(self, operation: str, seconds: float) -> None:
-        """Record how long a session took."""
-        self._metrics.observe_operation(operation, seconds)
 
 
 class Session(Generic[T]):
     """One `with` block around a unit of work. `with ... as` binds `value`."""
 
     __slots__ = (
-        "_before", "_is_joined", "_of", "_operation", "_outer_operation", "_started", "_unit", "_value",
+        "_before", "_is_joined", "_manager", "_operation", "_outer_operation", "_started", "_unit", "_value",
     )  # fmt: skip  # one name per line would only be longer
 
-    def __init__(self, of: Sessions, value: T, operation: str, holder: Holder | None) -> None:
-        self._of = of
+    def __init__(self, manager: SessionManager, value: T, operation: str, holder: Holder | None) -> None:
+        self._manager = manager
         self._value = value
         self._operation = operation
-        found = of.units.find()
+        found = manager.units.find()
         if found is not None:
             found.check_identity(operation)
         self._is_joined = found is not None
-        self._unit = found or of.create_unit(operation, holder)
+        self._unit = found or manager.create_unit(operation, holder)
 
     def __enter__(self) -> T:
         self._started = time.perf_counter()
         unit = self._unit
         self._outer_operation, unit.operation = unit.operation, self._operation
         # before the check-out, whose log lines name the operation of the current unit of work
-        self._before = self._of.units.use(unit)
+        self._before = self._manager.units.use(unit)
         if not self._is_joined:
             try:
-                self._of.begin(unit)
+                self._manager.begin(unit)
             except BaseException as error:
                 self.__exit__(type(error), error, error.__traceback__)
                 raise
@@ -370,16 +366,16 @@ class Session(Generic[T]):
         try:
             if self._is_joined:
                 self._unit.operation = self._outer_operation
-                self._of.units.restore(self._before, self._unit)
+                self._manager.units.restore(self._before, self._unit)
             else:
-                self._of.end(self._unit, self._before, is_collected=is_collected)
+                self._manager.end(self._unit, self._before, is_collected=is_collected)
         except BaseException as late:  # replaces the error of the block, as in a `finally`
             leaving = late
         if not is_collected:
-            self._of.observe(self._operation, time.perf_counter() - self._started)
+            self._manager.metrics.observe_operation(self._operation, time.perf_counter() - self._started)
         if leaving is None:
             return
-        translated = self._of.translate(leaving, self._operation)
+        translated = self._manager.translate(leaving, self._operation)
         if translated is not None:
             raise translated from leaving
         if leaving is not error:

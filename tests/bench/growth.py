@@ -30,8 +30,7 @@ from core.cache.near import FailSafeValues, NearCache
 from core.cache.outbox import InvalidationOutbox, KeyScripts
 from core.database.connector import ServerConnection
 from core.database.holder import Holder
-from core.database.pool import ConnectionPool
-from core.database.pooled_connection import PendingRequest
+from core.database.pool import ConnectionPool, PendingRequest
 from core.errors import PoolTimeout
 from core.metrics import Metrics
 from core.service.leaderboards import leaderboard_version_key
