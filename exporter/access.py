@@ -1,9 +1,9 @@
 """Access to the exporter: TLS and users from the web-config file, and basic authentication (RFC 7617).
 
-Owns the supported part of the file's format with its error messages, the `Authorization` header, the paths
-that need no password, and the check of passwords. The format is that of Prometheus's exporter-toolkit:
+Owns the supported keys of the file and their error messages, the `Authorization` header, and the check of
+passwords. The format of the file is that of Prometheus's exporter-toolkit:
 https://prometheus.io/docs/prometheus/latest/configuration/https/. The file is read once, when the exporter
-starts. An unknown key is an error, because to ignore it could leave the exporter unprotected.
+starts. An unknown key is an error, because ignoring it could leave the exporter unprotected.
 """
 
 import asyncio

@@ -191,10 +191,10 @@ def _load(folder: Path, name: str) -> Certificate | None:
 
 def store_certificate(folder: Path, name: str, made: Certificate) -> None:
     """Write a certificate and its key as PEM files, NAME.crt and NAME.key."""
-    # write the key first: a key without its certificate counts as missing
     key = made.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    # write the certificate last: if this is interrupted, the certificate is missing and will be made again
     (folder / f"{name}.crt").unlink(missing_ok=True)
     write_private(folder / f"{name}.key", key.decode())
     write_private(folder / f"{name}.crt", made.certificate.public_bytes(serialization.Encoding.PEM).decode())

@@ -250,7 +250,7 @@ class ComposeStack(Stack):
 def build_addresses(
     settings: StackSettings, secrets: ContainerSecrets, *, certificates: Path
 ) -> dict[str, str]:
-    """Return the connection variables of programs on this machine, such as DATABASE_URL and REDIS_URL.
+    """Return the variables with which programs on this machine connect to the servers.
 
     DATABASE_URL, DIRECT_URL and ADMIN_URL connect as the application, the owner and the superuser. With
     PROFILE=tls, the clients verify the servers with `ca.crt` in the folder `certificates`.

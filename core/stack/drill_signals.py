@@ -15,7 +15,7 @@ NONE = "none"
 NAMED_CALLS = 3
 # The value of `Observation.failed_calls` if the self-test gave up because no call can succeed.
 ALL_CALLS = ("all",)
-# The `role` label of `echo-markets occupy-pool`; no other process has it.
+# The value of the label `role` in the metrics of `echo-markets occupy-pool`.
 DRILL_ROLE = "drill"
 CONSTRAINT_CLASS = "23"
 

@@ -27,15 +27,15 @@ from core.stack.stack_env import Mode, read_record
 SOCKET_PATH_LIMIT = 90
 # the content of the folder, in messages to users who delete it
 CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
-# the name of a stack has at most 64 characters, and begins with that of the checkout's folder, cut to this
-# length
+# a stack's name begins with the name of the checkout's folder, cut to this length, and has at most 64
+# characters
 FOLDER_CHARACTERS = 40
 # PostgreSQL writes WAL files of 16 MB, and may need several new ones at once
 LEAST_FREE_BYTES = 64_000_000
 
 
 class StackFolder:
-    """The state of one checkout's stack."""
+    """The paths and files in the folder `.local` of one checkout."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

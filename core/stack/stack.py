@@ -25,7 +25,7 @@ SHOWN_LOG_LINES = 100
 
 
 class Stack(ABC):
-    """The stack of one checkout."""
+    """Starts, stops and inspects the stack of one checkout."""
 
     part_noun: ClassVar[str]
     part_names: ClassVar[Collection[str]]

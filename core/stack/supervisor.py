@@ -46,7 +46,7 @@ class ProgramState(NamedTuple):
 
 
 class Supervisor:
-    """The supervisord of one checkout."""
+    """Controls the supervisord of one checkout."""
 
     def __init__(self, folder: StackFolder) -> None:
         self._folder = folder

@@ -44,7 +44,7 @@ STOP_SECONDS = 8.0
 """How long a worker may take to stop before it is killed. Normally it stops within 5 s."""
 
 FULL_PAUSE_SECONDS = 0.05
-"""Pause before a connection that no worker could take is offered again."""
+"""Pause before a connection that no worker could take is offered to the workers again."""
 
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.2, 30.0
 """Pause before a worker is started again. It grows from the first to the longest if the start fails."""
