@@ -47,17 +47,17 @@ class DatabaseProgram(NamedTuple):
     environment: Mapping[str, str]
 
 
-def find_dump(url: str) -> DatabaseProgram:
+def build_dump_command(url: str) -> DatabaseProgram:
     """Return the pg_dump command line for the database at `url`, whose role must bypass row security."""
-    return _find_program("pg_dump", url, "--format=custom")
+    return _build_command("pg_dump", url, "--format=custom")
 
 
-def find_restore(url: str) -> DatabaseProgram:
+def build_restore_command(url: str) -> DatabaseProgram:
     """Return the pg_restore command line that fills the empty database at `url` in one transaction."""
-    return _find_program("pg_restore", url, "--single-transaction", "--exit-on-error")
+    return _build_command("pg_restore", url, "--single-transaction", "--exit-on-error")
 
 
-def _find_program(name: str, url: str, *options: str) -> DatabaseProgram:
+def _build_command(name: str, url: str, *options: str) -> DatabaseProgram:
     parts = parse_dsn(url)
     # pass the password in the environment, because other users can see the arguments of a process
     environment = {"PGPASSWORD": parts.pop("password")} if "password" in parts else {}
@@ -119,7 +119,7 @@ def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
             raise StackError(
                 f"the stack has data, and {path} was not restored; `make clean` removes its data"
             )
-    restore_backup(find_restore(url), path, key=key)
+    restore_backup(build_restore_command(url), path, key=key)
 
 
 def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -> None:

@@ -99,13 +99,11 @@ def make_authority(*, now: datetime) -> Certificate:
     return Certificate(certificate, key)
 
 
-def make_certificate(
-    authority: Certificate, names: tuple[str, ...], *, now: datetime, days: int = SERVER_DAYS
-) -> Certificate:
+def make_certificate(authority: Certificate, names: tuple[str, ...], *, now: datetime) -> Certificate:
     """Return a new server certificate, signed by `authority`, for `names`: host names and IP addresses."""
     key = ec.generate_private_key(ec.SECP256R1())
     public = authority.key.public_key()
-    builder = _begin(_build_name(names[0]), authority.certificate.subject, key, now=now, days=days)
+    builder = _begin(_build_name(names[0]), authority.certificate.subject, key, now=now, days=SERVER_DAYS)
     certificate = (
         builder.add_extension(x509.SubjectAlternativeName(map(_build_alternative, names)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -126,7 +124,7 @@ def _begin(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(min(now, now + timedelta(days=days)) - CLOCK_DIFFERENCE)
+        .not_valid_before(now - CLOCK_DIFFERENCE)
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

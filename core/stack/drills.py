@@ -178,7 +178,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
 )
 
 
-def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: float = FAULT_SECONDS) -> bool:
+def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: float) -> bool:
     """Run a drill and print its table. Return whether every signal was as expected.
 
     Observes the stack for `seconds` each before, during and after the fault. Raises `StackError` if the

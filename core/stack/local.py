@@ -220,7 +220,11 @@ class LocalStack(Stack):
             for _ in range(2):
                 for process in self._find_strays():
                     was_running = True
-                    stop_process(process, stop_signal=_choose_signal(process), seconds=STOP_SECONDS)
+                    stop_process(
+                        process,
+                        stop_signal=STOP_SIGNALS.get(process.name(), signal.SIGTERM),
+                        seconds=STOP_SECONDS,
+                    )
         self.folder.forget_record()
         return was_running
 
@@ -261,10 +265,6 @@ def resume_paused(folder: StackFolder) -> list[str]:
                 process.resume()
                 resumed.append(name)
     return resumed
-
-
-def _choose_signal(process: psutil.Process) -> signal.Signals:
-    return STOP_SIGNALS["postgres" if process.name() == "postgres" else "exporter"]
 
 
 def _is_running(item: ProgramState) -> bool:

@@ -54,7 +54,7 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
     }
     for name, content in made.items():
         write_private(folder.secrets / name, content)
-    for name, value in find_sign_in(settings).items():
+    for name, value in _list_oidc_secrets(settings).items():
         # write an empty file without OIDC: compose needs every secret file that `compose.yaml` names
         write_private(folder.secrets / name, value.get_secret_value() if value else "")
     url = f"https://{SCRAPER}:{secrets.exporter_password}@exporter:9100"
@@ -63,7 +63,7 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
     return secrets
 
 
-def find_sign_in(settings: StackSettings) -> dict[str, SecretStr | None]:
+def _list_oidc_secrets(settings: StackSettings) -> dict[str, SecretStr | None]:
     """Return the secrets of the OIDC sign-in by the names of their files. They are None without OIDC."""
     return {"oidc.client": settings.oidc_client_secret, "oidc.cookie": settings.oidc_cookie_secret}
 
@@ -75,7 +75,7 @@ def name_copies(settings: StackSettings) -> dict[str, str]:
     """
     return {
         f"{name.replace('.', '_').upper()}_COPY": f"/run/secrets/{name}" if value else ""
-        for name, value in find_sign_in(settings).items()
+        for name, value in _list_oidc_secrets(settings).items()
     }
 
 

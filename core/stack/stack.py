@@ -15,7 +15,7 @@ from rich.table import Table
 from core.errors import StackError
 from core.settings import redact
 from core.settings.texts import LOOPBACK
-from core.stack.backup import check_backup, fill_database, find_dump, write_backup
+from core.stack.backup import build_dump_command, check_backup, fill_database, write_backup
 from core.stack.folder import StackFolder
 from core.stack.health import read_stack_health
 from core.stack.programs import find_address, find_superuser_url
@@ -58,7 +58,9 @@ class Stack(ABC):
         recorded = self.folder.recorded()
         if not recorded:
             raise StackError("the stack is not up; `make up` starts it")
-        return write_backup(find_dump(find_superuser_url(recorded)), path, key=settings.find_backup_key())
+        return write_backup(
+            build_dump_command(find_superuser_url(recorded)), path, key=settings.find_backup_key()
+        )
 
     @abstractmethod
     def _up(self, settings: StackSettings, *, backup: Path | None) -> None:

@@ -24,7 +24,7 @@ from core.database.roles import open_administrator
 from core.errors import DatabaseError, InvalidInput, MigrationFailed
 from core.migration import Migrator
 from core.records import AuditBreak, User
-from core.stack.backup import find_dump, find_restore
+from core.stack.backup import build_dump_command, build_restore_command
 from tests.conftest import AS_APP, Execute
 from tests.integration.plans import count_reads
 
@@ -447,14 +447,14 @@ def test_a_log_goes_through_a_dump(
         service.create_user(username="alice", name="Älice \U0001f4a5", preferences={"a": [1.50, "\u2028"]})
     service.maintain_audit_log(keep_months=2)
     before = service.verify_audit_log()
-    program = find_dump(database_url)
+    program = build_dump_command(database_url)
     dump = subprocess.run(
         program.command, env={**os.environ, **program.environment}, capture_output=True, check=True
     ).stdout
     if AS_APP:
         with open_administrator(empty_database_url) as admin:
             hand_over(admin)
-    program = find_restore(empty_database_url)
+    program = build_restore_command(empty_database_url)
     subprocess.run(program.command, env={**os.environ, **program.environment}, input=dump, check=True)
     with open_service(
         settings.model_copy(update={"database_url": SecretStr(empty_database_url)})

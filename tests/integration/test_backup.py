@@ -18,9 +18,9 @@ from core.errors import StackError
 from core.stack import backup
 from core.stack.backup import (
     DatabaseProgram,
+    build_dump_command,
+    build_restore_command,
     check_backup,
-    find_dump,
-    find_restore,
     parse_key,
     restore_backup,
     write_backup,
@@ -57,11 +57,11 @@ def test_a_restored_database_has_the_same_leaderboards(
     """All leaderboards are equal, and the database accepts writes."""
     play_game(service)
     path = tmp_path / "backups" / "game.dump"
-    size = write_backup(find_dump(settings.database_url.get_secret_value()), path, key=key)
+    size = write_backup(build_dump_command(settings.database_url.get_secret_value()), path, key=key)
     assert size == path.stat().st_size
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert b"alice" not in path.read_bytes(), "compressed, or encrypted"
-    restore_backup(find_restore(restored_url), path, key=key)
+    restore_backup(build_restore_command(restored_url), path, key=key)
     there = settings.model_copy(
         update={"database_url": type(settings.database_url)(restored_url), "enable_redis_cache": False}
     )
@@ -80,10 +80,10 @@ def test_a_damaged_backup_changes_nothing(
     play_game(service)
     for key in (None, KEY):
         path = tmp_path / f"{key is None}.dump"
-        write_backup(find_dump(settings.database_url.get_secret_value()), path, key=key)
+        write_backup(build_dump_command(settings.database_url.get_secret_value()), path, key=key)
         path.write_bytes(path.read_bytes()[:-500])
         with pytest.raises(StackError):
-            restore_backup(find_restore(restored_url), path, key=key)
+            restore_backup(build_restore_command(restored_url), path, key=key)
         with psycopg2.connect(restored_url) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
             assert cursor.fetchone() == (0,)
@@ -94,7 +94,7 @@ def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> 
     url = f"{database_url}_missing"
     path = tmp_path / "game.dump"
     with pytest.raises(StackError, match=r"pg_dump failed with status 1: .*does not exist") as raised:
-        write_backup(find_dump(url), path, key=KEY)
+        write_backup(build_dump_command(url), path, key=KEY)
     assert list(tmp_path.iterdir()) == []
     assert parse_dsn(url)["password"] not in str(raised.value)
 

@@ -7,7 +7,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,13 @@ from core.errors import ConnectFailed
 from core.http_client import FetchFailed, fetch
 from core.migration import Migrator
 from core.settings.texts import LOOPBACK
-from core.stack.certificates import Certificate, make_authority, make_certificate, store_certificate
+from core.stack.certificates import (
+    SERVER_DAYS,
+    Certificate,
+    make_authority,
+    make_certificate,
+    store_certificate,
+)
 from core.stack.ports import find_free_port
 from core.stack.processes import wait_until
 from core.stack.redis_access import build_acl
@@ -67,6 +73,7 @@ def test_a_closed_connection_is_noticed_over_tls(make_place: Callable[[Variant],
 
 
 NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(days=SERVER_DAYS + 1)
 ELSEWHERE = "elsewhere.example"
 Serve = Callable[[Certificate], None]
 
@@ -78,9 +85,9 @@ class Authorities(NamedTuple):
     other: Certificate
     folder: Path
 
-    def issue(self, name: str = LOOPBACK, *, days: int = 1) -> Certificate:
-        """Return a certificate for one name; negative days make it expired."""
-        return make_certificate(self.own, (name,), now=NOW, days=days)
+    def issue(self, name: str = LOOPBACK, *, now: datetime = NOW) -> Certificate:
+        """Return a certificate for one name; one that was made LONG_AGO has expired."""
+        return make_certificate(self.own, (name,), now=now)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +155,7 @@ def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], author
     refused = [
         (authorities.issue(), trusted.replace("own.crt", "other.crt"), "certificate verify failed"),
         (authorities.issue(ELSEWHERE), trusted, f'server certificate for "{ELSEWHERE}"'),
-        (authorities.issue(days=-1), trusted, "certificate verify failed"),
+        (authorities.issue(now=LONG_AGO), trusted, "certificate verify failed"),
         (authorities.issue(), "sslmode=disable", "no pg_hba.conf entry for host"),
         (authorities.issue(), trusted.replace("own.crt", "none.crt"), "none.crt"),
     ]
@@ -183,7 +190,7 @@ def test_the_exporter_is_verified(authorities: Authorities) -> None:
     failed = "TLS failed: certificate verify failed: "
     assert ask(authorities.issue(), "other.crt").startswith(f"{failed}")
     assert ask(authorities.issue(ELSEWHERE), "own.crt").startswith(f"{failed}IP address mismatch")
-    assert ask(authorities.issue(days=-1), "own.crt") == f"{failed}certificate has expired"
+    assert ask(authorities.issue(now=LONG_AGO), "own.crt") == f"{failed}certificate has expired"
     assert "none.crt cannot be used: No such file" in ask(authorities.issue(), "none.crt")
     assert ask(authorities.issue(), "own.crt", "http") != "here"
 
