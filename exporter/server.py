@@ -148,7 +148,7 @@ def _build_routes(
     ]
 
 
-def build_health_document(health: Health, stack: StackIdentity | None = None) -> dict[str, Any]:
+def build_health_document(health: Health, stack: StackIdentity | None) -> dict[str, Any]:
     """Return the health in the form of a JSON document, with times in milliseconds and a UTC timestamp.
 
     `stack` identifies the stack by its name and a digest of its database's address.

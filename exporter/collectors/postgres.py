@@ -14,16 +14,13 @@ from core.database.driver_errors import describe_refusal
 from core.metrics.names import APPLICATION_PREFIX, CONNECTION_NAMES, OTHER, counter, gauge
 from core.queries.server_statistics import Executor, list_tables
 from core.settings import Settings
-from exporter.collectors.runner import Collector, CollectorRunner, ServerAway
+from exporter.collectors.runner import BRIEF_SECONDS, Collector, CollectorRunner, ServerAway
 from exporter.collectors.statements import StatementCounters
 
 CLIENT_NAME = f"{APPLICATION_PREFIX}collector"
 # Timeout of a statement. A statement takes milliseconds unless it waits for a lock or the server hangs.
 STATEMENT_SECONDS = 1.0
-# How long a result is reused if it is cheap: two scrapers of the same exporter cause only one run of the
-# statements.
-BRIEF_SECONDS = 1.0
-# How long a result is reused if it is expensive to read and changes slowly: sizes and statement counters.
+# The interval of collectors that are expensive and whose values change slowly: sizes and statement counters.
 LONG_SECONDS = 30.0
 # The most replicas to report. Replicas choose their own names, which become values of a label.
 MAX_REPLICAS = 10

@@ -9,10 +9,8 @@ from prometheus_client.core import Metric
 from core.cache.topology import make_connection_factory
 from core.metrics.names import APPLICATION_PREFIX, counter, gauge
 from core.settings import Settings
-from exporter.collectors.runner import Collector, CollectorRunner, ServerAway
+from exporter.collectors.runner import BRIEF_SECONDS, Collector, CollectorRunner, ServerAway
 
-# How long a result is reused: two scrapers of the same exporter cause only one run.
-BRIEF_SECONDS = 1.0
 # Each section needs its own INFO command: a command with several sections needs Redis 7.
 SECTIONS = ("memory", "stats")
 METRICS = {

@@ -15,6 +15,9 @@ from prometheus_client.core import Metric
 
 logger = logging.getLogger(__name__)
 
+# The interval of a cheap collector: two scrapers of the same exporter cause only one run.
+BRIEF_SECONDS = 1.0
+
 
 class ServerAway(Exception):
     """The server cannot be reached. The message is the reason, and no traceback is logged."""
