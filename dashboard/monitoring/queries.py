@@ -138,7 +138,7 @@ REPORTED_BY_ALL = (
 )
 
 
-def build_promql(query: Query, *, window_seconds: int = WINDOW_SECONDS) -> str:
+def build_promql(query: Query) -> str:
     """Return the query in PromQL."""
     by = f" by ({', '.join(query.by)})" if query.by else ""
     labels = _build_selector(query.where)
@@ -146,12 +146,12 @@ def build_promql(query: Query, *, window_seconds: int = WINDOW_SECONDS) -> str:
         return f"{query.kind}{by} ({query.metric}{labels})"
     if query.kind == "quantile":
         grouped = ", ".join(("le", *query.by))
-        rates = f"sum by ({grouped}) (rate({query.metric}_bucket{labels}[{window_seconds}s]))"
+        rates = f"sum by ({grouped}) (rate({query.metric}_bucket{labels}[{WINDOW_SECONDS}s]))"
         return f"histogram_quantile({query.quantile:g}, {rates})"
-    rate = f"sum{by} (rate({query.metric}{labels}[{window_seconds}s]))"
+    rate = f"sum{by} (rate({query.metric}{labels}[{WINDOW_SECONDS}s]))"
     if query.kind == "rate":
         return rate
-    return f"{rate} / (sum{by} (rate({query.divisor}{labels}[{window_seconds}s])) > 0)"
+    return f"{rate} / (sum{by} (rate({query.divisor}{labels}[{WINDOW_SECONDS}s])) > 0)"
 
 
 def _build_selector(where: tuple[tuple[str, str], ...]) -> str:

@@ -93,7 +93,7 @@ def get_readyz(_: Request) -> JSONResponse:
     )
 
 
-def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> st.App:
+def create_app(settings: Settings, *, page_limits: PageLimits | None) -> st.App:
     """Return the ASGI application. It opens its service when the server starts.
 
     Without `page_limits`, this process counts its open pages itself. Raises `SettingsError` if the access

@@ -150,7 +150,7 @@ class PageConnections:
         *,
         page_limits: PageLimits,
         is_known: Callable[[Scope], bool],
-        count: Callable[[Limiter, bool], None] = lambda *_: None,
+        count: Callable[[Limiter, bool], None],
     ) -> None:
         self._app = app
         self._page_limits = page_limits

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dashboard.navigation import MENU, SCRIPTS
+from dashboard.server.assets import ASSET_CACHE_CONTROL
 
 STATIC = Path(__file__).parents[1] / "static"
 SHELL = "/shell.js"
@@ -77,7 +78,7 @@ class IndexPage:
         self._pages = {"/", *(f"/{page}" for page in SCRIPTS if page != MENU[0])}
         self._bodies = {
             "html": (html.encode(), "text/html; charset=utf-8", "no-cache"),
-            "shell": (shell, "text/javascript; charset=utf-8", "public, immutable, max-age=31536000"),
+            "shell": (shell, "text/javascript; charset=utf-8", ASSET_CACHE_CONTROL),
         }
         self._compressed = {name: gzip.compress(body, mtime=0) for name, (body, _, _) in self._bodies.items()}
 

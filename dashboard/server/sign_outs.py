@@ -102,16 +102,14 @@ def has_signed_out(visitor: Visitor, sign_outs: SignOuts) -> bool:
 
 
 async def watch_sign_outs(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read the sign-outs of other processes every `READ_SECONDS`, until cancelled."""
+    """Read the sign-outs of other processes every `READ_SECONDS`, until cancelled.
+
+    If the audit log cannot be read, the known sign-outs are kept.
+    """
     while True:
-        await asyncio.to_thread(refresh_or_log, sign_outs, service)
+        try:
+            await asyncio.to_thread(sign_outs.refresh, service)
+        except EchoMarketsError as error:
+            # level debug is enough, because the health line shows the outage
+            logger.debug("sign-outs of other processes are not known: %s", error)
         await asyncio.sleep(READ_SECONDS)
-
-
-def refresh_or_log(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read the sign-outs of other processes. If the audit log cannot be read, keep the known ones."""
-    try:
-        sign_outs.refresh(service)
-    except EchoMarketsError as error:
-        # level debug is enough, because the health line shows the outage
-        logger.debug("sign-outs of other processes are not known: %s", error)

@@ -67,7 +67,7 @@ class Worker:
         self.reader, self.writer = reader, writer
         self._connections = connections
         self.given = 0
-        self._load = ConnectionLoad(given=0, open=0)
+        self.load = ConnectionLoad(given=0, open=0)
 
     @classmethod
     async def start(cls) -> "Worker":
@@ -86,11 +86,7 @@ class Worker:
     @property
     def open_connections(self) -> int:
         """The number of open connections, including those that the worker has not received yet."""
-        return self._load.open + self.given - self._load.given
-
-    def note_load(self, load: ConnectionLoad) -> None:
-        """Store the numbers of connections that the worker reports."""
-        self._load = load
+        return self.load.open + self.given - self.load.given
 
     def give(self, connection: socket.socket) -> bool:
         """Pass a connection to the worker. Return False if the worker cannot take it."""
@@ -204,7 +200,7 @@ class Workers:
                 self._update_ready()
                 logger.info("worker %d is ready", worker.process.pid)
             case ConnectionLoad() as load:
-                worker.note_load(load)
+                worker.load = load
             case Enter(number, client, is_known):
                 is_admitted = await self._page_limits.enter(client, is_known=is_known)
                 if is_admitted:
