@@ -1,6 +1,6 @@
 """Echo Markets: the data layer of a stock-trading game.
 
-`open_service()` returns an `EnhancedDatabaseService`, whose methods are the public API.
+`open_service()` returns an `EnhancedDatabaseService`. Its methods are the public API.
 """
 
 from core.app import open_service

@@ -98,7 +98,7 @@ class HealthEvaluator:
         self._redis_check = _Check("redis", self._examine_redis)
 
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
-        """Check PostgreSQL and Redis in parallel, and return the health; it is at most two seconds old.
+        """Check PostgreSQL and Redis in parallel, and return the health, at most two seconds old.
 
         `timestamp` of the health is the time when the checks began. The checks get `limit_seconds`, and at
         most one second. A check that has not ended by then counts as failed. A call during the evaluation of

@@ -4,7 +4,7 @@ A run is a single transaction: it changes everything or nothing. An advisory loc
 the first. The lock belongs to the transaction, so it works behind a transaction pooler too. A revert can be
 refused if it would drop tables or columns of tables that have rows.
 
-Names in migrations are resolved only in the current schema, whatever else is on the search path. If the
+Names in migrations are resolved only in the current schema, not in the rest of the search path. If the
 schema belongs to the owner role of `core.database.roles`, each run switches to this role. `up` then also sets
 the privileges of all roles.
 """

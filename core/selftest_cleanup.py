@@ -42,7 +42,7 @@ def symbol_of(name: str) -> str:
 
 
 def find_abandoned(service: EnhancedDatabaseService, now: datetime) -> list[str]:
-    """Return the names of killed self-tests whose player still exists."""
+    """Return the names of self-tests that were killed and have left their player."""
     return [
         user.username
         for user in service.search_users(PREFIX, limit=MOST)

@@ -34,7 +34,7 @@ STACK_ENV_FILE = Path(".local/stack.env")
 # The least similarity (0 to 1) of a misspelt name to a setting: one letter in ten is missing, wrong or in
 # another place. DATABSE_URL is a misspelt name, REDIS_HOST is not.
 MISSPELT_SIMILARITY = 0.9
-# Error classes whose messages contain no secret. Only these messages are shown.
+# The messages of these errors contain no secret. The message of any other error is not shown.
 _EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError, TextError)
 # A longer value is not shown in a message.
 SHOWN_CHARACTERS = 500
@@ -43,7 +43,7 @@ PROPOSED_SIMILARITY = 0.6
 
 
 def milliseconds(default: int, lowest: int = 1, highest: int = 3_600_000, *, zero: str = "") -> Any:
-    """Return a field for a duration in whole milliseconds. `zero` describes what the value 0 means."""
+    """Return a field for a duration in whole milliseconds. `zero` describes the meaning of 0."""
     return number(default, lowest, highest, unit="whole milliseconds", zero=zero)
 
 

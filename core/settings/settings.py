@@ -33,7 +33,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 def _check_replica_urls(value: SecretStr) -> SecretStr | None:
     urls = " ".join(check_replica_urls(value.get_secret_value()))
-    # None for a text of blanks, which is the value of "$FIRST $SECOND" if neither variable is set
+    # None for a text of blanks: the value of "$FIRST $SECOND" if both variables are not set
     return SecretStr(urls) if urls else None
 
 
@@ -49,7 +49,7 @@ def _check_encryption_keys(value: SecretStr) -> SecretStr:
 
 def _check_networks(value: str) -> str:
     for network in _split(value):
-        ip_network(network)  # raises ValueError if it is neither an address nor a network
+        ip_network(network)  # raises ValueError if it is not an address or a network
     return value
 
 
@@ -234,7 +234,7 @@ class Settings(SharedSettings):
             raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
 
     def read_keyring(self) -> Keyring:
-        """Return the keyring with the keys of ENCRYPTION_KEYS; it is empty if the variable is not set.
+        """Return the keyring with the keys of ENCRYPTION_KEYS, or an empty keyring if there are none.
 
         Raises `SettingsError` if a value that was not validated, as in `model_copy`, is wrong.
         """
