@@ -22,7 +22,7 @@ from core.metrics import Metrics, open_metrics
 from core.metrics.names import APPLICATION_PREFIX, STACK_ROLES, Role, check_role
 from core.records import PoolUse
 from core.service import EnhancedDatabaseService
-from core.service.emails import UserEmails
+from core.service.email_encryption import UserEmails
 from core.settings import Settings
 
 

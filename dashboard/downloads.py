@@ -15,7 +15,7 @@ from typing import NamedTuple
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from core.errors import EchoMarketsError, InvalidInput
-from core.service.inputs import show
+from core.service.argument_checks import show
 
 FORMULA = re.compile(
     r"""(?P<start>^|[;\t\r\n])"""

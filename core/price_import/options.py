@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from core.errors import InvalidInput
 from core.price_import.numbers_and_dates import DATE_FORMS
 from core.price_import.vocabulary import parse_name
-from core.service.inputs import check_symbol
+from core.service.argument_checks import check_symbol
 
 MEANINGS: Final = (
     "symbol", "date", "time", "open", "high", "low", "close", "adjusted", "volume", "split", "currency",

@@ -27,8 +27,7 @@ from core.records import (
     AuditVerification,
     PartitionReport,
 )
-from core.service.audit_chain import Anchor, ChainVerifier, parse_anchor
-from core.service.inputs import (
+from core.service.argument_checks import (
     check_after,
     check_choice,
     check_id,
@@ -37,6 +36,7 @@ from core.service.inputs import (
     check_text,
     find_place,
 )
+from core.service.audit_chain import Anchor, ChainVerifier, parse_anchor
 from core.service.paging import stream_pages
 from core.service.partitions import MAX_MONTHS_AHEAD
 from core.service.writes import ServiceBase, new_id

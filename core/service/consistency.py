@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from core.database import read_consistency
 from core.errors import DatabaseUnavailable, InvalidInput
 from core.records import ReplicaStats
-from core.service.inputs import show
+from core.service.argument_checks import show
 from core.service.writes import ServiceBase
 
 

@@ -7,7 +7,7 @@ from core.encryption import Undecipherable
 from core.queries import users as queries
 from core.queries.users import EmailChange
 from core.records import EncryptionKeyUse, Reencryption
-from core.service.inputs import check_id, check_limit
+from core.service.argument_checks import check_id, check_limit
 from core.service.users import user_key
 from core.service.writes import ServiceBase
 

@@ -11,7 +11,7 @@ from core.cache.kinds import MARKET_EVENTS, version_key
 from core.database import Database
 from core.queries import events as queries
 from core.records import EventEffect, MarketEvent
-from core.service.inputs import (
+from core.service.argument_checks import (
     CENT,
     MAX_DESCRIPTION,
     MAX_IMPACT,

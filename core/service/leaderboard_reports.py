@@ -21,7 +21,7 @@ from core.records import (
     PlayerScore,
     ScoreBin,
 )
-from core.service.inputs import (
+from core.service.argument_checks import (
     ARITHMETIC,
     CENT,
     MAX_MONEY,

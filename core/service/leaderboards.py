@@ -11,7 +11,7 @@ from core.cache.kinds import LEADERBOARD, USERNAMES_VERSION_KEY, version_key
 from core.errors import ConstraintViolated, LeaderboardEntryNotFound, UserNotFound
 from core.queries import leaderboards as queries
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
-from core.service.inputs import (
+from core.service.argument_checks import (
     CENT,
     MAX_MONEY,
     MAX_OFFSET,

@@ -19,8 +19,8 @@ from core.errors import ConstraintViolated
 from core.queries import loads as queries
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.service import record_checks
+from core.service.argument_checks import check_records, show
 from core.service.events import MARKET_EVENTS_VERSION_KEY
-from core.service.inputs import check_records, show
 from core.service.leaderboards import leaderboard_version_key
 from core.service.market import list_market_keys
 from core.service.paging import chunked

@@ -11,7 +11,7 @@ from core.cache.kinds import MARKET
 from core.errors import InvalidInput
 from core.queries import ticks as queries
 from core.records import Candle, MarketReturn, PriceStatistics, Sparkline, Tick
-from core.service.inputs import (
+from core.service.argument_checks import (
     check_after,
     check_bucket,
     check_currency,

@@ -14,7 +14,7 @@ from core.records import (
     TableFigures,
     UnusedIndex,
 )
-from core.service.inputs import (
+from core.service.argument_checks import (
     check_callable,
     check_each,
     check_id,

@@ -6,7 +6,7 @@ from typing import Any
 from core.database import Database
 from core.queries import partitions, ticks
 from core.records import PartitionReport
-from core.service.inputs import check_duration, check_int
+from core.service.argument_checks import check_duration, check_int
 from core.service.market import list_market_keys
 from core.service.writes import ServiceBase
 

@@ -26,8 +26,7 @@ from core.records import (
     SymbolGain,
     Trade,
 )
-from core.service.fence_ahead import LazyKeys
-from core.service.inputs import (
+from core.service.argument_checks import (
     MAX_LIMIT,
     check_after,
     check_before,
@@ -40,6 +39,7 @@ from core.service.inputs import (
     find_last_session,
     find_user_id,
 )
+from core.service.fence_ahead import LazyKeys
 from core.service.paging import chunked, list_pages, stream_pages
 from core.service.record_checks import PORTFOLIO_UPDATES, check_one, check_updates
 from core.service.writes import ServiceBase, name_operation, new_id

@@ -11,7 +11,7 @@ from core.cache.kinds import QUESTS
 from core.errors import InvalidInput
 from core.queries import quest_reports as queries
 from core.records import CompletionTimes, QuestOutcome, QuestReturn, StuckQuests
-from core.service.inputs import check_day, check_int, check_limit, check_text
+from core.service.argument_checks import check_day, check_int, check_limit, check_text
 from core.service.writes import ServiceBase
 
 RETURN_DAYS: Final = 7

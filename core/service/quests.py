@@ -11,7 +11,7 @@ from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
 from core.records import PlayerQuest, Quest, QuestTotals
-from core.service.inputs import (
+from core.service.argument_checks import (
     CENT,
     MAX_DESCRIPTION,
     MAX_MONEY,

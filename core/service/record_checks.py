@@ -33,7 +33,7 @@ from core.records import (
     User,
     freeze,
 )
-from core.service.inputs import (
+from core.service.argument_checks import (
     ARITHMETIC,
     CENT,
     MAX_DESCRIPTION,

@@ -16,7 +16,7 @@ from core.errors import InvalidInput
 from core.installation import require_extra
 from core.records import Record
 from core.records.record import KEPT
-from core.service.inputs import check_bool, check_records, show
+from core.service.argument_checks import check_bool, check_records, show
 
 if TYPE_CHECKING:
     import pandas as pd

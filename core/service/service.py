@@ -16,18 +16,18 @@ from core.errors import PlayersNotIsolated
 from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
+from core.service.argument_checks import check_id, check_seconds
 from core.service.audit import Audit
 from core.service.consistency import Consistency
-from core.service.emails import UserEmails
+from core.service.email_encryption import UserEmails
 from core.service.encryption_keys import EncryptionKeys
 from core.service.events import Events
-from core.service.inputs import check_id, check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
 from core.service.loads import Loads
 from core.service.operations import Operations
 from core.service.partitions import Partitions
+from core.service.player_reports import PlayerReports
 from core.service.player_view import PlayerView
-from core.service.players import Players
 from core.service.portfolios import Portfolios
 from core.service.quest_reports import QuestReports
 from core.service.record_conversions import RecordConversions
@@ -39,7 +39,7 @@ class EnhancedDatabaseService(
     Operations,
     Partitions,
     Portfolios,
-    Players,
+    PlayerReports,
     Sessions,
     LeaderboardReports,
     QuestReports,

@@ -10,7 +10,7 @@ from core.errors import InvalidInput
 from core.queries import leaderboard_reports, leaderboards
 from core.queries import sessions as queries
 from core.records import DAILY_RETURNS, SeenPlayers, SessionSummary
-from core.service.inputs import (
+from core.service.argument_checks import (
     check_before,
     check_category,
     check_int,

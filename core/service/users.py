@@ -12,7 +12,7 @@ from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
 from core.records.game import StoredUser
-from core.service.inputs import (
+from core.service.argument_checks import (
     MAX_NAME,
     check_after,
     check_document,

@@ -35,7 +35,7 @@ from core.database.read_consistency import reads_on_primary
 from core.errors import DatabaseError, NotSupported, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
 from core.queries.rows import is_distributed
-from core.service.emails import UserEmails
+from core.service.email_encryption import UserEmails
 from core.service.fence_ahead import FenceAhead
 
 logger = logging.getLogger(__name__)

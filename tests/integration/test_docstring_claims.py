@@ -55,7 +55,7 @@ from core.records import (
     User,
     freeze,
 )
-from core.service.emails import UserEmails
+from core.service.email_encryption import UserEmails
 from core.service.writes import new_id
 from tests.conftest import AS_APP, Execute
 from tests.game import SESSIONS, play_game

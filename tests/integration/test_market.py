@@ -16,7 +16,7 @@ import redis
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import Tick
-from core.service.inputs import check_symbol
+from core.service.argument_checks import check_symbol
 from core.stack.processes import wait_until
 from tests.conftest import Execute
 

@@ -12,7 +12,7 @@ from core.cli import main
 from core.errors import InvalidInput
 from core.queries.ticks import month_after
 from core.records import PartitionReport, Tick
-from core.service.inputs import find_end_of_tomorrow
+from core.service.argument_checks import find_end_of_tomorrow
 from tests.conftest import Execute
 
 NOW = datetime.now(UTC)

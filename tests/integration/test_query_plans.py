@@ -19,7 +19,7 @@ from core.queries import (
     ticks,
     users,
 )
-from core.service.inputs import find_end_of_tomorrow
+from core.service.argument_checks import find_end_of_tomorrow
 from core.settings import Settings
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database

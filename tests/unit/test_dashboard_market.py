@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from core.records import Candle, EventEffect, MarketEvent, Sparkline, TradingSession, TradingWindow
-from core.service.inputs import check_bucket
+from core.service.argument_checks import check_bucket
 from core.simulation.market_events import PREVIOUS_CLOSE, THRESHOLD_PERCENT
 from dashboard.live import describe_age
 from dashboard.pages.market import charts, data, tables

@@ -23,7 +23,7 @@ from core.encryption import (
 from core.errors import EncryptionKeyMissing, SettingsError
 from core.records import User, freeze
 from core.records.game import StoredUser
-from core.service.emails import UserEmails
+from core.service.email_encryption import UserEmails
 
 OLD, NEW = new_key_line("old"), new_key_line("new")
 ROW = uuid4()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.errors import InvalidInput
 from core.records import Tick
 from core.service import record_checks
-from core.service.inputs import MAX_PRICE, MAX_VOLUME, find_end_of_tomorrow
+from core.service.argument_checks import MAX_PRICE, MAX_VOLUME, find_end_of_tomorrow
 from core.service.record_checks import TICKS, check_one, check_ticks, find_key
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from core.errors import InvalidInput
 from core.records import PortfolioUpdate
 from core.service import record_checks
-from core.service.inputs import MAX_MONEY, MIN_MONEY
+from core.service.argument_checks import MAX_MONEY, MIN_MONEY
 from core.service.record_checks import PORTFOLIO_UPDATES, check_one, check_updates
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, PeriodLeaderboard
-from core.service.inputs import show
+from core.service.argument_checks import show
 from dashboard import exact_ranks, runtime
 from dashboard.categories import describe_category
 from dashboard.downloads import CHUNK_ROWS, CsvFile, answer_csv, parse_day

@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
-from core.service.inputs import check_symbol, list_accepted
+from core.service.argument_checks import check_symbol, list_accepted
 from dashboard import filters, live, runtime, states
 from dashboard.elements import (
     CARD_PIXELS,

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from core.errors import InvalidInput
 from core.records import SilentPlayer
-from core.service.inputs import show
+from core.service.argument_checks import show
 from dashboard import runtime
 from dashboard.downloads import Cells, CsvFile, answer_csv, parse_day
 from dashboard.pages.players.data import Silence

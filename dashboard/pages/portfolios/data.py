@@ -25,7 +25,7 @@ from core.records import (
     Quest,
     User,
 )
-from core.service.inputs import MAX_LIMIT
+from core.service.argument_checks import MAX_LIMIT
 from core.service.market import MAX_MARKET_DAYS
 from core.service.portfolios import add_gains
 from dashboard import exact_ranks

@@ -10,7 +10,7 @@ from core.cache.kinds import USER
 from core.errors import InvalidInput
 from core.queries import players as queries
 from core.records import PlayerDay, PlayerReport, SilentPlayer
-from core.service.inputs import (
+from core.service.argument_checks import (
     check_after,
     check_choice,
     check_day,
@@ -46,7 +46,7 @@ _REPORT = Cached(
 )
 
 
-class Players(ServiceBase):
+class PlayerReports(ServiceBase):
     """Calls of the service that report on all players."""
 
     def list_player_days(self, *, days: int = 30) -> tuple[PlayerDay, ...]:

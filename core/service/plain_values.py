@@ -2,7 +2,7 @@
 
 A value of another library is recognised by `__index__`, `numbers.Real`, the attributes of a UUID, or `item()`
 of numpy. The library is never imported. A `to_` function returns a value of exactly one type, or None if the
-argument cannot be converted exactly. The error messages are in `inputs`.
+argument cannot be converted exactly. The error messages are in `argument_checks`.
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,7 @@ from uuid import UUID
 from core.errors import InvalidInput
 from core.models import CATEGORY_PATTERN, CURRENCY_PATTERN, SYMBOL_PATTERN
 from core.records import SENTIMENTS
-from core.service.values import (
+from core.service.plain_values import (
     NotJsonError,
     is_storable,
     to_bool,
