@@ -208,8 +208,8 @@ FOLD_LATER = """
         PERFORM leaderboard_fold(NEW.session_date, NEW.category);
         RETURN NULL;
     END $$"""
-# Folds at random, so that no state has to be stored. A fold runs about once for as many new entries as a
-# bucket can have, and once for 4,000 rows of counters. A reader sums 4,000 rows in a millisecond.
+# Calls `leaderboard_fold` at random, so that no state has to be stored: about once for as many new entries as
+# a bucket can have, and once for 4,000 rows of counters. A reader sums 4,000 rows in a millisecond.
 FOLDING = f"""
     CREATE CONSTRAINT TRIGGER leaderboard_counters_fold AFTER INSERT ON leaderboard_counters
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW

@@ -4,9 +4,10 @@ PostgreSQL plans a statement each time it is sent as text. This takes longer tha
 score. The statements in a function are planned once per connection, also behind a transaction pooler. A plan
 may be made while the tables are empty. Therefore the functions have settings that prevent full table scans.
 
-The number of entries in a bucket is about the square root of those in its leaderboard, at least 64. A rank
-reads a part of one bucket and the counters of the buckets before it. With this size, both grow as slowly as
-possible. In return, counters are folded more often, about once per hundred changed scores.
+The number of entries in a bucket is about the square root of the number of entries in the leaderboard, at
+least 64. To compute a rank, PostgreSQL reads a part of one bucket and the counters of all buckets before it.
+With this size, both grow as slowly as possible. In return, `leaderboard_fold` replaces counters by their sum
+more often, about once per hundred changed scores.
 """
 
 from typing import Any
@@ -108,7 +109,7 @@ def up(_migrator: Any, db: Any) -> None:
         BUCKET_SIZE,
         _FOLD_LATER.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)"),
         _DROP_FOLDING,
-        # a fold runs about once for as many new entries as the smallest bucket can have
+        # `leaderboard_fold` runs about once for as many new entries as the smallest bucket can have
         _FOLDING.format(chance=f"greatest(NEW.entries / {2 * LEAST}.0, 0.001)"),
         RANK,
         SET_SCORE,

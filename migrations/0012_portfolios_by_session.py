@@ -1,6 +1,6 @@
 """Index the portfolios of a session by user, instead of by value.
 
-Bulk reads of a session are in the order of users, which no write changes, so that every portfolio is read
+A bulk read of a session is in the order of users. No write changes this order, so every portfolio is read
 exactly once. Nothing reads a session in the order of values. Without the index by value, an update of a value
 is a HOT update if the page has room: PostgreSQL changes no index.
 """

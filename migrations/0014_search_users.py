@@ -1,7 +1,8 @@
 """Search players by the prefix of a name in a function, whose statements are planned once per connection.
 
-The search is a range from the prefix to the first text after all texts with this prefix. That text is the
-prefix up to its last character that has a successor, with this character replaced by the successor. The
+The search reads a range of names. The range begins at the prefix and ends before the first text that follows
+all names with the prefix. For example, the range of `anna` ends before `annb`: the last character is replaced
+by the next character. If the last character of the prefix has no next character, it is removed first. The
 order is by code points, as in the indexes.
 """
 

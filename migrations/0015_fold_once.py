@@ -1,8 +1,8 @@
 """Fold the counters of a leaderboard at most once in a transaction.
 
-A fold inserts one row for each bucket, with the number of its entries. Each of these rows triggered another
-fold with a probability of one half. On a leaderboard with a thousand writes per second, every fold found
-enough new rows to fold again. So one write in several thousand folded for seconds.
+A fold replaces the counters of each bucket by one row with their sum (`leaderboard_fold`). Each of these rows
+triggered another fold with a probability of one half. On a leaderboard with a thousand writes per second,
+every fold found enough new rows to fold again. So one write in several thousand folded for seconds.
 """
 
 from typing import Any
@@ -37,6 +37,6 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Make every row that triggers a fold run it again."""
+    """Restore the trigger function that folds for each row."""
     each_time = EACH_TIME.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)")
     db.execute_sql(_FOLD_LATER.format(body=each_time).replace("%", "%%"))

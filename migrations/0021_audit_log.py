@@ -238,7 +238,8 @@ CREATE_MONTH = """
                        ' FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()', name);
         RETURN name;
     END $$"""
-# Runs as the owner, but with limits: the application can drop neither the current month nor unsealed events.
+# Runs with the owner's rights, but with limits: the application cannot drop the current month or unsealed
+# events.
 MAINTAIN = f"""
     CREATE FUNCTION audit_maintain(months_ahead integer, keep_months integer,
                                    OUT created text[], OUT dropped text[])

@@ -6,7 +6,7 @@ newer than the call, so the query sees everything up to the position.
 
 from typing import Any
 
-# The SQLSTATEs of the errors are in a class that neither the SQL standard nor PostgreSQL uses
+# The SQLSTATEs of the errors have a class that is not used by the SQL standard or PostgreSQL
 # (core/database/replica.py).
 REQUIRE = """
     CREATE FUNCTION replica_require(wanted pg_lsn) RETURNS void

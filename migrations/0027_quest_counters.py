@@ -13,8 +13,8 @@ The functions run with the owner's rights, because a player may update a quest b
 
 from typing import Any
 
-# The probability of a fold after a statement. A report reads one row per group, and all rows that were
-# inserted since the last fold.
+# The probability that a statement calls `quest_fold`. A report reads one row per group, and all rows that
+# were inserted since the last call.
 FOLD_CHANCE = 0.002
 FOLDERS = 0x71666F6C  # the key of an advisory lock ("qfol" in ASCII)
 
@@ -45,8 +45,8 @@ _ADDED = "SELECT 1 AS sign, * FROM new_rows"
 _REMOVED = "SELECT -1 AS sign, * FROM old_rows"
 BACKFILL = _ADD.format(rows="SELECT 1 AS sign, * FROM quests")
 _AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
-# Folds only at read committed, because an older snapshot would not have the folds of others. Only one
-# transaction folds at a time.
+# Runs only at read committed, because an older snapshot would not have the rows of other transactions. Only
+# one transaction runs it at a time.
 FOLD = f"""
     CREATE FUNCTION quest_fold() RETURNS void LANGUAGE plpgsql {_AS_OWNER} AS $$
     BEGIN
