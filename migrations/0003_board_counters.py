@@ -15,7 +15,7 @@ deadlock.
 
 from typing import Any
 
-# Number of entries in a bucket after a split; a bucket with more than twice as many is split again.
+# Number of entries in a bucket after a split. A bucket with more than twice this number is split.
 BUCKET = 2000
 
 TABLE = """

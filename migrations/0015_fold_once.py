@@ -1,8 +1,9 @@
 """Fold the counters of a leaderboard at most once in a transaction.
 
-A fold replaces the counters of each bucket by one row with their sum (`leaderboard_fold`). Each of these rows
-triggered another fold with a probability of one half. On a leaderboard with a thousand writes per second,
-every fold found enough new rows to fold again. So one write in several thousand folded for seconds.
+A fold replaces the counters of each bucket by one row with their sum (`leaderboard_fold`). Before this
+migration, each of these rows triggered another fold with a probability of one half. On a leaderboard with a
+thousand writes per second, every fold found enough new rows to fold again. So one write in several thousand
+folded for seconds.
 """
 
 from typing import Any

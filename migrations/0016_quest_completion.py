@@ -1,8 +1,8 @@
 """Store the time at which a quest was completed.
 
 For quests that are completed already, this time is unknown (NULL): a quest has only its creation time, and
-the scores and metadata of leaderboards show at most the day. A repeated `echo-markets seed` sets the times of
-the quests in its replay from their sessions.
+the scores and metadata of leaderboards show at most the day. If `echo-markets seed` is run again, it sets the
+times of the quests in its replay from their sessions.
 """
 
 from typing import Any

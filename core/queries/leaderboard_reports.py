@@ -89,7 +89,7 @@ _SCORES = """
       ON e.user_id = players.id AND e.session_date = days.day AND e.category = %(category)s
     ORDER BY e.user_id, e.session_date"""
 SCORES = _SCORES.format(rank="NULL")
-# Ranks are stored when a session is closed. Only in an open session `rank` is NULL, and the rank is counted.
+# Ranks are stored when a session is closed. In an open session `rank` is NULL, so the rank is counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
 # Players are ranked by the sum of (score - base). The returned score is the mean of these differences over
 # all sessions; a session without a score counts as 0.

@@ -164,7 +164,7 @@ class _Encoders(dict[type, Callable[[Any], str]]):
             if base in self:
                 self[kind] = self[base]
                 return self[kind]
-        raise TypeError(f"cannot load {kind.__name__}")
+        raise TypeError(f"a bulk load cannot encode values of type {kind.__name__}")
 
 
 _encode_time = methodcaller("isoformat")

@@ -35,8 +35,8 @@ INSERT = f"""
     VALUES (%(id)s, %(user_id)s, %(type)s, %(title)s, %(description)s, %(target_value)s, %(reward_type)s,
             %(reward_value)s, %(expires_at)s) RETURNING {COLUMNS}"""
 # Changes only a running quest. The update that reaches the target also completes the quest. `greatest` is
-# needed because `now` is the time of this process, which may be before the `created_at` of the server's
-# clock.
+# needed because the clock of this process (`now`) may be behind the clock of the server, which set
+# `created_at`.
 PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
         status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END,
