@@ -308,7 +308,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Return an empty tuple: this database has no replicas."""
         return ()
 
-    def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
+    def shut_down(self, timeout_seconds: float) -> None:
         """Drain the pool: refuse new units of work, let running ones finish, then close every connection."""
         self._pool.close(timeout_seconds)
         self._watch.close()

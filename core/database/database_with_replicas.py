@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
 
-from core.database.database import DRAIN_SECONDS, Database
+from core.database.database import Database
 from core.database.driver_errors import QUERY_CANCELED, find_sqlstate
 from core.database.read_consistency import (
     SELECT_LOG_TIMELINE,
@@ -198,7 +198,7 @@ class DatabaseWithReplicas(Database):
             for replica in self.replicas
         )
 
-    def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
+    def shut_down(self, timeout_seconds: float) -> None:
         """Drain every pool, those of the replicas first. The timeout applies to all pools together."""
         deadline = time.monotonic() + timeout_seconds
         self._primary_watch.stop()
