@@ -262,8 +262,8 @@ class Connector:
             missing = find_missing_schema(facts) if self._needs_schema else None
             if missing is not None:
                 raise ServerNotSupported(
-                    f"the schema {missing!r}, which the search path ({facts.search_path}) names first, is not"
-                    " there for this role; create it and migrate, or correct the path"
+                    f"the schema {missing!r}, which the search path ({facts.search_path}) names first, does"
+                    " not exist for this role; create it and migrate, or correct the path"
                 )
             raw.facts = facts
             if not facts.is_pinned:

@@ -72,7 +72,10 @@ MAX_SHOWN = 80
 
 DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)
 
-_CONFLICT = (TransactionConflict, "was undone by the server in favour of another writer; repeat it")
+_CONFLICT = (
+    TransactionConflict,
+    "was rolled back by the server because of a concurrent transaction; repeat it",
+)
 _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
     QUERY_CANCELED: (
         QueryTimeout,

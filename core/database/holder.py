@@ -68,8 +68,8 @@ class Holder:
         is_of_runner, call = _find_call(frame)
         if is_of_runner and call is None:
             raise TransactionMisused(
-                f"{threading.current_thread().name} entered transaction() and goes on to other work before"
-                f" its end, as with a dependency that yields; {REMEDY}"
+                f"{threading.current_thread().name} entered transaction() and would run other functions"
+                f" before its end, as with a dependency that yields; {REMEDY}"
             )
         return cls(is_block=True, call=call if is_of_runner else None)
 

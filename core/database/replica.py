@@ -61,7 +61,7 @@ TIMEOUT_FRACTION = 0.9
 # Two reasons not to use a replica that are not logged as warnings: the first ends in a moment, and the second
 # is a failure of the primary.
 _NOT_ASKED = "it has not been asked yet"
-_NO_FLOOR = "the primary does not say its position"
+_NO_FLOOR = "the position of the primary is unknown"
 
 
 class AskPrimary(Exception):

@@ -62,7 +62,7 @@ class PrimaryPositions:
 
     def note_failure(self, error: psycopg2.Error) -> None:
         """Only log the failure. Without new samples, `find_floor` returns None after MAX_LAG_SECONDS."""
-        logger.debug("the primary did not say its position: %s", type(error).__name__)
+        logger.debug("the primary did not report its position: %s", type(error).__name__)
 
     def _forget(self) -> None:
         self.log_timeline = None
