@@ -11,7 +11,7 @@ import click
 from core.errors import RowsWouldBeLost
 
 
-def is_somebody_there() -> bool:
+def is_interactive() -> bool:
     """Return whether a person can answer: standard input and standard error are both terminals."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
@@ -21,7 +21,7 @@ def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
 
     Without a terminal, nothing is asked: the error says that `option` allows the deletion.
     """
-    if not is_somebody_there():
+    if not is_interactive():
         raise RowsWouldBeLost(f"{loss}; {option} continues anyway")
     click.echo(str(loss), err=True)
     if not click.confirm("continue anyway?", err=True):

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from core.confirmation import is_somebody_there
+from core.confirmation import is_interactive
 from core.errors import StackError
 from core.installation import ROOT
 from core.settings import Settings
@@ -200,7 +200,7 @@ def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
 def clean(folder: StackFolder, *, yes: bool) -> None:
     """Stop everything and delete all data, also that of real players. Asks first on a terminal."""
     # do not ask without a terminal: a script that runs this command wants the data deleted
-    if folder.path.exists() and not yes and is_somebody_there():
+    if folder.path.exists() and not yes and is_interactive():
         what = f"{folder.path}: {CONTENTS}, {folder.size_bytes() / 1e6:.1f} MB"
         if not click.confirm(f"stop the stack and remove {what}?", err=True):
             raise StackError("nothing was removed")

@@ -30,7 +30,7 @@ def test_a_script_is_not_asked(folder: StackFolder) -> None:
 @pytest.mark.parametrize("answer", ["n", "y"])
 def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     """The question names the folder and how much is in it; any other answer than yes keeps it."""
-    monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
+    monkeypatch.setattr("core.stack.commands.is_interactive", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"], input=f"{answer}\n")
     contents = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
     assert f"remove {folder.path}: {contents}, 2.0 MB? [y/N]" in ended.stderr
@@ -43,7 +43,7 @@ def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch,
 
 def test_an_option_answers_the_question(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --yes there is no question."""
-    monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
+    monkeypatch.setattr("core.stack.commands.is_interactive", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean", "--yes"])
     assert (ended.exit_code, "[y/N]" in ended.output) == (0, False)
     assert not folder.path.exists()
@@ -53,6 +53,6 @@ def test_there_is_no_question_when_there_is_nothing(tmp_path: Path, monkeypatch:
     """A checkout whose stack was never started has no data."""
     (tmp_path / "compose.yaml").touch()
     monkeypatch.setattr("core.stack.commands.ROOT", tmp_path)
-    monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
+    monkeypatch.setattr("core.stack.commands.is_interactive", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"])
     assert (ended.exit_code, ended.stdout.strip()) == (0, "nothing to remove")
