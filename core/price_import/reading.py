@@ -5,7 +5,7 @@ Runs these steps in this order, and describes how the files were interpreted. Wr
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -54,12 +54,12 @@ class PriceReading:
     table: PriceTable
     files: dict[str, FileReader]
     currencies: dict[str, str]
-    left_out: Sequence[str] = ()
-    splits: tuple[Split, ...] = ()
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    bars_a_day: int = 1
-    repeated: int = 0
+    left_out: Sequence[str]
+    splits: tuple[Split, ...]
+    notes: list[str]
+    warnings: list[str]
+    bars_a_day: int
+    repeated: int
 
     def tally(self, kind: Literal["skipped", "invalid"]) -> Tally:
         """Count the skipped rows of all files, or the invalid rows of all files, by reason."""
@@ -152,8 +152,17 @@ def read_prices(
     ]
     if options.strict and warnings:
         raise PriceFileError(f"{warnings[0]} (refused by --strict)")
-    found = (left_out, options.splits, notes, warnings, bars_a_day, repeated)
-    return PriceReading(table, files.readers, files.currencies, *found)
+    return PriceReading(
+        table=table,
+        files=files.readers,
+        currencies=files.currencies,
+        left_out=left_out,
+        splits=options.splits,
+        notes=notes,
+        warnings=warnings,
+        bars_a_day=bars_a_day,
+        repeated=repeated,
+    )
 
 
 def _add_progress(progress: Progress, done: int, size: int, read: int) -> None:

@@ -74,12 +74,12 @@ def to_moneys(cents: Integers) -> list[Decimal]:
     return [cent * _CENT for cent in cents.tolist()]
 
 
-def count_units(price: Decimal, price_units: int = PRICE_UNITS) -> int:
+def to_units(price: Decimal, price_units: int) -> int:
     """Convert a price to units; a price of 1.00 is `price_units` units."""
     return int((price * price_units).to_integral_value(ROUND_HALF_UP))
 
 
-def money_cents(money: Decimal) -> int:
+def to_cents(money: Decimal) -> int:
     """Convert an amount of money to cents."""
     return int((money * 100).to_integral_value(ROUND_HALF_UP))
 

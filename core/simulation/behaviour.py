@@ -244,7 +244,7 @@ def read_traits(players: Sequence[User]) -> Traits:
     return Traits(strategy, lookback, symbols, invested, hash_ids(player.id for player in players))
 
 
-def is_strategy(preferences: Mapping[str, Any]) -> bool:
+def has_strategy(preferences: Mapping[str, Any]) -> bool:
     """Return whether the preferences of a user name a strategy; those of every simulated player do."""
     return preferences.get("strategy") in STRATEGIES
 

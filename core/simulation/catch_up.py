@@ -20,13 +20,13 @@ import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
 from core.database.read_consistency import reads_on_primary
-from core.records import DAILY_RETURNS, VOLATILITY_RETURNS, MarketEvent, Quest, Tick, User
+from core.records import DAILY_RETURNS, MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, money_cents, to_money
+from core.simulation.amounts import Integers, to_cents, to_money
 from core.simulation.bulk_load import Progress, ignore_progress
 from core.simulation.history import DailyPrices
-from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
-from core.simulation.live_market import DAY, DAY_SECONDS, LiveMarket, build_market
+from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids
+from core.simulation.live_market import DAY, DAY_SECONDS, LiveMarket
 from core.simulation.live_players import buy_at_open, choose_players, list_players
 from core.simulation.live_quests import count_wins, find_milestone
 from core.simulation.market_events import build_event
@@ -35,8 +35,8 @@ from core.simulation.quests import (
     GAIN_TODAY,
     build_quest,
     choose_daily,
+    choose_receivers,
     next_milestone,
-    take_turns,
 )
 from core.simulation.trading import SessionResult, SessionRows, value_holdings
 from core.simulation.trading_hours import midnight_of
@@ -66,29 +66,23 @@ def play_missed_sessions(
     which may raise, before each day.
     """
     with reads_on_primary():
-        return _play_missed_sessions(service, today, check_stop=check_stop, progress=progress)
-
-
-def _play_missed_sessions(
-    service: EnhancedDatabaseService, today: date, *, check_stop: Callable[[], None], progress: Progress
-) -> list[date]:
-    last = service.list_leaderboard_dates(DAILY_RETURNS, limit=1, before=today)
-    if not last:
-        return []
-    missed = [last[0] + timedelta(days=n) for n in range(1, (today - last[0]).days)]
-    if len(missed) > MOST_DAYS:
-        logger.info("%d days since the session of %s are too many to be played", len(missed), last[0])
-        return []
-    if missed:
-        # the last session may lack its final ranks: the simulator may have ended in the middle of it
-        service.close_session(last[0])
-    daily = DailyPrices()
-    for number, day in enumerate(missed, 1):
-        check_stop()
-        if not _play(service, day, daily):
-            return missed[: number - 1]
-        progress("playing missed sessions", number, len(missed))
-    return missed
+        last = next(iter(service.list_leaderboard_dates(DAILY_RETURNS, limit=1, before=today)), None)
+        if last is None:
+            return []
+        missed = [last + timedelta(days=n) for n in range(1, (today - last).days)]
+        if len(missed) > MOST_DAYS:
+            logger.info("%d days since the session of %s are too many to be played", len(missed), last)
+            return []
+        if missed:
+            # the last session may lack its final ranks: the simulator may have ended in the middle of it
+            service.close_session(last)
+        daily = DailyPrices()
+        for number, day in enumerate(missed, 1):
+            check_stop()
+            if not _play(service, day, daily):
+                return missed[: number - 1]
+            progress("playing missed sessions", number, len(missed))
+        return missed
 
 
 def _play(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> bool:
@@ -128,14 +122,8 @@ def _open_market(
     closes = {symbol: close for symbol in symbols if (close := daily.last_close(symbol)) is not None}
     if not closes:
         return None
-    return build_market(
-        tuple(closes),
-        opens=list(closes.values()),
-        prices=list(closes.values()),
-        calibrations=[daily.calibrate(symbol) for symbol in closes],
-        closes=[daily.last_closes(symbol, VOLATILITY_RETURNS) for symbol in closes],
-        announced=set(),
-    )
+    prices = list(closes.values())
+    return LiveMarket(tuple(closes), opens=prices, prices=prices, daily=daily, announced=set())
 
 
 def _list_moments(midnight: datetime) -> list[datetime]:
@@ -205,16 +193,16 @@ def _play_quests(
     """Return the quests of a session, and how many quests each player has completed by its end."""
     midnight = midnight_of(day)
     keys = hash_ids(user.id for user in users)
-    daily_ids = make_ids_of(Kind.DAILY, seed=0, when=midnight, keys=keys)
-    milestone_ids = make_ids_of(Kind.MILESTONE, seed=0, when=midnight, keys=keys)
-    has_turn = take_turns(keys, day.toordinal()).tolist()
+    daily_ids = make_ids(Kind.DAILY, seed=0, when=midnight, keys=keys)
+    milestone_ids = make_ids(Kind.MILESTONE, seed=0, when=midnight, keys=keys)
+    has_turn = choose_receivers(keys, day.toordinal()).tolist()
     quests: list[Quest] = []
     for index, user in enumerate(users):
         quests += _advance_milestone(service, user, day, milestone_ids[index])
         if has_turn[index]:
             rule = choose_daily(user.id, day)
             progress = walk.list_progress(index, rule.type)
-            target = money_cents(rule.target)
+            target = to_cents(rule.target)
             step = bisect_left(progress, target)
             is_reached = step < len(progress)
             quests.append(

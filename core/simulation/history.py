@@ -13,7 +13,7 @@ import numpy as np
 
 from core.records import Candle
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import PRICE_UNITS, Integers, count_units, find_price_units
+from core.simulation.amounts import PRICE_UNITS, Integers, find_price_units, to_units
 from core.simulation.trading_hours import close_of
 
 REACH: Final = timedelta(days=19_999)
@@ -70,10 +70,10 @@ def load_history(service: EnhancedDatabaseService) -> PriceHistory:
 def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: datetime) -> list[Candle]:
     """Return the imported days of a symbol before an instant, oldest first."""
     candles = service.get_price_history(symbol, before - REACH, before, "1d")
-    return [candle for candle in candles if candle.ticks == 1 and _is_bar(service, candle)]
+    return [candle for candle in candles if candle.ticks == 1 and _is_imported(service, candle)]
 
 
-def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
+def _is_imported(service: EnhancedDatabaseService, candle: Candle) -> bool:
     """Return whether a day with one tick was imported; if not, the live market stopped after one tick."""
     if candle.low < candle.high:
         return True
@@ -82,8 +82,8 @@ def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
 
 
 def build_history(series: dict[str, list[Candle]]) -> PriceHistory:
-    """Build a history from the daily candles of each symbol, aligned by day."""
-    symbols = tuple(sorted(series))
+    """Build a history from the daily candles of each symbol, aligned by day, in the order of `series`."""
+    symbols = tuple(series)
     days = tuple(sorted({candle.bucket.date() for days in series.values() for candle in days}))
     row_of = {day: row for row, day in enumerate(days)}
     opens = np.zeros((len(days), len(symbols)), np.int64)
@@ -93,8 +93,8 @@ def build_history(series: dict[str, list[Candle]]) -> PriceHistory:
     )
     for column, symbol in enumerate(symbols):
         rows = [row_of[candle.bucket.date()] for candle in series[symbol]]
-        opens[rows, column] = [count_units(candle.open, units) for candle in series[symbol]]
-        closes[rows, column] = [count_units(candle.close, units) for candle in series[symbol]]
+        opens[rows, column] = [to_units(candle.open, units) for candle in series[symbol]]
+        closes[rows, column] = [to_units(candle.close, units) for candle in series[symbol]]
     return PriceHistory(symbols, days, opens, closes, _carry(closes), units)
 
 

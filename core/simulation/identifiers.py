@@ -15,6 +15,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from core.simulation.amounts import Integers
 from core.simulation.trading_hours import to_standard_time
 
 Hashes = NDArray[np.uint64]
@@ -63,20 +64,15 @@ def hash_ids(ids: Iterable[UUID]) -> Hashes:
     return np.array([id_.int & _LOW_HALF for id_ in ids], np.uint64)
 
 
-def make_ids(kind: Kind, *, seed: int, when: datetime, numbers: NDArray[np.int64]) -> list[UUID]:
-    """Return one id for each number, such as the number of a player."""
-    return make_ids_of(kind, seed=seed, when=when, keys=numbers.astype(np.uint64))
-
-
-def make_ids_of(kind: Kind, *, seed: int, when: datetime, keys: Hashes) -> list[UUID]:
-    """Return one id for each hash, such as the hash of a player's id."""
+def make_ids(kind: Kind, *, seed: int, when: datetime, keys: Hashes | Integers) -> list[UUID]:
+    """Return one id for each key, such as the number of a player or the hash of a player's id."""
     # Earlier releases closed every day at 21:00 UTC, which is standard time. With the same ids, a replay
     # updates the rows of such a release instead of adding new rows.
     milliseconds = int(to_standard_time(when).timestamp() * 1000)
     base = np.zeros(1, np.uint64)
     for part in (int(kind), seed, milliseconds):
         base = mix(base * _GOLDEN + np.uint64(part))
-    high = mix(base ^ mix(keys * _GOLDEN + _GOLDEN))
+    high = mix(base ^ mix(keys.astype(np.uint64) * _GOLDEN + _GOLDEN))
     low = mix(high + _GOLDEN)
     top = (milliseconds << 16) | _VERSION
     pairs = zip((high & _RANDOM_A).tolist(), (low & _RANDOM_B).tolist(), strict=True)

@@ -21,11 +21,11 @@ from core.simulation.amounts import (
     PRICE_UNITS,
     Floats,
     Integers,
-    count_units,
     find_price_units,
     to_prices,
+    to_units,
 )
-from core.simulation.history import NO_PRICES, Calibration, DailyPrices
+from core.simulation.history import NO_PRICES, DailyPrices
 from core.simulation.market_events import EVENT_TYPE, PriceMove
 from core.simulation.price_statistics import annualize_volatility, measure_change
 from core.simulation.trading_hours import midnight_of
@@ -43,32 +43,34 @@ _EVENTS_READ: Final = 200  # more than a usual day has: a symbol has at most two
 class LiveMarket:
     """The prices of one session, in units; a price of 1.00 is `price_units` units.
 
-    `opens` has the last price of each symbol before the session. `closes` has the closes of each symbol on
-    the last `VOLATILITY_RETURNS` days before the session, oldest first. `announced` has the symbol and
-    sentiment of each large move that has an event.
+    `opens` has the last price of each symbol before the session, and `prices` has the current prices. `daily`
+    has the days before the session. `announced` has the symbol and sentiment of each large move that has an
+    event.
     """
 
     def __init__(
         self,
         symbols: tuple[str, ...],
         *,
-        opens: Integers,
-        prices: Integers,
-        calibrations: list[Calibration],
-        closes: Sequence[Sequence[Decimal]],
+        opens: list[Decimal],
+        prices: list[Decimal],
+        daily: DailyPrices,
         announced: set[tuple[str, str]],
-        price_units: int = PRICE_UNITS,
     ) -> None:
+        # with these units, all prices are integers of at least 1,000, as far as MAX_PLACES allows it
+        least_units = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
+        units = max(find_price_units(prices + opens), least_units)
+        calibrations = [daily.calibrate(symbol) for symbol in symbols]
         self.symbols = symbols
-        self.opens = opens
-        self.price_units = price_units
+        self.price_units = units
+        self.opens = np.array([to_units(price, units) for price in opens], np.int64)
         # prices are kept unrounded, because a step of the walk can be smaller than the tick size
-        self._exact = prices.astype(np.float64)
-        self._ticks = _find_ticks(self._exact, price_units)
+        self._exact = np.array([to_units(price, units) for price in prices], np.float64)
+        self._ticks = _find_ticks(self._exact, units)
         self._drift = np.array([calibration.drift for calibration in calibrations])
         self._volatility = np.array([calibration.volatility for calibration in calibrations])
         self._volume = np.array([calibration.volume for calibration in calibrations])
-        self._past_logs = _align_logs(closes)
+        self._past_logs = _align_logs([daily.last_closes(symbol, VOLATILITY_RETURNS) for symbol in symbols])
         self._announced = announced
 
     @property
@@ -165,39 +167,8 @@ def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices)
         daily.last_close(symbol) or _find_first_price(service, symbol, midnight, latest[symbol].price)
         for symbol in symbols
     ]
-    return build_market(
-        symbols,
-        opens=opens,
-        prices=prices,
-        calibrations=[daily.calibrate(symbol) for symbol in symbols],
-        closes=[daily.last_closes(symbol, VOLATILITY_RETURNS) for symbol in symbols],
-        announced=_list_announced(service, day),
-    )
-
-
-def build_market(
-    symbols: tuple[str, ...],
-    *,
-    opens: list[Decimal],
-    prices: list[Decimal],
-    calibrations: list[Calibration],
-    closes: Sequence[Sequence[Decimal]],
-    announced: set[tuple[str, str]],
-) -> LiveMarket:
-    """Build a market, and choose its units.
-
-    With these units, all these prices are integers of at least 1,000, as far as MAX_PLACES allows it.
-    """
-    smallest = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
-    units = max(find_price_units(prices + opens), smallest)
     return LiveMarket(
-        symbols,
-        opens=np.array([count_units(price, units) for price in opens], np.int64),
-        prices=np.array([count_units(price, units) for price in prices], np.int64),
-        calibrations=calibrations,
-        closes=closes,
-        announced=announced,
-        price_units=units,
+        symbols, opens=opens, prices=prices, daily=daily, announced=_list_announced(service, day)
     )
 
 

@@ -25,14 +25,15 @@ from core.records import (
     User,
 )
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, count_units, money_cents, to_moneys
+from core.service.inputs import MAX_LIMIT
+from core.simulation.amounts import Integers, to_cents, to_moneys, to_units
 from core.simulation.behaviour import (
     LOOKBACKS,
     WINDOW,
     RecentSessions,
     choose_attending,
     choose_weights,
-    is_strategy,
+    has_strategy,
     read_traits,
 )
 from core.simulation.history import DailyPrices
@@ -51,8 +52,6 @@ from core.simulation.trading_hours import midnight_of
 
 MAX_PLAYERS: Final = 500
 """The most players who trade live. With this number, a step takes well under a second."""
-
-_USERS_READ: Final = 1_000  # the largest number of users that one search returns
 
 
 class LivePlayers:
@@ -105,7 +104,7 @@ class LivePlayers:
             service.touch_last_active(self.users[self._touched % len(self.users)].id)
         self._touched += 1
 
-    def are_still(self, users: Sequence[User]) -> bool:
+    def were_chosen_from(self, users: Sequence[User]) -> bool:
         """Return whether the players were chosen from exactly these users, in this order."""
         return [user.id for user in users] == self._everyone
 
@@ -129,8 +128,8 @@ class LivePlayers:
 
 def list_players(service: EnhancedDatabaseService) -> list[User]:
     """Return the users whose preferences name a strategy, at most MAX_PLAYERS; these users can trade live."""
-    everyone = service.search_users("", limit=_USERS_READ)
-    return [user for user in everyone if is_strategy(user.preferences)][:MAX_PLAYERS]
+    everyone = service.search_users("", limit=MAX_LIMIT)
+    return [user for user in everyone if has_strategy(user.preferences)][:MAX_PLAYERS]
 
 
 def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], day: date) -> list[User]:
@@ -150,7 +149,7 @@ def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], d
         recent.add(
             np.array([user.created_at.astimezone(UTC).date() <= session for user in everyone], np.bool_),
             np.array([index_of[score.user_id] for score in scores], np.intp),
-            np.array([money_cents(score.score) for score in scores], np.int64),
+            np.array([to_cents(score.score) for score in scores], np.int64),
             np.array([quests.get((score.user_id, session), 0) for score in scores], np.int64),
         )
     attending = choose_attending(hash_ids(ids), np.ones(len(ids), np.bool_), recent.recent(), day)
@@ -232,5 +231,5 @@ def _replace_stored(
             for position in stored[user.id]:
                 column = column_of[position.symbol]
                 shares[index, column] = int(position.quantity)
-                paid[index, column] = count_units(position.average_price, bought.price_units)
+                paid[index, column] = to_units(position.average_price, bought.price_units)
     return hold_shares(shares, paid, bought.price_units)

@@ -19,7 +19,8 @@ from frozendict import frozendict
 from core.errors import InvalidInput, QuestNotFound
 from core.records import QUESTS_COMPLETED, LeaderboardEntry, LeaderboardUpdate, Quest, User
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import money_cents, to_money
+from core.service.inputs import MAX_LIMIT
+from core.simulation.amounts import to_cents, to_money
 from core.simulation.identifiers import hash_ids
 from core.simulation.quests import (
     DAILY_TYPES,
@@ -28,8 +29,8 @@ from core.simulation.quests import (
     REWARD_TYPE,
     QuestRule,
     choose_daily,
+    choose_receivers,
     next_milestone,
-    take_turns,
 )
 from core.simulation.trading import SessionResult
 from core.simulation.trading_hours import midnight_of
@@ -40,7 +41,6 @@ COUNTED: Final = "completed"
 Its value maps the id of each quest to the type of the quest.
 """
 
-_PAGE: Final = 1_000
 _WRITTEN_STEPS: Final = 10  # progress is written each time it has grown by a tenth of the target
 
 
@@ -55,7 +55,7 @@ class DailyQuest:
     @property
     def target(self) -> int:
         """The quest's target in cents."""
-        return money_cents(self.quest.target_value)
+        return to_cents(self.quest.target_value)
 
     @property
     def is_reached(self) -> bool:
@@ -151,7 +151,7 @@ def open_quests(
     before = service.count_completed_quests(
         counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
     )
-    has_turn = take_turns(hash_ids(user.id for user in users), day.toordinal()).tolist()
+    has_turn = choose_receivers(hash_ids(user.id for user in users), day.toordinal()).tolist()
     players, milestones = [], []
     for user in users:
         check_stop()
@@ -191,10 +191,10 @@ def find_milestone(active: Sequence[Quest]) -> Quest | None:
 def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
     """Return the number of sessions before `day` that the player finished with a gain."""
     wins, before = 0, day
-    while page := service.get_portfolio_history(user_id, limit=_PAGE, before=before):
+    while page := service.get_portfolio_history(user_id, limit=MAX_LIMIT, before=before):
         wins += sum(portfolio.day_change > 0 for portfolio in page)
         before = page[-1].session_date
-        if len(page) < _PAGE:
+        if len(page) < MAX_LIMIT:
             break
     return wins
 
@@ -204,8 +204,8 @@ def _continue_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime
         if quest.type in DAILY_TYPES and quest.expires_at == end:
             # if an active quest is counted, the simulator ended before it marked the quest as completed
             is_counted = str(quest.id) in player.counted
-            progress = money_cents(quest.current_progress)
-            best = money_cents(quest.target_value) if is_counted else progress
+            progress = to_cents(quest.current_progress)
+            best = to_cents(quest.target_value) if is_counted else progress
             player.daily = DailyQuest(quest, best=best, written=progress)
 
 
@@ -250,7 +250,7 @@ def _create(
 def _read_leaderboard(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
     entries: dict[UUID, LeaderboardEntry] = {}
     while True:
-        page = service.get_leaderboard(QUESTS_COMPLETED, day, _PAGE, offset=len(entries))
+        page = service.get_leaderboard(QUESTS_COMPLETED, day, MAX_LIMIT, offset=len(entries))
         entries |= {entry.user_id: entry for entry in page}
-        if len(page) < _PAGE:
+        if len(page) < MAX_LIMIT:
             return entries

@@ -8,9 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from core.records import MarketEvent
+from core.service.inputs import MAX_IMPACT
 from core.simulation.amounts import PRICE_UNITS, divide_whole, to_money, to_price
 from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, hash_texts, make_ids
@@ -20,9 +19,6 @@ EVENT_TYPE: Final = "PRICE_MOVE"
 
 THRESHOLD_PERCENT: Final = 5
 """A move larger than this is an event. A move of exactly this size is not an event."""
-
-MAX_IMPACT: Final = Decimal("999.99")
-"""The largest value of the column `impact_magnitude`. If a move is larger, only the title has its size."""
 
 PREVIOUS_CLOSE: Final = "the previous close"
 """The words in an event for the price before the move. In the live market: the last price before midnight."""
@@ -57,7 +53,7 @@ class PriceMove(NamedTuple):
 
     @property
     def impact(self) -> Decimal:
-        """The move in percent, negative for a fall, at most MAX_IMPACT."""
+        """The move in percent, negative for a fall, at most MAX_IMPACT. The title has the true size."""
         return min(to_money(self.hundredths), MAX_IMPACT)
 
     @property
@@ -82,23 +78,18 @@ def list_events(history: PriceHistory, row: int) -> Iterator[MarketEvent]:
     """Yield an event for each symbol with a large move from its previous close to its close in this row."""
     if row == 0:
         return
-    day = history.days[row]
-    closes = zip(
-        history.symbols, history.carried[row - 1].tolist(), history.closes[row].tolist(),
-        strict=True,
-    )  # fmt: skip  # with one argument per line, the pair of closes would be hard to see
-    for symbol, before, after in closes:
+    previous, closes = history.carried[row - 1].tolist(), history.closes[row].tolist()
+    for symbol, before, after in zip(history.symbols, previous, closes, strict=True):
         move = PriceMove(symbol, before, after, history.price_units)
         if before and after and move.is_event:
-            yield build_event(move, close_of(day))
+            yield build_event(move, close_of(history.days[row]))
 
 
 def build_event(move: PriceMove, moment: datetime) -> MarketEvent:
     """Return the market event for a move."""
     # the seed of the id is always 0, because an event depends only on prices and not on the seed of a replay
-    number = hash_texts([move.symbol]).astype(np.int64)
     return MarketEvent(
-        id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, numbers=number)[0],
+        id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, keys=hash_texts([move.symbol]))[0],
         type=EVENT_TYPE,
         title=move.title,
         description=move.description,

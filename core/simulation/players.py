@@ -20,6 +20,7 @@ from frozendict import frozendict
 from core.errors import UserNotFound
 from core.records import User
 from core.service import EnhancedDatabaseService
+from core.service.inputs import MAX_LIMIT
 from core.simulation.behaviour import Traits, draw_fraction, draw_traits
 from core.simulation.bulk_load import Progress
 from core.simulation.history import PriceHistory
@@ -31,9 +32,6 @@ REPLAY_MARK: Final = "replay"
 FINISHED_MARK: Final = "replay_finished"
 """The key in the preferences of player 0 that is set after all rows of a replay were written."""
 
-MOST_PLAYERS: Final = 1_000
-"""The largest number of users that one search returns. A game with this many players gets no newcomers."""
-
 MOST_JOINING: Final = 5.0
 """The largest number of newcomers a day.
 
@@ -41,7 +39,6 @@ Without a limit, a game would grow by 3 percent a day if all its players joined 
 """
 
 _NAMED_PLAYERS: Final = 3
-_SESSIONS_READ: Final = 1_000
 _MONTH: Final = timedelta(days=30)
 _JOINING: Final = 0x10D4
 _FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -83,7 +80,7 @@ class ReplayPlayers:
 
 def player_ids(numbers: range) -> list[UUID]:
     """Return the ids of the players with these numbers."""
-    return make_ids(Kind.USER, seed=0, when=_FOUNDED, numbers=np.asarray(numbers, np.int64))
+    return make_ids(Kind.USER, seed=0, when=_FOUNDED, keys=np.asarray(numbers, np.int64))
 
 
 def is_simulated(user_id: UUID) -> bool:
@@ -133,15 +130,13 @@ def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
     """Add new simulated players who join at the beginning of `day`; return their number.
 
     As many players join as on an average day of the previous month, at most MOST_JOINING. Nobody joins if
-    there is no player of a replay, if players have already joined on this day, or if there are MOST_PLAYERS
-    players.
+    there is no player of a replay, if players have already joined on this day, or if one search cannot find
+    all players, because they are MAX_LIMIT or more.
     """
     midnight = datetime.combine(day, time(0), UTC)
-    players = [
-        user for user in service.search_users("", limit=MOST_PLAYERS) if REPLAY_MARK in user.preferences
-    ]
+    players = [user for user in service.search_users("", limit=MAX_LIMIT) if REPLAY_MARK in user.preferences]
     joined = Counter(user.created_at for user in players if user.created_at > midnight - _MONTH)
-    if not players or len(players) >= MOST_PLAYERS or midnight in joined:
+    if not players or len(players) >= MAX_LIMIT or midnight in joined:
         return 0
     chance = min(joined.total() / _MONTH.days, MOST_JOINING)
     joining = int(chance) + (draw_fraction(day, _JOINING) < chance % 1)
@@ -326,7 +321,7 @@ def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history
 
 def _list_sessions(service: EnhancedDatabaseService) -> Iterator[date]:
     before = None
-    while page := service.list_session_dates(limit=_SESSIONS_READ, before=before):
+    while page := service.list_session_dates(limit=MAX_LIMIT, before=before):
         yield from page
         before = page[-1]
 

@@ -117,7 +117,7 @@ def milestone(wins: int) -> QuestRule:
 
 def next_milestone(wins: int) -> QuestRule | None:
     """Return the first milestone with a target above `wins`, or None if no milestone has a higher target."""
-    return next((milestone(rung) for rung in MILESTONES if rung > wins), None)
+    return next((milestone(target) for target in MILESTONES if target > wins), None)
 
 
 def choose_daily(user_id: UUID, day: date) -> QuestRule:
@@ -130,7 +130,7 @@ def week_of(day: date) -> int:
     return (day.toordinal() - 1) // 7
 
 
-def take_turns(keys: Hashes, period: int) -> NDArray[np.bool_]:
+def choose_receivers(keys: Hashes, period: int) -> NDArray[np.bool_]:
     """Return a mask of the players who get a quest in a period; `period` is the number of a day or week."""
     draws = mix(keys ^ mix(np.array([period], np.uint64))) % np.uint64(100)
     has_turn: NDArray[np.bool_] = draws < GIVEN_PERCENT
@@ -166,7 +166,7 @@ def build_quest(
     )
 
 
-_RUNGS: Final = np.array([*MILESTONES, np.iinfo(np.int64).max])
+_MILESTONE_TARGETS: Final = np.array([*MILESTONES, np.iinfo(np.int64).max])
 _TARGET_CENTS: Final = np.array([int(rule.target * 100) for rule in WEEKLY])
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _ONE: Final = 100  # a progress of 1.00, in hundredths; the database stores two decimal places
@@ -175,8 +175,9 @@ _ONE: Final = 100  # a progress of 1.00, in hundredths; the database stores two 
 class ReplayQuests:
     """The quests of all players of a replay, session by session.
 
-    Every player has a milestone from their first session on. Of the players who play in a week, `take_turns`
-    selects those who get the quest of the week. Thus players with and without a quest can be compared.
+    Every player has a milestone from their first session on. Of the players who play in a week,
+    `choose_receivers` selects those who get the quest of the week. Thus players with and without a quest can
+    be compared.
     """
 
     def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:
@@ -187,9 +188,9 @@ class ReplayQuests:
         self._keys = hash_ids(user_ids)
         self._seed = seed
         self._wins: Integers = np.zeros(count, np.int64)
-        self._rung: Integers = np.zeros(count, np.int64)
+        self._milestone: Integers = np.zeros(count, np.int64)
         self._has_begun: NDArray[np.bool_] = np.zeros(count, np.bool_)
-        self._rung_since = [_NEVER] * count
+        self._milestone_since = [_NEVER] * count
         self._monday: date | None = None
         # the day on which each player got the quest of the week, as an ordinal; 0 without a quest
         self._week_since: Integers = np.zeros(count, np.int64)
@@ -217,8 +218,8 @@ class ReplayQuests:
 
     def finish(self, now: datetime) -> list[Quest]:
         """Return the quests that `play` has not returned: those of the last week, and open milestones."""
-        rungs = np.flatnonzero(self._has_begun & (self._rung < len(MILESTONES)))
-        return [*self._end_week(now), *self._milestones(rungs)]
+        players = np.flatnonzero(self._has_begun & (self._milestone < len(MILESTONES)))
+        return [*self._end_week(now), *self._milestones(players)]
 
     def _advance(self, players: NDArray[np.intp], result: SessionResult, won: NDArray[np.bool_]) -> None:
         change = np.zeros_like(self._progress)
@@ -259,9 +260,9 @@ class ReplayQuests:
         A player gets the quest of the week at their first session of the week.
         """
         for player in players[~self._has_begun[players]].tolist():
-            self._rung_since[player] = open_of(day)
+            self._milestone_since[player] = open_of(day)
         self._has_begun[players] = True
-        has_turn = take_turns(self._keys[players], week_of(day))
+        has_turn = choose_receivers(self._keys[players], week_of(day))
         new = players[has_turn & (self._week_since[players] == 0)]
         self._week_since[new] = day.toordinal()
 
@@ -286,7 +287,7 @@ class ReplayQuests:
         progress = self._progress[players]
         missed = "EXPIRED" if expiry <= now else "ACTIVE"
         rows = zip(
-            make_ids(Kind.WEEKLY, seed=self._seed, when=since, numbers=players),
+            make_ids(Kind.WEEKLY, seed=self._seed, when=since, keys=players),
             players.tolist(),
             rules.tolist(),
             np.clip(progress, 0, target).tolist(),
@@ -306,24 +307,24 @@ class ReplayQuests:
             )
 
     def _complete_milestones(self, day: date, won: NDArray[np.bool_]) -> list[Quest]:
-        reached = np.flatnonzero(won & (self._wins >= _RUNGS[self._rung]))
+        reached = np.flatnonzero(won & (self._wins >= _MILESTONE_TARGETS[self._milestone]))
         quests = list(self._milestones(reached, completed_at=close_of(day)))
         self.completed[reached] += 1
-        self._rung[reached] += 1
+        self._milestone[reached] += 1
         for player in reached.tolist():
-            self._rung_since[player] = close_of(day)
+            self._milestone_since[player] = close_of(day)
         return quests
 
     def _milestones(
         self, players: NDArray[np.intp], *, completed_at: datetime | None = None
     ) -> Iterator[Quest]:
         for player in players.tolist():
-            rung, since = int(self._rung[player]), self._rung_since[player]
-            numbers = np.array([player * len(_RUNGS) + rung])
+            milestone_index, since = int(self._milestone[player]), self._milestone_since[player]
+            keys = np.array([player * len(_MILESTONE_TARGETS) + milestone_index])
             yield build_quest(
-                make_ids(Kind.MILESTONE, seed=self._seed, when=since, numbers=numbers)[0],
+                make_ids(Kind.MILESTONE, seed=self._seed, when=since, keys=keys)[0],
                 self._user_ids[player],
-                milestone(MILESTONES[rung]),
+                milestone(MILESTONES[milestone_index]),
                 progress=Decimal(int(self._wins[player])),
                 status="ACTIVE" if completed_at is None else "COMPLETED",
                 created_at=since,

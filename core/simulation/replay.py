@@ -139,19 +139,6 @@ def plan_seed(
     return SeedPlan(service, replay, traits, seed=seed, mark=mark)
 
 
-def seed(
-    service: EnhancedDatabaseService,
-    *,
-    players: int,
-    sessions: int | None = None,
-    seed: int = 1,
-    progress: Progress = ignore_progress,
-    now: datetime | None = None,
-) -> SeedResult:
-    """Plan a replay and run it, without a survey. See `plan_seed` and `SeedPlan.run` for the arguments."""
-    return plan_seed(service, players=players, sessions=sessions, seed=seed).run(progress, now=now)
-
-
 class PlayedSession(NamedTuple):
     """A played session. `row` is its row in the history, `players` has the numbers of its players."""
 

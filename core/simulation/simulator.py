@@ -125,16 +125,16 @@ class Simulator:
             self._session = session
         self._do_upkeep(session.players)
 
-    def run(self, on_step: Callable[[], None] = lambda: None) -> None:
+    def run(self) -> None:
         """Run steps until asked to stop. After an error, log it once, and retry with growing pauses."""
         with ExitStack() as tasks:
             try:
-                self._run(tasks, on_step)
+                self._run(tasks)
             finally:
                 if self._lock is not None:
                     self._lock.release()
 
-    def _run(self, tasks: ExitStack, on_step: Callable[[], None]) -> None:
+    def _run(self, tasks: ExitStack) -> None:
         backoff = Backoff(first_seconds=FIRST_RETRY_SECONDS, longest_seconds=LAST_RETRY_SECONDS)
         is_failing = False
         while not self._stop.is_set():
@@ -143,7 +143,6 @@ class Simulator:
                 if self._take_turn(tasks):
                     self.step()
                     self._service.metrics.count_task_success("simulator")
-                    on_step()
             except (Stopped, PoolClosed):
                 return
             # catch every error: otherwise the thread would end while the process continues
@@ -231,7 +230,7 @@ class Simulator:
         self._upkeep_done = time.monotonic()
         self._service.expire_quests()
         self._service.seal_audit_log()
-        if not players.are_still(list_players(self._service)):
+        if not players.were_chosen_from(list_players(self._service)):
             logger.info("the players have changed; the session is read again")
             self._session = None
 

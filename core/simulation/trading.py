@@ -30,14 +30,14 @@ from core.simulation.amounts import (
     PRICE_UNITS,
     Integers,
     divide_rounded,
-    money_cents,
+    to_cents,
     to_money,
     to_moneys,
     to_prices,
 )
-from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
+from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids
 
-STARTING_CENTS: Final = money_cents(STARTING_CASH)
+STARTING_CENTS: Final = to_cents(STARTING_CASH)
 _BUY: Final = "BUY"
 
 
@@ -83,7 +83,7 @@ def buy_shares(
     return hold_shares(shares, np.broadcast_to(opens, shares.shape), price_units)
 
 
-def hold_shares(shares: Integers, paid: Integers, price_units: int = PRICE_UNITS) -> Holdings:
+def hold_shares(shares: Integers, paid: Integers, price_units: int) -> Holdings:
     """Return the holdings of players who bought these shares at these prices with the starting cash."""
     cash = STARTING_CENTS - value_shares(shares, paid, price_units).sum(axis=1)
     return Holdings(cash, shares, paid, price_units)
@@ -95,7 +95,7 @@ def value_holdings(holdings: Holdings, prices: Integers) -> SessionResult:
     return SessionResult(holdings, holdings.cash_cents + worth)
 
 
-def value_shares(shares: Integers, prices: Integers, price_units: int = PRICE_UNITS) -> Integers:
+def value_shares(shares: Integers, prices: Integers, price_units: int) -> Integers:
     """Return the value of each position in cents; half a cent is rounded up."""
     return divide_rounded(shares * prices, price_units // 100)
 
@@ -140,7 +140,7 @@ class SessionRows:
         # positional arguments, in the order of the fields: keyword arguments would take twice as long
         return map(
             Portfolio,
-            make_ids_of(Kind.PORTFOLIO, seed=self._seed, when=self._opened, keys=self._keys),
+            make_ids(Kind.PORTFOLIO, seed=self._seed, when=self._opened, keys=self._keys),
             self._user_ids,
             repeat(self._day),
             repeat(to_money(STARTING_CENTS)),
@@ -170,7 +170,7 @@ class SessionRows:
         keys = self._keys[rows] ^ hash_texts(symbols)[columns]
         return map(
             Trade,
-            make_ids_of(Kind.TRADE, seed=self._seed, when=self._opened, keys=keys),
+            make_ids(Kind.TRADE, seed=self._seed, when=self._opened, keys=keys),
             [self._user_ids[row] for row in rows.tolist()],
             repeat(self._day),
             [symbols[column] for column in columns.tolist()],
@@ -196,7 +196,7 @@ class SessionRows:
         indices = rows.tolist()
         return map(
             LeaderboardEntry,
-            make_ids_of(kind, seed=self._seed, when=self._closed, keys=self._keys[rows]),
+            make_ids(kind, seed=self._seed, when=self._closed, keys=self._keys[rows]),
             [self._user_ids[index] for index in indices],
             [self._usernames[index] for index in indices],
             repeat(self._day),

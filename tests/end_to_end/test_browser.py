@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings
 from core.migration import Migrator
 from core.records import LeaderboardEntry
-from core.simulation.replay import seed
+from core.simulation.replay import plan_seed
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer, run_postgres
 from tests.conftest import created_database
@@ -50,7 +50,7 @@ def seeded_url(postgres_server: PostgresServer, template_database: str) -> Itera
     with created_database(postgres_server, template=template_database) as url:
         with open_database(url) as service:
             import_prices(service, PRICES)
-            seed(service, players=PLAYERS, sessions=SESSIONS)
+            plan_seed(service, players=PLAYERS, sessions=SESSIONS).run()
         yield url
 
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable
 from core.simulation.catch_up import MOST_DAYS, STEPS, play_missed_sessions
-from core.simulation.replay import seed
+from core.simulation.replay import plan_seed
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.test_seed import WRONG_PORTFOLIOS, WRONG_TRADES
@@ -53,7 +53,7 @@ def play_history(service: EnhancedDatabaseService, folder: Path) -> None:
     import_days(service, folder, "2012-09-04")
     now = datetime.combine(TODAY, datetime.min.time(), UTC)
     service._clock = lambda: now
-    seed(service, players=PLAYERS, sessions=20, now=now)
+    plan_seed(service, players=PLAYERS, sessions=20).run(now=now)
 
 
 def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:

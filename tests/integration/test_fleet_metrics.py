@@ -17,7 +17,7 @@ from core.metrics.fleet import FleetReader
 from core.metrics.writer import MetricWriter
 from core.records import Tick, User
 from core.service.writes import new_id
-from core.simulation.replay import seed
+from core.simulation.replay import plan_seed
 from exporter.exposition import Exposition
 from tests.conftest import Execute
 from tests.market_days import import_days, write_days
@@ -85,7 +85,7 @@ def test_the_simulator_reports_and_is_late_when_killed(
 ) -> None:
     """Its last success is kept after SIGKILL, so an alert can say how long ago that was."""
     import_days(service, tmp_path, "2013-02-25")
-    seed(service, players=5, sessions=2, seed=1)
+    plan_seed(service, players=5, sessions=2, seed=1).run()
     name = "echo_task_last_success_timestamp_seconds"
     command = [sys.executable, "-m", "core.cli", "simulate"]
     with subprocess.Popen(command, cwd=repository, env=environment) as simulator:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
 from core.simulation.players import player_ids
-from core.simulation.replay import SeedResult, seed
+from core.simulation.replay import SeedResult, plan_seed
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.market_days import SHIPPED, import_days
@@ -44,7 +44,7 @@ def play(
 ) -> SeedResult:
     """Import half a year and replay the end of it."""
     import_days(service, folder, FIRST_DAY)
-    return seed(service, players=players, sessions=sessions, seed=number, now=NOW)
+    return plan_seed(service, players=players, sessions=sessions, seed=number).run(now=NOW)
 
 
 def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
@@ -228,7 +228,7 @@ def test_every_large_move_is_an_event(
 ) -> None:
     """As PostgreSQL finds them among the ticks, within the replayed sessions."""
     import_days(service, tmp_path, FIRST_DAY)
-    seed(service, players=1, now=NOW)
+    plan_seed(service, players=1).run(now=NOW)
     expected = execute("""
         SELECT symbol, timestamp, round((price / before - 1) * 100, 2) FROM (
             SELECT *, lag(price) OVER (PARTITION BY symbol ORDER BY timestamp) AS before FROM ticks) AS t
@@ -247,7 +247,7 @@ def test_a_repeated_seed_changes_nothing(
     play(service, tmp_path)
     service.update_user_profile(player_ids(range(1))[0], username="alice")
     rows = content(execute)
-    result = seed(service, players=PLAYERS, sessions=SESSIONS, seed=1, now=NOW)
+    result = plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW)
     assert (result.changed, result.removed) == (0, 0)
     assert result.quests == len(rows["quests"])
     assert content(execute) == rows
@@ -262,7 +262,7 @@ def test_a_repeated_seed_leaves_what_was_played_since(
         (milestone,) = service.get_user_active_quests(user_id)
         service.update_quest_progress(milestone.id, milestone.target_value)
     rows = content(execute)
-    assert seed(service, players=PLAYERS, sessions=SESSIONS, seed=1, now=NOW).changed == 0
+    assert plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW).changed == 0
     assert content(execute) == rows
 
 
@@ -282,12 +282,12 @@ def test_an_interrupted_seed_is_completed(
         with pytest.raises(DatabaseUnavailable):
             play(service, tmp_path)
     assert execute("SELECT count(*) FROM quests") == [(0,)]
-    result = seed(service, players=PLAYERS, sessions=SESSIONS, seed=1, now=NOW)
+    result = plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW)
     assert result.removed == 0
     rows = content(execute)
     assert len(rows["quests"]) == result.quests
     assert len(rows["portfolios"]) == result.portfolios
-    assert seed(service, players=PLAYERS, sessions=SESSIONS, seed=1, now=NOW).changed == 0
+    assert plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW).changed == 0
 
 
 def test_a_seed_is_the_same_in_every_database(
@@ -318,9 +318,9 @@ def test_other_numbers_replace_the_players(
     """The result is that of a fresh database, whatever was seeded before."""
     play(service, tmp_path, players=10, sessions=12)
     expected = content(execute)
-    seed(service, players=PLAYERS, sessions=SESSIONS, seed=3, now=NOW)
+    plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=3).run(now=NOW)
     assert execute("SELECT count(*) FROM users") == [(PLAYERS,)]
-    result = seed(service, players=10, sessions=12, seed=1, now=NOW)
+    result = plan_seed(service, players=10, sessions=12, seed=1).run(now=NOW)
     assert result.removed == PLAYERS
     rows = content(execute)
     events = rows.pop("events")
@@ -353,7 +353,7 @@ def test_live_days_are_not_replayed(service: EnhancedDatabaseService, tmp_path: 
         service.insert_market_tick(
             "AAPL", Decimal(60), timestamp=datetime(2026, 1, 5, 12, 0, second, tzinfo=UTC)
         )
-    assert seed(service, players=1, sessions=5, now=NOW).last_day == date(2013, 3, 1)
+    assert plan_seed(service, players=1, sessions=5).run(now=NOW).last_day == date(2013, 3, 1)
 
 
 def test_a_day_on_which_nothing_moved_is_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
@@ -361,13 +361,13 @@ def test_a_day_on_which_nothing_moved_is_replayed(service: EnhancedDatabaseServi
     path = tmp_path / "flat.csv"
     path.write_text("Symbol,Date,Open,High,Low,Close,Volume\nIBM,2013-03-04,7,7,7,7,0\n", encoding="utf-8")
     import_prices(service, path)
-    assert seed(service, players=1, now=NOW).last_day == date(2013, 3, 4)
+    assert plan_seed(service, players=1).run(now=NOW).last_day == date(2013, 3, 4)
 
 
 def test_more_sessions_than_days_are_all_days(service: EnhancedDatabaseService, tmp_path: Path) -> None:
     """A symbol that begins later joins on its first day."""
     import_days(service, tmp_path, "2012-05-14", "2012-05-25")
-    result = seed(service, players=20, sessions=1_000, now=NOW)
+    result = plan_seed(service, players=20, sessions=1_000).run(now=NOW)
     assert (result.sessions, result.first_day) == (10, date(2012, 5, 14))
 
 
@@ -387,21 +387,21 @@ def test_numbers_out_of_range_are_refused(
     """They are refused before anything is written."""
     import_days(service, tmp_path, "2013-02-25")
     with pytest.raises(InvalidInput, match="give a whole number from"):
-        seed(service, **numbers)  # type: ignore[arg-type]  # no key is another parameter's
+        plan_seed(service, **numbers).run()
     assert execute("SELECT count(*) FROM users") == [(0,)]
 
 
 def test_without_prices_the_next_step_is_named(service: EnhancedDatabaseService) -> None:
     """The error names the command that imports prices."""
     with pytest.raises(InvalidInput, match="run `echo-markets import-prices FILE` first"):
-        seed(service, players=1)
+        plan_seed(service, players=1).run()
 
 
 @pytest.mark.slow
 def test_a_whole_year_of_many_players_adds_up(service: EnhancedDatabaseService, execute: Execute) -> None:
     """200 players over the last 250 sessions of the shipped history."""
     import_prices(service, SHIPPED)
-    result = seed(service, players=200, sessions=250, now=NOW)
+    result = plan_seed(service, players=200, sessions=250).run(now=NOW)
     assert 15_000 < result.portfolios < 40_000
     assert execute(WRONG_PORTFOLIOS) == execute(WRONG_TRADES) == []
     completed = execute(

@@ -16,7 +16,7 @@ from core import EnhancedDatabaseService, Settings
 from core.app import open_process_lock
 from core.database.process_lock import ProcessLock
 from core.errors import DatabaseUnavailable
-from core.simulation.replay import seed
+from core.simulation.replay import plan_seed
 from core.simulation.simulator import Simulator
 from tests.conftest import Execute
 from tests.market_days import import_days
@@ -159,7 +159,7 @@ def test_a_killed_simulator_is_replaced_by_the_one_that_waits(
 ) -> None:
     """Only the first writes ticks until it is killed, then the second does."""
     import_days(service, tmp_path, "2013-02-20")
-    seed(service, players=5, sessions=5)
+    plan_seed(service, players=5, sessions=5).run()
     newest = "SELECT count(*), count(DISTINCT (symbol, timestamp)) FROM ticks WHERE timestamp > '2020-01-01'"
     with _started(tmp_path, "first", database_url, "simulate") as first:
         wait_until(lambda: execute(newest)[0][0] > 0, "the first simulator moves prices", 60.0)

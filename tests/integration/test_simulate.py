@@ -22,7 +22,7 @@ from core.simulation import simulator
 from core.simulation.amounts import to_prices
 from core.simulation.history import DailyPrices
 from core.simulation.live_market import open_market
-from core.simulation.replay import seed
+from core.simulation.replay import plan_seed
 from core.simulation.simulator import Simulator
 from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import Execute, administered
@@ -65,7 +65,7 @@ def clock(service: EnhancedDatabaseService) -> Clock:
 def game(service: EnhancedDatabaseService, clock: Clock, tmp_path: Path) -> EnhancedDatabaseService:
     """A service with half a year of prices and twenty sessions of thirty players."""
     import_days(service, tmp_path, "2012-09-04")
-    seed(service, players=PLAYERS, sessions=20, now=clock())
+    plan_seed(service, players=PLAYERS, sessions=20).run(now=clock())
     return service
 
 
@@ -384,7 +384,7 @@ def test_players_may_change_while_it_runs(
     """Another seed replaces them in the middle of a session; the next step trades for the new ones."""
     sim = open_simulator(game, clock, interval_seconds=WILD)
     run_steps(sim, clock, 2)
-    seed(game, players=PLAYERS + 5, sessions=20, seed=2, now=clock())
+    plan_seed(game, players=PLAYERS + 5, sessions=20, seed=2).run(now=clock())
     run_steps(sim, clock, 2)
     assert_portfolios_add_up(execute, TODAY, PLAYERS + 5)
     assert_quests_add_up(execute, TODAY)
@@ -475,17 +475,19 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulator, "LAST_RETRY_SECONDS", 0.1)
 
 
-class Running:
+class Running(Simulator):
     """A simulator that runs in a thread; counts its steps."""
 
     def __init__(self, service: EnhancedDatabaseService, clock: Clock) -> None:
         self.stop = threading.Event()
         self.stepped = threading.Condition()
         self.steps = 0
-        self._simulator = Simulator(service, interval_seconds=0.02, stop=self.stop, clock=clock)
-        self.thread = threading.Thread(target=self._simulator.run, args=[self._note])
+        super().__init__(service, interval_seconds=0.02, stop=self.stop, clock=clock)
+        self.thread = threading.Thread(target=self.run)
 
-    def _note(self) -> None:
+    def step(self) -> None:
+        """Run a step, and count it."""
+        super().step()
         with self.stepped:
             self.steps += 1
             self.stepped.notify_all()

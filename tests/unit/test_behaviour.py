@@ -217,13 +217,13 @@ def test_ids_are_version_7_in_the_order_of_time() -> None:
     """Ids differ by kind, seed, time and number, and are the same in every run."""
     start = datetime(2013, 3, 1, 21, tzinfo=UTC)
     numbers = np.arange(1_000)
-    ids = make_ids(Kind.PORTFOLIO, seed=1, when=start, numbers=numbers)
+    ids = make_ids(Kind.PORTFOLIO, seed=1, when=start, keys=numbers)
     assert {(made.version, made.variant) for made in ids} == {(7, "specified in RFC 4122")}
     assert {made.int >> 80 for made in ids} == {int(start.timestamp() * 1000)}
-    assert ids == make_ids(Kind.PORTFOLIO, seed=1, when=start, numbers=numbers)
+    assert ids == make_ids(Kind.PORTFOLIO, seed=1, when=start, keys=numbers)
     others = [
-        *make_ids(Kind.TOTAL_VALUE, seed=1, when=start, numbers=numbers),
-        *make_ids(Kind.PORTFOLIO, seed=2, when=start, numbers=numbers),
-        *make_ids(Kind.PORTFOLIO, seed=1, when=start.replace(hour=20), numbers=numbers),
+        *make_ids(Kind.TOTAL_VALUE, seed=1, when=start, keys=numbers),
+        *make_ids(Kind.PORTFOLIO, seed=2, when=start, keys=numbers),
+        *make_ids(Kind.PORTFOLIO, seed=1, when=start.replace(hour=20), keys=numbers),
     ]
     assert len({*ids, *others}) == 4_000

@@ -237,7 +237,7 @@ def test_ids_do_not_follow_the_clock_of_new_york() -> None:
     numbers = np.array([7])
     for day in (date(2013, 3, 8), date(2013, 3, 11), date(2013, 7, 1)):
         for moment, hour, minute in ((open_of(day), 14, 30), (close_of(day), 21, 0)):
-            [found] = make_ids(Kind.WEEKLY, seed=1, when=moment, numbers=numbers)
+            [found] = make_ids(Kind.WEEKLY, seed=1, when=moment, keys=numbers)
             fixed = datetime(day.year, day.month, day.day, hour, minute, tzinfo=UTC)
             assert found.int >> 80 == int(fixed.timestamp() * 1000)
 
