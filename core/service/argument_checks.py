@@ -75,7 +75,7 @@ def show(value: Any) -> str:
 
 
 def check_id(value: Any, name: str) -> UUID:
-    """Return a UUID. Accepts a UUID object of any library, or the text of a UUID."""
+    """Return `value` as a UUID. Accepts a UUID object of any library, or the text of a UUID."""
     found = to_uuid(value)
     if found is None:
         raise InvalidInput(f"{name} is {show(value)}; give a UUID")
@@ -83,7 +83,7 @@ def check_id(value: Any, name: str) -> UUID:
 
 
 def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
-    """Return a list of up to `most` UUIDs. Accepts a list of UUIDs or texts, or a mapping with such keys."""
+    """Return `values` as up to `most` UUIDs. Accepts UUIDs or texts in a list or as keys of a mapping."""
     listed = values.keys() if isinstance(values, Mapping) else _check_list(values, name, "a list of UUIDs")
     ids = [check_id(value, name) for value in listed]
     if most is not None and len(ids) > most:
@@ -92,7 +92,7 @@ def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
 
 
 def check_int(value: Any, name: str, *, least: int, most: int) -> int:
-    """Return a whole number from `least` to `most`."""
+    """Return `value` as an int from `least` to `most`."""
     number = to_int(value)
     if number is None or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a whole number from {least} to {most}")
@@ -100,12 +100,12 @@ def check_int(value: Any, name: str, *, least: int, most: int) -> int:
 
 
 def check_limit(value: Any, name: str = "limit", *, most: int = MAX_LIMIT) -> int:
-    """Return a number of rows from 1 to `most`."""
+    """Return `value` as a number of rows from 1 to `most`."""
     return check_int(value, name, least=1, most=most)
 
 
 def check_bool(value: Any, name: str) -> bool:
-    """Return True or False. Refuses other values, also 0 and 1."""
+    """Return `value` as a bool. Refuses values other than True and False, also 0 and 1."""
     flag = to_bool(value)
     if flag is None:
         raise InvalidInput(f"{name} is {show(value)}; give True or False")
@@ -143,7 +143,7 @@ def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
 
 
 def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
-    """Return an iterator over records that must all be of one kind.
+    """Return an iterator over `values`, which must all be records of the type `kind`.
 
     It raises `InvalidInput` at the first other value. The message has `element`, the word for one record, and
     the index of the value, for example `tick 3`.
@@ -170,14 +170,14 @@ def check_in_order(records: Iterable[T], element: str, check: Callable[[T], U], 
 
 
 def check_record(value: Any, kind: type[T], name: str) -> T:
-    """Return the value, which must be a record of the kind `kind`."""
+    """Return `value`, which must be a record of the type `kind`."""
     if not isinstance(value, kind):
         raise InvalidInput(f"{name} is {show(value)}; give a {kind.__name__}")
     return value
 
 
 def check_text(value: Any, name: str, *, most: int, required: bool = True) -> Any:
-    """Return a text of 1 to `most` characters. None is accepted if the text is not required."""
+    """Return `value` as a text of 1 to `most` characters. None is accepted if the text is not required."""
     if value is None and not required:
         return None
     text = to_text(value)
@@ -192,7 +192,7 @@ def check_prefix(value: Any, *, most: int) -> str:
 
 
 def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
-    """Return the text if it is one of `choices`."""
+    """Return `value` as a text, which must be one of `choices`."""
     text = to_text(value)
     if text is None or text not in choices:
         raise InvalidInput(f"{name} is {show(value)}; give one of {', '.join(choices)}")
@@ -283,7 +283,7 @@ def check_symbols(values: Any, name: str = "symbols") -> list[str]:
 def check_decimal(
     value: Any, name: str, *, least: Decimal, most: Decimal, quantum: Decimal | None = None
 ) -> Decimal:
-    """Return a finite number from `least` to `most`, rounded half-even to `quantum` (None: not rounded)."""
+    """Return `value` as a Decimal from `least` to `most`, rounded half-even to `quantum` (None: exact)."""
     # skip the call for a Decimal: a batch has thousands
     number = value if type(value) is Decimal else to_decimal(value)
     if number is None:
@@ -294,12 +294,12 @@ def check_decimal(
 
 
 def check_money(value: Any, name: str) -> Decimal:
-    """Return an amount from 0 to MAX_MONEY, rounded half-even to cents."""
+    """Return `value` as an amount from 0 to MAX_MONEY, rounded half-even to cents."""
     return check_decimal(value, name, least=Decimal(0), most=MAX_MONEY, quantum=CENT)
 
 
 def check_price(value: Any, name: str) -> Decimal:
-    """Return a price above 0, which keeps all its digits."""
+    """Return `value` as a price above 0 with all its digits."""
     if type(value) is Decimal and value.is_finite() and SMALLEST_PRICE <= value <= MAX_PRICE:
         # fast path for the usual case: each tick of a batch has three prices
         return value
@@ -312,7 +312,7 @@ def check_price(value: Any, name: str) -> Decimal:
 
 
 def check_day(value: Any, name: str) -> date:
-    """Return a date: any date, also of a session that cannot be written yet."""
+    """Return `value` as a date. Accepts any date, also that of a session that cannot be written yet."""
     day = to_date(value)
     if day is None:
         hint = ", such as the .date() of this time" if isinstance(value, datetime) else ""
@@ -363,7 +363,7 @@ def find_end_of_tomorrow(now: datetime) -> datetime:
 
 
 def check_time(value: Any, name: str) -> datetime:
-    """Return the time in UTC of a datetime with a time zone."""
+    """Return `value`, a datetime with a time zone, as a time in UTC."""
     found = to_datetime(value)
     if found is None and isinstance(value, datetime) and value == value:  # noqa: PLR0124  # false for NaT
         raise InvalidInput(f"{name} is {show(value)}, finer than a microsecond; round it")
@@ -378,7 +378,7 @@ def check_time(value: Any, name: str) -> datetime:
 
 
 def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
-    """Return the time in UTC of a datetime with a time zone, which must be before `end`."""
+    """Return `value`, a datetime with a time zone that is before `end`, as a time in UTC."""
     found = check_time(value, name)
     if found >= end:
         raise InvalidInput(f"{name} is {found}, which is after tomorrow; give a time before {end}")
@@ -386,7 +386,7 @@ def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
 
 
 def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) -> timedelta:
-    """Return a timedelta from `least` to `most`."""
+    """Return `value` as a timedelta from `least` to `most`."""
     width = to_timedelta(value)
     if width is None or not least <= width <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a timedelta from {least} to {most}")
@@ -394,7 +394,7 @@ def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) 
 
 
 def check_seconds(value: Any, name: str) -> float:
-    """Return a number of seconds from 0 to MAX_WAIT_SECONDS."""
+    """Return `value` as a number of seconds from 0 to MAX_WAIT_SECONDS."""
     return float(check_decimal(value, name, least=Decimal(0), most=MAX_WAIT_SECONDS))
 
 
@@ -420,7 +420,7 @@ def check_sentiment(value: Any) -> str:
 
 
 def check_after(value: Any, kind: type[T], **expected: object) -> T | None:
-    """Return the record after which a page begins; None for the first page.
+    """Return `value`, the record of type `kind` after which a page begins; None for the first page.
 
     `expected` has field values that every record of the list has, such as `symbol="AAPL"`.
     """

@@ -27,7 +27,7 @@ class UserEmails:
     def encrypt_changes(self, user_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return `values` as they are stored: the e-mail address, if given, is encrypted.
 
-        The column `email_index`, by which an address is found, is added. Raises `EncryptionKeyMissing`.
+        Adds the column `email_index`, by which an address is found. Raises `EncryptionKeyMissing`.
         """
         if "email" not in values:
             return dict(values)

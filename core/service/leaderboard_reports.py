@@ -239,7 +239,7 @@ def _count_ranks(entries: Iterable[LeaderboardEntry]) -> Iterator[LeaderboardEnt
 def _list_whole(
     database: Database, category: str, day: date, selection: queries.Selection
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return a page of a leaderboard, not limited to a prefix.
+    """Return a page of the whole leaderboard, without a search for a prefix.
 
     A page in the order `-rank` is a page of the order `rank`, reversed. A page by username is read from the
     nearer end, because the statement reads the skipped entries too.

@@ -83,7 +83,7 @@ EVENTS = Load(
 )
 # The end of the message for a record without its user or portfolio, by the columns of the foreign key.
 REMEDIES = {
-    ("user_id",): "which is no user's; create the user first with create_user or load_users",
+    ("user_id",): "which belongs to no user; create the user first with create_user or load_users",
     ("user_id", "session_date"): (
         "which no portfolio has; open it first with get_current_portfolio or load_portfolios"
     ),

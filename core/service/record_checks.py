@@ -293,9 +293,13 @@ def _check_prices(tick: Tick) -> None:
 def _check_completion(quest: Quest) -> None:
     completed = quest.completed_at
     if completed is not None and quest.status != "COMPLETED":
-        raise InvalidInput(f"completed_at is {completed}, but status {quest.status}; only COMPLETED has it")
+        raise InvalidInput(
+            f"completed_at is {completed}, but status is {quest.status}; give None or the status COMPLETED"
+        )
     if completed is not None and completed < quest.created_at:
-        raise InvalidInput(f"completed_at is {completed}, before created_at {quest.created_at}")
+        raise InvalidInput(
+            f"completed_at is {completed}, before created_at {quest.created_at}; give a later time"
+        )
 
 
 # -- kinds of records -------------------------------------------------------------------

@@ -90,7 +90,10 @@ class ServiceBase:
         self.metrics = metrics
 
     def _read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query and return its result. The operation is the public method that calls `_read`."""
+        """Run a query and return its result.
+
+        The public method that calls `_read` is the operation, which labels metrics and statements.
+        """
         return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     def _read_current(
@@ -127,10 +130,11 @@ class ServiceBase:
     # -- writes ---------------------------------------------------------------------------
 
     def _write(self, keys: Sequence[str] = ()) -> AbstractContextManager[tuple[Database, Changes]]:
-        """Run a `with` block as one write. The operation is the public method that calls `_write`.
+        """Run a `with` block as one write.
 
-        `keys` are cache keys that the write changes. The block gets the database, and the `Changes` to which
-        it can add more keys.
+        The public method that calls `_write` is the operation, which labels metrics and statements. `keys`
+        are cache keys that the write changes. The block gets the database, and the `Changes` to which it can
+        add more keys.
         """
         return self._write_as(name_operation(sys._getframe(1)), keys)  # noqa: SLF001  # documented
 
