@@ -25,7 +25,7 @@ from core.records import (
     User,
 )
 from core.service import EnhancedDatabaseService
-from core.service.inputs import MAX_LIMIT
+from core.service.argument_checks import MAX_LIMIT
 from core.simulation.amounts import Integers, to_cents, to_moneys, to_units
 from core.simulation.behaviour import (
     LOOKBACKS,

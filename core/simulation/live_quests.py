@@ -19,7 +19,7 @@ from frozendict import frozendict
 from core.errors import InvalidInput, QuestNotFound
 from core.records import QUESTS_COMPLETED, LeaderboardEntry, LeaderboardUpdate, Quest, User
 from core.service import EnhancedDatabaseService
-from core.service.inputs import MAX_LIMIT
+from core.service.argument_checks import MAX_LIMIT
 from core.simulation.amounts import to_cents, to_money
 from core.simulation.identifiers import hash_ids
 from core.simulation.quests import (

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from core.records import MarketEvent
-from core.service.inputs import MAX_IMPACT
+from core.service.argument_checks import MAX_IMPACT
 from core.simulation.amounts import PRICE_UNITS, divide_whole, to_money, to_price
 from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, hash_texts, make_ids

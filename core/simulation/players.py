@@ -20,7 +20,7 @@ from frozendict import frozendict
 from core.errors import UserNotFound
 from core.records import User
 from core.service import EnhancedDatabaseService
-from core.service.inputs import MAX_LIMIT
+from core.service.argument_checks import MAX_LIMIT
 from core.simulation.behaviour import Traits, draw_fraction, draw_traits
 from core.simulation.bulk_load import Progress
 from core.simulation.history import PriceHistory
