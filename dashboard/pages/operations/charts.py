@@ -19,6 +19,7 @@ from dashboard.monitoring.queries import (
     POOL_USED,
     POOL_WAITING,
     REDIS_MEMORY,
+    WINDOW_SECONDS,
     Key,
     Query,
 )
@@ -40,6 +41,8 @@ AROUND_PIXELS = 90
 LABEL_PIXELS = 180
 GAP_STEPS = 2.5
 """Two points more than this many steps apart are not connected: nothing was measured between them."""
+
+_MINUTES = WINDOW_SECONDS // 60
 
 LEAST_CONNECTIONS = 2
 """The axis of connections reaches at least to this number, also if no connection is in use."""
@@ -175,8 +178,8 @@ PANELS = (
     Panel(
         "Database time of operations",
         "latency",
-        "Time that a call of the service spends in the database, in ms, over the 2 minutes before each "
-        "point. Calls that the cache answers do not count.",
+        f"Time that a call of the service spends in the database, in ms, over the {_MINUTES} minutes before "
+        "each point. Calls that the cache answers do not count.",
         tuple((query, "", _always(name)) for name, query in zip(QUANTILES, LATENCY, strict=True)),
         1000.0,
         _build_latency_chart,
@@ -195,8 +198,8 @@ PANELS = (
     Panel(
         "Cache hit ratio",
         "cache",
-        "Values found in percent of the values requested, over the 2 minutes before each point. Near: the "
-        "cache in a process. Shared: the cache in Redis.",
+        f"Values found in percent of the values requested, over the {_MINUTES} minutes before each point. "
+        "Near: the cache in a process. Shared: the cache in Redis.",
         ((HIT_RATIO, "", " · ".join),),
         100.0,
         _build_hit_chart,

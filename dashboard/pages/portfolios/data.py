@@ -26,6 +26,7 @@ from core.records import (
     User,
 )
 from core.service.argument_checks import MAX_LIMIT
+from core.service.leaderboard_reports import MAX_SCORES
 from core.service.market import MAX_MARKET_DAYS
 from core.service.portfolios import add_gains
 from dashboard import exact_ranks
@@ -41,8 +42,8 @@ LAST_SESSION is not a window of days: it is the newest session that the player h
 
 ALL = "All"
 
-MOST_SESSIONS = 5_000
-"""Most sessions of a player that are read: twenty years of trading days."""
+MOST_SESSIONS = MAX_SCORES
+"""Most sessions of a player that are read: the service returns the ranks of at most this many in one call."""
 
 SUGGESTED_PLAYERS = 10
 

@@ -7,12 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from core.records import StuckQuest
+from core.service.quest_reports import MAX_STUCK
 from dashboard import runtime
 from dashboard.downloads import Cells, CsvFile, answer_csv
 from dashboard.pages.quests.tables import describe_reasons
 
 PATH = "/download/stuck-quests.csv"
-LIMIT = 10_000
 COLUMNS = (
     "username",
     "last_active",
@@ -34,14 +34,14 @@ def build_link(quest_type: str | None) -> str:
 
 
 def get_stuck(request: Request) -> Response:
-    """HTTP route: return the CSV file of at most `LIMIT` stuck quests, in the order of the page.
+    """HTTP route: return the CSV file of at most MAX_STUCK stuck quests, in the order of the page.
 
     Runs in a worker thread.
     """
 
     def read() -> CsvFile:
         quest_type = request.query_params.get("type")
-        stuck = runtime.get_service().list_stuck_quests(type=quest_type, limit=LIMIT)
+        stuck = runtime.get_service().list_stuck_quests(type=quest_type, limit=MAX_STUCK)
         return CsvFile("stuck-quests.csv", COLUMNS, map(build_row, stuck.first))
 
     return answer_csv(read)

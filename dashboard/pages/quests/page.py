@@ -21,6 +21,7 @@ from core.records import (
     StuckQuests,
     User,
 )
+from core.service.quest_reports import MAX_STUCK
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
 from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
@@ -390,7 +391,7 @@ def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
     st.link_button(
         "Download CSV",
         download.build_link(quest_type),
-        help=f"Up to {format_count(download.LIMIT)} stuck quests in this order, with times and ids",
+        help=f"Up to {format_count(MAX_STUCK)} stuck quests in this order, with times and ids",
     )
 
 
