@@ -49,7 +49,10 @@ class WebConfig(NamedTuple):
 
 
 def load_web_config(path: Path | None) -> WebConfig:
-    """Read the web-config file. Without a path, there is no TLS and no user. Raises `SettingsError`."""
+    """Read the web-config file. Without a path, TLS is off and no password is needed.
+
+    Raises `SettingsError` if the file is not valid.
+    """
     if path is None:
         return WebConfig()
     try:

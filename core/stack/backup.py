@@ -167,7 +167,7 @@ def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[by
         if status != 0:
             errors.seek(0)
             words = " ".join(errors.read().decode(errors="replace").split())
-            raise StackError(f"{name} failed with status {status}: {words or 'it said nothing'}")
+            raise StackError(f"{name} failed with status {status}: {words or 'no output'}")
 
 
 def _read_blocks(file: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -212,9 +212,9 @@ def _decrypt(file: IO[bytes], key: bytes) -> Iterator[bytes]:
 
 
 def _number(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each nonce with its block. If there is no block, yield a nonce with an empty block.
+    """Yield (nonce, block) for each block. Without blocks, yield a nonce with an empty block.
 
-    An encrypted file that was cut off after its salt has no block: decryption of the empty block then fails.
+    An encrypted file that ends after its salt has no blocks. The empty block then makes the decryption fail.
     """
     number, before = 0, b""
     for block in blocks:

@@ -103,8 +103,8 @@ class ComposeStack(Stack):
                 self.folder.docker_mark.touch()
                 self.folder.record(recorded)
                 self._start(settings, backup=backup)
-            # programs in containers listen on 0.0.0.0, but their ports are published on the loopback
-            # interface
+            # show loopback addresses: programs in containers listen on 0.0.0.0, but are published on
+            # loopback only
             published = dict.fromkeys(("EXPORTER_HOST", "DASHBOARD_HOST"), LOOPBACK)
             self._show_addresses({**recorded, **published})
 
@@ -200,7 +200,8 @@ class ComposeStack(Stack):
     ) -> list[str]:
         """Return a `docker compose` command line that reads `compose.yaml` and the files of the profiles.
 
-        By default, the profiles are those in `environment`, and without it those of the running stack.
+        By default, the profiles are those in `environment`. Without `environment`, they are those of the
+        running stack.
         """
         if profiles is None:
             profiles = list_profiles(self.folder.recorded() if environment is None else environment)

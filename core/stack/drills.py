@@ -51,7 +51,7 @@ PUBLISHED_SECONDS = 3.0
 # A small pool with a timeout of one second, for the process that `occupy_pool` starts.
 SMALL_POOL = MappingProxyType({"DATABASE_CONNECTION_LIMIT": "2", "DATABASE_POOL_TIMEOUT": "1000"})
 
-# The begin of the last line that `core.selftest` prints if it gives up.
+# The start of the last line that `core.selftest` prints if it gives up.
 GAVE_UP = "FAIL the rest was not tried"
 
 

@@ -49,7 +49,8 @@ class StackFolder:
         self.metrics = self.path / "metrics"
         self.supervisor_config = self.path / "supervisord.conf"
         self.supervisor_pid = self.path / "supervisord.pid"
-        self.docker_mark = self.path / "docker"  # containers were started once: `clean` removes their volumes
+        # this file exists if containers were started here: `clean` then removes their volumes
+        self.docker_mark = self.path / "docker"
 
     def pid_file(self, program: str) -> Path:
         """Return the path of a running program's pid file."""
@@ -181,5 +182,5 @@ def _create_own_folder(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise StackError(f"{path} belongs to somebody else; remove it")
+        raise StackError(f"{path} belongs to another user; remove it")
     path.chmod(0o700)

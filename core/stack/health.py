@@ -70,7 +70,7 @@ def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
         answer = _fetch("/api/health/database", environment)
         document = msgspec.json.decode(answer.body, type=_Document)
     except (FetchFailed, msgspec.DecodeError):
-        return StackHealth("unknown", ("the exporter does not say",))
+        return StackHealth("unknown", ("the exporter gives no valid answer",))
     other = _find_other(document.stack or "", environment)
     if other is not None:
         return StackHealth("unknown", (f"the exporter at {url} belongs to another stack, {other}",))
@@ -116,4 +116,4 @@ def _list_reasons(services: _Services) -> Iterator[str]:
     if services.database.migrations_pending:
         yield f"migrations pending: {services.database.migrations_pending} (`make migrate` applies them)"
     if services.database.connection_pool.status != HEALTHY:
-        yield "a pool has no free connection (`echo-markets health` says whose)"
+        yield "a pool has no free connection (`echo-markets health` names it)"

@@ -115,7 +115,7 @@ class LocalStack(Stack):
         self._console.print(table)
         if not self._supervisor.is_running():
             strays = ", ".join(process.name() for process in self._find_strays())
-            rest = f", and its programs go on ({strays})" if strays else ""
+            rest = f", but its programs still run ({strays})" if strays else ""
             self.say(f"the supervisor has ended{rest}; `make up` repairs it")
         return all(item.is_healthy for item in programs)
 
@@ -245,7 +245,7 @@ class LocalStack(Stack):
         return f"{self.folder.stack_env} is missing, but {strays} run; `make down` stops them"
 
     def _check_ports(self, settings: StackSettings) -> None:
-        """Raise `StackError` if a port of a program that is not running is taken."""
+        """Raise `StackError` if another program uses a port of this stack. Running programs are skipped."""
         states = self._supervisor.states()
         running = {name for name, item in states.items() if item.pid is not None}
         names = [setting for name, setting in PORT_SETTINGS.items() if name not in running]
@@ -268,11 +268,11 @@ def resume_paused(folder: StackFolder) -> list[str]:
 
 
 def _is_running(item: ProgramState) -> bool:
-    """Return whether the process exists and its program is expected to continue.
+    """Return whether a program runs.
 
-    While supervisord reports STARTING, in the first seconds, this is true only for a program with a probe,
-    which shows whether the program works. The process itself is checked too, because supervisord may not
-    have noticed its end.
+    In its first seconds, while supervisord reports STARTING, only a program with a probe counts as running,
+    because the probe shows whether the program works. The process is checked too, because supervisord
+    notices its end late.
     """
     try:
         has_process = item.pid is not None and is_alive(psutil.Process(item.pid))

@@ -12,7 +12,7 @@ _ANONYMOUS: Final = "user default reset on nopass +ping"
 COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
 SENTINEL_USER: Final = "sentinel"
-"""The user of sentinels, at the servers and at other sentinels, and of a replica at its primary."""
+"""The user as which sentinels and replicas sign in, at Redis servers and at other sentinels."""
 _ASK_SENTINEL: Final = "+sentinel|get-master-addr-by-name"
 # the commands that the documentation of Redis lists for the users of sentinels and replicas
 _OF_SENTINELS: Final = (
@@ -22,7 +22,7 @@ _OF_SENTINELS: Final = (
 SENTINEL_SERVICE: Final = "echo-markets"
 """The name of the primary in the sentinels' configuration (`sentinel monitor`)."""
 SENTINEL_QUORUM: Final = 2  # how many of the three sentinels must agree that the primary is down
-# the primary counts as down after this time without an answer; longer than the pauses of a busy machine
+# after this time without an answer the primary counts as down; a busy machine pauses a process for less
 DOWN_AFTER_MILLISECONDS: Final = 3_000
 FAILOVER_MILLISECONDS: Final = 10_000
 

@@ -67,8 +67,8 @@ class StackSettings(SharedSettings):
     def load_for(cls, root: Path) -> "StackSettings":
         """Read the environment, the checkout's `.env` and the record of its running stack.
 
-        Raises `SettingsError` if a value is invalid, two servers have the same port or the profiles do not
-        combine.
+        Raises `SettingsError` if a value is invalid, if two servers have the same port, or if the profiles
+        cannot be combined.
         """
         settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
         settings.check_ports_differ()
@@ -136,7 +136,7 @@ class StackSettings(SharedSettings):
             owner = owners.setdefault(number_given, name)
             if owner != name:
                 raise SettingsError(
-                    f"{name} is {number_given}, which {owner} has too; set it to another port"
+                    f"{name} is {number_given}, and {owner} is too; set one of them to another port"
                 )
 
 

@@ -1,4 +1,4 @@
-"""A problem is something that is broken now. An incident is a problem with its begin and its end.
+"""A problem is something that is broken now. An incident is a problem with its start and its end.
 
 Reads no server itself. The dashboard's own health check finds problems of PostgreSQL and Redis within
 seconds; alerts add problems that only a scrape of all processes shows.
@@ -30,7 +30,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """A problem from its begin to its end. `ended_at` and `seconds` are None while it lasts."""
+    """A problem from its start to its end. `ended_at` and `seconds` are None while it lasts."""
 
     problem: Problem
     began_at: datetime

@@ -235,8 +235,9 @@ class MetricHistory:
     def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
         """Return the samples of a counter with their growth since the previous scrape.
 
-        The growth is computed for each sample, before the sums: in a sum, the growth of other samples would
-        hide that one was restarted and went down. A sample that appears in a later scrape counts from 0.
+        The growth is computed for each sample, before the sums. In a sum, the growth of other samples would
+        hide a sample that was restarted and went down. A sample that appears in a later scrape counts from
+        0.
         """
         raw = self._raw.setdefault(name, {})
         found = []

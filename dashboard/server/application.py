@@ -61,7 +61,7 @@ SHUTDOWN_SECONDS = 1
 """How long open browser connections may delay a stop. It is short, because pages reconnect by themselves."""
 
 FRESH_SECONDS = 2.0
-"""For so many seconds, a value that was read for one visitor is also shown to other visitors."""
+"""Seconds for which a value that was read for one visitor is also shown to other visitors."""
 
 DRAIN_SECONDS = 2.0
 """How long running reads may continue before they are cancelled. A stop takes less than 5 s in total."""

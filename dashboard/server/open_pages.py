@@ -106,6 +106,6 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
         except Exception:
             # catch every error: another release of Streamlit may lack the private names that this module
             # uses
-            logger.exception("open pages cannot be told of the health; next try in %g s", PROBLEM_SECONDS)
+            logger.exception("open pages cannot be updated; next try in %g s", PROBLEM_SECONDS)
             await asyncio.sleep(PROBLEM_SECONDS)
         await asyncio.sleep(LOOK_SECONDS)

@@ -47,7 +47,7 @@ FULL_PAUSE_SECONDS = 0.05
 """Pause before a connection that no worker could take is offered to the workers again."""
 
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.2, 30.0
-"""Pause before a worker is started again. It grows from the first to the longest if the start fails."""
+"""Shortest and longest pause before a worker is started again. The pause grows while the start fails."""
 
 
 class Worker:

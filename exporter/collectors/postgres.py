@@ -63,7 +63,8 @@ def open_postgres_runner(
 ) -> CollectorRunner[BoundedConnection]:
     """Return the runner of the PostgreSQL collectors. It opens its own connection when it runs.
 
-    `find_roles` returns the roles of processes. The connections of processes are counted by role.
+    `operations` are the names of the service's operations. `find_roles` returns the roles of processes, by
+    which connections are counted.
     """
     connector = BoundedConnector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
 

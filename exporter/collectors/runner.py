@@ -105,7 +105,10 @@ class CollectorRunner(Generic[ConnectionType]):
         threading.Thread(target=self._run, args=(due,), name=f"collect {names}"[:60], daemon=True).start()
 
     def wait(self, deadline: float) -> list[Outcome]:
-        """Return the outcome of every collector. A collector that is late for `deadline` has failed."""
+        """Return the outcome of every collector.
+
+        A collector that has not finished by `deadline` counts as failed.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: not any(run.is_pending for run in self._runs.values()),

@@ -166,7 +166,7 @@ def test_programs_without_any_file_are_stopped(checkout: Checkout) -> None:
         path.unlink()
     status = checkout.make("status")
     assert status.returncode != 0
-    assert "its programs go on" in status.stdout
+    assert "its programs still run" in status.stdout
     assert checkout.make("down").returncode == 0
     assert_nothing_left(checkout)
 

@@ -18,7 +18,7 @@ LINES = {
     "redis disabled": "healthy",
     "redis down": "degraded: redis: Connection refused",
     "redis down and required": "unhealthy: redis: Connection refused",
-    "pool exhausted": "degraded: a pool has no free connection (`echo-markets health` says whose)",
+    "pool exhausted": "degraded: a pool has no free connection (`echo-markets health` names it)",
     "migrations pending": "degraded: migrations pending: 1 (`make migrate` applies them)",
     "read-only": "degraded: database: it accepts no writes: default_transaction_read_only is on",
     "database down": "unhealthy: database: Connection refused",
@@ -68,7 +68,7 @@ def test_another_stacks_exporter_is_not_believed(
 
 def test_an_exporter_that_does_not_answer_says_nothing() -> None:
     """No server listens, or another server has its port."""
-    unknown = "unknown: the exporter does not say"
+    unknown = "unknown: the exporter gives no valid answer"
     with served(PlainTextResponse("hello"), lifespan="off") as port:
         assert str(ask(port)) == unknown
     found = ask(find_free_port())

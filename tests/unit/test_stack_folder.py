@@ -174,7 +174,7 @@ def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("core.stack.folder.SOCKET_PATH_LIMIT", 1)
     folder = StackFolder(tmp_path)
     folder.socket.parent.symlink_to(tmp_path)
-    with pytest.raises(StackError, match="belongs to somebody else"):
+    with pytest.raises(StackError, match="belongs to another user"):
         folder.create()
 
 

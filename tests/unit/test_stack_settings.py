@@ -117,7 +117,7 @@ def test_the_number_of_dashboards_belongs_to_a_profile(
 def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two servers on one port are refused before anything starts."""
     monkeypatch.setenv("DASHBOARD_PORT", "9100")
-    with pytest.raises(SettingsError, match="DASHBOARD_PORT is 9100, which EXPORTER_PORT has too"):
+    with pytest.raises(SettingsError, match="DASHBOARD_PORT is 9100, and EXPORTER_PORT is too"):
         StackSettings.load_for(tmp_path)
 
 
