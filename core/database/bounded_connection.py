@@ -29,8 +29,8 @@ class BoundedConnector:
     def __init__(self, settings: Settings, application_name: str, *, limit_seconds: float) -> None:
         """Open no connection yet. `limit_seconds` limits the connecting, and each statement."""
         self._limit_seconds = limit_seconds
-        # The server cancels a slow statement before the caller gives up, and the connection stays usable.
-        # Otherwise the statement could still run, or wait for a lock, after the caller has given up.
+        # With this timeout the server cancels a slow statement before the caller gives up, and the connection
+        # stays usable. Without it the statement could still run, or wait for a lock, after that.
         self._connector = Connector(
             settings, application_name, statement_timeout_ms=round(limit_seconds * 900)
         )

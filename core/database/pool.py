@@ -44,7 +44,7 @@ LEAK_SECONDS = 60.0
 # `expire_all` has an effect at most once in this time. So a server that accepts writes again is noticed at
 # most this much later.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# After the server has refused one more connection, no request tries to open another one for this time.
+# After the server has refused a connection, no request tries to open another one for this time.
 GROW_AGAIN_SECONDS = 5.0
 # How often pending and new requests look for leaks, and for connections whose holder has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5

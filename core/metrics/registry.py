@@ -148,7 +148,7 @@ class Metrics:
         return {self.role} | {item.labels["role"] for item in samples if item.name == names.WRITERS.name}
 
     def add_source(self, publish: Callable[[], None]) -> None:
-        """Register a function that copies an object's numbers into the metrics, at each `Metrics.publish`."""
+        """Register a function that `Metrics.publish` calls to copy an object's numbers into the metrics."""
         self._sources.append(publish)
 
     def publish(self) -> None:

@@ -142,9 +142,9 @@ def _read_text(answer: Answer) -> str:
 def estimate_quantile(quantile: float, buckets: Mapping[float, float]) -> float | None:
     """Return a quantile of a histogram, or None if the histogram has no observations.
 
-    `buckets` maps each upper bound, +Inf included, to the number of observations up to this bound. Like
-    PromQL's histogram_quantile this interpolates linearly within a bucket, and returns the highest finite
-    bound for a quantile in the last bucket.
+    `buckets` maps each upper bound, +Inf included, to the number of observations up to this bound. Within a
+    bucket the function interpolates linearly. For a quantile in the last bucket it returns the highest finite
+    bound. PromQL's histogram_quantile does the same.
     """
     bounds = sorted(buckets)
     if len(bounds) < 2 or buckets[bounds[-1]] <= 0:

@@ -91,18 +91,18 @@ class Value:
                 self._file.put(self.key.key, number, timestamp)
 
     def attach(self, file: "_ValueFile") -> None:
-        """Write the number to `file` too from now on. The caller holds the lock. Raises `OSError`."""
+        """From now on, write the number to `file` too. The caller holds the lock. Raises `OSError`."""
         file.put(self.key.key, self.number, self.timestamp)
         self._file = file
 
     def detach(self) -> None:
-        """Stop writing the number to its file. Readers still add the count in the file of a counter."""
+        """Stop writing the number to its file. The count of a counter stays in the file, for readers."""
         if self._file is not None and not self.key.prefix.startswith("gauge"):
             self._left_in_files = self.number
         self._file = None
 
     def unshared(self) -> tuple[float, float]:
-        """Return the part of the number that is not in a file that was detached, and the timestamp."""
+        """Return the number without the part that stays in a detached file, and the timestamp."""
         return self.number - self._left_in_files, self.timestamp
 
     def reset(self, lock: threading.Lock) -> None:
@@ -149,7 +149,7 @@ class MetricWriter:
             return (self.id if self.is_shared else None), values
 
     def join(self, directory: Path) -> None:
-        """Write the values to files in `directory` too from now on.
+        """From now on, write the values to files in `directory` too.
 
         A missing folder is created. If the folder cannot be used, one warning is logged, and the values stay
         in this process.
