@@ -20,7 +20,7 @@ _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
 _AUTOMATIC = re.compile(r":(?=[a-z/]|[\w+-]+:)|www(?=\.)|(?<=[\w.+-])@(?=[\w-]+\.)", re.IGNORECASE)
 """Matches text that Streamlit's Markdown turns into a link or an icon: web and e-mail addresses, `:name:`."""
 _WORD_JOINER = "\u2060"
-"""Invisible character without a line break. Inside an address, it stops Markdown from making a link."""
+"""Invisible character at which no line breaks. Inside an address, it stops Markdown from making a link."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")

@@ -145,7 +145,7 @@ def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], No
                 )
             )
 
-    # not `run.is_failing |= ...`: that would read the flag before the section runs and sets it
+    # not `run.is_failing |= ...`, which would restore the value from before the section ran
     if not states.run_part(show_reading, is_live=run.interval is not None):
         run.is_failing = True
 
@@ -163,7 +163,7 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
         run, page = replace(page, interval=interval, oldest=None), _Run(interval=interval)
         _run.set(run)
         with loading():
-            # not `run.is_failing |= ...`: that would read the flag before the sections run and set it
+            # not `run.is_failing |= ...`, which would restore the value from before the sections ran
             if not states.run_part(part, is_live=interval is not None):
                 run.is_failing = True
         cache = runtime.get_service().cache_stats()

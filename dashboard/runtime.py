@@ -25,7 +25,7 @@ CACHE_SECONDS = 5.0
 """Lifetime of a cached value: visitors do not notice it, and many visitors share one read."""
 
 CACHE_ENTRIES = 256
-"""Most values in the cache; each has at most some hundred rows."""
+"""Number of values that are cached, each with at most some hundred rows."""
 
 
 READ_AGAIN_SECONDS = 5.0

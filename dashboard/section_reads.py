@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENTRIES = 256
-"""Most last known values; each has at most some hundred rows. The least recently used value is evicted."""
+"""Number of last known values that are kept, each with at most some hundred rows."""
 
 MOST_THREADS = 32
 """Most concurrent reads: about three times the connections, so that some threads stay free if reads hang."""

@@ -81,7 +81,7 @@ class ComparedEntries(msgspec.Struct, frozen=True):
 
 
 class Summaries(msgspec.Struct, frozen=True):
-    """The summaries of the selected and of the compared leaderboard; None for one without scores."""
+    """The summaries of the selected and of the compared leaderboard. Without scores, a summary is None."""
 
     shown: LeaderboardSummary | None
     compared: LeaderboardSummary | None

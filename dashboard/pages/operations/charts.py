@@ -40,7 +40,7 @@ AROUND_PIXELS = 90
 """Height of the legend and the time axis together."""
 LABEL_PIXELS = 180
 GAP_STEPS = 2.5
-"""Two points more than this many steps apart are not connected: nothing was measured between them."""
+"""A line has a gap between points that are more than this many steps apart: nothing was measured there."""
 
 _MINUTES = WINDOW_SECONDS // 60
 

@@ -19,7 +19,7 @@ SESSIONS_SHOWN = 14
 
 EVENTS_SHOWN = 20
 EVENTS_COUNTED = 1_000
-"""Most events of a day that are counted: more than the market has symbols."""
+"""The events of a day are counted up to this number, which is above the number of symbols."""
 EVENTS_MARKED = 500
 """Most events that are read for the marks of the chart; a day has at most some dozen events."""
 

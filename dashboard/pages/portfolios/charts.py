@@ -41,7 +41,7 @@ LINES = ((ACCENT, [1, 0]), (BASELINE, [6, 4]), (BEST, [2, 2]), (RIVAL, [8, 2]))
 """Colour and dashes of the line of the player, the market, the leader and the rival, in this order."""
 
 POINTS = 45
-"""Most sessions of a line that has a point for each session: more points would hide the line."""
+"""A line of more sessions than this has no points: they would hide the line."""
 
 CHANGES_PIXELS = 150
 DAY_TICKS = 5

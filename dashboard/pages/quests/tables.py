@@ -331,7 +331,7 @@ class ReturnComparison(msgspec.Struct, frozen=True):
 
 
 def compare_returns(returns: Iterable[QuestReturn]) -> list[ReturnComparison]:
-    """Return the comparison of each quest type. The largest difference comes first, None last."""
+    """Return the comparison of each quest type, the largest difference first, then types without one."""
     found = [_compare_return(item) for item in returns]
     return sorted(found, key=lambda item: (item.difference is None, -abs(item.difference or Decimal(0))))
 
