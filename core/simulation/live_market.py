@@ -1,12 +1,12 @@
 """The market of one live session: a random walk from the last price before the session.
 
 The walk is a geometric Brownian motion: the logarithm of a price takes normally distributed steps. Their mean
-and variance are proportional to the duration of a step, so a live day moves a price as far as an imported
-day. Also creates the market events for large moves.
+and variance are proportional to the duration of a step, so a live day has the same mean and variance as
+an imported day. Also creates the market events for large moves.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -37,7 +37,6 @@ HALF_SPREAD: Final = 0.00025
 DAY: Final = timedelta(days=1)
 
 _VOLUME_SPREAD: Final = 0.5  # standard deviation of the logarithm of a step's volume
-_EVENTS_READ: Final = 200  # more than a usual day has: a symbol has at most two events a day
 
 
 class LiveMarket:
@@ -57,7 +56,7 @@ class LiveMarket:
         daily: DailyPrices,
         announced: set[tuple[str, str]],
     ) -> None:
-        # with these units, all prices are integers of at least 1,000, as far as MAX_PLACES allows it
+        # choose units in which all prices are integers of at least 1,000; MAX_PLACES limits the units
         least_units = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
         units = max(find_price_units(prices + opens), least_units)
         calibrations = [daily.calibrate(symbol) for symbol in symbols]
@@ -168,7 +167,7 @@ def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices)
         for symbol in symbols
     ]
     return LiveMarket(
-        symbols, opens=opens, prices=prices, daily=daily, announced=_list_announced(service, day)
+        symbols, opens=opens, prices=prices, daily=daily, announced=_list_announced(service, midnight)
     )
 
 
@@ -200,10 +199,6 @@ def _find_first_price(
     return candles[0].open if candles else latest
 
 
-def _list_announced(service: EnhancedDatabaseService, day: date) -> set[tuple[str, str]]:
-    return {
-        (symbol, event.sentiment)
-        for event in service.get_recent_market_events(_EVENTS_READ)
-        if event.type == EVENT_TYPE and event.created_at.astimezone(UTC).date() == day
-        for symbol in event.affected_symbols
-    }
+def _list_announced(service: EnhancedDatabaseService, midnight: datetime) -> set[tuple[str, str]]:
+    events = service.stream_market_events(type=EVENT_TYPE, since=midnight, until=midnight + DAY)
+    return {(symbol, event.sentiment) for event in events for symbol in event.affected_symbols}

@@ -366,6 +366,22 @@ def test_a_large_move_is_announced_once(
     assert {count for _, _, count in rows} == {1}
 
 
+def test_a_large_move_is_announced_once_among_many_events(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """A restart finds the announced moves of the day, however many other events were created since."""
+    for number in range(1, 4):
+        run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
+    announced = "SELECT count(*) FROM market_events WHERE type = 'PRICE_MOVE' AND created_at >= %s"
+    [(before,)] = execute(announced, (NOON,))
+    for number in range(200):
+        game.create_market_event(type="NEWS", title=f"News {number}")
+    market = open_market(game, TODAY, DailyPrices())
+    market.announce(game)
+    assert before > 0
+    assert execute(announced, (NOON,)) == [(before,)]
+
+
 def test_only_players_with_a_strategy_trade(
     service: EnhancedDatabaseService, clock: Clock, alice: User, tmp_path: Path
 ) -> None:
