@@ -19,7 +19,7 @@ from core.simulation.amounts import Floats, divide_rounded, find_units, to_decim
 from core.simulation.price_statistics import PERCENT_UNITS, annualize_volatility, measure_change
 from core.simulation.trading_hours import close_of
 
-_MAX_UNITS: Final = 10**12  # prices up to this, times 2 * PERCENT_UNITS, fit into 64 bits
+_MAX_UNITS: Final = 10**12  # up to this, price * 2 * PERCENT_UNITS fits into 64 bits
 
 _DAY_SECONDS: Final = 86_400
 

@@ -184,9 +184,9 @@ def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
 
 
 def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
-    """Return the header, completed with the lines next to it and with the first rows.
+    """Return the header with the data of the lines above and below it, and with the first rows.
 
-    yfinance writes the symbols, and the name of the date column, on separate lines.
+    yfinance writes the symbols of the columns, and the name of the date column, on separate lines.
     """
     names, below = header.names, 0
     symbols: tuple[str, ...] = ()
@@ -268,12 +268,12 @@ class _Columns:
         return names
 
     def _list(self, meaning: str) -> list[int]:
-        """Return the numbers of the columns that have this meaning, the best rank first."""
+        """Return the numbers of the columns that have this meaning, the lowest rank first."""
         found = [(name.rank, n) for n, name in enumerate(self._names) if name and name.meaning == meaning]
         return [column for _, column in sorted(found)]
 
     def _choose(self, meaning: str, columns: Sequence[int]) -> int:
-        """Return the column with the best rank. Raises `PriceFileError` if two columns have the best rank.
+        """Return the column with the lowest rank. Raises `PriceFileError` if two columns have that rank.
 
         There are two exceptions. Of symbol columns with equal cells, the first is returned. For volumes in
         different units, such as BTC and USD, `_UNDECIDED` is returned.
@@ -387,9 +387,10 @@ class _Columns:
         return symbol, "the file's name"
 
     def choose_volume(self, series: Series, symbol: str | None) -> Series:
-        """Return the series with the volume column that counts shares or coins; other volumes count money.
+        """Return the series with its volume column, chosen if the file has volumes in different units.
 
-        Raises `PriceFileError` when the column names do not show which volume counts shares or coins.
+        The chosen volume counts shares or coins, and not money. Raises `PriceFileError` when the names of the
+        columns do not show which volume that is.
         """
         column = series.columns.get("volume")
         units = {n: name.affix for n in self._list("volume") if (name := self._names[n]) and name.affix}

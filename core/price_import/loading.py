@@ -27,7 +27,7 @@ from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_
 from core.simulation.trading_hours import close_of
 
 PARALLEL_WRITES: Final = 2
-"""Batches written in parallel: the server stores one while the other one is encoded. More are not faster."""
+"""Batches written in parallel: the server stores one batch while the next is encoded. More are not faster."""
 
 DAYS_BEHIND: Final = 7
 """After `move_to_today`, the last day is at most this number of days before today."""

@@ -105,8 +105,9 @@ def matches(texts: Any, pattern: str) -> Mask:
 def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[Floats, Mask]:
     """Parse a column of numbers; return an array, with NaN for other texts, and a mask of the empty cells.
 
-    `decimal` is the decimal mark, "." or ",". The other one of the two, spaces and apostrophes are thousands
-    separators. Texts such as `-`, `N/A` and `null` count as empty. With `suffixes`, 45.21M is 45,210,000.
+    `decimal` is the decimal mark. With ".", commas are thousands separators; with ",", points are. Spaces and
+    apostrophes are always thousands separators. Texts such as `-`, `N/A` and `null` count as empty. With
+    `suffixes`, 45.21M is 45,210,000.
     """
     try:
         values = to_array(pc.cast(texts, pa.float64()))

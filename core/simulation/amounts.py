@@ -53,7 +53,7 @@ def to_prices(units: Integers, price_units: int = PRICE_UNITS) -> list[Decimal]:
 
 
 def to_decimals(prices: Floats) -> list[Decimal]:
-    """Convert floats to decimals with the same digits as `repr(float)`, which are those of the price file."""
+    """Convert floats to decimals with the digits of `repr`, which are the digits in the price file."""
     units = find_units(prices)
     return [Decimal(repr(price)) for price in prices.tolist()] if units is None else to_prices(units)
 

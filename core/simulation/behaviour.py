@@ -245,7 +245,7 @@ def read_traits(players: Sequence[User]) -> Traits:
 
 
 def has_strategy(preferences: Mapping[str, Any]) -> bool:
-    """Return whether the preferences of a user name a strategy; those of every simulated player do."""
+    """Return whether the preferences of a user name a strategy. Every simulated player has a strategy."""
     return preferences.get("strategy") in STRATEGIES
 
 

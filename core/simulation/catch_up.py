@@ -230,7 +230,7 @@ def _play_quests(
 def _advance_milestone(
     service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
 ) -> Iterator[Quest]:
-    """Yield a player's milestone with the wins before `day`; if it is reached, also yield the next one.
+    """Yield a player's milestone with the wins before `day`, and the next milestone if it is reached.
 
     A player without a milestone gets a first one. `new_id` is the id of a new milestone.
     """

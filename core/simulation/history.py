@@ -74,7 +74,7 @@ def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: 
 
 
 def _is_imported(service: EnhancedDatabaseService, candle: Candle) -> bool:
-    """Return whether a day with one tick was imported; if not, the live market stopped after one tick."""
+    """Return whether a day with one tick was imported. A live session has one tick if it stopped early."""
     if candle.low < candle.high:
         return True
     close = close_of(candle.bucket.date())

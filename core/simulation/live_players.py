@@ -196,7 +196,7 @@ def _keep_holdings(
     market: LiveMarket,
     bought: Holdings,
 ) -> Holdings:
-    """Store what each player without stored positions has bought; return the holdings of all players."""
+    """Store the purchases of the players who have no stored positions; return the holdings of all players."""
     stored: dict[UUID, list[Position]] = {}
     for position in service.list_positions([user.id for user in users], day):
         stored.setdefault(position.user_id, []).append(position)

@@ -100,7 +100,7 @@ class LiveQuests:
         self._day = day
 
     def advance(self, result: SessionResult, check_stop: Callable[[], None]) -> None:
-        """Update all quests with the current result of the players, and complete those that are reached."""
+        """Update all quests with the current result of the players; complete quests that reach the target."""
         if not self.players:
             return
         gains = result.change_cents

@@ -175,9 +175,8 @@ _ONE: Final = 100  # a progress of 1.00, in hundredths; the database stores two 
 class ReplayQuests:
     """The quests of all players of a replay, session by session.
 
-    Every player has a milestone from their first session on. Of the players who play in a week,
-    `choose_receivers` selects those who get the quest of the week. Thus players with and without a quest can
-    be compared.
+    Every player has a milestone from their first session on. `choose_receivers` selects the players who get
+    the quest of the week. The other players of the week are a control group.
     """
 
     def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:
@@ -217,7 +216,7 @@ class ReplayQuests:
         return [*over, *self._complete_milestones(day, won)]
 
     def finish(self, now: datetime) -> list[Quest]:
-        """Return the quests that `play` has not returned: those of the last week, and open milestones."""
+        """Return the quests that `play` has not returned: quests of the last week, and open milestones."""
         players = np.flatnonzero(self._has_begun & (self._milestone < len(MILESTONES)))
         return [*self._end_week(now), *self._milestones(players)]
 

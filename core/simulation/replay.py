@@ -79,7 +79,7 @@ class SeedResult:
 
 
 class SeedPlan:
-    """A replay that has not run yet. `survey` shows what it would replace, `run` runs it."""
+    """A replay that has not run yet. `survey` shows the data that it would replace, `run` runs the replay."""
 
     def __init__(
         self, service: EnhancedDatabaseService, replay: "Replay", traits: Traits, *, seed: int, mark: str

@@ -112,7 +112,7 @@ class Simulator:
         session, self._session = self._session, None
         today = now.astimezone(UTC).date()
         if session is None or session.day != today:
-            # read from the primary: a replica may lack what another simulator wrote a moment ago
+            # read from the primary: a replica may lack rows that another simulator wrote a moment ago
             with reads_on_primary():
                 session = self._open(today)
         self._move(session, now)
