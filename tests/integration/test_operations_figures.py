@@ -157,7 +157,7 @@ def test_bypasses_are_reads_without_redis_per_second(
 def test_connections_are_those_of_all_processes(seen: tuple[SampledMetrics, Two, Health]) -> None:
     """In use of the limit, as the pools publish them; the chart has the same by role."""
     metrics, two, health = seen
-    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {})}
+    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_words=True)}
     used = two.sums(1, "echo_db_pool_connections", "role", state="used")
     limits = two.sums(1, "echo_db_pool_max_connections", "role")
     assert cards["Connections in use"].value == f"{used.sum():.0f} of {limits.sum():.0f}"
@@ -172,7 +172,7 @@ def test_migrations_and_checks_are_those_of_the_servers(
 ) -> None:
     """Migrations as the database has written them down; the status of the one evaluation."""
     metrics, _, health = seen
-    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {})}
+    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_words=True)}
     [(applied,)] = execute("SELECT count(*) FROM schema_migration")
     assert cards["Migrations"].detail == f"{applied} applied"
     assert cards["Stack"].value == health.status.capitalize() == "Healthy"

@@ -76,7 +76,7 @@ def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series
 
 def test_a_healthy_stack_has_good_cards() -> None:
     """Each part of the stack has a card with its name and figure."""
-    cards = {card.label: card for card in tables.build_cards(take(*HEALTHY), {})}
+    cards = {card.label: card for card in tables.build_cards(take(*HEALTHY), {}, shows_words=True)}
     assert {card.state for card in cards.values()} == {"good"}
     assert cards["Stack"].value == "Healthy"
     assert cards["Connections in use"].value == "1 of 10"
@@ -104,7 +104,7 @@ def test_a_part_that_fails_shows(
     change: tuple[str, dict[str, str], float], label: str, value: str, state: str
 ) -> None:
     """Only the card of the failing part is not good."""
-    cards = tables.build_cards(take_with(change), {})
+    cards = tables.build_cards(take_with(change), {}, shows_words=True)
     assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
         (label, value, state)
     ]
@@ -115,7 +115,7 @@ def test_a_redis_that_may_move_says_so() -> None:
     changes = ("echo_cache_primary_changes_total", {"role": "dashboard"}, 2.0)
     for topology, words in (("sentinel", "sentinel, changes of the primary: 2"), ("single", "check took")):
         scrape = take_with(("echo_cache_topology", {"topology": topology, "role": "dashboard"}, 1), changes)
-        [card] = [each for each in tables.build_cards(scrape, {}) if each.label == "Redis"]
+        [card] = [each for each in tables.build_cards(scrape, {}, shows_words=True) if each.label == "Redis"]
         assert card.state == "good"
         assert words in card.detail
         assert ("changes" in card.detail) is (topology == "sentinel")
@@ -137,7 +137,7 @@ def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
 
 def test_what_is_not_published_is_unknown() -> None:
     """A scrape without the metrics shows unknown, not healthy."""
-    cards = tables.build_cards(take(), {})
+    cards = tables.build_cards(take(), {}, shows_words=True)
     assert {card.state for card in cards if card.label != "Stack"} == {"unknown"}
     assert next(card.value for card in cards if card.label == "Stack") == "Unknown"
 
@@ -145,7 +145,10 @@ def test_what_is_not_published_is_unknown() -> None:
 def test_a_disabled_cache_is_no_fault() -> None:
     """The exporter omits the check of a disabled cache."""
     scrape = take(("echo_service_up", {"service": "database"}, 1))
-    assert next(card.value for card in tables.build_cards(scrape, {}) if card.label == "Redis") == "Disabled"
+    assert (
+        next(card.value for card in tables.build_cards(scrape, {}, shows_words=True) if card.label == "Redis")
+        == "Disabled"
+    )
 
 
 CONDITIONS = [

@@ -62,7 +62,7 @@ def build_quest(*, progress: str, target: str, **changes: object) -> Quest:
 
 def test_a_history_keeps_its_order_and_adds_what_is_invested() -> None:
     """One row per session; invested is value less cash."""
-    frame = tables.build_sessions_table(tuple(build_history(["100", "-50"]))).to_pydict()
+    frame = tables.build_sessions_table(tuple(build_history(["100", "-50"])), TODAY).to_pydict()
     assert list(frame["session"]) == [TODAY, TODAY - timedelta(days=1)]
     assert list(frame["value"]) == [10_100.0, 9_950.0]
     assert list(frame["change_percent"]) == [1.0, -0.5]
@@ -374,7 +374,7 @@ def test_every_chart_is_vega_lite(number: int) -> None:
 
 def test_the_table_is_sent_as_it_is() -> None:
     """Its columns have the types that the page's formats expect."""
-    table = tables.build_sessions_table(tuple(build_history(GAINS)))
+    table = tables.build_sessions_table(tuple(build_history(GAINS)), TODAY)
     types = {field.name: str(field.type) for field in table.schema}
     assert types.pop("session") == "date32[day]"
     assert types.pop("state") == "string"

@@ -56,9 +56,7 @@ _MEANINGS = {
 }
 
 
-def build_cards(
-    scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool = True
-) -> tuple[HealthCard, ...]:
+def build_cards(scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool) -> tuple[HealthCard, ...]:
     """Return the health cards for a scrape, which can be of all processes or of this process only.
 
     `reasons` are the reasons of failing services. `shows_words` is False if the visitor may not see them. A

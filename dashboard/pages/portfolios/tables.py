@@ -271,7 +271,7 @@ def _to_float(value: Any) -> Any:
 
 
 @lru_cache(PLAYERS_KEPT)
-def build_sessions_table(history: tuple[Portfolio, ...], today: date = date.max) -> pa.Table:
+def build_sessions_table(history: tuple[Portfolio, ...], today: date) -> pa.Table:
     """Return one row per session, in the given order. Sessions before `today` are finished."""
     return pa.table(
         {
