@@ -128,7 +128,7 @@ class Cache:
         )
 
     def _begin_timeline(self, before: Timeline | None) -> None:
-        """Drop the values that were read from the timeline `before`, and claim Redis for the new timeline."""
+        """Drop the values that were read from the timeline `before`. Record the new timeline in Redis."""
         if before is not None:
             self._near.clear()
             self._fail_safe.clear()
@@ -191,7 +191,7 @@ class Cache:
         self._fail_safe.begin_read()
         keys = tuple(by_key)
         counters = self._counters[cached.name]
-        whole: dict[str, T] | None = self._near.get_all(keys)
+        whole: dict[str, T] | None = self._near.find_result(keys)
         if whole is not None:
             counters.count_near(hits=len(keys), misses=0)
             if self._sampler.is_on:
@@ -307,13 +307,10 @@ class Cache:
 
     def stats(self) -> CacheStats:
         """Return the counters of this process, and whether Redis is in use."""
-        state = "disabled"
-        if self._shared is not None:
-            state = "down" if self._shared.guard.is_down else "enabled"
         counts = {name: counters.snapshot() for name, counters in self._counters.items()}
         guard = None if self._shared is None else self._shared.guard
         return CacheStats(
-            state=state,
+            state="disabled" if guard is None else "down" if guard.breaker.is_open else "enabled",
             caches=frozendict(counts),
             reason=self.find_bypass(),
             topology=None if guard is None else guard.topology.name,

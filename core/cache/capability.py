@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from core.cache.client import Script
+from core.cache.client import Script, is_unknown_script
 from core.cache.codec import FENCE_MARK, LEASE_MARK, new_token
 from core.cache.connection import ErrorReply, RedisConnection, encode_command, parse_greeting
 from core.cache.epochs import Epochs
@@ -33,7 +33,7 @@ from core.cache.leases_and_fences import (
     build_lease_request,
     build_release_request,
 )
-from core.cache.origin import digest_origin, read_origin, read_server
+from core.cache.origin import read_origin
 from core.cache.position_slots import SLOT_FAMILY
 from core.cache.timeline_claim import TimelineClaim
 from core.cache.topology import PRIMARY_MOVED, make_connection_factory
@@ -104,8 +104,8 @@ class CapabilityCheck:
     ) -> None:
         """Prepare the commands. Send nothing yet.
 
-        With a `timeline`, each check claims the cache for this timeline of the database. `trust_seconds` is
-        the time for which other processes trust their last check.
+        With a `timeline`, each check records it in Redis as the timeline of the cached values (see
+        `TimelineClaim`). `trust_seconds` is how long other processes trust their last check.
         """
         self._prefix = prefix
         self._account = account
@@ -144,11 +144,8 @@ class CapabilityCheck:
 
     def join_epoch(self, connection: RedisConnection) -> None:
         """Join the epoch of the connection's server, if its topology has epochs. Raises `ErrorReply`."""
-        if self._epochs is not None and self._epochs.are_on(connection):
-            server = read_server(connection)
-            if not all(server):
-                raise ErrorReply("NOPERM it does not show INFO, which tells one primary from another")
-            self._epochs.join(connection, digest_origin(server))
+        if self._epochs is not None:
+            self._epochs.join(connection)
 
     def recheck(self, connection: RedisConnection) -> None:
         """Check a connection again that has passed `check`. Raises `ErrorReply`."""
@@ -176,11 +173,11 @@ class CapabilityCheck:
         """
         judge(steps, replies)
         if self._epochs is not None:
-            self._epochs.confirm(connection)
+            self._epochs.topology.confirm(connection)
         return self._claim.judge(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
-        """Return one new key for each prefix of the cache: a slot first, a version key last."""
+        """Return one new key for each prefix of the cache: a position slot first, a version key last."""
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 
@@ -241,7 +238,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
         # one key only, because each missing key counts as a miss in the server's statistics
         Step("MGET", encode_command("MGET", scratch), _is_list),
         Step("UNLINK", encode_command("UNLINK", *keys), _is_int),
-        Step("EVALSHA", encode_command("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
+        Step("EVALSHA", encode_command("EVALSHA", NO_SHA, 0), _is_none, is_expected=is_unknown_script),
     ]
 
 
@@ -295,10 +292,6 @@ def _is_right(step: Step, reply: Any) -> bool:
 
 def _is_primary(reply: Any) -> bool:
     return parse_greeting(reply).get("role") not in {b"slave", b"replica"}
-
-
-def _is_unknown_script(error: ErrorReply) -> bool:
-    return error.code == "NOSCRIPT"
 
 
 def _is_list(reply: Any) -> bool:

@@ -79,8 +79,8 @@ class ChangeLog:
         return [name for name in names if younger.get(name, 0) > ticket or older.get(name, 0) > ticket]
 
 
-class _Call:
-    """A running read. When it has ended, it has a value or an error."""
+class _RunningRead:
+    """A read of one key. When it has ended, `value` or `error` is set."""
 
     __slots__ = ("done", "error", "names", "ticket", "value")
 
@@ -97,7 +97,7 @@ class SingleFlight:
 
     def __init__(self, changes: ChangeLog) -> None:
         self._changes = changes
-        self._calls: dict[str, _Call] = {}
+        self._running: dict[str, _RunningRead] = {}
         self._lock = threading.Lock()
 
     def do(self, key: str, depends_on: tuple[str, ...], read: Callable[[], Any]) -> Any:
@@ -107,22 +107,22 @@ class SingleFlight:
         interrupted, for example by `KeyboardInterrupt`, each waiting thread calls its own `read`.
         """
         with self._lock:
-            call = self._calls.get(key)
-            is_leader = call is None or self._is_outdated(call)
-            if call is None or is_leader:
-                call = self._calls[key] = _Call((key, *depends_on), self._changes.take_ticket())
+            running = self._running.get(key)
+            is_leader = running is None or self._is_outdated(running)
+            if running is None or is_leader:
+                running = self._running[key] = _RunningRead((key, *depends_on), self._changes.take_ticket())
         if is_leader:
-            self._run(key, call, read)
+            self._run(key, running, read)
         else:
-            call.done.wait()
-        if call.error is not None:
-            if not is_leader and not isinstance(call.error, Exception):
+            running.done.wait()
+        if running.error is not None:
+            if not is_leader and not isinstance(running.error, Exception):
                 return read()
-            raise call.error
-        return call.value
+            raise running.error
+        return running.value
 
-    def _is_outdated(self, call: _Call) -> bool:
-        return bool(self._changes.list_changed(call.ticket, call.names))
+    def _is_outdated(self, running: _RunningRead) -> bool:
+        return bool(self._changes.list_changed(running.ticket, running.names))
 
     def do_next(self, key: str, read: Callable[[], Any]) -> Any:
         """Like `do`, but the result comes from a read that begins after this call.
@@ -132,18 +132,18 @@ class SingleFlight:
         all of them.
         """
         with self._lock:
-            under_way = self._calls.get(key)
+            under_way = self._running.get(key)
         if under_way is not None:
             under_way.done.wait()
         return self.do(key, (), read)
 
-    def _run(self, key: str, call: _Call, read: Callable[[], Any]) -> None:
+    def _run(self, key: str, running: _RunningRead, read: Callable[[], Any]) -> None:
         try:
-            call.value = read()
+            running.value = read()
         except BaseException as error:
-            call.error = error
+            running.error = error
         finally:
             with self._lock:
-                if self._calls.get(key) is call:
-                    del self._calls[key]
-            call.done.set()
+                if self._running.get(key) is running:
+                    del self._running[key]
+            running.done.set()

@@ -215,7 +215,7 @@ class RedisClient:
 
     def _run_unknown(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
         """Return `reply`; if the server does not have the script, send its text and return the new reply."""
-        if _is_unknown_script(reply):
+        if is_unknown_script(reply):
             self._known.clear()
             [reply] = self._exchange([encode_command("EVAL", script.text, len(keys), *keys, *arguments)])
         if not isinstance(reply, Exception):
@@ -224,7 +224,7 @@ class RedisClient:
 
     def _note_unawaited(self, reply: Any) -> None:
         """Handle an error in a reply that no caller waits for."""
-        if _is_unknown_script(reply):
+        if is_unknown_script(reply):
             # after SCRIPT FLUSH or a restart the server has none of the scripts
             self._known.clear()
         elif isinstance(reply, ErrorReply):
@@ -336,7 +336,8 @@ class RedisClient:
             self._idle.pop().close()
 
 
-def _is_unknown_script(reply: Any) -> bool:
+def is_unknown_script(reply: Any) -> bool:
+    """Return whether a reply to EVALSHA says that the server does not have the script."""
     return isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT"
 
 

@@ -106,12 +106,12 @@ class Codec(Generic[T]):
         return VALUE_MARK + head + _checksum(body) + body
 
     def decode(self, stored: bytes, head: bytes) -> T | Absent | None:
-        """Return the value. Return None if the stored bytes are outdated, corrupted or of another form."""
+        """Return the value, or None if the stored bytes are outdated, corrupted or not of this type."""
         if not stored.startswith(head, 1) or stored[:1] != VALUE_MARK:
             return ABSENT if stored == NONE_MARK + head else None
         start = 1 + len(head) + CHECKSUM_BYTES
         body = stored[start:]
-        if crc32(body).to_bytes(CHECKSUM_BYTES, "big") != stored[1 + len(head) : start]:
+        if _checksum(body) != stored[1 + len(head) : start]:
             return None
         try:
             return self._decoder.decode(body)

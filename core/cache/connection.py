@@ -74,7 +74,7 @@ class RedisConnection:
         # set by `RedisClient`: see `drop_connections`, and the time of the last capability check
         self.generation = 0
         self.checked_at: float | None = None
-        # set by `core.cache.capability`: the origin of the server, and the timeline that Redis is claimed for
+        # set by `core.cache.capability`: the origin of the server, and the timeline of its cached values
         self.origin = b""
         self.timeline: bytes | None = None
         # set by `core.cache.epochs`: the record of the server's epoch, and the time from which the server may

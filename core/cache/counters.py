@@ -156,7 +156,7 @@ class StaleReadSampler:
 
     def sample(self, tier: Tier, make_read: Callable[[], Read[Any]], hits: Mapping[str, Any]) -> None:
         """Queue one in `every` of these hits for comparison. `make_read` is called only for queued hits."""
-        if not self._every:
+        if not self.is_on:
             return
         for key, value in hits.items():
             if next(self._hits) % self._every == 0:

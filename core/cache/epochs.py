@@ -27,6 +27,7 @@ import redis
 
 from core.backoff import LONGEST_SECONDS
 from core.cache.connection import ErrorReply, RedisConnection
+from core.cache.origin import digest_origin, read_server
 from core.cache.topology import PRIMARY_MOVED, Topology
 from core.settings.redis_url import HostPort
 
@@ -80,11 +81,11 @@ class Epochs:
         *,
         prefix: str,
         timeout_seconds: float,
-        on_move: Callable[[], None] = lambda: None,
+        on_move: Callable[[], None],
     ) -> None:
         """Join no epoch yet. `on_move` is called after this process has moved to another server."""
         self.key = prefix + KEY
-        self._topology = topology
+        self.topology = topology
         self._read_after_seconds = PAUSE_SECONDS + ATTEMPT_TIMEOUTS * timeout_seconds
         self._on_move = on_move
         self._lock = threading.Lock()
@@ -106,21 +107,23 @@ class Epochs:
         """The server whose epoch this process has joined last. None before the first."""
         return self._server
 
-    def are_on(self, connection: RedisConnection) -> bool:
-        """Return whether the connection's server has epochs."""
-        return self._topology.has_epochs(connection)
-
-    def join(self, connection: RedisConnection, origin: bytes) -> None:
-        """Join the epoch of the connection's server, or begin one. `origin` identifies the run of the server.
+    def join(self, connection: RedisConnection) -> None:
+        """Join the epoch of the connection's server, or begin one. Do nothing if the server has no epochs.
 
         Raises `ErrorReply` if this process or another one has left the server for a new primary.
         """
+        if not self.topology.has_epochs(connection):
+            return
+        server = read_server(connection)
+        if not all(server):
+            raise ErrorReply("NOPERM it does not show INFO, which tells one primary from another")
+        origin = digest_origin(server)
         moves, asked_at = self._moves, time.monotonic()
-        if self._topology.is_late and asked_at < self._left_until.get(origin, 0.0):
+        if self.topology.is_late and asked_at < self._left_until.get(origin, 0.0):
             # An outdated sentinel still names the server that this process left. The epoch of that server may
             # still be running, because the server may have hung when its epoch should have been ended.
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
-            self._topology.avoid(connection)
+            self.topology.avoid()
             raise ErrorReply(PRIMARY_MOVED)
         token = secrets.token_bytes(TOKEN_BYTES)
         try:
@@ -128,7 +131,7 @@ class Epochs:
         except ErrorReply as error:
             raise ErrorReply(f"{error} (refused: EVAL of the epoch)") from error
         if age_milliseconds < 0:
-            self._topology.avoid(connection)
+            self.topology.avoid()
             raise ErrorReply(PRIMARY_MOVED)
         connection.epoch = record
         connection.readable_at = asked_at + self._read_after_seconds - age_milliseconds / 1000
@@ -152,11 +155,7 @@ class Epochs:
         self._on_move()
 
     def _end(self, server: HostPort, origin: bytes) -> None:
-        connection = self._topology.make_connection_to(server, timeout_seconds=LONGEST_END_SECONDS)
+        connection = self.topology.make_connection_to(server, timeout_seconds=LONGEST_END_SECONDS)
         # ignore errors: usually the former primary is down, or it has become a replica
         with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(connection):
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
-
-    def confirm(self, connection: RedisConnection) -> None:
-        """Raise `ErrorReply` if the sentinels name another server than that of the connection."""
-        self._topology.confirm(connection)

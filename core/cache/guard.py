@@ -33,7 +33,7 @@ T = TypeVar("T")
 # stopped reading from it.
 TRUST_SECONDS = 0.25
 # Error codes of a server that is not the primary any more. A new connection leads to the new primary.
-MOVED = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
+FORMER_PRIMARY_CODES = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
 # Shortest time between two log messages about a server whose memory is full. It refuses many commands.
 FULL_SECONDS = 60.0
 
@@ -110,11 +110,6 @@ class RedisGuard:
             self.recovery.start()
 
     @property
-    def is_down(self) -> bool:
-        """Whether there is an outage of Redis."""
-        return self.breaker.is_open
-
-    @property
     def reason(self) -> str | None:
         """Why Redis is not used: a message of the server or the system. None while Redis is used."""
         return self.breaker.reason if self.breaker.is_open else None
@@ -161,7 +156,7 @@ class RedisGuard:
             self.recovery.wait(unnoticed_seconds)
 
     def begin_timeline(self) -> None:
-        """Claim Redis for a new timeline of the database, before values are read from Redis again.
+        """Record a new timeline of the database in Redis, before values are read from Redis again.
 
         Called after the first connection to the database and after each failover. Returns when the other
         processes have noticed the change, or if Redis fails.
@@ -181,7 +176,7 @@ class RedisGuard:
         except ServerUnreachable:
             raise
         except ErrorReply as error:
-            if not self.topology.can_move or error.code not in MOVED:
+            if not self.topology.can_move or error.code not in FORMER_PRIMARY_CODES:
                 raise
             self.client.drop_connections()
             self.scripts.release_fence(keys, Fence(fence.token), position)

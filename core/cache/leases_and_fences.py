@@ -246,7 +246,7 @@ class Lease(NamedTuple):
     """The reply to a reader that missed: `states` has GRANTED, TAKEN or FENCED for each key.
 
     The reader stores values with `versions` and `origin`. It loads them from a server that has replayed
-    `position`, or from the primary if `position` is None (unknown).
+    the WAL up to `position`, or from the primary if `position` is None (unknown).
     """
 
     token: bytes
@@ -270,7 +270,7 @@ NO_FENCE = Fence()
 def build_lease_request(
     token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes, *, slots: int = 0
 ) -> list[Any]:
-    """Return the arguments of LEASE. `head` is the schema and the origin of a current value.
+    """Return the arguments of the script LEASE. `head` is the schema and the origin of a current value.
 
     The arguments contain a new random value for each version key, in case the script creates that key. A
     version key must never get an earlier value again. Otherwise values from before a write would become valid
@@ -282,7 +282,7 @@ def build_lease_request(
 
 
 def build_release_request(token: bytes, position: str = UNKNOWN) -> list[Any]:
-    """Return the arguments of RELEASE."""
+    """Return the arguments of the script RELEASE. `token` may be the tokens of several writers."""
     return [token, position, UNKNOWN_MILLISECONDS, SLOT_MILLISECONDS]
 
 

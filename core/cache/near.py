@@ -24,7 +24,7 @@ Dependents = dict[str, set[str]]
 # Number of cleared entries that are freed when one entry is added. More than one, so that memory shrinks.
 FREED_AT_ONCE = 2
 # Maximum number of results of `get_many` that are kept.
-KEPT_LISTS = 64
+KEPT_RESULTS = 64
 # A result of fewer keys is not kept, because building it takes no longer than finding it.
 LEAST_KEYS = 8
 
@@ -140,7 +140,7 @@ class Entries:
         return len(self._entries)
 
 
-class _List(NamedTuple):
+class _KeptResult(NamedTuple):
     """A result of `get_many`, valid until any value is dropped. `values` is None until the second read."""
 
     departures: int
@@ -160,7 +160,7 @@ class NearCache(Entries):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(changes, max_entries=max_entries, ttl_seconds=ttl_seconds, clock=clock)
-        self._lists: OrderedDict[tuple[str, ...], _List] = OrderedDict()
+        self._results: OrderedDict[tuple[str, ...], _KeptResult] = OrderedDict()
         self._is_live = False
 
     @property
@@ -168,13 +168,13 @@ class NearCache(Entries):
         """Whether values are served and stored. While False, the cache is empty."""
         return self._is_live
 
-    def get_all(self, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    def find_result(self, keys: tuple[str, ...]) -> dict[str, Any] | None:
         """Return the kept result of an earlier `get_many` for exactly these keys, or None.
 
         Keys of rows that do not exist are left out. The dict is shared: do not modify it. A hit does not
         refresh the LRU order of the single values.
         """
-        kept = self._lists.get(keys)
+        kept = self._results.get(keys)
         if (
             kept is not None
             and kept.departures == self._departures
@@ -204,19 +204,19 @@ class NearCache(Entries):
                 else:
                     self._drop(key)
             if len(found) == len(keys) >= LEAST_KEYS:
-                self._note_list(tuple(keys), found, expires_at)
+                self._keep_result(tuple(keys), found, expires_at)
         return found
 
-    def _note_list(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
-        kept = self._lists.get(keys)
+    def _keep_result(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
+        kept = self._results.get(keys)
         if kept is None or kept.departures != self._departures:
             # The first read keeps only the keys. The second read of the same keys also keeps the dict.
-            if kept is None and len(self._lists) >= KEPT_LISTS:
-                self._lists.popitem(last=False)
-            self._lists[keys] = _List(self._departures)
+            if kept is None and len(self._results) >= KEPT_RESULTS:
+                self._results.popitem(last=False)
+            self._results[keys] = _KeptResult(self._departures)
         else:
             values = {key: value for key, value in found.items() if value is not ABSENT}
-            self._lists[keys] = _List(self._departures, expires_at, values)
+            self._results[keys] = _KeptResult(self._departures, expires_at, values)
 
     def begin_read(self) -> Ticket | None:
         """Return a ticket for a read from Redis that begins now, or None while the cache is shut."""
@@ -249,7 +249,7 @@ class NearCache(Entries):
         """Drop all values. Reads that are running store nothing afterwards."""
         self._changes.note_all()
         super().clear()
-        self._lists = OrderedDict()
+        self._results = OrderedDict()
 
 
 class FailSafeValues:

@@ -26,7 +26,7 @@ SCRIPT_KEYS = 1_000
 # About how many keys Redis looks at in one call of SCAN.
 SCAN_COUNT = 1_000
 # Error codes that depend on the key: the server may accept the same command for other keys.
-OF_A_KEY = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
+KEY_ERROR_CODES = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
 # Maximum number of pairs of key and token in the outbox. Beyond it, a scan drops every key of the cache
 # instead.
 OUTBOX_LIMIT = 100_000
@@ -82,7 +82,7 @@ class KeyScripts:
             raise redis.InvalidResponse(f"the server did not confirm {sum(map(len, groups))} keys")
 
     def release_fence(self, keys: Sequence[str], fence: Fence, position: str) -> None:
-        """Drop keys and their fence, and store the position of the write in the slots of the keys.
+        """Drop keys and their fence, and store the position of the write in the keys' position slots.
 
         If the reply to the fence is pending, it is read first, and the commands are sent on its connection.
         """
@@ -100,7 +100,7 @@ class KeyScripts:
         try:
             self.release_fence(keys, Fence(token), UNKNOWN)
         except ErrorReply as error:
-            if error.code not in OF_A_KEY:
+            if error.code not in KEY_ERROR_CODES:
                 raise
             self._release_each(keys, token)
 

@@ -43,7 +43,7 @@ UNKNOWN: Final = ""
 
 
 class LoadAfter(Protocol):
-    """Loads keys from a server that has replayed a position, or from the primary if the position is None."""
+    """Loads keys from a server that has replayed the WAL up to `position`, or from the primary if None."""
 
     def __call__(self, position: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
         """Call `load(keys)` and return its result."""
@@ -55,12 +55,12 @@ def load_anywhere(_: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
 
 
 def list_slots(keys: Iterable[str]) -> list[str]:
-    """Return the slots of these keys, without duplicates."""
+    """Return the names of the slots of these keys, without duplicates."""
     return [ALL_SLOTS[number] for number in sorted({crc32(key.encode()) % SLOTS for key in keys})]
 
 
 def format_position(position: int | None) -> str:
-    """Return the stored form of a position. Texts and positions have the same order."""
+    """Return a position as the text that a slot stores. Texts sort in the order of their positions."""
     return UNKNOWN if position is None else f"{position:016X}"
 
 

@@ -163,7 +163,7 @@ class ReadThrough:
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease
     ) -> Mapping[str, T]:
         granted = [key for key in keys if lease.states[key] == GRANTED]
-        # the position of a writer that has fenced a key is not known yet: load from the primary
+        # a writer has fenced a key, and the LSN of its commit is not known yet: load from the primary
         position = None if FENCED in lease.states.values() else lease.position
         try:
             loaded = self._load(read, keys, position)

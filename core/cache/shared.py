@@ -63,7 +63,7 @@ class SharedCache:
         )
         self._client = self.guard.client
         self._add_prefix = self.guard.scripts.add_prefix
-        # a position is needed only to load from a replica
+        # positions (LSNs) are needed only to load from a replica
         self._wants_position = settings.database_replica_urls is not None
         # the origin of the server on which this process last called `_make_slots`
         self._slots_origin: bytes | None = None
@@ -134,7 +134,7 @@ class SharedCache:
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create all missing slots with one script, so that all of them are unknown during the same time."""
+        """Create all missing position slots at once, so that all of them are unknown during the same time."""
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):

@@ -22,6 +22,7 @@ from typing import Final, Literal
 import redis
 
 from core.cache.connection import (
+    SHORTEST_SECONDS,
     ErrorReply,
     HandshakeRefused,
     RedisConnection,
@@ -86,7 +87,7 @@ class Topology:
     def confirm(self, connection: RedisConnection) -> None:
         """Raise `ErrorReply` if another server is known to be the primary."""
 
-    def avoid(self, connection: RedisConnection) -> None:
+    def avoid(self) -> None:
         """Record that the last look-up did not lead to the primary."""
 
     def close(self) -> None:
@@ -208,7 +209,7 @@ class SentinelTopology(MovingTopology):
 
     def _connect_to_sentinel(self, sentinel: HostPort, timeout_seconds: float) -> RedisConnection:
         address = self._sentinel_address.at(sentinel)
-        return self._connect(address, timeout_seconds=max(0.001, timeout_seconds))
+        return self._connect(address, timeout_seconds=max(SHORTEST_SECONDS, timeout_seconds))
 
     def _ask(self, sentinel: RedisConnection) -> HostPort:
         service = self.address.service
@@ -234,7 +235,7 @@ class SentinelTopology(MovingTopology):
             while self._sentinels[0] != sentinel:
                 self._sentinels.rotate(-1)
 
-    def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # of the base class
+    def avoid(self) -> None:
         """Ask another sentinel first, because the current one named a server that is not the primary."""
         with self._lock:
             self._sentinels.rotate(-1)
@@ -303,7 +304,7 @@ class SentinelTopology(MovingTopology):
 
 
 class SlotTopology(MovingTopology):
-    """The server of REDIS_URL or, if it is a node of a cluster, the node that has the slot of the prefix."""
+    """The server of REDIS_URL or, in a cluster, the node that has the slot of REDIS_KEY_PREFIX."""
 
     name: TopologyName = "cluster"
 
@@ -326,7 +327,7 @@ class SlotTopology(MovingTopology):
         for tried, start in enumerate(starts):
             # a node gets a share of the time: if it hangs, time is left for the other ones
             share = (deadline - time.monotonic()) / (len(starts) - tried)
-            until = time.monotonic() + max(0.001, share)
+            until = time.monotonic() + max(SHORTEST_SECONDS, share)
             try:
                 connection.connect_to(start, until)
                 self._follow(connection, until)
@@ -339,7 +340,7 @@ class SlotTopology(MovingTopology):
         raise failure
 
     def _follow(self, connection: FoundConnection, deadline: float) -> None:
-        """Follow MOVED to the node of the slot. The capability check judges any other error reply."""
+        """Follow MOVED replies to the node of the slot. The capability check judges any other error."""
         if connection.mode != CLUSTER_MODE:
             return
         for _ in range(HOPS):
@@ -349,7 +350,7 @@ class SlotTopology(MovingTopology):
             connection.connect_to(self.address.at(_parse_moved(reply, connection.address)), deadline)
         raise ServerUnreachable("the nodes of the cluster do not agree on the node of the slot")
 
-    def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # of the base class
+    def avoid(self) -> None:
         """Forget the last known node, so that the next connect begins with REDIS_URL."""
         self._node = None
 

@@ -156,8 +156,8 @@ def share(size: int) -> Trial:
 
 def keep_call(single_flight: SingleFlight, key: str) -> None:
     """Put a read that never ends into the single-flight, under this key."""
-    call = single_flight._calls[key]
-    single_flight._calls[key] = type(call)(call.names, call.ticket)
+    call = single_flight._running[key]
+    single_flight._running[key] = type(call)(call.names, call.ticket)
 
 
 def fail_to_flush(size: int) -> Trial:

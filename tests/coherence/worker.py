@@ -265,7 +265,7 @@ class Worker:
 
     def has_joined_or_ended(self, label: str) -> bool:
         """Say whether the thread of an operation waits for another's read, or has ended."""
-        calls = list(self._cache._single_flight._calls.values())
+        calls = list(self._cache._single_flight._running.values())
         return not self._threads[label].is_alive() or any(call.done._cond._waiters for call in calls)
 
     def arm(self, point: str) -> None:

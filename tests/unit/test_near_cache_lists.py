@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.cache.changes import ChangeLog
 from core.cache.codec import ABSENT
-from core.cache.near import KEPT_LISTS, LEAST_KEYS, NearCache
+from core.cache.near import KEPT_RESULTS, LEAST_KEYS, NearCache
 from tests.unit.test_near_cache import Clock, admit
 
 KEYS = tuple(f"k{number}" for number in range(LEAST_KEYS))
@@ -36,16 +36,16 @@ def near(clock: Clock) -> NearCache:
 def make_whole(near: NearCache, keys: tuple[str, ...] = KEYS) -> None:
     """Read a list until it is kept."""
     for _ in range(2):
-        assert near.get_all(keys) is None
+        assert near.find_result(keys) is None
         assert len(near.get_many(keys)) == len(keys)
-    assert near.get_all(keys) is not None
+    assert near.find_result(keys) is not None
 
 
 def test_a_list_is_kept_from_its_second_look_on(near: NearCache) -> None:
     """It has the order of the keys, without absent rows."""
     admit(near, KEYS[1], ABSENT)
     make_whole(near)
-    assert near.get_all(KEYS) == {key: number for number, key in enumerate(KEYS) if number != 1}
+    assert near.find_result(KEYS) == {key: number for number, key in enumerate(KEYS) if number != 1}
 
 
 @pytest.mark.parametrize("key", [KEYS[0], KEYS[-1]])
@@ -53,10 +53,10 @@ def test_a_change_of_one_value_ends_it(near: NearCache, key: str) -> None:
     """The next list contains the changed value."""
     make_whole(near)
     near.invalidate([key])
-    assert near.get_all(KEYS) is None
+    assert near.find_result(KEYS) is None
     admit(near, key, "new")
     make_whole(near)
-    assert (near.get_all(KEYS) or {})[key] == "new"
+    assert (near.find_result(KEYS) or {})[key] == "new"
 
 
 def test_a_change_of_what_a_value_depends_on_ends_it(near: NearCache) -> None:
@@ -64,7 +64,7 @@ def test_a_change_of_what_a_value_depends_on_ends_it(near: NearCache) -> None:
     admit(near, KEYS[2], "board", ("version",))
     make_whole(near)
     near.invalidate(["version"])
-    assert near.get_all(KEYS) is None
+    assert near.find_result(KEYS) is None
 
 
 def test_a_list_with_an_evicted_value_is_not_kept(near: NearCache) -> None:
@@ -73,7 +73,7 @@ def test_a_list_with_an_evicted_value_is_not_kept(near: NearCache) -> None:
     for number in range(3):
         admit(near, f"other{number}", number)
     near.invalidate(KEYS)
-    assert near.get_all(KEYS) is None
+    assert near.find_result(KEYS) is None
 
 
 def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None:
@@ -82,9 +82,9 @@ def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None
     admit(near, KEYS[3], "later")
     make_whole(near)
     clock.now += TTL_SECONDS - 1.1
-    assert near.get_all(KEYS) is not None
+    assert near.find_result(KEYS) is not None
     clock.now += 0.2
-    assert near.get_all(KEYS) is None
+    assert near.find_result(KEYS) is None
 
 
 @pytest.mark.parametrize("end", [NearCache.shut, NearCache.clear, NearCache.open])
@@ -92,17 +92,17 @@ def test_it_ends_with_the_feed(near: NearCache, end: Any) -> None:
     """This holds when the feed is cut, flushed, forked or started again."""
     make_whole(near)
     end(near)
-    assert near.get_all(KEYS) is None
+    assert near.find_result(KEYS) is None
 
 
 def test_lists_are_bounded(near: NearCache) -> None:
     """The oldest lists are dropped, however many different ones are read."""
-    orders = list(islice(permutations(KEYS), 2 * KEPT_LISTS))
+    orders = list(islice(permutations(KEYS), 2 * KEPT_RESULTS))
     for keys in orders:
         make_whole(near, keys)
-    assert len(near._lists) == KEPT_LISTS
-    assert near.get_all(orders[-1]) is not None
-    assert near.get_all(orders[0]) is None
+    assert len(near._results) == KEPT_RESULTS
+    assert near.find_result(orders[-1]) is not None
+    assert near.find_result(orders[0]) is None
 
 
 STEPS = st.one_of(
@@ -129,7 +129,7 @@ def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
         elif step == "wait":
             clock.now += 0.9
         for keys in (KEYS, OTHERS):
-            whole = near.get_all(keys)
+            whole = near.find_result(keys)
             if whole is not None:
                 assert whole == {key: near.get(key) for key in keys}
             near.get_many(keys)

@@ -186,7 +186,7 @@ def test_a_process_that_stays_with_the_former_primary_is_stale(
     """This suite notices a reader without epoch and sentinels, which believes the former primary."""
     shared: Any = couple.reader._shared
     capability, list_recheck = shared.guard.capability, shared.guard.capability.list_recheck
-    monkeypatch.setattr(shared.guard.epochs, "confirm", lambda _: None)
+    monkeypatch.setattr(shared.guard.topology, "confirm", lambda _: None)
     monkeypatch.setattr(capability, "list_recheck", lambda protocol, _=b"": list_recheck(protocol))
     _, replica = sentinels.find_primary()
     sentinels.fail_over()
