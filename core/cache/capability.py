@@ -128,8 +128,7 @@ class CapabilityCheck:
         commands = [*recheck, *_list_commands(keys)]
         scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
-        # judge commands before scripts: the error of a command names that command, the error of a script may
-        # not
+        # judge commands before scripts: the error of a command says which command was refused
         refusal = judge(commands, replies[: len(commands)])
         refusal = judge(scripts, replies[len(commands) :]) or refusal
         self._claim.judge(connection, replies[len(recheck) - 1])

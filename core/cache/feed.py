@@ -30,7 +30,8 @@ from core.cache.near import NearCache
 logger = logging.getLogger(__name__)
 
 # Interval of the heartbeats. A heartbeat notices a server that refuses invalidations. A writer whose
-# invalidation was refused waits a little longer than this (`core.cache.guard.TRUST_SECONDS`).
+# invalidation was refused waits a little longer (`core.cache.guard.TRUST_SECONDS`) if REDIS_TIMEOUT allows
+# it.
 HEARTBEAT_SECONDS = 0.2
 # Longest pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
 # ever, and without a near cache the values still come from Redis.

@@ -224,8 +224,7 @@ class RedisGuard:
         except CacheDown:
             return False
         finally:
-            # log after the check: the error of a check names the refused command, the error of a script may
-            # not
+            # log after the check: the error of the check says which command was refused
             self._log_outage()
         return True
 

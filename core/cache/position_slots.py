@@ -29,8 +29,8 @@ from zlib import crc32
 T = TypeVar("T")
 Keys = TypeVar("Keys", bound=Sequence[str])
 
-# Number of slots. With 100 writes a second and a replica 5 ms behind, a slot has a commit that the replica
-# has not replayed for only 0.5 % of the time. All slots together take a few kilobytes.
+# Number of slots. With 100 writes a second and a replica 5 ms behind, only 0.5 % of the reads find a slot
+# with a commit that the replica has not replayed. All slots together take a few kilobytes.
 SLOTS: Final = 256
 SLOT_FAMILY: Final = "positions/"
 ALL_SLOTS: Final = tuple(f"{SLOT_FAMILY}{number:02x}" for number in range(SLOTS))

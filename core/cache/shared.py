@@ -202,7 +202,7 @@ class SharedCache:
         try:
             self.guard.invalidate(lambda: self.guard.scripts.run(FENCE, keys, arguments, after=fence.pending))
         except CacheDown:
-            # delete without the token, so that the fence stays if Redis has set it
+            # pass no token to `delete`: if Redis has set the fence, the fence stays
             self.delete(keys)
         finally:
             _give_up(fence)

@@ -89,7 +89,7 @@ class ChosenEncoding:
             headers["accept-encoding"] = chosen
             if accepted.identity == 0:
                 app = self._compressing
-                # a range counts the bytes of the uncompressed file
+                # drop Range, because it counts the bytes of the uncompressed file
                 del headers["range"]
             scope = {**scope, "headers": headers.raw}
         await app(scope, receive, send)

@@ -35,7 +35,7 @@ def is_local_host(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an IP address. No name server can let an address lead elsewhere."""
+    """Return whether a host is an IP address. A name server cannot redirect an address."""
     try:
         ip_address(host)
     except ValueError:
