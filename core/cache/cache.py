@@ -183,8 +183,8 @@ class Cache:
         """Return the values of several keys. Keys of rows that do not exist are left out.
 
         `by_key` maps each key to the item that `load` takes. `load` gets the items of all missing keys,
-        usually in one call. `depends_on` lists the version keys on which the value of every key depends. Other
-        callers may get the same mapping: do not modify it.
+        usually in one call. `depends_on` lists the version keys on which the value of every key depends.
+        Other callers may get the same mapping: do not modify it.
         """
         if self._is_bypassed():
             return _read_of_many(cached, by_key, load, depends_on).load(tuple(by_key))
