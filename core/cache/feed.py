@@ -24,14 +24,13 @@ from core.cache.capability import (
     encode_subscription,
     subscribe,
 )
-from core.cache.connection import ErrorReply, Push, RedisConnection
+from core.cache.connection import SHORTEST_SECONDS, ErrorReply, Push, RedisConnection
 from core.cache.near import NearCache
 
 logger = logging.getLogger(__name__)
 
 # Interval of the heartbeats. A heartbeat notices a server that refuses invalidations. A writer whose
-# invalidation was refused waits a little longer (`core.cache.guard.TRUST_SECONDS`) if REDIS_TIMEOUT allows
-# it.
+# invalidation was refused waits a little longer (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
 # Longest pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
 # ever, and without a near cache the values still come from Redis.
@@ -120,10 +119,12 @@ class InvalidationFeed:
 
         The server sends the reply to a heartbeat after the pushes of all earlier changes.
         """
-        connection.set_timeout(HEARTBEAT_SECONDS)
         heartbeat = _Heartbeat(connection, self._capability, self._near.clear)
         heard_at = time.monotonic()
         while not self._stopping.is_set():
+            if not connection.has_unread:
+                # pushes must not delay the next heartbeat
+                connection.set_timeout(heartbeat.find_wait(time.monotonic()))
             try:
                 message = connection.read()
                 heard_at = time.monotonic()
@@ -181,6 +182,11 @@ class _Heartbeat:
         self._steps = self._capability.list_recheck(self._connection.protocol, self._connection.epoch)
         self._sent_at = now
         self._connection.send(b"".join(step.command for step in self._steps))
+
+    def find_wait(self, now: float) -> float:
+        """Return the seconds until the next heartbeat is due. It is never due while one is unanswered."""
+        due_at = now + HEARTBEAT_SECONDS if self._steps else self._sent_at + HEARTBEAT_SECONDS
+        return max(due_at - now, SHORTEST_SECONDS)
 
     def take_reply(self, reply: Any) -> bool:
         """Take the reply to one command of a heartbeat. Return whether the heartbeat is complete.

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A capability check is valid for this time, or for REDIS_TIMEOUT if that is shorter. A writer whose
-# invalidation was refused waits this long. By then every other process has checked the server again and
-# stopped reading from it.
+# A capability check is valid for at most this time. A writer whose invalidation was refused waits this long,
+# whatever its own REDIS_TIMEOUT is: other processes may have a longer one. By then every other process has
+# checked the server again and stopped reading from it.
 TRUST_SECONDS = 0.25
 # Error codes of a server that is not the primary any more. A new connection leads to the new primary.
 FORMER_PRIMARY_CODES = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
@@ -78,19 +78,19 @@ class RedisGuard:
             timeout_seconds=settings.redis_timeout / 1000,
             on_move=self._note_move,
         )
-        self._trust_seconds = min(TRUST_SECONDS, settings.redis_timeout / 1000)
         self.capability = CapabilityCheck(
             settings.redis_key_prefix,
             self._address.account,
             timeline,
             epochs=self.epochs,
-            trust_seconds=self._trust_seconds,
+            trust_seconds=TRUST_SECONDS,
         )
         self.client: RedisClient = RedisClient(
             self.topology.make_connection,
             check=self.capability.admit,
             recheck=self.capability.recheck,
-            trust_seconds=self._trust_seconds,
+            # a shorter REDIS_TIMEOUT promises that reads notice a refusal earlier
+            trust_seconds=min(TRUST_SECONDS, settings.redis_timeout / 1000),
             checks_writes=self.topology.can_move,
             on_error=self._note_refusal,
         )
@@ -252,7 +252,7 @@ class RedisGuard:
             self._log_outage()
             if isinstance(error, HandshakeRefused):
                 # other processes notice the refusal at the next check of their open connections
-                self._unnoticed_until = time.monotonic() + self._trust_seconds
+                self._unnoticed_until = time.monotonic() + TRUST_SECONDS
         # on an open connection, the next reply may belong to an earlier command
         self.client.drop_connections()
         self.recovery.start()
@@ -264,13 +264,13 @@ class RedisGuard:
             self._note_full(cause)
             return
         if self.breaker.record_refusal(describe(cause if isinstance(cause, Exception) else error)):
-            self._unnoticed_until = time.monotonic() + self._trust_seconds
+            self._unnoticed_until = time.monotonic() + TRUST_SECONDS
             self.client.drop_connections()
         self.recovery.start()
 
     def _note_move(self) -> None:
         """Record that this process has moved to another server. Others may still read the former one."""
-        self._unnoticed_until = time.monotonic() + self._trust_seconds
+        self._unnoticed_until = time.monotonic() + TRUST_SECONDS
         self._report_move()
         logger.warning("Redis: the primary is now %s (%s)", self.epochs.server, self._address)
 

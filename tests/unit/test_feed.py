@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from itertools import pairwise
 from typing import cast
 from unittest.mock import MagicMock
 
@@ -12,7 +13,12 @@ from core.backoff import Backoff
 from core.cache.capability import CapabilityCheck, FeedRefused
 from core.cache.changes import ChangeLog
 from core.cache.connection import ErrorReply, Push, RedisConnection
-from core.cache.feed import GATHER_SECONDS, LONGEST_PAUSE_SECONDS, InvalidationFeed
+from core.cache.feed import (
+    GATHER_SECONDS,
+    HEARTBEAT_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    InvalidationFeed,
+)
 from core.cache.near import NearCache
 
 
@@ -88,7 +94,6 @@ def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture
 def test_pushes_that_come_together_are_read_together() -> None:
     """The thread pauses only when nothing is unread."""
     pushes = [Push([b"invalidate", [b"user:1"]]), Push([b"invalidate", [b"user:2"]])] * 3
-    unread = iter([True, False] * 3)
     read: list[Push] = []
     pauses: list[float] = []
 
@@ -100,7 +105,7 @@ def test_pushes_that_come_together_are_read_together() -> None:
 
         @property
         def has_unread(self) -> bool:
-            return next(unread)
+            return len(read) % 2 == 1
 
         def read(self) -> Push:
             read.append(pushes.pop(0))
@@ -120,3 +125,50 @@ def test_pushes_that_come_together_are_read_together() -> None:
     feed._listen(cast("RedisConnection", Connection()), Backoff(longest_seconds=1))
     assert pauses == [GATHER_SECONDS] * 3
     assert len(read) == 6
+
+
+def test_pushes_do_not_delay_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read ends when the next heartbeat is due, also after a push that came just before."""
+    now = 100.0
+    sent: list[float] = []
+
+    class Connection:
+        """A connection whose server sends a push late in each interval, and answers heartbeats at once."""
+
+        protocol = 3
+        epoch = b""
+        has_unread = False
+
+        def __init__(self) -> None:
+            self._replies: list[object] = []
+            self._timeout = 0.0
+
+        def read(self) -> object:
+            nonlocal now
+            if self._replies:
+                return self._replies.pop(0)
+            if len(sent) > 5:
+                feed._stopping.set()
+            if now - sent[-1] < HEARTBEAT_SECONDS / 2:
+                now += HEARTBEAT_SECONDS * 3 / 4
+                return Push([b"invalidate", [b"user:1"]])
+            now += self._timeout
+            raise redis.TimeoutError
+
+        def pause(self, seconds: float) -> None: ...
+
+        def set_timeout(self, seconds: float) -> None:
+            self._timeout = seconds
+
+        def send(self, _: bytes) -> None:
+            sent.append(now)
+            self._replies = [b"OK"]
+
+    monkeypatch.setattr("core.cache.feed.time.monotonic", lambda: now)
+    capability = MagicMock()
+    capability.list_recheck.return_value = [MagicMock(command=b"")]
+    near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
+    feed = InvalidationFeed(MagicMock(), near, prefix="", capability=capability)
+    feed._listen(cast("RedisConnection", Connection()), Backoff(longest_seconds=1))
+    gaps = [later - earlier for earlier, later in pairwise(sent)]
+    assert gaps == pytest.approx([HEARTBEAT_SECONDS] * len(gaps))

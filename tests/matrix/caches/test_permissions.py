@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from core.stack.embedded_servers import find_valkey_program
 from core.stack.redis_access import COMMANDS, build_acl
 from exporter.collectors.redis import InfoConnection, collect_redis
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import Couple, make_settings
+from tests.matrix.caches.couple import ROW, Couple, make_settings
 from tests.matrix.caches.servers import RedisServer, run_server
 from tests.patience import wait_until
 
@@ -126,6 +127,22 @@ def test_a_process_that_only_reads_notices_by_itself(server: RedisServer) -> Non
         # the write has waited for two heartbeats; the thread that hears them may be late on a busy machine
         wait_until(lambda: couple.read() == written, "it has noticed", 0.1)
         assert couple.find_stale() == []
+
+
+def test_a_refused_writer_waits_for_the_checks_of_others(server: RedisServer) -> None:
+    """However short its own timeout is, it waits as long as another process trusts its last check."""
+    reader = make_settings(server.url(set_user(server)), near=0)
+    with Couple(reader.model_copy(update={"redis_timeout": 60}), reader) as couple:
+        couple.warm()
+        for _ in range(3):
+            set_user(server)
+            wait_until(lambda: couple.is_used(near=False), "both processes use the cache")
+            # a check of the reader's connection, made right before the permission is gone
+            couple.reader.get_or_load(ROW, lambda _: "nobody", f"nobody {time.monotonic()}")
+            set_user(server, "-time")
+            assert couple.find_stale(rounds=2) == []
+        set_user(server)
+        couple.finish()
 
 
 INVALID = {
