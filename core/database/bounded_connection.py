@@ -27,10 +27,10 @@ class BoundedConnector:
     """Opens connections to DATABASE_URL on which every call ends within a time limit."""
 
     def __init__(self, settings: Settings, application_name: str, *, limit_seconds: float) -> None:
-        """Open no connection yet. `limit_seconds` limits the connecting, and each statement."""
+        """Open no connection yet. `limit_seconds` is the limit for connecting, and for each statement."""
         self._limit_seconds = limit_seconds
         # With this timeout the server cancels a slow statement before the caller gives up, and the connection
-        # stays usable. Without it the statement could still run, or wait for a lock, after that.
+        # stays usable. Without it the statement could run, or wait for a lock, after the caller has given up.
         self._connector = Connector(
             settings, application_name, statement_timeout_ms=round(limit_seconds * 900)
         )
@@ -68,7 +68,7 @@ class BoundedConnection:
 
     @property
     def facts(self) -> SessionFacts:
-        """The facts that the server reported when the connection was opened."""
+        """Facts that the server reported about the session at its start, for example its schema."""
         return self._raw.facts
 
     @property

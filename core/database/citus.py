@@ -4,10 +4,11 @@ Owns the distribution column of each table, and every difference from a database
 foreign keys, triggers and functions. `docs/citus.md` describes the differences for callers of the service.
 
 Every frequent statement names a value of the distribution column, so one shard answers it. Rows that belong
-together are on one node: all rows of a player, the leaderboards of a session with their counters, and the
-ticks of a symbol with its row in `symbols`. Foreign keys and triggers therefore never connect two nodes.
+together are in co-located shards, which Citus keeps on one node: a user with their portfolios, positions,
+trades and quests; the leaderboards of a session with their counters; and a symbol with its ticks. Foreign
+keys and triggers therefore never need a row of another node.
 
-In a plain database `usernames` is a view. With Citus it is a reference table: every node has a copy.
+In a database without Citus `usernames` is a view. With Citus it is a reference table: every node has a copy.
 Leaderboards join it, and its index keeps usernames unique.
 """
 
@@ -25,7 +26,7 @@ TOPOLOGY: Final = "citus"
 
 
 class Distribution(NamedTuple):
-    """How a table is distributed: by the values of `column`, on the same nodes as the table `beside`."""
+    """How a table is distributed: by the values of `column`, co-located with the table `beside`."""
 
     column: str
     beside: str = "none"
@@ -48,9 +49,9 @@ ON_EVERY_NODE: Final = ("usernames", "market_events")
 
 HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
 ALLOWS_TRIGGERS = "SELECT current_setting('citus.enable_unsafe_triggers', true) = 'on'"
-# A statement that changes several shards changes one after the other. If it changed them in parallel, Citus
+# With this setting a statement changes its shards one after the other. If it changed them in parallel, Citus
 # would refuse to change a username later in the same transaction: `usernames` is a reference table, to which
-# foreign keys of all shards refer. With this setting a session also needs only one connection to each worker.
+# foreign keys of all shards refer. A session then also needs only one connection to each worker.
 ONE_BY_ONE = "citus.multi_shard_modify_mode = 'sequential'"
 SET_FOR_SESSIONS = f"""
     DO $$ BEGIN
@@ -88,7 +89,8 @@ LIST_AUDIT_TRIGGERS = """
     SELECT quote_ident(tgname), tgrelid::regclass::text FROM pg_trigger
     WHERE tgfoid = 'audit_record()'::regprocedure"""
 
-# Drops the triggers that count quests, and their table: they would have to change counters on another node.
+# Drops the triggers that count quests, and the table of their counters: a trigger on a shard of `quests`
+# would have to change counters on another node.
 COUNTED_QUESTS: Final = (
     "DROP TRIGGER quests_inserted ON quests",
     "DROP TRIGGER quests_updated ON quests",
@@ -109,8 +111,9 @@ QUEST_COUNTERS = """
 # -- functions ----------------------------------------------------------------------------
 
 # A trigger on a shard sees its changed rows as a transition table. Citus cannot join a transition table with
-# a distributed table, so the trigger names a shard of the other table. This function returns the name of the
-# shard of `sibling` that is on the same node as `shard`.
+# a distributed table, so a statement of the trigger contains the name of one shard of `sibling`, the table to
+# which it writes. This function returns the name of the shard that is co-located with the trigger's `shard`:
+# both have the same hash range.
 SHARD_BESIDE = """
     CREATE FUNCTION shard_beside(sibling regclass, shard name) RETURNS text LANGUAGE sql STABLE AS $$
         SELECT pg_catalog.shard_name(sibling, other.shardid) FROM pg_catalog.pg_dist_shard mine
@@ -170,7 +173,7 @@ DATES = """
             RETURN NEXT day;
         END LOOP;
     END $$"""
-# Trigger function -> the table that it writes to, which is not the table of the trigger.
+# Trigger function -> the table to which it writes. The trigger is on another table.
 BESIDE: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
 # Functions that the triggers call. They must be created on the workers. The trigger functions themselves are
 # created there by Citus, together with the tables.
@@ -186,8 +189,8 @@ LOOK_UPS: Final = (
     "leaderboard_rank(uuid, date, varchar)",
     "leaderboard_set_score(uuid, uuid, date, varchar, numeric, jsonb)",
 )
-# Functions that reuse a cached plan in a plain database. Citus chooses the shard when it plans a statement,
-# so with Citus each call must be planned.
+# Functions that reuse a cached plan in a database without Citus. With Citus each call must be planned:
+# Citus chooses the shard when it plans a statement.
 PLANNED_ONCE: Final = (*LOOK_UPS, "leaderboard_bucket_size(date, varchar)", "users_search(text, bigint)")
 
 
@@ -261,7 +264,7 @@ def distribute(execute_sql: Execute) -> None:
 
 
 def _refer_to_node(table: str, reference: str) -> str:
-    """Return the definition of a foreign key, changed if it would connect two nodes.
+    """Return `reference`, the definition of a foreign key, changed if it would refer to rows of another node.
 
     A table that is distributed by session must refer to the reference table `usernames`, not to `users`.
     """
@@ -295,7 +298,7 @@ def _change_functions(execute_sql: Execute) -> None:
 def _run_beside(table: str) -> str:
     """Return a replacement for `re.sub`: PL/pgSQL code that runs the matched statement on a shard of `table`.
 
-    At run time it finds the shard of `table` that is on the same node as the shard of the trigger.
+    The code finds the shard of `table` that is co-located with the shard of the trigger.
     """
     shard = f"shard_beside('{table}', TG_TABLE_NAME)"
     return rf"EXECUTE replace($statement$\g<0>$statement$, '{table}', {shard})"

@@ -46,7 +46,7 @@ class ServerNotSupported(psycopg2.OperationalError):
 
 
 class Host(NamedTuple):
-    """One host of a URL, with libpq's names. A field that the URL does not contain is an empty string."""
+    """One host of a URL. The fields are libpq's parameters; one that the URL lacks is an empty string."""
 
     host: str
     hostaddr: str
@@ -111,7 +111,7 @@ class ServerConnection(connection):
 
     @property
     def keeps_session(self) -> bool:
-        """Whether the session keeps its settings, prepared statements and temporary tables.
+        """Whether all transactions run in the same session, with its settings and temporary tables.
 
         False behind a transaction pooler. There the next transaction may run in another session, and the
         connection's `backend_pid` is not the id of a server process.
@@ -238,7 +238,7 @@ class Connector:
                 if not any(words in str(error) for words in _OPTIONS_REFUSED):
                     raise
             self._stop_sending_options("refuses")
-        # an empty value, because without this parameter libpq would use PGOPTIONS from the environment
+        # pass an empty value: without this parameter libpq would use PGOPTIONS from the environment
         return connect(self._build_parameters(""))
 
     def probe_session(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:

@@ -70,7 +70,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._connector = Connector(settings, application_name, timeline=timeline)
         super().__init__(self._connector.url, autoconnect=False)
         self._open_pool()
-        # gauges are set when metrics are published: setting them would take a fifth of each check-out's time
+        # set gauges when metrics are published: setting them at each check-out would take a fifth of its time
         metrics.add_source(self._publish)
         timeline.learn_with(self._connect_once)
         # pooled connections that were opened before the timeline changed may lead to a former primary
@@ -164,7 +164,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             sql = f"BEGIN; {unit.prefix}{sql}"
         elif not unit.transactions:
             sql = f"{unit.prefix}{sql}"
-        # at the end, because pg_stat_statements may drop a comment at the beginning
+        # add the comment at the end: pg_stat_statements may drop a comment at the beginning
         sql = f"{sql} /* op={unit.operation} */"
         if self.query_hooks:
             return super().execute_sql(sql, params)
@@ -213,9 +213,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def session(self, operation: str, holder: Holder | None = None) -> Session["Database"]:
         """Return a context manager for one unit of work. Nested blocks share its connection.
 
-        Logs and metrics name the unit of work by `operation`. A block that contains code of the program that
-        uses this library has a `holder`: only this holder may use and end the block. Driver errors are
-        translated to `core.errors`.
+        Logs and metrics name the unit of work by `operation`. Only `holder`, by default the current thread,
+        may use and end the block. It is given if the block runs code of the program that uses this library.
+        Driver errors are translated to `core.errors`.
         """
         return Session(self._sessions, self, operation, holder)
 
@@ -289,10 +289,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         with self.session(operation):
             return query(self, *args, **kwargs)
 
-    # -- positions of the write-ahead log --------------------------------------------------
+    # -- positions (LSN) of commits --------------------------------------------------
 
     def find_position(self) -> LogPosition | None:
-        """Return None: the position of a commit is needed only with replicas."""
+        """Return None: the position (LSN) of a commit is needed only with replicas."""
         return None
 
     # -- run ------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""The database of a process that has replicas. Chooses the server of each read, and keeps commit positions.
+"""A primary and its replicas. Chooses the server of each read, and keeps the positions (LSN) of commits.
 
-A read that begins its own unit of work runs on a replica, if the replica has replayed the position in the
-write-ahead log that the read must see. Otherwise it runs on the primary. A read in an open unit of work (such
-as a transaction) and every write run on the primary. Each thread tries the same replica first: its reads do
-not go back in time while this replica is usable.
+A read that begins its own unit of work runs on a replica, if the replica has replayed the write-ahead log up
+to the position that the read must see. Otherwise it runs on the primary. A read in an open unit of work (such
+as a transaction) and every write run on the primary. Each thread tries the same replica first: as long as its
+reads run on this replica, each of them sees at least the data of the read before.
 """
 
 import itertools
@@ -47,11 +47,14 @@ _UNKNOWN_SECONDS = 2 * MAX_LAG_SECONDS
 
 
 class CommitUnanswered(psycopg2.OperationalError):
-    """The message with COMMIT and the query for its position was cancelled. The COMMIT may have happened."""
+    """The server cancelled the message with COMMIT and the query for its position.
+
+    The COMMIT may have happened.
+    """
 
 
 class DatabaseWithReplicas(Database):
-    """The primary and its replicas, as one process uses them; thread safe."""
+    """The connections of one process to the primary and its replicas; thread safe."""
 
     def __init__(
         self, settings: Settings, *, application_name: str, metrics: Metrics, timeline: KnownTimeline
@@ -97,7 +100,7 @@ class DatabaseWithReplicas(Database):
     ) -> T:
         """Run a query that changes nothing, and return its result.
 
-        The query runs on a replica that has replayed the position that it must see, or on the primary.
+        The query runs on a replica that has replayed the position (LSN) that it must see, or on the primary.
         """
         if self._units.find() is not None:
             return super().read(operation, query, *args, **kwargs)
@@ -124,9 +127,9 @@ class DatabaseWithReplicas(Database):
         raise AskPrimary("unavailable")
 
     def _find_position(self) -> LogPosition:
-        """Return the position that the current read must see. Raises `AskPrimary` if it is unknown."""
+        """Return the position (LSN) that the current read must see. Raises `AskPrimary` if it is unknown."""
         floor, log_timeline = self._positions.find_floor(), self._positions.log_timeline
-        # the watch may still be connected to a former primary, which the pool refuses
+        # the floor may come from a former primary, to which the `ServerWatch` is still connected
         if floor is None or log_timeline is None or not log_timeline.is_of(self._timeline.connected):
             raise AskPrimary("unavailable")
         demand = find_demand() or Demand(self._own_writes.find_position())
@@ -140,9 +143,9 @@ class DatabaseWithReplicas(Database):
         return position
 
     def load_after(self, position: LogPosition | None, load: Callable[[Keys], T], keys: Keys) -> T:
-        """Load the values of `keys`, which a cache does not have, with `load`. Return its result.
+        """Call `load` to read the values of cache keys from the database, and return its result.
 
-        The reads of `load` must see `position`. If `position` is None (unknown), they run on the primary.
+        These reads must see `position` (LSN). If `position` is None (unknown), they run on the primary.
         """
         with demanding(Demand(position)):
             return load(keys)
@@ -153,7 +156,8 @@ class DatabaseWithReplicas(Database):
         """Commit, and ask for the position of the commit in the same message."""
         unit = self._state
         if self._positions.log_timeline is None:
-            # this primary has not reported a position yet: if the query for it failed, so would the COMMIT
+            # send COMMIT alone, because this primary has not reported a position yet: if the query for the
+            # position failed in the same message, the COMMIT would fail too
             super().commit()
             self._own_writes.note(None)
             return

@@ -104,7 +104,8 @@ def is_connection_lost(error: BaseException) -> bool:
         return False
     state = driver_error.pgcode
     if state is None:
-        # for an error of libpq, such as a connection that a pooler closed, psycopg2 raises its base class
+        # psycopg2 raises `DatabaseError` itself, no subclass, for an error that libpq found: for example, a
+        # pooler closed the connection
         is_of_libpq = type(driver_error) is psycopg2.DatabaseError
         return is_of_libpq or isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
@@ -161,7 +162,7 @@ def _read_key(detail: str) -> dict[str, str]:
     if found is None:
         return {}
     columns = found["columns"].split(", ")
-    # among our keys, only the last column of a key can contain a comma
+    # the last value is the rest: in our tables no other column of a key can contain a comma
     values = found["values"].split(", ", len(columns) - 1)
     return {column: value[:MAX_SHOWN] for column, value in zip(columns, values, strict=False)}
 

@@ -44,10 +44,9 @@ class Holder:
         task: "asyncio.Task[Any] | None" = None,
         call: FrameType | None = None,
     ) -> None:
-        """Make the current thread the holder.
+        """Make the current thread the holder, or one task or one function call on this thread.
 
-        If a task or function on this thread is the holder of a block, `task` is the task, or `call` is the
-        frame of the function.
+        For a task, `task` is given. For a function call, `call` is the frame of the function.
         """
         self._thread = threading.current_thread()
         self.is_block = is_block

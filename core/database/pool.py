@@ -44,7 +44,7 @@ LEAK_SECONDS = 60.0
 # `expire_all` has an effect at most once in this time. So a server that accepts writes again is noticed at
 # most this much later.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# After the server has refused a connection, no request tries to open another one for this time.
+# After the server has refused a connection, the pool does not try to grow for this time.
 GROW_AGAIN_SECONDS = 5.0
 # How often pending and new requests look for leaks, and for connections whose holder has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
@@ -106,7 +106,7 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        # in the order of arrival; a dict, because it removes a request that times out without a search
+        # in the order of arrival; a dict, because removing a request from it needs no search
         self._pending: OrderedDict[PendingRequest, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
@@ -115,7 +115,7 @@ class ConnectionPool:
         # collector may run in a thread that holds the pool's lock
         self._abandoned: deque[tuple[ServerConnection, Holder]] = deque()
         self._expired_at = float("-inf")
-        # how many connections the server accepts: `limit`, until it refuses one
+        # how many connections the server accepts: `limit`, until the server refuses one
         self._server_limit = self._limit
         self._grow_at = float("-inf")
         # when a connection last broke: a connection that was idle at that time is pinged before its next use
@@ -198,7 +198,7 @@ class ConnectionPool:
                 self._size = others
                 if self._idle:
                     return self._idle.pop()
-                # in front of the queue, because this request is older than the pending ones
+                # put the request first in the queue, because it is older than the pending ones
                 request = self._enqueue(is_first=True)
                 self._drained.notify_all()
         if may_wait:
@@ -322,7 +322,7 @@ class ConnectionPool:
     def expire_all(self) -> None:
         """Mark all current connections as expired. They are replaced before their next use.
 
-        For a failover, after which they may lead to a server that refuses writes. Does nothing if the last
+        Called after a failover: they may lead to a server that refuses writes. Does nothing if the last
         effective call was less than EXPIRE_INTERVAL_SECONDS ago: otherwise all readers would reconnect after
         each refused write.
         """
@@ -335,9 +335,9 @@ class ConnectionPool:
                 entry.expires_at = now
 
     def cut_all(self) -> None:
-        """Expire all connections, and shut the sockets of used ones down: the server does not answer.
+        """Expire all connections, and shut down the sockets of those that are checked out.
 
-        A thread that waits on one of these sockets gets an error immediately.
+        Called if the server does not answer. A thread that waits on such a socket gets an error immediately.
         """
         with self._lock:
             used = list(self._used.values())

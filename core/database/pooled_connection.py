@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 # A connection that was used within this time is not pinged: a ping would double the time of a short read.
 PING_AFTER_IDLE_SECONDS = 30.0
-# Behind a pooler a connection is pinged at this interval, so a failover is noticed within this time.
+# Behind a transaction pooler an idle connection is pinged before its use if its last ping is longer ago than
+# this. So a failover is noticed within this time.
 PING_POOLER_SECONDS = 1.0
 # An error message lists at most this many holders: those that have held a connection longest.
 SHOWN_HOLDERS = 10
@@ -61,8 +62,8 @@ class PooledConnection:
 
         It is pinged if it was idle for PING_AFTER_IDLE_SECONDS, or if another connection broke at
         `last_broken_at` while it was idle. It is also pinged if it has received data: the server has closed
-        it or has sent a notice. Behind a transaction pooler it is pinged every PING_POOLER_SECONDS, because
-        the server there can be replaced while the connection stays open.
+        it or has sent a notice. Behind a transaction pooler it is also pinged if its last ping was more than
+        PING_POOLER_SECONDS ago: there the server can be replaced while the connection stays open.
         """
         if not self.raw.keeps_session and now - self._asked_at >= PING_POOLER_SECONDS:
             self._asked_at = now

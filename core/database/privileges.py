@@ -56,7 +56,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
 SEALING: Final = "audit_seal"
 """The function that belongs to the sealer role. Only this function can add a seal to the audit log."""
 
-# Function -> the roles that may call it. A trigger function runs without this privilege.
+# Function -> the roles that may call it. A trigger also runs its function for other roles.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_create_month": (),
     "audit_drop_month": (),

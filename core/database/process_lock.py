@@ -1,4 +1,4 @@
-"""An advisory lock in the database, which one of several processes holds while it works.
+"""An advisory lock in the database, for a task that only one of several processes may do at a time.
 
 Owns a connection outside the pool, and on this connection a transaction-level advisory lock. The lock becomes
 free when the process or its connection ends. A session-level lock would not: a transaction pooler keeps the
@@ -22,7 +22,7 @@ TAKE = (
 
 
 class ProcessLock:
-    """A lock with an integer as its `key`, for example the codes of four letters. For one thread only."""
+    """An advisory lock; for one thread only. `key` is a number that is different for each task."""
 
     def __init__(self, connector: Connector, key: int, *, timeout_seconds: float) -> None:
         """Open no connection yet. A statement fails if it has no answer a second after `timeout_seconds`."""

@@ -1,4 +1,4 @@
-"""The commits that a read must see, as positions in the write-ahead log (LSN).
+"""Positions in the write-ahead log (LSN). They say which commits a read on a replica must see.
 
 Owns the statements that ask a primary for its position, the position of the last write of this process, the
 position that the reads of a block must see, and the consistency token, which carries a position to another
@@ -24,7 +24,8 @@ from core.metrics.names import ReadReason
 LogPosition = int
 """An LSN as an integer: the number of bytes from the beginning of the log."""
 
-# The position of a primary. NULL on a server in recovery, where the other functions raise an error.
+# The position (LSN) of a primary. NULL on a server in recovery, where the `pg_current_wal` functions raise an
+# error.
 POSITION: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
     WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
     ELSE pg_current_wal_flush_lsn() END"""
@@ -48,14 +49,14 @@ class LogTimeline(NamedTuple):
     number: int
 
     def is_of(self, known: Timeline | None) -> bool:
-        """Return whether a primary that the pool knows as `known` writes this log."""
+        """Return whether `known`, the timeline of the pool's connections, is the timeline of this log."""
         return (
             known is not None and known.database.startswith(f"{self.system}.") and known.number == self.number
         )
 
 
 class ConsistencyToken(NamedTuple):
-    """A position of a primary. Its text form can be sent to other processes."""
+    """A position (LSN) in the log of a primary. Its text form can be sent to other processes."""
 
     log_timeline: LogTimeline
     position: LogPosition
@@ -95,7 +96,7 @@ def format_position(position: LogPosition) -> str:
 
 
 class Demand(NamedTuple):
-    """The position that the reads of a block must see. If `position` is None, they run on the primary.
+    """The position (LSN) that the reads of a block must see. If it is None, they run on the primary.
 
     `reason` is the metric label of reads that run on the primary because `position` is None.
     """
@@ -132,7 +133,7 @@ class demanding:  # noqa: N801  # used like a function; a generator would take s
 
 
 def reads_on_primary() -> demanding:
-    """Make the reads of the block run on the primary, because a decision depends on them."""
+    """Make the reads of the block run on the primary. For reads whose result decides what is written."""
     return demanding(_ON_PRIMARY)
 
 
@@ -157,12 +158,12 @@ class at_least:  # noqa: N801  # as above
 
 
 class OwnWrites:
-    """The position of the last write of this process; thread safe."""
+    """The position (LSN) of the last commit of this process; thread safe."""
 
     def __init__(self, *, unknown_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin at position 0.
 
-        After a write whose position is unknown, `find_position` returns None for `unknown_seconds`.
+        After a commit whose position is unknown, `find_position` returns None for `unknown_seconds`.
         """
         self._unknown_seconds = unknown_seconds
         self._clock = clock
@@ -179,9 +180,9 @@ class OwnWrites:
                 self._position = max(self._position, position)
 
     def reset_after_fork(self) -> None:
-        """Create a new lock. The position of the parent's last write is kept."""
+        """Create a new lock. The position of the parent's last commit is kept."""
         self._lock = threading.Lock()
 
     def find_position(self) -> LogPosition | None:
-        """Return the position of the last write, or None if it is unknown."""
+        """Return the position of the last commit (0 before the first one), or None if it is unknown."""
         return None if self._clock() < self._unknown_until else self._position

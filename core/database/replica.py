@@ -65,7 +65,7 @@ _NO_FLOOR = "the position of the primary is unknown"
 
 
 class AskPrimary(Exception):
-    """A read has to run on the primary, because no replica answered. `reason` says why."""
+    """A read has to run on the primary. `reason` says why no replica has answered it."""
 
     def __init__(self, reason: ReadReason) -> None:
         super().__init__(reason)
@@ -77,8 +77,8 @@ class _ReplicaDatabase(Database):
 
     def __init__(self, settings: Settings, *, application_name: str, positions: PrimaryPositions) -> None:
         self._positions = positions
-        # metrics that are not published: this pool must not be counted as the primary's, and a caller does
-        # not see its errors, because the primary answers instead
+        # pass metrics that nobody reads: this pool must not be counted as that of the primary, and its errors
+        # not as errors of an operation, because the primary then answers
         super().__init__(
             settings,
             application_name=application_name,
@@ -94,12 +94,12 @@ class _ReplicaDatabase(Database):
         return raw
 
     def cut_connections(self) -> None:
-        """Make every wait on a connection fail, because the server does not answer."""
+        """Make every wait on a connection fail. Called if the server does not answer."""
         self._pool.cut_all()
 
 
 class Replica:
-    """One replica, as one process uses it; thread safe."""
+    """The connections of one process to one replica, and whether reads may use it; thread safe."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Replica:
         positions: PrimaryPositions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the watch. `number` is the position of the replica in DATABASE_REPLICA_URLS, from 1."""
+        """Start the `ServerWatch`. `number` is the place in DATABASE_REPLICA_URLS, counted from 1."""
         self.number = number
         self._positions = positions
         self._clock = clock
@@ -175,7 +175,7 @@ class Replica:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that must see `position`, and return its result.
+        """Run a query that must see `position` (LSN), and return its result.
 
         Raises `AskPrimary` if the replica cannot answer, and `QueryTimeout` if the query takes too long.
         """

@@ -18,10 +18,11 @@ from core.database.read_consistency import LogPosition, LogTimeline, parse_log_t
 
 logger = logging.getLogger(__name__)
 
-# Maximum age of the data that a replica may return. The fence of a write stays for more than twice this time
-# after the COMMIT, even if the writer dies. A replica that may answer after that has replayed the COMMIT.
+# Maximum age of the data that a replica may return. If a writer dies, the fence on its cache keys outlasts
+# the COMMIT by more than twice this time. A reader that fills these keys after the fence reads from a replica
+# only if the replica has replayed the COMMIT.
 MAX_LAG_SECONDS = 1.5
-# How long samples are kept. A larger lag than this is reported as about this lag.
+# How long samples are kept. A replica that is further behind is reported as about this far behind.
 REMEMBERED_SECONDS = 60.0
 
 

@@ -44,7 +44,7 @@ The advisory lock does not prevent this: it works only inside one database.
 """
 ATTEMPTS: Final = 50
 FIRST_WITH_OPTIONS: Final = 160_000
-"""From this server version on, each membership has its own INHERIT option. Before, the member role had it."""
+"""From this server version on, INHERIT is an option of a membership. Before, only the member role has it."""
 
 
 class RoleForm(NamedTuple):
@@ -64,7 +64,8 @@ class Membership(NamedTuple):
 
 
 ROLES: Final[Mapping[str, RoleForm]] = {
-    OWNER: RoleForm(can_login=True, inherits=True),  # inherits the ownership of `public`
+    # INHERIT: the owner of a database is a member of pg_database_owner, to which the schema `public` belongs
+    OWNER: RoleForm(can_login=True, inherits=True),
     APP: RoleForm(can_login=True, inherits=False),
     PLAYER: RoleForm(can_login=False, inherits=False),
     MONITOR: RoleForm(can_login=True, inherits=True),

@@ -1,4 +1,4 @@
-"""The session settings of every statement, independent of the server's defaults.
+"""The session settings (such as TimeZone) of our connections, whatever the server's defaults are.
 
 Owns their names and values, and the three ways to set them: start-up options, the probe of a new connection,
 and a prefix of each transaction in sessions that do not keep settings. Opens no connection.
@@ -134,7 +134,8 @@ class SessionSettings:
         local = dict(self._pinned)
         isolation = local.pop("default_transaction_isolation")
         if facts.is_linux:
-            # behind a pooler the client cannot cancel a statement: it does not know the backend process id
+            # let the server end the statement if the client is gone: behind a pooler the client cannot cancel
+            # the statement, because it does not know the backend process id
             local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
         statements = [
             # first, because the server accepts this statement only before any query

@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.5
 
 
 class StatementAbandoned(psycopg2.OperationalError):
-    """The server did not answer within the query timeout; the watch has shut the socket down."""
+    """A statement had no answer within its limit, and the watch has shut the socket down."""
 
 
 class _Statement:
@@ -43,7 +43,7 @@ class _Statement:
 
 
 class StatementWatch:
-    """Watches the running statements of one process; thread safe."""
+    """Shuts the socket of a statement that has no answer shortly after its timeout; thread safe."""
 
     def __init__(
         self,
@@ -52,7 +52,10 @@ class StatementWatch:
         on_look: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start no thread yet. The thread calls `on_look` every half second."""
+        """Start no thread yet: the first statement starts it. The thread calls `on_look` every half second.
+
+        `limit_seconds` is the query timeout of the connections.
+        """
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._on_look = on_look
         self._clock = clock
@@ -154,7 +157,7 @@ def sever(raw: connection) -> None:
 
 def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
     class WatchedCursor(cursor):
-        """A cursor whose statements are watched."""
+        """A cursor that runs its statements with `StatementWatch.run`."""
 
         limit_seconds: float | None = None
         """The limit of each statement of this cursor. None means the limit of the connection."""

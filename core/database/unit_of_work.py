@@ -1,10 +1,10 @@
 """Units of work: each has a connection, and the transactions that run on it.
 
 `UnitOfWork` is a checked-out connection, with peewee's state of the connection (`Database._state`).
-`UnitsOfWork` finds the unit of work that a call joins: one that the holder of the call has open. A holder is
-a thread, a task or a function of a thread pool (`core.database.holder`). Python copies the context of a
+`UnitsOfWork` finds the open unit of work to which a call belongs: the one with the same holder. A holder is a
+thread, a task or a function that a thread pool runs (`core.database.holder`). Python copies the context of a
 `with` block into `asyncio.to_thread`, and into a task that is created in the block. A call there has another
-holder than the block. It is refused, because it would be committed separately.
+holder than the block. It is refused, because its writes would be committed separately.
 
 `Session` is the `with` block around a unit of work: it checks the connection out and in, and translates
 errors. It is a class, because a context manager made from a generator takes several times as long. This
@@ -55,7 +55,7 @@ class UnitOfWork:
         *,
         reclaim: Callable[[ServerConnection, Holder], bool] = lambda *_: False,
     ) -> None:
-        """Start without a connection. `reclaim` is `ConnectionPool.reclaim`."""
+        """Start without a connection. `reclaim` is `ConnectionPool.reclaim`; by default it does nothing."""
         self.operation = operation
         self.holder = holder
         self.identity = find_identity()
@@ -321,7 +321,7 @@ class SessionManager:
         state = find_sqlstate(error)
         self.metrics.count_operation_error(operation, state[:2] if state else "08")
         if state == READ_ONLY:
-            # this may be a former primary, and a new connection may reach the new one
+            # this server may be a former primary; new connections may reach the new primary
             self._pool.expire_all()
         return translate(error, operation)
 
