@@ -33,7 +33,7 @@ def format_bound(bound: float) -> str:
 class WriterNumbers(NamedTuple):
     """The numbers of one writer. `series` has the index of each number's series, from `SeriesIndex.find`.
 
-    `timestamps` may be empty.
+    `timestamps` is empty if the numbers are from a file of another kind than `gauge_mostrecent`.
     """
 
     series: list[int]
@@ -64,7 +64,7 @@ class _Buckets(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """One metric. A histogram has `buckets`, by their labels. Any other metric has series in `members`."""
+    """One metric. A histogram has `buckets` for each set of labels. `members` has the series of any other."""
 
     text: str
     members: list[int]
@@ -91,7 +91,7 @@ class SeriesIndex:
         self._layouts: dict[Path, _Layout] = {}
 
     def find(self, key: SeriesKey) -> int:
-        """Return the index of a series, which is the same for every writer. Raises `ValueError`."""
+        """Return the index of a series, the same for every writer. Raises `ValueError` for a damaged key."""
         found = self._by_key.get(key)
         if found is None:
             found = self._by_key[key] = self._add(key)
@@ -116,7 +116,7 @@ class SeriesIndex:
     # -- files ------------------------------------------------------------------------
 
     def read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> WriterNumbers:
-        """Return numbers that are in memory as the numbers of a writer."""
+        """Return `values` (keys, numbers and timestamps in memory) as a `WriterNumbers`."""
         rows = [(self.find(key), number, timestamp) for key, number, timestamp in values]
         return WriterNumbers([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 

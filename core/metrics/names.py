@@ -30,7 +30,7 @@ MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 ReadReason = Literal["replayed", "current", "unknown", "behind", "conflict", "unavailable", "error"]
-"""Why a read ran on a replica (`replayed`: the replica has what the read must see) or on the primary."""
+"""Why a read ran on a replica (`replayed`: it has what the read must see) or on the primary (all others)."""
 Task = Literal["simulator", "warm_cache", "seal_audit_log"]
 """A task that must succeed regularly."""
 Limiter = Literal["pages", "downloads", "sign_in", "operator_actions", "exporter", "connections", "messages"]
@@ -180,7 +180,8 @@ AUDIT_EVENTS = counter("echo_audit_events_total", "Actions of people written dow
 AUDIT_FAILURES = counter(
     "echo_audit_write_failures_total", "Actions of people that could not be written down", "action"
 )
-# The next four gauges are kept after their process has ended: a task whose process died is late.
+# The next four gauges are kept after their process has ended, so that an alert fires if the process of a task
+# died and the task is late.
 AUDIT_INTACT = gauge(
     "echo_audit_intact",
     "1 when the latest verification found the audit log intact, else 0",

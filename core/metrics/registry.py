@@ -54,7 +54,7 @@ class Metrics:
     """The metrics of one process; thread safe."""
 
     def __init__(self, role: Role) -> None:
-        """Create the metrics, in memory only. Raises `InvalidInput` if `role` is not a program's name."""
+        """Create the metrics, in memory only. Raises `InvalidInput` if `check_role` refuses `role`."""
         self.role = check_role(role)
         self.writer = MetricWriter()
         self._fleet = FleetReader(self.writer, None)
@@ -135,7 +135,10 @@ class Metrics:
         return self._fleet.collect(limit_seconds)
 
     def collect_own(self) -> list[Metric]:
-        """Return the metrics of this process alone. They are up to a second old."""
+        """Return the metrics of this process alone.
+
+        Does not publish: numbers of other objects (pool, cache) are those of the last `publish`.
+        """
         return self._fleet.collect_own()
 
     def list_gauges(self) -> list[list[Sample]]:
@@ -158,7 +161,10 @@ class Metrics:
                 source()
 
     def close(self) -> None:
-        """Publish for the last time. The exporter keeps the counters of this process, but not its gauges."""
+        """Publish for the last time, then close the files.
+
+        The exporter keeps the counters, histograms and `mostrecent` gauges of this process.
+        """
         self._closing.set()
         if self._publisher is not None:
             self._publisher.join()
@@ -197,7 +203,7 @@ class Metrics:
     def count_operation_error(self, operation: str, sqlstate_class: str) -> None:
         """Count a service call whose database part failed.
 
-        `sqlstate_class` is the first two characters of the SQLSTATE, or `pool`.
+        `sqlstate_class` is the first two characters of the SQLSTATE, or `pool` for an error of the pool.
         """
         self._value(names.OPERATION_ERRORS, operation, sqlstate_class).inc()
 
@@ -210,7 +216,10 @@ class Metrics:
         self._value(names.READS, server, reason).inc()
 
     def set_replica(self, number: int, *, lag_seconds: float | None, is_out: bool) -> None:
-        """Set the gauges of a replica. If the lag is unknown (None), its gauge keeps the last value."""
+        """Set the gauges of a replica. `is_out` is True while reads do not use the replica.
+
+        If the lag is unknown (None), its gauge keeps the last value.
+        """
         self._value(names.REPLICA_OUT, str(number)).set(float(is_out))
         if lag_seconds is not None:
             self._value(names.REPLICA_LAG, str(number)).set(lag_seconds)

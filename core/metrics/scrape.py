@@ -47,21 +47,21 @@ class Scrape:
         return name in self._samples
 
     def select(self, name: str, **labels: str) -> list[Sample]:
-        """Return the samples with this name and these labels."""
+        """Return the samples with this name and these labels. They may have other labels too."""
         found = self._samples.get(name, [])
         return [item for item in found if all(item.labels.get(key) == text for key, text in labels.items())]
 
     def find(self, name: str, **labels: str) -> float | None:
-        """Return the sum of the samples with this name and these labels, or None if there are none."""
+        """Return the sum of the samples that `select` finds, or None if it finds none."""
         found = self.select(name, **labels)
         return sum(sample.value for sample in found) if found else None
 
     def total(self, name: str, **labels: str) -> float:
-        """Return the sum of the samples with this name and these labels, or 0 if there are none."""
+        """Return the sum of the samples that `select` finds, or 0 if it finds none."""
         return self.find(name, **labels) or 0.0
 
     def sum_by(self, name: str, *by: str, **labels: str) -> dict[tuple[str, ...], float]:
-        """Return the sum of the matching samples for each combination of values of the labels `by`."""
+        """Return the sum of the samples of `select` for each combination of values of the labels `by`."""
         sums: dict[tuple[str, ...], float] = {}
         for sample in self.select(name, **labels):
             key = tuple(sample.labels.get(label, "") for label in by)

@@ -30,7 +30,7 @@ Prefix = Literal["counter", "histogram", "gauge_livesum", "gauge_livemax", "gaug
 
 # Most processes never need a larger file. The size of a full file is doubled.
 FIRST_SIZE_BYTES = 16 * 1024
-# A file begins with the number of used bytes, as a LENGTH, and with padding.
+# A file begins with the number of used bytes, as a LENGTH, and padding up to this size.
 HEADER_BYTES = 8
 LENGTH = struct.Struct("i")
 # A number and its timestamp.
@@ -54,8 +54,8 @@ def build_key(prefix: Prefix, metric: str, sample: str, labels: Mapping[str, str
 
 
 def _create_writer_id() -> str:
-    # Random, because containers all have pid 1, and hosts may have the same name. Without underscores,
-    # because the reader splits file names there.
+    # The id has a random part, because containers all have pid 1, and hosts may have the same name. It has no
+    # underscore, because the reader splits file names at underscores.
     host = socket.gethostname().replace("_", "-").replace("/", "-") or "host"
     return f"{host}-{os.getpid()}-{time.time_ns()}-{secrets.token_hex(4)}"
 
@@ -139,7 +139,7 @@ class MetricWriter:
             return value
 
     def snapshot(self) -> tuple[str | None, list[tuple[SeriesKey, float, float]]]:
-        """Return the id of this writer and its numbers in memory. The id is None if files do not have them.
+        """Return the id of this writer, or None if it has no files, and its numbers in memory.
 
         If the files became unusable, they still have the counts up to that time. Then the returned counts are
         only the later ones.
