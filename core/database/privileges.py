@@ -1,8 +1,8 @@
 """The privileges of each role on tables and functions, and the hand-over of a database to the owner role.
 
 Owns the list of all privileges. `migrate up` applies the list at its end. Afterwards each role has exactly
-the privileges in the list. This changes only a schema that belongs to the owner role: in any other schema a
-single role is used for everything.
+the privileges in the list. The list is applied only to a schema that belongs to the owner role: in any other
+schema a single role is used for everything.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
 SEALING: Final = "audit_seal"
 """The function that belongs to the sealer role. Only this function can add a seal to the audit log."""
 
-# Function -> the roles that may call it. A trigger also runs its function for other roles.
+# Function -> the roles that may call it. A trigger runs its function even for a role that may not call it.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_create_month": (),
     "audit_drop_month": (),

@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.5
 
 
 class StatementAbandoned(psycopg2.OperationalError):
-    """A statement had no answer within its limit, and the watch has shut the socket down."""
+    """A statement had no answer within its time limit, and the watch has shut the socket down."""
 
 
 class _Statement:
@@ -160,7 +160,7 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
         """A cursor that runs its statements with `StatementWatch.run`."""
 
         limit_seconds: float | None = None
-        """The limit of each statement of this cursor. None means the limit of the connection."""
+        """The time limit of each statement of this cursor. None means the time limit of the connection."""
 
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
             return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)

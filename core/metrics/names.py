@@ -92,7 +92,7 @@ def counter(name: str, text: str, *labels: str) -> Definition:
 
 
 def gauge(name: str, text: str, *labels: str, mode: GaugeMode = "livesum") -> Definition:
-    """Define a number that goes up and down."""
+    """Define a number that goes up and down. By default the values of live processes are added."""
     return Definition("gauge", name, text, labels, mode)
 
 
