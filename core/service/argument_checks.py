@@ -41,7 +41,7 @@ MAX_PRICE = Decimal(1000000000000)
 MAX_IMPACT = Decimal("999.99")  # numeric(5, 2)
 MAX_VOLUME = 2**63 - 1
 CENT = Decimal("0.01")
-SMALLEST_PRICE = Decimal("1E-16000")  # PostgreSQL stores at most 16,383 decimals
+SMALLEST_PRICE = Decimal("1E-16000")  # PostgreSQL stores at most 16,383 digits after the point
 MAX_NAME = 200
 MAX_WAIT_SECONDS = Decimal(3600)  # a larger argument is likely to be in milliseconds
 MAX_DESCRIPTION = 10_000
@@ -75,7 +75,7 @@ def show(value: Any) -> str:
 
 
 def check_id(value: Any, name: str) -> UUID:
-    """Return `value` as a UUID. Accepts a UUID object of any library, or the text of a UUID."""
+    """Return `value` as a UUID. Accepts a UUID object, also of another library, or its text."""
     found = to_uuid(value)
     if found is None:
         raise InvalidInput(f"{name} is {show(value)}; give a UUID")
@@ -83,7 +83,7 @@ def check_id(value: Any, name: str) -> UUID:
 
 
 def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
-    """Return `values` as up to `most` UUIDs. Accepts UUIDs or texts in a list or as keys of a mapping."""
+    """Return `values` as a list of at most `most` UUIDs. Accepts a list, or a mapping whose keys are ids."""
     listed = values.keys() if isinstance(values, Mapping) else _check_list(values, name, "a list of UUIDs")
     ids = [check_id(value, name) for value in listed]
     if most is not None and len(ids) > most:
@@ -131,7 +131,7 @@ def _check_list(values: Any, name: str, wanted: str) -> Iterable[Any]:
 
 
 def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
-    """Return the stored values that `check` accepts: another program can have stored other values."""
+    """Return the stored values that pass `check`; another program can have stored values that do not."""
     accepted = []
     for value in values:
         try:
@@ -312,7 +312,7 @@ def check_price(value: Any, name: str) -> Decimal:
 
 
 def check_day(value: Any, name: str) -> date:
-    """Return `value` as a date. Accepts any date, also that of a session that cannot be written yet."""
+    """Return `value` as a date. Every date is accepted, also one after tomorrow."""
     day = to_date(value)
     if day is None:
         hint = ", such as the .date() of this time" if isinstance(value, datetime) else ""
@@ -340,10 +340,10 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 
 
 def check_before(value: Any, now: datetime) -> date:
-    """Return the exclusive upper bound of a list of sessions. None becomes tomorrow: the list has today's.
+    """Return the date before which a list of sessions ends. None becomes tomorrow: today is then listed.
 
-    Tomorrow's session has not begun, but players can prepare it: a list has it only if `value` is a later
-    date. Later sessions are never listed; an older release could store them.
+    Tomorrow's session has not begun, but players can prepare it. The list has tomorrow's session only if
+    `value` is a later date. Sessions after tomorrow, which an older release could store, are never listed.
     """
     tomorrow = find_last_session(now)
     return tomorrow if value is None else min(check_day(value, "before"), tomorrow + timedelta(days=1))
@@ -422,7 +422,8 @@ def check_sentiment(value: Any) -> str:
 def check_after(value: Any, kind: type[T], **expected: object) -> T | None:
     """Return `value`, the record of type `kind` after which a page begins; None for the first page.
 
-    `expected` has field values that every record of the list has, such as `symbol="AAPL"`.
+    `expected` has the field values of every record in the list, such as `symbol="AAPL"`. A record with other
+    values is refused.
     """
     if value is None:
         return None

@@ -1,8 +1,9 @@
 """The audit log: which person did what, and whether an event of the log was changed afterwards.
 
 `audited` and `record_audit_event` write an event for an action of a person, such as a sign-in. Triggers of
-the database write an event for each row that changes inside `acting_as`. A seal has hashes of events, with
-which `verify_audit_log` detects changes. No call changes an event; `maintain_audit_log` deletes old months.
+the database write an event for each profile, portfolio, quest or score that changes inside `acting_as`. A
+seal has hashes of events, with which `verify_audit_log` detects changes. No call changes an event;
+`maintain_audit_log` deletes old months.
 """
 
 import dataclasses
@@ -47,8 +48,7 @@ MAX_ACTOR = 320  # length of the longest e-mail address
 MAX_TARGET = 200
 MAX_DETAIL = 500
 MAX_REQUEST_ID = 200
-# Seals that one statement reads. The hashes of the events of a seal have up to 240 kB, so a statement reads
-# at most 5 MB.
+# Seals that one statement reads. A seal has up to 240 kB of hashes, so a statement reads at most 5 MB.
 SEALS_AT_ONCE = 20
 MAX_MONTHS_KEPT = 1_200
 
@@ -176,8 +176,8 @@ class Audit(ServiceBase):
         """Seal every visible event that has no seal yet. Return their number and the newest seal.
 
         `verify_audit_log` detects later changes of a sealed event. An event is visible once its transaction
-        has committed; later events are sealed by the next call. Safe to repeat, and to run several times at
-        once. Writers of events do not wait for this call.
+        has committed. An event whose transaction commits later is sealed by the next call. Safe to repeat,
+        and to run several times at once. Writers of events do not wait for this call.
         """
         with self._write() as (database, _), database.with_long_timeout():
             events = audit_seals.seal_events(database)
@@ -195,10 +195,10 @@ class Audit(ServiceBase):
 
         Finds events and seals that were changed, removed or added without the service, also by a superuser.
         `broken` of the result is the first of them, in the order of the seals. The seals of dropped months
-        are compared too, but their events do not exist any more. Removal of the newest seals is found only
-        with `anchor`, the text `NUMBER:HASH` of a seal, of which you keep a copy outside the database. Takes
-        up to a minute for a million events. Metrics have the result and the time of the verification. Raises
-        `InvalidInput`.
+        are compared too, but their events do not exist any more. `anchor` is the text `NUMBER:HASH` of a
+        seal, as `seal_audit_log` returned it; keep a copy of it outside the database. Without `anchor`, the
+        removal of the newest seals is not found. Takes up to a minute for a million events. Metrics have the
+        result and the time of the verification. Raises `InvalidInput`.
         """
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
         chain = ChainVerifier(expected)
@@ -231,9 +231,9 @@ class Audit(ServiceBase):
         `keep_months` is the number of months to keep before the current month (None: all). The database has a
         minimum: the AUDIT_KEEP_MONTHS that was set when the owner ran `migrate up`, or all months if it was
         not set. A smaller `keep_months` raises `DatabaseError`. Events are sealed before they are dropped.
-        Their seals stay, and a new seal records the drop. Safe to repeat. Changes that the audit log records
-        wait while partitions are created or dropped. This call waits up to 5 seconds for running writes, and
-        then raises `DatabaseError`. Raises `InvalidInput`.
+        Their seals stay, and a new seal records the drop. Safe to repeat. While partitions are created or
+        dropped, writes of events wait. This call waits up to 5 seconds for running writes, and then raises
+        `DatabaseError`. Raises `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         kept = None

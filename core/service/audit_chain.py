@@ -62,8 +62,9 @@ class ChainVerifier:
     def verify(self, seal: Seal, entries: Collection[bytes] | None) -> None:
         """Verify the next seal, and the events that it lists.
 
-        `entries` are the current events between the seal's first and last event, as
-        `audit_seals.read_entries` returns them: None if the partition of their month does not exist.
+        `entries` has the id and digest of each event that is now stored between the seal's first and last
+        event. It is the result of `audit_seals.read_entries`, which is None if there are no events to
+        compare, for example because the partition of the month was dropped.
         """
         if self.broken is None:
             self.broken = self._check_seal(seal)
@@ -91,9 +92,10 @@ class ChainVerifier:
             self.broken = AuditBreak("month_removed", min(self._missing.values()))
 
     def find_surplus(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return, by partition, the number of events in no seal; `counts` are all events by partition.
+        """Return the number of events that no seal lists, by partition.
 
-        Partitions without such events are left out.
+        `counts` has the number of all events, by partition. A partition whose events are all in seals is left
+        out.
         """
         surplus = {name: count - self._listed[name] for name, count in counts.items()}
         return {name: count for name, count in sorted(surplus.items()) if count > 0}

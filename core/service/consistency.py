@@ -1,4 +1,4 @@
-"""Consistency between processes: reads that see at least every commit before a token was made."""
+"""Reads on replicas: a token makes the reads of any process see at least every commit before the token."""
 
 from contextlib import AbstractContextManager
 
@@ -13,10 +13,11 @@ class Consistency(ServiceBase):
     """Calls of the service about reads on replicas."""
 
     def consistency_token(self) -> str:
-        """Return a token that stands for every commit so far. Any process can pass it to `at_least`.
+        """Return a token with which `at_least` makes the reads of any process see every commit so far.
 
-        Asks the primary. The token is a short text of one line, and contains no secret. Raises
-        `DatabaseUnavailable`, also when DATABASE_URL names a standby.
+        Asks the primary for its current position in the log (LSN), which the token contains. The token is a
+        short text of one line, and contains no secret. Raises `DatabaseUnavailable`, also when DATABASE_URL
+        names a standby.
         """
         token = self._read_current(lambda database: read_consistency.read_token(database.execute_sql))
         if token is None:

@@ -76,7 +76,7 @@ class UserEmails:
             return False
 
     def decrypt(self, stored: StoredUser) -> User:
-        """Return the user with a plaintext address. If decryption fails, `email` is the reason."""
+        """Return the user with a plaintext address, or with `(unreadable: REASON)` if decryption fails."""
         email = stored.email
         return User(
             stored.id,

@@ -54,7 +54,8 @@ def _effect_key(event_id: UUID, window: timedelta) -> str:
     return f"market_events:effect:{event_id}:{format_width(window)}"
 
 
-# A trade or a score does not invalidate the effect of an event, although the effect contains both.
+# Creating or deleting an event invalidates a cached effect. A new trade or score does not, although the
+# effect counts trades and contains a median score: the effect expires after 60 s.
 _EFFECT = Cached(
     MARKET_EVENTS,
     tuple[EventEffect, ...],

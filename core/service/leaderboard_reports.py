@@ -49,7 +49,8 @@ from core.service.writes import ServiceBase
 MAX_BINS = 100
 NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
-# Scores of one statement: each costs a look-up in an index, and its rank in an open session costs a count.
+# Scores that one statement reads. Each score takes a look-up in an index. In an open session its rank also
+# takes a count of the better scores.
 MAX_SCORES = 5_000
 
 
@@ -58,7 +59,8 @@ def _summary_key(category: str, day: date, bins: int, width: Decimal) -> str:
 
 
 _SUMMARY = Cached(LEADERBOARD, LeaderboardSummary, _summary_key, depends_on=list_version_keys)
-# A change of a score does not invalidate this: adding up 30 sessions of 100,000 players takes seconds.
+# A change of a score does not invalidate a cached period leaderboard: it expires, because adding up 30
+# sessions of 100,000 players takes seconds.
 _PERIOD = Cached(
     LEADERBOARD,
     PeriodLeaderboard,
@@ -95,11 +97,12 @@ class LeaderboardReports(ServiceBase):
         order: str = "rank",
         prefix: str = "",
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return up to `limit` entries of a leaderboard (None: today's) in `order`, from `offset` on.
+        """Return up to `limit` entries of a leaderboard (None: today's) in `order`.
 
-        An order is `rank` (best first), `-rank`, `username` or `-username`; the sign `-` means the reverse
-        order. With a `prefix`, lists only players whose username begins with the prefix (case-insensitive).
-        An entry always has its rank on the whole leaderboard. The answer is as of now. Raises `InvalidInput`.
+        The first `offset` entries are skipped. An order is `rank` (best first), `-rank`, `username` or
+        `-username`; the sign `-` means the reverse order. With a `prefix`, lists only players whose username
+        begins with the prefix (case-insensitive). An entry always has its rank on the whole leaderboard. The
+        answer is as of now. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         prefix = check_prefix(prefix, most=50)
@@ -171,9 +174,9 @@ class LeaderboardReports(ServiceBase):
         """Return the best players by mean score over several sessions up to a date (None: today's).
 
         Takes the newest `sessions` sessions (at most 90) that have entries in the category, up to and
-        including the date. `base` is subtracted from each score; a session without a score counts as 0. The
-        answer is up to 300 s old, even after a change, because it has to read every entry of these sessions.
-        Raises `InvalidInput`.
+        including the date. `base` is subtracted from each score. A session in which a player has no score
+        counts as 0, from which `base` is not subtracted. The answer is up to 300 s old, even after a change,
+        because it has to read every entry of these sessions. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         count = check_int(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
@@ -196,9 +199,9 @@ class LeaderboardReports(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, as of now.
 
-        `after` is the last entry of the previous page. The page begins behind the score of that entry, even
-        if other entries were written meanwhile. (`list_leaderboard` skips a number of entries instead.)
-        Raises `InvalidInput`.
+        `after` is the last entry of the previous page. The page begins with the first entry that comes after
+        the score and creation time of `after`, even if other entries were written meanwhile.
+        (`list_leaderboard` skips a number of entries instead.) Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         last = check_after(after, LeaderboardEntry, category=leaderboard[0], session_date=leaderboard[1])
@@ -228,7 +231,7 @@ class LeaderboardReports(ServiceBase):
 
 
 def _count_ranks(entries: Iterable[LeaderboardEntry]) -> Iterator[LeaderboardEntry]:
-    """Yield the entries with their ranks; `entries` are all of a leaderboard, best first."""
+    """Yield the entries with their ranks. `entries` has all entries of a leaderboard, best first."""
     last: LeaderboardEntry | None = None
     for place, entry in enumerate(entries, 1):
         rank = last.rank if last is not None and entry.score == last.score else place
@@ -263,7 +266,7 @@ def _find_summary(
     database: Database, category: str, day: date, bins: int, least_width: Decimal
 ) -> LeaderboardSummary | None:
     players = queries.count_entries(database, category, day)
-    # one entry if the number of players is odd, two if it is even
+    # The median needs one middle entry if the number of players is odd, and two if the number is even.
     middle = leaderboards.list_page(database, category, day, 2 - players % 2, max(players - 1, 0) // 2)
     best = leaderboards.list_page(database, category, day, 1, 0)
     worst = queries.find_worst(database, category, day)

@@ -64,11 +64,11 @@ class Leaderboards(ServiceBase):
         *,
         offset: int = 0,
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return up to `limit` entries of a leaderboard (None: today's) from place `offset` on, best first.
+        """Return up to `limit` entries of a leaderboard (None: today's), best first.
 
-        Equal scores share their rank (1, 2, 2, 4) and are ordered by the creation time of their entries. With
-        offset 0 the answer is at most 120 s old, and never older than the last change through the service.
-        With another offset it is as of now. Raises `InvalidInput`.
+        The first `offset` entries are skipped. Equal scores share their rank (1, 2, 2, 4) and are ordered by
+        the creation time of their entries. With offset 0 the answer is at most 120 s old, and never older
+        than the last change through the service. With another offset it is as of now. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         limit, offset = check_limit(limit), check_int(offset, "offset", least=0, most=MAX_OFFSET)
@@ -81,7 +81,11 @@ class Leaderboards(ServiceBase):
         return self._cache.get_or_load(_TOP, load, category, day, limit)
 
     def _warm_leaderboard(self, operation: str, category: str, limits: Sequence[int]) -> None:
-        """Cache today's leaderboard for each of `limits`. One statement reads the largest missing one."""
+        """Cache the first entries of today's leaderboard for each of `limits`.
+
+        One statement reads the entries for the largest limit that is not cached. The values for smaller
+        limits are the first entries of this result.
+        """
         day = check_session_date(None, self._clock())
 
         def load(missing: Sequence[int]) -> dict[int, tuple[LeaderboardEntry, ...]]:

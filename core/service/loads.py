@@ -38,8 +38,8 @@ CHUNK_ROWS = 20_000
 class Load(msgspec.Struct, frozen=True):
     """How records of one kind are loaded.
 
-    `names` and `name` are the plural and the singular of the records in messages: `ticks` and `tick`.
-    `list_keys` returns the cache keys that a chunk of records changes.
+    Messages call several records `names` and one record `name`, for example `ticks` and `tick`. `list_keys`
+    returns the cache keys to invalidate when a chunk of records is written.
     """
 
     target: queries.Target
@@ -81,7 +81,7 @@ EVENTS = Load(
     "event",
     list_keys=lambda _: [MARKET_EVENTS_VERSION_KEY],
 )
-# The end of the message for a record without its user or portfolio, by the columns of the foreign key.
+# How the message ends for a record whose user or portfolio does not exist, by the columns of the foreign key.
 REMEDIES = {
     ("user_id",): "which belongs to no user; create the user first with create_user or load_users",
     ("user_id", "session_date"): (
@@ -175,9 +175,10 @@ class Loads(ServiceBase):
     def load_leaderboard_entries(self, entries: Iterable[LeaderboardEntry]) -> int:
         """Insert or update entries by user, session and category. Return how many rows are new or changed.
 
-        `rank` is stored as it is given, like a final rank of `close_session`; `username` is ignored. An
-        existing entry keeps `id` and `created_at`. Raises `InvalidInput` with the index of the wrong record,
-        and `ConstraintViolated` if its user does not exist or its id belongs to another entry.
+        `rank` is stored as it is given: it becomes the final rank, which otherwise `close_session` stores.
+        `username` is ignored. An existing entry keeps `id` and `created_at`. Raises `InvalidInput` with the
+        index of the wrong record, and `ConstraintViolated` if its user does not exist or its id belongs to
+        another entry.
         """
         return self._load(ENTRIES, entries)
 
@@ -185,13 +186,13 @@ class Loads(ServiceBase):
         """Insert or update quests by id. Return how many rows are new or changed.
 
         An existing quest gets every value of the record, also its user. A completed quest without
-        `completed_at` was completed at an unknown time. Raises `InvalidInput` with the index of the wrong
-        record, and `ConstraintViolated` if its user does not exist.
+        `completed_at` is accepted, and counts as completed at an unknown time. Raises `InvalidInput` with the
+        index of the wrong record, and `ConstraintViolated` if its user does not exist.
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[Quest]) -> int:
             owners = {quest.user_id for quest in chunk}
-            # a loaded quest can have a new owner: the list of the previous owner changes too
+            # Invalidate the list of the previous user too: a load can move a quest to another user.
             owners |= queries.lock_quest_owners(database, chunk)
             changes.invalidate(*map(quests_key, owners))
             return queries.load_rows(database, queries.QUESTS, chunk)
@@ -213,8 +214,8 @@ class Loads(ServiceBase):
     ) -> int:
         """Check and write records chunk by chunk. Return how many rows are new or changed.
 
-        `write` writes one chunk, and adds the cache keys to invalidate. None: `load_rows` writes the chunk,
-        and `load` lists the keys.
+        `write` writes one chunk, and adds the cache keys to invalidate. Without `write`, `load_rows` writes
+        the chunk, and `load.list_keys` lists the keys.
         """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 

@@ -205,14 +205,14 @@ class Market(ServiceBase):
             return queries.update_currencies(database, checked)
 
     def get_moved_weeks(self) -> dict[str, int]:
-        """Return the number of weeks by which the dates of each symbol's price history were moved, as of now.
+        """Return by how many weeks an import moved the dates of each symbol's prices, as of now.
 
-        0 means that the prices have their original dates.
+        0 means that the prices have their original dates, and a positive number that they have later dates.
         """
         return self._read(queries.list_moved_weeks)
 
     def update_moved_weeks(self, weeks: Mapping[str, int]) -> int:
-        """Store the number of weeks by which the dates of each symbol's price history were moved.
+        """Store by how many weeks an import moved the dates of each symbol's prices.
 
         Returns how many symbols changed. Changes no tick, and skips a symbol without ticks. Raises
         `InvalidInput`.
@@ -317,9 +317,10 @@ class Market(ServiceBase):
     def get_price_statistics(self) -> tuple[PriceStatistics, ...]:
         """Return the change in 24 hours and the volatility of every symbol with prices, ordered by symbol.
 
-        The figures are those at the symbol's last price, as `Tick` defines them. They are computed from
-        stored prices alone: the change and volatility that are stored with a tick are ignored. Changes are
-        rounded to four decimals. Prices after tomorrow (UTC) are left out. The answer is at most 15 s old.
+        The figures are those at the time of the symbol's last price. The record `Tick` says how each figure
+        is defined. The figures are computed from stored prices alone: the change and volatility that are
+        stored with a tick are ignored. Changes are rounded to four decimals. Prices after tomorrow (UTC) are
+        left out. The answer is at most 15 s old.
         """
         return self._cache.get_or_load(
             _STATISTICS, lambda: self._read(queries.list_statistics, find_end_of_tomorrow(self._clock()))
@@ -342,9 +343,9 @@ class Market(ServiceBase):
     def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
         """Return the average return of all symbols on each UTC day with prices, oldest first.
 
-        The return of a symbol on a day is from its first price of the day (`open` of that tick, if set) to
-        its last. Both dates are included, and 3,660 days are the most. The answer is at most 30 s old. Raises
-        `InvalidInput`.
+        The return of a symbol on a day is the change from its first price of the day to its last price. The
+        first price is `open` of the first tick, if that is set. The period includes `start` and `end`, and
+        has at most 3,660 days. The answer is at most 30 s old. Raises `InvalidInput`.
         """
         first, last = check_day(start, "start"), check_day(end, "end")
         if not 0 <= (last - first).days < MAX_MARKET_DAYS:
@@ -381,8 +382,8 @@ def _name_keys(symbols: Any) -> Mapping[str, str]:
 
 @lru_cache(maxsize=REMEMBERED_LISTS)
 def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
-    # Callers repeat the same few lists, and checking a list takes longer than reading its ticks from the near
-    # cache.
+    # The results are kept: callers repeat the same few lists, and checking a list takes longer than reading
+    # its ticks from the near cache.
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 

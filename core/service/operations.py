@@ -62,10 +62,10 @@ class Operations(Users, Market, Leaderboards, Quests):
     def invalidate_reports(self) -> None:
         """Drop every cached report, so that the next reads ask the database.
 
-        Reports are summaries of sessions and quests, period leaderboards, numbers of players and trends of
-        prices. No write invalidates them: a cached report stays until it expires. This call first runs a
-        statement. If the database does not answer, its error is raised, and the last known values stay in the
-        cache.
+        A report is an answer that summarises many rows, for example a summary of sessions or quests, a period
+        leaderboard, a number of players or the trend of a price. A write of these rows does not invalidate a
+        cached report: it stays until it expires. This call first runs a statement. If the database does not
+        answer, its error is raised, and the last known values stay in the cache.
         """
         self._read_current(server_statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])
@@ -79,10 +79,11 @@ class Operations(Users, Market, Leaderboards, Quests):
     ) -> int:
         """Fill the cache with the keys that most pages read first. Return the number of keys.
 
-        The keys are those of today's leaderboards at the given limits, of every symbol, and of the profile
-        and active quests of the `players` most recently active players. All limits of a leaderboard take one
-        look-up, one statement and one fill, and so do 200 keys of another kind. `on_progress` is called with
-        the number of keys done and the total. Raises `InvalidInput`.
+        The keys are those of today's leaderboards at the given limits, of the latest tick of every symbol,
+        and of the profile and active quests of the `players` most recently active players. A step fills all
+        limits of one leaderboard, or up to 200 keys of another kind, with one look-up in the cache and one
+        statement. After each step `on_progress` is called with the number of keys done and the total. Raises
+        `InvalidInput`.
         """
         checked = sorted(set(check_each(limits, "limits", lambda limit: check_limit(limit, "limits"))))
         check_callable(on_progress, "on_progress")

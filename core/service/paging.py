@@ -25,8 +25,8 @@ def list_pages(
 ) -> Iterator[Sequence[T]]:
     """Yield page after page, each from a call of `load(after, rows)`.
 
-    `load` returns up to `rows` records behind the record `after` (None: the first records). Between two pages
-    no connection is held and no statement is open, so a slow reader costs the database nothing.
+    `load` returns up to `rows` records that follow the record `after` (None: the first records). Between two
+    pages no connection is held and no statement is open, so a slow reader costs the database nothing.
     """
     while page := load(after, rows):
         yield page
@@ -36,6 +36,6 @@ def list_pages(
 
 
 def stream_pages(load: Callable[[T | None, int], Sequence[T]], after: T | None = None) -> Iterator[T]:
-    """Yield the records behind `after` (None: all), loaded page by page as by `list_pages`."""
+    """Yield the records that follow `after` (None: all records). `list_pages` loads them page by page."""
     for page in list_pages(load, STREAM_ROWS, after):
         yield from page

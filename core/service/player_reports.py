@@ -33,10 +33,11 @@ def _day_key(day: date) -> str:
     return f"user:players:{day}"
 
 
-# No write invalidates these. Finished days are kept longer: they change only by corrections and loads.
+# No write invalidates the cached values below: they expire. The figures of finished days are kept longer,
+# because they change only by corrections and loads.
 _OPEN_DAY = Cached(USER, PlayerDay, _day_key, ttl_seconds=60, time_dependent=True)
 _PAST_DAYS = Cached(USER, PlayerDay, _day_key, ttl_seconds=3600, time_dependent=True)
-# No write invalidates this. It reads the portfolios of 13 weeks: some seconds with a million players.
+# Building the report takes some seconds with a million players: it reads the portfolios of 13 weeks.
 _REPORT = Cached(
     USER,
     PlayerReport,
@@ -68,11 +69,12 @@ class PlayerReports(ServiceBase):
         return tuple(found[_day_key(day)] for day in wanted)
 
     def get_player_report(self, *, weeks: int = 13) -> PlayerReport:
-        """Return figures of all players: days last seen, periods, streaks, and cohorts by week of joining.
+        """Return a report on all players, whose parts `PlayerReport` describes.
 
-        There is a cohort for each of the last `weeks` weeks (1 to 13), the current week included. The answer
-        is up to 900 s old, even after a change, because it has to read the sessions of 13 weeks. Raises
-        `InvalidInput`.
+        Players are counted by the day on which they were last seen, by the length of their streak of
+        sessions, in five periods, and in cohorts by the week in which they joined. There is a cohort for each
+        of the last `weeks` weeks (1 to 13), the current week included. The answer is up to 900 s old, even
+        after a change, because it has to read the sessions of 13 weeks. Raises `InvalidInput`.
         """
         count = check_int(weeks, "weeks", least=1, most=queries.MAX_WEEKS)
 

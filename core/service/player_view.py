@@ -1,8 +1,9 @@
 """A player's view of the service: calls on the player's own data, and on public data.
 
-Owns the list of calls that a player may make. A call of the view makes the call of the service with the same
-name, for the player. It takes no id of a user, so a cached value that it returns is the player's own or
-public. Its statements run under the database's player role, whose policies allow only the player's rows.
+Owns the list of calls that a player may make. Each call of the view makes the call of the service with the
+same name for the player; `get_profile` makes `get_user_by_id`. No call takes the id of a user, so a cached
+value that a call returns is the player's own or public. The statements run under the database's player role,
+which sees only the player's rows and public rows.
 
 No call is a generator: other code of the thread would run as the player between two yielded rows.
 """
@@ -38,9 +39,9 @@ T = TypeVar("T")
 class PlayerView:
     """The calls of the service that one player may make; `EnhancedDatabaseService.as_user` returns it.
 
-    Arguments, answers, ages and errors are those of the service's calls with the same names. Rows of other
-    players are not visible, except public ones such as leaderboard entries. Thread safe. A call inside the
-    service's `transaction()` raises `TransactionMisused`.
+    Arguments, answers, errors, and the greatest age of an answer are those of the service's calls with the
+    same names. Rows of other players are not visible, except public rows such as leaderboard entries. Thread
+    safe. A call inside the service's `transaction()` raises `TransactionMisused`.
     """
 
     __slots__ = ("_identity", "_service", "_user_id")
@@ -135,7 +136,7 @@ class PlayerView:
     def get_leaderboard(
         self, category: str, session_date: date | None = None, limit: int = 50, *, offset: int = 0
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return up to `limit` entries of a leaderboard (None: today's) from place `offset` on."""
+        """Return up to `limit` entries of a leaderboard (None: today's), after skipping `offset` entries."""
         return self._call(self._service.get_leaderboard, category, session_date, limit, offset=offset)
 
     def get_user_rank(self, category: str, session_date: date | None = None) -> LeaderboardEntry:

@@ -51,7 +51,7 @@ def portfolio_key(user_id: UUID, session_date: date) -> str:
 
 
 _PORTFOLIO = Cached(PORTFOLIO, Portfolio, portfolio_key)
-# No write invalidates this: finished sessions change only by corrections.
+# The gains of finished sessions change only by corrections, so no write invalidates them: they expire.
 _FINISHED_GAINS = Cached(
     PORTFOLIO,
     PlayerGains,
@@ -279,7 +279,10 @@ class Portfolios(ServiceBase):
     def _stream_by_player(
         self, query: Callable[[Database, Sequence[UUID], date], tuple[T, ...]], day: date
     ) -> Iterator[T]:
-        """Yield what `query` returns for all players of a session; the operation is the calling method."""
+        """Yield what `query` returns for all players of a session.
+
+        Metrics and statements are labelled with the name of the method that calls this one.
+        """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
@@ -292,7 +295,7 @@ class Portfolios(ServiceBase):
 
 
 def add_gains(parts: Sequence[PlayerGains]) -> PlayerGains:
-    """Add up the gains of a player in several periods. Without a period, the gains are 0."""
+    """Add up the gains of a player in several periods. If `parts` is empty, the gains are 0."""
     symbols: dict[str, SymbolGain] = {}
     for gain in chain.from_iterable(part.symbols for part in parts):
         known = symbols.get(gain.symbol)

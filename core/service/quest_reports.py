@@ -15,18 +15,19 @@ from core.service.argument_checks import check_day, check_int, check_limit, chec
 from core.service.writes import ServiceBase
 
 RETURN_DAYS: Final = 7
-"""A player returned if they played again within this many days after a session."""
+"""A player counts as returned if they played again within this many days after a session."""
 MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
-"""Largest `limit` of `list_stuck_quests`: the dashboard offers a file of so many rows."""
+"""Largest `limit` of `list_stuck_quests`. The dashboard offers a file with up to this many rows."""
 PATIENCE: Final = timedelta(days=7)
-"""Age from which a quest without `expires_at` can be stuck; other quests can after half of their time."""
+"""A quest without `expires_at` can be stuck from this age on, another quest after half of its time."""
 UNSEEN_DAYS: Final = 7
 ENDING_WITHIN: Final = timedelta(hours=24)
 """A quest that ends within this time is expiring, not stuck. A quest of one day is therefore never stuck."""
 
 
-# No write invalidates these: with millions of quests, most of their statements take a second.
+# No write invalidates the cached values below: they expire, because most of their statements take a second
+# with millions of quests.
 _OUTCOMES = Cached(
     QUESTS,
     tuple[QuestOutcome, ...],

@@ -36,7 +36,8 @@ def quests_key(user_id: UUID) -> str:
     return f"quests:{format_id(user_id)}"
 
 
-# Every write of a quest invalidates this; the expiry of a quest does not, so a reader checks `expires_at`.
+# Every write of a quest invalidates the cached list of its user. The expiry of a quest does not, so each read
+# checks `expires_at`.
 _ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True, is_report=False)
 # A change of a quest does not invalidate the cached values below: they expire.
 _TOTALS = Cached(

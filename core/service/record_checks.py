@@ -110,8 +110,8 @@ def check_chunk(
 ) -> Sequence[T]:
     """Return the records of a chunk with plain values.
 
-    `element` is the word for one record in messages, and `start` the index of the first record in the batch.
-    Raises `InvalidInput` with the index of the first wrong record, such as `tick 3`.
+    `element` is the word for one record in messages. `start` is the index that the first record of the chunk
+    has in the batch. Raises `InvalidInput` with the index of the first wrong record, such as `tick 3`.
     """
     if not records or _are_plain(records, checks, now):
         return records
@@ -188,8 +188,8 @@ def _deadlines() -> Column:
 
 def _amounts(least: Decimal, most: Decimal, *, is_optional: bool = False) -> Column:
     def are_plain(values: Values, _: datetime) -> bool:
-        # An amount with more decimals is not plain: `check` rounds it half-even, and the server would round
-        # half up.
+        # An amount with more than two decimals is not plain: `check` rounds it half-even, and the server
+        # would round half up.
         are_cents = all(map(Decimal.same_quantum, values, repeat(CENT))) or _round(values) == values
         return are_cents and least <= min(values) and max(values) <= most
 
@@ -436,7 +436,7 @@ PORTFOLIO_UPDATES: RecordChecks[PortfolioUpdate] = RecordChecks(
 
 # Returns the key of a tick.
 find_key = attrgetter("symbol", "timestamp")
-# Bits of the ordinal of a date; that of `date.max` has 22.
+# Bits that hold the ordinal of any date: the ordinal of `date.max` has 22 bits.
 DATE_BITS = 22
 
 

@@ -45,7 +45,7 @@ class RecordConversions:
         Amounts are float64, or `Decimal` objects if `exact`. Times are `datetime64[us, UTC]`, session dates
         `datetime64[us]` at midnight, ids `UUID` objects, documents dicts. A whole number that may be None is
         `Int64`. A field of a nested record becomes a column such as `quest.title`. `kind` is the type of the
-        records, which defines the columns if there are none. Raises `InvalidInput`, and `MissingExtra` if
+        records: it defines the columns if there are no records. Raises `InvalidInput`, and `MissingExtra` if
         pandas is not installed.
         """
         require_extra("frames")
@@ -107,7 +107,7 @@ def _build_column(
     if kind not in _DTYPES:
         values = msgspec.to_builtins(values, builtin_types=KEPT)
     names = _OPTIONAL_DTYPES if is_optional and kind in _OPTIONAL_DTYPES else _DTYPES
-    # pandas chooses the dtype of a column of texts: it differs between releases
+    # None lets pandas choose the dtype of a column of texts, which differs between releases of pandas.
     dtype = None if kind is str and values else names.get(kind, "object")
     return pd.Series(values, dtype=dtype)
 

@@ -77,10 +77,12 @@ class EnhancedDatabaseService(
         self._is_isolated = False
 
     def as_user(self, user_id: UUID | str) -> PlayerView:
-        """Return a player's view: the database lets its calls see and change only the rows of this player.
+        """Return a player's view: its calls see and change the rows of this player, and see public rows.
 
-        For a user that does not exist, the view has no rows. The first `as_user` of a process checks that the
-        database limits players to their rows. Raises `PlayersNotIsolated` if it does not, and `InvalidInput`.
+        The database hides the profile, portfolios, positions, trades and quests of every other player. For a
+        user that does not exist, the view has only public rows. The first `as_user` of a process checks that
+        the database limits players to their rows. Raises `PlayersNotIsolated` if it does not, and
+        `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         if not self._is_isolated:

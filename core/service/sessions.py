@@ -1,4 +1,4 @@
-"""Sessions: their dates, their summaries, and their close."""
+"""Sessions: lists their dates, summarises them, and closes them."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -28,7 +28,8 @@ def _summary_key(returns: str, day: date) -> str:
     return f"leaderboard:summary:{returns}:{day}"
 
 
-# No write invalidates these. Older sessions are kept longer: they change only by corrections.
+# No write invalidates the cached values below: they expire. Summaries of older sessions are kept longer,
+# because they change only by corrections.
 _NEWEST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=60, time_dependent=True)
 _PAST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=900, time_dependent=True)
 
@@ -97,7 +98,7 @@ class Sessions(ServiceBase):
         return tuple(summaries[key] for key in by_key if key in summaries)
 
     def get_seen_players(self, *, days: int = 1) -> SeenPlayers:
-        """Return how many players were seen in the last `days` days, and how many there are.
+        """Return how many players were seen in the last `days` days, and how many exist.
 
         The last of these UTC days is today. A player was seen if `last_active` is on one of the days, or if
         they have a portfolio of a session on one of the days. Both numbers were counted at the same moment.

@@ -40,7 +40,7 @@ def user_key(user_id: UUID) -> str:
 
 
 _PROFILE = Cached(USER, StoredUser, user_key)
-# A change of a user does not invalidate this number.
+# A change of a user does not invalidate the cached number of active players: it expires.
 _ACTIVE_PLAYERS = Cached(
     USER, int, lambda since: f"user:active:{since.isoformat()}", ttl_seconds=60, time_dependent=True
 )
@@ -93,8 +93,9 @@ class Users(ServiceBase):
         """Return up to `limit` users whose username or name starts with `prefix`, as of now.
 
         The search is case-insensitive, and the result is ordered by username in lower case. If more users
-        match, the call finds the first `limit` by username and the first `limit` by name, and returns the
-        first `limit` of both. An empty prefix matches every user. Raises `InvalidInput`.
+        match, the call reads two lists: the first `limit` users by username, and the first `limit` users by
+        name. The result is the first `limit` users of both lists together. An empty prefix matches every
+        user. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
@@ -245,8 +246,8 @@ class Users(ServiceBase):
                 changes.invalidate(*list_portfolio_keys(database, checked))
                 queries.delete_user(database, checked)
 
-        # A deadlock is possible: other writes lock rows of the user before the user, and this call the user
-        # first.
+        # A deadlock is possible: this call locks the row of the user first, and then the user's other rows.
+        # Other writes lock in the reverse order.
         self._retry_conflicts(write)
 
 

@@ -1,4 +1,4 @@
-"""The order in which a write of the service runs, and the base class with which calls read and write.
+"""The base class of the service's calls: runs their reads, and their writes in fixed steps.
 
 Every write has these steps:
 
@@ -45,7 +45,8 @@ T = TypeVar("T")
 
 # Errors after which nothing was committed: the server has refused or cancelled the statement.
 OUTCOME_KNOWN = (DatabaseError, QueryTimeout)
-# Two conflicts in a row are rare, and each deadlock costs the server's deadlock_timeout (1 s by default).
+# Attempts of a write, the first one included. Two conflicts in a row are rare, and each deadlock makes the
+# caller wait for the server's deadlock_timeout (1 s by default).
 CONFLICT_ATTEMPTS = 3
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -92,7 +93,8 @@ class ServiceBase:
     def _read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query and return its result.
 
-        The public method that calls `_read` is the operation, which labels metrics and statements.
+        Metrics and statements are labelled with the operation: the name of the public method that calls
+        `_read`.
         """
         return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
@@ -132,9 +134,9 @@ class ServiceBase:
     def _write(self, keys: Sequence[str] = ()) -> AbstractContextManager[tuple[Database, Changes]]:
         """Run a `with` block as one write.
 
-        The public method that calls `_write` is the operation, which labels metrics and statements. `keys`
-        are cache keys that the write changes. The block gets the database, and the `Changes` to which it can
-        add more keys.
+        Metrics and statements are labelled with the operation: the name of the public method that calls
+        `_write`. `keys` are cache keys to invalidate. The block gets the database, and the `Changes` to which
+        it can add more keys.
         """
         return self._write_as(name_operation(sys._getframe(1)), keys)  # noqa: SLF001  # documented
 
@@ -147,8 +149,8 @@ class ServiceBase:
     ) -> T:
         """Run a write that is one statement, and return its result.
 
-        `keys` are all cache keys that the statement changes. Outside of `transaction()` the statement runs in
-        autocommit mode, which saves the round trip of a COMMIT.
+        `keys` are all cache keys to invalidate. Outside of `transaction()` the statement runs in autocommit
+        mode, which saves the round trip of a COMMIT.
         """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
         if self._database.in_transaction():
@@ -176,8 +178,8 @@ class ServiceBase:
     ) -> AbstractContextManager[tuple[Database, Changes]]:
         """Run a `with` block as one write, like `_write`, under the name `operation`.
 
-        `holder` is set only by `transaction()`, whose block is code of the caller: the thread, task or
-        function that has entered the block.
+        `holder` is the thread, task or function that entered the block. Only `transaction()` sets it, because
+        its block is code outside of the service.
         """
         unit = self._database.find_unit()
         if unit is not None and unit.transactions:
@@ -194,7 +196,7 @@ class ServiceBase:
                 yield database, inner
         finally:
             unit.changes = outer
-        # not reached after an error: the savepoint was rolled back, and its keys did not change
+        # Not reached after an error: the savepoint was rolled back, so its keys need no invalidation.
         outer.keys.extend(inner.list_all())
 
     @contextmanager
