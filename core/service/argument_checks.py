@@ -328,8 +328,8 @@ def check_session_date(value: Any, now: datetime) -> date:
 def check_session_to_write(value: Any, now: datetime) -> date:
     """Return the UTC date of a session to write (None: today's), up to tomorrow.
 
-    Any past date is accepted, because replays write old sessions. A later date is refused: a session of the
-    far future would come first in every list of sessions for years.
+    Any past date is accepted, because replays write old sessions. A date after tomorrow is refused: a session
+    of the far future would come first in every list of sessions for years.
     """
     day = check_session_date(value, now)
     if day > find_last_session(now):
@@ -340,10 +340,11 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 
 
 def check_before(value: Any, now: datetime) -> date:
-    """Return the date before which a list of sessions ends. None becomes tomorrow: today is then listed.
+    """Return the date before which a list of sessions ends. None becomes tomorrow.
 
-    Tomorrow's session has not begun, but players can prepare it. The list has tomorrow's session only if
-    `value` is a later date. Sessions after tomorrow, which an older release could store, are never listed.
+    With None the list begins with today's session. Tomorrow's session has not begun, but players can prepare
+    it: the list has it only if `value` is a date after tomorrow. Sessions after tomorrow, which an older
+    release could store, are never listed.
     """
     tomorrow = find_last_session(now)
     return tomorrow if value is None else min(check_day(value, "before"), tomorrow + timedelta(days=1))

@@ -1,4 +1,4 @@
-"""Market events: lists of events, their effect on trading, creation and deletion."""
+"""Market events: lists, creates and deletes them, and measures their effect on trading."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta

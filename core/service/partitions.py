@@ -38,8 +38,8 @@ class Partitions(ServiceBase):
                 expired and partitions.has_ticks(database, expired[-1].end)
             ):
                 partitions.lock_ticks(database)
-                # List the symbols after the lock: the cache key of a symbol that is inserted between the list
-                # and the lock would not be invalidated.
+                # List the symbols after the lock. Otherwise a symbol that is inserted after the list but
+                # before the lock would keep its cached tick.
                 symbols = ticks.list_symbols(database)
                 changes.invalidate(*list_market_keys(symbols))
                 partitions.drop_partitions(database, expired[-1].end)

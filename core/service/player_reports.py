@@ -133,7 +133,7 @@ class PlayerReports(ServiceBase):
     def count_silent_players(
         self, *, days: int = 30, sessions: int = 0, joined: date | None = None, prefix: str = ""
     ) -> int:
-        """Return how many players `list_silent_players` lists, at most 10,000, as of now.
+        """Return how many players match the filters of `list_silent_players`, at most 10,000, as of now.
 
         Raises `InvalidInput`.
         """

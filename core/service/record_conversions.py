@@ -107,7 +107,7 @@ def _build_column(
     if kind not in _DTYPES:
         values = msgspec.to_builtins(values, builtin_types=KEPT)
     names = _OPTIONAL_DTYPES if is_optional and kind in _OPTIONAL_DTYPES else _DTYPES
-    # None lets pandas choose the dtype of a column of texts, which differs between releases of pandas.
+    # None: pandas chooses the dtype of a column of texts, and releases of pandas choose different dtypes.
     dtype = None if kind is str and values else names.get(kind, "object")
     return pd.Series(values, dtype=dtype)
 
