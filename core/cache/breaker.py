@@ -5,7 +5,8 @@ The states of the breaker:
 - closed: every command is sent to Redis;
 - suspect: one command was not answered in time. No command is sent, but this is not reported as an outage
   yet;
-- open: the recovery attempts failed too, or the server refused a command. Nothing is read from Redis;
+- open: the recovery attempts failed too, or the server refused a command. Nothing is read from Redis.
+  Callers send invalidations only after a refusal, because that server still answers;
 - half-open: a recovery attempt succeeded. Invalidations are sent, but nothing is read yet: every process
   first needs time to send the invalidations that it could not send during the outage.
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 # The breaker opens after one failed command and this many failed recovery attempts. One timeout alone does
 # not open it, because a machine may stall for half a second.
 ATTEMPTS = 2
-# How long a recovery attempt of another process may take.
+# How long a recovery attempt of another process may take. The wait before Redis is read again includes it.
 GRACE_SECONDS = 0.1
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0
@@ -199,8 +200,8 @@ class Recovery:
         """Allow invalidations, wait, then allow reads.
 
         During the outage other processes may have changed rows whose old values Redis still has. Each process
-        sends its waiting invalidations in its next recovery attempt. The wait is as long as the longest pause
-        before that attempt.
+        sends its waiting invalidations in its next recovery attempt. The wait is long enough for this: it is
+        at least the longest pause before a recovery attempt, plus `GRACE_SECONDS`.
         """
         self._breaker.half_open()
         self._closing.wait(max(backoff.longest_next_seconds + GRACE_SECONDS, self._find_wait()))

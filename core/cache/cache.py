@@ -1,7 +1,7 @@
 """The cache of one process. A read asks the near cache, then Redis, and then calls the loader (cache-aside).
 
-Owns the order of the steps of a read and of an invalidation, and counts both. Knows no models. An error of
-Redis never reaches the caller: the loader is called instead.
+Owns the order of the steps of a read and of an invalidation, and counts reads and invalidations. Knows no
+models. An error of Redis never reaches the caller: the loader is called instead.
 
 Coherence: after a write has returned, no read of this process returns an older value. The same holds for a
 read of another process that reaches Redis. The near cache of another process may return an old value until
@@ -55,7 +55,7 @@ class Cache:
         load_after: LoadAfter = load_anywhere,
         timeline: KnownTimeline | None = None,
     ) -> None:
-        """Create the cache. Only the invalidation feed connects to Redis at once, in the background.
+        """Create the cache. Only the invalidation feed connects to Redis now, in a background thread.
 
         `timeline` is the timeline of the database from which values are loaded. `load_after` loads missing
         values from a server that has replayed the WAL up to their last change. While `is_bypassed` returns
@@ -225,7 +225,10 @@ class Cache:
         return found
 
     def _read_shared(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
-        """Return values from Redis or from the loader. Threads that miss the same one key share one read."""
+        """Return values from Redis or from the loader.
+
+        Threads that read the same key at the same time share one read. Reads of several keys are not shared.
+        """
         if len(keys) > 1:
             return self._reader.read(read, keys)
         [key] = keys
@@ -299,7 +302,7 @@ class Cache:
         for name, count in Counter(map(find_kind_name, keys)).items():
             self._counters[name].count_invalidations(count)
 
-    # -- run ----------------------------------------------------------------------------
+    # -- statistics and shutdown --------------------------------------------------------
 
     def _publish(self) -> None:
         for counters in self._counters.values():

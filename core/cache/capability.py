@@ -4,9 +4,9 @@ Some servers answer reads but refuse invalidations: a replica, a node of a clust
 permissions, a server that cannot save its data. After a write such a server would still serve the old value.
 
 `check` runs every command and script of the cache on scratch keys under the prefix, on a new connection.
-`recheck` runs only the commands of an invalidation and changes nothing, so it can be repeated. `subscribe`
-starts the invalidation feed. `RedisProbe` runs `check` and `subscribe` on its own connection, for the health
-check; its messages contain no address.
+`recheck` runs only the commands of an invalidation, and the script of the timeline claim. It changes no key
+except that of the claim, so it can be repeated. `subscribe` starts the invalidation feed. `RedisProbe` runs
+`check` and `subscribe` on its own connection, for the health check; its messages contain no address.
 """
 
 import contextlib
@@ -43,11 +43,11 @@ from core.settings import Settings
 SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)
 # TTL of the scratch keys, for a check that is interrupted before it deletes them.
 SCRATCH_MILLISECONDS: Final = 10_000
-# No script has this SHA1.
+# No script has this SHA1. EVALSHA with it shows whether the server allows EVALSHA, and runs nothing.
 NO_SHA: Final = "0" * 40
 # The protocol version RESP3. Only RESP3 has push messages.
 PUSH_PROTOCOL: Final = 3
-# Maximum length of a reason in characters. Error messages of Redis are shorter.
+# Maximum length of a text from `hide_addresses`, in characters. Error messages of Redis are shorter.
 REASON_LENGTH: Final = 400
 # Matches HOST:PORT and a bare IPv4 address, but not the line number in a script error (@user_script:12).
 _ADDRESS: Final = re.compile(r"(?<![@\w])(?:\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)*):\d{2,5}\b|\b\d+(?:\.\d+){3}\b")
@@ -105,7 +105,7 @@ class CapabilityCheck:
         """Prepare the commands. Send nothing yet.
 
         With a `timeline`, each check records it in Redis as the timeline of the cached values (see
-        `TimelineClaim`). `trust_seconds` is how long other processes trust their last check.
+        `TimelineClaim`). `trust_seconds` is the longest time for which other processes trust a check.
         """
         self._prefix = prefix
         self._account = account
@@ -220,7 +220,7 @@ def describe(error: Exception) -> str:
 
 
 def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) -> list[Step]:
-    """Return the steps of `recheck`. They change nothing, because the keys do not exist."""
+    """Return the steps that are the same in each `recheck`. They change nothing: the keys do not exist."""
     scratch = keys[-1]
     return [
         # HELLO signs in again. After a change of the password open connections still work, but other

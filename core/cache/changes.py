@@ -2,8 +2,8 @@
 
 `ChangeLog` keeps the names that changed recently. A name is a cache key, or a version key on which values
 depend. A reader takes a ticket, the number of the last change, before it reads. After the read it asks the
-log which of its names have changed since the ticket. The cost depends neither on the number of readers nor on
-that of cached values.
+log which of its names have changed since the ticket. The cost of this question depends neither on the number
+of readers nor on the number of cached values.
 
 `SingleFlight` lets threads that miss the same key at the same time share one read. A thread joins a running
 read only if the key and its version keys have not changed since that read began. Otherwise the thread could

@@ -2,7 +2,7 @@
 
 Owns the idle connections, and knows which scripts the server has and when a connection must be checked again.
 Values are read only on a connection whose server has passed the capability check. Never repeats a failed
-command, and does not translate errors.
+command, except to send the text of a script that the server does not have. Does not translate errors.
 """
 
 import hashlib
@@ -79,7 +79,8 @@ class RedisClient:
         self._checks_writes = checks_writes
         self._on_error = on_error
         self._clock = clock
-        # last in, first out: a burst opens more connections, and these stay idle afterwards
+        # Last in, first out: the connection that was used last is used next. The additional connections of a
+        # burst stay idle afterwards.
         self._idle: deque[RedisConnection] = deque()
         self._is_closed = False
         # `drop_connections` increases this number; a connection with a lower number is not used again
@@ -121,7 +122,7 @@ class RedisClient:
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
         """Run a script on a checked connection and return its reply.
 
-        If the server does not have the script, its text is sent.
+        If the server does not have the script, the text of the script is sent.
         """
         return self.run_each(script, [keys], arguments, is_checked=True)[0]
 
@@ -136,8 +137,9 @@ class RedisClient:
     ) -> list[Any]:
         """Run a script once for each group of keys, in one round trip. Return one reply for each group.
 
-        With `after`, the commands are sent on the connection of this pending reply, which is read first. The
-        first error reply is raised after all replies have been read.
+        With `after`, the commands are sent on the connection of this pending reply, which is read first. With
+        `is_checked`, the commands are sent on a connection that has passed the capability check. The first
+        error reply is raised after all replies have been read.
         """
         replies = self.try_each(script, groups, arguments, after=after, is_checked=is_checked)
         for reply in replies:
@@ -214,7 +216,7 @@ class RedisClient:
         return PendingReply(connection)
 
     def _run_unknown(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
-        """Return `reply`; if the server does not have the script, send its text and return the new reply."""
+        """Return `reply`, or the reply to the script's text if the server does not have the script."""
         if is_unknown_script(reply):
             self._known.clear()
             [reply] = self._exchange([encode_command("EVAL", script.text, len(keys), *keys, *arguments)])
@@ -298,8 +300,8 @@ class RedisClient:
     def _check_in(self, connection: RedisConnection) -> None:
         self._idle.append(connection)
         if self._is_closed:
-            # `close` was called while this connection was in use, for example for the invalidation after a
-            # COMMIT
+            # Close this connection too: `close` was called while it was in use, for example for the
+            # invalidation after a COMMIT.
             self.close()
 
     def _check_when_due(self, connection: RedisConnection) -> float:
@@ -319,7 +321,10 @@ class RedisClient:
         return began
 
     def close(self) -> None:
-        """Read the pending replies of idle connections and close them. Others are closed at check-in."""
+        """Read the pending replies of the idle connections, then close these connections.
+
+        Connections that are in use are closed at check-in.
+        """
         self._is_closed = True
         while self._idle:
             try:

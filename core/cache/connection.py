@@ -71,7 +71,8 @@ class RedisConnection:
         # from the reply to HELLO: protocol version, role, and mode (standalone, sentinel or cluster)
         self.protocol = 0
         self.role = self.mode = b""
-        # set by `RedisClient`: see `drop_connections`, and the time of the last capability check
+        # set by `RedisClient`: the generation (see `RedisClient.drop_connections`), and the time of the last
+        # capability check
         self.generation = 0
         self.checked_at: float | None = None
         # set by `core.cache.capability`: the origin of the server, and the timeline of its cached values
@@ -92,7 +93,8 @@ class RedisConnection:
         try:
             self._connect_once(deadline)
         except HandshakeCut:
-            # a proxy that restarts closes even new connections, but usually accepts the second attempt
+            # connect once more: a proxy that restarts closes even new connections, but usually accepts the
+            # second attempt
             self._connect_once(deadline)
 
     def _connect_once(self, deadline: float) -> None:

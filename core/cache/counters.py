@@ -1,8 +1,8 @@
 """Counters of the reads of one process, by kind of cache key, and a sampler that looks for stale reads.
 
-The number of requests is calculated, so in each tier requests = hits + misses + bypasses. A count is one
-addition under a lock. The metrics get the sums when they are published, because incrementing a counter with a
-label costs more than a hit in the near cache.
+The number of requests is not counted, but calculated: for Redis it is hits + misses + bypasses, for the near
+cache it is hits + misses. A count is one addition under a lock. The metrics get the sums when `publish` is
+called, because incrementing a counter with a label costs more than a hit in the near cache.
 
 `StaleReadSampler` compares some of the hits with the database, in its own thread. If the values differ, the
 row may have been changed after the hit. So the sampler asks the cache again: if the cache does not serve the
@@ -128,7 +128,7 @@ class _Sample(NamedTuple):
 
 
 class StaleReadSampler:
-    """Compares one in `every` hits with the database; thread safe. 0 turns the sampler off."""
+    """Compares one in `every` hits with the database; thread safe. `every=0` turns the sampler off."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class StaleReadSampler:
         for key, value in hits.items():
             if next(self._hits) % self._every == 0:
                 sample = _Sample(make_read(), tier, key, value)
-                # a time-dependent value may differ from a fresh one although no row was changed
+                # skip a time-dependent value: it may differ from a fresh one although no row was changed
                 if not sample.read.cached.time_dependent:
                     self._put(sample)
 
@@ -207,7 +207,7 @@ class StaleReadSampler:
         if self._load(sample) == sample.value:
             return False
         if self._shared is not None and self._shared.peek(sample.read, sample.key) == sample.value:
-            # Redis still serves the value. This is right if the row has got the same value again meanwhile.
+            # Redis still serves the value. Compare again: the row may have got this value again meanwhile.
             return bool(self._load(sample) != sample.value)
         if sample.tier == "shared":
             return False

@@ -10,8 +10,9 @@ is the primary. It is recorded on that server, under one key:
 - Nothing is read at the beginning of an epoch, for `PAUSE_SECONDS` and two timeouts. By then every other
   process has found the new primary and sent its waiting invalidations to it.
 - A process that moves to a new primary ends the epoch on the former one, if that server still answers. Every
-  check of a connection compares the record. So the other processes leave the former primary within the time
-  for which they trust a check. After a move, a writer waits for this time before it returns.
+  check of a connection compares the record on the server with the record of the epoch that the process has
+  joined there. So the other processes leave the former primary within the time for which they trust a check,
+  at most `core.cache.guard.TRUST_SECONDS`. After a move, a writer waits for that long before it returns.
 
 Only a topology in which the primary can change has epochs.
 """
@@ -40,15 +41,15 @@ ENDED_MILLISECONDS: Final = 10_000
 LONGEST_END_SECONDS = 0.25
 # Longest pause of a process between two attempts to find the primary, with some reserve.
 PAUSE_SECONDS = LONGEST_SECONDS + 0.1
-# Timeouts of the last attempt to use the former primary: one to connect, one for the reply.
+# Number of timeouts in the last attempt to use the former primary: one to connect, one for the reply.
 ATTEMPT_TIMEOUTS = 2
 
 # KEYS: the key of the record. ARGV: the origin of the server, a new token.
 # Begins an epoch, unless the record has this origin. Returns the record, and the age of the epoch in
 # milliseconds or -1 if the epoch was ended.
 #
-# The record of an epoch is E, the origin, the token, and the begin in milliseconds. The record of an ended
-# epoch is X and the origin.
+# The record of an epoch is E, the origin, the token, and the time in milliseconds at which the epoch began.
+# The record of an ended epoch is X and the origin.
 _JOIN: Final = """
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 local time = redis.call('TIME')
@@ -104,7 +105,7 @@ class Epochs:
 
     @property
     def server(self) -> HostPort | None:
-        """The server whose epoch this process has joined last. None before the first."""
+        """The server whose epoch this process has joined last. None if it has not joined any epoch yet."""
         return self._server
 
     def join(self, connection: RedisConnection) -> None:

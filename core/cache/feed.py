@@ -30,7 +30,7 @@ from core.cache.near import NearCache
 logger = logging.getLogger(__name__)
 
 # Interval of the heartbeats. A heartbeat notices a server that refuses invalidations. A writer whose
-# invalidation was refused waits a little longer (`core.cache.guard.TRUST_SECONDS`).
+# invalidation was refused waits a little longer than this interval (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
 # Longest pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
 # ever, and without a near cache the values still come from Redis.
@@ -184,7 +184,10 @@ class _Heartbeat:
         self._connection.send(b"".join(step.command for step in self._steps))
 
     def find_wait(self, now: float) -> float:
-        """Return the seconds until the next heartbeat is due. It is never due while one is unanswered."""
+        """Return the number of seconds for which the thread may wait before it sends the next heartbeat.
+
+        While a heartbeat is unanswered this is `HEARTBEAT_SECONDS`, because no other one is sent meanwhile.
+        """
         due_at = now + HEARTBEAT_SECONDS if self._steps else self._sent_at + HEARTBEAT_SECONDS
         return max(due_at - now, SHORTEST_SECONDS)
 

@@ -29,12 +29,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # A capability check is valid for at most this time. A writer whose invalidation was refused waits this long,
-# whatever its own REDIS_TIMEOUT is: other processes may have a longer one. By then every other process has
-# checked the server again and stopped reading from it.
+# whatever its own REDIS_TIMEOUT is, because other processes may have a longer REDIS_TIMEOUT. By then every
+# other process has checked the server again and stopped reading from it.
 TRUST_SECONDS = 0.25
-# Error codes of a server that is not the primary any more. A new connection leads to the new primary.
+# Error codes of a server that is not the primary any more. In a topology whose primary can change, the
+# invalidation is then sent again on a new connection, which leads to the new primary.
 FORMER_PRIMARY_CODES = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
-# Shortest time between two log messages about a server whose memory is full. It refuses many commands.
+# Shortest time between two log messages about a server whose memory is full. Such a server refuses many
+# commands.
 FULL_SECONDS = 60.0
 
 
@@ -103,7 +105,8 @@ class RedisGuard:
             find_wait=lambda: self.epochs.seconds_until_readable,
         )
         self._is_outage_logged = False
-        # until this time other processes may still read old values, after a refused invalidation or a move
+        # until this time other processes may still read old values, because an invalidation was refused or
+        # because this process has moved to a new primary
         self._unnoticed_until = float("-inf")
         self._full_at = float("-inf")
         if self.outbox.is_pending or not self.breaker.is_closed:
@@ -269,7 +272,7 @@ class RedisGuard:
         self.recovery.start()
 
     def _note_move(self) -> None:
-        """Record that this process has moved to another server. Others may still read the former one."""
+        """Record that this process has moved to a new primary. Other processes may still read the former."""
         self._unnoticed_until = time.monotonic() + TRUST_SECONDS
         self._report_move()
         logger.warning("Redis: the primary is now %s (%s)", self.epochs.server, self._address)

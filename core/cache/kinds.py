@@ -31,7 +31,10 @@ Args = TypeVarTuple("Args")
 
 
 class CacheKind(msgspec.Struct, frozen=True):
-    """One kind of cache key. The keys of `user` begin with `user:`, and its metrics have the label `user`."""
+    """One kind of cache key. For example, keys of the kind `user` begin with `user:`.
+
+    The metrics of the kind have its name as a label.
+    """
 
     name: str
     ttl_seconds: int
@@ -139,8 +142,8 @@ class Cached(Generic[T, *Args]):
     def check_key(self, key: str) -> None:
         """Raise `ValueError` for a key that does not begin with the name of this kind.
 
-        The feed reports only keys of a kind, so the near caches of other processes would never drop the value
-        of such a key.
+        The invalidation feed reports only keys that begin with the name of a kind. So the near caches of
+        other processes would never drop the value of any other key.
         """
         if not key.startswith(self._prefix):
             raise ValueError(f"the key {key!r} has to begin with {self._prefix!r}")

@@ -1,4 +1,4 @@
-"""Leases and fences: the protocol by which processes agree on who may fill a key, and its Lua scripts.
+"""Leases and fences: the protocol that decides which process may fill a key, and its Lua scripts.
 
 A script is atomic: Redis runs no other command while a script runs. The first byte of the bytes under a key
 is their mark:
@@ -29,7 +29,7 @@ from core.cache.kinds import MAX_TTL_SECONDS
 from core.cache.position_slots import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
 
 # The replies of LEASE for each key: this reader has got the lease; another reader is loading or has loaded
-# the value; a writer has fenced the key.
+# the value; a writer has fenced the key or one of the version keys.
 GRANTED: Final = 1
 TAKEN: Final = 0
 FENCED: Final = -1
@@ -68,16 +68,18 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: value keys, then version keys. If a position is wanted, then also their slots. ARGV: token, lease ms,
-# version ms, number of value keys, schema and origin of the values, number of slots, slot ms, unknown ms,
-# origin, then a new value for each version key that is missing.
+# KEYS: value keys, then version keys. If a position is wanted, then also the position slots of these keys.
+# ARGV, with times in milliseconds: the token of the lease; the TTL of the lease; the TTL of a version key;
+# the number of value keys; the schema and origin of a current value; the number of slots; the TTL of a slot;
+# the time for which a new slot is unknown; the origin of a current slot; then, for each version key, the
+# value that the key gets if the script creates it.
 #
-# Grants a lease on a key that is missing, or whose bytes no reader can use: a value of another schema, origin
-# or version, or bytes that the cache did not write.
+# Grants a lease on a key that is missing, or whose bytes no reader can use: for example a value of another
+# schema, origin or version, or bytes that the cache did not write.
 #
-# Returns for each value key 1 (granted), 0 (another reader is loading or has loaded the value) or -1
-# (fenced), then each version. With slots, the last item is the highest position of the slots, or '' if a
-# position is unknown.
+# Returns for each value key 1 (granted), 0 (another reader is loading or has loaded the value) or -1 (the key
+# or a version key is fenced), then each version. With slots, the last item is the highest position of the
+# slots, or '' if a position is unknown.
 LEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -143,11 +145,12 @@ return result
 """
 )
 
-# KEYS: value keys, then version keys. ARGV: token, number of value keys, then for each value its TTL in
-# milliseconds and its stored form, then each version under which the values were loaded.
+# KEYS: value keys, then version keys. ARGV: the token of the lease; the number of value keys; then, for each
+# value, its TTL in milliseconds and its stored form; then each version under which the values were loaded.
 #
-# A value is not stored if its TTL is 0 or if a version has changed. Its lease is deleted then, so that the
-# next reader gets one. Returns the number of values that were stored.
+# Stores the values of those keys that still hold the lease with this token. But if the TTL of a value is 0,
+# or if a version has changed, the script only deletes the lease, so that the next reader gets a lease.
+# Returns the number of values that were stored.
 FILL = Script(
     """
 local count = tonumber(ARGV[2])
@@ -174,7 +177,9 @@ return stored
 # KEYS: the keys that a transaction changes. ARGV: the token of the writer, the TTL of its fence in
 # milliseconds.
 #
-# Returns the number of keys, or an error if the server's memory is full.
+# Adds the fence of the writer to each key. It replaces a value, a lease or a version; the fences of other
+# writers stay. If the server's memory is full, the script deletes the key instead, unless another writer has
+# fenced it, and returns the server's error. Otherwise it returns the number of keys.
 FENCE = Script(
     _FENCES
     + """
@@ -198,12 +203,14 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: the keys that a write changed, and their slots. ARGV: the token of the writer, or the tokens of
-# several writers in one string; the position of the write, '' if it is unknown; unknown ms; slot ms.
+# KEYS: the keys that a write changed, and their position slots. ARGV, with times in milliseconds: the token
+# of the writer, or the tokens of several writers in one string; the position of the write, '' if it is
+# unknown; the time for which a slot is unknown after a write without a position; the TTL of a slot.
 #
 # Deletes each key. If other writers have fenced it, their fences stay, because their COMMIT may still come.
-# The invalidation feed reports the key in both cases, because it is written. A missing slot is not created
-# here: LEASE creates it as unknown, because earlier positions are not known. Returns the number of keys.
+# The invalidation feed reports the key in both cases, because it is written. Raises the position in each
+# slot, or makes the slot unknown. A missing slot is not created here: LEASE creates it as unknown, because
+# earlier positions are not known. Returns the number of keys and slots.
 RELEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS

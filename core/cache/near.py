@@ -255,8 +255,8 @@ class NearCache(Entries):
 class FailSafeValues:
     """The last known values of one process, served if the database does not answer; thread safe, bounded.
 
-    A change by this process drops the value, so no caller reads an older value than it wrote. A change by
-    another process does not drop the value: it is still the last value that this process knows.
+    A change by this process drops the value, so no caller reads a value from before a write of this process.
+    A change by another process does not drop the value: it is still the last value that this process knows.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The origin of a value: which run of which server stored it, and for which timeline of the database.
 
-Owns the parts of an origin. A value is stored with its origin, and is valid only while the server has the
+Defines the parts of an origin. A value is stored with its origin, and is valid only while the server has the
 same origin. So a value that a server restores from a snapshot is never served.
 """
 
@@ -20,11 +20,11 @@ ORIGIN_FIELDS: Final = {"server": b"run_id", "replication": b"master_replid"}
 def read_origin(connection: RedisConnection) -> bytes:
     """Return the origin of the connection's server: a digest of its run, its replication id and the timeline.
 
-    A server has values and versions from before acknowledged writes if it was started from a snapshot, or if
-    it is a replica that was promoted before it had the last changes. Such values look like current ones; only
+    A server may have old values and versions, because it was started from a snapshot, or because it is a
+    replica that was promoted before it had received the last writes. Old values look like current ones; only
     their origin differs. The same is true for values that were read from another timeline of the database. In
     a topology with epochs, the epoch takes the place of the server's fields. If a server does not report
-    these fields, its values from a snapshot are not recognized.
+    these fields, old values from a snapshot are not recognized.
     """
     timeline = connection.timeline or b""
     found = [connection.epoch] if connection.epoch else read_server(connection)

@@ -155,15 +155,17 @@ class InvalidationOutbox:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # key -> token of a fence -> number of the invalidation; a key has one fence for each of its writers
+        # key -> token of a fence -> sequence number of the invalidation; a key has one fence for each of its
+        # writers
         self._waiting: OrderedDict[str, dict[bytes, int]] = OrderedDict()
         # fences that may still reach Redis after their release
         self._late: list[tuple[Collection[str], bytes]] = []
-        # numbers of pairs of key and token in `_waiting` and in `_late`
+        # how many pairs of key and token are in `_waiting`, and how many are in `_late`
         self._waiting_count = self._late_count = 0
         # time at which `add_late` found the outbox empty; None if something was added since
         self._emptied_at: float | None = None
-        # number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if none did
+        # sequence number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if
+        # no invalidation did
         self._all_since = 0
         self._number = 0
         self._lock = threading.Lock()
@@ -261,7 +263,8 @@ class InvalidationOutbox:
         refusal: KeysRefused | None = None
         refused: Collection[str] = ()
         try:
-            # every key gets the tokens of all: each token belongs to a transaction that has ended
+            # Each key is sent with the tokens of all keys. No running transaction loses its fence, because
+            # each token belongs to a transaction that has ended.
             scripts.release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
         except KeysRefused as error:
             refusal, refused = error, set(error.keys)

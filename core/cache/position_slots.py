@@ -12,10 +12,10 @@ In two cases the position of a slot is unknown. Then the value is loaded from th
 - An invalidation came without a position: from the outbox after an outage, or from a process without
   replicas. It makes its slots unknown for the same time.
 
-After that time, every replica that serves reads has replayed all commits from before: a read requires at
-least the position that the primary had `core.database.replication_lag.MAX_LAG_SECONDS` ago. This is also
-enough for a writer that died between its COMMIT and its invalidation, because its fence outlasts the COMMIT
-by more than `MAX_LAG_SECONDS`.
+After that time, every replica that serves reads has replayed all commits from before the slot became
+unknown: a read requires at least the position that the primary had
+`core.database.replication_lag.MAX_LAG_SECONDS` ago. This is also enough for a writer that died between its
+COMMIT and its invalidation, because its fence outlasts the COMMIT by more than `MAX_LAG_SECONDS`.
 
 Slots exist only while some process has replicas, and only such processes read them. The stored form of a slot
 is P, the time until which it is unknown (13 digits), the position (16 hexadecimal digits), and the origin.

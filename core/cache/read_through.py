@@ -73,8 +73,8 @@ class ReadThrough:
         # kinds whose last look-up found no value; their next look-up asks for leases in the same round trip;
         # on a miss this saves one round trip, on a hit it costs Redis one script
         self._missed: set[str] = set()
-        # leases of other readers, by key, that were not filled within WAIT_SECONDS: these readers may have
-        # died
+        # leases of other readers, by key, under which no value was stored within WAIT_SECONDS: these readers
+        # may have died
         self._expired: dict[str, bytes | None] = {}
 
     def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
@@ -126,8 +126,8 @@ class ReadThrough:
             # them
             shared.give_up(damaged)
         if lease is not None:
-            # A key with a value and a lease was deleted between MGET and LEASE. This reader has to load it,
-            # because other readers wait for the fill of the lease.
+            # If MGET found a value and LEASE granted a lease, the key was deleted between the two commands.
+            # This reader has to load the key, because other readers wait for the fill of the lease.
             for key in [key for key in found if lease.states[key] == GRANTED]:
                 del found[key]
         missing = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
@@ -213,7 +213,10 @@ class ReadThrough:
 
 
 def _encode(read: Read[T], value: T | Absent, head: bytes) -> tuple[int, bytes]:
-    """Return the TTL of a value in milliseconds and its stored form. The TTL is 0 if it cannot be stored."""
+    """Return the TTL of a value in milliseconds and its stored form.
+
+    The TTL is 0 if the value cannot be stored.
+    """
     if value is ABSENT:
         milliseconds = ABSENT_MILLISECONDS
     else:

@@ -63,7 +63,7 @@ class SharedCache:
         )
         self._client = self.guard.client
         self._add_prefix = self.guard.scripts.add_prefix
-        # positions (LSNs) are needed only to load from a replica
+        # the position (LSN) of a commit is needed only if values are loaded from replicas
         self._wants_position = settings.database_replica_urls is not None
         # the origin of the server on which this process last called `_make_slots`
         self._slots_origin: bytes | None = None
@@ -105,7 +105,8 @@ class SharedCache:
         # current value, which only costs one load.
         asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
-        # without an origin, slots that another server has stored cannot be recognized
+        # ask for no position while the origin of the server is unknown: without an origin, slots that another
+        # server has stored cannot be recognized
         wants_position = self._wants_position and asked_origin
         slots = self._add_prefix(list_slots([*keys, *version_keys])) if wants_position else []
         request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))

@@ -14,7 +14,8 @@ from core.cache.client import Script
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
 from core.failover import KnownTimeline, Timeline
 
-# The key has none of the prefixes in `FAMILIES`, so the feed does not report each renewal of the claim.
+# The key has none of the prefixes in `FAMILIES`, so the invalidation feed sends processes no message for each
+# renewal of the claim.
 KEY: Final = "timeline"
 # TTL of the claim. When the last process of a database has stopped, another database may use the prefix after
 # this time.
@@ -50,7 +51,7 @@ class TimelineClaim:
     """
 
     def __init__(self, prefix: str, timeline: KnownTimeline, *, trust_seconds: float) -> None:
-        """Send no command. `trust_seconds` is how long each process trusts its last capability check."""
+        """Send no command. `trust_seconds` is the longest time for which a process trusts a check."""
         self._key = prefix + KEY
         self._timeline = timeline
         self._trust_seconds = trust_seconds

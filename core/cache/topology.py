@@ -59,7 +59,7 @@ class Topology:
     name: TopologyName = "single"
     # whether another server may become the primary
     can_move = False
-    # whether the look-up may name a former primary for a while
+    # whether the look-up of the primary may name a former primary for a while after a failover
     is_late = False
 
     def __init__(self, settings: Settings, client_name: str) -> None:
@@ -191,7 +191,7 @@ class SentinelTopology(MovingTopology):
                 with closing(self._connect_to_sentinel(sentinel, share)) as connection:
                     primary = self._ask(connection)
             except (redis.RedisError, OSError) as error:
-                # the error of a sentinel that refuses says more than that of a sentinel that is down
+                # keep the error reply of a sentinel: it says more than the error of a sentinel that is down
                 failure = failure if isinstance(failure, ErrorReply) else error
                 continue
             if primary not in named:
@@ -202,7 +202,7 @@ class SentinelTopology(MovingTopology):
         if isinstance(failure, ErrorReply):
             raise HandshakeRefused(str(failure)) from failure
         if self._primary is not None:
-            # if all sentinels are down, they cannot start a failover either
+            # use the last known primary: no failover can begin while all sentinels are down
             yield sentinels[0], self._primary
             return
         raise ServerUnreachable(f"no sentinel answers: {failure}") from failure
@@ -299,7 +299,7 @@ class SentinelTopology(MovingTopology):
         self._drop_kept()
 
     def close_in_child(self) -> None:
-        """Close the child's copy of the connection of its parent's thread."""
+        """Close the sentinel connection that a forked child has from its parent. The parent's stays open."""
         self._drop_kept()
 
 
@@ -372,5 +372,8 @@ def open_topology(settings: Settings, client_name: str) -> Topology:
 
 
 def make_connection_factory(settings: Settings, client_name: str) -> Callable[[], RedisConnection]:
-    """Return a function that makes connections to the Redis of the settings. A first command opens them."""
+    """Return a function that makes connections to the Redis of the settings.
+
+    The first command on a connection opens it.
+    """
     return open_topology(settings, client_name).make_connection
