@@ -17,9 +17,9 @@ import click
 from rich.console import Console
 
 from core.app import configure_logging, open_process_lock, open_service
-from core.confirmation import confirm_loss
 from core.database.privileges import hand_over
 from core.database.roles import APP, MONITOR, OWNER, REPLICATION, create_roles, open_administrator
+from core.deletion_prompt import confirm_loss
 from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
 from core.installation import DEMO_PRICES
 from core.key_rotation import rotate_keys

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from core.confirmation import is_interactive
+from core.deletion_prompt import is_interactive
 from core.errors import StackError
 from core.installation import ROOT
 from core.settings import Settings
