@@ -1,6 +1,7 @@
 """The composition root: builds the database, the cache and the service from the settings.
 
-Owns this wiring, and the first steps that all programs share: they set up the logs and refuse arguments.
+Owns this wiring, and two steps at the start of a program: to set up its logs, and to refuse arguments of the
+command line.
 Opening the service does not wait for PostgreSQL or Redis: a process can start while they are down, and works
 as soon as they are up.
 """
@@ -111,7 +112,10 @@ def _read_clock() -> datetime:
 
 
 def refuse_arguments(arguments: Sequence[str], *, program: str) -> None:
-    """Raise `SettingsError` if there are `arguments`: only the environment configures this `program`."""
+    """Raise `SettingsError` if there are `arguments` on the command line of `program`.
+
+    Only environment variables configure such a program.
+    """
     if arguments:
         raise SettingsError(
             f"`python -m {program}` takes no arguments, {arguments[0]!r} included;"

@@ -431,7 +431,8 @@ def occupy_pool_command() -> None:
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
     """Raise `KeyboardInterrupt` at the first SIGINT, SIGTERM or SIGHUP, and ignore all later ones."""
-    # a signal that is ignored stays ignored: SIGINT in a background job of a script, SIGHUP under nohup
+    # leave out a signal that this process already ignores, such as SIGINT in a background job of a script, or
+    # SIGHUP under nohup
     handled = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

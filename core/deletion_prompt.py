@@ -1,7 +1,7 @@
 """Asks a person to confirm that data may be deleted.
 
-Owns the question and reads the answer. Without a terminal, an option of the command is the confirmation. The
-caller names the data that would be deleted.
+Owns the question and reads the answer. Without a terminal, nobody can be asked: the deletion is then allowed
+only by an option of the command. The caller names the data that would be deleted.
 """
 
 import sys

@@ -155,7 +155,7 @@ class ColumnCipher:
     def encrypt(self, row_id: UUID, text: str) -> str:
         """Encrypt the value `text` of the row `row_id`, and return the stored form.
 
-        Each call returns another stored form, because the nonce is random. Raises `EncryptionKeyMissing`.
+        Each call returns a different stored form, because the nonce is random. Raises `EncryptionKeyMissing`.
         """
         key_id = self.current_id
         nonce = os.urandom(_NONCE_BYTES)
@@ -165,7 +165,8 @@ class ColumnCipher:
     def decrypt(self, row_id: UUID, stored: str) -> str:
         """Decrypt the stored form of a value of the row `row_id`, and return the value.
 
-        Raises `Undecipherable` if the key is missing, or the stored form was changed or is of another row.
+        Raises `Undecipherable` if the key is missing, if the stored form was changed, or if it belongs to
+        another row.
         """
         form, _, rest = stored.partition(".")
         key_id, _, encoded = rest.partition(".")
@@ -201,7 +202,7 @@ class ColumnCipher:
 
 
 def find_key_id(stored: str) -> str | None:
-    """Return the key id in the stored form of a value, or None if `stored` is another text."""
+    """Return the key id in the stored form of a value, or None if `stored` does not have that form."""
     parts = stored.split(".")
     return parts[1] if len(parts) == 3 and parts[0] == FORM and _KEY_ID.match(parts[1]) else None
 

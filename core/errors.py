@@ -101,9 +101,10 @@ class NumberRefused(DatabaseError, InvalidInput):
 
 
 class TransactionConflict(DatabaseError):
-    """PostgreSQL undid a transaction because it conflicted with another writer. Repeat the transaction.
+    """PostgreSQL undid a call because it conflicted with another writer. Repeat the whole transaction.
 
-    If the failed call was part of a longer transaction, only the call may have been undone.
+    Inside `transaction()`, the earlier calls of the block may not be undone yet. Let this error leave the
+    block, which undoes them, and run the whole block again.
     """
 
 
@@ -119,9 +120,10 @@ class PlayersNotIsolated(DatabaseError):
 
 
 class TransactionMisused(DatabaseError, RuntimeError):
-    """A transaction was used by another thread or task, or with another identity, than it began with.
+    """A call used a transaction of another thread or task, or one that began with another identity.
 
-    This call stored nothing.
+    `acting_as` sets the identity. Also raised when a thread pool enters a `transaction()` block, and its
+    thread would run other functions before the block ends. The failed call stored nothing.
     """
 
 

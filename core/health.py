@@ -1,8 +1,9 @@
 """Evaluates the health of the stack, for the health document, the metrics, the pages and the command line.
 
-Owns the checks of PostgreSQL and Redis, the status that follows from their results, and the rule when a pool
-is exhausted. Each check has a thread and a connection of its own, and at most a second. So an exhausted pool
-does not delay a check. A check writes only scratch keys in Redis. No `reason` contains an address.
+Owns the checks of PostgreSQL and Redis, and the rules for the status of the stack and for an exhausted pool.
+Each check has a thread and a connection of its own, so an exhausted pool does not delay it. A check may take
+at most a second. It writes only scratch keys in Redis. The reason why a service is not healthy contains no
+address.
 """
 
 import logging
@@ -254,7 +255,7 @@ class _Check(Generic[T]):
 
 
 def describe_pool(stats: PoolStats) -> PoolUse:
-    """Return how much of this process's pool is used. It is exhausted if a checkout would have to wait."""
+    """Return how much of this process's pool is used. A pool is exhausted if a checkout has to wait."""
     return PoolUse(
         pool_max=stats.pool_max,
         pool_size=stats.pool_size,

@@ -2,7 +2,7 @@
 
 A run is a single transaction: it changes everything or nothing. An advisory lock makes a second run wait for
 the first. The lock belongs to the transaction, so it works behind a transaction pooler too. A revert can be
-refused if it would drop tables or columns of tables that have rows.
+told to fail if it would drop a table that has rows, or a column of such a table.
 
 Names in migrations are resolved only in the current schema, not in the rest of the search path. If the
 schema belongs to the owner role of `core.database.roles`, each run switches to this role. `up` then also sets
@@ -131,7 +131,8 @@ class Migrator:
     def up(self) -> list[str]:
         """Apply all pending migrations, or none; return their names. Raises `MigrationFailed`.
 
-        If AUDIT_KEEP_MONTHS is set, the database keeps at least this many months of the audit log.
+        If AUDIT_KEEP_MONTHS is set, the database from then on keeps at least this many months of the audit
+        log (0: all of it). If it is not set, the limit in the database does not change.
         """
         with self._locked() as runner, _named("up"):
             execute_sql = runner.database.execute_sql
@@ -158,9 +159,9 @@ class Migrator:
     def down(self, target: str | None = None, *, drop_rows: bool = True) -> list[str]:
         """Revert the newest migration, or all from the newest back to `target`; return their names.
 
-        Reverts all of them or none. Raises `InvalidInput` if `target` is not applied. Raises
-        `RowsWouldBeLost` if `drop_rows` is False, and a table with rows or one of its columns would be
-        dropped. Raises `MigrationFailed` for any other failure.
+        Reverts all of them or none. With `drop_rows` False, raises `RowsWouldBeLost` if a table that has
+        rows, or a column of such a table, would be dropped. By default they are dropped without a question.
+        Raises `InvalidInput` if `target` is not applied, and `MigrationFailed` for any other failure.
         """
         with self._locked() as runner:
             if target is not None and target not in runner.applied():

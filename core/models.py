@@ -318,11 +318,14 @@ class Quest(Model):
 
 
 class QuestCounter(Model):
-    """Counts of the quests that end on a day: all, those that were started, and those halfway to the target.
+    """Counts of the quests that end on a day.
 
-    `rewards` is the sum of their rewards. Each day, type, kind of reward and status has its own counts. A
-    count may be spread over several rows, which triggers insert: the count is the sum of these rows. A quest
-    ends when it is completed, or else when it expires.
+    `quests` counts all of them, `started` those with any progress, and `halfway` those that reached half of
+    their target. A completed quest counts as started and halfway too. `rewards` is the sum of the rewards.
+
+    Each day, type, kind of reward and status has its own counts. A count may be spread over several rows,
+    which triggers insert: the count is the sum of these rows. A quest ends when it is completed, or else when
+    it expires.
     """
 
     ended_on = DateField(null=True)
@@ -519,7 +522,7 @@ class AuditSeal(Model):
 
 
 class AuditRetention(Model):
-    """The least number of months of the audit log to keep. There is one row; without it, all are kept."""
+    """The least number of months of the audit log to keep. Without a row, all months are kept."""
 
     id = IntegerField(primary_key=True, constraints=[SQL("DEFAULT 1")])
     keep_months = IntegerField()

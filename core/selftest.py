@@ -52,7 +52,7 @@ Check = tuple[str, Callable[[], object], object]
 
 
 class _Run:
-    """One run: its names, the records that it has created, and the number of failed checks."""
+    """One run of the self-test: its names, the records that it created, and the number of failed checks."""
 
     user: User
     quest: Quest

@@ -50,8 +50,8 @@ FAST = MappingProxyType({"fsync": "off", "synchronous_commit": "off", "full_page
 DATABASE = "echo_markets_tests"
 # This key is not a secret: it encrypts only test data.
 ENCRYPTION_KEYS = f"tests:{base64.b64encode(bytes(range(32))).decode()}"
-# The connect and pool timeout in tests. A test that has stopped a server fails after this time; the default
-# is a minute.
+# DATABASE_CONNECT_TIMEOUT and DATABASE_POOL_TIMEOUT in tests. Their default is a minute: a test that has
+# stopped a server would wait that long for its error.
 TIMEOUT_MS = 5_000
 
 # Ends all other connections: one that a test has left open may hold locks.

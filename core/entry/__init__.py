@@ -1,7 +1,7 @@
 """The entry points of the distribution, installed as the package `echo_markets`.
 
-If `import core` finds another project's package, an entry point reports this. So it checks the package before
-it imports any other module of this project.
+Before an entry point imports any other module of this project, it checks whether `import core` would find
+another project's package. If so, it reports this.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def call_shadowed(function: str) -> None:
-    """Call a function of `core/shadowed.py`, which is found by its path and not by its module name."""
+    """Call a function of `core/shadowed.py`, and find this file by its path, not by its module name."""
     here = Path(__file__).resolve().parent
     # in an installed wheel `core` is beside this package; in a checkout this package is inside of `core`
     own = here.with_name("core") if here.with_name("core").is_dir() else here.parent

@@ -1,6 +1,6 @@
 """Fixtures for the tests of programs that use `core`: real servers and a service on an empty database.
 
-pytest loads this module in every run where the package is installed. So `core.testing`, which has the
+pytest loads this module in every run where the package is installed. So `core.testing`, which runs the
 servers, is imported only when a test uses a fixture.
 """
 

@@ -31,7 +31,7 @@ def check_database_url(url: str) -> str:
     """
     scheme = next((each for each in SCHEMES if url.startswith(each)), None)
     if scheme is None:
-        # no reason: the message for a wrong setting always shows the whole form of the URL
+        # give no reason: the message for a wrong setting always shows the allowed form, which has the scheme
         raise DatabaseUrlError
     rest = url.removeprefix(scheme)
     _check_signs(rest)

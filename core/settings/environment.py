@@ -1,7 +1,8 @@
 """Reads settings from the environment and from files, and builds the messages for wrong settings.
 
-Owns the sources and their order, the messages, and the rule when a name is a misspelt setting. Never shows a
-password: secrets are `SecretStr`, and passwords in a rejected value are replaced before it is printed.
+Owns the sources and their order, the messages, and the rule by which an unknown name counts as a misspelt
+setting. Never shows a password: secrets are `SecretStr`, and passwords in a rejected value are replaced
+before it is printed.
 """
 
 import os
@@ -62,7 +63,7 @@ def redact(text: str) -> str:
     """Return `text` with `***` in place of each password, so that it can be printed or logged."""
     text = re.sub(r"://(?P<login>.*)@", _hide_password, text)
     text = re.sub(r"(?P<start>://(?:[^/?#\s]*@)?)(?P<hosts>[^/?#\s@]*)", _hide_wrong_ports, text)
-    # any parameter with a similar name: a misspelt one may hold a password too
+    # hide any parameter whose name suggests a secret: it may be a misspelt `password`
     return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token|[?&](?:auth|key))=)[^&\s]*", r"\1***", text)
 
 
@@ -90,7 +91,7 @@ def _hide_wrong_ports(found: re.Match[str]) -> str:
 def _hide_password(found: re.Match[str]) -> str:
     user, colon, _ = found["login"].partition(":")
     if re.search(r"[/?#@]", user):
-        # a '/', '?', '#' or '@' before the colon may belong to the password
+        # hide the user name too: a '/', '?', '#' or '@' before the colon may belong to the password
         return "://***@"
     return f"://{user}:***@" if colon else found[0]
 
@@ -162,7 +163,10 @@ class EnvironmentSettings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _check_characters(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a text with characters that no setting may have. Refuse a Decimal, which could be huge."""
+        """Refuse a text with characters that no setting may have.
+
+        Also refuse a Decimal: pydantic would convert it to an int, which takes long if the exponent is huge.
+        """
         is_secret = has_secret(cls.model_fields[str(info.field_name)].annotation)
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if isinstance(text, str | Path):
@@ -202,10 +206,10 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def _list_wrong_names(cls, values: Mapping[str, Any]) -> list[str]:
-        """Return an error line for each wrong name: unknown in `values`, or misspelt elsewhere.
+        """Return an error line for each wrong name: unknown names in `values`, and misspelt ones elsewhere.
 
-        A name in the environment or in a file may be similar to a setting and belong to another program. So a
-        similar name counts as misspelt only if the setting itself is not given at all.
+        A name in the environment or in a settings file may be similar to a setting and belong to another
+        program. So it counts as misspelt only if the setting itself is not given at all.
         """
         names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
         given = names.union(map(str.upper, values))

@@ -289,7 +289,10 @@ def _parse_database(path: str, parameters: Mapping[str, str]) -> int:
 
 
 def _pick(name: str, part: str | None, parameters: Mapping[str, str]) -> str | None:
-    """Return the user name or the password, which is either before the host or a parameter."""
+    """Return the user name or password: `part` from before the host, or the parameter `name`.
+
+    Returns None if the URL has neither. Raises `RedisUrlError` if both are given and differ.
+    """
     before = _decode(f"the {name}", part) if part else None
     given = parameters.get(name)
     if before and given and before != given:

@@ -1,4 +1,4 @@
-"""The names of the database roles, as in a connection URL. `core.database.roles` creates the roles."""
+"""The names of the database roles, which `core.database.roles` creates."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The settings that both the processes and `make up` read: listeners, names and secrets.
+"""The settings that both `make up` and the processes of the stack read: listeners, names and secrets.
 
 `make up` passes them to the processes. It may choose other ports, and it writes the secrets into files.
 """

@@ -1,6 +1,6 @@
 """Identifies the stack of a process, so that nobody takes the health of one stack for that of another.
 
-Owns the form of the identity, and the rule when two identities mean the same stack. An identity shows no
+Owns the form of the identity, and the rule by which two identities mean the same stack. An identity shows no
 address.
 """
 
@@ -31,9 +31,9 @@ class StackIdentity(NamedTuple):
     def is_same(self, other: "StackIdentity") -> bool:
         """Return whether both identities mean the same stack.
 
-        If both have a name, only the names are compared. The address may differ in one stack: a container
-        reaches the database by another address than this machine. Two stacks may also use the same address,
-        at different times.
+        If both have a name, the names are compared, else the digests of the address. Names are better: a
+        container of the same stack may reach the database by another address than this machine, and two
+        stacks may use the same address at different times.
         """
         if self.name and other.name:
             return self.name == other.name

@@ -29,8 +29,8 @@ MOST_WAITING = 100
 # Maximum number of connections whose TLS handshake is not complete. A handshake takes two round trips, and
 # each connection has 256 kB of buffers.
 MOST_HANDSHAKES = 50
-# Length of the operating system's queue of new connections (listen backlog), for asyncio and for uvloop. An
-# event loop may accept a few more connections than this before the first of them is counted here.
+# Length of the operating system's queue of new connections (listen backlog): 16 for asyncio, 64 for uvloop.
+# The event loop may accept this many connections, and a few more, before the first of them is counted here.
 FEW_AHEAD, MANY_AHEAD = 16, 64
 # Shortest time between two log messages that no open file is left. asyncio would log one for each connection.
 REPORT_SECONDS = 60.0
@@ -57,7 +57,10 @@ class BoundedProtocol(H11Protocol):
         self._begin_waiting()
 
     def data_received(self, data: bytes) -> None:
-        """Receive a part of a request. The first part starts the deadline, later parts do not extend it."""
+        """Receive a part of a request. Its first part starts the deadline, and no later part extends it.
+
+        The deadline of the first request of a connection starts already with the connection.
+        """
         super().data_received(data)
         if self._is_handed_over:
             return
@@ -132,7 +135,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         self._handshakes: dict[asyncio.Future[None], asyncio.Transport] = {}
 
     async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
-        """Listen with a timeout for the TLS handshake. uvicorn has no option, and asyncio waits a minute."""
+        """Listen with a timeout for the TLS handshake: uvicorn sets none, and asyncio would wait a minute."""
         if ssl is not None:
             options.setdefault("ssl_handshake_timeout", HEADER_SECONDS)
         return await super().create_server(*args, ssl=ssl, **options)

@@ -34,7 +34,10 @@ def parse_items(header: str) -> list[tuple[str, dict[str, str]]]:
 
 
 class Accepted(NamedTuple):
-    """The quality values of both encodings. `identity` is None if the header has no `identity` and no `*`."""
+    """The quality values of gzip and of identity.
+
+    `identity` is None if the header has neither `identity` nor `*`.
+    """
 
     gzip: float
     identity: float | None

@@ -36,10 +36,11 @@ PAUSE_SECONDS = 1.0
 
 # KEYS: the counter. ARGV: length of a window in milliseconds, limit, number of requests to count.
 #
-# Counts the requests if the limit allows them. Returns 1 if it does, else 0; the count of the previous
-# window; the rest of the current window in milliseconds; its count.
+# Counts the requests if the limit allows them. Returns four numbers: 1 if the limit allows them, else 0; the
+# count of the previous window; the milliseconds until the current window ends; the count of the current
+# window.
 #
-# The value of the key is the number of a window, the count of the window before, and the count of the window.
+# The value of the key is the number of a window, the count of the window before it, and its own count.
 # The script uses only commands that the cache needs too, so the Redis user needs no further permission.
 COUNT = Script("""
     local now = redis.call('TIME')
@@ -72,7 +73,10 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Decision(NamedTuple):
-    """Whether a request is allowed, how many more are allowed, and in how many `seconds` a window ends."""
+    """Whether a request is allowed, and how many more are allowed now.
+
+    In `seconds` seconds, more requests may be allowed.
+    """
 
     is_allowed: bool
     remaining: int
@@ -82,7 +86,10 @@ class Decision(NamedTuple):
 
 
 class SharedWindows(RedisStorage):
-    """The storage of the library `limits` on this project's Redis client. It calls only these methods."""
+    """The storage of the library `limits` on this project's Redis client.
+
+    The library calls only the methods that this class defines.
+    """
 
     STORAGE_SCHEME = None  # type: ignore[assignment]  # no URL leads here
     base_exceptions = redis.RedisError
@@ -195,7 +202,7 @@ def _hit(limiter: SlidingWindowCounterRateLimiter, limit: RateLimit, name: str) 
 
 
 def build_headers(limit: RateLimit, decision: Decision) -> dict[str, str]:
-    """Return the headers of a response (draft-ietf-httpapi-ratelimit-headers-10).
+    """Return the rate-limit headers of a response (draft-ietf-httpapi-ratelimit-headers-10).
 
     The response to a refused request also has `Retry-After`.
     """

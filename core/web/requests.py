@@ -78,10 +78,13 @@ def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:
 
 
 class KnownHosts:
-    """ASGI middleware that refuses unknown hosts. It knows IP addresses, localhost and `names`."""
+    """ASGI middleware that refuses unknown host names. IP addresses, localhost and `names` are known."""
 
     def __init__(self, app: ASGIApp, *, names: Collection[str], is_open: bool) -> None:
-        """With `is_open` accept every name, for a server with a password: pages of other sites lack it."""
+        """With `is_open` accept every name.
+
+        This is for a server that asks for a password, because the page of another site does not have it.
+        """
         self._app = app
         self._names = frozenset(name.lower() for name in names)
         self._is_open = is_open
