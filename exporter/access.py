@@ -159,7 +159,7 @@ class BasicAuth:
         self._passwords = passwords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on requests for probes or with a valid password. Answer others with status 401."""
+        """Pass on a request if its path is one of PROBES or its password is valid. Else answer status 401."""
         if scope["type"] != "http" or scope["path"] in PROBES or await self._is_allowed(scope):
             await self._app(scope, receive, send)
             return

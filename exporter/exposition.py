@@ -26,8 +26,8 @@ from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
 
-# The shortest wait for the lock of the metrics folder, which another reader holds for milliseconds. It is
-# shorter than MARGIN_SECONDS, so the answer is in time even if this wait begins at the deadline.
+# The least timeout for the lock of the metrics folder: another reader holds the lock for milliseconds. The
+# timeout is shorter than MARGIN_SECONDS, so the answer is in time even if the wait begins at the deadline.
 FOLDER_SECONDS = 0.1
 
 OPEN_METRICS = "application/openmetrics-text"

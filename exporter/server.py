@@ -54,8 +54,8 @@ INDEX = """<!doctype html>
 def open_runners(settings: Settings, metrics: Metrics) -> tuple[CollectorRunner[Any], ...]:
     """Return the collector runners for the servers in `settings`. They connect when they run.
 
-    Database connections are counted by role: the roles of the stack, those in METRICS_ROLES, and those of
-    running processes with the same METRICS_DIR.
+    Database connections are counted by the role of their process, such as `dashboard`. The counted roles are
+    those of the stack, those in METRICS_ROLES, and those of running processes with the same METRICS_DIR.
     """
 
     def find_roles() -> set[str]:

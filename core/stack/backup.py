@@ -130,17 +130,17 @@ def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -
     """
     with (
         _run(restore, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as pipe,
-        suppress(BrokenPipeError),  # if pg_restore ends early, `_run` raises with its error output
+        suppress(BrokenPipeError),  # pg_restore has ended early: `_run` raises an error with its output
     ):
         pipe.writelines(_open_backup(path, key))
 
 
 @contextmanager
 def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[bytes]]:
-    """Run a program, and yield the pipe to its input or from its output.
+    """Run a program, and yield its pipe: the one of `stdin` and `stdout` that is `subprocess.PIPE`.
 
-    Kills the program if the `with` block raises. Raises `StackError` with the program's error output if it
-    fails.
+    Kills the program if the `with` block raises. If the program fails, raises `StackError` with its error
+    output.
     """
     name = Path(program.command[0]).name
     with tempfile.TemporaryFile() as errors:

@@ -47,7 +47,7 @@ class Certificate(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """One certificate after `renew_certificates`: whether it is new, and when it expires."""
+    """The result of `renew_certificates` for one certificate: whether it is new, and when it expires."""
 
     name: str
     is_new: bool
@@ -55,7 +55,7 @@ class Renewal(NamedTuple):
 
 
 def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
-    """Make each certificate that is missing, expires within 30 days or has other host names than it should.
+    """Make each certificate that is missing, expires within 30 days or does not have the current host names.
 
     Return one `Renewal` for each certificate, also for those that were kept. With a new authority, all
     certificates are made again, because the old authority has signed them.

@@ -39,9 +39,13 @@ UNEXPECTED = 1
 def choose_stack(settings: StackSettings, folder: StackFolder, console: Console) -> Stack:
     """Return the stack that `up` starts: in containers (mode docker) or on embedded servers (mode local).
 
-    The mode is MODE if set, else the mode of the running stack. Otherwise it is the mode of the stopped
-    stack that has data here; this rule is skipped if PROFILE is set. Otherwise it is docker if a container
-    engine works, else local.
+    The mode is the first of these that applies:
+
+    - MODE, if it is set
+    - the mode of the running stack
+    - the mode of the stopped stack whose data this checkout has, unless PROFILE is set
+    - docker, if a container engine works
+    - local
 
     Raises `StackError` if a stack of the other mode is running, if the mode is docker and no engine works,
     or if PROFILE is set and the mode is local.
@@ -220,7 +224,8 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
         raise StackError("the stack is not up; `make up` starts it")
     refuse_other_stack(recorded)
     if "sentinel" in list_profiles(recorded):
-        # run it in a container: the sentinels return an address that only containers can reach
+        # run the command in a container, because only containers can reach the address of the primary that
+        # the sentinels return
         sys.exit(ComposeStack(folder, Console()).run(*arguments))
     sys.exit(run_command(*arguments, environment=build_environment(recorded), root=folder.root))
 
@@ -232,7 +237,7 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
 def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
     """Cause a fault in the running stack, check that the metrics show it, and undo the fault.
 
-    The exit status is 1 if the metrics show anything else.
+    The exit status is 1 if the metrics do not show the fault, or show another change.
     """
     recorded = folder.recorded()
     if recorded.get("MODE") != "local":
@@ -257,7 +262,7 @@ def _leave(*_: object) -> NoReturn:
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players. The container `seed` runs this."""
     settings = Settings.load()
-    # take the URLs from the settings, which have added the passwords, also those in files
+    # pass on the URLs of `Settings`: they contain the passwords, also those that come from files
     urls = {"DATABASE_URL": settings.database_url, "DIRECT_URL": settings.direct_url}
     given = {name: url.get_secret_value() for name, url in urls.items() if url is not None}
     is_new = load_demo_data(

@@ -296,7 +296,7 @@ def find_checkouts(text: str) -> set[str]:
 
 
 def _parse_items(text: str) -> list[dict[str, Any]]:
-    """Parse the output of `docker compose ps`: JSON objects, one per line, or in an array before 2.21."""
+    """Parse the output of `docker compose ps`: one JSON object per line, before Compose 2.21 an array."""
     if text.startswith("["):
         items: list[dict[str, Any]] = json.loads(text)
         return items

@@ -29,7 +29,7 @@ class Observation(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """A value that can be read from an observation. Of a counter, only its growth is compared."""
+    """A value that can be read from an observation. For a counter, only its growth is compared."""
 
     name: str
     read: Callable[[Observation], str | float]
@@ -84,7 +84,7 @@ def judge(
 def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
     """Return the last value of a signal as text. Without `is_settled`, return all its distinct values.
 
-    For a counter, return "grows" or "still".
+    For a counter, return GROWS if its value has grown, else STILL.
     """
     values = [signal.read(item) for item in seen]
     if signal.is_counter:
@@ -104,7 +104,7 @@ def is_normal(observation: Observation) -> bool:
 
 
 def has_changed(faulty: Mapping[str, str], observation: Observation) -> bool:
-    """Return whether every signal in `faulty` has its value in `faulty`. Counters are not checked."""
+    """Return whether every signal in `faulty` has the value given there. Counters are not checked."""
     return all(
         _text(item.read(observation)) == faulty[item.name]
         for item in SIGNALS
@@ -170,7 +170,7 @@ SIGNALS = (
     Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
-    # compare whether any breaker is open: their number depends on which programs read during the fault
+    # 1 if any breaker is open: the number of open breakers depends on which programs read during the fault
     Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),

@@ -39,7 +39,7 @@ MAX_MEMORY = "256mb"  # enough for thousands of players, and little for a laptop
 class PostgresFiles(NamedTuple):
     """The data folder of a database cluster, and the password of its superuser.
 
-    `user` is the system user that runs the server, None for the caller.
+    `user` is the system user that runs the server. If it is None, the current user runs the server.
     """
 
     data: Path
@@ -50,7 +50,7 @@ class PostgresFiles(NamedTuple):
 class ValkeyFiles(NamedTuple):
     """The configuration file of a Valkey server, and its password.
 
-    `user` is the system user that runs the server, None for the caller.
+    `user` is the system user that runs the server. If it is None, the current user runs the server.
     """
 
     configuration: Path
@@ -94,7 +94,7 @@ def _find_packages(name: str) -> Iterator[Path]:
 def prepare_postgres(directory: Path) -> PostgresFiles:
     """Return the database cluster in `directory`, and create it if it is missing.
 
-    Every connection to its server needs the password.
+    Its server requires the superuser's password also for local connections.
     """
     return _prepare_cluster(directory, _run_initdb)
 

@@ -23,12 +23,13 @@ from core.settings import STACK_ENV_FILE
 from core.stack.permissions import write_private
 from core.stack.stack_env import Mode, read_record
 
-# in bytes; the operating system allows 104 (macOS) or 108 (Linux), and supervisord first appends ".PID"
+# In bytes. The operating system allows 104 (macOS) or 108 (Linux), but supervisord first makes the socket
+# under a longer name, which ends with a dot and a process id.
 SOCKET_PATH_LIMIT = 90
 # the content of the folder, in messages to users who delete it
 CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
-# a stack's name begins with the name of the checkout's folder, cut to this length, and has at most 64
-# characters
+# a stack's name begins with the name of the checkout's folder, cut to this length, because STACK_NAME has at
+# most 64 characters
 FOLDER_CHARACTERS = 40
 # PostgreSQL writes WAL files of 16 MB, and may need several new ones at once
 LEAST_FREE_BYTES = 64_000_000
@@ -98,7 +99,7 @@ class StackFolder:
         return size
 
     def find_kept_mode(self) -> Mode | None:
-        """Return the mode of the stack that has data here. Return None if no mode or both modes have data."""
+        """Return the mode whose stack has data. Return None if neither mode has data, or both have."""
         has_local, has_docker = (self.servers / "postgres").exists(), self.docker_mark.exists()
         if has_local == has_docker:
             return None
@@ -159,7 +160,7 @@ class StackFolder:
     def lock(self) -> Iterator[None]:
         """Hold the lock of the stack during the `with` block.
 
-        Raises `StackError` if another command holds it, which means that it starts or stops the stack.
+        Raises `StackError` if another command, such as `up` or `drill`, holds the lock.
         """
         self.create()
         with (self.path / "lock").open("a", encoding="utf-8") as file:

@@ -22,7 +22,10 @@ HEALTHY = "healthy"
 
 
 class StackHealth(NamedTuple):
-    """The overall status, and the reasons for problems. The status is `unknown` without an answer."""
+    """The overall status, and the reasons for problems.
+
+    The status is `unknown` if the exporter gives no valid answer or belongs to another stack.
+    """
 
     status: str
     reasons: tuple[str, ...] = ()

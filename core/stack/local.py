@@ -216,7 +216,7 @@ class LocalStack(Stack):
                     was_running = True
                     stop_process(process, stop_signal=STOP_SIGNALS[name], seconds=STOP_SECONDS)
                 file.unlink(missing_ok=True)
-            # twice: if the first round has to kill a supervisor, its programs are found in the second
+            # search twice: the programs of a supervisor are found only after the supervisor has ended
             for _ in range(2):
                 for process in self._find_strays():
                     was_running = True
@@ -245,7 +245,7 @@ class LocalStack(Stack):
         return f"{self.folder.stack_env} is missing, but {strays} run; `make down` stops them"
 
     def _check_ports(self, settings: StackSettings) -> None:
-        """Raise `StackError` if another program uses a port of this stack. Running programs are skipped."""
+        """Raise `StackError` if another program uses a port that a stopped program of the stack needs."""
         states = self._supervisor.states()
         running = {name for name, item in states.items() if item.pid is not None}
         names = [setting for name, setting in PORT_SETTINGS.items() if name not in running]

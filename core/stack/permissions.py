@@ -1,6 +1,6 @@
 """Permissions of the stack's files, and the system user that runs the embedded servers.
 
-Owns how files with secrets are written. If the caller is root, the servers run as a separate system user,
+Owns how files with secrets are written. If root starts the stack, the servers run as a separate system user,
 because PostgreSQL refuses to run as root. The folders above the servers' files are then made traversable for
 all users, but not listable.
 """
@@ -54,9 +54,9 @@ def load_password(path: Path) -> str:
 
 
 def ensure_server_user() -> ServerUser | None:
-    """Return the system user of the servers, or None if the caller is not root.
+    """Return the system user of the servers, or None if this process does not run as root.
 
-    Creates the user if it is missing.
+    Creates the system user if it is missing.
     """
     if os.geteuid() != 0:
         return None
@@ -70,7 +70,10 @@ def build_server_environment() -> dict[str, str]:
 
 
 def run_as(user: ServerUser | None) -> dict[str, Any]:
-    """Return the arguments of `subprocess.run` that start a server as `user`. None stands for the caller."""
+    """Return the arguments of `subprocess.run` that start a server as `user`.
+
+    If `user` is None, the server runs as the user of this process.
+    """
     return {
         "user": user and user.uid,
         "group": user and user.gid,
@@ -112,7 +115,7 @@ def open_ancestors(path: Path, user: ServerUser) -> list[Path]:
 
 
 def _open_tree(programs: Path) -> None:
-    # installed files are no secret: everybody can download the packages
+    # make all files readable: installed files are no secret, because everybody can download the packages
     for path in (programs, *programs.rglob("*")):
         mode = stat.S_IMODE(_mode(path))
         passable = stat.S_IXOTH if mode & stat.S_IXUSR else 0

@@ -41,8 +41,8 @@ def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
 def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> list[psutil.Process]:
     """Return the processes of a checkout's stack, found without pid files.
 
-    A process whose parent is in the list is left out. `programs` are the paths of the server programs; their
-    working folders are in the folder `servers`.
+    A process is left out if its parent belongs to the stack too. `programs` are the paths of the server
+    programs; their working folders are in the folder `servers`.
     """
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():

@@ -167,9 +167,9 @@ def answers(name: str, environment: Mapping[str, str]) -> bool:
 
 
 def find_administrator_url(environment: Mapping[str, str]) -> str:
-    """Return the superuser's URL of the database `postgres`, with the password.
+    """Return the URL, with the password, with which the superuser connects to the database `postgres`.
 
-    This database exists before the stack's own database is created.
+    The database `postgres` exists before the stack's own database is created.
     """
     # a record of release 0.1.0 has no ADMIN_URL; its DATABASE_URL is the superuser's
     server, _, _ = environment.get("ADMIN_URL", environment["DATABASE_URL"]).rpartition("/")
@@ -177,7 +177,7 @@ def find_administrator_url(environment: Mapping[str, str]) -> str:
 
 
 def find_superuser_url(environment: Mapping[str, str]) -> str:
-    """Return the superuser's URL of the stack's own database, with the password."""
+    """Return the URL, with the password, with which the superuser connects to the stack's own database."""
     return add_password(environment["ADMIN_URL"], find_secret(environment, "ADMIN_PASSWORD"))
 
 

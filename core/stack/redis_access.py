@@ -12,7 +12,7 @@ _ANONYMOUS: Final = "user default reset on nopass +ping"
 COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
 SENTINEL_USER: Final = "sentinel"
-"""The user as which sentinels and replicas sign in, at Redis servers and at other sentinels."""
+"""The user name with which sentinels and replicas sign in at Redis servers and at other sentinels."""
 _ASK_SENTINEL: Final = "+sentinel|get-master-addr-by-name"
 # the commands that the documentation of Redis lists for the users of sentinels and replicas
 _OF_SENTINELS: Final = (
@@ -22,7 +22,8 @@ _OF_SENTINELS: Final = (
 SENTINEL_SERVICE: Final = "echo-markets"
 """The name of the primary in the sentinels' configuration (`sentinel monitor`)."""
 SENTINEL_QUORUM: Final = 2  # how many of the three sentinels must agree that the primary is down
-# after this time without an answer the primary counts as down; a busy machine pauses a process for less
+# A sentinel regards the primary as down after this time without an answer. The time is longer than a busy
+# machine usually pauses a process.
 DOWN_AFTER_MILLISECONDS: Final = 3_000
 FAILOVER_MILLISECONDS: Final = 10_000
 
@@ -60,9 +61,10 @@ def list_sentinel_users(password: str, *, program_password: str) -> list[str]:
 
 
 def build_sentinel(password: str, *, program_password: str) -> str:
-    """Return the configuration of a sentinel. `containers/sentinel.sh` adds its host name and id.
+    """Return the configuration of a sentinel. `containers/sentinel.sh` adds the sentinel's host name and id.
 
-    Sentinels sign in with the same password at each other and at the servers.
+    `password` is that of SENTINEL_USER at all sentinels and Redis servers. `program_password` is that of the
+    user `echo` at the sentinel.
     """
     name = SENTINEL_SERVICE
     lines = [

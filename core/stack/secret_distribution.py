@@ -1,8 +1,8 @@
 """Gives each container its own secrets: `python -m core.stack.secret_distribution SOURCE TARGET`, as root.
 
 Only the user who ran `make up` can read the secret files that compose mounts, but containers run as other
-users. Therefore each container gets copies of its secrets, in a folder of a volume that only its user can
-read. Owns the list of the containers and their secrets.
+users. Therefore each container gets copies of its secrets in its own folder of a volume. Only the user that
+runs the container can read this folder. Owns the list of the containers and their secrets.
 """
 
 import os
@@ -58,7 +58,7 @@ RECEIVERS = {
 def copy_secrets(source: Path, target: Path) -> None:
     """Write the copies for every container. Secrets that are missing or empty in `source` are left out.
 
-    All other files in the folders of the containers are removed.
+    Each container has one folder in `target`. All other files in these folders are removed.
     """
     for name, receiver in RECEIVERS.items():
         folder = target / name

@@ -52,7 +52,7 @@ class StackSettings(SharedSettings):
     @model_validator(mode="before")
     @classmethod
     def _count_replica(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace PROFILE=replica by REPLICAS=1, which has the same meaning with and without containers."""
+        """Replace the profile `replica` by REPLICAS=1, which also works without containers."""
         profile = values.get("profile")
         if not isinstance(profile, str):
             return values
@@ -149,7 +149,7 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
     try:
         chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
     except SettingsError:
-        return None  # if it is not set or invalid, the command that uses it reports that
+        return None  # DATABASE_URL is missing, or a setting is invalid: a command that needs it reports that
     own = describe_database(recorded["DATABASE_URL"])
     other = describe_database(chosen)
     if own == other:
@@ -179,7 +179,7 @@ def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
 
 
 def _list_other_secrets(root: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (variable, place of its value, place of the stack's value, remedy) for each that differs."""
+    """Yield (variable, place of its value, place of the stack's value, remedy) for each differing secret."""
     secrets = {name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)}
     own = {name: recorded.get(f"{name}{FILE}", root / STACK_ENV_FILE) for name in secrets}
     for place, remedy, values in (

@@ -1,7 +1,7 @@
 """supervisord, the process manager that keeps the programs running.
 
-Owns supervisord's files and the calls to it: start it, list the states of programs, start and stop a
-program, end it. Does not decide which programs exist and in which order they start.
+Owns supervisord's files and the calls to it: start supervisord, list the states of its programs, start or
+stop one program, end supervisord. Does not decide which programs exist and in which order they start.
 
 The configuration file of supervisord cannot quote a `;`, `#` or `%` in a folder's name. Therefore its paths
 are relative to the checkout, in which supervisord runs, and the command lines are in shell scripts.
@@ -29,7 +29,7 @@ from core.stack.start_order import STOP_SECONDS, STOP_SIGNALS
 ANSWER_SECONDS = 10.0  # supervisord answers every call immediately unless it hangs
 END_SECONDS = 120.0  # supervisord stops its programs one after the other, each within STOP_SECONDS
 START_SECONDS = 2  # a program counts as started after this time; if it ends earlier, the start is retried
-START_RETRIES = 10  # the pauses grow by one second each, so supervisord gives up after about a minute
+START_RETRIES = 10  # each pause is one second longer than the last, so supervisord gives up after a minute
 LOG_BYTES = "10MB"
 LOG_BACKUPS = 3
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -157,7 +157,7 @@ def render_config(folder: StackFolder, programs: list[Program]) -> str:
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
     ]
-    # supervisord stops the program with the highest priority first
+    # supervisord stops the program with the largest `priority` first
     for priority, program in enumerate(programs):
         lines += _render_program(program, priority)
     return "\n".join([*lines, ""])

@@ -49,7 +49,7 @@ _LIMITS = """
 _TRANSACTIONS = """
     SELECT xact_commit, xact_rollback, deadlocks FROM pg_stat_database WHERE datname = current_database()"""
 # A replica that has replayed all WAL has a lag of 0. Otherwise the lag is the replay lag, or the time since
-# the last message of the replica if that is longer, as for a replica that does not answer any more.
+# the last message of the replica if that time is longer, for example if the replica has stopped answering.
 _REPLICAS = """
     SELECT application_name, CASE
         WHEN replay_lsn >= CASE WHEN pg_is_in_recovery() THEN sent_lsn ELSE pg_current_wal_lsn() END THEN 0
@@ -63,8 +63,8 @@ def open_postgres_runner(
 ) -> CollectorRunner[BoundedConnection]:
     """Return the runner of the PostgreSQL collectors. It opens its own connection when it runs.
 
-    `operations` are the names of the service's operations. `find_roles` returns the roles of processes, by
-    which connections are counted.
+    `operations` are the names of the service's operations. `find_roles` returns the roles of processes,
+    such as `dashboard` (not roles of PostgreSQL). Connections are counted by the role of their process.
     """
     connector = BoundedConnector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
 
@@ -91,7 +91,10 @@ def open_postgres_runner(
 
 
 def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[Metric]:
-    """Yield the connections to all databases, their limit, and the age of the oldest transaction."""
+    """Yield the connections to all databases, their limit, and the age of the oldest transaction.
+
+    `roles` are the roles of processes, such as `dashboard`, by which connections are counted.
+    """
     yield CONNECTIONS.build(count_connections(connection, (*CONNECTION_NAMES, *roles)))
     [(max_connections, oldest_seconds)] = connection.execute_sql(_LIMITS).fetchall()
     yield MAX_CONNECTIONS.build(max_connections)
@@ -101,7 +104,8 @@ def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[M
 def count_connections(connection: Executor, applications: Collection[str]) -> dict[tuple[str, str], int]:
     """Return the number of connections by application and state, including zeros.
 
-    `applications` are names without the prefix of the stack. Connections with other names count as `other`.
+    `applications` are values of `application_name` without APPLICATION_PREFIX. Connections with another
+    `application_name` count as `other`.
     """
     counts = {(application, state): 0 for application in (*applications, OTHER) for state in STATES}
     for application_name, state, count in connection.execute_sql(_ACTIVITY).fetchall():

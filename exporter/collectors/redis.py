@@ -20,7 +20,7 @@ METRICS = {
     "keyspace_misses": counter("echo_redis_keyspace_misses_total", "Keys that Redis did not have"),
     "evicted_keys": counter("echo_redis_evicted_keys_total", "Keys that Redis evicted for room"),
 }
-"""The metric for each field of INFO."""
+"""The fields of INFO that are reported, each with its metric."""
 
 
 class InfoConnection:

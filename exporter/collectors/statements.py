@@ -19,7 +19,7 @@ CALLS = counter("echo_pg_statement_calls_total", "Statements run", "op")
 SECONDS = counter("echo_pg_statement_seconds_total", "Time in statements", "op")
 ROWS = counter("echo_pg_statement_rows_total", "Rows of statements", "op")
 
-# this query does not need the texts of the statements, which the server reads from a file
+# without the texts of the statements: this query does not need them, and the server reads them from a file
 _COUNTERS = f"""
     SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
     FROM {OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""
