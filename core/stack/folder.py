@@ -168,7 +168,8 @@ class StackFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StackError(
-                    "another command is starting or stopping this stack; wait for it or stop it with Ctrl-C"
+                    "another command, such as `up` or `drill`, is using this stack; wait until it has ended,"
+                    " or stop it with Ctrl-C"
                 ) from None
             yield
 

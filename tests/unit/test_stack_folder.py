@@ -145,8 +145,9 @@ def test_secrets_are_for_their_owner_only(folder: StackFolder) -> None:
 
 
 def test_second_command_is_refused(folder: StackFolder) -> None:
-    """Two commands at once would start everything twice."""
-    with folder.lock(), pytest.raises(StackError, match="another command"), StackFolder(folder.root).lock():
+    """The refusal is also true during a drill, which neither starts nor stops the stack."""
+    refused = pytest.raises(StackError, match="another command, such as `up` or `drill`, is using this stack")
+    with folder.lock(), refused, StackFolder(folder.root).lock():
         pass
 
 
