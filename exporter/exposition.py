@@ -1,8 +1,9 @@
 """Builds the text of `/metrics`: the metrics of all processes and servers, in the requested format.
 
 Owns the negotiation of format and timeout, and the metrics about the collectors themselves. A collector that
-fails is reported, and never turns the answer into an error. The encoders are those of prometheus_client. Its
-negotiation is not used, because it ignores quality values and would send a format that the client refuses.
+fails is reported, and never turns the answer into an error. The encoders are those of prometheus_client. The
+negotiation of prometheus_client is not used, because it ignores quality values and would send a format that
+the client refuses.
 """
 
 import logging
@@ -72,7 +73,7 @@ class Exposition:
         deadline = time.monotonic() + request.seconds
         for runner in self._runners:
             runner.start()
-        # check the health first: without time left, it would report servers as down although they answer
+        # check the health first: a check without time left would report servers as down although they answer
         outcomes = [
             self._run("health", lambda: build_health_metrics(self._service.health(_remaining(deadline)))),
             self._run(

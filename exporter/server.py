@@ -1,6 +1,7 @@
 """The HTTP server of the exporter: routes, status codes, the health document and readiness.
 
-`exporter.exposition` builds the text of `/metrics`. Unknown paths get status 404, other methods 405.
+`exporter.exposition` builds the text of `/metrics`. Unknown paths get status 404. Methods other than GET and
+HEAD get status 405.
 """
 
 import gzip

@@ -73,7 +73,7 @@ def hang_valkey(stack: RunningStack) -> Iterator[None]:
         process.send_signal(signal.SIGSTOP)
         yield
     finally:
-        # if the paused process was killed, the supervisor has already started a new one
+        # do nothing if the paused process was killed: the supervisor has already started a new one
         with _uninterrupted(), suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
 

@@ -94,7 +94,7 @@ def _find_packages(name: str) -> Iterator[Path]:
 def prepare_postgres(directory: Path) -> PostgresFiles:
     """Return the database cluster in `directory`, and create it if it is missing.
 
-    Its server requires the superuser's password also for local connections.
+    The cluster's server requires the superuser's password also for local connections.
     """
     return _prepare_cluster(directory, _run_initdb)
 

@@ -77,7 +77,7 @@ class Supervisor:
             raise StackError(f"supervisord does not answer; see {self._folder.log / 'supervisor.log'}")
 
     def states(self) -> dict[str, ProgramState]:
-        """Return the state of every program by its name. It is empty if supervisord does not answer."""
+        """Return the state of every program by its name. The dict is empty if supervisord does not answer."""
         try:
             found = self._call("getAllProcessInfo")
         except _TROUBLE:
