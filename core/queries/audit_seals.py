@@ -35,8 +35,8 @@ LIST = f"""
     SELECT number, partition, first_at, last_at, events, manifest, encode(previous_hash, 'hex'),
            encode(hash, 'hex'), hash = {HASH} AND length(manifest) = events * {ENTRY_BYTES}
     FROM audit_seals WHERE number > %s ORDER BY number LIMIT %s"""
-# Selects the events from the first to the last one of a manifest, also events that the manifest does not
-# list.
+# Selects the events from the first to the last event of a manifest, including events that the manifest does
+# not list.
 ENTRIES = f"""
     SELECT uuid_send(id) || {DIGEST} FROM audit_events
     WHERE tableoid = to_regclass(%(partition)s)
@@ -44,8 +44,9 @@ ENTRIES = f"""
       AND (created_at, id) <= (%(last_at)s::timestamptz, %(last_id)s::uuid)"""
 EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 COUNT = "SELECT tableoid::regclass::text, count(*) FROM audit_events GROUP BY tableoid"
-# On a server where a dump was restored, transaction ids start anew. There this statement finds no added event
-# until the server has written a seal.
+# Finds the first event of a partition that should be in a seal but is in none: its transaction id is below
+# the `up_to` of the newest seal. In a restored dump, transaction ids start anew, so the `up_to` of another
+# server is not used: the statement finds nothing until this server has written a seal.
 FIND_ADDED = f"""
     WITH newest AS (
         SELECT up_to FROM audit_seals WHERE number = %(newest)s AND system = CASE
@@ -116,10 +117,11 @@ def list_seals(database: Database, after: int, limit: int) -> tuple[Seal, ...]:
 
 
 def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
-    """Return the current id and digest of every event between the first and the last event of a seal.
+    """Return a manifest entry (id and digest) for each event that is stored in the range of a seal.
 
-    Returns None in three cases: the partition of these events does not exist, the seal has no events because
-    its month was dropped, or the seal is not intact and its columns may have any value.
+    The range is from the first to the last event of the seal, both included. Returns None in three cases: the
+    partition of these events does not exist, the seal has no events because its month was dropped, or the
+    seal is not intact and its columns may have any value.
     """
     entries = seal.list_entries() if seal.is_intact else []
     if not entries:
@@ -147,8 +149,8 @@ def count_events(database: Database) -> dict[str, int]:
 def find_added(database: Database, partition: str, newest: int) -> UUID | None:
     """Return the id of the first event in a partition that should be in a seal but is in none, or None.
 
-    The transaction id of this event is below the `up_to` of the seal `newest`, but no seal up to `newest`
-    lists the event.
+    `newest` is the number of the newest seal. The transaction id of the found event is below the `up_to` of
+    this seal, but neither this seal nor an earlier one lists the event.
     """
     parameters = {"partition": partition, "newest": newest}
     return find_one(database, lambda row: UUID(str(row[0])), FIND_ADDED, parameters)

@@ -1,9 +1,10 @@
 """Statements for distributed tables, where they differ from those for ordinary tables.
 
-Citus runs a statement on one shard if the statement gives a value of the distribution column, and it can join
-shards that are on the same node. Most statements here use one of these two ways, or call a database function
-of `core.database.citus` that queries the shards one after the other. If the tables are distributed,
-`core.queries.rows` runs these statements instead of those for ordinary tables.
+If the tables are distributed, `core.queries.rows` runs these statements instead of those for ordinary tables.
+
+Citus runs a statement on one shard if the statement compares the distribution column with a value. It can
+also join co-located shards on their nodes. Most statements here use one of these two ways, or call a database
+function of `core.database.citus` that queries the shards one after the other.
 """
 
 from core.queries import leaderboard_reports, leaderboards, sessions, ticks
@@ -26,8 +27,8 @@ def _edit(statement: str, *changes: tuple[str, str]) -> None:
 
 # -- ticks --------------------------------------------------------------------------------
 
-# The table `symbols` has every symbol with ticks. The statements filter both tables by the given symbols, so
-# that Citus queries only the shards of these symbols.
+# LATEST_IN_MONTH and LATEST join `symbols`, which lists every symbol that has ticks, with `ticks`. Both
+# tables are filtered by the given symbols, so that Citus queries only the shards of these symbols.
 _GIVEN = "= ANY(%(symbols)s::text[])"
 DISTRIBUTED[ticks.LATEST_IN_MONTH] = (
     ticks.LATEST_OF_ALL_IN_MONTH.replace(

@@ -99,7 +99,7 @@ def find_event(database: Database, event_id: UUID) -> MarketEvent | None:
 
 
 def list_windows(database: Database, time: datetime, width: timedelta) -> tuple[TradingWindow, ...]:
-    """Return the trading in two windows: the `width` before `time`, and the `width` after it."""
+    """Return the numbers of trades and traders in the `width` before `time`, and in the `width` after it."""
     return fetch_all(database, build_window, WINDOWS, {"time": time, "width": width})
 
 
@@ -107,7 +107,7 @@ def list_sessions(database: Database, day: date, *, beyond: date) -> tuple[Tradi
     """Return the session of a day, the previous session and the next session, oldest first.
 
     A session is left out if it does not exist or is more than `EVENT_DAYS` days away. The next session is
-    before `beyond`.
+    also left out if it is on or after the day `beyond`.
     """
     parameters = {"day": day, "beyond": beyond, "returns": DAILY_RETURNS, "nearby": EVENT_DAYS}
     return fetch_all(database, build_session, SESSIONS, parameters)

@@ -1,7 +1,8 @@
-"""Statements on `leaderboard_entries` for reports: sizes, distributions, lists, histories, periods, streams.
+"""Statements on `leaderboard_entries` for reports, such as distributions, lists and histories.
 
-Like the statements of `core.queries.leaderboards`, these read counters, the entries of one bucket for each
-counted rank, and the rows that they return. Only PERIOD reads every entry of its sessions.
+Most statements read only counters, the returned rows, and the entries of one bucket for each counted rank, as
+in `core.queries.leaderboards`. LIST and LIST_MATCHES also read the entries before their offset, COUNT_MATCHES
+reads the entries that it counts, and PERIOD reads every entry of its sessions.
 """
 
 from collections.abc import Sequence
@@ -91,8 +92,9 @@ _SCORES = """
 SCORES = _SCORES.format(rank="NULL")
 # Ranks are stored when a session is closed. In an open session `rank` is NULL, so the rank is counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
-# Players are ranked by the sum of (score - base). The returned score is the mean of these differences over
-# all sessions; a session without a score counts as 0.
+# Players are ranked by the sum of (score - base); the caller chooses `base`, which is subtracted from every
+# score. The returned score is the mean of these differences over all sessions; a session without a score
+# counts as 0.
 PERIOD = """
     WITH totals AS MATERIALIZED (
         SELECT user_id, sum(score - %(base)s) AS total, count(*) AS sessions FROM leaderboard_entries
@@ -104,8 +106,9 @@ PERIOD = """
            round(total / cardinality(%(days)s::date[]), 2), sessions, rank() OVER (ORDER BY total DESC),
            (SELECT count(*) FROM totals)
     FROM best ORDER BY total DESC, user_id"""
-# Reads two ranges of the index: first the later entries with the score of the last entry, then the entries
-# with lower scores. Usernames come from a subquery, because for a join the planner would read all users.
+# Selects the entries that follow the last entry of the previous page. Reads two ranges of the index: later
+# entries with the same score as that entry, and entries with lower scores. Usernames come from a subquery,
+# because for a join the planner would read all users.
 AFTER = f"""
     SELECT {select_entry("0 AS rank", username="(SELECT username FROM usernames WHERE id = e.user_id)")}
     FROM (
@@ -130,9 +133,10 @@ build_score = make_builder(PlayerScore)
 
 
 class Selection(NamedTuple):
-    """Entries of a leaderboard: `limit` entries after the first `offset`, in an `order` of ORDERS.
+    """Which entries of a leaderboard to return: skip `offset` entries, then return up to `limit` entries.
 
-    Only entries of players whose username begins with `prefix` are selected.
+    `order` is a key of ORDERS. Entries of players whose username does not begin with `prefix` are ignored; an
+    empty prefix selects all players.
     """
 
     order: str
@@ -189,7 +193,10 @@ def list_ordered(
 
 
 def list_dates(database: Database, category: str, limit: int, before: date) -> tuple[date, ...]:
-    """Return up to `limit` sessions before a day in which a category has entries, newest first."""
+    """Return the dates of up to `limit` sessions that have entries in a category, newest first.
+
+    Only sessions before the day `before` are returned.
+    """
     parameters = {"category": category, "limit": limit, "before": before}
     return fetch_all(database, get_first, DATES, parameters)
 
@@ -208,7 +215,10 @@ def list_scores(
 def list_period(
     database: Database, category: str, days: Sequence[date], *, base: Decimal, limit: int
 ) -> tuple[int, tuple[PeriodEntry, ...]]:
-    """Return the number of players with a score in any of the sessions, and the best `limit` of them."""
+    """Return the number of players with a score in any of the sessions `days`, and the best `limit` players.
+
+    `base` is subtracted from each score (see `PeriodEntry`).
+    """
     parameters = {"category": category, "days": list(days), "base": base, "limit": limit}
     rows = fetch_all(database, tuple, REPORT_MEMORY + PERIOD, parameters)
     return (rows[0][5] if rows else 0), tuple(PeriodEntry(*row[:5]) for row in rows)

@@ -4,8 +4,9 @@ A leaderboard is a category in a session. Its entries are ordered by score, high
 time, then by id. An index has the same order.
 
 The leaderboard is divided into buckets, and `leaderboard_counters` has the number of entries of each bucket.
-The number of entries before a place is the sum of the counters of all earlier buckets, plus a count within
-the bucket of the place. So a page or a rank reads only the counters, one bucket and the returned rows.
+The number of entries before an entry is the sum of the counters of all earlier buckets, plus a count within
+the bucket of this entry. So PostgreSQL reads only the counters, one bucket and the returned rows to select a
+page or to compute a rank.
 
 Ranks are counted while a session is open, and stored when it is closed.
 """
@@ -44,7 +45,8 @@ def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> st
 
     With the `condition` ">=", entries with exactly this score are counted too. Let B be the last bucket whose
     start fulfils the condition. The expression adds the counters of the buckets before B to the number of
-    entries of B that fulfil the condition. `depth` is minus the score.
+    entries of B that fulfil the condition. The counters store the score of a bucket's start with the opposite
+    sign, in the column `depth`.
     """
     deeper = condition.replace(">", "<")
     leaderboard = f"session_date = {day} AND category = %(category)s"
@@ -61,8 +63,9 @@ def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> st
 
 
 # The rank of an entry `e` of any page. `first.score` is the highest score of the page. On the whole
-# leaderboard, `first.higher` entries have a higher score, and `first.as_high` entries have at least this
-# score. So `first.as_high` minus the page's entries with this score is the number of entries before the page.
+# leaderboard, `first.higher` entries have a score above `first.score`, and `first.as_high` entries have
+# `first.score` or a score above it. If the page also has lower scores, the number of entries before the page
+# is `first.as_high` minus the number of entries of the page that have `first.score`.
 RANK_ON_PAGE = """
            CASE WHEN e.score = first.score THEN 1 + first.higher
                 ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()
@@ -79,9 +82,9 @@ TOP = f"""
     SELECT {select_entry("rank() OVER (ORDER BY e.score DESC)")}
     FROM page e JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
-# `bucket` is the bucket of the first entry of the page, and `skipped` is the number of its entries before the
-# page. Entries before the page can have the same score as the first entry of the page, so the rank of this
-# score is counted. The ranks of lower scores follow from the offset.
+# `bucket` is the bucket of the first entry of the page, and `skipped` is the number of entries of this bucket
+# that are before the page. Entries before the page can have the same score as the first entry of the page, so
+# the rank of this score is counted. The ranks of lower scores are computed from the offset.
 PAGE = f"""
     WITH bucket AS MATERIALIZED (
         SELECT depth, created_at, id, (%(offset)s - before)::bigint AS skipped FROM (
@@ -169,9 +172,9 @@ UPSERT = """
         RETURNING user_id
     )
     SELECT user_id FROM written"""
-# Rows are updated in the order in which they are stored (`ctid`). In the order of the leaderboard, each row
-# would be on another page. This takes ten times as long if the leaderboard is larger than the server's
-# memory.
+# Rows are updated in the order in which they are stored (`ctid`). In the order of ranks, each row would be on
+# another page of the table, and the update would take ten times as long for a leaderboard that is larger than
+# the server's memory.
 CLOSE = """
     UPDATE leaderboard_entries e SET rank = ranked.place
     FROM (

@@ -282,8 +282,8 @@ DELETE_MOVED = """
 def lock_quest_owners(database: Database, quests: Sequence[Quest]) -> set[UUID]:
     """Lock the stored quests with the ids of `quests` until the transaction ends; return their players.
 
-    If tables are distributed, it locks nothing. It deletes the quests that move to another player, and
-    returns their previous players.
+    If tables are distributed, no quest is locked. Instead, the quests that move to another player are
+    deleted, and their previous players are returned.
     """
     if is_distributed(database):
         return delete_moved(database, QUESTS, quests)

@@ -43,7 +43,10 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 def lock_maintenance(database: Database) -> None:
-    """Keep other maintenance out until the transaction ends, and limit how long it waits for table locks."""
+    """Keep other maintenance transactions out, and limit how long this transaction waits for table locks.
+
+    Both last until the transaction ends.
+    """
     database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (MAINTENANCE_LOCK,))
     database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
 
@@ -76,8 +79,8 @@ def create_partition(database: Database, begin: datetime) -> tuple[str, int]:
 def drop_partitions(database: Database, until: datetime) -> None:
     """Drop the partitions that end at or before the time `until`.
 
-    `ticks_before` is one of them. So an empty `ticks_before` is created up to the first partition that stays.
-    The caller holds the lock of `lock_ticks`.
+    `ticks_before` is dropped too. A new, empty `ticks_before` then ends where the oldest remaining partition
+    begins. The caller holds the lock of `lock_ticks`.
     """
     database.execute_sql(DROP, (until,))
 
@@ -85,7 +88,7 @@ def drop_partitions(database: Database, until: datetime) -> None:
 def forget_symbols(database: Database) -> int:
     """Delete the symbols without ticks, and return their number.
 
-    If there are any, writers of ticks have to wait until the transaction ends.
+    If there are symbols without ticks, writers of ticks have to wait until the transaction ends.
     """
     if not database.execute_sql(FIND_WITHOUT_TICKS).fetchone()[0]:
         return 0

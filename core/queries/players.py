@@ -1,9 +1,9 @@
-"""Statements on the attendance of players: the report on all players, the counts of days, silent players.
+"""Statements on the attendance of players: a report on all players, counts for single days, silent players.
 
-The report reads each portfolio of the last 13 weeks once, from an index. It keeps one row for each player,
-with integers in which each bit stands for a day. From these bits it computes whether a player returned and
-how long a streak is, without sorting the sessions of the player. Of older sessions it only checks whether
-there is one.
+A silent player was not seen for some days. The report reads each portfolio of the last 13 weeks once, from an
+index. It keeps one row for each player, with integers in which each bit stands for a day. From these bits it
+computes whether a player returned and how long a streak is, without sorting the sessions of the player. Of
+older sessions it only checks whether there is one.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from core.records import (
 )
 
 MAX_WEEKS = 13
-"""Maximum number of weeks in the cohorts of the report."""
+"""Maximum number of weeks for which the report has cohorts (the players who joined in one week)."""
 DAYS_REPORTED = 7 * MAX_WEEKS
 """Number of days whose sessions the report reads."""
 
@@ -40,10 +40,11 @@ MATCHES_COUNTED = 10_000
 _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
 _EARLIER_FROM = 31
-"""Bit n of `recent` stands for the session n days ago, bit n of `earlier` for the session n + 31 days ago.
+"""Age in days of the session of bit 0 in the column `earlier`.
 
-Both columns contain a window of 30 days and the 7 days before it, which show whether a player returned.
-Together they contain all days of the report.
+Bit n of the column `recent` stands for the session n days ago. Bit n of `earlier` stands for the session n +
+31 days ago. Each column contains one window of 30 days and the 7 days before this window: the 7 days show
+whether a player returned. Together the two columns contain all days of the report.
 """
 
 
@@ -58,8 +59,8 @@ class _Window(NamedTuple):
         """Return SQL for two counts: the players who played in the window, and those who returned in it."""
         window = ((1 << self.days) - 1) << (self.end if self.bits == "recent" else self.end - _EARLIER_FROM)
         back = f"(back_{self.bits} & {window})"
-        # A new player's first session is no return. So for a new player, `bits` must have a session that is
-        # older than the latest return.
+        # A new player's first session is no return. So a new player is counted only if `bits` has another
+        # session before the player's latest return in the window.
         return f"""
            count(*) FILTER (WHERE {self.bits} & {window} <> 0),
            count(*) FILTER (WHERE {back} <> 0 AND (NOT is_new OR {self.bits} >= ({back} & -{back}) * 2))"""
@@ -87,9 +88,9 @@ HELD = f"""
         FROM held WHERE day > %(today)s - {DAYS_REPORTED}
     ) SELECT day FROM held WHERE day > %(today)s - {DAYS_REPORTED}"""
 
-# These settings group the sessions in the order of the index by player. A hash table of all players does not
-# fit into the caches of a processor, and takes twice as long. The look-ups of older sessions then follow the
-# order of the index too.
+# With these settings PostgreSQL reads the portfolios in the order of the index by player, and groups them
+# without a hash table. A hash table of all players does not fit into the caches of a processor, and takes
+# twice as long. The look-ups of older sessions then follow the order of the index too.
 PLAN = "SET LOCAL enable_hashagg = off; SET LOCAL enable_sort = off;"
 
 
@@ -148,7 +149,8 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     weeks_played = " | ".join(
         f"CASE WHEN {_played_in_week(week, weekday)} THEN {1 << week} ELSE 0 END" for week in range(weeks)
     )
-    # Each portfolio sets one bit, in `recent` or in `older`. `earlier` is composed of both.
+    # Each portfolio sets one bit: in `recent`, or in `older` if the portfolio is at least _RECENT_DAYS days
+    # old. `earlier` is then computed from `recent` and `older`.
     return f"""
     WITH played AS MATERIALIZED (
         SELECT user_id, COALESCE(recent, 0) AS recent,
@@ -376,7 +378,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
             silent[group] += players
         elif group is not None:
             joined[group] += players
-            # The key is the number of weeks since the week of joining; 0 is the running week.
+            # The key is the number of weeks since the week of joining; 0 is the current week.
             sizes = sums.setdefault((group + 6 - today.weekday()) // 7, [0] * (weeks + 1))
             sizes[0] += players
             for week in range(weeks):
@@ -425,7 +427,10 @@ def list_silent(
     last: SilentPlayer | None,
     limit: int,
 ) -> tuple[SilentPlayer, ...]:
-    """Return up to `limit` silent players after `last` (None: from the start), in an `order` of ORDERS."""
+    """Return up to `limit` silent players after `last` (None: from the start).
+
+    `order` is one of ORDERS.
+    """
     wanted = build_prefix(silence.prefix)
     statement = wanted.refine(SILENT_MATCHES[order]) if silence.prefix else SILENT[order]
     parameters = {

@@ -68,8 +68,8 @@ def _set_values(new: str, *, cash: str) -> str:
 UPDATE = f"""
     UPDATE portfolios SET {_set_values("%({})s", cash="current_cash")}
     WHERE user_id = %(user_id)s AND session_date = %(session_date)s RETURNING {COLUMNS}"""
-# Rows are locked in the order of the batch. The statement returns the numbers of the updates without a row,
-# because few rows are missing and many are updated.
+# Rows are locked in the order of the batch. The statement returns the positions (from 1) in the batch of the
+# updates whose portfolio does not exist, because few portfolios are missing and many are updated.
 UPDATE_MANY = f"""
     WITH updated AS (
         UPDATE portfolios p SET {_set_values("b.{}", cash="p.current_cash")}
@@ -88,10 +88,11 @@ POSITIONS = f"""
 TRADES = f"""
     SELECT {list_columns(Trade)} FROM trades
     WHERE user_id = ANY(%s::uuid[]) AND session_date = %s ORDER BY user_id, executed_at, id"""
-# The first two columns are the same in every row, and a player without trades has one row with only these
-# columns. Money is rounded for each trade and each position, as in the value of a portfolio. The conditions
-# on `start` and `end` exclude the partitions of other months. Trades are looked up for each session, in the
-# order of their index.
+# Returns one row for each symbol. The first two columns, the number of sessions and the change, are the same
+# in every row. A player without trades and positions has one row with only these two columns. Money is
+# rounded for each trade and each position, as in the value of a portfolio. The conditions on `start` and
+# `end` exclude the partitions of other months. Trades are looked up for each session, in the order of their
+# index.
 GAINS = """
     WITH sessions AS MATERIALIZED (
         SELECT session_date, day_change FROM portfolios
@@ -210,7 +211,10 @@ def list_trades(database: Database, user_ids: Sequence[UUID], day: date) -> tupl
 
 
 def find_gains(database: Database, user_id: UUID, start: date, end: date) -> PlayerGains:
-    """Return how a player's value changed in the sessions from `start` to `end`, with the gain by symbol."""
+    """Return the change of a player's portfolio value and the gain of each symbol.
+
+    Both are sums over the sessions from `start` to `end` (included).
+    """
     rows: list[Row] = database.execute_sql(GAINS, {"user": user_id, "start": start, "end": end}).fetchall()
     sessions, change = rows[0][:2]
     return PlayerGains(sessions, change, tuple(build_gain(row[2:]) for row in rows if row[2] is not None))

@@ -19,8 +19,8 @@ from core.records import (
     StuckQuests,
 )
 
-# The counters count quests by the day on which they end. So active quests that ended earlier today are read
-# one by one.
+# The counters have the day on which quests end, but not the time. So the active quests that ended earlier
+# today are read from `quests`, one by one.
 OUTCOMES = """
     SELECT ended_on - (extract(isodow FROM ended_on)::integer - 1) AS week, type, reward_type,
            sum(quests)::bigint, sum(started)::bigint, sum(halfway)::bigint,
@@ -38,7 +38,7 @@ OUTCOMES = """
     GROUP BY 1, 2, 3 HAVING sum(quests) <> 0
     ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
 # Makes the planner read the completed quests in the order in which they are stored. In the order of the index
-# by completion time, each read would be of another page.
+# by completion time, each quest would be on another page of the table.
 STORED_ORDER = "SET LOCAL enable_indexscan = off;"
 # COLLATE "C" sorts by bytes: to sort by the rules of a language takes longer than the rest of the statement.
 TIMES = """
@@ -156,8 +156,8 @@ def measure_times(
 ) -> CompletionTimes:
     """Return the number and the median time of the quests completed in [since, until), in total and by title.
 
-    None means no bound, and any type of quest. Only the `limit` titles with the longest median times are
-    returned.
+    If `since` or `until` is None, there is no bound; if `only_type` is None, quests of all types count. Only
+    the `limit` titles with the longest median times are returned.
     """
     parameters = {
         "since": since or "-infinity",

@@ -48,8 +48,9 @@ EXPIRE = """
     RETURNING user_id"""
 
 
-# The counters count quests by the day on which they end. So quests that ended earlier today, and quests that
-# end soon, are read one by one. An active quest past its `expires_at` counts as expired.
+# The counters have the day on which quests end, but not the time. So quests that ended earlier today, and
+# quests that end soon, are read from `quests`, one by one. An active quest past its `expires_at` counts as
+# expired.
 TOTALS = """
     SELECT type, reward_type, sum(given)::bigint, sum(started)::bigint, sum(halfway)::bigint,
            sum(completed)::bigint, sum(active)::bigint, sum(expiring)::bigint, sum(earned), sum(open)

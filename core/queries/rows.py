@@ -18,7 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 REPORT_MEMORY = "SET LOCAL work_mem = '64MB';"
-"""Runs before a report on 100,000 players: with less memory, PostgreSQL would sort and group in files."""
+"""Runs before a report: with less memory, PostgreSQL would use temporary files for 100,000 players."""
 
 Row = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -103,7 +103,7 @@ def collect_columns(records: Sequence[Any], names: Iterable[str]) -> dict[str, l
 
 def encode_ids(ids: Iterable[UUID]) -> str:
     """Return UUIDs as an array literal."""
-    # str(value) takes several times as long.
+    # Format the integer of each UUID, because str(value) takes several times as long.
     return _join([value.int.to_bytes(16).hex() for value in ids])
 
 

@@ -35,7 +35,7 @@ _TABLES = """
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
     GROUP BY 1 ORDER BY 1"""
 # A partitioned index is used if the index of any partition is used. Unique indexes and those of exclusion
-# constraints are needed without any scan.
+# constraints are left out, because they are needed even if no query uses them.
 _UNUSED_INDEXES = """
     SELECT COALESCE(pt.relname, s.relname), COALESCE(pi.relname, s.indexrelname),
            sum(pg_relation_size(s.indexrelid))::bigint, min(d.stats_reset)
@@ -48,8 +48,9 @@ _UNUSED_INDEXES = """
     LEFT JOIN pg_class pt ON pt.oid = th.inhparent
     WHERE NOT x.indisunique AND NOT x.indisexclusion AND s.schemaname = current_schema()
     GROUP BY 1, 2 HAVING sum(s.idx_scan) = 0 ORDER BY 3 DESC, 1, 2"""
-# Finds the schema of the extension, if this role may use it and the server has loaded the library. Otherwise
-# a query of the view would fail. The schema need not be on the search path.
+# Finds the schema of the extension pg_stat_statements, if this role may use the schema and the server has
+# loaded the library of the extension. Otherwise a query of `pg_stat_statements` would fail. The schema need
+# not be on the search path.
 _FIND_STATEMENTS = """
     SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
     WHERE extname = 'pg_stat_statements' AND has_schema_privilege(n.oid, 'USAGE')

@@ -81,12 +81,18 @@ build_seen = make_builder(SeenPlayers)
 
 
 def list_dates(database: Database, limit: int, before: date) -> tuple[date, ...]:
-    """Return up to `limit` sessions before a date with portfolios or leaderboard entries, newest first."""
+    """Return the dates of up to `limit` sessions that have portfolios or leaderboard entries, newest first.
+
+    Only sessions before the date `before` are returned.
+    """
     return fetch_all(database, get_first, DATES, {"limit": limit, "before": before})
 
 
 def list_dates_with_entries(database: Database, limit: int, before: date) -> tuple[date, ...]:
-    """Return up to `limit` sessions before a date with leaderboard entries, newest first."""
+    """Return the dates of up to `limit` sessions that have leaderboard entries, newest first.
+
+    Only sessions before the date `before` are returned.
+    """
     return fetch_all(database, get_first, DATES_WITH_ENTRIES, {"limit": limit, "before": before})
 
 

@@ -81,8 +81,9 @@ _UPDATE_SYMBOLS = """
     UPDATE symbols s SET {column} = l.given FROM locked l WHERE s.symbol = l.symbol"""
 UPDATE_CURRENCIES = _UPDATE_SYMBOLS.format(column="currency", kind="text")
 UPDATE_MOVED_WEEKS = _UPDATE_SYMBOLS.format(column="moved_weeks", kind="integer")
-# A tick that stands for a whole bar has its own open, high and low. `greatest` is needed because the first
-# possible bucket begins before year 1, which Python cannot represent.
+# A tick that stands for a whole bar counts with its own open, high and low; any other tick counts with its
+# price. `greatest` is needed because the first possible bucket begins before year 1, which Python cannot
+# represent.
 CANDLES = """
     SELECT symbol, bucket,
            (array_agg(COALESCE(open, price) ORDER BY timestamp))[1],
@@ -141,10 +142,10 @@ SPARKLINES_OF_ALL = _WALK.format(symbols="symbols") + LINES
 
 
 def build_statistics_statement(walk: str, *, price: str) -> str:
-    """Return the statement for the change and the volatility at each symbol's last price.
+    """Return the statement that selects each symbol's last price, its change in 24 hours and its volatility.
 
-    `walk` is the WITH clause that selects the last prices of the latest days. `price` is the query for the
-    price 24 hours before the last price.
+    `walk` is the WITH clause that selects the last price of each of the latest days. `price` is the query for
+    the price with which the last price is compared: the last one that is at least 24 hours older.
     """
     return f"""{walk}, returns AS (
         SELECT symbol, ln(price::float8) - ln(lag(price::float8) OVER days) AS gain
@@ -230,7 +231,10 @@ def list_latest(
 
 
 def list_latest_of_all(database: Database, beyond: datetime, month: datetime | None) -> tuple[Tick, ...]:
-    """Return the latest tick before `beyond` of every symbol, by symbol; `month` is as in `list_latest`."""
+    """Return the latest tick before `beyond` of every symbol, ordered by symbol.
+
+    `month` is as in `list_latest`.
+    """
     search = _Search(database, beyond)
     search.search_month(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - _SINCE_TODAY))
     return search.finish()
@@ -252,12 +256,15 @@ def update_currencies(database: Database, currencies: Mapping[str, str]) -> int:
 
 
 def list_moved_weeks(database: Database) -> dict[str, int]:
-    """Return for every symbol by how many weeks its history was moved."""
+    """Return for every symbol by how many weeks the dates of its ticks were moved when they were imported."""
     return dict(database.execute_sql(LIST_MOVED_WEEKS).fetchall())
 
 
 def update_moved_weeks(database: Database, weeks: Mapping[str, int]) -> int:
-    """Set by how many weeks the history of each symbol was moved, and return how many symbols changed."""
+    """Store by how many weeks the dates of each symbol's ticks were moved, without moving any tick.
+
+    Returns how many symbols changed.
+    """
     return count_changed(database, UPDATE_MOVED_WEEKS, (list(weeks), list(weeks.values())))
 
 
@@ -296,8 +303,9 @@ class _Search:
                 self._found.append(build_tick(row[1:]))
                 self._missing.pop(symbol, None)
             else:
-                # If the latest tick should be in the searched month, that tick was deleted. If it is not
-                # before `beyond`, it is ignored. In both cases the tick to return may be in any month.
+                # `latest` is the month in which the table `symbols` has the latest tick of this symbol. If it
+                # is the searched month, this tick was deleted. If it begins at or after `beyond`, this tick
+                # is ignored. In both cases the tick to return may be in any month.
                 is_elsewhere = latest is not None and month != latest < self._beyond
                 self._missing[symbol] = latest if is_elsewhere else None
 
@@ -352,7 +360,10 @@ def list_sparklines(
 
 
 def list_statistics(database: Database, beyond: datetime) -> tuple[PriceStatistics, ...]:
-    """Return the change and the volatility at the last price before `beyond` of every symbol, by symbol."""
+    """Return every symbol's last price before `beyond`, its change in 24 hours and its volatility.
+
+    The result is ordered by symbol.
+    """
     return fetch_all(database, build_statistics, STATISTICS, {**STATISTICS_WALK, "beyond": beyond})
 
 
@@ -420,10 +431,11 @@ def delete_ticks(database: Database, symbol: str) -> int:
 
 
 def forget_symbol(database: Database, symbol: str) -> None:
-    """Delete a symbol if it has no ticks. Then writers of ticks have to wait until the transaction ends.
+    """Delete a symbol from the table `symbols` if it has no ticks.
 
-    A writer whose symbol is in the table does not insert the symbol again. So this writer must commit before
-    the symbol is deleted.
+    In that case, `ticks` is locked: writers of ticks wait until the transaction ends. A writer does not
+    insert a symbol that is in `symbols` already. Without the lock, such a writer could commit a tick just
+    after the symbol was deleted, and `symbols` would not list the symbol of this tick.
     """
     parameters = {"symbol": symbol}
     if database.execute_sql(FIND_WITHOUT_TICKS, parameters).fetchone()[0]:

@@ -168,7 +168,7 @@ def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Stor
 
 
 def list_most_active(database: Database, limit: int) -> tuple[StoredUser, ...]:
-    """Return up to `limit` of the users who were active last, latest first."""
+    """Return up to `limit` users, ordered by the time of their last activity, latest first."""
     return fetch_all(database, build_user, MOST_ACTIVE, (limit,))
 
 

@@ -24,7 +24,7 @@ QUESTS_COMPLETED: Final = "quests_completed"
 VOLATILITY_RETURNS: Final = 20
 """Number of daily returns from which volatility is computed: about a month of trading days, as is usual."""
 TRADING_DAYS_PER_YEAR: Final = 252
-"""Number of days for annualising a daily standard deviation, even if a symbol has prices on other days."""
+"""Number of days with which volatility is annualised, also for a symbol that has prices on weekends."""
 
 QUEST_STATUSES: Final = ("ACTIVE", "COMPLETED", "EXPIRED")
 TRADE_SIDES: Final = ("BUY", "SELL")

@@ -183,8 +183,8 @@ class Health(Record, frozen=True):
 
     `database` is healthy, degraded or unhealthy. It is degraded if reads work, but the database is read-only
     or accepts no further connection. `redis` is healthy, degraded, unhealthy or disabled. It is degraded if
-    Redis is used, but not everything works. `database_reason` and `redis_reason` say why a service is not
-    healthy; they contain no address.
+    Redis answers, but the cache cannot store values in Redis or receives no invalidations. `database_reason`
+    and `redis_reason` say why a service is not healthy; they contain no address.
     """
 
     status: str
@@ -214,7 +214,7 @@ class TableFigures(Record, frozen=True):
 class EncryptionKeyUse(Record, frozen=True):
     """An encryption key, and the number of e-mail addresses that are encrypted with it.
 
-    `is_known` is true if the key is in ENCRYPTION_KEYS; other keys are named only by stored values.
+    `is_known` is true if the key is in ENCRYPTION_KEYS, and false if only stored addresses name the key.
     `is_current` is true for the key that encrypts new values.
     """
 

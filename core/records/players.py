@@ -22,7 +22,10 @@ class PlayerDay(Record, frozen=True):
 
 
 class SeenPlayers(Record, frozen=True):
-    """The number of players `seen` in some days, and the number of all `players` at the same moment."""
+    """The number of players who were seen in a range of days (`seen`), and of all players (`players`).
+
+    Both are counted at the same moment.
+    """
 
     seen: int
     players: int
@@ -45,7 +48,7 @@ class Streak(Record, frozen=True):
 class Cohort(Record, frozen=True):
     """The players who joined in one week, and how many of them played in this week and in each later week.
 
-    `week` is a Monday. `played` has one number for each week up to the running week. The number is None for a
+    `week` is a Monday. `played` has one number for each week up to the current week. The number is None for a
     week without any session.
     """
 
@@ -77,9 +80,11 @@ class PlayerReport(Record, frozen=True):
     `windows` are five periods: today, the last 7 finished days, the 7 days before those, the last 30 finished
     days, and the 30 days before those.
 
-    `streaks` has the number of players by the number of sessions that they played without missing one, up to
-    the last finished session or today's. It reads the sessions of the last 62 days. Streaks of more than 30
-    sessions count as 30. A day without a session of the game does not end a streak.
+    `streaks` has the number of players for each length of a streak. A streak is the number of sessions that a
+    player has played without missing one, counted back from today. Today's session is added if the player has
+    played it, but does not end the streak if not. A day without a session of the game does not end a streak
+    either. Only the sessions of the last 62 days are examined, and a streak of more than 30 sessions counts
+    as 30.
 
     `cohorts` are ordered by week, oldest first.
     """

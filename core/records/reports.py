@@ -30,7 +30,7 @@ class ScoreBin(Record, frozen=True):
 
 
 class LeaderboardSummary(Record, frozen=True):
-    """The summary of a leaderboard with entries. `leaders` is the number of players with the best score."""
+    """The summary of a leaderboard that has entries. `leaders` counts the players with the best score."""
 
     session_date: date
     category: str
@@ -46,9 +46,9 @@ class LeaderboardSummary(Record, frozen=True):
 class PeriodEntry(Record, frozen=True):
     """A player on a leaderboard over several sessions.
 
-    The requested base is subtracted from each score. `score` is the mean of these differences, in which a
-    session without a score counts as 0. `sessions` is the number of sessions with a score. Players with equal
-    sums share `rank`.
+    The caller chooses a base, which is subtracted from each score. `score` is the mean of these differences,
+    in which a session without a score counts as 0. `sessions` is the number of sessions with a score. Players
+    with equal sums share `rank`.
     """
 
     user_id: UUID
@@ -78,14 +78,15 @@ class MarketReturn(Record, frozen=True):
 
 
 class SymbolGain(Record, frozen=True):
-    """The gain that one symbol added to a player's value over some sessions. Amounts are virtual cash.
+    """The gain that one symbol added to a player's portfolio value over some sessions.
 
-    `sessions` counts the sessions in which the player held or traded the symbol. `bought` and `sold` are the
-    sums of its purchases and of its sales. `realised` is the proceeds of sales minus the cost of the sold
-    shares. `unrealised` is the worth of held shares at the last price of their session minus their cost.
+    Amounts are virtual cash. `sessions` counts the sessions in which the player held or traded the symbol.
+    `bought` and `sold` are the sums of its purchases and of its sales. `realised` is the proceeds of sales
+    minus the cost of the sold shares. `unrealised` is the worth of held shares at the last price of their
+    session minus their cost.
 
-    `incomplete` counts the sessions in which an amount is unknown and counts as 0. There, the held shares
-    have no price, or the trades do not add up to the held shares.
+    `incomplete` counts the sessions in which an amount is unknown and counts as 0. In such a session, the
+    held shares have no price, or the trades do not add up to the held shares.
     """
 
     symbol: str
@@ -104,9 +105,9 @@ class SymbolGain(Record, frozen=True):
 
 
 class PlayerGains(Record, frozen=True):
-    """The change of a player's value over `sessions` sessions, and the gain of each symbol, by symbol.
+    """The change of a player's portfolio value over `sessions` sessions, and the gain of each symbol.
 
-    `change` is the sum of the `day_change` of the portfolios.
+    `change` is the sum of the `day_change` of the portfolios. `symbols` is ordered by symbol.
     """
 
     sessions: int
@@ -174,8 +175,8 @@ class EventEffect(Record, frozen=True):
 class PriceStatistics(Record, frozen=True):
     """The price change and the volatility at the last price of a symbol, computed from stored prices.
 
-    They are defined as in `Tick`. The changes are None without a price that is 24 hours older. The volatility
-    is None with fewer than 21 days with prices.
+    The changes and the volatility are defined as in `Tick`. The changes are None if no price is at least 24
+    hours older. The volatility is None if fewer than 21 days have prices.
     """
 
     symbol: str
