@@ -78,6 +78,6 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Drop the tables, newest first."""
+    """Drop the tables in the reverse order of their creation."""
     for table in DOWN:
         db.execute_sql(f"DROP TABLE {table}")

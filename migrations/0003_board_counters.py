@@ -60,8 +60,8 @@ _LOCK = f"""
         RETURN NULL;
     END IF;"""
 _KEYS = "session_date, category, score, created_at, id"
-# An update of final ranks moves no entry, so this join returns no rows for it. Locks are taken for the
-# updated entries all the same, because a second join to exclude them would cost more.
+# An update of final ranks moves no entry, so this join returns no rows for it. The leaderboards of the
+# updated entries are locked all the same, because a second join to exclude these entries would cost more.
 _UPDATED = """
     SELECT v.* FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
     CROSS JOIN LATERAL (VALUES
@@ -115,8 +115,8 @@ _PIECES = """
         FROM {rows}
     ) AS numbered) AS pieces
     GROUP BY session_date, category, piece"""
-# The entries of a bucket, as three index ranges: scores equal to the bucket's start, scores between, and
-# scores equal to the start of the next bucket.
+# The entries of a bucket, as three index ranges: entries with the score of the bucket's start, entries with
+# the score of the next bucket's start, and entries with a score between these two.
 _BUCKET_ROWS = f"""(
         SELECT {_KEYS} FROM leaderboard_entries
         WHERE session_date = day AND category = board AND score = -first.depth
@@ -135,7 +135,8 @@ _BUCKET_ROWS = f"""(
 _BUCKET_PIECES = _PIECES.format(
     depth="first.depth", created_at="first.created_at", id="first.id", target="target", rows=_BUCKET_ROWS
 )
-# Merges buckets. If all scores grow, the old buckets remain without entries.
+# Merges neighbouring buckets when there are too many. For example, when all scores grow, the old buckets
+# remain without entries.
 _MERGE = """
             WITH removed AS (
                 DELETE FROM leaderboard_counters WHERE session_date = day AND category = board
@@ -208,8 +209,9 @@ FOLD_LATER = """
         PERFORM leaderboard_fold(NEW.session_date, NEW.category);
         RETURN NULL;
     END $$"""
-# Calls `leaderboard_fold` at random, so that no state has to be stored: about once for as many new entries as
-# a bucket can have, and once for 4,000 rows of counters. A reader sums 4,000 rows in a millisecond.
+# Calls `leaderboard_fold` at random, so that no state has to be stored. On average there is one call for
+# every 4,000 new entries (a bucket with more entries is split) and one call for every 4,000 new rows of
+# counters. A reader sums 4,000 rows in a millisecond.
 FOLDING = f"""
     CREATE CONSTRAINT TRIGGER leaderboard_counters_fold AFTER INSERT ON leaderboard_counters
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW

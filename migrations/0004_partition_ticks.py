@@ -1,24 +1,26 @@
 """Partition `ticks` by month, so that old history can be dropped without a scan.
 
-Monthly partitions begin with the first tick, but at most two years ago. Older ticks, such as imported
-history, are in `ticks_before`, which has no lower bound. The ranges have no gap, so a search for the latest
-tick can go from the newest partition to the oldest and stop at the first hit. `ticks_default` contains only
-ticks that are later than the last month. It is empty unless maintenance has stopped.
+Monthly partitions begin with the month of the first tick, but not earlier than two years ago. Older ticks,
+such as imported history, are in `ticks_before`, which has no lower bound. The ranges have no gap, so a search
+for the latest tick can go from the newest partition to the oldest and stop at the first hit. `ticks_default`
+contains only ticks that are later than the last month. It is empty unless maintenance has stopped.
 
 All rows, columns, checks and indexes are kept, also those of an adopted table, except unique indexes without
 `timestamp`. Such indexes cannot exist on partitions, and `down` creates them again.
 
 `symbols` lists every symbol that had ticks, with the month of its latest tick. Without this table, a query
 for the symbols would plan and read every partition. Triggers add new symbols and update the month; the month
-changes once a month per symbol. Only maintenance removes symbols without ticks, and it blocks writers during
-this.
+changes once a month per symbol. No trigger removes a symbol without ticks, because writers of ticks must be
+blocked during the removal. The service does this during maintenance and when it deletes the ticks of a
+symbol.
 """
 
 import json
 from datetime import UTC, datetime
 from typing import Any
 
-# Planning a query on the monthly partitions of two years takes about a millisecond.
+# Maximum number of monthly partitions before the current month. Planning a query on 24 monthly partitions
+# takes about a millisecond.
 MONTHS_BACK = 24
 MONTHS_AHEAD = 2
 

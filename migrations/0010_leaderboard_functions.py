@@ -6,8 +6,9 @@ may be made while the tables are empty. Therefore the functions have settings th
 
 The number of entries in a bucket is about the square root of the number of entries in the leaderboard, at
 least 64. To compute a rank, PostgreSQL reads a part of one bucket and the counters of all buckets before it.
-With this size, both grow as slowly as possible. In return, `leaderboard_fold` replaces counters by their sum
-more often, about once per hundred changed scores.
+With smaller buckets there would be more counters to read, and with larger buckets more entries. The cost of
+small buckets is that `leaderboard_fold` replaces counters by their sum more often, about once per hundred
+changed scores.
 """
 
 from typing import Any
@@ -109,7 +110,8 @@ def up(_migrator: Any, db: Any) -> None:
         BUCKET_SIZE,
         _FOLD_LATER.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)"),
         _DROP_FOLDING,
-        # `leaderboard_fold` runs about once for as many new entries as the smallest bucket can have
+        # on average `leaderboard_fold` runs once for every 128 new entries: a bucket of the smallest size is
+        # split when it has more
         _FOLDING.format(chance=f"greatest(NEW.entries / {2 * LEAST}.0, 0.001)"),
         RANK,
         SET_SCORE,

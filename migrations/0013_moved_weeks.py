@@ -1,4 +1,7 @@
-"""Store by how many weeks the history of a symbol was moved when it was imported."""
+"""Store by how many weeks the dates of a symbol's ticks were moved when the ticks were imported.
+
+The import of the demo prices moves old trading days by whole weeks, so that the history ends last week.
+"""
 
 from typing import Any
 

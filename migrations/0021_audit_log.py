@@ -7,13 +7,14 @@ dropped.
 
 A seal lists a batch of events with a digest of each. The hash of a seal includes the hash of the previous
 seal, so no event or seal can be changed or removed without a trace. Events of a transaction that commits late
-are not missed: a seal contains every event that is visible and in no seal yet. `up_to` only limits the
-search: all events of transactions with lower ids are sealed, because none of these transactions was still
-running (`pg_snapshot_xmin`).
+are not missed: a seal contains every event that is visible and in no seal yet. The column `up_to` of a seal
+only limits the search for the next seal: all events of transactions with lower ids than `up_to` are sealed,
+because none of these transactions was still running (`pg_snapshot_xmin`).
 
-In a restored dump, transaction ids start anew; `system` shows that the server is a different one. The first
-seal on that server searches all events. Later seals skip events with higher transaction ids than the server
-has used, because the first seal has sealed them.
+If a dump is restored on another server, transaction ids start anew; the column `system` shows which server
+wrote a seal. The first seal on the new server searches all events. Restored events can have higher
+transaction ids than the new server has used. Later seals skip these events, because the first seal contains
+them.
 """
 
 from datetime import UTC, datetime
@@ -94,7 +95,7 @@ KEEP = tuple(
 
 # -- changes of rows -----------------------------------------------------------------------
 
-# For each audited table, the columns whose changes are not recorded, because they are no action of a person.
+# For each audited table, the columns whose changes are not recorded, because no person makes these changes.
 AUDITED = {
     "users": "last_active,updated_at",
     "portfolios": "updated_at",

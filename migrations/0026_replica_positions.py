@@ -1,7 +1,7 @@
-"""Create a function that checks whether a replica has replayed the WAL up to a position.
+"""Create a function that checks whether a replica has replayed the WAL up to a given LSN.
 
 A reader sends the function call and its query in one message, as two statements. The snapshot of the query is
-newer than the call, so the query sees everything up to the position.
+newer than the call, so the query sees every commit up to the LSN.
 """
 
 from typing import Any
