@@ -8,7 +8,7 @@
 - `numbers_and_dates` parses texts with decimal points or commas, and dates in all known formats.
 - `rows` and `bars` check rows and prices.
 - `table` combines rows of one day, makes the checks that need several rows, and adjusts for splits.
-- `loading` compares the days with the database, and writes the ticks that `daily_ticks` builds.
+- `loading` compares the new days with the stored days, and writes the ticks that `daily_ticks` builds.
 """
 
 from core.installation import require_extra

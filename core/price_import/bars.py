@@ -1,7 +1,7 @@
 """Checks the bars of a price file; a bar is the open, high, low, close and volume of one row.
 
-Owns the rules for valid bars. Widens low and high to include open and close, and scales all prices when there
-is an adjusted close. Reads no file, and does not combine the bars of one day.
+Owns the rules for valid bars. Widens low and high to include open and close. If the file has adjusted closes,
+multiplies open, high and low by adjusted close / close. Reads no file, and does not combine bars of one day.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from core.simulation.amounts import Floats
 MIN_PRICE: Final = 1e-10
 MAX_PRICE: Final = 1e9
 MAX_VOLUME: Final = 2.0**53
-"""A float represents every integer up to this one exactly."""
+"""The largest valid volume: a float represents every integer up to this one exactly."""
 
 TOLERANCE: Final = 0.01
 """How far an open or close may be below the low or above the high, as a share of the low or high.
@@ -32,8 +32,8 @@ EVENT: Final = "(?i)dividend|stock split"
 class RowCheck(NamedTuple):
     """The result of checking one rule on many rows; `broken` is a mask of the rows that break the rule.
 
-    `kind` is a short text without values of a row. `reason` is the error message: a template for
-    `str.format`, with fields of the row such as `{close}`.
+    `kind` names the fault without values of a row, such as "low is above high". `reason` is the error
+    message: a template for `str.format`, with fields of the row such as `{close}`.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class RowCheck(NamedTuple):
 
 
 class Bars:
-    """The bars of many rows; `texts` has the columns of the file by meaning, such as "close".
+    """The bars of many rows; `texts` maps the meaning of a column, such as "close", to its cells.
 
     `prices` has the open, high, low and close of the file divided by `scale`, and NaN where a field is not a
     number. `stored` has the same four prices as they will be stored: scaled to the adjusted close, with low
@@ -69,7 +69,7 @@ class Bars:
             return [opens, high, low, close]
         with np.errstate(all="ignore"):  # no warnings: `check` reports invalid numbers
             factor = self.adjusted / close
-            # the last value is the adjusted close of the file: close * factor could be rounded differently
+            # return the adjusted close of the file: close * factor could be rounded differently
             return [
                 round_adjusted(value)
                 for value in (opens * factor, high * factor, low * factor, self.adjusted)
@@ -78,8 +78,8 @@ class Bars:
     def are_without_trade(self) -> Mask:
         """Return a mask of the rows in which nothing was traded.
 
-        In such a row, all prices are missing, or open, high and low are 0. Such zeros may stand beside a
-        close above 0 if the volume is 0 or missing: some vendors repeat the close of the day before.
+        In such a row, all prices are missing, or all prices are 0. The close may be above 0 if open, high and
+        low are 0 and the volume is 0 or missing: some vendors repeat the close of the day before.
         """
         opens, high, low, close = (values == 0 for values in self.prices.values())
         is_still = opens & high & low & (close | (np.nan_to_num(self.volume) == 0))

@@ -19,7 +19,7 @@ from core.simulation.amounts import Floats, divide_rounded, find_units, to_decim
 from core.simulation.price_statistics import PERCENT_UNITS, annualize_volatility, measure_change
 from core.simulation.trading_hours import close_of
 
-_MAX_UNITS: Final = 10**12  # up to this, price * 2 * PERCENT_UNITS fits into 64 bits
+_MAX_UNITS: Final = 10**12  # for a price in units below this, price * 2 * PERCENT_UNITS fits into 64 bits
 
 _DAY_SECONDS: Final = 86_400
 
@@ -98,6 +98,6 @@ def _volatilities(closes: Floats) -> list[Decimal | None]:
     unknown = list(repeat(None, min(VOLATILITY_RETURNS, len(closes))))
     if len(returns) < VOLATILITY_RETURNS:
         return [*unknown]
-    # one window for each day: with a running sum, rounding errors would depend on the first day
+    # compute each day from its own window: rounding errors of a running sum would depend on the first day
     yearly = annualize_volatility(sliding_window_view(returns, VOLATILITY_RETURNS))
     return [*unknown, *to_prices(yearly)]

@@ -1,7 +1,7 @@
 """Detects the format of a price file: separator, header, columns, symbol, date format and decimal mark.
 
 Uses only the first lines of a file. Raises `PriceFileError` for an ambiguous file; the message names the
-option that decides.
+option with which the user can choose.
 """
 
 import csv
@@ -27,12 +27,12 @@ from core.price_import.vocabulary import (
 
 SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")
-"""The encodings to try, in this order, when a file is not UTF-8 and shows no header in Windows-1252."""
+"""The encodings to try, in this order, if a file is not UTF-8 and has no header as Windows-1252 text."""
 
 _HEADER_LINES: Final = 60
 _SAMPLE_ROWS: Final = 200
 _GIVEN: Final = -1
-"""The rank of a column that --columns names. A lower rank is preferred, and all other ranks are higher."""
+"""The rank of a column that --columns names: less than all other ranks, so that this column is chosen."""
 
 _UNDECIDED: Final = -1
 """Used instead of a column number for the volume until `choose_volume` decides between several columns."""
@@ -184,9 +184,10 @@ def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
 
 
 def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
-    """Return the header with the data of the lines above and below it, and with the first rows.
+    """Return the header with the names in the lines next to it, and with the first rows.
 
-    yfinance writes the symbols of the columns, and the name of the date column, on separate lines.
+    In files of yfinance, a line above or below the header has the symbols of the columns, and another line
+    below has the name of the date column.
     """
     names, below = header.names, 0
     symbols: tuple[str, ...] = ()
@@ -268,12 +269,12 @@ class _Columns:
         return names
 
     def _list(self, meaning: str) -> list[int]:
-        """Return the numbers of the columns that have this meaning, the lowest rank first."""
+        """Return the numbers of the columns that have this meaning, the most preferred name first."""
         found = [(name.rank, n) for n, name in enumerate(self._names) if name and name.meaning == meaning]
         return [column for _, column in sorted(found)]
 
     def _choose(self, meaning: str, columns: Sequence[int]) -> int:
-        """Return the column with the lowest rank. Raises `PriceFileError` if two columns have that rank.
+        """Return the column with the preferred name. Raises `PriceFileError` if two are equally preferred.
 
         There are two exceptions. Of symbol columns with equal cells, the first is returned. For volumes in
         different units, such as BTC and USD, `_UNDECIDED` is returned.
@@ -295,7 +296,8 @@ class _Columns:
     def find_series(self) -> list[Series]:
         """Return one series of price columns, or one series for each symbol that the header names.
 
-        Raises `PriceFileError` if there is no close, or if only some of open, high and low exist.
+        Raises `PriceFileError` if there is no close. Also raises it if the header has only some of open, high
+        and low, unless `--columns` leaves the missing ones out, for example with `open=-`.
         """
         by_affix: dict[str, dict[str, list[int]]] = {}
         for column, name in enumerate(self._names):
@@ -353,7 +355,8 @@ class _Columns:
         unknown = [n for n, name in enumerate(self._names) if name is None and header.cells(n)]
         dated = [n for n in unknown if self._find_date_forms(n) and not header.cells(n)[0].isdigit()]
         if len(dated) == 1 or (named and not dated):
-            return (dated or named)[0]  # if a column named `date` has no dates, its rows are refused later
+            # if no column has dates, return the column whose name means a date: its rows are refused later
+            return (dated or named)[0]
         raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
 
     def _find_date_forms(self, column: int) -> list[str]:
@@ -370,7 +373,7 @@ class _Columns:
         ranks = {column: name.rank for column in self._list("symbol") if (name := self._names[column])}
         usable = [column for column, rank in ranks.items() if _are_symbols(rank, self._header.cells(column))]
         if ranks:
-            # a column of company names has no symbols, but it shows whether the file has several companies
+            # also choose a column of company names: it shows whether the file has several companies
             self.shared["symbol"] = self._choose("symbol", usable or [*ranks])
         if self._options.symbol:
             return self._options.symbol.upper(), "--symbol"
@@ -453,8 +456,9 @@ class _Columns:
 def _are_symbols(rank: int, cells: list[str]) -> bool:
     """Return whether the cells of a column are symbols, and not company names or plain numbers.
 
-    Company names have spaces or mixed case. A column name with a `rank` of 0 or less, such as "ticker",
-    certainly means symbols: then mixed case and plain numbers are accepted.
+    Company names have spaces or mixed case. `rank` is the rank of the column's name. A name of rank 0 or
+    less, such as "ticker", certainly means symbols: then mixed case and plain numbers are accepted. For a
+    name of rank 1, such as "code", plain numbers are accepted, but mixed case is not.
     """
     if not all(map(parse_symbol, cells)):
         return False

@@ -1,6 +1,6 @@
 """Loads the days of price files into the database: one tick per trading day, at the time of its close.
 
-Checks that the new days continue the days in the database. Contains no SQL: `service.load_market_ticks`
+Checks that the prices of the new days fit the stored prices. Contains no SQL: `service.load_market_ticks`
 writes the ticks. All files are read and checked before the first tick is written. Therefore a mistake in the
 last line of the last file leaves the database unchanged.
 """
@@ -30,12 +30,15 @@ PARALLEL_WRITES: Final = 2
 """Batches written in parallel: the server stores one batch while the next is encoded. More are not faster."""
 
 DAYS_BEHIND: Final = 7
-"""After `move_to_today`, the last day is at most this number of days before today."""
+"""A history that `move_to_today` moves for the first time ends at most this number of days before today."""
 
 _CONTEXT: Final = timedelta(days=60)
-"""How far around the new days stored days are read: more than `VOLATILITY_RETURNS` trading days."""
+"""Stored days are read up to this distance from the first and from the last new day.
 
-_HALF_CENT: Final = 0.005  # closes may differ by this, because vendors round to cents
+It is more than `VOLATILITY_RETURNS` trading days.
+"""
+
+_HALF_CENT: Final = 0.005  # closes of 1.00 or more may differ by this, because vendors round to cents
 _SAME: Final = 0.001
 """The largest relative difference allowed between the stored close and the new close of the same day."""
 
@@ -44,9 +47,10 @@ _SAME: Final = 0.001
 class ImportResult:
     """The result of an import.
 
-    `rows` is the number of days that were read. `changed` is the number of these days that were new or
-    different in the database. `repeated` is the number of rows that were equal to another row. `skipped` is
-    the number of invalid rows, which were not loaded, and `problems` has the first invalid row of each kind.
+    `rows` is the number of days that were read, summed over all symbols. `changed` is the number of these
+    days that were new, or different from the stored day. `repeated` is the number of rows that were left out
+    because they repeat another row. `skipped` is the number of invalid rows, which were not loaded, and
+    `problems` has the first invalid row of each kind.
     """
 
     rows: int
@@ -65,7 +69,7 @@ def load_prices(
     """Load the days that were read. Other days in the database are not changed.
 
     The change and volatility of a symbol's first days are computed from earlier days in the database. Raises
-    `PriceFileError`, before anything is loaded, when the days do not continue the stored days.
+    `PriceFileError`, before anything is loaded, when the prices do not fit the stored prices of the symbol.
     """
     table = reading.table
     # read from the primary: a replica may lack prices that were imported a moment ago
@@ -101,7 +105,7 @@ def _fit_to_stored(
 ) -> dict[str, list[tuple[date, Decimal]]]:
     """Return the stored days and closes before each symbol's first new day.
 
-    Raises `PriceFileError` when the new days do not continue the stored days.
+    Raises `PriceFileError` when the new prices do not fit the stored prices, or have another currency.
     """
     table, days_before = reading.table, dict[str, list[tuple[date, Decimal]]]()
     stored = service.get_symbol_currencies()
@@ -140,9 +144,10 @@ def _check_seam(
 ) -> None:
     """Raise `PriceFileError` if the new days do not fit the stored days at the first or last new day.
 
-    `beside` is the stored day before the first new day (`is_first`), or after the last new day. The days do
-    not fit if a day exists in both with different closes. If no day exists in both, they do not fit if the
-    price jumps between `beside` and the nearest new day as in a split.
+    With `is_first`, `beside` is the stored day before the first new day; otherwise, it is the stored day
+    after the last new day. If some of the new days are already stored, the first (or last) of them must have
+    the stored close. If there are no such days, the price must not jump as in a split between `beside` and
+    the nearest new day.
     """
     symbol, edge = beside.symbol, 0 if is_first else -1
     shared = [row for row in range(len(days)) if int(days["day"][row]) in stored]
@@ -176,11 +181,12 @@ def _check_seam(
 def move_to_today(
     service: EnhancedDatabaseService, reading: PriceReading, today: date, *, keep_dates: bool = False
 ) -> int:
-    """Move all days of a reading by whole weeks, to end in the week before `today`; return how many weeks.
+    """Move all days of a reading by whole weeks; return the number of weeks.
 
-    A history that is already in the database is moved by as many weeks as at its first import. Otherwise the
-    same days would be stored twice at different dates. With `keep_dates`, no day is moved; raises
-    `InvalidInput` if an earlier import has moved the days.
+    A history that is not stored yet is moved so that it ends at most seven days before `today`. A history
+    that is already stored is moved by as many weeks as at its first import. Otherwise the same days would be
+    stored twice at different dates. With `keep_dates`, no day is moved; raises `InvalidInput` if an earlier
+    import has moved the days.
     """
     with reads_on_primary():
         stored = service.get_moved_weeks()

@@ -45,10 +45,10 @@ SHOWN_LINES: Final = 20
 class PriceReading:
     """The result of reading price files.
 
-    `table` has the daily prices, `files` the reader of each file by file name, and `currencies` the currency
-    of each symbol. `left_out` has the names of files that are no tables. `splits` are the splits of the
-    options. `bars_a_day` is the largest number of rows that one symbol has for one day. `repeated` is the
-    number of rows that were equal to another row.
+    `table` has the daily prices. `files` maps the name of each file to its reader, and `currencies` maps each
+    symbol to its currency. `left_out` has the names of files that are no tables. `splits` has the splits that
+    the options name. `bars_a_day` is the largest number of rows that one symbol has for one day. `repeated`
+    is the number of rows that were left out because they repeat another row.
     """
 
     table: PriceTable
@@ -120,8 +120,9 @@ def read_prices(
     """Read prices from files, folders and archives, compressed or not.
 
     `now` decides which days have closed already; the default is the current time. Raises `PriceFileError`
-    when a file cannot be read or has more than one possible format. Also raises it for an invalid row, except
-    with `options.skip_invalid`, and with `options.strict` for a warning. The message names the file and line.
+    when a file cannot be read, or has more than one possible format. An invalid row raises it too, except
+    with `options.skip_invalid`; the message names the file and line. With `options.strict`, a warning raises
+    it too.
     """
     options = options or ReadingOptions()
     files = _Files(options, now or datetime.now(UTC))

@@ -48,7 +48,7 @@ _OPEN_QUOTE: Final = "a quote that is opened here is not closed on the line"
 
 
 class RowProblem(NamedTuple):
-    """A row that is not loaded, and the reason. `kind` is a short reason without values of the row."""
+    """A row that is not loaded. `kind` is the reason without values of the row, such as "date is invalid"."""
 
     file: str
     line: int
@@ -84,7 +84,7 @@ class FileReader:
 
     `currencies` maps each currency code to its text in the file and the line where it occurs first. `remarks`
     maps each kind of correction to the number of corrected rows. `is_adjusted` says that the file has
-    adjusted closes or a column of splits.
+    a column of splits, or an adjusted close that differs from the close.
     """
 
     def __init__(

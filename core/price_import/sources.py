@@ -300,7 +300,8 @@ def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Itera
     with source.open() as (data, position):
         try:
             for rows in _open_csv(data, text, columns, note_wrong_width):
-                # pyarrow numbers rows instead of lines, and reports rows of a wrong width up to a block early
+                # Count the rows here: pyarrow yields valid rows without numbers. `wrong` may already have
+                # rows of the next block, because pyarrow reads one block ahead.
                 numbers = np.arange(row, row + rows.num_rows + len(wrong))
                 numbers = numbers[~np.isin(numbers, [line.line for line in wrong])][: rows.num_rows]
                 row = int(numbers[-1]) + 1 if len(numbers) else row

@@ -1,8 +1,8 @@
 """A table of the daily prices of many symbols, and the checks that need several rows.
 
 Removes repeated rows, combines the bars of a day into one bar, and adjusts prices for splits. Prices are
-floats: for a price of up to fifteen digits, the shortest text of the float is the price as written in the
-file. Never reads a file.
+floats. If a price in a file has up to fifteen digits, `repr` of its float has the same digits. Never reads a
+file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,13 +34,13 @@ _LEAST_JUMP: Final = 0.25
 """A price jumps if its logarithm changes by more than this."""
 
 _NEAR: Final = 0.14
-"""The largest difference of logarithms between a jump and a split ratio: prices also move on that day."""
+"""A jump is like a split if it differs from log(ratio) by less than this: prices also move on that day."""
 
 _LARGE_SPLIT: Final = 0.2
 """A split can be recognized in the prices if the logarithm of its ratio is larger than this."""
 
 _LOOKED_AT: Final = 500
-"""The number of a symbol's first days from which the interval between its rows is measured."""
+"""The interval between the rows of a symbol is measured on this number of its first rows."""
 
 _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
@@ -55,7 +55,7 @@ class TableBuilder:
         self._columns = {name: np.empty(_FIRST_ROWS, kind) for name, kind in TYPES.items()}
 
     def add(self, part: Columns) -> None:
-        """Append rows of the file that is the last one in `files`. `symbols` maps symbols to their codes."""
+        """Append rows of the last file in `self.files`; their column `code` has values of `self.symbols`."""
         first, self.rows = self.rows, self.rows + len(part["code"])
         for name, column in self._columns.items():
             if self.rows > len(column):
@@ -255,8 +255,8 @@ def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Spl
 def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
     """Return whether the prices of one symbol jump at its splits.
 
-    Only large splits are checked. If there is no large split, the largest one is checked. Raises
-    `PriceFileError` if the prices jump at only some of the checked splits.
+    Only splits larger than `_LARGE_SPLIT` are checked. If there is none, the largest of the smaller splits is
+    checked. Raises `PriceFileError` if the prices jump at only some of the checked splits.
     """
     votes = {}
     for split in splits:

@@ -1,7 +1,7 @@
 """The vocabulary of price files: column names, currencies, and words in file names.
 
-Never reads a row. A comparison of column names ignores case, spaces, punctuation, numbering, accents and
-surrounding words such as "price" or "(USD)".
+Never reads a row. A comparison of column names ignores case, spaces, punctuation, accents, a number in front
+such as "1. ", and additional words such as "price" or "(USD)".
 """
 
 import re
@@ -17,8 +17,8 @@ def _split(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# Column names by meaning. Names after a `|` have a higher rank. If two columns of a file have one meaning,
-# the column with the lower rank is used.
+# Column names by meaning. Names before a `|` are preferred to names after it: if two columns of a file have
+# one meaning, the column with the preferred name is used. The rank of a name is the number of `|` before it.
 _COLUMNS: Final = {
     "symbol": """symbol ticker tickersymbol tscode tckrsymb tic tradingsymbol stocksymbol actsymbol
         | code stock stockcode sccode instrument asset pair security 股票代码 代码 证券代码
@@ -61,7 +61,7 @@ _OTHER_PRICES: Final = _split(
     deliverable deliv delivery time"""
 )
 _LOOSE_RANK: Final = 2
-"""Column names with at least this rank are ambiguous, because files also use them with other meanings."""
+"""Column names whose rank is this number or larger are ambiguous: files also use them with other meanings."""
 
 CURRENCIES: Final = _split(
     """USD EUR GBP GBX JPY CNY CNH HKD INR KRW TWD SGD AUD NZD CAD CHF SEK NOK DKK PLN CZK HUF RUB TRY ZAR BRL
@@ -93,9 +93,10 @@ _SYMBOL_NAME = re.compile(r"[$^.@#]?[A-Za-z0-9][A-Za-z0-9.^=:&_@#$!+-]*")
 
 
 class Name(NamedTuple):
-    """The meaning of a column name, such as "close". Of two columns with one meaning, the lower rank is used.
+    """The meaning of a column name, such as "close".
 
-    `affix` is the rest of the name in capitals, such as AAPL in `AAPL.Open`.
+    `rank` is 0 for the preferred names of a meaning. Of two columns with one meaning, the column whose rank
+    is the smaller number is used. `affix` is the rest of the name in capitals, such as AAPL in `AAPL.Open`.
     """
 
     meaning: str
@@ -153,7 +154,7 @@ def _parse_with_affix(name: str) -> Name | None:
 
 
 def is_price(name: Name | None) -> bool:
-    """Return whether a column belongs to the prices of a symbol: a price, a volume, or such as a dividend."""
+    """Return whether a column has values of one symbol: prices, volumes, or unused values like dividends."""
     return name is not None and name.meaning in {*PRICES, "adjusted", "volume", "ignored"}
 
 
@@ -180,7 +181,7 @@ def parse_substitute(name: str) -> str | None:
 
 
 def parse_currency(text: str) -> str | None:
-    """Return a currency code in capitals, or None if the text is not such a code. Pence (GBp) are GBX."""
+    """Return a code of three to five letters in capitals, or None for another text. Pence (GBp) are GBX."""
     if text in {"GBp", "GBx", "p"}:
         return "GBX"
     return text.upper() if re.fullmatch(r"[A-Za-z]{3,5}", text) else None
@@ -195,7 +196,7 @@ def guess_symbol(file: str) -> str | None:
     stem = re.sub(r"\(\d+\)", " ", stem)
     found = list(filter(None, map(_strip_words, re.split(r"[ _()\[\],]+", stem))))
     if len(found) == 2 and (len(found[1]) == 1 or found[1].upper() in CURRENCIES):
-        found = ["_".join(found)]  # one symbol of two words, such as BRK_A or BTC_USDT
+        found = ["_".join(found)]  # join the two words of one symbol, such as BRK_A
     if len(found) != 1 or not _SYMBOL_NAME.fullmatch(found[0]) or len(found[0]) > MAX_GUESS:
         return None
     symbol = re.sub(r"(?<=[A-Z]{6})(1|5|15|30|60|240|1440|10080|43200)$", "", found[0].upper())
