@@ -1,7 +1,8 @@
-"""Exact conversion between decimals, as in the records, and integers, with which the simulation computes.
+"""Converts money and prices between decimals, which records have, and integers, which the simulation uses.
 
-Money is an integer number of cents. A price is an integer number of units; a unit is 1/10000 or a smaller
-power of ten. Half a unit is rounded away from zero, as by PostgreSQL's round().
+Computation with integers is exact. Money is an integer number of cents. A price is an integer number of
+units; a unit is 1/10000 or a smaller power of ten. Half a unit is rounded away from zero, as in PostgreSQL's
+round().
 """
 
 from collections.abc import Iterable
@@ -30,9 +31,10 @@ _CENT: Final = Decimal("0.01")
 
 
 def find_price_units(prices: Iterable[Decimal]) -> int:
-    """Return the number of units in a price of 1.00 with which all these prices are integers.
+    """Return how many units make a price of 1.00, so that each of these prices is a whole number of units.
 
-    It is a power of ten, limited by MAX_PLACES and MAX_UNITS.
+    The number is a power of ten. It is limited by MAX_PLACES and MAX_UNITS; prices with more decimal places
+    are rounded when they are converted.
     """
     places, highest = 4, Decimal(1)
     for price in prices:

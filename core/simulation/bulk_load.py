@@ -26,7 +26,10 @@ class Progress(Protocol):
     """A function that a load calls repeatedly to report its progress."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Report that `done` of `total` are complete in a stage, such as "loading prices"."""
+        """Report that `done` of `total` rows (or bytes, or sessions) are complete.
+
+        `stage` names the current part of the load, such as "loading prices".
+        """
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:

@@ -44,7 +44,7 @@ from core.simulation.trading_hours import midnight_of
 logger = logging.getLogger(__name__)
 
 MOST_DAYS: Final = 92
-"""A longer gap is not filled: the imported prices end long ago, or the stack was not used for months."""
+"""A gap of more days is not filled: the imported prices end long ago, or the stack was down for months."""
 
 STEPS: Final = 48
 """The number of steps in a day, one every half hour: enough for a candle of every hour."""
@@ -74,7 +74,7 @@ def play_missed_sessions(
             logger.info("%d days since the session of %s are too many to be played", len(missed), last)
             return []
         if missed:
-            # the last session may lack its final ranks: the simulator may have ended in the middle of it
+            # write the final ranks of the last session: the simulator may have ended in the middle of it
             service.close_session(last)
         daily = DailyPrices()
         for number, day in enumerate(missed, 1):
@@ -230,9 +230,9 @@ def _play_quests(
 def _advance_milestone(
     service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
 ) -> Iterator[Quest]:
-    """Yield a player's milestone with the wins before `day`, and the next milestone if it is reached.
+    """Yield a player's active milestone with the wins before `day`; if it is reached, also the next one.
 
-    A player without a milestone gets a first one. `new_id` is the id of a new milestone.
+    For a player without an active milestone, yield only the next one. `new_id` is the id of the next one.
     """
     wins = count_wins(service, user.id, day)
     active = service.get_user_active_quests(user.id)

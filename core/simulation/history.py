@@ -1,6 +1,7 @@
 """The past daily prices of all symbols, read through the service.
 
-Owns the rule for imported days: an imported day has one tick, a day of the live market has many.
+Owns the rule that distinguishes imported days, which have one tick, from days of the live market, which have
+many.
 """
 
 from dataclasses import dataclass, field
@@ -74,7 +75,10 @@ def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: 
 
 
 def _is_imported(service: EnhancedDatabaseService, candle: Candle) -> bool:
-    """Return whether a day with one tick was imported. A live session has one tick if it stopped early."""
+    """Return whether a day with one tick was imported, and is not a live session that stopped after one tick.
+
+    The tick of an imported day has a high above its low, or the time of the market's close.
+    """
     if candle.low < candle.high:
         return True
     close = close_of(candle.bucket.date())
@@ -122,7 +126,7 @@ class Calibration:
 class DailyPrices:
     """The daily candles of each symbol before today, oldest first: imported days and live sessions.
 
-    Each day is read once, and kept for the life of the process.
+    Each day is read once, and kept as long as this object exists.
     """
 
     candles: dict[str, list[Candle]] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""Ids of simulated rows, which are the same in every run.
+"""Makes the ids of simulated rows; a row has the same id in every run.
 
 The ids are UUIDs in the form of version 7. They begin with the milliseconds of an instant, so that rows of
-the same time are adjacent in an index. Then follow 74 bits of a hash of kind, seed and key. Rows of real
-players have random ids from the service.
+the same time are adjacent in an index. Then follow 74 bits of a hash of kind, seed, instant and key. Rows of
+real players have random ids from the service.
 """
 
 from collections.abc import Iterable
@@ -66,8 +66,9 @@ def hash_ids(ids: Iterable[UUID]) -> Hashes:
 
 def make_ids(kind: Kind, *, seed: int, when: datetime, keys: Hashes | Integers) -> list[UUID]:
     """Return one id for each key, such as the number of a player or the hash of a player's id."""
-    # Earlier releases closed every day at 21:00 UTC, which is standard time. With the same ids, a replay
-    # updates the rows of such a release instead of adding new rows.
+    # Use the standard time of New York for all days: earlier releases closed every day at 21:00 UTC, which is
+    # the close in standard time. With the same ids, a replay updates the rows of these releases instead of
+    # adding new rows.
     milliseconds = int(to_standard_time(when).timestamp() * 1000)
     base = np.zeros(1, np.uint64)
     for part in (int(kind), seed, milliseconds):

@@ -1,8 +1,8 @@
 """The market of one live session: a random walk from the last price before the session.
 
 The walk is a geometric Brownian motion: the logarithm of a price takes normally distributed steps. Their mean
-and variance are proportional to the duration of a step, so a live day has the same mean and variance as
-an imported day. Also creates the market events for large moves.
+and variance are proportional to the duration of a step, so the log returns of live days have the same mean
+and variance as those of imported days. Also creates the market events for large moves.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class LiveMarket:
         daily: DailyPrices,
         announced: set[tuple[str, str]],
     ) -> None:
-        # choose units in which all prices are integers of at least 1,000; MAX_PLACES limits the units
+        # choose units so small that every price is an integer of at least 1,000, if MAX_PLACES allows it
         least_units = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
         units = max(find_price_units(prices + opens), least_units)
         calibrations = [daily.calibrate(symbol) for symbol in symbols]
@@ -116,7 +116,10 @@ class LiveMarket:
         ]
 
     def _measure_volatilities(self, prices: Integers) -> list[Decimal | None]:
-        """Return each symbol's volatility with the current price as a close, or None with too few days."""
+        """Return each symbol's volatility, computed with the current price as today's close.
+
+        The volatility is None for a symbol with too few days.
+        """
         logs = np.column_stack([self._past_logs, np.log(prices / self.price_units)])
         returns = np.diff(logs, axis=1)
         is_known = ~np.isnan(returns.sum(axis=1))

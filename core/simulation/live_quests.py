@@ -46,7 +46,10 @@ _WRITTEN_STEPS: Final = 10  # progress is written each time it has grown by a te
 
 @dataclass
 class DailyQuest:
-    """A player's quest of the day. `best` is its highest, `written` its stored progress, both in cents."""
+    """A player's quest of the day.
+
+    `best` is its highest progress so far, and `written` is the progress in the database; both in cents.
+    """
 
     quest: Quest
     best: int
@@ -64,7 +67,11 @@ class DailyQuest:
 
     @property
     def is_unwritten(self) -> bool:
-        """Whether the target is reached, or the progress has grown by a tenth of it since the last write."""
+        """Whether the progress has to be written.
+
+        It has to be written if the target is reached, or if it has grown by a tenth of the target since the
+        last write.
+        """
         return self.is_reached or self.best - self.written >= self.target // _WRITTEN_STEPS
 
     def improve(self, gain: int, lead: int) -> None:
@@ -202,7 +209,7 @@ def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> in
 def _continue_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -> None:
     for quest in active:
         if quest.type in DAILY_TYPES and quest.expires_at == end:
-            # if an active quest is counted, the simulator ended before it marked the quest as completed
+            # an active quest in `counted` is complete: the simulator ended before it marked the quest
             is_counted = str(quest.id) in player.counted
             progress = to_cents(quest.current_progress)
             best = to_cents(quest.target_value) if is_counted else progress

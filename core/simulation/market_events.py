@@ -21,7 +21,10 @@ THRESHOLD_PERCENT: Final = 5
 """A move larger than this is an event. A move of exactly this size is not an event."""
 
 PREVIOUS_CLOSE: Final = "the previous close"
-"""The words in an event for the price before the move. In the live market: the last price before midnight."""
+"""The words in the text of an event for the price before the move.
+
+In the live market, this price is the last price before midnight UTC.
+"""
 
 SMALL_PRICE: Final = Decimal("0.1")
 """Prices below this are shown with four significant digits, others with two decimal places."""

@@ -1,7 +1,8 @@
-"""The simulated players as users in the database: ids, names and profiles, and which players a seed replaces.
+"""The simulated players as users in the database: their ids, names and profiles.
 
 Players are numbered from 0. The id of a player depends only on the number, so a later replay finds the
-players of an earlier replay. Newcomers are simulated players who join after a replay. Plays no session.
+players of an earlier replay. Decides which of them a new replay removes. Newcomers are simulated players who
+join after a replay. Plays no session.
 """
 
 from collections import Counter
@@ -130,8 +131,8 @@ def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
     """Add new simulated players who join at the beginning of `day`; return their number.
 
     As many players join as on an average day of the previous month, at most MOST_JOINING. Nobody joins if
-    there is no player of a replay, if players have already joined on this day, or if one search cannot find
-    all players, because they are MAX_LIMIT or more.
+    there is no player of a replay, or if players have already joined on this day. Nobody joins either if the
+    search for players returns MAX_LIMIT of them, because there may be more.
     """
     midnight = datetime.combine(day, time(0), UTC)
     players = [user for user in service.search_users("", limit=MAX_LIMIT) if REPLAY_MARK in user.preferences]
@@ -212,7 +213,7 @@ def _ids_from(number: int) -> Iterator[UUID]:
 
 
 def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Progress) -> None:
-    # remove the highest number first: after an interruption, the other numbers have no gap
+    # remove the highest number first: after an interruption, the remaining numbers have no gap
     for done, user_id in enumerate(reversed(user_ids), 1):
         with suppress(UserNotFound):  # another program deleted the player a moment ago
             service.delete_user(user_id)
@@ -249,11 +250,11 @@ def build_name(username: str) -> str:
 
 @dataclass(frozen=True)
 class Survey:
-    """The users and sessions in a database before a seed with `players` simulated players.
+    """The users and sessions in a database before a planned replay with `players` simulated players.
 
     `people` is the number of real players, and `names` has some of their usernames. `sessions` has the days
-    of live sessions. `repeated` is the number of simulated players of the same replay, `replaced` the number
-    of simulated players of other replays.
+    of live sessions. `repeated` is the number of existing simulated players of the planned replay, and
+    `replaced` is the number of simulated players of other replays.
     """
 
     players: int
@@ -265,9 +266,10 @@ class Survey:
 
     @property
     def is_of_people(self) -> bool:
-        """Whether the database has real players or live sessions, and the same replay has not been seeded.
+        """Whether the replay would change a database that has real players or live sessions.
 
-        In this case, the seed would remove or add data beside data that no seed made.
+        False if the planned replay was written before, and there are no players of other replays: then the
+        replay changes nothing.
         """
         is_repeated = self.repeated > 0 and not self.replaced
         return bool(self.people or self.sessions) and not is_repeated
@@ -297,7 +299,7 @@ class Survey:
 
 
 def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: PriceHistory) -> Survey:
-    """Count the users and sessions that exist before a seed; `mark` identifies the planned replay."""
+    """Count the users and sessions that exist before a replay is written; `mark` identifies this replay."""
     people, replaced, repeated = 0, 0, 0
     replayed = set(history.days)
     names: list[str] = []

@@ -83,7 +83,7 @@ DAILY: Final = (
 """Quests of the day in the live market, in the order in which a player gets them."""
 
 GIVEN_PERCENT: Final = 70
-"""The percentage of players who get a quest in a day or week. The other players are a control group."""
+"""The percentage of players who get the quest of a day or week. The other players are a control group."""
 
 DAILY_TYPES: Final = frozenset(rule.type for rule in DAILY)
 

@@ -1,8 +1,8 @@
 """Replays imported trading days as sessions of the game.
 
 Plays one session after the other, and writes their rows through the bulk loads of the service. Every row,
-including its id, depends only on the prices, the number of players and sessions, and the seed. Therefore a
-repeated replay changes nothing.
+including its id, depends only on the prices, the number of players and sessions, and the seed of the random
+numbers. Therefore a repeated replay changes nothing.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ MAX_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class SeedResult:
-    """The result of a seed: its sessions, and the number of rows in each table.
+    """The result of a replay that was written: its sessions, and the number of rows in each table.
 
     `changed` is the number of rows that were new or different in the database. `removed` is the number of
     players of another replay that were removed.
@@ -91,7 +91,7 @@ class SeedPlan:
         self._mark = mark
 
     def survey(self) -> Survey:
-        """Count the data in the database that the seed would replace, and the data that no seed made."""
+        """Count the data in the database that `run` would replace, and the data that no replay has made."""
         players, history = len(self._replay.user_ids), self._replay.history
         with reads_on_primary():
             return survey(self._service, players=players, mark=self._mark, history=history)
@@ -118,9 +118,10 @@ class SeedPlan:
 def plan_seed(
     service: EnhancedDatabaseService, *, players: int, sessions: int | None = None, seed: int = 1
 ) -> SeedPlan:
-    """Plan a replay of the last `sessions` trading days. None, or a number above all days, means all days.
+    """Plan a replay of the last `sessions` trading days; of all days if there are fewer, or with None.
 
-    Raises `InvalidInput` for a number out of range, or when no prices were imported.
+    `seed` is the seed of the random numbers; another seed gives other strategies to the players. Raises
+    `InvalidInput` for a number out of range, or when no prices were imported.
     """
     _check("players", players, 1, MAX_PLAYERS)
     _check("seed", seed, 0, MAX_SEED)

@@ -195,7 +195,10 @@ class Simulator:
         return LiveSession(day, market)
 
     def _maintain(self) -> None:
-        """Create the partitions of the next months. Without them, new rows would go to default partitions."""
+        """Create the partitions of the next months, and drop audit partitions that are too old.
+
+        Without a partition for its month, a new row would go to the default partition.
+        """
         try:
             self._service.maintain_partitions()
             self._service.maintain_audit_log(keep_months=self._audit_keep_months)

@@ -1,4 +1,4 @@
-"""Trading in one session: purchases at the open, their value at later prices, and the rows to store.
+"""Trading in one session: purchases at the open, the value of holdings later, and the rows to store.
 
 All sums are exact, because money and prices are integers: money is in cents, prices are in units of a power
 of ten (`amounts`). The same session always has the same rows, because their ids depend only on the seed, the
@@ -72,8 +72,8 @@ def buy_shares(
 ) -> Holdings:
     """Buy whole shares at the open, and return the holdings.
 
-    Each player spends `invested_percent` of the starting cash. `weights` distributes this amount over the
-    symbols; it has one row per player and one column per symbol. The rest stays cash.
+    Each player invests at most `invested_percent` percent of the starting cash. `weights` distributes this
+    amount over the symbols; it has one row per player and one column per symbol. The rest stays cash.
     """
     budget = STARTING_CENTS * invested_percent // 100
     total = np.maximum(weights.sum(axis=1), 1)

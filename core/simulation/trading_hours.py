@@ -18,7 +18,7 @@ DAYS_KEPT: Final = 50_000
 
 
 def midnight_of(day: date) -> datetime:
-    """Return the instant at which a live session begins."""
+    """Return the instant at which the live session of a day begins: midnight UTC."""
     return datetime.combine(day, time(0), UTC)
 
 
