@@ -446,7 +446,7 @@ def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
 
 
 def _read_at_least(service: EnhancedDatabaseService, user: User) -> User:
-    """Read the player. Even a replica must return all changes up to now."""
+    """Read the player inside `at_least`: even a replica must then return all changes up to now."""
     with service.at_least(service.consistency_token()):
         return service.get_user_by_id(user.id)
 

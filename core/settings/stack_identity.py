@@ -1,4 +1,4 @@
-"""Identifies the stack of a process, so that nobody takes the health of one stack for that of another.
+"""Identifies the stack of a process, so that a program notices when it reads the health of another one.
 
 Owns the form of the identity, and the rule by which two identities mean the same stack. An identity shows no
 address.

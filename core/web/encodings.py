@@ -15,7 +15,7 @@ GZIP = ("gzip", "x-gzip")
 
 
 def parse_quality(parameters: dict[str, str]) -> float:
-    """Return the quality value `q` of an item, from 0 to 1. It is 1 if it is missing or not a number."""
+    """Return the quality value `q` of an item, from 0 to 1; return 1 if `q` is missing or not a number."""
     try:
         quality = float(parameters.get("q", ""))
     except ValueError:
