@@ -158,11 +158,11 @@ class InvalidationOutbox:
         # key -> token of a fence -> sequence number of the invalidation; a key has one fence for each of its
         # writers
         self._waiting: OrderedDict[str, dict[bytes, int]] = OrderedDict()
-        # fences that may still reach Redis after their release
+        # the keys and the token of each fence that may still reach Redis after its release
         self._late: list[tuple[Collection[str], bytes]] = []
-        # how many pairs of key and token are in `_waiting`, and how many are in `_late`
+        # the number of pairs of key and token in each of the two collections
         self._waiting_count = self._late_count = 0
-        # time at which `add_late` found the outbox empty; None if something was added since
+        # time at which `add_late` first found no waiting invalidation; None if one was added since
         self._emptied_at: float | None = None
         # sequence number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if
         # no invalidation did

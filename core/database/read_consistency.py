@@ -2,7 +2,7 @@
 
 Owns the statements that ask a primary for its position, the position of the last write of this process, the
 position that the reads of a block must see, and the consistency token, which carries a position to another
-process. Opens no connection.
+process. `core.database.replica` checks whether a replica has replayed a position. Opens no connection.
 
 After a COMMIT the server is asked for a position at or after the commit. A replica that has replayed the log
 up to this position shows the commit. The position is that of the last flush: a server sends only flushed

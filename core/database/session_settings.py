@@ -68,7 +68,7 @@ class SessionFacts(NamedTuple):
     system: str
     """The system identifier, which is the same on a standby and its primary."""
     timeline: Timeline | None
-    """The timeline of the database; None on a standby."""
+    """The timeline of the database. None on a standby, because it can still change there."""
 
 
 class OptionNotPossible(ValueError):

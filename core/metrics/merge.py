@@ -142,7 +142,7 @@ class SeriesIndex:
             return WriterNumbers([], [], [])
 
     def _decode_keys(self, path: Path, prefix: Prefix, inode: int, data: bytes) -> _Layout:
-        """Return where the numbers are. Decodes only the keys that were added since the last call."""
+        """Return where the file has each series. Decodes only the series added since the last call."""
         # no data if the writer has created the file but not filled it yet
         used = min(LENGTH.unpack_from(data)[0], len(data)) if data else 0
         layout = self._layouts.get(path)

@@ -119,7 +119,7 @@ class Audit(ServiceBase):
     def list_audit_events(
         self, *, limit: int = 50, after: AuditEvent | None = None
     ) -> tuple[AuditEvent, ...]:
-        """Return the most recent actions of people, newest first, as of now.
+        """Return the most recent actions of people, newest first, uncached.
 
         `after` is the last event of the previous page. Raises `InvalidInput`.
         """
@@ -145,7 +145,7 @@ class Audit(ServiceBase):
         limit: int = 50,
         after: AuditEvent | None = None,
     ) -> tuple[AuditEvent, ...]:
-        """Return the most recent row changes that people made, newest first, as of now.
+        """Return the most recent row changes that people made, newest first, uncached.
 
         `row_key` is the id of a user, portfolio, quest or leaderboard entry; None lists the changes of all
         rows. Amounts in the fields `before` and `after` of an event are Decimal. The argument `after` is the

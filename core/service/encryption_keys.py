@@ -16,7 +16,7 @@ class EncryptionKeys(ServiceBase):
     """Calls of the service about the encryption keys of e-mail addresses."""
 
     def list_encryption_keys(self) -> tuple[EncryptionKeyUse, ...]:
-        """Return every key that ENCRYPTION_KEYS lists or that encrypts a stored address, as of now.
+        """Return every key that ENCRYPTION_KEYS lists or that encrypts a stored address, uncached.
 
         The current key is the first. Reads the whole table of users.
         """

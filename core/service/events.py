@@ -95,7 +95,7 @@ class Events(ServiceBase):
         after: MarketEvent | None = None,
         before: MarketEvent | None = None,
     ) -> tuple[MarketEvent, ...]:
-        """Return the newest events that match every given filter, newest first, as of now.
+        """Return the newest events that match every given filter, newest first, uncached.
 
         Events have a time from `since` on and before `until`. `until` None is the end of tomorrow (UTC),
         because an older release could store later events. `after` is the last event of the previous page;

@@ -76,7 +76,7 @@ class LeaderboardReports(ServiceBase):
     """Calls of the service that report on leaderboards."""
 
     def count_leaderboard(self, category: str, session_date: date | None = None, *, prefix: str = "") -> int:
-        """Return the exact number of players on a leaderboard (None: today's), as of now.
+        """Return the exact number of players on a leaderboard (None: today's), uncached.
 
         With a `prefix`, counts only players whose username begins with the prefix (case-insensitive), and at
         most 1,000 of them. Raises `InvalidInput`.
@@ -102,7 +102,7 @@ class LeaderboardReports(ServiceBase):
         The first `offset` entries are skipped. An order is `rank` (best first), `-rank`, `username` or
         `-username`; the sign `-` means the reverse order. With a `prefix`, lists only players whose username
         begins with the prefix (case-insensitive). An entry always has its rank on the whole leaderboard. The
-        answer is as of now. Raises `InvalidInput`.
+        answer is not cached. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         prefix = check_prefix(prefix, most=50)
@@ -144,7 +144,7 @@ class LeaderboardReports(ServiceBase):
         *,
         ranked: bool = False,
     ) -> tuple[PlayerScore, ...]:
-        """Return the scores of some players in some sessions, as of now.
+        """Return the scores of some players in some sessions, uncached.
 
         The scores are ordered by player, then by session. A session in which the player has no score is left
         out. With `ranked`, each score has its rank: in a closed session the stored rank, in an open session a
@@ -197,7 +197,7 @@ class LeaderboardReports(ServiceBase):
         limit: int = 100,
         after: LeaderboardEntry | None = None,
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, as of now.
+        """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, uncached.
 
         `after` is the last entry of the previous page. The page begins with the first entry that comes after
         the score and creation time of `after`, even if other entries were written meanwhile.

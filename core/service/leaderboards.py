@@ -68,7 +68,7 @@ class Leaderboards(ServiceBase):
 
         The first `offset` entries are skipped. Equal scores share their rank (1, 2, 2, 4) and are ordered by
         the creation time of their entries. With offset 0 the answer is at most 120 s old, and never older
-        than the last change through the service. With another offset it is as of now. Raises `InvalidInput`.
+        than the last change through the service. With another offset it is not cached. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         limit, offset = check_limit(limit), check_int(offset, "offset", least=0, most=MAX_OFFSET)
@@ -99,7 +99,7 @@ class Leaderboards(ServiceBase):
     def get_user_rank(
         self, user_id: UUID | str, category: str, session_date: date | None = None
     ) -> LeaderboardEntry:
-        """Return a player's entry on a leaderboard (None: today's) with its exact rank, as of now.
+        """Return a player's entry on a leaderboard (None: today's) with its exact rank, uncached.
 
         Raises `LeaderboardEntryNotFound`, also for a user that does not exist, and `InvalidInput`.
         """
@@ -121,7 +121,7 @@ class Leaderboards(ServiceBase):
         """Return a player's entry on a leaderboard (None: today's), with its neighbours.
 
         There are up to `radius` entries above the player's entry, and up to `radius` below. The entries come
-        best first, with exact ranks, as of now. Raises `LeaderboardEntryNotFound`, also for a user that does
+        best first, with exact ranks, uncached. Raises `LeaderboardEntryNotFound`, also for a user that does
         not exist, and `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
@@ -198,7 +198,7 @@ class Leaderboards(ServiceBase):
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
         """Return the categories that have entries in a session (None: today's), in alphabetical order.
 
-        The answer is as of now. Leaves out a category that no call accepts: only another program can have
+        The answer is not cached. Leaves out a category that no call accepts: only another program can have
         stored such a name. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())

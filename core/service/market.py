@@ -190,7 +190,7 @@ class Market(ServiceBase):
         return deleted
 
     def get_symbol_currencies(self) -> dict[str, str | None]:
-        """Return the currency of every symbol (None: not known), as of now."""
+        """Return the currency of every symbol (None: not known), uncached."""
         return self._read(queries.list_currencies)
 
     def update_symbol_currencies(self, currencies: Mapping[str, str]) -> int:
@@ -205,7 +205,7 @@ class Market(ServiceBase):
             return queries.update_currencies(database, checked)
 
     def get_moved_weeks(self) -> dict[str, int]:
-        """Return by how many weeks an import moved the dates of each symbol's prices, as of now.
+        """Return by how many weeks an import moved the dates of each symbol's prices, uncached.
 
         0 means that the prices have their original dates, and a positive number that they have later dates.
         """
@@ -235,7 +235,7 @@ class Market(ServiceBase):
         limit: int = 100,
         after: Tick | None = None,
     ) -> tuple[Tick, ...]:
-        """Return up to `limit` ticks of a symbol in [start, end), oldest first, as of now.
+        """Return up to `limit` ticks of a symbol in [start, end), oldest first, uncached.
 
         `start` None is the first tick, `end` None is the end of tomorrow (UTC). `after` is the last tick of
         the previous page. Raises `InvalidInput`.
@@ -273,7 +273,7 @@ class Market(ServiceBase):
     def get_price_history(
         self, symbol: str, start: datetime, end: datetime, bucket: str | timedelta
     ) -> tuple[Candle, ...]:
-        """Return the candles of [start, end), oldest first, aggregated by the database, as of now.
+        """Return the candles of [start, end), oldest first, aggregated by the database, uncached.
 
         `bucket` is a timedelta or a text such as 5m, 4h, 1d or 1w. Buckets without ticks are
         left out. Raises `InvalidInput`, also for more than 20,000 buckets.
@@ -299,7 +299,7 @@ class Market(ServiceBase):
 
         Time is divided into steps of the length `step`, and a point is the last price of a step. A sparkline
         has up to `points` points: those of the last steps that have a price. Prices after tomorrow (UTC) are
-        left out. Runs one statement for all symbols. With `symbols` the answer is as of now, without them at
+        left out. Runs one statement for all symbols. With `symbols` the answer is not cached, without them at
         most 15 s old. Raises `InvalidInput`.
         """
         width = check_bucket(step, "step")
@@ -327,7 +327,7 @@ class Market(ServiceBase):
         )
 
     def list_prices_at(self, places: Sequence[tuple[str, datetime]]) -> tuple[Decimal | None, ...]:
-        """Return the last price at or before a time, for each pair of a symbol and a time, as of now.
+        """Return the last price at or before a time, for each pair of a symbol and a time, uncached.
 
         The answer has the order of `places`, which are up to 50,000 pairs. A price is None if the symbol had
         no price at that time. Runs one statement for all. Prices after tomorrow (UTC) are left out. Raises

@@ -94,7 +94,7 @@ class PlayerReports(ServiceBase):
         limit: int = 100,
         after: SilentPlayer | None = None,
     ) -> tuple[SilentPlayer, ...]:
-        """Return up to `limit` players who were seen before, but not in the last `days` days, as of now.
+        """Return up to `limit` players who were seen before, but not in the last `days` days, uncached.
 
         Lists only players who played at least `sessions` sessions, whose username begins with `prefix`
         (case-insensitive), and who joined in the week that begins on the Monday `joined` (None: any week). An
@@ -133,7 +133,7 @@ class PlayerReports(ServiceBase):
     def count_silent_players(
         self, *, days: int = 30, sessions: int = 0, joined: date | None = None, prefix: str = ""
     ) -> int:
-        """Return how many players match the filters of `list_silent_players`, at most 10,000, as of now.
+        """Return how many players match the filters of `list_silent_players`, at most 10,000, uncached.
 
         Raises `InvalidInput`.
         """

@@ -129,7 +129,7 @@ class Portfolios(ServiceBase):
     def get_portfolio_history(
         self, user_id: UUID | str, *, limit: int = 100, before: date | None = None
     ) -> tuple[Portfolio, ...]:
-        """Return up to `limit` portfolios of a user, newest session first, as of now.
+        """Return up to `limit` portfolios of a user, newest session first, uncached.
 
         `before` is `session_date` of the last portfolio of the previous page; without it, the list begins at
         today's session (UTC). Sessions after tomorrow are always left out. A user without any portfolio has
@@ -142,7 +142,7 @@ class Portfolios(ServiceBase):
     def list_portfolios(
         self, session_date: date | None = None, *, limit: int = 100, after: Portfolio | None = None
     ) -> tuple[Portfolio, ...]:
-        """Return up to `limit` portfolios of a session (None: today's), ordered by user id, as of now.
+        """Return up to `limit` portfolios of a session (None: today's), ordered by user id, uncached.
 
         `after` is the last portfolio of the previous page. Raises `InvalidInput`.
         """
@@ -213,7 +213,7 @@ class Portfolios(ServiceBase):
     def list_positions(
         self, user_ids: Iterable[UUID | str], session_date: date | None = None
     ) -> tuple[Position, ...]:
-        """Return the positions of up to 1,000 players in a session (None: today's), as of now.
+        """Return the positions of up to 1,000 players in a session (None: today's), uncached.
 
         They are ordered by player, then by symbol. A player without positions, or without a portfolio, has
         none. Raises `InvalidInput`.
@@ -234,7 +234,7 @@ class Portfolios(ServiceBase):
     def list_trades(
         self, user_ids: Iterable[UUID | str], session_date: date | None = None
     ) -> tuple[Trade, ...]:
-        """Return the trades of up to 1,000 players in a session (None: today's), as of now.
+        """Return the trades of up to 1,000 players in a session (None: today's), uncached.
 
         They are ordered by player, then by time of execution. Raises `InvalidInput`.
         """
@@ -256,7 +256,7 @@ class Portfolios(ServiceBase):
 
         The gains are computed from trades, positions and the last price of each session; in the open session
         that is the newest price. The figures of finished sessions (before today, UTC) are at most 300 s old,
-        those of the open session are as of now. A player without sessions has zeros. Raises `InvalidInput`.
+        those of the open session are not cached. A player without sessions has zeros. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         first, last = check_day(start, "start"), check_day(end, "end")

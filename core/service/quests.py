@@ -77,7 +77,7 @@ class Quests(ServiceBase):
         self._cache.get_or_load_many(_ACTIVE, {quests_key(user_id): user_id for user_id in user_ids}, load)
 
     def list_quests(self, *, limit: int = 100, after: Quest | None = None) -> tuple[Quest, ...]:
-        """Return up to `limit` quests, of all users and statuses, in the order of their ids, as of now.
+        """Return up to `limit` quests, of all users and statuses, in the order of their ids, uncached.
 
         The ids that `create_quest` makes are in the order of creation. `after` is the last quest of the
         previous page. Raises `InvalidInput`.
@@ -131,7 +131,7 @@ class Quests(ServiceBase):
     def get_user_quests(
         self, user_id: UUID | str, *, limit: int = 100, after: Quest | None = None
     ) -> tuple[Quest, ...]:
-        """Return up to `limit` quests of a user, of every status, newest first, as of now.
+        """Return up to `limit` quests of a user, of every status, newest first, uncached.
 
         `after` is the last quest of the previous page. The answer is empty for a user without quests, and for
         a user that does not exist. Raises `InvalidInput`.
@@ -196,7 +196,7 @@ class Quests(ServiceBase):
     def count_completed_quests(
         self, user_ids: Iterable[UUID | str], *, excluding: Iterable[UUID | str] = ()
     ) -> dict[UUID, int]:
-        """Return how many quests each of these players has completed, as of now.
+        """Return how many quests each of these players has completed, uncached.
 
         The quests with the ids `excluding` do not count. A player without completed quests has 0. Raises
         `InvalidInput`.

@@ -57,9 +57,9 @@ class EnhancedDatabaseService(
 
     A docstring says how old an answer can be while the database answers. While it does not, a cached read may
     return the last known value, and `stale_seconds()` says how old that value is. A change "through the
-    service" is one by a call of this class, in any process. An answer "as of now" comes from the database,
-    not from a cache. With DATABASE_REPLICA_URLS it has every write of this process, and the writes of other
-    processes that committed at least 1.5 s ago; `at_least` guarantees more (docs/replicas.md).
+    service" is one by a call of this class, in any process. An uncached answer comes from the database. With
+    DATABASE_REPLICA_URLS it has every write of this process, and the writes of other processes that
+    committed at least 1.5 s ago; `at_least` guarantees more (docs/replicas.md).
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class Sessions(ServiceBase):
     """Calls of the service about sessions."""
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
-        """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
+        """Return the sessions that have portfolios or leaderboard entries, newest first, uncached.
 
         `before` is the last date of the previous page; without it, the list begins at today's session (UTC).
         Sessions without any score yet are included; `list_leaderboard_dates` lists only sessions with a
@@ -62,7 +62,7 @@ class Sessions(ServiceBase):
     def list_leaderboard_dates(
         self, category: str | None = None, *, limit: int = 30, before: date | None = None
     ) -> tuple[date, ...]:
-        """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
+        """Return the newest sessions in which a category (None: any) has entries, newest first, uncached.
 
         `before` is the last date of the previous page; without it, the list begins at today's session (UTC).
         Sessions after tomorrow are always left out. Raises `InvalidInput`.

@@ -79,7 +79,7 @@ class Users(ServiceBase):
         self._cache.get_or_load_many(_PROFILE, {user_key(user_id): user_id for user_id in user_ids}, load)
 
     def get_user_by_username(self, username: str) -> User:
-        """Return the user with exactly this username (case-sensitive), as of now.
+        """Return the user with exactly this username (case-sensitive), uncached.
 
         Raises `UserNotFound`, `InvalidInput`.
         """
@@ -90,7 +90,7 @@ class Users(ServiceBase):
         return self._emails.decrypt(user)
 
     def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
-        """Return up to `limit` users whose username or name starts with `prefix`, as of now.
+        """Return up to `limit` users whose username or name starts with `prefix`, uncached.
 
         The search is case-insensitive, and the result is ordered by username in lower case. If more users
         match, the call reads two lists: the first `limit` users by username, and the first `limit` users by
@@ -101,7 +101,7 @@ class Users(ServiceBase):
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
 
     def list_users_by_email(self, email: str, *, limit: int = 100) -> tuple[User, ...]:
-        """Return up to `limit` users with this e-mail address, in the order of their ids, as of now.
+        """Return up to `limit` users with this e-mail address, in the order of their ids, uncached.
 
         The search is case-insensitive. Raises `InvalidInput`, and `EncryptionKeyMissing`.
         """
@@ -115,7 +115,7 @@ class Users(ServiceBase):
         )
 
     def list_users(self, *, limit: int = 100, after: User | None = None) -> tuple[User, ...]:
-        """Return up to `limit` users in the order of their ids, as of now.
+        """Return up to `limit` users in the order of their ids, uncached.
 
         The ids that `create_user` makes are in the order of creation. `after` is the last user of the
         previous page. Raises `InvalidInput`.

@@ -311,7 +311,7 @@ def test_many_players_of_one_time_are_paged_without_loss(
 
 
 def test_an_answer_stays_for_its_time_to_live(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """A report and a day are cached; the list of silent players is as of now."""
+    """A report and a day are cached; the list of silent players is not."""
     service._clock = lambda: NOW
     write_situation(service, "one player", NOW)
     report, days = service.get_player_report(), service.list_player_days()
