@@ -1,7 +1,7 @@
-"""The HTTP server of the exporter: routes, status codes, the health document and readiness.
+"""The HTTP server of the exporter: routes, status codes and headers.
 
-`exporter.exposition` builds the text of `/metrics`. Unknown paths get status 404. Methods other than GET and
-HEAD get status 405.
+`exporter.exposition` builds the text of `/metrics`, and `exporter.health` builds the health document. Unknown
+paths get status 404. Methods other than GET and HEAD get status 405.
 """
 
 import gzip
@@ -20,7 +20,6 @@ from starlette.types import Scope
 from core import EnhancedDatabaseService, Settings
 from core.metrics import Metrics
 from core.metrics.names import STACK_ROLES
-from core.records import Health, PoolUse
 from core.settings.stack_identity import StackIdentity
 from core.web.encodings import ChosenEncoding
 from core.web.rate_limits import Limited, RateLimit, RateLimits
@@ -30,6 +29,7 @@ from exporter.collectors.postgres import open_postgres_runner
 from exporter.collectors.redis import open_redis_runner
 from exporter.collectors.runner import CollectorRunner
 from exporter.exposition import Exposition, negotiate
+from exporter.health import build_health_document, describe_readiness
 
 NO_STORE = {"Cache-Control": "no-store"}
 # The text is repetitive: a higher compression level saves nothing.
@@ -147,63 +147,3 @@ def _build_routes(
         Route("/livez", livez),
         Route("/readyz", readyz),
     ]
-
-
-def build_health_document(health: Health, stack: StackIdentity | None) -> dict[str, Any]:
-    """Return the health in the form of a JSON document, with times in milliseconds and a UTC timestamp.
-
-    `stack` identifies the stack by its name and a digest of its database's address.
-    """
-    redis: dict[str, Any] = {"status": health.redis, "enabled": health.redis_enabled}
-    if health.redis_enabled:
-        redis["responseTimeMs"] = round(health.redis_seconds * 1000, 1)
-    if health.redis_reason:
-        redis["reason"] = health.redis_reason
-    database: dict[str, Any] = {
-        "status": health.database,
-        "responseTimeMs": round(health.database_seconds * 1000, 1),
-        "migrationsPending": health.migrations_pending,
-        "connectionPool": _build_pool(health.pool),
-    }
-    if health.database_reason:
-        database["reason"] = health.database_reason
-    return {
-        "status": health.status,
-        **({} if stack is None else {"stack": str(stack)}),
-        "timestamp": health.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "services": {"database": database, "redis": redis},
-    }
-
-
-def _build_pool(pool: PoolUse) -> dict[str, Any]:
-    return {
-        "status": "exhausted" if pool.is_exhausted else "healthy",
-        "maxConnections": pool.pool_max,
-        "size": pool.pool_size,
-        "available": pool.pool_available,
-        "inUse": pool.pool_in_use,
-        "waiting": pool.requests_waiting,
-    }
-
-
-def describe_readiness(health: Health) -> tuple[bool, str]:
-    """Return whether the stack can serve, and a text with the reason if it cannot.
-
-    The stack is ready if the database answers and accepts writes, no migrations are pending, and Redis can
-    be used or is not required. Calls that need the new schema would fail while migrations are pending.
-    """
-    if health.database == "unhealthy":
-        return False, "not ready: the database does not answer"
-    if health.is_read_only:
-        return False, f"not ready: the database cannot be written: {health.database_reason}"
-    if health.migrations_pending:
-        return (
-            False,
-            f"not ready: migrations pending: {health.migrations_pending}; `make migrate` applies them",
-        )
-    if health.status == "unhealthy":
-        return (
-            False,
-            f"not ready: redis cannot be used, and HEALTH_REQUIRE_REDIS is set: {health.redis_reason}",
-        )
-    return True, "ready"

@@ -7,7 +7,8 @@
 - `vocabulary` has the known names of columns and currencies.
 - `numbers_and_dates` parses texts with decimal points or commas, and dates in all known formats.
 - `rows` and `bars` check rows and prices.
-- `table` combines rows of one day, makes the checks that need several rows, and adjusts for splits.
+- `table` combines rows of one day, and makes the checks that need several rows.
+- `splits` adjusts prices for stock splits.
 - `loading` compares the new days with the stored days, and writes the ticks that `daily_ticks` builds.
 """
 

@@ -20,7 +20,8 @@ from core.price_import.daily_ticks import build_ticks
 from core.price_import.options import Split
 from core.price_import.reading import PriceReading
 from core.price_import.rows import RowProblem
-from core.price_import.table import PriceTable, describe_jump, find_ratio
+from core.price_import.splits import describe_jump, find_ratio
+from core.price_import.table import PriceTable
 from core.records import VOLATILITY_RETURNS, Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress

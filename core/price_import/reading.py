@@ -18,14 +18,12 @@ from core.price_import.format_detection import SEPARATORS, FileFormat, Series, d
 from core.price_import.options import ReadingOptions, Split
 from core.price_import.rows import FileReader, Tally
 from core.price_import.sources import Source, open_sources, scan_text
+from core.price_import.splits import adjust_splits, describe_jump, find_jumps
 from core.price_import.table import (
     PriceTable,
     TableBuilder,
-    adjust_splits,
     describe_intervals,
-    describe_jump,
     drop_repeats,
-    find_jumps,
     is_shifted,
     join_days,
     list_some,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.price_import.daily_ticks import build_ticks
-from core.price_import.table import find_ratio
+from core.price_import.splits import find_ratio
 from tests.price_files import describe, list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume"
