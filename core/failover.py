@@ -35,7 +35,10 @@ _TEXT = re.compile(r"([\d.]+):(\d+)")
 
 
 class Timeline(NamedTuple):
-    """A timeline. `database` identifies the database system, the database and the schema."""
+    """A timeline of PostgreSQL. `number` grows with each promotion of a standby.
+
+    `database` identifies the database system, the database and the schema.
+    """
 
     database: str
     number: int

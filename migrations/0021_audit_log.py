@@ -218,8 +218,8 @@ SEAL = f"""
 
 # -- months --------------------------------------------------------------------------------
 
-# Creates no partition if the default partition has events of the month. These events were inserted before the
-# partition existed, and stay in the default partition.
+# Creates no partition for a month of which the default partition already has events. All events of this month
+# then stay in the default partition.
 CREATE_MONTH = """
     CREATE FUNCTION audit_create_month(month timestamp with time zone) RETURNS text LANGUAGE plpgsql
     SET search_path FROM CURRENT AS $$

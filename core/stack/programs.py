@@ -182,7 +182,10 @@ def find_superuser_url(environment: Mapping[str, str]) -> str:
 
 
 def find_address(name: str, environment: Mapping[str, str]) -> str:
-    """Return the address of a program of the recorded stack. Empty if the program does not listen."""
+    """Return the address of a program of the stack that `up` recorded in `environment`.
+
+    It is empty if the program does not listen.
+    """
     match name:
         case "postgres" | "valkey" | "replica":
             return f"{LOOPBACK}:{environment[PORT_SETTINGS[name]]}"
