@@ -154,7 +154,7 @@ class PlayedSession(NamedTuple):
 
 
 class Replay:
-    """Plays sessions one after the other. Each row of the price history from row `first` on is one session."""
+    """Plays sessions one after the other. Each row of the price history from `first` on is a session."""
 
     def __init__(
         self, history: PriceHistory, traits: Traits, user_ids: tuple[UUID, ...], *, seed: int, first: int
