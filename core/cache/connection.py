@@ -187,7 +187,7 @@ class RedisConnection:
         return self._socket is None or self._reader.has_data() or bool(self._poller.poll(0))
 
     def on_next_reply(self, on_reply: Callable[[Any], None]) -> None:
-        """Pass the reply to the command that was sent last to `on_reply`, as soon as that reply is read."""
+        """Call `on_reply` with the reply to the last command that was sent, as soon as the reply is read."""
         self._callbacks.append(on_reply)
 
     def deliver_arrived(self) -> bool:

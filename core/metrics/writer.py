@@ -3,7 +3,7 @@
 Owns the values in memory, the files with the same values, and the lock that shows that their writer is
 alive. The files have prometheus_client's multiprocess format, so that its own collector can read them too.
 docs/decisions/0007-metrics.md says why prometheus_client's own writer is not used. Knows no metric by name,
-and reads no files of other processes.
+and reads no files of other processes; `fleet` reads them, and removes the files of ended writers.
 """
 
 import contextlib

@@ -269,7 +269,7 @@ def update_moved_weeks(database: Database, weeks: Mapping[str, int]) -> int:
 
 
 def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
-    """Return the start of the month that has most of the ticks, or None if there are no ticks."""
+    """Return the start of the month that has the most ticks, or None if there are no ticks."""
     times = [tick.timestamp for tick in ticks]
     if not times:
         return None

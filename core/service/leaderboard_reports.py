@@ -199,8 +199,9 @@ class LeaderboardReports(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, uncached.
 
-        `after` is the last entry of the previous page. The page begins with the first entry that comes after
-        the score and creation time of `after`, even if other entries were written meanwhile.
+        `after` is the last entry of the previous page (None: the first page). The page begins with the first
+        entry that comes after the score and creation time of `after`, even if other entries were written
+        meanwhile.
         (`list_leaderboard` skips a number of entries instead.) Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())

@@ -92,10 +92,10 @@ class Users(ServiceBase):
     def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
         """Return up to `limit` users whose username or name starts with `prefix`, uncached.
 
-        The search is case-insensitive, and the result is ordered by username in lower case. If more users
-        match, the call reads two lists: the first `limit` users by username, and the first `limit` users by
-        name. The result is the first `limit` users of both lists together. An empty prefix matches every
-        user. Raises `InvalidInput`.
+        The search is case-insensitive, and the result is ordered by username in lower case. If more than
+        `limit` users match, the call reads two lists: the first `limit` users by username, and the first
+        `limit` users by name. It merges both lists and returns the first `limit` users by username. An empty
+        prefix matches every user. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))

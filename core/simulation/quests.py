@@ -175,8 +175,8 @@ _ONE: Final = 100  # a progress of 1.00, in hundredths; the database stores two 
 class ReplayQuests:
     """The quests of all players of a replay, session by session.
 
-    Every player has a milestone from their first session on. `choose_receivers` selects the players who get
-    the quest of the week. The other players of the week are a control group.
+    Every player has a milestone quest from their first session on. Each week has a quest, and
+    `choose_receivers` selects the players who get it. The players who do not get it are a control group.
     """
 
     def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:

@@ -204,7 +204,10 @@ def _describe_rate(item: Progress) -> str:
 
 
 def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTotals]) -> pd.DataFrame:
-    """Return one row per quest type with a deadline: ended quests, their share in each step, running quests.
+    """Return a table of the quest types with a deadline.
+
+    Its columns are the number of ended quests, the percentage of them in each step, and the number of running
+    quests.
 
     The columns of the steps are named `step 0` to `step 3`, by their position in STEPS.
     """
@@ -394,7 +397,10 @@ def _format_returned(returned: int, sessions: int) -> str:
 
 
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
-    """Return a text that names the quest types that could not be compared; empty if there are none."""
+    """Return a text that names the quest types that `returns` does not compare with sessions without a quest.
+
+    It is empty if there are none.
+    """
     missing = {row.type for row in totals} - {item.type for item in returns}
     names = ", ".join(escape_markdown(name) for name in sorted(map(format_key, missing)))
     return f" Not compared, because no such session was played with one: {names}." if names else ""
