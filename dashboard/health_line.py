@@ -1,6 +1,6 @@
 """The health line above every page: the current problem and when it began, or the last incident.
 
-It shows the sampler's last sample and sends no request to any server. It needs no timer: `server.open_pages`
+It shows the sampler's last sample and sends no request to any server. It needs no timer: `server.page_reruns`
 runs all open pages again when the health changes.
 """
 

@@ -158,7 +158,7 @@ class Reader:
         return self._is_away
 
     def note_health(self, *, is_up: bool) -> None:
-        """Store the result of a database check. `server.open_pages` calls this with each health check."""
+        """Store the result of a database check. `server.page_reruns` calls this with each health check."""
         self._checked_at = time.monotonic()
         if self._is_away == is_up:
             if is_up:

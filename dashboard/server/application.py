@@ -46,8 +46,8 @@ from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.assets import CompressedAssets
 from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections, PageLimits
 from dashboard.server.index import STATIC, IndexPage
-from dashboard.server.open_pages import watch_health
 from dashboard.server.page_limits import HostPageLimits
+from dashboard.server.page_reruns import watch_health
 from dashboard.server.proxy import ProxyHeaders
 from dashboard.server.request_limits import choose_limit
 from dashboard.server.security import Shield, build_content_policy, is_known

@@ -54,7 +54,7 @@ def _is_busy(session: AppSession) -> bool:
     return session._scriptrunner is not None or not session._browser_queue.is_empty()  # noqa: SLF001  # docs/private-apis.md
 
 
-class OpenPages:
+class PageReruns:
     """Runs the pages of all sessions again after a change. Use it only in the event loop's thread.
 
     If the script of a session is running, its page runs again after that run, which may have begun before
@@ -91,7 +91,7 @@ class OpenPages:
 
 async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> None:
     """Until cancelled, pass each health check to the section reader, and update open pages after changes."""
-    pages, reader = OpenPages(), runtime.get_reader()
+    pages, reader = PageReruns(), runtime.get_reader()
     noted: Health | None = None
     while True:
         try:

@@ -6,7 +6,7 @@ from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.state import SessionState
 
 from dashboard import runtime
-from dashboard.server.open_pages import OpenPages
+from dashboard.server.page_reruns import PageReruns
 
 
 class Page:
@@ -42,9 +42,9 @@ class Page:
         self._scriptrunner = None
 
 
-def open_pages(*pages: Page) -> OpenPages:
+def open_pages(*pages: Page) -> PageReruns:
     """Return the updates of these pages."""
-    return OpenPages(lambda: pages)  # type: ignore[arg-type,return-value]  # sessions with less in them
+    return PageReruns(lambda: pages)  # type: ignore[arg-type,return-value]  # sessions with less in them
 
 
 def test_a_change_runs_every_page_once() -> None:
