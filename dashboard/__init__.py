@@ -9,7 +9,8 @@ pages. The dashboard contains no SQL and no Redis command.
 from pathlib import Path
 from runpy import run_path
 
-# must run before the first import of `core`: it stops the process if that is another project's package
+# must run before the first import of `core`: `refuse_shadow` stops the process if Python would import another
+# project's package named `core`
 run_path(str(Path(__file__).resolve().parents[1] / "core" / "shadowed.py"))["refuse_shadow"]()
 
 from core.installation import require_extra  # noqa: E402  # see above

@@ -14,8 +14,8 @@ from dashboard.formats import Unit, escape_markdown, format_key, format_score
 class Category(msgspec.Struct, frozen=True):
     """A leaderboard category: its name, the unit of its scores, and an explanation in Markdown.
 
-    With `is_running_total`, scores add up from session to session, so a mean over sessions has no meaning.
-    For other categories, a mean over sessions counts a session without a score as `missed`.
+    If `is_running_total` is true, scores add up from session to session, so a mean over sessions has no
+    meaning. For other categories, a mean over sessions uses the score `missed` for a session without a score.
     """
 
     key: str

@@ -42,14 +42,14 @@ MINIMUM_BINNED = 5
 """A histogram needs at least this many values: fewer values are easier to read in a table."""
 
 HISTOGRAMS_KEPT = 64
-"""Number of histograms that are cached (some kilobytes each): visitors often open the same leaderboards."""
+"""Most histograms that are cached (some kilobytes each): visitors often open the same leaderboards."""
 
 DAY_LABELS = 6
 MARGIN: Spec = {"top": 8, "right": 24}
 """Empty pixels around a chart: labels that extend beyond their axis need this space."""
 
 AXIS_PIXELS = 54
-"""Minimum width of a value axis: with equal widths, charts below each other begin at the same left edge."""
+"""Minimum width of a value axis, so that charts below each other begin at the same left edge."""
 
 LEGEND: Spec = {"title": None, "orient": "top", "symbolType": "stroke"}
 """Legend of a chart of lines, above the chart."""
@@ -108,7 +108,7 @@ def build_histogram(
     bars: Spec = {
         # each layer has its own data, so that Streamlit sends it unchanged; see `enclose_data`
         "data": {"values": [_bin_row(item, unit) for item in bins]},
-        # rect, not bar: Vega-Lite draws a bar with `x` and `x2` in a layered chart without height
+        # rect, not bar: in a layered chart, Vega-Lite draws bars that have `x` and `x2` with a height of 0
         "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1.5, "cornerRadius": 2},
         "encoding": {
             "x": {
@@ -148,7 +148,7 @@ def enclose_data(spec: Spec) -> Spec:
 
 
 def find_top(bins: Sequence[Bin]) -> int:
-    """Return the upper end of a histogram's axis: a round number of players, at least that of every bin."""
+    """Return the upper end of a histogram's axis: a round number, at least the players of the largest bin."""
     most = max(item.players for item in bins)
     step = int(10 ** (len(str(most)) - 1))
     tops = (step * part // 2 for part in range(2, 21) if step * part % 2 == 0)

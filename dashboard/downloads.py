@@ -42,7 +42,7 @@ class CsvFile(NamedTuple):
 
 
 def answer_csv(read: Callable[[], CsvFile]) -> Response:
-    """Return the response that sends the file of `read`.
+    """Return the response that sends the CSV file that `read` returns.
 
     The status is 400 if `read` raises InvalidInput, and 503 if it raises another error of the service. The
     first row is read before the response begins, because the status cannot change later. A file without rows

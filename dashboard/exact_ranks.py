@@ -1,8 +1,9 @@
 """Ranks of daily returns without false ties.
 
-A daily return is stored with two decimals of a percent, so players who differ by less than $1 share a rank.
-The total value leaderboard has the same order and is exact to the cent. If a session has both leaderboards,
-the pages show the scores of the daily return leaderboard with the ranks of the total value leaderboard.
+A daily return is stored in percent with two decimals. With the starting cash of $10,000, 0.01 % is $1, so
+players whose total values differ by less than $1 can have the same stored return and share a rank. The total
+value leaderboard has the same order and is exact to the cent. If both leaderboards of a session agree (see
+`find_source`), the pages show daily returns with the ranks of the total value leaderboard.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,9 +35,9 @@ CHUNK_ROWS = 500
 
 
 class ScoreSource(msgspec.Struct, frozen=True):
-    """A category in the session of `day`: scores are read from leaderboard `key`, ranks from `rank_key`.
+    """The leaderboards of one session that give a category its scores (`key`) and its ranks (`rank_key`).
 
-    The keys differ only for daily returns that are ranked by total value.
+    The two keys differ only for daily returns that are ranked by total value.
     """
 
     day: date
@@ -50,17 +51,17 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> Decimal:
-        """The score that a mean uses for a session without a score, on leaderboard `rank_key`."""
+        """The `missed` score of category `rank_key`: a mean uses it for a session without a score."""
         return describe_category(self.rank_key).missed
 
     def convert(self, score: Decimal) -> Decimal:
-        """Convert a score of leaderboard `rank_key` to the exact score of `key`: $10,050 to 0.5 percent."""
+        """Convert a score of leaderboard `rank_key` to the exact score of `key`: `$10,050` to `0.5`."""
         return (score - self.base) * 100 / self.base if self.is_by_value else score
 
     def convert_period(self, period: PeriodLeaderboard) -> PeriodLeaderboard:
         """Return the period leaderboard with scores of the category.
 
-        `period` is the period leaderboard of `rank_key`. Its scores are mean distances from `base`.
+        `period` is the period leaderboard of `rank_key`. Each of its scores is a mean of (score - `base`).
         """
         entries = (
             msgspec.structs.replace(entry, score=self.convert(entry.score + self.base))
@@ -117,7 +118,8 @@ class ScoreSource(msgspec.Struct, frozen=True):
         """Return the summary of the leaderboard, or None without entries.
 
         `best`, `leader` and `leaders` (the number of players on rank 1) come from the exact ranks. `best` is
-        always the score of `leader`, even while scores are written.
+        always the score of `leader`, even while scores are written. `least_width` is the minimum width of a
+        bin of the distribution.
         """
         summary = service.find_leaderboard_summary(self.key, self.day, least_width=least_width)
         if summary is None or not self.is_by_value:
@@ -134,7 +136,11 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
 
 def find_source(service: EnhancedDatabaseService, category: Category, day: date) -> ScoreSource:
-    """Return the leaderboards that give the scores and the ranks of a category in the session of `day`."""
+    """Return the leaderboards that give the scores and the ranks of a category in the session of `day`.
+
+    Daily returns are ranked by total value if both leaderboards have equally many players and agree on the
+    best and the lowest player. The result of this check can be five seconds old.
+    """
     if category.key != DAILY_RETURNS:
         return ScoreSource(day, category.key, category.key)
     by_value = ScoreSource(day, DAILY_RETURNS, TOTAL_VALUE)

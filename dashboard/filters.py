@@ -1,8 +1,8 @@
 """Filters that are part of a page's address, and the search for a player.
 
 Each filter widget is bound to a query parameter, so a link opens the page with the same filters. Streamlit
-silently drops a parameter that is not an option of its widget. The functions here read the parameter before
-the widget does, and tell the visitor about an unknown value.
+silently drops a parameter whose value is not an option of its widget. The functions here read the parameter
+before the widget does, and tell the visitor about an unknown value.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -190,7 +190,7 @@ def select_segment(
 
 
 def _group(*, needed: bool) -> AbstractContextManager[object]:
-    """Return a container if a widget has a warning, so that both are in one cell of a grid."""
+    """Return a container if one is `needed`: it keeps a widget and its warning in one cell of a grid."""
     return st.container() if needed else nullcontext()
 
 

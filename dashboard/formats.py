@@ -53,7 +53,7 @@ def count_price_places(prices: Iterable[Number]) -> int:
 
 
 def format_change(value: Number, *, places: int = 0, unit: str = "", currency: str = "") -> str:
-    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`. Rounded to zero, it has no sign."""
+    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`. Zero after rounding has no sign."""
     return f"{_sign(value, places)}{currency}{abs(value):,.{places}f}{unit}"
 
 
@@ -106,7 +106,7 @@ def format_number(value: Decimal) -> str:
 
 
 def format_amount(amount: Decimal, kind: str) -> str:
-    """Write the amount of a reward: `$250.00` if `kind` is cash, otherwise `1,500`."""
+    """Write the amount of a reward: as money (`$250.00`) if `kind` is cash, else as a number (`1,500`)."""
     return format_money(amount) if kind.upper() == "CASH" else format_number(amount)
 
 
@@ -155,7 +155,7 @@ def format_minute(moment: datetime) -> str:
 
 
 def format_as_of(moment: datetime) -> str:
-    """Write the time of a reading: `As of 2013-03-01 21:00:05 UTC`."""
+    """Write the time at which values were read: `As of 2013-03-01 21:00:05 UTC`."""
     return f"As of {moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -213,11 +213,11 @@ def _sign(value: Number, places: int = 2) -> str:
 
 
 LAST_SESSION = "Last session"
-"""The window of the portfolios page that shows only the newest session that the player has played."""
+"""The option of the portfolios page's filter `window` that shows only the player's newest session."""
 
 
 def build_player_link(username: str, window: str | None = None) -> str:
-    """Return the address of a player's portfolio, relative to any page; `window` selects its window."""
+    """Return the address of a player's portfolio, relative to any page; `window` selects the period."""
     chosen = f"&window={quote(window)}" if window else ""
     return f"portfolios?player={quote(username, safe='')}{chosen}"
 

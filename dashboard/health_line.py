@@ -36,11 +36,11 @@ def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> 
 
 
 def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
-    """Return the health line for a sample, as Markdown. `started_at` is the start of this dashboard."""
+    """Return the health line for a sample, as Markdown. `started_at` is when this dashboard started."""
     if not sample.problems:
         last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:
-            # "watching since": the time alone would look like the end of an incident
+            # without the words "watching since", the time would look like the end of an incident
             return f":green-badge[All healthy] · no incident; watching since {_format_time(started_at, now)}"
         described = _describe_incident(last, now, shows_words=shows_words)
         return f":green-badge[All healthy] · last incident: {described}"

@@ -41,7 +41,10 @@ SHOWN_PAGE = "shown-page"
 SEEN_UPDATES = "seen-updates"
 
 YOUNG = 0.8
-"""Fraction of the refresh interval. A retry does not read a section that is younger and has not failed."""
+"""A retry does not read a value again if it is younger than this fraction of the refresh interval.
+
+The value is read again in any case if its last read failed.
+"""
 
 
 @dataclass

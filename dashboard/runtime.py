@@ -1,4 +1,4 @@
-"""Holds what all page scripts of a process share: the service, a cache of a few seconds, and the reader.
+"""Holds what all page scripts of a process share: the service, a short-lived cache, and the section reader.
 
 The server sets the service when it starts; a test sets its own. This module never opens or closes the
 service. It needs module state, because Streamlit runs the scripts without arguments.
@@ -25,7 +25,7 @@ CACHE_SECONDS = 5.0
 """Lifetime of a cached value: visitors do not notice it, and many visitors share one read."""
 
 CACHE_ENTRIES = 256
-"""Number of values that are cached, each with at most some hundred rows."""
+"""Most values that are cached, each with at most some hundred rows."""
 
 
 READ_AGAIN_SECONDS = 5.0
@@ -35,9 +35,9 @@ READ_AGAIN_SECONDS = 5.0
 class ShortCache:
     """Cache for small reads that pages repeat and that the service does not cache. Thread safe.
 
-    A value expires `seconds` after its read began; the least recently used of more than `entries` is evicted.
-    There is no single-flight: threads that miss the same key at the same time all read it, because these
-    reads are short.
+    A value expires `seconds` after its read began. If there are more than `entries` values, the least
+    recently used one is evicted. There is no single-flight: threads that miss the same key at the same time
+    all read it, because these reads are short.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class _Holder:
 def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float = 0.0) -> None:
     """Set the service for page scripts (None removes it), and drop all values read from the previous service.
 
-    A section does not read a value again that was read for any visitor in the last `fresh_seconds`.
+    If a value was read for any visitor in the last `fresh_seconds`, sections do not read it again.
     """
     _Holder.service = service
     _Holder.cache.clear()
@@ -113,7 +113,7 @@ def get_service() -> EnhancedDatabaseService:
 
 
 def get_cache() -> ShortCache:
-    """Return the cache of a few seconds that all page scripts of this process share."""
+    """Return the short-lived cache that all page scripts of this process share."""
     return _Holder.cache
 
 

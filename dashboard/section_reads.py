@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENTRIES = 256
-"""Number of last known values that are kept, each with at most some hundred rows."""
+"""Most last known values that are kept, each with at most some hundred rows."""
 
 MOST_THREADS = 32
 """Most concurrent reads: about three times the connections, so that some threads stay free if reads hang."""
@@ -44,7 +44,7 @@ class Reading(NamedTuple, Generic[T]):
 
 
 class ReadThreads:
-    """Runs jobs in at most `limit` daemon threads: a daemon that hangs does not delay the process's stop."""
+    """Runs jobs in at most `limit` daemon threads: a thread that hangs does not delay the process's end."""
 
     def __init__(self, limit: int = MOST_THREADS) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
@@ -89,8 +89,9 @@ class Reader:
 
     `is_database_up` checks the database; it takes about a second at most. `find_stale` is called after a
     read, in its thread: it returns the age in seconds if the service answered with a fail-safe value, and
-    None if the value is current. Values younger than `fresh_seconds` are not read again. Set this above zero
-    only if `note_health` is called after each health check; otherwise pages would notice an outage late.
+    None if the value is current. Values younger than `fresh_seconds` are not read again. Set `fresh_seconds`
+    above zero only if `note_health` is called after each health check; otherwise pages would notice an outage
+    late.
     """
 
     def __init__(

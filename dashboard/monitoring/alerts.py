@@ -53,7 +53,10 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """A condition since it has become true. It is pending for the waiting time of its rule, then firing."""
+    """An alert: the condition of its rule has been true since the time `since`.
+
+    The alert is pending until the waiting time of the rule is over, then it is firing.
+    """
 
     rule: str
     severity: str

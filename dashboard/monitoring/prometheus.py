@@ -48,7 +48,7 @@ class Prometheus:
     def read_series(
         self, promql: str, by: tuple[str, ...], *, start: datetime, end: datetime, step_seconds: int
     ) -> tuple[Series, ...]:
-        """Return the values of a query from `start` to `end`, one series for each value of `by`."""
+        """Return the values of a query from `start` to `end`: one series per set of values of labels `by`."""
         found = self._query(
             "query_range",
             query=promql,

@@ -160,7 +160,10 @@ def _build_selector(where: tuple[tuple[str, str], ...]) -> str:
 
 
 def build_present_promql() -> str:
-    """Return the PromQL query for the metrics in PRESENT, each of them once for all exporters."""
+    """Return the PromQL query for the metrics in PRESENT.
+
+    The metrics in REPORTED_BY_ALL are returned once, not once per exporter.
+    """
     once = [name for aggregated in REPORTED_BY_ALL for name in aggregated.metrics]
     own = _select(name for name in PRESENT if name not in once)
     return " or ".join((own, *(each.build_promql() for each in REPORTED_BY_ALL)))
@@ -179,14 +182,18 @@ def list_operands(query: Query) -> tuple[Operand, ...]:
 
 
 class Series(msgspec.Struct, frozen=True):
-    """One line of a chart: the values of its labels, and points in time, oldest first."""
+    """One line of a chart: the values of its labels, and its points (time, value), oldest first."""
 
     labels: Key
     points: tuple[tuple[datetime, float], ...]
 
 
 class _Sums(msgspec.Struct, frozen=True):
-    """The sums of one scrape at the monotonic time `at`. For a counter, the growth since the first scrape."""
+    """The sums of the scrape at the monotonic time `at`.
+
+    The sum of a gauge adds its values. The sum of a counter adds the growth of its samples since the first
+    scrape.
+    """
 
     at: float
     values: dict[Operand, Values]
@@ -212,7 +219,7 @@ class MetricHistory:
     def add(self, scrape: Scrape, *, at: float) -> None:
         """Add a scrape. `at` is its monotonic time in seconds."""
         last = self._sums[-1].values if self._sums else {}
-        # whether this is the first scrape with counters, which all come from one collector
+        # whether no earlier scrape had counters; one test is enough: one collector reports all counters
         is_first = not any(self._raw.values())
         grown = {
             name: self._find_growth(scrape, name, is_first=is_first)
@@ -253,7 +260,7 @@ class MetricHistory:
         for key, value in self._answer(query).items():
             points = lines.setdefault(key, deque())
             while points and points[-1][0] > moment:
-                points.pop()  # the clock was set back
+                points.pop()  # the clock was set back: remove the points that are now in the future
             if not points or (moment - points[-1][0]).total_seconds() > CHART_STEP_SECONDS * 0.9:
                 points.append((moment, value))
         oldest = moment - timedelta(seconds=HISTORY_SECONDS)
@@ -274,8 +281,8 @@ class MetricHistory:
         """Return the values of a query at the last scrape."""
         operands = list_operands(query)
         if query.kind in {"sum", "max"}:
-            # a scrape comes from one exporter, so a gauge of a server has one sample, and its sum is the
-            # maximum
+            # the sum is also the maximum: a scrape comes from one exporter, so a gauge of a server has one
+            # sample
             return self._sums[-1].values[operands[0]]
         rates = [self._find_rates(item) for item in operands]
         if query.kind == "rate":

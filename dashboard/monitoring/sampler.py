@@ -39,7 +39,9 @@ CHECK_SECONDS = 0.5
 """Pause between two health checks. The service caches the result of a check for two seconds."""
 
 SCRAPE_SECONDS = 5.0
-"""Time between two scrapes: longer than a step of the market simulation (2 s), short enough for a page."""
+"""Time between two scrapes. It is longer than a step of the market simulation (2 s), and short enough that
+pages show new values soon.
+"""
 
 TROUBLE_SECONDS = 2.0
 """Time between two scrapes while something is broken, so that the end of a problem is seen soon."""

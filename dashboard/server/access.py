@@ -59,7 +59,7 @@ class Visitor(msgspec.Struct, frozen=True):
     """Whether pages show the health line: to operators, and to all visitors if there is no sign-in."""
 
     sees_words: bool = False
-    """Whether pages show error messages of servers: to operators, and to all without sign-in and proxy."""
+    """Whether pages show error messages of servers: to operators; without sign-in and proxy, to everyone."""
 
 
 def build_policy(settings: Settings) -> Policy:
@@ -137,7 +137,7 @@ def _find_origin(address: str) -> str:
 
 
 def _find_address(claims: Mapping[str, Any]) -> str | None:
-    """Return the e-mail address if the provider has verified it: many providers let users enter any."""
+    """Return the e-mail address if the provider has verified it: many providers let users enter any text."""
     address = claims.get("email")
     return address if isinstance(address, str) and claims.get("email_verified") is True else None
 
@@ -153,7 +153,7 @@ def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
 def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
     """Return when the provider issued the claims.
 
-    Without a time in the claims, this is 1970. For an impossible time, it is None.
+    Returns 1970-01-01 if the claims have no time, and None if their time is impossible.
     """
     issued = claims.get("iat")
     try:

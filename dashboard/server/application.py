@@ -176,8 +176,9 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 def _build_middleware(
     policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, page_limits: PageLimits
 ) -> list[Middleware]:
-    # A proxy can be in front in two cases. If the dashboard has a sign-in, the proxy may only terminate TLS.
-    # If DASHBOARD_BEHIND is set, the proxy decides who gets in, or spreads this machine's visitors over
+    # A proxy can be in front of the dashboard in two cases: the dashboard has a sign-in (the proxy may then
+    # only terminate TLS), or DASHBOARD_BEHIND is set. With `proxy`, the proxy decides who gets in. With
+    # `loopback`, only this machine reaches the dashboard, and a proxy may distribute its visitors over
     # several dashboards.
     can_have_proxy = policy.has_sign_in or settings.dashboard_behind != "nothing"
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()

@@ -15,7 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 ASSETS = "/static/"
 ICONS = "MaterialSymbols-Rounded."
-"""How the name of Streamlit's icon font begins. A font with only the used icons replaces it (decision 13)."""
+"""How the file name of Streamlit's icon font begins. A font with only the used icons replaces this font.
+
+See docs/decisions/0013-around-the-page.md.
+"""
 ASSET_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 ASSET_CACHE_CONTROL = "public, immutable, max-age=31536000"
 """Browsers may keep an asset for a year, because its name changes with its content."""

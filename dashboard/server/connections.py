@@ -18,7 +18,7 @@ from core.metrics.names import Limiter
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
-"""Largest message, complete or not. A browser sends the values of a page's widgets: some kilobytes."""
+"""Largest message, also while it is incomplete. A browser sends the values of widgets: some kilobytes."""
 
 ANONYMOUS_BYTES = 64 * 1024
 """Largest message before a sign-in."""

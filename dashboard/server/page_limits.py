@@ -8,7 +8,10 @@ from core import Settings
 from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
 
 ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
-"""Divisors of the limits before a sign-in: of a client's own limit, and of the total for such clients."""
+"""Before a sign-in, the limit of a client is divided by the first number.
+
+All clients that have not signed in share the limit of the host, divided by the second number.
+"""
 
 
 RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50

@@ -36,8 +36,8 @@ def list_sessions() -> Iterable[AppSession]:
 def _describe_client(session: AppSession) -> ClientState:
     """Return the page, address and widget values of the session's last run.
 
-    Without the widget values, Streamlit would take the filters from the address of that run. In the browser
-    they would replace what the visitor has typed since.
+    Without the widget values, Streamlit would take the filters from the address of that run. These old
+    filters would then replace what the visitor has typed since.
     """
     state = ClientState()
     state.CopyFrom(session._client_state)  # noqa: SLF001  # docs/private-apis.md

@@ -28,7 +28,7 @@ from dashboard.server.sign_outs import SignOuts, has_signed_out
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
-"""Streamlit's internal paths that a page needs. Others are closed: metrics, uploads, agent interface."""
+"""Streamlit's internal paths that a page needs. Others are closed, such as those for uploads."""
 
 METHODS = frozenset({"GET", "HEAD"})
 """The dashboard accepts no data over HTTP, because user input arrives over the WebSocket."""
@@ -168,9 +168,9 @@ class Shield:
     def _is_own_page(self, scope: Scope) -> bool:
         """Return whether a WebSocket comes from a page of this dashboard.
 
-        Streamlit's own check is not used: it accepts a missing origin, and it asks a server on the internet
-        for its public address before it refuses a foreign origin. Behind a proxy, the page may use TLS
-        although this connection does not.
+        Streamlit's own check is not used: it accepts a missing origin, and before it refuses a foreign
+        origin, it asks a server on the internet for the public address of this machine. Behind a proxy, the
+        page may use TLS although this connection does not.
         """
         headers = Headers(scope=scope)
         host = headers.get("host", "")

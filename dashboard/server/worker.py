@@ -139,7 +139,7 @@ class WorkerServer(uvicorn.Server):
             )
 
         with contextlib.suppress(OSError):
-            # the client may have disconnected already
+            # ignore the error: the client may have disconnected already
             await loop.connect_accepted_socket(make_protocol, connection)
 
     async def _read_messages(self, reader: asyncio.StreamReader) -> None:

@@ -1,8 +1,8 @@
 """Reads the values of the Leaderboards page from the service.
 
-The first page of a leaderboard and its summary are at most two minutes old. A leaderboard over a period is at
-most five minutes old. Earlier ranks, trends and the list of sessions are cached for five seconds. All other
-values are read each time.
+The first page of a leaderboard and its summary are at most two minutes out of date. A leaderboard over a
+period is at most five minutes out of date. Ranks in the compared session, trends and the list of sessions are
+cached for five seconds. All other values are read each time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +42,10 @@ PERIOD_PLAYERS = 1_000
 """Most players of a period. All are read in one call: each read sums the scores of all players again."""
 
 MATCHES_COUNTED = 1_000
-"""Most matches that the service counts in a search. In the order of names, also the most players listed."""
+"""Most matches that the service counts in a search.
+
+If a leaderboard is sorted by name, its pages list at most this many players, also without a search.
+"""
 
 ORDERS = {
     "Best first": "rank",
@@ -210,7 +213,7 @@ def list_entries(
 ) -> tuple[LeaderboardEntry, ...]:
     """Return the entries of one page, read from leaderboard `source.rank_key`. The first page is 1."""
     if page == 1 and not selection.prefix and selection.order == "rank":
-        # most visitors open this page, and the service caches only this page
+        # most visitors open the first page, and `get_leaderboard` caches it; `list_leaderboard` is uncached
         return service.get_leaderboard(source.rank_key, selection.day, selection.rows)
     try:
         return service.list_leaderboard(

@@ -34,7 +34,7 @@ ON_TABLET = (*ON_PHONE, "moved", "change", "sessions", "trend")
 VISIBLE_ROWS = 25
 
 LARGE = 1_000
-"""Number of players from which the move of a rank is also shown in percent of the players."""
+"""With at least this many players, a change of rank is also shown in percent of the players."""
 
 # Scores are columns of text: for a column of numbers, a screen reader reads the number without its format.
 _TYPES = {

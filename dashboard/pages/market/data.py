@@ -1,6 +1,7 @@
 """Reads the values of the Market page from the service: prices, candles, market events and their effects.
 
-Prices, changes and volatilities are at most 30 seconds old. Candles and events are read each time.
+Prices, changes and volatilities are at most 30 seconds out of date, and effects of events at most one minute.
+Candles and events are read each time.
 """
 
 from calendar import monthrange
@@ -57,8 +58,8 @@ class Window(msgspec.Struct, frozen=True):
 class SymbolView(msgspec.Struct, frozen=True):
     """A symbol with its candles and events in a window.
 
-    `before` is the last price before the window, or None. `moved_weeks` is the number of weeks by which the
-    dates of the imported prices were moved to the present.
+    `before` is the last price before the window, or None. `moved_weeks` is by how many weeks the dates of the
+    imported prices are later than the real trading days; 0 without imported prices.
     """
 
     tick: Tick

@@ -110,7 +110,10 @@ def show_market() -> None:
 
 
 def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
-    """Return all symbols that the service accepts; another program can have stored other names."""
+    """Return the stored symbols, without names that the service does not accept as an argument.
+
+    Another program can have stored such names.
+    """
     return list_accepted((tick.symbol for tick in service.get_latest_market_data()), check_symbol)
 
 
@@ -154,7 +157,7 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
 
 
 def _select_row(symbols: Sequence[str]) -> None:
-    """Select the symbol of the selected row in the filter, which is part of the address."""
+    """Put the symbol of the selected table row into the filter `symbol`, and so into the address."""
     rows = st.session_state["symbols-table"].selection.rows
     accepted = list_accepted((symbols[row] for row in rows if row < len(symbols)), check_symbol)
     if accepted:

@@ -223,7 +223,10 @@ def _round(value: Decimal | None) -> float | None:
 
 
 def describe_moved_weeks(weeks: int, now: datetime) -> str:
-    """Return a sentence: by how many weeks imported days were moved, and the original day of `now`."""
+    """Return a sentence that says how many weeks later imported days are shown than they really were.
+
+    As an example, the sentence names the real trading day that is shown as the day of `now`.
+    """
     then = now - timedelta(weeks=weeks)
     return (
         f"Imported days are real trading days, moved by {format_quantity(weeks, 'week')}:"

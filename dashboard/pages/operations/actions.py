@@ -52,8 +52,9 @@ class Action(msgspec.Struct, frozen=True):
 def perform(service: EnhancedDatabaseService, action: Action) -> str:
     """Run an action for the visitor of this browser session, and return its result.
 
-    The action is recorded in the audit log first; if that fails, it does not run. Raises `NotAllowed` if the
-    action is refused, and the errors of the service. A refusal is recorded too, if the log can be written.
+    The action is recorded in the audit log first. If it cannot be recorded, it does not run. Raises
+    `NotAllowed` if the action is refused, and the errors of the service. A refusal is recorded too, if the
+    log can be written.
     """
     visitor = sign_in.find_visitor()
     if visitor is None or not visitor.is_operator:

@@ -32,7 +32,10 @@ AMBER, TEAL = "#d99a06", "#0e9db5"
 
 ROLES = {"dashboard": ACCENT, "simulator": AMBER, "exporter": TEAL, "job": BASELINE}
 OTHER_ROLES = ("#7c5cd6", "#a4572e", "#c2479e", "#64748b")
-"""Colours of roles that are not in ROLES, in the order of their names; repeated if there are more roles."""
+"""Colours of roles that are not in ROLES. Roles in alphabetical order get the colours in this order.
+
+If there are more roles than colours, the colours repeat.
+"""
 QUANTILE_COLOURS = dict(zip(QUANTILES, (BASELINE, ACCENT, AMBER), strict=True))
 HEIGHT = 260
 ROW_PIXELS = 20
@@ -143,7 +146,7 @@ def _build_lines(colours: dict[str, str], *, unit: str, scale: Spec, digits: str
     }
 
 
-# d3 time formats by the distance between two labels; after a start, the history has only seconds
+# d3 time formats by the distance between two labels; soon after a start, the history covers only seconds
 _TIMES = {
     "milliseconds": "%H:%M:%S",
     "seconds": "%H:%M:%S",

@@ -24,7 +24,7 @@ def find_metrics(
     """Return the metrics of a time span, and a warning for each source that failed.
 
     The source is Prometheus if it is configured. If it is not, or if it fails, the source is the sampler's
-    last successful scrape of the exporter: it can be old, and None if there was none.
+    last successful scrape of the exporter, which can be old. The metrics are None if no scrape has succeeded.
     """
     warnings: list[str] = []
     if prometheus is not None:

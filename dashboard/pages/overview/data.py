@@ -1,6 +1,9 @@
 """Reads the values of the Overview page from the service. Each `load_` function loads one section.
 
-The newest session and the players seen today are at most one minute old; earlier sessions, 15 minutes.
+The leaders of the newest session and their returns are at most two minutes out of date. All other values of
+the newest session, and the number of players seen today, are at most one minute out of date. Values of
+earlier sessions and the number of undated quests are at most 15 minutes out of date. Prices are at most 30
+seconds out of date. Events are read each time.
 """
 
 from collections.abc import Sequence

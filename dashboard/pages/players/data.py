@@ -1,7 +1,8 @@
 """Reads the values of the Players page from the service, and holds the filters of its list.
 
-Numbers of all players are at most 15 minutes old, numbers of finished days one hour, and numbers of today one
-minute. The list of silent players is read each time.
+Figures of today are at most one minute out of date. Figures of the report on all players are at most 15
+minutes out of date, and figures of single finished days at most one hour. The list of silent players is read
+each time.
 """
 
 from datetime import date, timedelta

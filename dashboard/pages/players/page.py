@@ -52,7 +52,7 @@ NEWLY_LOST_HELP = (
 
 
 def show_players() -> None:
-    """Show the Players page for the filters in the address. The values that load fastest come first."""
+    """Show the Players page for the filters in the address."""
     service = runtime.get_service()
     live.show_heading("Players")
     if not live.read("players-any", partial(data.has_players, service)):
@@ -75,7 +75,10 @@ def show_players() -> None:
 
 
 def _show_now(service: EnhancedDatabaseService) -> None:
-    """Show the lost players and, below them, the numbers of today, which are read first: they load faster."""
+    """Show the number of lost players (see `data.LOST_DAYS`) and, below it, the figures of today.
+
+    The figures of today are read first, because this read is faster than the report on all players.
+    """
     losses, today = st.container(), st.container()
     with today:
         live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
@@ -92,7 +95,10 @@ def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
 
 
 def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days: int) -> None:
-    """Show everything that comes from the report on all players. The days are a separate section."""
+    """Show everything that comes from the report on all players.
+
+    The chart and table of single days, in the middle of the page, are a section with its own read.
+    """
     _show_window(report, days=days)
     _show_seen(report)
     live.show_section(

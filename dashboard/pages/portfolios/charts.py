@@ -56,7 +56,10 @@ _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": AXIS_PIXELS}
 
 
 class Days(NamedTuple):
-    """The x axis of a chart: all days from `first` to `today`; `held` are their sessions, oldest first."""
+    """The x axis of a chart, which has all days from `first` to `today`.
+
+    `held` are the days in this range on which the game had a session, oldest first.
+    """
 
     first: date
     today: date
@@ -228,7 +231,10 @@ def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
 
 @lru_cache(PLAYERS_KEPT)
 def build_gains_chart(gains: PlayerGains) -> Spec:
-    """Return the chart of gains: one bar per symbol, the largest gain first. An unexplained rest is grey."""
+    """Return the chart of gains: one bar per symbol, the largest gain first.
+
+    A grey bar at the end is the change of value that no symbol explains, if there is any.
+    """
     amounts = sorted(((gain.symbol, gain.gain) for gain in gains.symbols), key=lambda row: (-row[1], row[0]))
     if gains.unexplained:
         amounts.append((UNEXPLAINED, gains.unexplained))

@@ -1,7 +1,8 @@
 """Reads the values of the Portfolios page from the service. Each `load_` function loads one section.
 
-The market's returns are at most 30 seconds old, the leader two minutes, and gains of finished sessions five
-minutes. A player's sessions and ranks are read each time. No function creates a portfolio.
+The market's returns are at most 30 seconds out of date. The leader is at most two minutes out of date, active
+quests three minutes, and gains of finished sessions five minutes. A player's sessions and ranks are read each
+time. No function creates a portfolio.
 """
 
 from collections.abc import Callable, Sequence
@@ -108,7 +109,8 @@ class Player(msgspec.Struct, frozen=True):
 class Equity(msgspec.Struct, frozen=True):
     """The market and the leader, to compare with a player's equity.
 
-    `leader` is the best player of the player's newest session; None if that is the same player.
+    `leader` is the best player of the player's newest session; None if the player is the leader or if the
+    session has no leader.
     """
 
     market: tuple[MarketReturn, ...]
@@ -265,7 +267,8 @@ def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
     """Return the player's gain of each symbol. `player.history` must not be empty."""
     user_id, day, first = player.user.id, player.newest.session_date, player.history[-1].session_date
     newest = service.get_player_gains(user_id, day, day)
-    # the newest session is read once and added to the window, so that both show the same gains
+    # read the newest session once, and use it for `newest` and as part of `window`: the gains of the session
+    # and of the window then agree
     before = [service.get_player_gains(user_id, first, day - _DAY)] if first < day else []
     return Gains(
         newest=newest,

@@ -155,7 +155,7 @@ def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player
 
 
 def _show_one_session(service: EnhancedDatabaseService, player: Player) -> None:
-    """Show the newest session only: gains, ranks, quests and profile. One session has no curves."""
+    """Show the newest session only: gains, ranks, quests and profile, without charts of several sessions."""
     _show_gains(service, player)
     _show_ranks(service, player)
     _show_quests(service, player.user)

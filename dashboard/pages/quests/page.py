@@ -39,7 +39,10 @@ TITLE_PIXELS, REASON_PIXELS, PROGRESS_PIXELS = 250, 190, 110
 On a phone, one more column fits beside the title.
 """
 COMPARED_PLAYERS = 2_500
-"""Most players that are compared: more would take seconds. A sample changes shares by one or two points."""
+"""Most players that are compared: more would take seconds.
+
+In a larger game, a sample of this many players changes shares by one or two percentage points.
+"""
 PLAYER_QUESTS_SHOWN = 100
 
 WINDOWS: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}

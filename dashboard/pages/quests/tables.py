@@ -106,7 +106,10 @@ def select_limited(rows: Iterable[Any]) -> list[Any]:
 
 
 def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
-    """Return the sum of all outcomes as the progress of the type `name`."""
+    """Return the sum of all outcomes, which may be of several quest types.
+
+    `name` becomes the `type` of the result. It stays empty if the caller needs only the numbers.
+    """
     rows = list(outcomes)
     return Progress(
         type=name,
@@ -425,7 +428,11 @@ def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFram
 
 
 def describe_stuck(stuck: StuckQuests) -> str:
-    """Return how many quests are stuck and why, as Markdown. Each quest is counted for one reason only."""
+    """Return a text that says how many quests are stuck and why, as Markdown.
+
+    The first sentence counts each quest for one reason only. The second sentence counts all stuck quests of
+    players who were not seen, also those that have another reason.
+    """
     parts = (
         (stuck.untouched, "without progress"),
         (stuck.behind, "behind"),
@@ -443,7 +450,7 @@ def describe_stuck(stuck: StuckQuests) -> str:
 
 
 def describe_reasons(item: StuckQuest) -> str:
-    """Return all reasons why a quest is stuck: `no progress, player not seen`."""
+    """Return the texts of all reasons in STUCK_REASONS that apply, such as `no progress, player not seen`."""
     return ", ".join(reason for name, reason in STUCK_REASONS.items() if getattr(item, name))
 
 
