@@ -28,7 +28,7 @@ from dashboard.server.sign_outs import SignOuts, has_signed_out
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
-"""Streamlit's internal paths that a page needs. Others are closed, such as those for uploads."""
+"""Streamlit's internal paths that a page needs. Those for metrics, uploads and agents are closed."""
 
 METHODS = frozenset({"GET", "HEAD"})
 """The dashboard accepts no data over HTTP, because user input arrives over the WebSocket."""

@@ -52,8 +52,8 @@ def show_overview() -> None:
         return
     live.show_live(partial(_show_sections, service), seconds=REFRESH_SECONDS)
     st.caption(
-        f"{SESSION_NOTE} The newest session can be up to one minute old, earlier sessions up to 15 minutes. "
-        "Refresh reads all of them again. All times and session dates are in UTC."
+        f"{SESSION_NOTE} Figures of the newest session can be one minute old, those of earlier sessions "
+        "15 minutes. Refresh reads all of them again. All times and session dates are in UTC."
     )
 
 
