@@ -4,8 +4,8 @@ Trades are indexed by session and then by player. This index replaces two indexe
 portfolio, and it lists the players who traded on the days of a report in order, so they are counted without
 reading the trades. A new trade is inserted next to the trades of its session.
 
-The index of the last activity also has the id of the player. So it has the order of the list of silent
-players, including players whose last activity is not known.
+The index of the last activity also has the id of the player, so the list of silent players is read in the
+order of the index. The list includes players whose last activity is not known.
 """
 
 from typing import Any

@@ -213,7 +213,7 @@ class UnitsOfWork:
         return None
 
     def _refuse_copies(self) -> None:
-        """Raise `TransactionMisused` if the calling code has a block's context, but is not its holder."""
+        """Raise `TransactionMisused` if this thread or task has a copy of the context of a foreign block."""
         block = _BLOCK.get()
         while block is not None:
             if block.units is self and not block.is_left and not block.is_of_parent:

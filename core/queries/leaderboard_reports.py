@@ -93,8 +93,8 @@ SCORES = _SCORES.format(rank="NULL")
 # Ranks are stored when a session is closed. In an open session `rank` is NULL, so the rank is counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
 # Players are ranked by the sum of (score - base); the caller chooses `base`, which is subtracted from every
-# score. The returned score is the mean of these differences over all sessions; a session without a score
-# counts as 0.
+# score. The returned score is the mean of these differences over all sessions; for a session without a score
+# the difference is 0.
 PERIOD = """
     WITH totals AS MATERIALIZED (
         SELECT user_id, sum(score - %(base)s) AS total, count(*) AS sessions FROM leaderboard_entries

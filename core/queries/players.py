@@ -142,8 +142,9 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     Each row has the columns kind, group, weeks and counts. The group is the length of a streak (kind
     `streak`), the number of days since players were seen (`silent`) or since they joined (`joined`). Only
     rows of kind `joined` have weeks: bit n is set if the players played n weeks ago. The first count is the
-    number of players. In rows of kind `streak` it is followed by two counts for each window: the players who
-    played and those who returned. `weekday` is the weekday of today (Monday is 0).
+    number of players. In rows of kind `streak`, two counts for each time range in `_WINDOWS` follow: the
+    players who played in it, and the players who played in it after AWAY_DAYS days without a session.
+    `weekday` is the weekday of today (Monday is 0).
     """
     windows = ",".join(window.select() for window in _WINDOWS)
     weeks_played = " | ".join(
@@ -353,7 +354,7 @@ class Silence(NamedTuple):
 
 
 def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]:
-    """Return the counts of each day in `days`, in any order."""
+    """Return the counts of each day in `days`. The order of the result is not defined."""
     parameters = {"days": list(days), "first": min(days), "last": max(days)}
     return fetch_all(database, build_day, REPORT_MEMORY + DAYS, parameters)
 

@@ -42,7 +42,7 @@ SECRET_FILES = MappingProxyType(
         "REDIS_PASSWORD_FILE": "redis.password",
     }
 )
-# Variables for `echo-markets` commands in the checkout only; the supervised programs do not get them.
+# Variables that only the `echo-markets` commands of the checkout get, not the supervised programs.
 ADMINISTRATION = (
     "DIRECT_URL",
     "DIRECT_PASSWORD_FILE",

@@ -111,7 +111,7 @@ class ReportedByAll(msgspec.Struct, frozen=True):
     by: tuple[str, ...] = ()
 
     def build_promql(self) -> str:
-        """Return the PromQL query that returns each of these metrics once."""
+        """Return the PromQL query for these metrics. It merges the equal series of all exporters into one."""
         return f"{self.aggregation} by ({', '.join(('__name__', *self.by))}) ({_select(self.metrics)})"
 
 

@@ -24,7 +24,7 @@ METRICS = {
 
 
 class InfoConnection:
-    """A client that opens a connection for each run, with the short timeout of the cache, and closes it."""
+    """A client that opens a connection for each run of the collector. Its timeout is REDIS_TIMEOUT."""
 
     is_usable = True
 

@@ -38,7 +38,7 @@ from dashboard.formats import LAST_SESSION
 WINDOWS: Final = {LAST_SESSION: 1, "7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
 """Length in days of each window that the page offers; None for all time. A window ends today (UTC).
 
-LAST_SESSION is not a window of days: it is the newest session that the player has played.
+LAST_SESSION is an exception: its one day is that of the newest session that the player has played.
 """
 
 ALL = "All"
