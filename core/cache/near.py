@@ -94,7 +94,8 @@ class Entries:
     def drop(self, names: Iterable[str]) -> None:
         """Drop the values whose key or version key is in `names`.
 
-        The caller must have recorded the names in the change log.
+        The caller must have recorded the names in the `ChangeLog` before, so that a read that began earlier
+        stores no old value afterwards.
         """
         with self._lock:
             # most changed names have no value here, and set intersections are fast

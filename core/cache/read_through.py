@@ -70,8 +70,9 @@ class ReadThrough:
         self._sampler = sampler
         self._metrics = metrics
         self._load_after = load_after
-        # kinds whose last look-up found no value; their next look-up asks for leases in the same round trip;
-        # on a miss this saves one round trip, on a hit it costs Redis one script
+        # The kinds of cache keys, such as `user`, whose last look-up found no value. The next look-up of such
+        # keys asks for leases in the same round trip. On a miss this saves one round trip. On a hit it costs
+        # Redis one script.
         self._missed: set[str] = set()
         # leases of other readers, by key, under which no value was stored within WAIT_SECONDS: these readers
         # may have died

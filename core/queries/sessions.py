@@ -97,9 +97,10 @@ def list_dates_with_entries(database: Database, limit: int, before: date) -> tup
 
 
 def get_seen(database: Database, first: date, last: date) -> SeenPlayers:
-    """Return how many players were seen in the days from `first` to `last`, and how many players exist.
+    """Return how many players were seen since `first`, and how many players exist.
 
-    A player was seen if they were active since the first day, or have a portfolio of one of these days.
+    A player was seen if they were active on the day `first` or later, or if they have a portfolio of a day
+    from `first` to `last`.
     """
     return fetch_all(database, build_seen, SEEN, {"first": first, "last": last})[0]
 

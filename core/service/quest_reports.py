@@ -20,7 +20,10 @@ MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
 """Largest `limit` of `list_stuck_quests`. The dashboard offers a file with up to this many rows."""
 PATIENCE: Final = timedelta(days=7)
-"""A quest without `expires_at` can be stuck from this age on, another quest after half of its time."""
+"""A quest without `expires_at` is not stuck before this age.
+
+A quest with `expires_at` is not stuck before half of the time from `created_at` to `expires_at` has passed.
+"""
 UNSEEN_DAYS: Final = 7
 ENDING_WITHIN: Final = timedelta(hours=24)
 """A quest that ends within this time is expiring, not stuck. A quest of one day is therefore never stuck."""

@@ -68,7 +68,7 @@ class PageReruns:
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
-        """Run all open pages again if `state` has changed. Pages that were busy then run in a later call.
+        """Run all open pages again if `state` has changed. A busy page runs again in a later call instead.
 
         The first state is not a change.
         """

@@ -24,7 +24,7 @@ EVENTS_SHOWN = 20
 EVENTS_COUNTED = 1_000
 """The events of a day are counted up to this number, which is above the number of symbols."""
 EVENTS_MARKED = 500
-"""Most events that are read for the marks of the chart; a day has at most some dozen events."""
+"""The largest number of events read for the marks of the chart. A day has at most some dozen events."""
 
 LEADERS_SHOWN = 5
 DAY = timedelta(days=1)
