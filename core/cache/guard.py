@@ -169,7 +169,7 @@ class RedisGuard:
             self.read(self.client.check)
 
     def release(self, keys: Sequence[str], fence: Fence, position: str) -> None:
-        """Drop keys and their fence.
+        """Drop the values of keys, and the fence that a write has set on them before its COMMIT.
 
         If the connection of the fence was closed, or if its server is not the primary any more, the command
         is sent again on a new connection: other processes may already read from the new primary.

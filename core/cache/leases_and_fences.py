@@ -304,8 +304,8 @@ def parse_lease(
 ) -> Lease:
     """Return the reply of LEASE as a `Lease`.
 
-    `origin` is the origin of the server that answered, `asked_origin` is the origin in the request. If they
-    differ or are unknown, the position in the reply is not used.
+    `origin` identifies the run of the server that answered; `asked_origin` is that of the request. If they
+    differ or are unknown, the position (LSN) in the reply is not used.
     """
     states = dict(zip(keys, reply, strict=False))
     versions = reply[len(keys) : len(keys) + len(version_keys)]

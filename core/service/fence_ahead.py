@@ -87,7 +87,7 @@ class FenceAhead:
         self._is_done = True
 
     def finish(self, more: Sequence[str]) -> Sequence[str]:
-        """Wait for the thread. Return the keys that the caller has to fence itself.
+        """Wait until the thread has set its fences. Return the keys that the caller has to fence itself.
 
         `more` are keys that were not known at the start.
         """

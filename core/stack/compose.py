@@ -316,6 +316,6 @@ def _parse_container(item: Mapping[str, Any]) -> Container:
 
 
 def _are_complete(containers: list[Container], recorded: Mapping[str, str]) -> bool:
-    """Return whether all services, including those of the recorded profiles, have healthy containers."""
+    """Return whether all services, including those of the profiles in use, have healthy containers."""
     services = {*SERVICES, *chain.from_iterable(ADDED_SERVICES[name] for name in list_profiles(recorded))}
     return {item.service for item in containers} >= services and all(item.is_healthy for item in containers)

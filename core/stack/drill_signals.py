@@ -104,7 +104,7 @@ def is_normal(observation: Observation) -> bool:
 
 
 def has_changed(faulty: Mapping[str, str], observation: Observation) -> bool:
-    """Return whether every signal in `faulty` has the value given there. Counters are not checked."""
+    """Return whether every signal has the value that `faulty` expects of it. Counters are not checked."""
     return all(
         _text(item.read(observation)) == faulty[item.name]
         for item in SIGNALS
