@@ -9,7 +9,7 @@ from collections.abc import Callable
 # The first pause is short, because most failures are a single late answer.
 FIRST_SECONDS = 0.02
 # The longest pause. All processes must work again within 5 s after a server has come back.
-LONGEST_SECONDS = 1.0
+MAX_SECONDS = 1.0
 GROWTH = 2.0
 # Each pause is shortened by a random fraction, at most this one. Otherwise all processes that lost the same
 # server would connect to it again at the same moment.
@@ -23,20 +23,20 @@ class Backoff:
         self,
         *,
         first_seconds: float = FIRST_SECONDS,
-        longest_seconds: float = LONGEST_SECONDS,
+        max_seconds: float = MAX_SECONDS,
         pick: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._first_seconds = first_seconds
-        self._longest_seconds = longest_seconds
+        self._max_seconds = max_seconds
         self._pick = pick
         self.reset()
 
     def reset(self) -> None:
         """Begin a new series of attempts, with the shortest pause."""
-        self.longest_next_seconds = self._first_seconds
+        self.max_next_seconds = self._first_seconds
 
     def next_seconds(self) -> float:
-        """Return the pause before the next attempt, at most `longest_next_seconds`; then raise this limit."""
-        limit = self.longest_next_seconds
-        self.longest_next_seconds = min(limit * GROWTH, self._longest_seconds)
+        """Return the pause before the next attempt, at most `max_next_seconds`; then raise this limit."""
+        limit = self.max_next_seconds
+        self.max_next_seconds = min(limit * GROWTH, self._max_seconds)
         return self._pick(limit * (1 - JITTER), limit)

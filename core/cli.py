@@ -37,7 +37,7 @@ FAILED = 1
 WRONG_INPUT = 2
 INTERRUPTED = 130
 PIPE_COLUMNS = 120
-MOST_KEEP_DAYS = 36_500
+MAX_KEEP_DAYS = 36_500
 BULK_SLOW_MILLISECONDS = 10_000
 
 PRICE_COLUMNS_HELP = (
@@ -332,8 +332,8 @@ def maintain(months_ahead: int, keep_days: int | None) -> None:
 
 
 def _parse_days(days: int) -> timedelta:
-    if not 1 <= days <= MOST_KEEP_DAYS:
-        raise InvalidInput(f"--keep-days is {days}; give at least 1 and at most {MOST_KEEP_DAYS}")
+    if not 1 <= days <= MAX_KEEP_DAYS:
+        raise InvalidInput(f"--keep-days is {days}; give at least 1 and at most {MAX_KEEP_DAYS}")
     return timedelta(days=days)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from core.records import EncryptionKeyUse
 from core.service import EnhancedDatabaseService
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 
 class KeyRotation(NamedTuple):
@@ -48,8 +48,8 @@ class KeyRotation(NamedTuple):
                     f" with {current}"
                 )
         if self.unreadable:
-            named = ", ".join(map(str, self.unreadable[:MOST_NAMED]))
-            more = ", ..." if len(self.unreadable) > MOST_NAMED else ""
+            named = ", ".join(map(str, self.unreadable[:MAX_NAMED]))
+            more = ", ..." if len(self.unreadable) > MAX_NAMED else ""
             lines.append(f"{len(self.unreadable):,} addresses cannot be decrypted, of users {named}{more}")
         return lines
 

@@ -94,8 +94,8 @@ def _is_expected(answer: object, expected: object) -> bool:
     return bool(expected(answer)) if callable(expected) else answer == expected
 
 
-def _at_least(least: int) -> Callable[[object], bool]:
-    return lambda answer: isinstance(answer, int) and answer >= least
+def _at_least(minimum: int) -> Callable[[object], bool]:
+    return lambda answer: isinstance(answer, int) and answer >= minimum
 
 
 def _has_row_of(user: User) -> Callable[[Iterable[Any]], bool]:

@@ -19,7 +19,7 @@ EVENT_TYPE = "SELF_TEST"
 PREFIX = "self-test-"
 # No game is played on this day, so no leaderboard of real players is changed.
 SESSION = date(1970, 1, 1)
-MOST = 1_000
+MAX_LISTED = 1_000
 # A self-test takes seconds. If its player is older than this, the self-test was killed.
 ABANDONED_AFTER = timedelta(hours=1)
 # The number of attempts to remove the counters of a leaderboard, and the pause between two attempts. An
@@ -45,7 +45,7 @@ def find_abandoned(service: EnhancedDatabaseService, now: datetime) -> list[str]
     """Return the names of self-tests that were killed and have left their player."""
     return [
         user.username
-        for user in service.search_users(PREFIX, limit=MOST)
+        for user in service.search_users(PREFIX, limit=MAX_LISTED)
         if re.fullmatch(rf"{PREFIX}[0-9a-f]{{8}}", user.username) and user.created_at < now - ABANDONED_AFTER
     ]
 
@@ -74,7 +74,7 @@ def remove(service: EnhancedDatabaseService, name: str) -> list[str]:
 
 
 def _remove_events(service: EnhancedDatabaseService, name: str) -> None:
-    for event in service.list_market_events(MOST, type=EVENT_TYPE):
+    for event in service.list_market_events(MAX_LISTED, type=EVENT_TYPE):
         if event.title == name:
             service.delete_market_event(event.id)
 

@@ -38,7 +38,7 @@ _AXIS_FORMATS: dict[Unit, str] = {
 _ENCLOSED = ("data", "mark", "encoding", "params", "layer")
 
 HISTOGRAM_BINS = 24
-MINIMUM_BINNED = 5
+MIN_BINNED = 5
 """A histogram needs at least this many values: fewer values are easier to read in a table."""
 
 HISTOGRAMS_KEPT = 64
@@ -76,10 +76,10 @@ class Bin(msgspec.Struct, frozen=True):
 def bin_values(values: Sequence[Decimal]) -> tuple[Bin, ...]:
     """Return bins of equal width that cover all values.
 
-    The result is empty if there are fewer than MINIMUM_BINNED values, or if all values are equal.
+    The result is empty if there are fewer than MIN_BINNED values, or if all values are equal.
     """
     scores = np.array([float(value) for value in values])
-    if len(scores) < MINIMUM_BINNED or scores.min() == scores.max():
+    if len(scores) < MIN_BINNED or scores.min() == scores.max():
         return ()
     counts, edges = np.histogram(scores, bins=_choose_edges(scores))
     return tuple(
@@ -149,10 +149,10 @@ def enclose_data(spec: Spec) -> Spec:
 
 def find_top(bins: Sequence[Bin]) -> int:
     """Return the upper end of a histogram's axis: a round number, at least the players of the largest bin."""
-    most = max(item.players for item in bins)
-    step = int(10 ** (len(str(most)) - 1))
+    highest = max(item.players for item in bins)
+    step = int(10 ** (len(str(highest)) - 1))
     tops = (step * part // 2 for part in range(2, 21) if step * part % 2 == 0)
-    return next(top for top in tops if top >= most)
+    return next(top for top in tops if top >= highest)
 
 
 def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:

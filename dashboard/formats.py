@@ -76,10 +76,10 @@ def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
         return "-"
     if part in (0, whole):
         return "100%" if part else "0%"
-    percent, least = Decimal(part) * 100 / Decimal(whole), 10.0**-places
+    percent, smallest = Decimal(part) * 100 / Decimal(whole), 10.0**-places
     text = f"{percent:.{places}f}"
     if 0 < part < whole and not 0 < float(text) < 100:
-        return f"<{least:.{places}f}%" if 2 * part < whole else f">{100 - least:.{places}f}%"
+        return f"<{smallest:.{places}f}%" if 2 * part < whole else f">{100 - smallest:.{places}f}%"
     return f"{text}%" if float(text) else "0%"
 
 

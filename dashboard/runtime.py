@@ -29,7 +29,7 @@ CACHE_ENTRIES = 256
 
 
 READ_AGAIN_SECONDS = 5.0
-"""Shortest time between two full refreshes: the reports of a large game take seconds to compute."""
+"""Minimum time between two full refreshes: the reports of a large game take seconds to compute."""
 
 
 class ShortCache:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 ENTRIES = 256
 """Most last known values that are kept, each with at most some hundred rows."""
 
-MOST_THREADS = 32
+MAX_THREADS = 32
 """Most concurrent reads: about three times the connections, so that some threads stay free if reads hang."""
 
 PATIENCE_SECONDS = 1.0
@@ -46,7 +46,7 @@ class Reading(NamedTuple, Generic[T]):
 class ReadThreads:
     """Runs jobs in at most `limit` daemon threads: a thread that hangs does not delay the process's end."""
 
-    def __init__(self, limit: int = MOST_THREADS) -> None:
+    def __init__(self, limit: int = MAX_THREADS) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()

@@ -37,8 +37,8 @@ PLAIN_TEXT = "text/plain"
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # The part of the timeout that is left for encoding the answer and sending it to Prometheus.
 MARGIN_SECONDS = 0.5
-SHORTEST_SECONDS = 0.1
-LONGEST_SECONDS = 60.0
+MIN_SECONDS = 0.1
+MAX_SECONDS = 60.0
 
 SUCCESS = gauge("echo_scrape_collector_success", "1 when the collector worked", "collector")
 DURATION = gauge("echo_scrape_collector_duration_seconds", "Time the collector took", "collector")
@@ -134,7 +134,7 @@ def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
     The format is OpenMetrics 1.0 if its quality is at least that of plain text, else text format 0.0.4.
     """
     timeout = _parse_timeout(headers.get(TIMEOUT_HEADER, ""))
-    seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, timeout - MARGIN_SECONDS))
+    seconds = min(MAX_SECONDS, max(MIN_SECONDS, timeout - MARGIN_SECONDS))
     qualities = _parse_qualities(headers.get("accept", ""))
     if qualities.get(OPEN_METRICS, 0.0) > 0 and qualities[OPEN_METRICS] >= qualities.get(PLAIN_TEXT, 0.0):
         return ScrapeRequest(seconds, openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST)

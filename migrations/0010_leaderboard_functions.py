@@ -18,13 +18,13 @@ from typing import Any
 PLANNED_ONCE = """
     SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off"""
-LEAST, MOST = 64, 2000
+MIN_BUCKET, MAX_BUCKET = 64, 2000
 BUCKET_SIZE = f"""
     CREATE FUNCTION leaderboard_bucket_size(day date, board varchar) RETURNS bigint LANGUAGE plpgsql STABLE
     {PLANNED_ONCE} AS $$
     BEGIN
         RETURN (
-            SELECT greatest({LEAST}, least({MOST}, sqrt(greatest(0, sum(entries)))))
+            SELECT greatest({MIN_BUCKET}, least({MAX_BUCKET}, sqrt(greatest(0, sum(entries)))))
             FROM leaderboard_counters WHERE session_date = day AND category = board
         );
     END $$"""
@@ -112,7 +112,7 @@ def up(_migrator: Any, db: Any) -> None:
         _DROP_FOLDING,
         # on average `leaderboard_fold` runs once for every 128 new entries: a bucket of the smallest size is
         # split when it has more
-        _FOLDING.format(chance=f"greatest(NEW.entries / {2 * LEAST}.0, 0.001)"),
+        _FOLDING.format(chance=f"greatest(NEW.entries / {2 * MIN_BUCKET}.0, 0.001)"),
         RANK,
         SET_SCORE,
         FOLD_ALL,

@@ -10,7 +10,7 @@ from typing import Any
 
 # Maximum number of partitions, for a hundred years. The planning time of a statement on all ticks grows with
 # every partition.
-MOST = 1200
+LIMIT = 1200
 _AS_OWNER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT"
 # The upper bound of each partition except the default partition.
 _PARTITIONS = r"""
@@ -33,8 +33,8 @@ CREATE = f"""
            OR month <> date_trunc('month', month, 'UTC') THEN
             RAISE invalid_parameter_value USING MESSAGE = format('a partition cannot begin at %s', month),
                 HINT = 'the next one begins where the last one ends, with a month in UTC';
-        ELSIF (SELECT count(*) FROM ({_PARTITIONS}) AS p) >= {MOST} THEN
-            RAISE program_limit_exceeded USING MESSAGE = 'ticks has {MOST} partitions, which is the limit';
+        ELSIF (SELECT count(*) FROM ({_PARTITIONS}) AS p) >= {LIMIT} THEN
+            RAISE program_limit_exceeded USING MESSAGE = 'ticks has {LIMIT} partitions, which is the limit';
         END IF;
         partition := 'ticks_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
         moving := partition || '_moving';

@@ -204,7 +204,7 @@ class Recovery:
         at least the longest pause before a recovery attempt, plus `GRACE_SECONDS`.
         """
         self._breaker.half_open()
-        self._closing.wait(max(backoff.longest_next_seconds + GRACE_SECONDS, self._find_wait()))
+        self._closing.wait(max(backoff.max_next_seconds + GRACE_SECONDS, self._find_wait()))
         was_open = self._breaker.is_open
         if self._attempt() and self._breaker.close():
             backoff.reset()

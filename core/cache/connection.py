@@ -27,7 +27,7 @@ from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 # Maximum size of one read from the socket: enough for one invalidation push that names thousands of keys.
 RECEIVE_BYTES = 262_144
 # Lower limit of a timeout: 0 would mean "no timeout".
-SHORTEST_SECONDS = 0.001
+MIN_SECONDS = 0.001
 # The poll event "the server closed the connection". On a system without it, `pause` never ends early.
 CLOSED_BY_SERVER = getattr(select, "POLLRDHUP", 0)
 
@@ -371,7 +371,7 @@ def _encrypt(opened: socket.socket, host: str, tls: TlsOptions, deadline: float)
 
 
 def _seconds_until(deadline: float) -> float:
-    return max(SHORTEST_SECONDS, deadline - time.monotonic())
+    return max(MIN_SECONDS, deadline - time.monotonic())
 
 
 def _describe(error: OSError) -> str:

@@ -26,7 +26,7 @@ from typing import Final
 
 import redis
 
-from core.backoff import LONGEST_SECONDS
+from core.backoff import MAX_SECONDS
 from core.cache.connection import ErrorReply, RedisConnection
 from core.cache.origin import digest_origin, read_server
 from core.cache.topology import PRIMARY_MOVED, Topology
@@ -38,9 +38,9 @@ TOKEN_BYTES: Final = 8
 # process that asked a partitioned sentinel may have ended the epoch of the real primary.
 ENDED_MILLISECONDS: Final = 10_000
 # Timeout for ending the epoch on the former primary, which may hang.
-LONGEST_END_SECONDS = 0.25
-# Longest pause of a process between two attempts to find the primary, with some reserve.
-PAUSE_SECONDS = LONGEST_SECONDS + 0.1
+END_TIMEOUT_SECONDS = 0.25
+# Maximum pause of a process between two attempts to find the primary, with some reserve.
+PAUSE_SECONDS = MAX_SECONDS + 0.1
 # Number of timeouts in the last attempt to use the former primary: one to connect, one for the reply.
 ATTEMPT_TIMEOUTS = 2
 
@@ -156,7 +156,7 @@ class Epochs:
         self._on_move()
 
     def _end(self, server: HostPort, origin: bytes) -> None:
-        connection = self.topology.make_connection_to(server, timeout_seconds=LONGEST_END_SECONDS)
+        connection = self.topology.make_connection_to(server, timeout_seconds=END_TIMEOUT_SECONDS)
         # ignore errors: usually the former primary is down, or it has become a replica
         with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(connection):
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)

@@ -24,7 +24,7 @@ from core.cache.capability import (
     encode_subscription,
     subscribe,
 )
-from core.cache.connection import SHORTEST_SECONDS, ErrorReply, Push, RedisConnection
+from core.cache.connection import MIN_SECONDS, ErrorReply, Push, RedisConnection
 from core.cache.near import NearCache
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 # Interval of the heartbeats. A heartbeat notices a server that refuses invalidations. A writer whose
 # invalidation was refused waits a little longer than this interval (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
-# Longest pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
+# Maximum pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
 # ever, and without a near cache the values still come from Redis.
-LONGEST_PAUSE_SECONDS = 3.0
+MAX_PAUSE_SECONDS = 3.0
 # A feed that receives nothing for this time counts as dead.
 SILENCE_SECONDS = 1.5
 # A busy server sends thousands of pushes a second. Waking the thread for each push slows the other threads
@@ -89,7 +89,7 @@ class InvalidationFeed:
             self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
-        backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS)
+        backoff = Backoff(max_seconds=MAX_PAUSE_SECONDS)
         while not self._stopping.is_set():
             connection = None
             try:
@@ -189,7 +189,7 @@ class _Heartbeat:
         While a heartbeat is unanswered this is `HEARTBEAT_SECONDS`, because no other one is sent meanwhile.
         """
         due_at = now + HEARTBEAT_SECONDS if self._steps else self._sent_at + HEARTBEAT_SECONDS
-        return max(due_at - now, SHORTEST_SECONDS)
+        return max(due_at - now, MIN_SECONDS)
 
     def take_reply(self, reply: Any) -> bool:
         """Take the reply to one command of a heartbeat. Return whether the heartbeat is complete.

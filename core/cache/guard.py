@@ -35,7 +35,7 @@ TRUST_SECONDS = 0.25
 # Error codes of a server that is not the primary any more. In a topology whose primary can change, the
 # invalidation is then sent again on a new connection, which leads to the new primary.
 FORMER_PRIMARY_CODES = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
-# Shortest time between two log messages about a server whose memory is full. Such a server refuses many
+# Minimum time between two log messages about a server whose memory is full. Such a server refuses many
 # commands.
 FULL_SECONDS = 60.0
 

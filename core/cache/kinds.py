@@ -50,7 +50,7 @@ KINDS: Final = (
 )
 
 MAX_TTL_SECONDS: Final = 3_600
-"""Longest TTL of a cached value. The TTL of a version key is longer."""
+"""Maximum TTL of a cached value. The TTL of a version key is longer."""
 TTL_JITTER: Final = 0.1
 """Each TTL is shortened by a random fraction of at most this, so that values do not expire together."""
 ABSENT_MILLISECONDS: Final = 5_000

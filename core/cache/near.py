@@ -26,7 +26,7 @@ FREED_AT_ONCE = 2
 # Maximum number of results of `get_many` that are kept.
 KEPT_RESULTS = 64
 # A result of fewer keys is not kept, because building it takes no longer than finding it.
-LEAST_KEYS = 8
+MIN_KEPT_KEYS = 8
 
 
 class Entries:
@@ -204,7 +204,7 @@ class NearCache(Entries):
                     expires_at = min(expires_at, until)
                 else:
                     self._drop(key)
-            if len(found) == len(keys) >= LEAST_KEYS:
+            if len(found) == len(keys) >= MIN_KEPT_KEYS:
                 self._keep_result(tuple(keys), found, expires_at)
         return found
 

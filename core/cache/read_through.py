@@ -38,7 +38,7 @@ T = TypeVar("T")
 WAIT_SECONDS = 2.0
 # The first and the longest pause between two look-ups while a reader waits.
 WAIT_FIRST_SECONDS = 0.001
-WAIT_LONGEST_SECONDS = 0.01
+WAIT_MAX_SECONDS = 0.01
 
 
 class _LookUp(NamedTuple):
@@ -181,7 +181,7 @@ class ReadThrough:
     def _wait_for(self, shared: SharedCache, read: Read[T], keys: Sequence[str]) -> dict[str, T | Absent]:
         """Return the values that other processes store under these keys within `WAIT_SECONDS`."""
         deadline = time.monotonic() + WAIT_SECONDS
-        backoff = Backoff(first_seconds=WAIT_FIRST_SECONDS, longest_seconds=WAIT_LONGEST_SECONDS)
+        backoff = Backoff(first_seconds=WAIT_FIRST_SECONDS, max_seconds=WAIT_MAX_SECONDS)
         found: dict[str, T | Absent] = {}
         waiting = list(keys)
         while waiting:

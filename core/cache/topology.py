@@ -22,7 +22,7 @@ from typing import Final, Literal
 import redis
 
 from core.cache.connection import (
-    SHORTEST_SECONDS,
+    MIN_SECONDS,
     ErrorReply,
     HandshakeRefused,
     RedisConnection,
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 # Pause between two questions to the sentinels. Within this time a process learns that another server is the
 # primary, even if the former primary still answers.
 POLL_SECONDS = 0.2
-# Longest timeout of the thread that asks the sentinels.
+# Maximum timeout of the thread that asks the sentinels.
 POLL_TIMEOUT_SECONDS = 0.5
 # Maximum age of a sentinel's reply. A process that was suspended for longer asks again first.
 LATE_SECONDS = 1.0
@@ -209,7 +209,7 @@ class SentinelTopology(MovingTopology):
 
     def _connect_to_sentinel(self, sentinel: HostPort, timeout_seconds: float) -> RedisConnection:
         address = self._sentinel_address.at(sentinel)
-        return self._connect(address, timeout_seconds=max(SHORTEST_SECONDS, timeout_seconds))
+        return self._connect(address, timeout_seconds=max(MIN_SECONDS, timeout_seconds))
 
     def _ask(self, sentinel: RedisConnection) -> HostPort:
         service = self.address.service
@@ -327,7 +327,7 @@ class SlotTopology(MovingTopology):
         for tried, start in enumerate(starts):
             # a node gets a share of the time: if it hangs, time is left for the other ones
             share = (deadline - time.monotonic()) / (len(starts) - tried)
-            until = time.monotonic() + max(SHORTEST_SECONDS, share)
+            until = time.monotonic() + max(MIN_SECONDS, share)
             try:
                 connection.connect_to(start, until)
                 self._follow(connection, until)

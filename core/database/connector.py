@@ -36,7 +36,7 @@ KEEPALIVES = {
     "tcp_user_timeout": 20_000,
 }
 # PostgreSQL 15, the oldest version in the test matrix.
-MINIMUM_SERVER = 150_000
+MIN_SERVER_VERSION = 150_000
 # Parts of the messages with which PgBouncer and Amazon RDS Proxy refuse start-up options.
 _OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
 
@@ -247,10 +247,10 @@ class Connector:
         `ask` runs a statement on the connection and returns its row.
         """
         version = raw.server_version
-        if version < MINIMUM_SERVER:
+        if version < MIN_SERVER_VERSION:
             raise ServerNotSupported(
                 f"PostgreSQL {version // 10_000}.{version % 10_000} is too old;"
-                f" {MINIMUM_SERVER // 10_000} or newer is needed"
+                f" {MIN_SERVER_VERSION // 10_000} or newer is needed"
             )
         try:
             # read the attribute once: another thread sets it to False when a pooler refuses the options

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
 
-# Longest logged text, in characters. A bulk insert repeats its placeholders a thousand times, and its
+# Maximum logged text, in characters. A bulk insert repeats its placeholders a thousand times, and its
 # beginning is enough to recognise it.
 TEXT_LETTERS = 1_000
 

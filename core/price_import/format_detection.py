@@ -421,7 +421,7 @@ class _Columns:
         cells = self._header.cells(column)
         if self._options.date_format or not cells:
             return self._options.date_format or "YYYY-MM-DD"
-        forms = self._find_date_forms(column) or find_date_forms(cells, least=0)
+        forms = self._find_date_forms(column) or find_date_forms(cells, min_share=0)
         if not forms:
             raise self._fail(
                 f"{self._header.names[column] or 'the first column'} has no dates, but values"

@@ -190,10 +190,10 @@ class Moments:
         return Moments(days, seconds, self.offsets)
 
 
-def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
+def find_date_forms(texts: Sequence[str], *, min_share: float = 0.5) -> list[str]:
     """Return the date format that fits the most texts, or several formats if they fit the same texts.
 
-    Returns an empty list if the share of texts that fit is smaller than `least`.
+    Returns an empty list if the share of texts that fit is smaller than `min_share`.
     """
     counts = Counter(text.strip() for text in texts)
     unique = list(counts)
@@ -202,7 +202,7 @@ def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
     are_days = {form: parse_days(to_column(unique), form).days > 0 for form in likely}
     weights = np.array(list(counts.values()))
     best = max(are_days, key=lambda form: int(weights[are_days[form]].sum()), default=None)
-    if best is None or not are_days[best].any() or weights[are_days[best]].sum() < least * weights.sum():
+    if best is None or not are_days[best].any() or weights[are_days[best]].sum() < min_share * weights.sum():
         return []
     found = [form for form in likely if (are_days[form] == are_days[best]).all()]
     # prefer a calendar date: 20240304 is 4 March 2024 rather than a Unix time

@@ -17,7 +17,7 @@ from core.price_import.vocabulary import PRICES
 RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
 """The usual split ratios: one share becomes this number of shares. In a reverse split, 1 / ratio is used."""
 
-_LEAST_JUMP: Final = 0.25
+_MIN_JUMP: Final = 0.25
 """A price jumps if its logarithm changes by more than this."""
 
 _NEAR: Final = 0.14
@@ -94,7 +94,7 @@ def find_jumps(table: PriceTable, files: Sequence[bool]) -> Iterator[Split]:
         rows = table.rows_of(code)  # one symbol at a time: logarithms of all rows would need much memory
         opens, closes = table.opens(rows), table["close"][rows]
         jumps = np.log([closes[:-1] / opens[1:], closes[:-1] / closes[1:]])
-        is_jump = (np.abs(jumps) > _LEAST_JUMP).all(axis=0) & is_looked_at[table["file"][rows][1:]]
+        is_jump = (np.abs(jumps) > _MIN_JUMP).all(axis=0) & is_looked_at[table["file"][rows][1:]]
         for row in np.flatnonzero(is_jump).tolist():
             if ratio := find_ratio(*jumps[:, row].tolist()):
                 yield Split(symbol, int(table["day"][rows][row + 1]), ratio)

@@ -191,7 +191,7 @@ def describe_intervals(table: PriceTable) -> list[str]:
     for code, symbol in enumerate(table.symbols):
         gaps = np.diff(table["day"][table.rows_of(code)][:_LOOKED_AT])
         few, half = np.quantile(gaps, (0.1, 0.5)) if len(gaps) > 1 else (0, 0)
-        unit = next((unit for least, unit in _INTERVALS if half >= least and few >= 0.75 * least), None)
+        unit = next((unit for days, unit in _INTERVALS if half >= days and few >= 0.75 * days), None)
         if unit:
             found.setdefault(unit, []).append(symbol)
     return [
@@ -209,7 +209,7 @@ def is_shifted(table: PriceTable) -> bool:
     return bool(weekdays.sum() >= 5 and weekdays[6] and not weekdays[4])
 
 
-def list_some(names: Sequence[str], most: int) -> str:
-    """Return the first `most` names and the number of other names as one text, such as "A, B and 3 more"."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def list_some(names: Sequence[str], max_names: int) -> str:
+    """Return the first names and the number of the other ones as one text, such as "A, B and 3 more"."""
+    rest = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + rest

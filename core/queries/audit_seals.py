@@ -15,7 +15,7 @@ from uuid import UUID
 from core.database import Database
 from core.queries.rows import fetch_all, fetch_number, find_one
 
-# Longest time that `maintain_months` waits for a lock.
+# Maximum time that `maintain_months` waits for a lock.
 LOCK_TIMEOUT_MS = 5_000
 ENTRY_BYTES, ID_BYTES = 48, 16
 

@@ -34,7 +34,7 @@ DAYS_REPORTED = 7 * MAX_WEEKS
 AWAY_DAYS = 7
 """A player who plays after at least this number of days without a session has returned."""
 
-LONGEST_STREAK = 30
+MAX_STREAK = 30
 MATCHES_COUNTED = 10_000
 
 _UTC = "AT TIME ZONE 'UTC'"
@@ -167,7 +167,7 @@ def build_report_statement(weeks: int, weekday: int) -> str:
             GROUP BY user_id
         ) AS bits
     ), attendance AS (
-        SELECT least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {LONGEST_STREAK})
+        SELECT least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {MAX_STREAK})
                    AS streak, recent, earlier,
                {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier,
                earlier >> {_OLDEST_WINDOW + 1 - _EARLIER_FROM} = 0 AND NOT {_has_older("played.user_id")}
@@ -404,7 +404,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
             )
             for n, window in enumerate(_WINDOWS)
         ),
-        streaks=tuple(Streak(n, streaks[n]) for n in range(1, LONGEST_STREAK + 1) if streaks[n]),
+        streaks=tuple(Streak(n, streaks[n]) for n in range(1, MAX_STREAK + 1) if streaks[n]),
         cohorts=tuple(
             Cohort(
                 monday - timedelta(weeks=cohort),

@@ -41,12 +41,12 @@ MAX_PRICE = Decimal(1000000000000)
 MAX_IMPACT = Decimal("999.99")  # numeric(5, 2)
 MAX_VOLUME = 2**63 - 1
 CENT = Decimal("0.01")
-SMALLEST_PRICE = Decimal("1E-16000")  # PostgreSQL stores at most 16,383 digits after the point
+MIN_PRICE = Decimal("1E-16000")  # PostgreSQL stores at most 16,383 digits after the point
 MAX_NAME = 200
 MAX_WAIT_SECONDS = Decimal(3600)  # a larger argument is likely to be in milliseconds
 MAX_DESCRIPTION = 10_000
 # Not `-MAX_MONEY`: the minus operator rounds to the precision of the caller's decimal context.
-MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
+MIN_MONEY, MIN_CHANGE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
 # Arithmetic uses this context: the caller's context may have any precision, and may raise an error for an
 # inexact result.
 ARITHMETIC = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
@@ -82,26 +82,26 @@ def check_id(value: Any, name: str) -> UUID:
     return found
 
 
-def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
-    """Return `values` as a list of at most `most` UUIDs. Accepts a list, or a mapping whose keys are ids."""
+def check_ids(values: Any, name: str, *, max_count: int | None = None) -> list[UUID]:
+    """Return `values` as a list of UUIDs. Accepts a list, or a mapping whose keys are ids."""
     listed = values.keys() if isinstance(values, Mapping) else _check_list(values, name, "a list of UUIDs")
     ids = [check_id(value, name) for value in listed]
-    if most is not None and len(ids) > most:
-        raise InvalidInput(f"{name} has {len(ids)} ids; give at most {most}")
+    if max_count is not None and len(ids) > max_count:
+        raise InvalidInput(f"{name} has {len(ids)} ids; give at most {max_count}")
     return ids
 
 
-def check_int(value: Any, name: str, *, least: int, most: int) -> int:
-    """Return `value` as an int from `least` to `most`."""
+def check_int(value: Any, name: str, *, minimum: int, maximum: int) -> int:
+    """Return `value` as an int from `minimum` to `maximum`."""
     number = to_int(value)
-    if number is None or not least <= number <= most:
-        raise InvalidInput(f"{name} is {show(value)}; give a whole number from {least} to {most}")
+    if number is None or not minimum <= number <= maximum:
+        raise InvalidInput(f"{name} is {show(value)}; give a whole number from {minimum} to {maximum}")
     return number
 
 
-def check_limit(value: Any, name: str = "limit", *, most: int = MAX_LIMIT) -> int:
-    """Return `value` as a number of rows from 1 to `most`."""
-    return check_int(value, name, least=1, most=most)
+def check_limit(value: Any, name: str = "limit", *, maximum: int = MAX_LIMIT) -> int:
+    """Return `value` as a number of rows from 1 to `maximum`."""
+    return check_int(value, name, minimum=1, maximum=maximum)
 
 
 def check_bool(value: Any, name: str) -> bool:
@@ -176,19 +176,19 @@ def check_record(value: Any, kind: type[T], name: str) -> T:
     return value
 
 
-def check_text(value: Any, name: str, *, most: int, required: bool = True) -> Any:
-    """Return `value` as a text of 1 to `most` characters. None is accepted if the text is not required."""
+def check_text(value: Any, name: str, *, max_length: int, required: bool = True) -> Any:
+    """Return `value` as a text of at least one character. None is accepted if the text is not required."""
     if value is None and not required:
         return None
     text = to_text(value)
-    if text is None or not 1 <= len(text) <= most or not is_storable(text):
-        raise InvalidInput(f"{name} is {show(value)}; give a text of 1 to {most} characters")
+    if text is None or not 1 <= len(text) <= max_length or not is_storable(text):
+        raise InvalidInput(f"{name} is {show(value)}; give a text of 1 to {max_length} characters")
     return text
 
 
-def check_prefix(value: Any, *, most: int) -> str:
-    """Return a prefix of names: a text of up to `most` characters. The empty prefix matches every name."""
-    return "" if to_text(value) == "" else str(check_text(value, "prefix", most=most))
+def check_prefix(value: Any, *, max_length: int) -> str:
+    """Return `value` as the prefix of a name. The empty text is accepted: it matches every name."""
+    return "" if to_text(value) == "" else str(check_text(value, "prefix", max_length=max_length))
 
 
 def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
@@ -281,32 +281,32 @@ def check_symbols(values: Any, name: str = "symbols") -> list[str]:
 
 
 def check_decimal(
-    value: Any, name: str, *, least: Decimal, most: Decimal, quantum: Decimal | None = None
+    value: Any, name: str, *, minimum: Decimal, maximum: Decimal, quantum: Decimal | None = None
 ) -> Decimal:
-    """Return `value` as a Decimal from `least` to `most`, rounded half-even to `quantum` (None: exact)."""
+    """Return `value` as a Decimal. With a `quantum`, it is rounded half-even to that exponent."""
     # skip the call for a Decimal: a batch has thousands
     number = value if type(value) is Decimal else to_decimal(value)
     if number is None:
         raise InvalidInput(f"{name} is {show(value)}, which is no number; give a Decimal, int, float or text")
-    if not number.is_finite() or not least <= number <= most:
-        raise InvalidInput(f"{name} is {show(value)}; give a number from {least} to {most}")
+    if not number.is_finite() or not minimum <= number <= maximum:
+        raise InvalidInput(f"{name} is {show(value)}; give a number from {minimum} to {maximum}")
     return number if quantum is None else number.quantize(quantum, None, ARITHMETIC)
 
 
 def check_money(value: Any, name: str) -> Decimal:
     """Return `value` as an amount from 0 to MAX_MONEY, rounded half-even to cents."""
-    return check_decimal(value, name, least=Decimal(0), most=MAX_MONEY, quantum=CENT)
+    return check_decimal(value, name, minimum=Decimal(0), maximum=MAX_MONEY, quantum=CENT)
 
 
 def check_price(value: Any, name: str) -> Decimal:
     """Return `value` as a price above 0 with all its digits."""
-    if type(value) is Decimal and value.is_finite() and SMALLEST_PRICE <= value <= MAX_PRICE:
+    if type(value) is Decimal and value.is_finite() and MIN_PRICE <= value <= MAX_PRICE:
         # fast path for the usual case: each tick of a batch has three prices
         return value
-    number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
+    number = check_decimal(value, name, minimum=Decimal(0), maximum=MAX_PRICE)
     if number == 0:
         raise InvalidInput(f"{name} is {show(value)}; give a number above 0 up to {MAX_PRICE}")
-    if number < SMALLEST_PRICE:
+    if number < MIN_PRICE:
         raise InvalidInput(f"{name} is {show(value)}; give a number of at most 16,000 digits")
     return number
 
@@ -386,17 +386,17 @@ def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
     return found
 
 
-def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) -> timedelta:
-    """Return `value` as a timedelta from `least` to `most`."""
+def check_duration(value: Any, name: str, *, minimum: timedelta, maximum: timedelta) -> timedelta:
+    """Return `value` as a timedelta from `minimum` to `maximum`."""
     width = to_timedelta(value)
-    if width is None or not least <= width <= most:
-        raise InvalidInput(f"{name} is {show(value)}; give a timedelta from {least} to {most}")
+    if width is None or not minimum <= width <= maximum:
+        raise InvalidInput(f"{name} is {show(value)}; give a timedelta from {minimum} to {maximum}")
     return width
 
 
 def check_seconds(value: Any, name: str) -> float:
     """Return `value` as a number of seconds from 0 to MAX_WAIT_SECONDS."""
-    return float(check_decimal(value, name, least=Decimal(0), most=MAX_WAIT_SECONDS))
+    return float(check_decimal(value, name, minimum=Decimal(0), maximum=MAX_WAIT_SECONDS))
 
 
 def check_bucket(value: Any, name: str = "bucket") -> timedelta:

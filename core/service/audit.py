@@ -66,8 +66,8 @@ class Audit(ServiceBase):
         block applies only to its own thread or task. Begin a `transaction()` inside the block: a call in the
         block raises an error if a transaction began before the block. Raises `InvalidInput`.
         """
-        who = check_text(actor, "actor", most=MAX_ACTOR)
-        request = check_text(request_id, "request_id", most=MAX_REQUEST_ID, required=False)
+        who = check_text(actor, "actor", max_length=MAX_ACTOR)
+        request = check_text(request_id, "request_id", max_length=MAX_REQUEST_ID, required=False)
         present = identity.find_identity() or Identity()
         named = dataclasses.replace(present, actor=who, request_id=request or str(new_id()))
         return identity.acting_as(named)
@@ -200,7 +200,7 @@ class Audit(ServiceBase):
         removal of the newest seals is not found. Takes up to a minute for a million events. Metrics have the
         result and the time of the verification. Raises `InvalidInput`.
         """
-        expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
+        expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", max_length=100))
         chain = ChainVerifier(expected)
         while chain.broken is None and (
             seals := self._read_current(audit_seals.list_seals, chain.number, SEALS_AT_ONCE)
@@ -235,10 +235,10 @@ class Audit(ServiceBase):
         dropped, writes of events wait. This call waits up to 5 seconds for running writes, and then raises
         `DatabaseError`. Raises `InvalidInput`.
         """
-        ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
+        ahead = check_int(months_ahead, "months_ahead", minimum=0, maximum=MAX_MONTHS_AHEAD)
         kept = None
         if keep_months is not None:
-            kept = check_int(keep_months, "keep_months", least=1, most=MAX_MONTHS_KEPT)
+            kept = check_int(keep_months, "keep_months", minimum=1, maximum=MAX_MONTHS_KEPT)
         with self._write() as (database, _), database.with_long_timeout():
             audit_seals.seal_events(database)
         # Create the months in a transaction of their own: they stay even if the database refuses the drop.
@@ -266,11 +266,11 @@ class Audit(ServiceBase):
         present = identity.find_identity()
         return AuditEvent(
             id=new_id(),
-            actor=check_text(actor, "actor", most=MAX_ACTOR),
+            actor=check_text(actor, "actor", max_length=MAX_ACTOR),
             action=checked,
-            target=check_text(target, "target", most=MAX_TARGET),
+            target=check_text(target, "target", max_length=MAX_TARGET),
             outcome=outcome,
-            detail=check_text(detail, "detail", most=MAX_DETAIL, required=False),
+            detail=check_text(detail, "detail", max_length=MAX_DETAIL, required=False),
             created_at=now,
             finished_at=None if outcome == "started" else now,
             request_id=None if present is None else present.request_id,

@@ -34,9 +34,9 @@ class EncryptionKeys(ServiceBase):
         changes meanwhile keeps the value of that writer. `after` is `last` of the previous result. Raises
         `InvalidInput` and `EncryptionKeyMissing`.
         """
-        most, start = check_limit(limit), None if after is None else check_id(after, "after")
+        count, start = check_limit(limit), None if after is None else check_id(after, "after")
         current = self._emails.cipher.current_id
-        found = self._read_current(queries.list_other_keys, current, start, most)
+        found = self._read_current(queries.list_other_keys, current, start, count)
         changes, unreadable = self._reencrypt(found)
         changed: set[UUID] = set()
 
@@ -47,7 +47,7 @@ class EncryptionKeys(ServiceBase):
 
         if changes:
             self._retry_conflicts(write)
-        last = found[-1][0] if len(found) == most else None
+        last = found[-1][0] if len(found) == count else None
         return Reencryption(len(changed), tuple(unreadable), last)
 
     def _reencrypt(self, found: Sequence[tuple[UUID, str]]) -> tuple[list[EmailChange], list[UUID]]:

@@ -64,7 +64,7 @@ _EFFECT = Cached(
     ttl_seconds=60,
     time_dependent=True,
 )
-LEAST_WINDOW, MOST_WINDOW = timedelta(minutes=1), timedelta(days=31)
+MIN_WINDOW, MAX_WINDOW = timedelta(minutes=1), timedelta(days=31)
 
 
 class Events(ServiceBase):
@@ -134,7 +134,7 @@ class Events(ServiceBase):
         self, *, type: Any, sentiment: Any, symbol: Any, since: Any, until: Any
     ) -> dict[str, Any]:
         return {
-            "type": check_text(type, "type", most=50, required=False),
+            "type": check_text(type, "type", max_length=50, required=False),
             "sentiment": None if sentiment is None else check_sentiment(sentiment),
             "symbol": None if symbol is None else check_symbol(symbol),
             "since": None if since is None else check_time(since, "since"),
@@ -161,7 +161,7 @@ class Events(ServiceBase):
         `InvalidInput`.
         """
         checked = check_id(event_id, "event_id")
-        width = check_duration(window, "window", least=LEAST_WINDOW, most=MOST_WINDOW)
+        width = check_duration(window, "window", minimum=MIN_WINDOW, maximum=MAX_WINDOW)
 
         def load(event_id: UUID, width: timedelta) -> tuple[EventEffect, ...]:
             return self._read(self._measure_effect, event_id, width)
@@ -196,9 +196,9 @@ class Events(ServiceBase):
         """
         values: dict[str, Any] = {
             "id": new_id(),
-            "type": check_text(type, "type", most=50),
-            "title": check_text(title, "title", most=200),
-            "description": check_text(description, "description", most=MAX_DESCRIPTION, required=False),
+            "type": check_text(type, "type", max_length=50),
+            "title": check_text(title, "title", max_length=200),
+            "description": check_text(description, "description", max_length=MAX_DESCRIPTION, required=False),
             "affected_symbols": check_symbols(affected_symbols, "affected_symbols"),
             "impact_magnitude": _check_impact(impact_magnitude),
             "sentiment": check_sentiment(sentiment),
@@ -219,4 +219,4 @@ class Events(ServiceBase):
 def _check_impact(value: Any) -> Decimal | None:
     if value is None:
         return None
-    return check_decimal(value, "impact_magnitude", least=MIN_IMPACT, most=MAX_IMPACT, quantum=CENT)
+    return check_decimal(value, "impact_magnitude", minimum=MIN_IMPACT, maximum=MAX_IMPACT, quantum=CENT)

@@ -12,7 +12,7 @@ from typing import overload
 from core.cache import NO_TOKEN, Cache
 
 # Setting fewer fences than this takes less time than starting a thread.
-LEAST_KEYS_FENCED_AHEAD = 500
+MIN_KEYS_FENCED_AHEAD = 500
 # Fences older than this are set again before the COMMIT. A fence lives 5 s longer than the query timeout, so
 # a younger fence outlasts the COMMIT.
 FRESH_SECONDS = 2.0
@@ -75,7 +75,7 @@ class FenceAhead:
 
     def start(self) -> None:
         """Start the thread that sets the fences, unless there are few keys."""
-        if len(self._keys) < LEAST_KEYS_FENCED_AHEAD:
+        if len(self._keys) < MIN_KEYS_FENCED_AHEAD:
             return
         self.token = self._cache.new_fence()
         self._started_at = self._clock()

@@ -82,7 +82,7 @@ class LeaderboardReports(ServiceBase):
         most 1,000 of them. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
-        prefix = check_prefix(prefix, most=50)
+        prefix = check_prefix(prefix, max_length=50)
         if prefix:
             return self._read(queries.count_matches, *leaderboard, prefix)
         return self._read(queries.count_entries, *leaderboard)
@@ -105,9 +105,9 @@ class LeaderboardReports(ServiceBase):
         answer is not cached. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
-        prefix = check_prefix(prefix, most=50)
+        prefix = check_prefix(prefix, max_length=50)
         order = check_choice(order, "order", queries.ORDERS)
-        limit, offset = check_limit(limit), check_int(offset, "offset", least=0, most=MAX_OFFSET)
+        limit, offset = check_limit(limit), check_int(offset, "offset", minimum=0, maximum=MAX_OFFSET)
         selection = queries.Selection(order, prefix, limit, offset)
         if prefix:
             return self._read(queries.list_ordered, *leaderboard, selection)
@@ -128,8 +128,8 @@ class LeaderboardReports(ServiceBase):
         at most 120 s old, and never older than the last change through the service. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
-        count = check_int(bins, "bins", least=2, most=MAX_BINS)
-        width = check_decimal(least_width, "least_width", least=CENT, most=MAX_MONEY)
+        count = check_int(bins, "bins", minimum=2, maximum=MAX_BINS)
+        width = check_decimal(least_width, "least_width", minimum=CENT, maximum=MAX_MONEY)
 
         def load(category: str, day: date, bins: int, width: Decimal) -> LeaderboardSummary | None:
             return self._read(_find_summary, category, day, bins, width)
@@ -179,9 +179,9 @@ class LeaderboardReports(ServiceBase):
         because it has to read every entry of these sessions. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
-        count = check_int(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
+        count = check_int(sessions, "sessions", minimum=1, maximum=MAX_PERIOD_SESSIONS)
         limit = check_limit(limit)
-        base = check_decimal(base, "base", least=MIN_MONEY, most=MAX_MONEY, quantum=CENT)
+        base = check_decimal(base, "base", minimum=MIN_MONEY, maximum=MAX_MONEY, quantum=CENT)
 
         def load(category: str, day: date, sessions: int, limit: int, base: Decimal) -> PeriodLeaderboard:
             before = min(day, find_last_session(self._clock())) + timedelta(days=1)
@@ -207,7 +207,7 @@ class LeaderboardReports(ServiceBase):
         leaderboard = check_leaderboard(category, session_date, self._clock())
         last = check_after(after, LeaderboardEntry, category=leaderboard[0], session_date=leaderboard[1])
         if last is not None:
-            score = check_decimal(last.score, "after.score", least=MIN_MONEY, most=MAX_MONEY)
+            score = check_decimal(last.score, "after.score", minimum=MIN_MONEY, maximum=MAX_MONEY)
             created_at = check_time(last.created_at, "after.created_at")
             last = msgspec.structs.replace(
                 last, id=check_id(last.id, "after.id"), score=score, created_at=created_at

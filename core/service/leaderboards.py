@@ -71,7 +71,7 @@ class Leaderboards(ServiceBase):
         than the last change through the service. With another offset it is not cached. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
-        limit, offset = check_limit(limit), check_int(offset, "offset", least=0, most=MAX_OFFSET)
+        limit, offset = check_limit(limit), check_int(offset, "offset", minimum=0, maximum=MAX_OFFSET)
         if offset:
             return self._read(queries.list_page, category, day, limit, offset)
 
@@ -126,7 +126,7 @@ class Leaderboards(ServiceBase):
         """
         checked = check_id(user_id, "user_id")
         category, day = check_leaderboard(category, session_date, self._clock())
-        radius = check_int(radius, "radius", least=0, most=MAX_RADIUS)
+        radius = check_int(radius, "radius", minimum=0, maximum=MAX_RADIUS)
         entries = self._read(queries.list_around, checked, category, day, radius)
         if not entries:
             raise _no_entry(checked, category, day)
@@ -206,7 +206,7 @@ class Leaderboards(ServiceBase):
 
 
 def _check_row(user_id: Any, score: Any, metadata: Any) -> tuple[UUID, UUID, Decimal, dict[str, Any]]:
-    checked = check_decimal(score, "score", least=MIN_MONEY, most=MAX_MONEY, quantum=CENT)
+    checked = check_decimal(score, "score", minimum=MIN_MONEY, maximum=MAX_MONEY, quantum=CENT)
     return new_id(), check_id(user_id, "user_id"), checked, check_document(metadata, "metadata")
 
 

@@ -220,7 +220,7 @@ class Market(ServiceBase):
         if not isinstance(weeks, Mapping):
             raise InvalidInput(f"weeks is {show(weeks)}; give a mapping of symbols to weeks")
         checked = {
-            check_symbol(symbol): check_int(count, "weeks", least=-MAX_WEEKS, most=MAX_WEEKS)
+            check_symbol(symbol): check_int(count, "weeks", minimum=-MAX_WEEKS, maximum=MAX_WEEKS)
             for symbol, count in weeks.items()
         }
         with self._write() as (database, _):
@@ -303,7 +303,7 @@ class Market(ServiceBase):
         most 15 s old. Raises `InvalidInput`.
         """
         width = check_bucket(step, "step")
-        count = check_int(points, "points", least=1, most=MAX_POINTS)
+        count = check_int(points, "points", minimum=1, maximum=MAX_POINTS)
         checked = None if symbols is None else check_symbols(symbols)
 
         def load(count: int, width: timedelta) -> tuple[Sparkline, ...]:

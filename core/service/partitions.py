@@ -25,7 +25,7 @@ class Partitions(ServiceBase):
         created or dropped, ticks cannot be read or written. Waits up to 5 seconds for running reads and
         writes, and then raises a `DatabaseError`. Raises `InvalidInput`.
         """
-        ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
+        ahead = check_int(months_ahead, "months_ahead", minimum=0, maximum=MAX_MONTHS_AHEAD)
         now = self._clock()
         cutoff = _check_cutoff(keep, now)
         with self._write() as (database, changes), database.with_long_timeout():
@@ -72,4 +72,4 @@ def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[
 def _check_cutoff(keep: Any, now: datetime) -> datetime:
     if keep is None:
         return datetime.min.replace(tzinfo=UTC)
-    return now - check_duration(keep, "keep", least=timedelta(days=1), most=timedelta(days=36_500))
+    return now - check_duration(keep, "keep", minimum=timedelta(days=1), maximum=timedelta(days=36_500))

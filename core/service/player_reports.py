@@ -57,7 +57,7 @@ class PlayerReports(ServiceBase):
         included. The figures of today are at most 60 s old, those of other days at most 3600 s. Raises
         `InvalidInput`.
         """
-        count, today = check_int(days, "days", least=1, most=MAX_DAYS), self._find_today()
+        count, today = check_int(days, "days", minimum=1, maximum=MAX_DAYS), self._find_today()
         wanted = [today - timedelta(days=age) for age in range(count - 1, -1, -1)]
 
         def load(missing: Sequence[date]) -> dict[date, PlayerDay]:
@@ -76,7 +76,7 @@ class PlayerReports(ServiceBase):
         of the last `weeks` weeks (1 to 13), the current week included. The answer is up to 900 s old, even
         after a change, because it has to read the sessions of 13 weeks. Raises `InvalidInput`.
         """
-        count = check_int(weeks, "weeks", least=1, most=queries.MAX_WEEKS)
+        count = check_int(weeks, "weeks", minimum=1, maximum=queries.MAX_WEEKS)
 
         def load(today: date, weeks: int) -> PlayerReport:
             return self._read(queries.build_report, today, weeks)
@@ -152,10 +152,10 @@ def _check_silence(days: int, sessions: int, joined: date | None, prefix: str) -
     if week is not None and week.weekday():
         raise InvalidInput(f"joined is {week}, which is no Monday; give the first day of a week")
     return queries.Silence(
-        check_int(days, "days", least=1, most=MAX_SILENT_DAYS),
-        check_int(sessions, "sessions", least=0, most=MAX_SESSIONS),
+        check_int(days, "days", minimum=1, maximum=MAX_SILENT_DAYS),
+        check_int(sessions, "sessions", minimum=0, maximum=MAX_SESSIONS),
         week,
-        check_prefix(prefix, most=50),
+        check_prefix(prefix, max_length=50),
     )
 
 

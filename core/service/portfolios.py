@@ -218,7 +218,7 @@ class Portfolios(ServiceBase):
         They are ordered by player, then by symbol. A player without positions, or without a portfolio, has
         none. Raises `InvalidInput`.
         """
-        players = check_ids(user_ids, "user_ids", most=MAX_LIMIT)
+        players = check_ids(user_ids, "user_ids", max_count=MAX_LIMIT)
         day = check_session_date(session_date, self._clock())
         return self._read(queries.list_positions, players, day)
 
@@ -238,7 +238,7 @@ class Portfolios(ServiceBase):
 
         They are ordered by player, then by time of execution. Raises `InvalidInput`.
         """
-        players = check_ids(user_ids, "user_ids", most=MAX_LIMIT)
+        players = check_ids(user_ids, "user_ids", max_count=MAX_LIMIT)
         day = check_session_date(session_date, self._clock())
         return self._read(queries.list_trades, players, day)
 

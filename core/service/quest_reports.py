@@ -91,7 +91,7 @@ class QuestReports(ServiceBase):
         both included; None means no bound). Lists at most `limit` titles, slowest first. Quests that were
         completed at an unknown time are left out. The answer is at most 180 s old. Raises `InvalidInput`.
         """
-        quest_type = check_text(type, "type", most=50, required=False)
+        quest_type = check_text(type, "type", max_length=50, required=False)
 
         def load(
             since: date | None, until: date | None, quest_type: str | None, count: int
@@ -116,7 +116,7 @@ class QuestReports(ServiceBase):
         most 900 s old. Raises `InvalidInput`.
         """
         first, last = _check_period(since, until)
-        count = check_int(players, "players", least=1, most=MAX_PLAYERS)
+        count = check_int(players, "players", minimum=1, maximum=MAX_PLAYERS)
         newest = self._clock().astimezone(UTC).date() - timedelta(days=RETURN_DAYS + 1)
 
         def load(since: date, until: date, players: int) -> tuple[QuestReturn, ...]:
@@ -154,8 +154,8 @@ class QuestReports(ServiceBase):
                 soon=now + ENDING_WITHIN,
             )
 
-        quest_type = check_text(type, "type", most=50, required=False)
-        return self._cache.get_or_load(_STUCK, load, quest_type, check_limit(limit, most=MAX_STUCK))
+        quest_type = check_text(type, "type", max_length=50, required=False)
+        return self._cache.get_or_load(_STUCK, load, quest_type, check_limit(limit, maximum=MAX_STUCK))
 
 
 def _check_period(since: date | None, until: date | None) -> tuple[date | None, date | None]:

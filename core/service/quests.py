@@ -120,7 +120,7 @@ class Quests(ServiceBase):
         `InvalidInput`.
         """
         count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
-        quest_type = check_text(type, "type", most=50, required=False)
+        quest_type = check_text(type, "type", max_length=50, required=False)
 
         def load(count: int, width: timedelta, quest_type: str | None) -> tuple[PlayerQuest, ...]:
             return self._read(queries.list_expiring, count, now, now + width, quest_type=quest_type)
@@ -161,13 +161,13 @@ class Quests(ServiceBase):
         values: dict[str, Any] = {
             "id": new_id(),
             "user_id": checked,
-            "type": check_text(type, "type", most=50),
-            "title": check_text(title, "title", most=200),
-            "description": check_text(description, "description", most=MAX_DESCRIPTION, required=False),
+            "type": check_text(type, "type", max_length=50),
+            "title": check_text(title, "title", max_length=200),
+            "description": check_text(description, "description", max_length=MAX_DESCRIPTION, required=False),
             "target_value": check_decimal(
-                target_value, "target_value", least=CENT, most=MAX_MONEY, quantum=CENT
+                target_value, "target_value", minimum=CENT, maximum=MAX_MONEY, quantum=CENT
             ),
-            "reward_type": check_text(reward_type, "reward_type", most=50, required=False),
+            "reward_type": check_text(reward_type, "reward_type", max_length=50, required=False),
             "reward_value": None if reward_value is None else check_money(reward_value, "reward_value"),
             "expires_at": self._check_expiry(expires_at),
         }

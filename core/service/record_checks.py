@@ -42,10 +42,10 @@ from core.service.argument_checks import (
     MAX_NAME,
     MAX_PRICE,
     MAX_VOLUME,
+    MIN_CHANGE,
     MIN_IMPACT,
     MIN_MONEY,
     MIN_PRICE,
-    SMALLEST_PRICE,
     check_category,
     check_choice,
     check_decimal,
@@ -186,15 +186,15 @@ def _deadlines() -> Column:
     )
 
 
-def _amounts(least: Decimal, most: Decimal, *, is_optional: bool = False) -> Column:
+def _amounts(minimum: Decimal, maximum: Decimal, *, is_optional: bool = False) -> Column:
     def are_plain(values: Values, _: datetime) -> bool:
         # An amount with more than two decimals is not plain: `check` rounds it half-even, and the server
         # would round half up.
         are_cents = all(map(Decimal.same_quantum, values, repeat(CENT))) or _round(values) == values
-        return are_cents and least <= min(values) and max(values) <= most
+        return are_cents and minimum <= min(values) and max(values) <= maximum
 
     return Column(
-        lambda value, name, _: check_decimal(value, name, least=least, most=most, quantum=CENT),
+        lambda value, name, _: check_decimal(value, name, minimum=minimum, maximum=maximum, quantum=CENT),
         Decimal,
         are_plain,
         is_optional,
@@ -205,28 +205,30 @@ def _prices(*, is_optional: bool = False) -> Column:
     return Column(
         lambda value, name, _: check_price(value, name),
         Decimal,
-        lambda values, _: min(values) >= SMALLEST_PRICE and max(values) <= MAX_PRICE,
+        lambda values, _: min(values) >= MIN_PRICE and max(values) <= MAX_PRICE,
         is_optional,
     )
 
 
-def _changes(least: Decimal) -> Column:
+def _changes(minimum: Decimal) -> Column:
     """Return the checks of optional numbers that keep all their digits, such as `change_24h`."""
     return Column(
-        lambda value, name, _: check_decimal(value, name, least=least, most=MAX_PRICE),
+        lambda value, name, _: check_decimal(value, name, minimum=minimum, maximum=MAX_PRICE),
         Decimal,
-        lambda values, _: min(values) >= least and max(values) <= MAX_PRICE,
+        lambda values, _: min(values) >= minimum and max(values) <= MAX_PRICE,
         is_optional=True,
     )
 
 
-def _texts(most: int, *, is_optional: bool = False) -> Column:
+def _texts(max_length: int, *, is_optional: bool = False) -> Column:
     def are_plain(values: Values, _: datetime) -> bool:
         sizes = set(map(len, values))
         joined = "".join(values)
-        return 0 not in sizes and max(sizes) <= most and "\x00" not in joined and bool(joined.encode())
+        return 0 not in sizes and max(sizes) <= max_length and "\x00" not in joined and bool(joined.encode())
 
-    return Column(lambda value, name, _: check_text(value, name, most=most), str, are_plain, is_optional)
+    return Column(
+        lambda value, name, _: check_text(value, name, max_length=max_length), str, are_plain, is_optional
+    )
 
 
 def _names(check: Callable[[Any, str], str]) -> Column:
@@ -238,11 +240,11 @@ def _names(check: Callable[[Any, str], str]) -> Column:
     )
 
 
-def _numbers(least: int, most: int, *, is_optional: bool = False) -> Column:
+def _numbers(minimum: int, maximum: int, *, is_optional: bool = False) -> Column:
     return Column(
-        lambda value, name, _: check_int(value, name, least=least, most=most),
+        lambda value, name, _: check_int(value, name, minimum=minimum, maximum=maximum),
         int,
-        lambda values, _: least <= min(values) and max(values) <= most,
+        lambda values, _: minimum <= min(values) and max(values) <= maximum,
         is_optional,
     )
 
@@ -324,7 +326,7 @@ TICKS: RecordChecks[Tick] = RecordChecks(
         "price": _prices(),
         "volume": _numbers(0, MAX_VOLUME),
         **dict.fromkeys(("bid", "ask"), _prices(is_optional=True)),
-        **dict.fromkeys(("change_24h", "change_percent_24h"), _changes(MIN_PRICE)),
+        **dict.fromkeys(("change_24h", "change_percent_24h"), _changes(MIN_CHANGE)),
         "volatility": _changes(Decimal(0)),
         **dict.fromkeys(("open", "high", "low"), _prices(is_optional=True)),
     },

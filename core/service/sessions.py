@@ -80,7 +80,7 @@ class Sessions(ServiceBase):
         `returns` is the category of the leaderboards from which the returns are taken. The newest summary is
         at most 60 s old, the others 900 s. Raises `InvalidInput`.
         """
-        count = check_int(limit, "limit", least=1, most=MAX_SESSIONS)
+        count = check_int(limit, "limit", minimum=1, maximum=MAX_SESSIONS)
         category = check_category(returns, "returns")
         before = check_before(None, self._clock())
         days = self._read(queries.list_dates_with_entries, count, before)
@@ -104,7 +104,7 @@ class Sessions(ServiceBase):
         they have a portfolio of a session on one of the days. Both numbers were counted at the same moment.
         The answer is at most 60 s old. Raises `InvalidInput`.
         """
-        count = check_int(days, "days", least=1, most=MAX_SEEN_DAYS)
+        count = check_int(days, "days", minimum=1, maximum=MAX_SEEN_DAYS)
         today = check_session_date(None, self._clock())
 
         def load(first: date, last: date) -> SeenPlayers:

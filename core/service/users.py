@@ -48,7 +48,7 @@ CHUNK_ROWS = 5_000
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "username": check_username,
-    "name": lambda value: check_text(value, "name", most=MAX_NAME, required=False),
+    "name": lambda value: check_text(value, "name", max_length=MAX_NAME, required=False),
     "email": lambda value: None if value is None else check_email(value),
     "preferences": lambda value: check_document(value, "preferences"),
 }
@@ -97,7 +97,7 @@ class Users(ServiceBase):
         `limit` users by name. It merges both lists and returns the first `limit` users by username. An empty
         prefix matches every user. Raises `InvalidInput`.
         """
-        checked = check_prefix(prefix, most=MAX_NAME)
+        checked = check_prefix(prefix, max_length=MAX_NAME)
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
 
     def list_users_by_email(self, email: str, *, limit: int = 100) -> tuple[User, ...]:
@@ -105,8 +105,8 @@ class Users(ServiceBase):
 
         The search is case-insensitive. Raises `InvalidInput`, and `EncryptionKeyMissing`.
         """
-        wanted, most = check_email(email), check_limit(limit)
-        found = self._read(queries.list_users_by_email, self._emails.cipher.list_indexes(wanted), most)
+        wanted, count = check_email(email), check_limit(limit)
+        found = self._read(queries.list_users_by_email, self._emails.cipher.list_indexes(wanted), count)
         # Compare the addresses too: someone could have copied `email_index` from the row of another user.
         return tuple(
             user

@@ -18,7 +18,7 @@ from core.errors import SettingsError
 from core.logs import escape_controls
 
 SHOWN_CHARACTERS = 300
-MOST_BYTES = 1_000_000  # a limit, because a file such as /dev/zero has no end
+MAX_BYTES = 1_000_000  # a limit, because a file such as /dev/zero has no end
 
 
 class FileSecret(SecretStr):
@@ -99,7 +99,7 @@ def read_secret(path: Path, *, name: str) -> str:
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         # the setting may contain the secret itself instead of a path
@@ -112,9 +112,9 @@ def read_secret(path: Path, *, name: str) -> str:
             f"{name} names {shown}, which other users can read or write (mode {mode:04o});"
             " `chmod 600` it, and change the secret if others may have read it"
         )
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         raise SettingsError(
-            f"{name} names {shown}, which has more than {MOST_BYTES} bytes; is it the right file?"
+            f"{name} names {shown}, which has more than {MAX_BYTES} bytes; is it the right file?"
         )
     try:
         text = content.decode("utf-8")

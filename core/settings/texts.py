@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 LOOPBACK: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65_535
-MOST_CHARACTERS: Final = 100_000
+MAX_CHARACTERS: Final = 100_000
 # Characters that are forbidden in all settings: NUL ends a text in C, and UTF-8 cannot encode a surrogate.
 _NEVER = re.compile("[\x00\ud800-\udfff]")
 # Characters that are forbidden in all settings but secrets: they end a line, move the cursor, change the
@@ -38,8 +38,8 @@ def check_characters(text: str, *, is_secret: bool) -> None:
     A secret may have any control character but NUL: a password can be any text, and ENCRYPTION_KEYS has
     several lines.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise TextError(f"it has more than {MOST_CHARACTERS} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise TextError(f"it has more than {MAX_CHARACTERS} characters")
     found = (_NEVER if is_secret else _CONTROL).search(text)
     if found:
         raise TextError(f"character {found.start() + 1} is U+{ord(found[0]):04X}, which has to be removed")

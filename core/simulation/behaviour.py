@@ -131,10 +131,10 @@ def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
     # sessions before a player joined count as played: this makes a new player likely to return
     habit = np.where(joined, played, True).mean(axis=0) if len(played) else np.ones(len(keys))
     lead = np.where(played, recent.returns - _mean_of_players(recent), 0).sum(axis=0) / count / 100
-    least, most = _EAGERNESS
+    low, high = _EAGERNESS
     odds = (
-        least
-        + (most - least) * _fraction(mix(keys), _ATTEND)
+        low
+        + (high - low) * _fraction(mix(keys), _ATTEND)
         + _HABIT * (habit - 0.5)
         + _FORTUNE * np.clip(lead, -_FORTUNE_LIMIT, _FORTUNE_LIMIT)
         + _QUEST * np.minimum(_count_quests(recent), _QUEST_LIMIT)
@@ -303,21 +303,21 @@ def _rank_in_row(values: NDArray[Any]) -> Integers:
     return positions
 
 
-def _draw(seed: int, trait: int, count: int, least: int, most: int) -> Integers:
+def _draw(seed: int, trait: int, count: int, low: int, high: int) -> Integers:
     # one generator per trait: otherwise a player's values would depend on the number of other players
     generator = Generator(PCG64(SeedSequence([seed, trait])))
-    return generator.integers(least, most, size=count, dtype=np.int64, endpoint=True)
+    return generator.integers(low, high, size=count, dtype=np.int64, endpoint=True)
 
 
 def _read_preferences(chosen: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    lookback = _whole(chosen.get("lookback"), LOOKBACKS[0], LOOKBACKS[-1])
+    lookback = _clamp(chosen.get("lookback"), LOOKBACKS[0], LOOKBACKS[-1])
     return (
         STRATEGIES.index(chosen["strategy"]),
         max(index for index, days in enumerate(LOOKBACKS) if days <= lookback),
-        _whole(chosen.get("symbols"), 1, MAX_SYMBOLS),
-        _whole(chosen.get("invested_percent"), 0, 100),
+        _clamp(chosen.get("symbols"), 1, MAX_SYMBOLS),
+        _clamp(chosen.get("invested_percent"), 0, 100),
     )
 
 
-def _whole(value: Any, least: int, most: int) -> int:
-    return min(max(value, least), most) if isinstance(value, int) else most
+def _clamp(value: Any, low: int, high: int) -> int:
+    return min(max(value, low), high) if isinstance(value, int) else high

@@ -43,7 +43,7 @@ from core.simulation.trading_hours import midnight_of
 
 logger = logging.getLogger(__name__)
 
-MOST_DAYS: Final = 92
+MAX_DAYS: Final = 92
 """A gap of more days is not filled: the imported prices end long ago, or the stack was down for months."""
 
 STEPS: Final = 48
@@ -61,7 +61,7 @@ def play_missed_sessions(
 ) -> list[date]:
     """Play every day between the last session with leaderboards and `today`; return the played days.
 
-    Plays no day if there is no earlier session, no simulated player, or a gap of more than `MOST_DAYS` days.
+    Plays no day if there is no earlier session, no simulated player, or a gap of more than `MAX_DAYS` days.
     Raises the errors of the service; a later call continues with the day that failed. Calls `check_stop`,
     which may raise, before each day.
     """
@@ -70,7 +70,7 @@ def play_missed_sessions(
         if last is None:
             return []
         missed = [last + timedelta(days=n) for n in range(1, (today - last).days)]
-        if len(missed) > MOST_DAYS:
+        if len(missed) > MAX_DAYS:
             logger.info("%d days since the session of %s are too many to be played", len(missed), last)
             return []
         if missed:

@@ -26,7 +26,7 @@ NO_PRICES: Final = (
 )
 
 _VOLUME_DAYS: Final = 60
-_LEAST_RETURNS: Final = 20
+_MIN_RETURNS: Final = 20
 """With fewer daily returns of a symbol, TYPICAL_VOLATILITY and TYPICAL_VOLUME are used."""
 
 TYPICAL_VOLATILITY: Final = 0.02
@@ -161,7 +161,7 @@ class DailyPrices:
         # live days are left out: a session of a few minutes would make the volatility too small
         days = [candle for candle in self.candles.get(symbol, []) if candle.ticks == 1]
         closes = np.array([candle.close for candle in days], np.float64)
-        if len(closes) <= _LEAST_RETURNS:
+        if len(closes) <= _MIN_RETURNS:
             return Calibration(0.0, TYPICAL_VOLATILITY, TYPICAL_VOLUME)
         returns = np.diff(np.log(closes))
         return Calibration(

@@ -33,7 +33,7 @@ REPLAY_MARK: Final = "replay"
 FINISHED_MARK: Final = "replay_finished"
 """The key in the preferences of player 0 that is set after all rows of a replay were written."""
 
-MOST_JOINING: Final = 5.0
+MAX_JOINING: Final = 5.0
 """The largest number of newcomers a day.
 
 Without a limit, a game would grow by 3 percent a day if all its players joined in the last month.
@@ -130,7 +130,7 @@ def replace_players(
 def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
     """Add new simulated players who join at the beginning of `day`; return their number.
 
-    As many players join as on an average day of the previous month, at most MOST_JOINING. Nobody joins if
+    As many players join as on an average day of the previous month, at most MAX_JOINING. Nobody joins if
     there is no player of a replay, or if players have already joined on this day. Nobody joins either if the
     search for players returns MAX_LIMIT of them, because there may be more.
     """
@@ -139,7 +139,7 @@ def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
     joined = Counter(user.created_at for user in players if user.created_at > midnight - _MONTH)
     if not players or len(players) >= MAX_LIMIT or midnight in joined:
         return 0
-    chance = min(joined.total() / _MONTH.days, MOST_JOINING)
+    chance = min(joined.total() / _MONTH.days, MAX_JOINING)
     joining = int(chance) + (draw_fraction(day, _JOINING) < chance % 1)
     mark = players[0].preferences[REPLAY_MARK]
     numbers = islice(_list_free_numbers(service, len(players)), joining)

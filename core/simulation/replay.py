@@ -318,8 +318,8 @@ def _write(
     )
 
 
-def _check(name: str, value: Any, least: int, most: int | None) -> None:
+def _check(name: str, value: Any, minimum: int, maximum: int | None) -> None:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
-        allowed = f"from {least} to {most}" if most is not None else f"from {least}"
+    if not is_whole or value < minimum or (maximum is not None and value > maximum):
+        allowed = f"from {minimum} to {maximum}" if maximum is not None else f"from {minimum}"
         raise InvalidInput(f"{name} is {value!r}; give a whole number {allowed}")

@@ -34,7 +34,7 @@ from core.simulation.players import add_newcomers
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 1.0
-LAST_RETRY_SECONDS: Final = 30.0
+MAX_RETRY_SECONDS: Final = 30.0
 """The longest pause between retries: pauses double from FIRST_RETRY_SECONDS to this.
 
 Short pauses are for a restart of the database, long pauses for an outage.
@@ -135,7 +135,7 @@ class Simulator:
                     self._lock.release()
 
     def _run(self, tasks: ExitStack) -> None:
-        backoff = Backoff(first_seconds=FIRST_RETRY_SECONDS, longest_seconds=LAST_RETRY_SECONDS)
+        backoff = Backoff(first_seconds=FIRST_RETRY_SECONDS, max_seconds=MAX_RETRY_SECONDS)
         is_failing = False
         while not self._stop.is_set():
             begun = time.monotonic()

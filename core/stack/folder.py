@@ -32,7 +32,7 @@ CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addr
 # most 64 characters
 FOLDER_CHARACTERS = 40
 # PostgreSQL writes WAL files of 16 MB, and may need several new ones at once
-LEAST_FREE_BYTES = 64_000_000
+MIN_FREE_BYTES = 64_000_000
 
 
 class StackFolder:
@@ -109,9 +109,9 @@ class StackFolder:
         """Return an error message if the disk with the servers' data is nearly full, else None."""
         data = next(path for path in (self.servers / "postgres", self.path, self.root) if path.exists())
         free = shutil.disk_usage(data).free
-        if free >= LEAST_FREE_BYTES:
+        if free >= MIN_FREE_BYTES:
             return None
-        return f"{free / 1e6:.0f} MB are free where {data} is; make room for {LEAST_FREE_BYTES / 1e6:.0f} MB"
+        return f"{free / 1e6:.0f} MB are free where {data} is; make room for {MIN_FREE_BYTES / 1e6:.0f} MB"
 
     def remove(self) -> None:
         """Remove the folder and everything in it."""

@@ -25,14 +25,14 @@ RESPONSE_SECONDS = 90.0
 # Maximum number of connections that wait for a request, the first one or the next one. Each needs one open
 # file, and the smallest usual limit is 256. A browser opens six connections, and opens them again if they
 # were closed.
-MOST_WAITING = 100
+MAX_WAITING = 100
 # Maximum number of connections whose TLS handshake is not complete. A handshake takes two round trips, and
 # each connection has 256 kB of buffers.
-MOST_HANDSHAKES = 50
+MAX_HANDSHAKES = 50
 # Length of the operating system's queue of new connections (listen backlog): 16 for asyncio, 64 for uvloop.
 # The event loop may accept this many connections, and a few more, before the first of them is counted here.
 FEW_AHEAD, MANY_AHEAD = 16, 64
-# Shortest time between two log messages that no open file is left. asyncio would log one for each connection.
+# Minimum time between two log messages that no open file is left. asyncio would log one for each connection.
 REPORT_SECONDS = 60.0
 
 # for each server its connections that wait for a request, the oldest first
@@ -103,7 +103,7 @@ class BoundedProtocol(H11Protocol):
     def _begin_waiting(self) -> None:
         """Count this connection as waiting. If too many connections wait, disconnect the oldest."""
         self._waiting[self] = None
-        if len(self._waiting) > MOST_WAITING:
+        if len(self._waiting) > MAX_WAITING:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             oldest.transport.abort()
@@ -148,7 +148,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         if options.get("server_side"):
             self._handshakes[waiter] = transport
             waiter.add_done_callback(lambda ended: self._handshakes.pop(ended, None))
-            if len(self._handshakes) > MOST_HANDSHAKES:
+            if len(self._handshakes) > MAX_HANDSHAKES:
                 self._handshakes.pop(next(iter(self._handshakes))).abort()
         return transport
 

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Self
 
 from core import Settings
-from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
+from core.web.client_deadlines import MANY_AHEAD, MAX_WAITING
 
 ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
 """Before a sign-in, the limit of a client is divided by the first number.
@@ -14,16 +14,16 @@ All clients that have not signed in share the limit of the host, divided by the 
 """
 
 
-RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
+RESERVED_FILES = MAX_WAITING + MANY_AHEAD + 50
 """File descriptors of a process that pages may not use: for other clients, PostgreSQL and Redis."""
 
 
 class HostPageLimits:
     """Counts the open pages of a host. Use it in one event loop only."""
 
-    def __init__(self, *, most: int, most_of_client: int) -> None:
-        self._most = max(1, most)
-        self._most_of_client = most_of_client
+    def __init__(self, *, max_open: int, max_of_client: int) -> None:
+        self._max_open = max(1, max_open)
+        self._max_of_client = max_of_client
         self._open: Counter[tuple[str, bool]] = Counter()
 
     @classmethod
@@ -31,8 +31,10 @@ class HostPageLimits:
         """Return the limits of the settings, reduced to what the open-file limit of the processes allows."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return cls(
-            most=min(settings.dashboard_connections, settings.dashboard_workers * (files - RESERVED_FILES)),
-            most_of_client=settings.dashboard_connections_per_client,
+            max_open=min(
+                settings.dashboard_connections, settings.dashboard_workers * (files - RESERVED_FILES)
+            ),
+            max_of_client=settings.dashboard_connections_per_client,
         )
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
@@ -49,10 +51,12 @@ class HostPageLimits:
             del self._open[client, is_known]
 
     def _is_full(self, client: str, *, is_known: bool) -> bool:
-        if self._open.total() >= self._most:
+        if self._open.total() >= self._max_open:
             return True
         if is_known:
-            return self._open[client, True] >= self._most_of_client
+            return self._open[client, True] >= self._max_of_client
         anonymous = sum(count for (_, known), count in self._open.items() if not known)
-        allowed = max(1, self._most_of_client // ANONYMOUS_PART)
-        return anonymous >= max(1, self._most // ALL_ANONYMOUS_PART) or self._open[client, False] >= allowed
+        allowed = max(1, self._max_of_client // ANONYMOUS_PART)
+        return (
+            anonymous >= max(1, self._max_open // ALL_ANONYMOUS_PART) or self._open[client, False] >= allowed
+        )

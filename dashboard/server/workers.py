@@ -46,8 +46,8 @@ STOP_SECONDS = 8.0
 FULL_PAUSE_SECONDS = 0.05
 """Pause before a connection that no worker could take is offered to the workers again."""
 
-FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.2, 30.0
-"""Shortest and longest pause before a worker is started again. The pause grows while the start fails."""
+FIRST_RESTART_SECONDS, MAX_RESTART_SECONDS = 0.2, 30.0
+"""Minimum and maximum pause before a worker is started again. The pause grows while the start fails."""
 
 
 class Worker:
@@ -155,7 +155,7 @@ class Workers:
 
     async def _keep_worker(self) -> None:
         """Run one worker, and start a new one whenever it ends."""
-        backoff = Backoff(first_seconds=FIRST_RESTART_SECONDS, longest_seconds=LONGEST_RESTART_SECONDS)
+        backoff = Backoff(first_seconds=FIRST_RESTART_SECONDS, max_seconds=MAX_RESTART_SECONDS)
         while not self._ended.is_set():
             worker = await Worker.start()
             self._workers.append(worker)

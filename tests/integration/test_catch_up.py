@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable
-from core.simulation.catch_up import MOST_DAYS, STEPS, play_missed_sessions
+from core.simulation.catch_up import MAX_DAYS, STEPS, play_missed_sessions
 from core.simulation.replay import plan_seed
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
@@ -186,7 +186,7 @@ def test_missed_sessions_are_the_same_every_time(
 def test_a_long_gap_is_not_played(game: EnhancedDatabaseService, execute: Execute) -> None:
     """A history with its own dates ended years ago."""
     before = content(execute)
-    assert play_missed_sessions(game, LAST_SESSION + timedelta(days=MOST_DAYS + 2)) == []
+    assert play_missed_sessions(game, LAST_SESSION + timedelta(days=MAX_DAYS + 2)) == []
     assert content(execute) == before
 
 

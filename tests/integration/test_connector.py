@@ -166,7 +166,7 @@ def test_a_new_connection_costs_one_question(settings: Settings, execute: Execut
 
 def test_an_old_server_is_refused_in_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Migrate, the pool and the health check refuse it."""
-    monkeypatch.setattr(connectors, "MINIMUM_SERVER", 990_000)
+    monkeypatch.setattr(connectors, "MIN_SERVER_VERSION", 990_000)
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         for call in (Migrator(settings).up, lambda: service.search_users("a")):
             with pytest.raises(

@@ -217,7 +217,7 @@ def test_a_place_is_given_back() -> None:
     """The client and the total have one more page free."""
 
     async def come_and_go() -> None:
-        page_limits = HostPageLimits(most=2, most_of_client=1)
+        page_limits = HostPageLimits(max_open=2, max_of_client=1)
         assert await page_limits.enter("alice", is_known=True)
         assert not await page_limits.enter("alice", is_known=True)
         assert await page_limits.enter("bob", is_known=True)

@@ -13,7 +13,7 @@ import redis
 from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable
 from core.records import PortfolioUpdate
-from core.service.fence_ahead import LEAST_KEYS_FENCED_AHEAD
+from core.service.fence_ahead import MIN_KEYS_FENCED_AHEAD
 from core.service.portfolios import portfolio_key
 from tests.conftest import Execute, connected
 from tests.patience import wait_until
@@ -29,7 +29,7 @@ TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 @pytest.fixture
 def updates(execute: Execute) -> list[PortfolioUpdate]:
     """One update for each of many portfolios."""
-    ids = [row[0] for row in execute(PLAYERS, (LEAST_KEYS_FENCED_AHEAD + 10,))]
+    ids = [row[0] for row in execute(PLAYERS, (MIN_KEYS_FENCED_AHEAD + 10,))]
     execute("INSERT INTO portfolios (user_id, session_date) SELECT id, %s FROM users", (TODAY,))
     return [PortfolioUpdate(each, TODAY, Decimal(11_000), Decimal(1_000)) for each in ids]
 

@@ -488,7 +488,7 @@ def test_a_market_without_players_runs(
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between retries."""
     monkeypatch.setattr(simulator, "FIRST_RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(simulator, "LAST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(simulator, "MAX_RETRY_SECONDS", 0.1)
 
 
 class Running(Simulator):

@@ -105,7 +105,7 @@ def test_refuses_a_price(value: Any) -> None:
 def test_money_keeps_whole_cents(cents: int) -> None:
     """An amount in cents comes back as it was."""
     amount = Decimal(cents).scaleb(-2)
-    bounds = {"least": argument_checks.MIN_MONEY, "most": argument_checks.MAX_MONEY}
+    bounds = {"minimum": argument_checks.MIN_MONEY, "maximum": argument_checks.MAX_MONEY}
     assert argument_checks.check_decimal(amount, "amount", **bounds, quantum=argument_checks.CENT) == amount
 
 
@@ -166,7 +166,7 @@ HUGE = ["x" * 1_000_000, 10**5_000, -(10**5_000), b"x" * 1_000_000, [0] * 1_000_
 CHECKS: dict[str, Callable[[Any], object]] = {
     "id": lambda value: argument_checks.check_id(value, "user_id"),
     "limit": argument_checks.check_limit,
-    "text": lambda value: argument_checks.check_text(value, "title", most=200),
+    "text": lambda value: argument_checks.check_text(value, "title", max_length=200),
     "username": argument_checks.check_username,
     "email": argument_checks.check_email,
     "document": lambda value: argument_checks.check_document(

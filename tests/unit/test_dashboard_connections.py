@@ -53,7 +53,7 @@ class Doors:
         self.counted: list[bool] = []
         self._app = PageConnections(
             self._stay,
-            page_limits=HostPageLimits(most=most, most_of_client=most_of_client),
+            page_limits=HostPageLimits(max_open=most, max_of_client=most_of_client),
             is_known=lambda scope: bool(scope["known"]),
             count=lambda _, is_rejected: self.counted.append(is_rejected),
         )

@@ -16,7 +16,7 @@ from core.cache.connection import ErrorReply, Push, RedisConnection
 from core.cache.feed import (
     GATHER_SECONDS,
     HEARTBEAT_SECONDS,
-    LONGEST_PAUSE_SECONDS,
+    MAX_PAUSE_SECONDS,
     InvalidationFeed,
 )
 from core.cache.near import NearCache
@@ -57,7 +57,7 @@ def test_attempts_become_rare() -> None:
     _, pauses = run_feed([redis.ConnectionError("refused")] * 40)
     late = pauses[8:]
     assert max(pauses[:2]) < 0.11
-    assert all(LONGEST_PAUSE_SECONDS / 2 <= pause <= LONGEST_PAUSE_SECONDS for pause in late)
+    assert all(MAX_PAUSE_SECONDS / 2 <= pause <= MAX_PAUSE_SECONDS for pause in late)
     assert len(set(late)) > len(late) / 2
 
 
@@ -122,7 +122,7 @@ def test_pushes_that_come_together_are_read_together() -> None:
 
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
     feed = InvalidationFeed(MagicMock(), near, prefix="", capability=CapabilityCheck("", ()))
-    feed._listen(cast("RedisConnection", Connection()), Backoff(longest_seconds=1))
+    feed._listen(cast("RedisConnection", Connection()), Backoff(max_seconds=1))
     assert pauses == [GATHER_SECONDS] * 3
     assert len(read) == 6
 
@@ -169,6 +169,6 @@ def test_pushes_do_not_delay_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> Non
     capability.list_recheck.return_value = [MagicMock(command=b"")]
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
     feed = InvalidationFeed(MagicMock(), near, prefix="", capability=capability)
-    feed._listen(cast("RedisConnection", Connection()), Backoff(longest_seconds=1))
+    feed._listen(cast("RedisConnection", Connection()), Backoff(max_seconds=1))
     gaps = [later - earlier for earlier, later in pairwise(sent)]
     assert gaps == pytest.approx([HEARTBEAT_SECONDS] * len(gaps))

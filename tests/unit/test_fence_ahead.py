@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from core.cache import NO_TOKEN, Cache, Fence
-from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS_FENCED_AHEAD, FenceAhead, LazyKeys
+from core.service.fence_ahead import FRESH_SECONDS, MIN_KEYS_FENCED_AHEAD, FenceAhead, LazyKeys
 
-MANY: list[str] = [f"portfolio:{number}" for number in range(LEAST_KEYS_FENCED_AHEAD)]
+MANY: list[str] = [f"portfolio:{number}" for number in range(MIN_KEYS_FENCED_AHEAD)]
 ONE_MORE = "portfolio:more"
 
 
@@ -93,7 +93,7 @@ def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
 
     keys = LazyKeys(len(MANY), name)
     ahead = FenceAhead(cast(Cache, fences), keys)
-    assert (len(keys), named) == (LEAST_KEYS_FENCED_AHEAD, [])
+    assert (len(keys), named) == (MIN_KEYS_FENCED_AHEAD, [])
     ahead.start()
     assert ahead.finish([]) == []
     assert fences.keys == MANY

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from core.cache.changes import ChangeLog
 from core.cache.codec import ABSENT
-from core.cache.near import KEPT_RESULTS, LEAST_KEYS, NearCache
+from core.cache.near import KEPT_RESULTS, MIN_KEPT_KEYS, NearCache
 from tests.unit.test_near_cache import Clock, admit
 
-KEYS = tuple(f"k{number}" for number in range(LEAST_KEYS))
-OTHERS = tuple(f"k{number}" for number in range(1, LEAST_KEYS + 1))
+KEYS = tuple(f"k{number}" for number in range(MIN_KEPT_KEYS))
+OTHERS = tuple(f"k{number}" for number in range(1, MIN_KEPT_KEYS + 1))
 TTL_SECONDS = 5.0
 
 
@@ -26,7 +26,7 @@ def clock() -> Clock:
 @pytest.fixture
 def near(clock: Clock) -> NearCache:
     """A live near cache that has all values of the list but none of it as a whole."""
-    tier = NearCache(ChangeLog(), max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
+    tier = NearCache(ChangeLog(), max_entries=MIN_KEPT_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
     tier.open()
     for number, key in enumerate(KEYS):
         admit(tier, key, number)
@@ -117,7 +117,7 @@ STEPS = st.one_of(
 def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
     """Whatever happens in between, a list equals its values read one by one."""
     clock = Clock()
-    near = NearCache(ChangeLog(), max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
+    near = NearCache(ChangeLog(), max_entries=MIN_KEPT_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
     near.open()
     for number, key in enumerate(KEYS):
         admit(near, key, number)

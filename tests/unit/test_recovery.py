@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from core.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
+from core.backoff import FIRST_SECONDS, MAX_SECONDS, Backoff
 from core.cache import breaker as breaker_module
 from core.cache.breaker import CircuitBreaker, Recovery
 from core.cache.outbox import InvalidationOutbox, KeyScripts
@@ -19,7 +19,7 @@ def test_pauses_grow_and_are_spread() -> None:
     longest = Backoff(pick=lambda _, high: high)
     pauses = [longest.next_seconds() for _ in range(10)]
     assert pauses[:3] == [FIRST_SECONDS, FIRST_SECONDS * 2, FIRST_SECONDS * 4]
-    assert pauses[-1] == pauses[-2] == LONGEST_SECONDS
+    assert pauses[-1] == pauses[-2] == MAX_SECONDS
     shortest = Backoff(pick=lambda low, _: low)
     assert [shortest.next_seconds() for _ in range(10)] == [pause / 2 for pause in pauses]
     longest.reset()
@@ -136,9 +136,7 @@ class Server:
 @pytest.fixture
 def server(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server behind the breaker, asked in quick succession."""
-    monkeypatch.setattr(
-        breaker_module, "Backoff", partial(Backoff, first_seconds=0.001, longest_seconds=0.01)
-    )
+    monkeypatch.setattr(breaker_module, "Backoff", partial(Backoff, first_seconds=0.001, max_seconds=0.01))
     server = Server(breaker)
     yield server
     server.recovery.close()

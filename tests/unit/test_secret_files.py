@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from core import Settings
 from core.errors import SettingsError
 from core.settings import RoleSettings
-from core.settings.secret_files import MOST_BYTES, is_too_open, list_secrets
+from core.settings.secret_files import MAX_BYTES, is_too_open, list_secrets
 from core.testing import ENCRYPTION_KEYS
 
 URL = "postgresql://echo@db.example:5433/echo"
@@ -95,7 +95,7 @@ def test_one_newline_at_the_end_is_dropped(
         ("", "is empty"),
         ("\n", "is empty"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"x" * (MOST_BYTES + 1), "more than"),
+        (b"x" * (MAX_BYTES + 1), "more than"),
     ],
 )
 def test_another_content_is_refused(

@@ -121,7 +121,7 @@ def test_a_file_in_the_place_of_all_folders_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_problem(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The servers still answer, so a connection does not show the problem."""
     assert folder.find_disk_problem() is None
-    monkeypatch.setattr("core.stack.folder.LEAST_FREE_BYTES", 10**18)
+    monkeypatch.setattr("core.stack.folder.MIN_FREE_BYTES", 10**18)
     assert re.match(r"\d+ MB are free where .*; make room", folder.find_disk_problem() or "")
 
 

@@ -47,7 +47,7 @@ GAP_STEPS = 2.5
 
 _MINUTES = WINDOW_SECONDS // 60
 
-LEAST_CONNECTIONS = 2
+MIN_CONNECTIONS_SHOWN = 2
 """The axis of connections reaches at least to this number, also if no connection is in use."""
 
 
@@ -74,7 +74,7 @@ def _build_latency_chart(_: pd.DataFrame) -> Spec:
 
 def build_pool_chart(frame: pd.DataFrame) -> Spec:
     """Return the chart of connections by role. Dashed lines are requests that wait for a connection."""
-    scale = {"domain": [0, max(LEAST_CONNECTIONS, frame["value"].max())], "nice": True}
+    scale = {"domain": [0, max(MIN_CONNECTIONS_SHOWN, frame["value"].max())], "nice": True}
     others = sorted(set(frame["series"]) - set(ROLES))
     colours = ROLES | dict(zip(others, cycle(OTHER_ROLES), strict=False))
     spec = _build_lines(colours, unit="connections", scale=scale, digits=",.0f")

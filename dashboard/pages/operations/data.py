@@ -14,8 +14,8 @@ from dashboard.monitoring.queries import CHARTED, TABULATED, build_present_promq
 from dashboard.monitoring.sampler import SampledMetrics, StackSample
 
 CHART_POINTS = 120
-MINIMUM_STEP_SECONDS = 15
-"""Shortest time between two points of a chart: Prometheus scrapes every 15 seconds."""
+MIN_STEP_SECONDS = 15
+"""Minimum time between two points of a chart: Prometheus scrapes every 15 seconds."""
 
 
 def find_metrics(
@@ -57,7 +57,7 @@ def read_prometheus(prometheus: Prometheus, span_seconds: int) -> SampledMetrics
     """Return the metrics of the last `span_seconds`. Raises `FetchFailed` if Prometheus does not answer."""
     end = datetime.now(UTC)
     start = end - timedelta(seconds=span_seconds)
-    step = max(MINIMUM_STEP_SECONDS, span_seconds // CHART_POINTS)
+    step = max(MIN_STEP_SECONDS, span_seconds // CHART_POINTS)
     return SampledMetrics(
         taken_at=end,
         source="prometheus",

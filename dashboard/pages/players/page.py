@@ -31,7 +31,7 @@ from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage, Today
 REFRESH_SECONDS = 60
 WINDOWS = {"7 days": 7, "30 days": 30}
 SILENT_DAYS = ("1", "7", "14", "30", "60", "90")
-LEAST_SESSIONS = ("0", "5", "10", "20", "50")
+MIN_SESSIONS_OFFERED = ("0", "5", "10", "20", "50")
 ANY_WEEK = "Any week"
 PAGES = "silent-pages"
 
@@ -281,7 +281,7 @@ def _show_filters() -> Silence:
     with st.grid(4, min_column_width=180, gap="small"):
         sessions = filters.select_option(
             "Sessions played, at least",
-            LEAST_SESSIONS,
+            MIN_SESSIONS_OFFERED,
             key="played",
             noun="number of sessions",
             describe=lambda chosen: f"{chosen} or more sessions",

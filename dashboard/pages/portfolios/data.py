@@ -43,7 +43,7 @@ LAST_SESSION is an exception: its one day is that of the newest session that the
 
 ALL = "All"
 
-MOST_SESSIONS = MAX_SCORES
+MAX_SESSIONS = MAX_SCORES
 """Most sessions of a player that are read: the service returns the ranks of at most this many in one call."""
 
 SUGGESTED_PLAYERS = 10
@@ -206,7 +206,7 @@ def _list_back(load: LoadPage[T], get_day: Callable[[T], date], first: date, las
     """Return the rows from `first` to `last`, newest first. Calls `load` for each page of rows."""
     found: list[T] = []
     before = last + _DAY
-    while len(found) < MOST_SESSIONS and before > first:
+    while len(found) < MAX_SESSIONS and before > first:
         limit = min(MAX_LIMIT, (before - first).days)
         page = load(limit=limit, before=before)
         found += (row for row in page if get_day(row) >= first)

@@ -358,7 +358,7 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
         "Share of sessions after which the player played again within 7 days. With it: sessions of players "
         "who had a running quest of the type. Without it: all other sessions of the same days. Only "
         "sessions that are at least 8 days old count. A type is compared if there are at least "
-        f"{tables.FEWEST_SESSIONS} sessions with it and {tables.FEWEST_SESSIONS} without it. In a large "
+        f"{tables.MIN_SESSIONS} sessions with it and {tables.MIN_SESSIONS} without it. In a large "
         f"game, a sample of {format_count(COMPARED_PLAYERS)} players is compared. A difference does not show "
         "that the quest is the cause: players who get quests may differ in other ways too."
         f"{tables.describe_not_compared(returns, totals)}"

@@ -38,13 +38,16 @@ from dashboard.formats import (
 
 T = TypeVar("T")
 
-FEWEST_ENDED = 10
-"""Fewest ended quests of a type that is named best or worst: with fewer, one quest is over 10 % of them."""
+MIN_ENDED = 10
+"""Ended quests that a type needs to be named best or worst. With fewer, one quest would be over 10 %."""
 
-FEWEST_SESSIONS = 100
-"""Fewest sessions with a quest, and without it, to compare: with fewer, one session is over 1 %."""
+MIN_SESSIONS = 100
+"""A comparison needs this many sessions with a quest, and as many without it.
 
-LEAST_DIFFERENCE = Decimal(1)
+With fewer, one session would be over 1 %.
+"""
+
+MIN_DIFFERENCE = Decimal(1)
 """Percentage points. A smaller difference counts as none, however many sessions there are."""
 
 CHANCE_ERRORS = 1.96
@@ -153,16 +156,16 @@ def describe_duration(duration: timedelta | None) -> str:
 def describe_rates(progress: Sequence[Progress]) -> str:
     """Return a sentence on the quest types that are completed most and least often, as Markdown."""
     rated = sorted(
-        (item for item in progress if item.ended >= FEWEST_ENDED), key=lambda item: (-item.rate, item.type)
+        (item for item in progress if item.ended >= MIN_ENDED), key=lambda item: (-item.rate, item.type)
     )
     if not rated:
-        few = f"Fewer than {FEWEST_ENDED} quests of each type" if progress else "No quest"
+        few = f"Fewer than {MIN_ENDED} quests of each type" if progress else "No quest"
         return f"**{few} with a deadline ended in this window**: no type is best or worst."
     best, worst = rated[0], rated[-1]
     if len(rated) == 1:
         return (
             f"**{_name_type(best)}**: {_describe_rate(best)} were completed. No other type with a deadline "
-            f"has {FEWEST_ENDED} ended quests in this window."
+            f"has {MIN_ENDED} ended quests in this window."
         )
     if best.rate == worst.rate:
         share = format_share(best.completed, best.ended, places=1)
@@ -346,19 +349,19 @@ def _compare_return(item: QuestReturn) -> ReturnComparison:
     """Compare the share of returning players with and without a quest of a type.
 
     The difference counts if the z-test for two proportions with a pooled share finds it significant
-    (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3) and if it is at least LEAST_DIFFERENCE. The
+    (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3) and if it is at least MIN_DIFFERENCE. The
     second condition is needed because the test assumes independent sessions. The sessions of one player are
     not independent, so with many sessions the test finds very small differences significant.
     """
     if not item.sessions_without:
         return ReturnComparison(item, None, "everybody had one")
-    if min(item.sessions_with, item.sessions_without) < FEWEST_SESSIONS:
+    if min(item.sessions_with, item.sessions_without) < MIN_SESSIONS:
         return ReturnComparison(item, None, TOO_FEW)
     share_with = Decimal(item.returned_with) / item.sessions_with
     difference = (share_with - Decimal(item.returned_without) / item.sessions_without) * 100
     pooled = (item.returned_with + item.returned_without) / (item.sessions_with + item.sessions_without)
     error = 100 * sqrt(pooled * (1 - pooled) * (1 / item.sessions_with + 1 / item.sessions_without))
-    if abs(difference) < LEAST_DIFFERENCE or abs(difference) < CHANCE_ERRORS * error:
+    if abs(difference) < MIN_DIFFERENCE or abs(difference) < CHANCE_ERRORS * error:
         return ReturnComparison(item, difference, NO_DIFFERENCE)
     return ReturnComparison(item, difference, MORE_OFTEN if difference > 0 else LESS_OFTEN)
 
@@ -374,7 +377,7 @@ def describe_returns(comparisons: Sequence[ReturnComparison]) -> str:
         )
         parts += [f"Players return {verdict} with {names}."] if names else []
     if not parts and all(item.difference is None for item in comparisons):
-        return f"**Too little to compare**: no type has {FEWEST_SESSIONS} sessions with and without it."
+        return f"**Too little to compare**: no type has {MIN_SESSIONS} sessions with and without it."
     return " ".join(parts) or "**No visible difference** with any type."
 
 
