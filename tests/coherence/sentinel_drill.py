@@ -1,7 +1,7 @@
-"""`python -m tests.coherence.sentinel_drill`: failovers by real sentinels under load, with each read checked.
+"""`python -m tests.coherence.sentinel_drill`: sentinel failovers under load, with a check of every read.
 
-Owns the faults, the order in which the two servers change their roles, and what is printed; exits with 1
-when a read was stale, a write was lost, or the cache was not used again in time. The load is in
+Owns the faults, the order of the steps and the printed table. The command exits with 1 when a read was stale,
+a call failed, a write was lost, or the cache was not used again in time. The reads and writes are made by
 `tests.coherence.load`.
 """
 
@@ -34,12 +34,12 @@ from tests.patience import HEAL_SECONDS, stretch, wait_until
 
 TEAM = Team(processes=3, threads=2)
 LONGEST_SECONDS = 120.0
-# before the fault, and after the cache is used again
+# How long the load runs before each fault, and again after the processes use the new primary.
 CALM_SECONDS = 1.0
 
 
 class Outcome(NamedTuple):
-    """What a fault did; `lost` are registers that have an older value than was acknowledged."""
+    """The result of one fault; `lost` describes registers whose acknowledged write is not in PostgreSQL."""
 
     fault: str
     counts: Counts
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
     @property
     def is_fine(self) -> bool:
-        """Whether every promise was kept."""
+        """True without stale reads, errors and lost writes, if the cache was used again in time."""
         is_in_time = self.healed_seconds <= stretch(HEAL_SECONDS)
         return not self.counts.stale and not self.counts.errors and not self.lost and is_in_time
 
@@ -81,20 +81,20 @@ def _cut_off(sentinels: Sentinels, _: RedisServer) -> Iterator[None]:
 
 
 Fault = Callable[[Sentinels, RedisServer], AbstractContextManager[None]]
-# the last one leaves no server that could be elected
+# SIGKILL comes last: after it no replica is left that could be elected.
 FAULTS: dict[str, Fault] = {
     "SENTINEL FAILOVER": _order,
     "primary hung (SIGSTOP) until the election": _hang,
     "primary killed (SIGKILL)": _kill,
 }
-# on a host of its own
+# This fault needs the primary in a network namespace, which can be cut off.
 FAULTS_OF_HOST: dict[str, Fault] = {"host of the primary cut off until the election": _cut_off}
 
 
 def run_faults(
     settings: Settings, sentinels: Sentinels, folder: Path, *, faults: Mapping[str, Fault] = FAULTS
 ) -> list[Outcome]:
-    """Cause each fault under load; `settings` have a migrated database."""
+    """Cause each fault while processes read and write; `settings` must name a migrated database."""
     settings = settings.model_copy(update={"redis_url": SecretStr(sentinels.url()), "redis_password": None})
     server = ValkeyServer(port=sentinels.servers[0].port, pid=0, password="")
     with run_fleet(settings, server, [None] * TEAM.processes) as fleet:
@@ -120,7 +120,7 @@ def _run_fault(
         sentinels.wait_for_election(replica.port)
         elected = time.monotonic()
     wait_until(
-        lambda: all(_uses(member, replica) for member in fleet.members),
+        lambda: all(_uses_new_primary(member, replica) for member in fleet.members),
         "the new primary is used",
         PATIENCE_SECONDS,
     )
@@ -131,14 +131,14 @@ def _run_fault(
     return Outcome(name, counts, elected - began, healed - elected, find_lost(settings, game, ledger))
 
 
-def _uses(member: Any, replica: RedisServer) -> bool:
-    """Say whether a process uses the new primary, in both tiers."""
+def _uses_new_primary(member: Any, replica: RedisServer) -> bool:
+    """Return whether a process reads from the new primary and its near cache serves again."""
     is_found = member.call("find_server") == f"{replica.address}:{replica.port}"
     return is_found and not member.call("is_down") and bool(member.call("is_live"))
 
 
 def find_lost(settings: Settings, game: Game, ledger: Ledger) -> list[str]:
-    """Return the registers whose value in the database is older than what was acknowledged."""
+    """Return a text for each register whose version in PostgreSQL is older than the acknowledged one."""
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         seen: dict[str, int] = {}
         for what, argument in READS:
@@ -153,7 +153,7 @@ def find_lost(settings: Settings, game: Game, ledger: Ledger) -> list[str]:
 @click.command()
 @click.option("--program", type=click.Choice(PROGRAMS), default="valkey", show_default=True)
 def main(program: str) -> None:
-    """Let real sentinels fail over under load, on servers of its own, for about half a minute."""
+    """Start own servers, check every read while sentinels fail over under load, and print a table (30 s)."""
     Settings.model_config["env_file"] = None
     console = Console()
     with tempfile.TemporaryDirectory(prefix="echo-markets-drill-") as name:
@@ -182,7 +182,7 @@ def main(program: str) -> None:
 
 
 def show(outcomes: Sequence[Outcome], console: Console) -> None:
-    """Print what callers saw, and what was wrong."""
+    """Print one table row for each fault, then every lost write and some stale reads."""
     table = Table(
         "fault",
         "reads",

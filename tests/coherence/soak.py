@@ -1,7 +1,7 @@
-"""`python -m tests.coherence.soak`: reads and writes by many threads, each read checked, for as long as told.
+"""`python -m tests.coherence.soak --seconds N`: threads read and write for N seconds; every read is checked.
 
-Owns the command line, the teams of processes and what is printed; exits with 1 when a read was
-stale. The load is in `tests.coherence.load`.
+Owns the command line, the teams of processes and the printed table. The command exits with 1 when a read was
+stale. The reads and writes are made by `tests.coherence.load`.
 """
 
 import sys
@@ -25,15 +25,15 @@ from tests.coherence.load import PLAYERS, Counts, Ledger, Team
 from tests.coherence.mutants import MUTANTS
 from tests.replicas import ReplicaPair, disturbed, run_replica
 
-# The threads of one process meet in its near cache and single-flight, processes in Redis alone.
+# Threads of one process share a near cache and single-flight; processes share only Redis.
 TEAMS = (Team(processes=1, threads=8), Team(processes=3, threads=4))
 DEFAULT_SECONDS = 120.0
-# A connection for each thread, and no cache that is bypassed because the machine is busy.
+# Each thread gets a connection. The long timeout keeps a busy machine from bypassing Redis.
 LIMITS = {"database_connection_limit": 8, "redis_timeout": 2_000}
 
 
-class Part(NamedTuple):
-    """What came of one team."""
+class TeamResult(NamedTuple):
+    """A team of processes and the counts of its reads and writes."""
 
     team: Team
     counts: Counts
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 def run_team(
     settings: Settings, valkey: ValkeyServer, team: Team, *, seconds: float, mutant: str | None = None
 ) -> Counts:
-    """Let the threads of a team read and write one game; return what happened in all processes."""
+    """Read and write one game in every thread of a team; return the counts of all its processes."""
     with (
         tempfile.TemporaryDirectory(prefix="echo-markets-soak-") as folder,
         run_fleet(settings, valkey, [mutant] * team.processes) as fleet,
@@ -57,7 +57,7 @@ def run_team(
 
 
 def add_up(parts: Iterable[Counts]) -> Counts:
-    """Return the sum of what several processes did."""
+    """Return the summed counts of several processes, with the slowest call of all."""
     reads, writes, errors, stale, examples, slowest = zip(*parts, strict=True)
     found = list(chain.from_iterable(examples))
     return Counts(sum(reads), sum(writes), sum(errors), sum(stale), found, max(slowest))
@@ -68,7 +68,7 @@ def add_up(parts: Iterable[Counts]) -> Counts:
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Remove a safeguard, to see the soak fail.")
 @click.option("--replica", is_flag=True, help="Read from a replica that is paused, delayed and cut off.")
 def main(seconds: float, mutant: str | None, *, replica: bool) -> None:
-    """Drive leaderboards and portfolios on servers of their own, and look for stale reads."""
+    """Start PostgreSQL and Valkey, read and write leaderboards and portfolios, and look for stale reads."""
     Settings.model_config["env_file"] = None
     with tempfile.TemporaryDirectory(prefix="echo-markets-soak-") as folder, ExitStack() as stack:
         postgres = stack.enter_context(run_postgres(Path(folder)))
@@ -81,23 +81,23 @@ def main(seconds: float, mutant: str | None, *, replica: bool) -> None:
                 update={"database_replica_urls": pair.settings(valkey).database_replica_urls}
             )
             stack.enter_context(disturbed(pair))
-        parts = [
-            Part(team, run_team(settings, valkey, team, seconds=seconds / len(TEAMS), mutant=mutant))
+        results = [
+            TeamResult(team, run_team(settings, valkey, team, seconds=seconds / len(TEAMS), mutant=mutant))
             for team in TEAMS
         ]
-    show(parts, Console())
-    sys.exit(int(any(part.counts.stale for part in parts)))
+    show(results, Console())
+    sys.exit(int(any(result.counts.stale for result in results)))
 
 
-def show(parts: Iterable[Part], console: Console) -> None:
-    """Print the counts of each team, and what was wrong."""
+def show(results: Iterable[TeamResult], console: Console) -> None:
+    """Print one table row for each team, then some stale reads and errors."""
     table = Table("processes", "threads each", "reads", "writes", "errors", "stale", box=None)
-    for team, counts in parts:
+    for team, counts in results:
         figures = (counts.reads, counts.writes, counts.errors, counts.stale)
         table.add_row(str(team.processes), str(team.threads), *(f"{figure:,}" for figure in figures))
     console.print(table)
-    for part in parts:
-        for text in part.counts.examples:
+    for result in results:
+        for text in result.counts.examples:
             console.print(text, highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Every interleaving that breaks a cache, and this one holds."""
+"""Interleavings of reads and writes that could leave a stale value in a cache; the service serves none."""
 
 from collections.abc import Iterator
 
@@ -13,8 +13,8 @@ from tests.coherence.scenarios import SCENARIOS
 PROCESSES = 3
 
 
-class Harbour:
-    """A fleet that is used again until a scenario kills one of its processes."""
+class FleetProvider:
+    """Runs one fleet of processes for all scenarios, and a new one after a scenario killed a process."""
 
     def __init__(self, settings: Settings, valkey: ValkeyServer) -> None:
         self._settings = settings
@@ -23,7 +23,7 @@ class Harbour:
         self._fleet: Fleet | None = None
 
     def get(self) -> Fleet:
-        """Return a fleet with every process alive."""
+        """Return a fleet whose processes all run."""
         if self._fleet is None or not all(member.process.is_alive() for member in self._fleet.members):
             self.close()
             self._fleets.append(self._run())
@@ -35,32 +35,32 @@ class Harbour:
             yield fleet
 
     def close(self) -> None:
-        """End every process."""
+        """End the processes of every fleet."""
         while self._fleets:
             next(self._fleets.pop(), None)
 
 
 @pytest.fixture(scope="module")
-def harbour(fleet_settings: Settings, fleet_valkey: ValkeyServer) -> Iterator[Harbour]:
-    """Where fleets come from."""
-    harbour = Harbour(fleet_settings, fleet_valkey)
-    yield harbour
-    harbour.close()
+def fleets(fleet_settings: Settings, fleet_valkey: ValkeyServer) -> Iterator[FleetProvider]:
+    """Yield the provider of fleets, and end their processes after the last test."""
+    fleets = FleetProvider(fleet_settings, fleet_valkey)
+    yield fleets
+    fleets.close()
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
-def test_an_interleaving_leaves_nothing_wrong(harbour: Harbour, name: str) -> None:
-    """Whatever the order of the steps, no read is older than what was acknowledged before it."""
-    fleet = harbour.get()
+def test_no_interleaving_causes_a_stale_read(fleets: FleetProvider, name: str) -> None:
+    """No read of the scenario returns a version older than a write that was acknowledged before it."""
+    fleet = fleets.get()
     SCENARIOS[name](fleet)
     history = fleet.take_history()
     assert any(isinstance(event, Read) for event in history.events)
     assert history.find_violations() == []
 
 
-def test_a_cold_key_is_loaded_once(harbour: Harbour) -> None:
-    """Twelve threads in three processes want the same cold keys at one moment."""
-    fleet = harbour.get()
+def test_a_cold_key_is_loaded_once(fleets: FleetProvider) -> None:
+    """When twelve threads in three processes read the same uncached keys at once, each key is loaded once."""
+    fleet = fleets.get()
     game = fleet.start_game()
     for what, argument in (
         ("user", 0),

@@ -1,6 +1,7 @@
-"""Random histories of real processes: reads, writes, rollbacks, deletions and faults, checked.
+"""Random reads, writes, rollbacks, deletions and faults in real processes; the history is then checked.
 
-COHERENCE_EXAMPLES and COHERENCE_STEPS make it longer; COHERENCE_SEED tries other histories.
+COHERENCE_EXAMPLES is the number of histories and COHERENCE_STEPS the number of steps in each. If
+COHERENCE_SEED is not set, every run has the same steps; if it is set to any value, each run has other steps.
 """
 
 import os
@@ -30,11 +31,11 @@ Step = tuple[Any, ...]
 
 
 class Histories(RuleBasedStateMachine):
-    """A game that three processes play at once."""
+    """Three processes that read and write the registers of one game; each rule is one step."""
 
     fleet: Fleet
-    # how often each tier answered and each outcome came about, in all histories
-    seen: Counter[str] = Counter()  # noqa: RUF012  # shared on purpose: hypothesis makes the instances
+    # number of reads by tier and of writes by outcome, in all histories
+    seen: Counter[str] = Counter()  # noqa: RUF012  # shared on purpose: hypothesis creates the instances
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        """Begin with a fresh game, every near cache open."""
+        """Wait until every near cache serves, and create a new game."""
         self.fleet.wait_until_used()
         self.game = self.fleet.start_game(PLAYERS)
         self._versions = {f"{field}:{place}": 1 for place in range(PLAYERS) for field in FIELDS}
@@ -52,48 +53,48 @@ class Histories(RuleBasedStateMachine):
 
     @rule(process=st.integers(0, PROCESSES - 1), pick=st.integers(0, 99))
     def read(self, process: int, pick: int) -> None:
-        """One process reads something."""
+        """Read a random user, leaderboard, portfolio or market in one process."""
         self.fleet[process].call(*self._reading(random.Random(pick)))
 
     @rule(register=st.integers(0, PLAYERS * len(FIELDS) - 1))
     def write(self, register: int) -> None:
-        """A register's own writer writes it."""
+        """Write one register in the process that alone writes this register."""
         name = sorted(self._versions)[register]
         self.fleet[self._writer_of(name)].call("write", self.game, self._next([name]))
 
     @rule(process=st.integers(0, PROCESSES - 1), count=st.integers(2, 4), is_undone=st.booleans())
     def write_together(self, process: int, count: int, *, is_undone: bool) -> None:
-        """Several registers of one writer change in one transaction, or are rolled back."""
+        """Write several registers of one process in one transaction, and roll it back if `is_undone`."""
         own = [name for name in sorted(self._versions) if self._writer_of(name) == process][:count]
         self.fleet[process].call("write", self.game, self._next(own), is_undone)
 
     @rule(seed=st.integers(0, 10_000))
     def rush(self, seed: int) -> None:
-        """All processes work at one moment, two threads each."""
+        """Read and write in two threads of every process at once."""
         self.fleet.run(self._draw_scripts(random.Random(seed)))
 
     @rule(seed=st.integers(0, 10_000))
     def rush_while_redis_hangs(self, seed: int) -> None:
-        """The same while Redis answers nobody."""
+        """Read and write in all threads while Redis hangs."""
         with self.fleet.stopped_redis():
             self.fleet.run(self._draw_scripts(random.Random(seed), length=3))
 
     @rule(seed=st.integers(0, 10_000))
     def rush_while_feeds_are_cut(self, seed: int) -> None:
-        """The same while the near caches lose their feeds."""
+        """Read and write in all threads after the invalidation feeds of the near caches were cut."""
         self.fleet.cut_feeds()
         self.fleet.run(self._draw_scripts(random.Random(seed)))
 
     @rule(process=st.integers(0, PROCESSES - 1))
     def lose_an_answer(self, process: int) -> None:
-        """A COMMIT happens and its answer is lost."""
+        """Write one register whose COMMIT succeeds but whose reply is lost."""
         own = [name for name in sorted(self._versions) if self._writer_of(name) == process]
         self.fleet[process].call("lose_next_answer")
         self.fleet[process].call("write", self.game, self._next(own[:1]))
 
     @rule(is_all=st.booleans(), pick=st.integers(0, 99))
     def delete(self, pick: int, *, is_all: bool) -> None:
-        """A third party deletes one key or all."""
+        """Delete one key or all keys in Redis, as another program would."""
         keys = sorted(self.fleet.redis.scan_iter())
         if is_all:
             self.fleet.redis.flushall()
@@ -102,7 +103,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 99))
     def stampede(self, pick: int) -> None:
-        """Everybody wants the same cold value at one moment: it is loaded once."""
+        """Empty all caches, then read one value in all threads at once; each key must be loaded once."""
         self.fleet.wait_until_used()
         self.fleet.redis.flushall()
         for member in self.fleet.members:
@@ -112,7 +113,7 @@ class Histories(RuleBasedStateMachine):
         assert len(loads) == len(set(loads)), f"loaded more than once: {loads}"
 
     def teardown(self) -> None:
-        """Check the history."""
+        """Read once more in every process, then check the whole history."""
         if hasattr(self, "game"):
             self.fleet.wait_until_used()
             for process in range(PROCESSES):
@@ -132,7 +133,7 @@ class Histories(RuleBasedStateMachine):
 
     @staticmethod
     def _writer_of(register: str) -> int:
-        """Return the one process that writes a register; a key has registers of several."""
+        """Return the process that alone writes a register; registers of one key have different writers."""
         field, _, place = register.partition(":")
         return (FIELDS.index(field) + int(place)) % PROCESSES
 
@@ -152,7 +153,7 @@ class Histories(RuleBasedStateMachine):
         return ("read", self.game, what, argument)
 
     def _draw_scripts(self, draw: random.Random, length: int = 8) -> list[list[list[Step]]]:
-        """Draw what each process does: its first thread reads and writes, the others read."""
+        """Return random steps for each thread; only the first thread of a process also writes."""
         scripts: list[list[list[Step]]] = []
         for process in range(PROCESSES):
             own = [name for name in sorted(self._versions) if self._writer_of(name) == process]
@@ -168,7 +169,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def test_random_histories_are_coherent(fleet_settings: Settings, fleet_valkey: ValkeyServer) -> None:
-    """No read is older than what was acknowledged before it, and none was never written."""
+    """Every read returns a version that was written and is not older than an acknowledged write before it."""
     with run_fleet(fleet_settings, fleet_valkey, [None] * PROCESSES) as fleet:
         Histories.fleet = fleet
         run_state_machine_as_test(
@@ -180,7 +181,7 @@ def test_random_histories_are_coherent(fleet_settings: Settings, fleet_valkey: V
                 database=None,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
-                # a history is not the same twice, so it cannot be made smaller
+                # no shrinking: the processes run concurrently, so the same steps give another history
                 phases=[Phase.generate],
             ),
         )

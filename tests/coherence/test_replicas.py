@@ -1,4 +1,4 @@
-"""The cache with a replica: no read is older than a write, whatever the replica has replayed."""
+"""With a replica that lags, pauses or stops, no read returns a version older than an acknowledged write."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,17 +19,17 @@ from tests.patience import wait_until
 from tests.replicas import ReplicaPair, disturbed, run_pair
 
 PROCESSES = 3
-# A fence lasts five seconds longer: a scenario waits for its end.
+# Short, because a fence lasts five seconds longer than this, and a scenario waits until it expires.
 QUERY_MILLISECONDS = 1_500
 PATIENT_MILLISECONDS = 10_000
 SECONDS = float(os.environ.get("COHERENCE_REPLICA_SECONDS", "6"))
-# Scenarios in which a process dies, so that its fleet is not used again.
+# Scenarios that kill a process; its fleet cannot run another scenario.
 DEADLY = [name for name in (*SCENARIOS, *REPLICA_SCENARIOS) if name.startswith("die_")]
 
 
 @pytest.fixture(scope="module")
 def pair(server_directory: Callable[[], Path]) -> Iterator[ReplicaPair]:
-    """A migrated primary with a replica."""
+    """Yield a migrated primary with a replica."""
     with run_pair(server_directory) as pair:
         Migrator(pair.settings(None)).up()
         pair.wait_until_replayed()
@@ -38,7 +38,7 @@ def pair(server_directory: Callable[[], Path]) -> Iterator[ReplicaPair]:
 
 @pytest.fixture(scope="module")
 def replica_settings(pair: ReplicaPair, fleet_valkey: ValkeyServer) -> Settings:
-    """The settings of every process of a fleet that has the replica."""
+    """Return settings with which the processes of a fleet use the replica."""
     given = pair.settings(fleet_valkey)
     return make_fleet_settings(given.database_url.get_secret_value(), fleet_valkey).model_copy(
         update={
@@ -50,29 +50,29 @@ def replica_settings(pair: ReplicaPair, fleet_valkey: ValkeyServer) -> Settings:
 
 
 @pytest.mark.parametrize("name", REPLICA_SCENARIOS)
-def test_an_interleaving_with_a_replica_leaves_nothing_wrong(
+def test_no_interleaving_with_a_replica_causes_a_stale_read(
     replica_settings: Settings, fleet_valkey: ValkeyServer, name: str
 ) -> None:
-    """What the replica has not replayed yet is read on the primary."""
+    """While the replica has not replayed a write, no read returns the version from before the write."""
     with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
         REPLICA_SCENARIOS[name](fleet)
         assert fleet.take_history().find_violations() == []
 
 
 @pytest.mark.parametrize("mutant", REPLICA_MUTANTS)
-def test_a_mutant_of_replicas_is_caught(
+def test_a_replica_mutant_is_caught(
     replica_settings: Settings, fleet_valkey: ValkeyServer, mutant: str
 ) -> None:
-    """Without the check, and without positions, the old row comes back into the cache."""
+    """Without the check of the replayed LSN, or without stored LSNs, a read is stale."""
     with run_fleet(replica_settings, fleet_valkey, [mutant] * PROCESSES) as fleet:
         REPLICA_SCENARIOS["fill_from_a_replica_that_is_behind"](fleet)
         assert fleet.take_history().find_violations() != []
 
 
-def test_every_interleaving_holds_beside_a_paused_replica(
+def test_no_interleaving_beside_a_paused_replica_causes_a_stale_read(
     replica_settings: Settings, fleet_valkey: ValkeyServer
 ) -> None:
-    """The interleavings of a cache without replicas also hold beside a replica that pauses now and then."""
+    """The scenarios for a cache without replicas cause no stale read while a replica's replay is paused."""
     with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
         wait_until(lambda: fleet[1].call("uses_replica"), "the replica is used", PATIENCE_SECONDS)
         for name, scenario in SCENARIOS.items():
@@ -83,10 +83,10 @@ def test_every_interleaving_holds_beside_a_paused_replica(
 
 
 @pytest.mark.slow
-def test_no_read_is_stale_while_replay_stops_and_goes_on(
+def test_no_read_is_stale_while_a_replica_is_disturbed(
     replica_settings: Settings, pair: ReplicaPair, fleet_valkey: ValkeyServer
 ) -> None:
-    """No read is stale during a soak beside a replica that is paused, slowed and stopped in turn."""
+    """No read is stale in a soak while a replica is paused, slowed and stopped in turn."""
     settings = replica_settings.model_copy(update=LIMITS | {"database_query_timeout": 30_000})
     with disturbed(pair):
         counts = run_team(settings, fleet_valkey, Team(processes=3, threads=4), seconds=SECONDS)

@@ -1,4 +1,4 @@
-"""Failovers by real sentinels under load: no read is stale, no write is lost, and all heals in time."""
+"""Sentinel failovers while processes read and write: the drill of `tests.coherence.sentinel_drill`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,10 @@ from tests.matrix.caches.servers import require_program
 pytestmark = pytest.mark.slow
 
 
-def test_failovers_under_load(
+def test_failovers_under_load_cause_no_stale_read(
     fleet_settings: Settings, server_directory: Callable[[], Path], tmp_path: Path
 ) -> None:
-    """No read is stale when the replica is promoted while the primary answers, hangs or is dead."""
+    """A failover from an answering, a hung or a dead primary causes no stale read, error or lost write."""
     with run_sentinels(require_program("valkey"), server_directory) as sentinels:
         outcomes = run_faults(fleet_settings, sentinels, tmp_path)
     assert [outcome.fault for outcome in outcomes] == list(FAULTS)

@@ -1,4 +1,4 @@
-"""The soak, for a few seconds: nothing is stale, and it can tell."""
+"""A soak of a few seconds finds no stale read, and finds stale reads when a safeguard is removed."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ SECONDS = 5.0
 def test_no_read_is_stale_under_load(
     fleet_settings: Settings, fleet_valkey: ValkeyServer, team: Team
 ) -> None:
-    """Threads of one process and of several read and write one leaderboard and three portfolios."""
+    """While all threads of a team read and write leaderboards and portfolios, no read is stale."""
     counts = run_team(fleet_settings, fleet_valkey, team, seconds=SECONDS)
     assert counts.examples == []
     assert (counts.stale, counts.errors) == (0, 0)
@@ -30,7 +30,7 @@ def test_no_read_is_stale_under_load(
 
 
 def test_the_command_fails_when_a_read_is_stale(repository: Path) -> None:
-    """Without one safeguard it counts stale reads, shows some of them and exits with 1."""
+    """With a safeguard removed, the command prints some of the stale reads and exits with 1."""
     command = [sys.executable, "-m", "tests.coherence.soak", "--seconds", "4", "--mutant", "forget_boards"]
     result = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
@@ -39,10 +39,10 @@ def test_the_command_fails_when_a_read_is_stale(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "is_wrong"), [(4, True), (5, False), (6, False), (7, True)])
-def test_a_read_is_compared_with_what_was_written(tmp_path: Path, version: int, *, is_wrong: bool) -> None:
-    """A read is wrong if it is older than the last finished write, or newer than any begun one."""
+def test_a_read_outside_written_versions_is_wrong(tmp_path: Path, version: int, *, is_wrong: bool) -> None:
+    """A read is wrong if its version is below the last acknowledged or above the last begun write."""
     ledger = Ledger.create(tmp_path / "versions")
     place = REGISTERS.index("score:3")
     ledger.begun[place], ledger.acknowledged[place] = 6, 5
-    load = Load(None, Game("g", ()), ledger, Team(1, 1), tell_tier=lambda _: ({"score:3": version}, "shared"))  # type: ignore[arg-type]  # the answer is given
+    load = Load(None, Game("g", ()), ledger, Team(1, 1), tell_tier=lambda _: ({"score:3": version}, "shared"))  # type: ignore[arg-type]  # the read is replaced
     assert bool(load._read("board", 10)) is is_wrong

@@ -1,6 +1,7 @@
-"""One process of a fleet: a service of its own, driven over a pipe.
+"""One process of a fleet: opens a service and runs the commands that the test sends over a pipe.
 
-Owns the operations, their recording and the latches at which an operation can be held.
+Owns the commands, the record of reads and writes, and the latches. A latch holds an operation at a named
+point: "fetched" (from Redis), "loaded" (from PostgreSQL), "fenced" or "committed".
 """
 
 import random
@@ -27,25 +28,25 @@ from tests.coherence.registers import DAY, Game, list_registers, read_registers,
 from tests.replicas import ON_REPLICA, count_reads
 
 LATCH_SECONDS = 20.0
-# Under load an operation is held at a point now and then, as if its thread got no processor: the
-# orders of steps that go wrong are those that a quiet machine seldom has.
+# In a soak a thread pauses at a quarter of these points, as if the scheduler had suspended it. This makes
+# interleavings frequent that are rare on an idle machine.
 PAUSE_SHARE = 0.25
 PAUSE_SECONDS = 0.02
 
 
-class _Answered(threading.local):
-    """Which tier answered this thread's read."""
+class _ReadTiers(threading.local):
+    """Whether this thread's read had a near cache hit, and whether it reached the shared cache."""
 
     is_near = False
     is_asked = False
 
 
 class Undo(Exception):
-    """Rolls a transaction back."""
+    """Raised to roll a transaction back."""
 
 
 class Worker:
-    """The service of one process, and what it did."""
+    """The service of one process, and the record of its reads and writes."""
 
     def __init__(self, number: int, settings: Settings, mutant: str | None) -> None:
         self._number = number
@@ -54,7 +55,7 @@ class Worker:
         self._events: list[Event] = []
         self._armed: dict[str, tuple[threading.Event, threading.Event]] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._local = _Answered()
+        self._local = _ReadTiers()
         self.loads: list[str] = []
         self._heard: set[str] = set()
         self._loses_next = False
@@ -66,14 +67,14 @@ class Worker:
     # -- hooks ------------------------------------------------------------------------
 
     def _observe(self) -> None:
-        """Watch which tier answers, what is loaded and when the outbox is flushed; put the latches in."""
+        """Record the tier of each read, the loaded keys and the outbox flushes, and install the latches."""
         cache: Any = self._service._cache
         invalidate = cache._near.invalidate
         get, read, load = cache._near.get, cache._reader.read, cache._reader._load
         shared: Any = cache._shared
         flush, fence = shared.guard.outbox.flush, cache.fence
 
-        def invalidate_and_note(names: Any) -> None:
+        def invalidate_and_record(names: Any) -> None:
             invalidate(names)
             self._heard.update(names)
 
@@ -100,7 +101,7 @@ class Worker:
 
             return fetch_and_wait
 
-        def flush_and_note(scripts: Any) -> None:
+        def flush_and_record(scripts: Any) -> None:
             waiting = len(shared.guard.outbox)
             flush(scripts)
             if waiting and not len(shared.guard.outbox):
@@ -111,10 +112,10 @@ class Worker:
             self._pass("fenced")
             return held
 
-        cache._near.invalidate = invalidate_and_note
+        cache._near.invalidate = invalidate_and_record
         cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
         shared.get_many, shared.get_and_lease = waiting(shared.get_many), waiting(shared.get_and_lease)
-        shared.guard.outbox.flush, cache.fence = flush_and_note, fence_and_wait
+        shared.guard.outbox.flush, cache.fence = flush_and_record, fence_and_wait
         self._latch_commit()
 
     def _latch_commit(self) -> None:
@@ -130,7 +131,7 @@ class Worker:
             def query_and_wait(database: Any, *arguments: Any, **options: Any) -> Any:
                 result = query(database, *arguments, **options)
                 if not database.in_transaction():
-                    # the statement has committed itself
+                    # outside a transaction, the statement itself was the commit
                     self._pass_commit()
                 return result
 
@@ -142,7 +143,7 @@ class Worker:
         self._pass("committed")
         if self._loses_next:
             self._loses_next = False
-            raise psycopg2.OperationalError("the answer was lost")
+            raise psycopg2.OperationalError("the reply was lost")
 
     def _pass(self, point: str) -> None:
         if self._is_paused_at_random and random.random() < PAUSE_SHARE:
@@ -157,7 +158,7 @@ class Worker:
     # -- commands ---------------------------------------------------------------------
 
     def create(self, name: str, players: int) -> Game:
-        """Create a game; every register begins at version 1."""
+        """Create a game and write version 1 of each of its registers."""
         users = tuple(self._service.create_user(username=f"{name}-{n}-1").id for n in range(players))
         game = Game(name, users)
         for user_id in users:
@@ -167,7 +168,7 @@ class Worker:
         return game
 
     def write(self, game: Game, versions: Mapping[str, int], is_undone: bool = False) -> None:  # noqa: FBT001, FBT002  # comes over a pipe, by position
-        """Write registers in one transaction and note what became of it."""
+        """Write registers, several of them in one transaction, and record the outcome."""
         start = time.monotonic()
         outcome: Outcome = "acknowledged"
         try:
@@ -187,41 +188,41 @@ class Worker:
         self._events.append(Write(self._number, start, time.monotonic(), dict(versions), outcome, pending))
 
     def read(self, game: Game, what: str, argument: Any) -> None:
-        """Read and note which versions were seen, and which tier answered."""
+        """Read and record the versions in the result and the tier that answered."""
         start = time.monotonic()
         try:
-            seen, tier = self._tell_tier(lambda: read_registers(self._service, game, what, argument))
+            seen, tier = self._read_with_tier(lambda: read_registers(self._service, game, what, argument))
         except EchoMarketsError:
             return
         self._events.append(Read(self._number, start, time.monotonic(), tier, seen))
 
-    def _tell_tier(self, read: Callable[[], dict[str, int]]) -> tuple[dict[str, int], Tier]:
-        """Return what a read returns, and the tier that answered."""
+    def _read_with_tier(self, read: Callable[[], dict[str, int]]) -> tuple[dict[str, int], Tier]:
+        """Run a read; return its result and the tier that answered."""
         self._local.is_near = self._local.is_asked = False
         seen = read()
-        # a thread that joined another's read asked nobody, as if the near cache had answered
+        # a thread that joined another thread's read did not reach Redis; the near cache's bound holds for it
         is_near = self._local.is_near or not self._local.is_asked
         return seen, "near" if is_near else "shared"
 
     def load(self, game: Game, path: Path, team: Team, seconds: float) -> Counts:
-        """Read and write in many threads for so many seconds; every read is checked, and none noted."""
+        """Read and write in many threads for `seconds`; each read is checked at once and not recorded."""
         self._is_paused_at_random = True
-        self._load = Load(self._service, game, Ledger(path), team, tell_tier=self._tell_tier)
+        self._load = Load(self._service, game, Ledger(path), team, tell_tier=self._read_with_tier)
         self._counts = self._load.run(seconds)
         return self._counts
 
     def end_load(self) -> Counts:
-        """End the load that was begun in the background, and return what happened."""
+        """End the load that runs in the background, and return its counts."""
         self._load.stop()
         assert self.finish("load"), "the load did not end"
         return self._counts
 
     def find_server(self) -> str | None:
-        """Return the address of the Redis that is used."""
+        """Return the address of the Redis server in use."""
         return self._service.cache_stats().server
 
     def run(self, start_at: float, scripts: Sequence[Sequence[tuple[Any, ...]]]) -> None:
-        """Run scripts in threads side by side, all beginning at one moment."""
+        """Run each script in a thread of its own; all threads start at the time `start_at`."""
 
         def follow(script: Sequence[tuple[Any, ...]]) -> None:
             time.sleep(max(0.0, start_at - time.monotonic()))
@@ -241,17 +242,17 @@ class Worker:
             raise AssertionError("\n".join(errors))
 
     def begin(self, label: str, name: str, *arguments: Any) -> None:
-        """Start an operation and go on."""
+        """Start an operation in a background thread."""
         self._threads[label] = threading.Thread(target=getattr(self, name), args=arguments)
         self._threads[label].start()
 
     def finish(self, label: str, seconds: float = LATCH_SECONDS) -> bool:
-        """Wait for an operation; say whether it has ended."""
+        """Wait for a background operation; return whether it has ended."""
         self._threads[label].join(seconds)
         return not self._threads[label].is_alive()
 
     def await_replies(self) -> None:
-        """Return once Redis has answered all that was sent, also what no caller waits for."""
+        """Return once Redis has answered every command, also those whose reply no caller waits for."""
         client = self._cache._shared._client
         connections = [client._idle.pop() for _ in range(len(client._idle))]
         for connection in connections:
@@ -260,59 +261,59 @@ class Worker:
         client._idle.extend(reversed(connections))
 
     def has_heard(self, key: str) -> bool:
-        """Say whether the near cache was told of a change of this key."""
+        """Return whether the near cache has received an invalidation of this key."""
         return key in self._heard
 
     def has_joined_or_ended(self, label: str) -> bool:
-        """Say whether the thread of an operation waits for another's read, or has ended."""
+        """Return whether a background operation has ended or waits for another thread's read of the key."""
         calls = list(self._cache._single_flight._running.values())
         return not self._threads[label].is_alive() or any(call.done._cond._waiters for call in calls)
 
     def arm(self, point: str) -> None:
-        """Hold the next operation that comes to a point."""
+        """Set a latch that holds the next operation at a point."""
         self._armed[point] = self._held = (threading.Event(), threading.Event())
 
     def reach(self) -> bool:
-        """Wait until an operation is held; say whether one is."""
+        """Wait until the latch holds an operation; return whether it does."""
         return self._held[0].wait(LATCH_SECONDS)
 
     def go(self) -> None:
-        """Let the operation that is held go on."""
+        """Release the held operation."""
         self._held[1].set()
 
     def go_to(self, point: str) -> bool:
-        """Let the operation that is held go on to another point, and hold it there."""
+        """Release the held operation and hold it again at another point; return whether it got there."""
         held = self._held
         self.arm(point)
         held[1].set()
         return self.reach()
 
     def lose_next_answer(self) -> None:
-        """Let the next COMMIT succeed without an answer."""
+        """Make the next COMMIT succeed while its caller gets an error."""
         self._loses_next = True
 
     def lose_redis(self) -> None:
-        """Reach Redis no more, as if a firewall had come up."""
+        """Refuse every connection of this process to Redis, as a firewall would."""
         self._connect = self._cache._shared._client._connect
         nowhere = self._settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
         self._connect_with(make_connection_factory(nowhere, "nowhere"))
 
     def regain_redis(self) -> None:
-        """Reach it again."""
+        """Let this process connect to Redis again."""
         self._connect_with(self._connect)
 
     def _connect_with(self, connect: Callable[[], RedisConnection]) -> None:
         client = self._cache._shared._client
         client._connect = connect
-        # connections keep the address that they were made with
+        # open connections still lead to the old address
         client.drop_connections()
 
     def is_live(self) -> bool:
-        """Say whether the near cache serves."""
+        """Return whether the near cache serves reads."""
         return bool(self._cache._near.is_live)
 
     def forget_near(self) -> None:
-        """Drop what the near cache holds."""
+        """Empty the near cache and the list of loaded keys."""
         self._cache._near.clear()
         self.loads.clear()
 
@@ -321,15 +322,15 @@ class Worker:
         return count_reads(self._service).get(ON_REPLICA, 0)
 
     def uses_replica(self) -> bool:
-        """Say whether every replica is used; True when there is none."""
+        """Return whether every replica is in use; True without replicas."""
         return all(each.reason is None for each in self._service.replica_stats())
 
     def knows_position(self, key: str) -> bool:
-        """Say whether the position of what a key lacks is known."""
+        """Return whether a lease on an uncached key names the LSN that a replica must have replayed."""
         return self._cache._shared.lease([key], (), b"1234").position is not None
 
     def is_down(self) -> bool:
-        """Ask Redis for something; say whether it is bypassed."""
+        """Send Redis a read; return whether Redis is bypassed."""
         try:
             self._cache._shared.get_many(["user:nobody"])
         except CacheDown:
@@ -337,17 +338,17 @@ class Worker:
         return False
 
     def take_loads(self) -> list[str]:
-        """Return the keys that were loaded since the last time."""
+        """Return the keys that were loaded since the previous call."""
         loads, self.loads = self.loads, []
         return loads
 
     def take_events(self) -> list[Event]:
-        """Return what happened since the last time."""
+        """Return the events that were recorded since the previous call."""
         events, self._events = self._events, []
         return events
 
     def count_pending(self) -> int:
-        """Return how many invalidations wait in the outbox."""
+        """Return the number of pending invalidations in the outbox."""
         return len(self._cache._shared.guard.outbox)
 
     @property
@@ -360,7 +361,7 @@ class Worker:
 
 
 def serve(pipe: Connection, number: int, settings: Settings, mutant: str | None) -> None:
-    """Do what comes over the pipe until it ends."""
+    """Run the commands from the pipe until it is closed or sends "close"."""
     worker = Worker(number, settings, mutant)
     pipe.send(None)
     try:
