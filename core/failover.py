@@ -83,7 +83,7 @@ class KnownTimeline:
         return self._connected
 
     def learn_with(self, connect: Callable[[], None]) -> None:
-        """Set the function by which `learn` connects to the database. It must call `note_connected`."""
+        """Set the function by which `learn` connects to the database. It must call `record_connected`."""
         self._connect = connect
 
     def learn(self) -> None:
@@ -117,7 +117,7 @@ class KnownTimeline:
         """Register a function that is called when another process has connected to a later timeline."""
         self._on_newer.append(listener)
 
-    def note_connected(self, timeline: Timeline | None) -> None:
+    def record_connected(self, timeline: Timeline | None) -> None:
         """Remember the timeline of a new connection (None for a standby). Raises `FormerPrimary`."""
         if timeline is None or timeline == self._connected == self._newest:
             return
@@ -132,7 +132,7 @@ class KnownTimeline:
                 )
             for tell in self._on_change:
                 tell(before)
-            # check again: a listener of the cache may just have called `note_newer`
+            # check again: a listener of the cache may just have called `record_newer`
             self._refuse_former(timeline)
 
     def _refuse_former(self, timeline: Timeline) -> None:
@@ -144,7 +144,7 @@ class KnownTimeline:
                 " it out of DATABASE_URL"
             )
 
-    def note_newer(self, timeline: Timeline) -> None:
+    def record_newer(self, timeline: Timeline) -> None:
         """Remember `timeline`, to which another process has connected, if it is later than ours."""
         if self._connected is not None and self._connected.is_before(timeline) and timeline != self._newest:
             self._newest = timeline

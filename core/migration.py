@@ -200,7 +200,7 @@ class Migrator:
                         yield self._runner(database)
                         return
                     holders = database.execute_sql(FIND_HOLDER).fetchall()
-                wait.note(holders)
+                wait.record(holders)
                 # sleep outside the transaction: while it is open, VACUUM cannot remove old rows
                 self._sleep(WAIT_POLL_SECONDS)
 
@@ -272,7 +272,7 @@ class _LockWait:
         self._limit_seconds = limit_seconds
         self._waited_seconds = 0.0
 
-    def note(self, holders: list[tuple[int, str, int]]) -> None:
+    def record(self, holders: list[tuple[int, str, int]]) -> None:
         """Count one more pause, because `holders` have the lock.
 
         Raises `MigrationFailed` when the time limit is reached.

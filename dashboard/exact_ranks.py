@@ -69,7 +69,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
         )
         return msgspec.structs.replace(period, entries=tuple(entries))
 
-    def put_scores(
+    def replace_scores(
         self, service: EnhancedDatabaseService, ranked: Sequence[LeaderboardEntry]
     ) -> tuple[LeaderboardEntry, ...]:
         """Return the entries `ranked`, read from leaderboard `rank_key`, with the scores of the category.
@@ -110,7 +110,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
         """Yield every entry, best first, with its rank. Holds at most CHUNK_ROWS entries in memory."""
         entries = iter(service.stream_leaderboard(self.rank_key, self.day))
         while chunk := list(islice(entries, CHUNK_ROWS)):
-            yield from self.put_scores(service, chunk)
+            yield from self.replace_scores(service, chunk)
 
     def find_summary(
         self, service: EnhancedDatabaseService, *, least_width: Decimal
@@ -131,7 +131,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
         if leaders == LEADERS_READ:
             exact = service.find_leaderboard_summary(self.rank_key, self.day)
             leaders = exact.leaders if exact else leaders
-        [first] = self.put_scores(service, top[:1])
+        [first] = self.replace_scores(service, top[:1])
         return msgspec.structs.replace(summary, best=first.score, leader=first.username, leaders=leaders)
 
 

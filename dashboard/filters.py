@@ -50,7 +50,7 @@ def fold() -> Iterator[None]:
     switch.toggle(f"Filters: {escape_markdown(' · '.join(chosen))}", key="filters-open")
 
 
-def note_chosen(value: object) -> None:
+def add_chosen(value: object) -> None:
     """Add a selected value to the label of the switch of `fold`. Ignores None and an empty text."""
     chosen = _chosen.get()
     if chosen is not None and value not in ("", None):
@@ -153,7 +153,7 @@ def select_option(
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
     if not disabled:
-        note_chosen(describe(selected))
+        add_chosen(describe(selected))
     return selected
 
 
@@ -185,7 +185,7 @@ def select_segment(
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
     if not disabled:
-        note_chosen(describe(selected))
+        add_chosen(describe(selected))
     return selected
 
 
@@ -194,7 +194,7 @@ def _group(*, needed: bool) -> AbstractContextManager[object]:
     return st.container() if needed else nullcontext()
 
 
-def enter_player(
+def show_player_search(
     label: str,
     *,
     key: str,
@@ -213,13 +213,13 @@ def enter_player(
         on_change=on_change,
     )
     name = (typed or "").strip()
-    note_chosen(name)
+    add_chosen(name)
     return name
 
 
-def enter_prefix(*, key: str, on_change: Callable[[], None]) -> str:
+def show_prefix_search(*, key: str, on_change: Callable[[], None]) -> str:
     """Show a search box for the first letters of a username, and return the text in the box."""
-    return enter_player(
+    return show_player_search(
         "Find a player",
         key=key,
         placeholder="First letters of a username",

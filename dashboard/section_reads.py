@@ -90,8 +90,8 @@ class Reader:
     `is_database_up` checks the database; it takes about a second at most. `find_stale` is called after a
     read, in its thread: it returns the age in seconds if the service answered with a fail-safe value, and
     None if the value is current. Values younger than `fresh_seconds` are not read again. Set `fresh_seconds`
-    above zero only if `note_health` is called after each health check; otherwise pages would notice an outage
-    late.
+    above zero only if `record_health` is called after each health check. Otherwise pages would notice an
+    outage late.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Reader:
             reading = self._load(load)
         except Exception as error:
             # all errors are caught: the page shows the last known value with a note
-            self._note_failure(key, error)
+            self._record_failure(key, error)
             if known is None:
                 raise
             return Reading(known.value, known.read_at, error)
@@ -158,7 +158,7 @@ class Reader:
             self._check()
         return self._is_away
 
-    def note_health(self, *, is_up: bool) -> None:
+    def record_health(self, *, is_up: bool) -> None:
         """Store the result of a database check. `server.page_reruns` calls this with each health check."""
         self._checked_at = time.monotonic()
         if self._is_away == is_up:
@@ -195,7 +195,7 @@ class Reader:
             while len(self._known) > self._capacity:
                 self._known.popitem(last=False)
 
-    def _note_failure(self, key: Hashable, error: Exception) -> None:
+    def _record_failure(self, key: Hashable, error: Exception) -> None:
         with self._lock:
             known = self._known.get(key)
             if known is not None:
@@ -234,6 +234,6 @@ class Reader:
         if not self._checking.acquire(blocking=False):
             return
         try:
-            self.note_health(is_up=self._is_database_up())
+            self.record_health(is_up=self._is_database_up())
         finally:
             self._checking.release()

@@ -67,7 +67,7 @@ class CircuitBreaker:
         return self._state is _State.OPEN
 
     @property
-    def lets_invalidations_through(self) -> bool:
+    def allows_invalidations(self) -> bool:
         """Whether invalidations may be sent. They may if the server answers, even with a refusal."""
         return self._state is _State.CLOSED or self._is_half_open or self._is_refused
 

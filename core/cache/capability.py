@@ -128,10 +128,10 @@ class CapabilityCheck:
         commands = [*recheck, *_list_commands(keys)]
         scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
-        # judge commands before scripts: the error of a command says which command was refused
-        refusal = judge(commands, replies[: len(commands)])
-        refusal = judge(scripts, replies[len(commands) :]) or refusal
-        self._claim.judge(connection, replies[len(recheck) - 1])
+        # evaluate commands before scripts: the error of a command says which command was refused
+        refusal = evaluate(commands, replies[: len(commands)])
+        refusal = evaluate(scripts, replies[len(commands) :]) or refusal
+        self._claim.evaluate(connection, replies[len(recheck) - 1])
         return refusal
 
     def admit(self, connection: RedisConnection) -> Sequence[Script]:
@@ -149,7 +149,7 @@ class CapabilityCheck:
     def recheck(self, connection: RedisConnection) -> None:
         """Check a connection again that has passed `check`. Raises `ErrorReply`."""
         steps = self.list_recheck(connection.protocol, connection.epoch)
-        if self.judge_recheck(connection, steps, connection.exchange([step.command for step in steps])):
+        if self.check_replies(connection, steps, connection.exchange([step.command for step in steps])):
             connection.origin = read_origin(connection)
 
     def list_recheck(self, protocol: int, epoch: bytes = b"") -> list[Step]:
@@ -165,15 +165,15 @@ class CapabilityCheck:
         )
         return [*self._recheck[protocol], same, claim]
 
-    def judge_recheck(self, connection: RedisConnection, steps: Sequence[Step], replies: list[Any]) -> bool:
+    def check_replies(self, connection: RedisConnection, steps: Sequence[Step], replies: list[Any]) -> bool:
         """Check the replies to the steps of `list_recheck`. Return whether the database's timeline changed.
 
         Raises `ErrorReply` if the server refused a step or a reply is wrong.
         """
-        judge(steps, replies)
+        evaluate(steps, replies)
         if self._epochs is not None:
             self._epochs.topology.confirm(connection)
-        return self._claim.judge(connection, replies[-1])
+        return self._claim.evaluate(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
         """Return one new key for each prefix of the cache: a position slot first, a version key last."""
@@ -181,7 +181,7 @@ class CapabilityCheck:
         return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 
 
-def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
+def evaluate(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
     """Raise `ErrorReply` if the server refused a step or if a reply is wrong.
 
     The message of the error contains the server's message and the names of the refused commands. An error

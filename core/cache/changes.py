@@ -49,7 +49,7 @@ class ChangeLog:
         """Return the number of the last change. Call this before a read begins."""
         return self._count
 
-    def note(self, names: Iterable[str]) -> None:
+    def record(self, names: Iterable[str]) -> None:
         """Record that these names changed. Call this before their values are dropped."""
         with self._lock:
             number = self._count + 1
@@ -61,7 +61,7 @@ class ChangeLog:
             # set last, so that the names are in the log before a ticket can have this number
             self._count = number
 
-    def note_all(self) -> None:
+    def record_all(self) -> None:
         """Record a change of all names."""
         with self._lock:
             number = self._count + 1

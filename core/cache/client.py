@@ -99,7 +99,7 @@ class RedisClient:
         found: bytes = getattr(self._answered, "origin", self.latest_origin)
         return found
 
-    def ask(self, *command: Any) -> Any:
+    def execute(self, *command: Any) -> Any:
         """Send a command and return its reply. Raises `ErrorReply` and the errors of the connection."""
         return _raise_error(self._exchange([encode_command(*command)])[0])
 
@@ -111,7 +111,7 @@ class RedisClient:
         """Check an idle connection, or a new one if no connection is idle."""
         self._check_in(self._check_out(is_checked=True, is_read=False))
 
-    def doubt_checks(self) -> None:
+    def invalidate_checks(self) -> None:
         """Make all checks invalid: each connection is checked again before the next read."""
         self._doubted_at = self._clock()
 
@@ -186,14 +186,14 @@ class RedisClient:
             on_reply(self.run(script, keys, arguments))
             return
 
-        def note_reply(reply: Any) -> None:
-            self._note_unawaited(reply)
+        def record_reply(reply: Any) -> None:
+            self._record_unawaited(reply)
             on_reply(reply)
 
         connection = self._check_out(is_checked=True)
         try:
             connection.send(_encode_run(script, keys, arguments))
-            connection.on_next_reply(note_reply)
+            connection.on_next_reply(record_reply)
         except BaseException as error:
             connection.fail(error)
             raise
@@ -224,7 +224,7 @@ class RedisClient:
             self._known.add(script.sha)
         return reply
 
-    def _note_unawaited(self, reply: Any) -> None:
+    def _record_unawaited(self, reply: Any) -> None:
         """Handle an error in a reply that no caller waits for."""
         if is_unknown_script(reply):
             # after SCRIPT FLUSH or a restart the server has none of the scripts
@@ -250,7 +250,7 @@ class RedisClient:
             if encoded:
                 connection.send(encoded)
             if after is not None:
-                self._note_unawaited(connection.read_reply())
+                self._record_unawaited(connection.read_reply())
             replies = [connection.read_reply() for _ in range(count)]
             if self._checks_writes and not is_checked:
                 self._check_when_due(connection)

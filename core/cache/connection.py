@@ -143,14 +143,14 @@ class RedisConnection:
         if self.address.database:
             self.set_timeout(_seconds_until(deadline))
             try:
-                self.ask("SELECT", self.address.database)
+                self.execute("SELECT", self.address.database)
             except ErrorReply as error:
                 raise ErrorReply(f"{error} (refused: SELECT {self.address.database})") from error
 
     def _send_hello(self, protocol: int) -> None:
         address = self.address
         account = ("AUTH", *address.account) if address.username or address.password else ()
-        greeting = parse_greeting(self.ask("HELLO", protocol, *account, "SETNAME", self._client_name))
+        greeting = parse_greeting(self.execute("HELLO", protocol, *account, "SETNAME", self._client_name))
         self.protocol = greeting["proto"]
         self.role, self.mode = greeting.get("role", b""), greeting.get("mode", b"")
 
@@ -222,7 +222,7 @@ class RedisConnection:
         except OSError as error:
             raise redis.ConnectionError(_describe(error)) from error
 
-    def ask(self, *command: Any) -> Any:
+    def execute(self, *command: Any) -> Any:
         """Send one command and return its reply. Raises `ErrorReply`."""
         [reply] = self.exchange([encode_command(*command)])
         if isinstance(reply, ErrorReply):

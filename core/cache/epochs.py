@@ -123,12 +123,12 @@ class Epochs:
         if self.topology.is_late and asked_at < self._left_until.get(origin, 0.0):
             # An outdated sentinel still names the server that this process left. The epoch of that server may
             # still be running, because the server may have hung when its epoch should have been ended.
-            connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
+            connection.execute("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
             self.topology.avoid()
             raise ErrorReply(PRIMARY_MOVED)
         token = secrets.token_bytes(TOKEN_BYTES)
         try:
-            record, age_milliseconds = connection.ask("EVAL", _JOIN, 1, self.key, origin, token)
+            record, age_milliseconds = connection.execute("EVAL", _JOIN, 1, self.key, origin, token)
         except ErrorReply as error:
             raise ErrorReply(f"{error} (refused: EVAL of the epoch)") from error
         if age_milliseconds < 0:
@@ -159,4 +159,4 @@ class Epochs:
         connection = self.topology.make_connection_to(server, timeout_seconds=END_TIMEOUT_SECONDS)
         # ignore errors: usually the former primary is down, or it has become a replica
         with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(connection):
-            connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
+            connection.execute("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)

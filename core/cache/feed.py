@@ -99,14 +99,14 @@ class InvalidationFeed:
                 self._listen(connection, backoff)
             except Exception as error:
                 # every error is caught here: the near cache would never open again if this thread ended
-                self._note_end(error)
+                self._record_end(error)
             finally:
                 self._near.shut()
                 if connection is not None:
                     connection.close()
             self._stopping.wait(backoff.next_seconds())
 
-    def _note_end(self, error: Exception) -> None:
+    def _record_end(self, error: Exception) -> None:
         reason = describe(error) or type(error).__name__
         if reason != self._reason:
             # an unreachable server is only logged as INFO, because `RedisGuard` logs a warning about it
@@ -135,7 +135,7 @@ class InvalidationFeed:
                 elif heartbeat.take_reply(message):
                     # the pushes of all earlier changes have been applied, and the server accepts
                     # invalidations
-                    self._note_answer(backoff)
+                    self._record_answer(backoff)
             except redis.TimeoutError:
                 pass
             now = time.monotonic()
@@ -143,7 +143,7 @@ class InvalidationFeed:
                 raise redis.TimeoutError(f"no heartbeat within {SILENCE_SECONDS:g} s")
             heartbeat.send_when_due(now)
 
-    def _note_answer(self, backoff: Backoff) -> None:
+    def _record_answer(self, backoff: Backoff) -> None:
         if not self._near.is_live:
             self._near.open()
             self._reason = None
@@ -199,7 +199,7 @@ class _Heartbeat:
         self._replies.append(reply)
         if len(self._replies) < len(self._steps):
             return False
-        if self._capability.judge_recheck(self._connection, self._steps, self._replies):
+        if self._capability.check_replies(self._connection, self._steps, self._replies):
             self._on_timeline()
         self._steps, self._replies = [], []
         return True

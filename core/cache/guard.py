@@ -78,7 +78,7 @@ class RedisGuard:
             self.topology,
             prefix=settings.redis_key_prefix,
             timeout_seconds=settings.redis_timeout / 1000,
-            on_move=self._note_move,
+            on_move=self._record_move,
         )
         self.capability = CapabilityCheck(
             settings.redis_key_prefix,
@@ -94,14 +94,14 @@ class RedisGuard:
             # a shorter REDIS_TIMEOUT promises that reads notice a refusal earlier
             trust_seconds=min(TRUST_SECONDS, settings.redis_timeout / 1000),
             checks_writes=self.topology.can_move,
-            on_error=self._note_refusal,
+            on_error=self._record_refusal,
         )
         self.scripts = KeyScripts(self.client, prefix=settings.redis_key_prefix)
         self.recovery = Recovery(
             self._attempt_recovery,
             breaker=self.breaker,
             outbox=self.outbox,
-            on_recovered=self._note_recovery,
+            on_recovered=self._record_recovery,
             find_wait=lambda: self.epochs.seconds_until_readable,
         )
         self._is_outage_logged = False
@@ -138,7 +138,7 @@ class RedisGuard:
 
     def invalidate(self, command: Callable[[], T]) -> T:
         """Run a command of an invalidation and return its result. Raises `CacheDown`."""
-        if not self.breaker.lets_invalidations_through:
+        if not self.breaker.allows_invalidations:
             raise CacheDown("down")
         return self._attempt(command)
 
@@ -164,7 +164,7 @@ class RedisGuard:
         Called after the first connection to the database and after each failover. Returns when the other
         processes have noticed the change, or if Redis fails.
         """
-        self.client.doubt_checks()
+        self.client.invalidate_checks()
         with contextlib.suppress(CacheDown):
             self.read(self.client.check)
 
@@ -208,13 +208,13 @@ class RedisGuard:
         try:
             return command()
         except HandshakeRefused as error:
-            self._note_failure(error, is_recovery=is_recovery)
+            self._record_failure(error, is_recovery=is_recovery)
             raise CacheDown("error") from error
         except (ErrorReply, KeysRefused) as error:
-            self._note_refusal(error)
+            self._record_refusal(error)
             raise CacheDown("error") from error
         except (redis.RedisError, OSError) as error:
-            self._note_failure(error, is_recovery=is_recovery)
+            self._record_failure(error, is_recovery=is_recovery)
             raise CacheDown("down") from error
 
     def _attempt_recovery(self) -> bool:
@@ -247,7 +247,7 @@ class RedisGuard:
             raise
         self.client.check()
 
-    def _note_failure(self, error: Exception, *, is_recovery: bool) -> None:
+    def _record_failure(self, error: Exception, *, is_recovery: bool) -> None:
         """Record that Redis did not answer, and start the recovery thread."""
         # these errors mean that the server accepts no connection: a second attempt would fail in the same way
         no_server = isinstance(error, (ServerUnreachable, HandshakeRefused))
@@ -260,24 +260,24 @@ class RedisGuard:
         self.client.drop_connections()
         self.recovery.start()
 
-    def _note_refusal(self, error: ErrorReply | KeysRefused) -> None:
+    def _record_refusal(self, error: ErrorReply | KeysRefused) -> None:
         """Open the breaker after an error reply. If only the memory of the server is full, just log this."""
         cause = error.__cause__ if isinstance(error, KeysRefused) else error
         if isinstance(cause, ErrorReply) and is_tolerated(cause):
-            self._note_full(cause)
+            self._record_full(cause)
             return
         if self.breaker.record_refusal(describe(cause if isinstance(cause, Exception) else error)):
             self._unnoticed_until = time.monotonic() + TRUST_SECONDS
             self.client.drop_connections()
         self.recovery.start()
 
-    def _note_move(self) -> None:
+    def _record_move(self) -> None:
         """Record that this process has moved to a new primary. Other processes may still read the former."""
         self._unnoticed_until = time.monotonic() + TRUST_SECONDS
         self._report_move()
         logger.warning("Redis: the primary is now %s (%s)", self.epochs.server, self._address)
 
-    def _note_full(self, error: ErrorReply) -> None:
+    def _record_full(self, error: ErrorReply) -> None:
         now = time.monotonic()
         if now - self._full_at > FULL_SECONDS:
             self._full_at = now
@@ -288,6 +288,6 @@ class RedisGuard:
             self._is_outage_logged = True
             logger.warning("Redis bypassed: %s (%s)", self.breaker.reason, self._address)
 
-    def _note_recovery(self) -> None:
+    def _record_recovery(self) -> None:
         self._is_outage_logged = False
         logger.info("Redis is used again (%s)", self._address)

@@ -233,7 +233,7 @@ class NearCache(Entries):
 
         A read that is running does not store these values afterwards.
         """
-        self._changes.note(names)
+        self._changes.record(names)
         self.drop(names)
 
     def open(self) -> None:
@@ -248,7 +248,7 @@ class NearCache(Entries):
 
     def clear(self) -> None:
         """Drop all values. Reads that are running store nothing afterwards."""
-        self._changes.note_all()
+        self._changes.record_all()
         super().clear()
         self._results = OrderedDict()
 
@@ -303,10 +303,10 @@ class FailSafeValues:
 
     def clear(self) -> None:
         """Drop all values. Reads that are running keep nothing afterwards."""
-        self._changes.note_all()
+        self._changes.record_all()
         self._entries.clear()
 
     def invalidate(self, names: Collection[str]) -> None:
         """Drop the values whose key or version key is in `names`, which this process has changed."""
-        self._changes.note(names)
+        self._changes.record(names)
         self._entries.drop(names)

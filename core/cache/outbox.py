@@ -132,7 +132,7 @@ class KeyScripts:
             cursor: Any = b"0"
             while True:
                 match = ("MATCH", f"{self._prefix}{family}*", "COUNT", SCAN_COUNT)
-                cursor, names = expect_list(self._client.ask("SCAN", cursor, *match), 2)
+                cursor, names = expect_list(self._client.execute("SCAN", cursor, *match), 2)
                 if names:
                     self._client.run(RELEASE, names, build_release_request(NO_TOKEN))
                 if cursor == b"0":

@@ -162,7 +162,7 @@ class SharedCache:
             arguments += (milliseconds, value)
         arguments += lease.versions
 
-        def note_reply(reply: Any) -> None:
+        def record_reply(reply: Any) -> None:
             if type(reply) is int:
                 on_refused(len(values) - reply)
             else:
@@ -171,7 +171,7 @@ class SharedCache:
                 self.give_up(keys)
 
         try:
-            self.guard.read(lambda: self._client.run_later(FILL, names, arguments, note_reply))
+            self.guard.read(lambda: self._client.run_later(FILL, names, arguments, record_reply))
         except CacheDown:
             self.give_up(keys)
 

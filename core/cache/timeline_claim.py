@@ -63,7 +63,7 @@ class TimelineClaim:
         own = "" if self._timeline.connected is None else str(self._timeline.connected)
         return encode_command("EVAL", CLAIM.text, len(keys) + 1, *keys, self._key, own, CLAIM_MILLISECONDS)
 
-    def judge(self, connection: RedisConnection, reply: Any) -> bool:
+    def evaluate(self, connection: RedisConnection, reply: Any) -> bool:
         """Evaluate the reply to a claim. Return whether the timeline of this connection has changed.
 
         If the claim replaced an earlier one, wait until every other process has noticed it. Raises
@@ -86,7 +86,7 @@ class TimelineClaim:
         return has_changed
 
     def _refuse(self, own: Timeline, holds: Timeline) -> NoReturn:
-        self._timeline.note_newer(holds)
+        self._timeline.record_newer(holds)
         if own.is_before(holds):
             raise ErrorReply(
                 f"TIMELINE the database was promoted to timeline {holds.number}, and this process is"

@@ -171,7 +171,7 @@ class SentinelTopology(MovingTopology):
                 connection.close()
                 failure = error
             else:
-                self._note_primary(sentinel, primary)
+                self._record_primary(sentinel, primary)
                 return
         raise failure
 
@@ -214,7 +214,7 @@ class SentinelTopology(MovingTopology):
     def _ask(self, sentinel: RedisConnection) -> HostPort:
         service = self.address.service
         try:
-            answer = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+            answer = sentinel.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
         except ErrorReply as error:
             raise ErrorReply(
                 f"a sentinel refuses: {error}; REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD sign in"
@@ -227,7 +227,7 @@ class SentinelTopology(MovingTopology):
         host, port = answer
         return HostPort(host.decode(), int(port))
 
-    def _note_primary(self, sentinel: HostPort, primary: HostPort) -> None:
+    def _record_primary(self, sentinel: HostPort, primary: HostPort) -> None:
         with self._lock:
             self._primary = primary
             self._primary_number += 1

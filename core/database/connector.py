@@ -171,7 +171,7 @@ class Connector:
             raw = self._open(cursor_factory, hosts.build_parameters())
             try:
                 if self._timeline is not None:
-                    self._timeline.note_connected(raw.facts.timeline)
+                    self._timeline.record_connected(raw.facts.timeline)
             except FormerPrimary as error:
                 hosts = hosts.without(raw)
                 raw.close()

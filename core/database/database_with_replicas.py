@@ -76,8 +76,8 @@ class DatabaseWithReplicas(Database):
         self._primary_watch = ServerWatch(
             self._settings,
             SELECT_LOG_TIMELINE,
-            on_answer=self._positions.note_answer,
-            on_failure=self._positions.note_failure,
+            on_answer=self._positions.record_answer,
+            on_failure=self._positions.record_failure,
         )
         self._primary_watch.start()
 
@@ -159,7 +159,7 @@ class DatabaseWithReplicas(Database):
             # send COMMIT alone, because this primary has not reported a position yet: if the query for the
             # position failed in the same message, the COMMIT would fail too
             super().commit()
-            self._own_writes.note(None)
+            self._own_writes.record(None)
             return
         if self._end_unbegun():
             return
@@ -171,7 +171,7 @@ class DatabaseWithReplicas(Database):
             if find_sqlstate(error) == QUERY_CANCELED:
                 raise CommitUnanswered("COMMIT was cancelled, and may have happened") from error
             raise
-        self._own_writes.note(unit.position)
+        self._own_writes.record(unit.position)
 
     def find_position(self) -> LogPosition | None:
         """Return the position of a statement that has just committed itself, or None if it is unknown."""
@@ -183,7 +183,7 @@ class DatabaseWithReplicas(Database):
                 position = _read_position(cursor)
             except psycopg2.Error as error:
                 logger.debug("no position of a commit: %s", type(error).__name__)
-        self._own_writes.note(position)
+        self._own_writes.record(position)
         return position
 
     # -- run ----------------------------------------------------------------------------------

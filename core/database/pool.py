@@ -130,7 +130,7 @@ class ConnectionPool:
         `connect` if a new connection cannot be opened.
         """
         started = self._clock()
-        self._look_when_due()
+        self._maintain_when_due()
         holder = holder or Holder()
         place = self._acquire(operation, started)
         self._metrics.pool_wait_seconds.observe(self._clock() - started)
@@ -213,7 +213,7 @@ class ConnectionPool:
         self._grow_at = self._clock() + GROW_AGAIN_SECONDS
         self._metrics.pool_max.set(size)
 
-    def _note_opened(self) -> None:
+    def _record_opened(self) -> None:
         """Raise `_server_limit` if the server accepted more connections, and let a request open another."""
         with self._lock:
             if self._size <= self._server_limit:
@@ -245,7 +245,7 @@ class ConnectionPool:
         deadline = started + self._timeout_seconds
         try:
             while not request.is_granted and not self._is_closed:
-                self._look_when_due()
+                self._maintain_when_due()
                 remaining = deadline - self._clock()
                 if remaining <= 0:
                     break
@@ -315,7 +315,7 @@ class ConnectionPool:
         self._metrics.pool_create_seconds.observe(now - started)
         with self._lock:
             self._counts["connections_num"] += 1
-        self._note_opened()
+        self._record_opened()
         lifetime = MAX_LIFETIME_SECONDS * self._jitter(1 - LIFETIME_JITTER, 1)
         return PooledConnection(raw, opened_at=now, expires_at=now + lifetime)
 
@@ -397,12 +397,12 @@ class ConnectionPool:
                 self._size -= 1
                 self._drained.notify_all()
 
-    def _look_when_due(self) -> None:
-        """Call `look_after`, but only every RECLAIM_INTERVAL_SECONDS, because it visits all connections."""
+    def _maintain_when_due(self) -> None:
+        """Call `maintain`, but only every RECLAIM_INTERVAL_SECONDS, because it visits all connections."""
         if self._clock() >= self._look_at or self._abandoned:
-            self.look_after()
+            self.maintain()
 
-    def look_after(self) -> None:
+    def maintain(self) -> None:
         """Log connections that are held for too long, and close those whose holder has ended."""
         with self._lock:
             self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
@@ -436,7 +436,7 @@ class ConnectionPool:
         return True
 
     def abandon(self, raw: ServerConnection, holder: Holder) -> None:
-        """Queue a connection for `look_after` to reclaim. Takes no lock: the garbage collector calls this."""
+        """Queue a connection for `maintain` to reclaim. Takes no lock: the garbage collector calls this."""
         self._abandoned.append((raw, holder))
 
     def _warn_of_leaks(self) -> None:
@@ -481,7 +481,7 @@ class ConnectionPool:
     def stats(self) -> PoolStats:
         """Return the counters and gauges of this pool."""
         if self._abandoned:
-            self.look_after()
+            self.maintain()
         with self._lock:
             return PoolStats(
                 pool_max=self._server_limit,

@@ -152,12 +152,12 @@ def apply_privileges(execute_sql: Execute, schema: str) -> None:
             for role in FUNCTIONS[name]:
                 run(f"GRANT EXECUTE ON ROUTINE {routine} TO {role}")
         elif name == SEALING:
-            _give_to_sealer(run, routine, schema, others)
+            _assign_to_sealer(run, routine, schema, others)
     for (sequence,) in execute_sql(_LIST_SEQUENCES).fetchall():
         run(f"GRANT USAGE ON SEQUENCE {sequence} TO {APP}")
 
 
-def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> None:
+def _assign_to_sealer(run: Execute, routine: str, schema: str, others: str) -> None:
     """Make the sealer the owner of the sealing function; the roles in FUNCTIONS may call it."""
     [(owner,)] = run("SELECT quote_ident(current_user)").fetchall()
     # PostgreSQL requires that the new owner of a function may create objects in the function's schema
@@ -213,7 +213,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
     cursor.execute(_FIND_OWNERSHIP, (OWNER,))
     if cursor.fetchone() is None:
         run("ALTER SCHEMA {schema} OWNER TO {owner}")
-    _give_objects_to_owner(cursor)
+    _assign_objects_to_owner(cursor)
     # an administrator who is not a superuser needs this to repeat the hand-over, for example to set passwords
     run("SET LOCAL ROLE {owner}")
     run("GRANT USAGE ON SCHEMA {schema} TO SESSION_USER")
@@ -222,7 +222,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
         run("REVOKE {owner} FROM CURRENT_USER")
 
 
-def _give_objects_to_owner(cursor: extensions.cursor) -> None:
+def _assign_objects_to_owner(cursor: extensions.cursor) -> None:
     parameters = {"owner": OWNER, "sealer": SEALER, "tables": list(TABLES), "functions": list(FUNCTIONS)}
     for query, kind in ((_LIST_RELATIONS, "TABLE"), (_LIST_ROUTINES, "ROUTINE")):
         cursor.execute(query, parameters)

@@ -56,11 +56,11 @@ class QueryLog:
                 try:
                     answer = super().execute(query, vars)
                 except psycopg2.Error as error:
-                    log.note(query, clock() - started, error=error.pgcode or type(error).__name__)
+                    log.record(query, clock() - started, error=error.pgcode or type(error).__name__)
                     raise
                 seconds = clock() - started
                 if seconds >= noted_seconds:
-                    log.note(query, seconds, rows=max(0, self.rowcount))
+                    log.record(query, seconds, rows=max(0, self.rowcount))
                 return answer
 
             def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
@@ -68,13 +68,13 @@ class QueryLog:
                 try:
                     super().copy_expert(sql, file, size)
                 except psycopg2.Error as error:
-                    log.note(sql, clock() - started, error=error.pgcode or type(error).__name__)
+                    log.record(sql, clock() - started, error=error.pgcode or type(error).__name__)
                     raise
-                log.note(sql, clock() - started, rows=max(0, self.rowcount))
+                log.record(sql, clock() - started, rows=max(0, self.rowcount))
 
         return LoggedCursor
 
-    def note(self, text: Any, seconds: float, **outcome: Any) -> None:
+    def record(self, text: Any, seconds: float, **outcome: Any) -> None:
         """Log a statement if it was slow, or if the mode is `all`. `outcome` is its `rows` or its `error`."""
         is_slow = seconds >= self._slow_seconds
         if not is_slow and self._mode != "all":

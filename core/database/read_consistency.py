@@ -171,7 +171,7 @@ class OwnWrites:
         self._unknown_until = float("-inf")
         self._lock = threading.Lock()
 
-    def note(self, position: LogPosition | None) -> None:
+    def record(self, position: LogPosition | None) -> None:
         """Note a commit of this process at `position`, or at an unknown position (None)."""
         if position is None:
             self._unknown_until = self._clock() + self._unknown_seconds

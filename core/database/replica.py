@@ -133,8 +133,8 @@ class Replica:
         self._watch = ServerWatch(
             self._settings,
             STATE,
-            on_answer=self._note_answer,
-            on_failure=self._note_failure,
+            on_answer=self._record_answer,
+            on_failure=self._record_failure,
         )
         self._watch.start()
 
@@ -219,7 +219,7 @@ class Replica:
             self._failed_at = self._clock()
             self._reason = self._reason or reason
 
-    def _note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
+    def _record_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
         is_replica, replayed, system, timeline, has_function = row
         self.lag_seconds = None if replayed is None else self._positions.measure_lag(parse_position(replayed))
         reason = self._find_fault(
@@ -245,7 +245,7 @@ class Replica:
             return f"it is {self.lag_seconds:.1f} s behind"
         return None if has_function else "it has not replayed the migrations"
 
-    def _note_failure(self, error: psycopg2.Error) -> None:
+    def _record_failure(self, error: psycopg2.Error) -> None:
         with self._lock:
             self._failed_at = self._clock()
             self._set_reason(describe_refusal(error))

@@ -41,7 +41,7 @@ class PrimaryPositions:
         """The timeline of the primary; None until the primary has answered."""
         self._samples: deque[_Sample] = deque()
 
-    def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
+    def record_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
         """Keep the position in a row of `SELECT_LOG_TIMELINE`, for which the server was asked at `asked_at`.
 
         Every commit from before `asked_at` is at or before this position. A row without a position comes from
@@ -61,7 +61,7 @@ class PrimaryPositions:
             while self._samples[0].asked_at < asked_at - REMEMBERED_SECONDS:
                 self._samples.popleft()
 
-    def note_failure(self, error: psycopg2.Error) -> None:
+    def record_failure(self, error: psycopg2.Error) -> None:
         """Only log the failure. Without new samples, `find_floor` returns None after MAX_LAG_SECONDS."""
         logger.debug("the primary did not report its position: %s", type(error).__name__)
 

@@ -111,10 +111,10 @@ class StatementWatch:
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="statement-watch", daemon=True)
+                self._thread = threading.Thread(target=self._check_all, name="statement-watch", daemon=True)
                 self._thread.start()
 
-    def _look(self) -> None:
+    def _check_all(self) -> None:
         while not self._stopping.wait(min(LOOK_SECONDS, self.limit_seconds / 4)):
             self._cut_late(list(self._running))
             try:

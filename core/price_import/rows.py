@@ -350,9 +350,9 @@ class FileReader:
         for text in filter(None, pc.unique(texts["currency"]).to_pylist() if "currency" in texts else ()):
             rows = np.flatnonzero(valid & equals(texts["currency"], text))
             if len(rows):
-                self._note_currency(text, int(batch.lines[rows[0]]))
+                self._record_currency(text, int(batch.lines[rows[0]]))
 
-    def _note_currency(self, text: str, line: int) -> None:
+    def _record_currency(self, text: str, line: int) -> None:
         currency = parse_currency(text)
         if currency is None:
             self.remarks[f"currency {text!r} is no code, and not stored"] = 0

@@ -292,14 +292,14 @@ def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Itera
     columns = list(range(text.width)) if text.has_quotes else sorted(set(used))
     wrong: list[WrongWidth] = []
 
-    def note_wrong_width(row: Any) -> str:
+    def record_wrong_width(row: Any) -> str:
         wrong.append(WrongWidth(row.number, row.actual_columns, row.text))
         return "skip"
 
     row, breaks_before = text.skipped_lines + 1, 0
     with source.open() as (data, position):
         try:
-            for rows in _open_csv(data, text, columns, note_wrong_width):
+            for rows in _open_csv(data, text, columns, record_wrong_width):
                 # Count the rows here: pyarrow yields valid rows without numbers. `wrong` may already have
                 # rows of the next block, because pyarrow reads one block ahead.
                 numbers = np.arange(row, row + rows.num_rows + len(wrong))

@@ -91,7 +91,7 @@ class Market(ServiceBase):
         if symbols is None:
             return self._cache.get_or_load(
                 _LATEST_OF_ALL,
-                lambda: self._note_month(
+                lambda: self._record_month(
                     self._read(
                         queries.list_latest_of_all, find_end_of_tomorrow(self._clock()), self._latest_month
                     )
@@ -103,7 +103,7 @@ class Market(ServiceBase):
 
         def load(missing: Sequence[str]) -> dict[str, Tick]:
             end = find_end_of_tomorrow(self._clock())
-            ticks = self._note_month(self._read(queries.list_latest, missing, end, self._latest_month))
+            ticks = self._record_month(self._read(queries.list_latest, missing, end, self._latest_month))
             return {tick.symbol: tick for tick in ticks}
 
         found = self._cache.get_or_load_many(_LATEST, by_key, load)
@@ -111,7 +111,7 @@ class Market(ServiceBase):
             return tuple(map(found.__getitem__, by_key))
         return tuple([found[key] for key in by_key if key in found])
 
-    def _note_month(self, ticks: tuple[Tick, ...]) -> tuple[Tick, ...]:
+    def _record_month(self, ticks: tuple[Tick, ...]) -> tuple[Tick, ...]:
         self._latest_month = queries.find_common_month(ticks) or self._latest_month
         return ticks
 

@@ -164,7 +164,7 @@ class _Walk:
             self.ticks += market.build_ticks(moment, market.move(STEP_SECONDS, generator), prices)
             for move in market.list_moves():
                 self.events.append(build_event(move, moment))
-                market.note_announced(move)
+                market.record_announced(move)
             self._update(value_holdings(holdings, market.prices))
 
     @property

@@ -140,7 +140,7 @@ class LiveMarket:
                 impact_magnitude=move.impact,
                 sentiment=move.sentiment,
             )
-            self.note_announced(move)
+            self.record_announced(move)
 
     def list_moves(self) -> list[PriceMove]:
         """Return the large moves from the open that have not been announced yet."""
@@ -148,7 +148,7 @@ class LiveMarket:
         moves = [PriceMove(symbol, before, after, self.price_units) for symbol, before, after in prices]
         return [m for m in moves if m.is_event and (m.symbol, m.sentiment) not in self._announced]
 
-    def note_announced(self, move: PriceMove) -> None:
+    def record_announced(self, move: PriceMove) -> None:
         """Note that a move has an event. `list_moves` leaves the move out afterwards."""
         self._announced.add((move.symbol, move.sentiment))
 

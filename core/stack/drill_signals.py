@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
     is_as_expected: bool
 
 
-def judge(
+def evaluate(
     signal: Signal,
     *,
     faulty: str | None,

@@ -28,9 +28,9 @@ from core.stack.drill_signals import (
     SIGNALS,
     Observation,
     Verdict,
+    evaluate,
     has_changed,
     is_normal,
-    judge,
 )
 from core.stack.folder import StackFolder
 from core.stack.processes import find_process, stop_process, wait_until
@@ -206,7 +206,7 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
     time.sleep(PUBLISHED_SECONDS)
     after = _watch(stack, seconds)
     verdicts = [
-        judge(item, faulty=drill.faulty.get(item.name), before=before, during=during, after=after)
+        evaluate(item, faulty=drill.faulty.get(item.name), before=before, during=during, after=after)
         for item in SIGNALS
     ]
     console.print(build_table(verdicts))

@@ -157,9 +157,9 @@ class RateLimits:
             try:
                 decision = _hit(self._shared, limit, name)
             except (redis.RedisError, OSError) as error:
-                self._note_failure(error)
+                self._record_failure(error)
             else:
-                self._note_success()
+                self._record_success()
                 return decision
         if self._shared is not None and fails_closed:
             return Decision(is_allowed=False, remaining=0, seconds=PAUSE_SECONDS, is_counted=False)
@@ -170,13 +170,13 @@ class RateLimits:
         if self._windows is not None:
             self._windows.close()
 
-    def _note_failure(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         self._paused_until = self._clock() + PAUSE_SECONDS
         if not self._is_logged:
             self._is_logged = True
             logger.warning("rate limits are counted by each process alone: Redis: %s", error)
 
-    def _note_success(self) -> None:
+    def _record_success(self) -> None:
         if self._is_logged:
             self._is_logged = False
             logger.info("rate limits are counted in Redis again")

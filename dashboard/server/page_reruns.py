@@ -98,7 +98,7 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
             sample = sampler.latest
             if sample is not None and sample.health is not noted:
                 noted = sample.health
-                reader.note_health(is_up=noted.database != "unhealthy")
+                reader.record_health(is_up=noted.database != "unhealthy")
             # compare the values that the health line shows, because building its text would cost more
             found = sample and (sample.health.status, sample.problems, sample.incidents)
             today = datetime.now(UTC).date()

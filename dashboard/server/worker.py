@@ -25,8 +25,8 @@ from dashboard.server.worker_channel import (
     Leave,
     Ready,
     parse_from_parent,
+    receive_connection,
     send,
-    take_connection,
 )
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class WorkerServer(uvicorn.Server):
         """Start the application, then take connections from the parent."""
         await super().startup(sockets=sockets)
         reader = await self._page_limits.connect(self._messages)
-        asyncio.get_running_loop().add_reader(self._connections, self._take_connection)
+        asyncio.get_running_loop().add_reader(self._connections, self._receive_connection)
         self._start(self._read_messages(reader))
         self._start(self._report_load())
         self._page_limits.send(Ready())
@@ -115,9 +115,9 @@ class WorkerServer(uvicorn.Server):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _take_connection(self) -> None:
+    def _receive_connection(self) -> None:
         try:
-            connection = take_connection(self._connections)
+            connection = receive_connection(self._connections)
         except BlockingIOError:
             return
         except (EOFError, OSError):

@@ -68,12 +68,12 @@ def parse_from_parent(line: bytes) -> Admission:
     return _from_parent.decode(line)
 
 
-def give_connection(channel: socket.socket, connection: socket.socket) -> None:
+def send_connection(channel: socket.socket, connection: socket.socket) -> None:
     """Pass a connection to the worker. Raises `OSError`, for example `BlockingIOError` for a full queue."""
     socket.send_fds(channel, [b"c"], [connection.fileno()])
 
 
-def take_connection(channel: socket.socket) -> socket.socket | None:
+def receive_connection(channel: socket.socket) -> socket.socket | None:
     """Return the next connection. Return None if it was lost because this process has too many open files.
 
     Raises `BlockingIOError` if no connection waits, and `EOFError` if the parent has ended.

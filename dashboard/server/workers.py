@@ -24,9 +24,9 @@ from dashboard.server.worker_channel import (
     Enter,
     Leave,
     Ready,
-    give_connection,
     parse_from_worker,
     send,
+    send_connection,
 )
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Worker:
     def give(self, connection: socket.socket) -> bool:
         """Pass a connection to the worker. Return False if the worker cannot take it."""
         try:
-            give_connection(self._connections, connection)
+            send_connection(self._connections, connection)
         except OSError:
             return False
         self.given += 1
@@ -161,7 +161,7 @@ class Workers:
             self._workers.append(worker)
             if self._ended.is_set():
                 worker.signal(signal.SIGTERM)
-            status = await self._attend(worker)
+            status = await self._serve_requests(worker)
             if self._ended.is_set():
                 return
             if worker.is_ready:
@@ -177,7 +177,7 @@ class Workers:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), seconds)
 
-    async def _attend(self, worker: Worker) -> int:
+    async def _serve_requests(self, worker: Worker) -> int:
         """Answer a worker until it ends. Then subtract its pages and return its exit status."""
         try:
             while line := await worker.reader.readline():

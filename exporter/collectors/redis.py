@@ -42,7 +42,7 @@ class InfoConnection:
         """
         try:
             with contextlib.closing(self._connect()) as connection:
-                sections = [connection.ask("INFO", section) for section in SECTIONS]
+                sections = [connection.execute("INFO", section) for section in SECTIONS]
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise ServerAway(error) from None
         lines = b"\r\n".join(sections).decode().splitlines()

@@ -204,7 +204,7 @@ def _read_load(pair: ReplicaPair) -> tuple[int, float]:
 def read_cold(service: EnhancedDatabaseService, user_id: Any) -> None:
     """Read a profile that is in neither cache tier."""
     cache: Any = service._cache
-    cache._shared._client.ask("DEL", f"user:{user_id}")
+    cache._shared._client.execute("DEL", f"user:{user_id}")
     cache._near.clear()
     service.get_user_by_id(user_id)
 

@@ -194,7 +194,7 @@ def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
         with pytest.raises(redis.ConnectionError, match="refused"):
             subscribe(connect(), encode_subscription(""))
     with pytest.raises(redis.ConnectionError, match="refused"):
-        client.ask("PING")
+        client.execute("PING")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

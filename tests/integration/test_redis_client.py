@@ -26,7 +26,7 @@ def client(settings: Settings) -> Iterator[RedisClient]:
 def test_any_bytes_come_back(client: RedisClient) -> None:
     """Keys are text, values are bytes, and numbers are encoded as text."""
     value = bytes(range(256)) + "ü\r\n".encode()
-    assert client.ask("SET", "schlüssel", value, "PX", 10_000) == b"OK"
+    assert client.execute("SET", "schlüssel", value, "PX", 10_000) == b"OK"
     assert client.get_many(["schlüssel", "nothing"]) == [value, None]
 
 
@@ -40,20 +40,20 @@ def test_a_script_is_loaded_where_it_is_unknown(client: RedisClient, redis_clien
 def test_an_error_leaves_the_connection_in_use(client: RedisClient) -> None:
     """The next command on the connection gets its own reply."""
     with pytest.raises(redis.ResponseError):
-        client.ask("NONSENSE")
+        client.execute("NONSENSE")
     with pytest.raises(redis.ResponseError):
         client.run(Script("return redis.call('NONSENSE')"), [], [])
-    assert client.ask("PING") == b"PONG"
+    assert client.execute("PING") == b"PONG"
     assert len(client._idle) == 1
 
 
 def test_a_connection_that_was_cut_is_not_used(client: RedisClient, redis_client: redis.Redis) -> None:
     """The server closed it while idle: no command is lost on it, however often that happens."""
     for _ in range(120):
-        own_id = client.ask("CLIENT", "ID")
+        own_id = client.execute("CLIENT", "ID")
         redis_client.client_kill_filter(_id=own_id)
         wait_until(client._idle[-1].is_readable, "the end arrives")
-        assert client.ask("PING") == b"PONG"
+        assert client.execute("PING") == b"PONG"
 
 
 def test_each_connection_is_checked_for_itself(settings: Settings) -> None:
@@ -89,11 +89,11 @@ def test_a_script_that_nobody_waits_for_is_heard_of_later(client: RedisClient) -
     fail = Script("return redis.call('NONSENSE')")
     for script in (ECHO, ECHO, ECHO):
         client.run_later(script, ["k"], [b"v"], heard.append)
-    assert client.ask("PING") == b"PONG"
+    assert client.execute("PING") == b"PONG"
     assert heard == [[b"k", b"v"]] * 3
     client._known.add(fail.sha)
     client.run_later(fail, [], [], heard.append)
-    assert client.ask("PING") == b"PONG"
+    assert client.execute("PING") == b"PONG"
     # of which kind depends on what other tests have given the server
     assert isinstance(heard[-1], redis.ResponseError)
     assert len(client._idle) == 1
@@ -104,12 +104,12 @@ def test_a_script_is_sent_now_and_read_along_later(client: RedisClient) -> None:
     assert client.send(ECHO, ["k"], [1]) is None
     sent = client.send(ECHO, ["k"], [1])
     assert sent is not None
-    assert client.ask("PING") == b"PONG"
+    assert client.execute("PING") == b"PONG"
     assert sent.connection not in client._idle
     assert client.run_each(ECHO, [["a"]], [2], after=sent) == [[b"a", b"2"]]
     assert sent.connection in client._idle
     sent.give_up()
-    assert client.ask("PING") == b"PONG", "it was read, so there is nothing to give up"
+    assert client.execute("PING") == b"PONG", "it was read, so there is nothing to give up"
 
 
 def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client: redis.Redis) -> None:
@@ -119,7 +119,7 @@ def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client
     sent = client.send(keep, ["k"], [1])
     assert sent is not None
     sent.give_up()
-    assert client.ask("PING") == b"PONG"
+    assert client.execute("PING") == b"PONG"
     assert client._idle[-1] is not sent.connection
     wait_until(lambda: redis_client.get("k") == b"1", "the script has run")
 
@@ -136,7 +136,7 @@ def test_a_server_that_forgot_its_scripts_learns_them_again(
     assert isinstance(heard[0], ErrorReply)
     assert heard[0].code == "NOSCRIPT"
     client.run_later(ECHO, ["k"], [1], heard.append)
-    assert client.ask("PING") == b"PONG"
+    assert client.execute("PING") == b"PONG"
     assert heard[1:] == [[b"k", b"1"]]
     sent = client.send(ECHO, ["k"], [1])
     redis_client.script_flush()
@@ -159,13 +159,13 @@ def test_one_script_that_is_gone_says_that_all_are(client: RedisClient, redis_cl
 def test_a_cut_connection_owes_no_reply(client: RedisClient, redis_client: redis.Redis) -> None:
     """The callback gets the reply or an error; the next command uses another connection."""
     heard: list[Any] = []
-    own_id = client.ask("CLIENT", "ID")
+    own_id = client.execute("CLIENT", "ID")
     client.run(ECHO, ["k"], [1])
     client.run_later(ECHO, ["k"], [1], heard.append)
     redis_client.client_kill_filter(_id=own_id)
     connection = client._idle[-1]
     wait_until(connection.is_readable, "the reply arrives")
-    assert client.ask("CLIENT", "ID") != own_id
+    assert client.execute("CLIENT", "ID") != own_id
     assert len(heard) == 1
 
 
@@ -181,6 +181,6 @@ def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_cli
 
 def test_a_child_process_connects_for_itself(client: RedisClient) -> None:
     """After a fork the child does not use the parent's sockets."""
-    own_id = client.ask("CLIENT", "ID")
+    own_id = client.execute("CLIENT", "ID")
     client.close_in_child()
-    assert client.ask("CLIENT", "ID") != own_id
+    assert client.execute("CLIENT", "ID") != own_id

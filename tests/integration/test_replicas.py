@@ -80,7 +80,7 @@ def know_slots(service: EnhancedDatabaseService, user_id: str) -> None:
 
 def forget(service: EnhancedDatabaseService, key: str) -> None:
     """Let a value leave the caches as if it had expired."""
-    service._cache._shared._client.ask("DEL", key)  # type: ignore[union-attr]  # the cache is on
+    service._cache._shared._client.execute("DEL", key)  # type: ignore[union-attr]  # the cache is on
     service._cache._near.clear()
 
 
@@ -173,7 +173,7 @@ def test_a_flushed_redis_makes_positions_unknown(
     know_slots(service, user_id)
     with pair.paused():
         service.update_user_profile(user_id, name="new")
-        service._cache._shared._client.ask("FLUSHALL")  # type: ignore[union-attr]  # the cache is on
+        service._cache._shared._client.execute("FLUSHALL")  # type: ignore[union-attr]  # the cache is on
         before = count_on(service, "primary")
         assert service.get_user_by_id(user_id).name == "new"
         assert count_on(service, "primary") == before + 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.cache.capability import HINTS, CapabilityCheck, Incapable, describe, hide_addresses, judge
+from core.cache.capability import HINTS, CapabilityCheck, Incapable, describe, evaluate, hide_addresses
 from core.cache.connection import ErrorReply
 
 OOM = ErrorReply("OOM command not allowed when used memory > 'maxmemory'.")
@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {
 
 def judge_with(**changed: Any) -> ErrorReply | None:
     """Judge good answers with some that are not."""
-    return judge(STEPS, [{**GOOD, **changed}[step.name] for step in STEPS])
+    return evaluate(STEPS, [{**GOOD, **changed}[step.name] for step in STEPS])
 
 
 def test_good_answers_are_good() -> None:

@@ -19,11 +19,11 @@ def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
     """Reads that began later, and reads of other keys, are not affected."""
     changes = ChangeLog()
     before = changes.take_ticket()
-    changes.note(["a", "b"])
+    changes.record(["a", "b"])
     after = changes.take_ticket()
     assert list(changes.list_changed(before, ("a", "c"))) == ["a"]
     assert list(changes.list_changed(after, ("a", "c"))) == []
-    changes.note(["c"])
+    changes.record(["c"])
     assert list(changes.list_changed(after, ("a", "c"))) == ["c"]
 
 
@@ -36,9 +36,9 @@ def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
         if step == "ticket":
             tickets.append((changes.take_ticket(), set()))
         elif step == "note":
-            changes.note(names)
+            changes.record(names)
         else:
-            changes.note_all()
+            changes.record_all()
         for _, changed in tickets:
             changed.update(NAMES if step == "note all" else names)
         for ticket, changed in tickets:
@@ -51,8 +51,8 @@ def test_what_is_remembered_is_exact(names: list[str]) -> None:
     changes = ChangeLog(remembered_names=len(NAMES))
     for number, name in enumerate(names):
         ticket = changes.take_ticket()
-        changes.note([name])
-        changes.note(names[:number])
+        changes.record([name])
+        changes.record(names[:number])
         assert set(changes.list_changed(ticket, NAMES)) == {name, *names[:number]}
         assert list(changes.list_changed(changes.take_ticket(), NAMES)) == []
 
@@ -62,20 +62,20 @@ def test_names_are_bounded() -> None:
     changes = ChangeLog(remembered_names=10)
     ticket = changes.take_ticket()
     for number in range(1_000):
-        changes.note([f"n{number}"])
+        changes.record([f"n{number}"])
     assert len(changes._known.older) + len(changes._known.younger) <= 22
     assert list(changes.list_changed(ticket, ("other",))) == ["other"], "it is not known any more"
 
 
 def test_a_number_never_comes_back() -> None:
-    """A ticket from before `note_all` is told that everything changed, whatever changes follow."""
+    """A ticket from before `record_all` is told that everything changed, whatever changes follow."""
     changes = ChangeLog()
-    changes.note(["a"])
+    changes.record(["a"])
     ticket = changes.take_ticket()
-    changes.note_all()
+    changes.record_all()
     for _ in range(3):
         assert list(changes.list_changed(ticket, ("b",))) == ["b"]
-        changes.note(["a"])
+        changes.record(["a"])
 
 
 @pytest.mark.parametrize("changed", ["key", "version"])
@@ -84,7 +84,7 @@ def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
     changes = ChangeLog()
     entries = Entries(changes, max_entries=10, ttl_seconds=10)
     ticket = changes.take_ticket()
-    changes.note([changed])
+    changes.record([changed])
     entries.put(ticket, {"key": "old", "other": 1}, ("version",))
     assert entries.get("key") is None
     assert entries.get("other") == (None if changed == "version" else 1)

@@ -237,7 +237,7 @@ def test_open_returns_are_in_the_order_of_their_ranks(day: date, expected: list[
 
     source = ScoreSource(day, "daily_returns", "total_value")
     ranked = build_entries(["10020.40", "10010.00", "10006.49"])
-    entries = source.put_scores(Board(), ranked)  # type: ignore[arg-type]  # one call of it
+    entries = source.replace_scores(Board(), ranked)  # type: ignore[arg-type]  # one call of it
     assert [entry.score for entry in entries] == [Decimal(score) for score in expected]
     assert [entry.rank for entry in entries] == [1, 2, 3]
 

@@ -151,10 +151,10 @@ def test_visitors_who_come_together_share_a_read(world: World) -> None:
     world.now += timedelta(milliseconds=1)
     reader.read_again()
     assert [read(), read()] == [2, 2]
-    reader.note_health(is_up=False)
+    reader.record_health(is_up=False)
     assert reader.read("prices", lambda: next(values))[::2][1] is not None
     world.is_up = True
-    reader.note_health(is_up=True)
+    reader.record_health(is_up=True)
     assert read() == 3
 
 

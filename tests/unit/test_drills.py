@@ -15,9 +15,9 @@ from core.stack.drill_signals import (
     SIGNALS,
     Observation,
     Verdict,
+    evaluate,
     has_changed,
     is_normal,
-    judge,
 )
 from core.stack.drills import DRILLS, build_table, find_failed_calls
 from core.stack.ports import find_free_port
@@ -67,7 +67,7 @@ def judge_redis(*during: Observation, after: Observation | None = None) -> dict[
     usual = observe()
     end = after or observe()
     verdicts = [
-        judge(
+        evaluate(
             item,
             faulty=DRILLS["redis"].faulty.get(item.name),
             before=[usual, usual],

@@ -29,7 +29,7 @@ def test_each_change_is_told_once() -> None:
     known, told = KnownTimeline(), list[Timeline | None]()
     known.call_on_change(told.append)
     for timeline in (None, FIRST, FIRST, None, SECOND, SECOND, OTHER):
-        known.note_connected(timeline)
+        known.record_connected(timeline)
     assert told == [None, FIRST, SECOND]
     assert known.connected == OTHER
 
@@ -38,24 +38,24 @@ def test_a_former_primary_is_refused() -> None:
     """It is refused whether this process has seen the newer timeline or was told of it."""
     known, told = KnownTimeline(), list[str]()
     known.call_on_newer(lambda: told.append("newer"))
-    known.note_connected(FIRST)
-    known.note_newer(OTHER)
+    known.record_connected(FIRST)
+    known.record_newer(OTHER)
     assert told == []
-    known.note_newer(SECOND)
-    known.note_newer(SECOND)
+    known.record_newer(SECOND)
+    known.record_newer(SECOND)
     assert told == ["newer"]
     with pytest.raises(FormerPrimary, match="on timeline 1, and timeline 2 has been in use"):
-        known.note_connected(FIRST)
-    known.note_connected(SECOND)
+        known.record_connected(FIRST)
+    known.record_connected(SECOND)
     assert known.connected == SECOND
 
 
 def test_the_cache_may_refuse_the_first_connection() -> None:
     """A listener may report a newer timeline while it is called for an older one."""
     known = KnownTimeline()
-    known.call_on_change(lambda _: known.note_newer(SECOND))
+    known.call_on_change(lambda _: known.record_newer(SECOND))
     with pytest.raises(FormerPrimary):
-        known.note_connected(FIRST)
+        known.record_connected(FIRST)
     assert known.connected is None
 
 
@@ -65,7 +65,7 @@ def test_a_process_connects_once_to_learn() -> None:
 
     def connect() -> None:
         connected.append(1)
-        known.note_connected(FIRST)
+        known.record_connected(FIRST)
 
     known.learn_with(connect)
     known.learn()

@@ -231,7 +231,7 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
     leader = threading.Thread(target=lambda: old.append(single_flight.do("board", ("version",), load_old)))
     leader.start()
     assert begun.wait(10)
-    changes.note(["version"])
+    changes.record(["version"])
     assert single_flight.do("board", ("version",), lambda: "new") == "new"
     may_end.set()
     leader.join(10)

@@ -66,7 +66,7 @@ def note(samples: PrimaryPositions, clock: Clock) -> Callable[[str, float], None
 
     def answer(position: str, after_seconds: float) -> None:
         clock.now += after_seconds
-        samples.note_answer(clock.now, (position, "7301", "00000001"))
+        samples.record_answer(clock.now, (position, "7301", "00000001"))
 
     return answer
 
@@ -103,10 +103,10 @@ def test_another_history_forgets_every_sample() -> None:
     clock = Clock()
     samples = PrimaryPositions(clock=clock)
     note(samples, clock)("0/5", 0)
-    samples.note_answer(clock.now, ("0/3", "7301", "00000002"))
+    samples.record_answer(clock.now, ("0/3", "7301", "00000002"))
     assert samples.find_floor() == 3
     assert samples.log_timeline == LogTimeline("7301", 2)
-    samples.note_answer(clock.now, (None, "7301", None))
+    samples.record_answer(clock.now, (None, "7301", None))
     assert samples.find_floor() is None
     assert samples.log_timeline is None
 
@@ -115,10 +115,10 @@ def test_own_writes_never_go_back_and_are_unknown_for_a_while() -> None:
     """A commit whose position is unknown counts as later than the position of any replica."""
     clock = Clock()
     writes = OwnWrites(unknown_seconds=3, clock=clock)
-    writes.note(5)
-    writes.note(4)
+    writes.record(5)
+    writes.record(4)
     assert writes.find_position() == 5
-    writes.note(None)
+    writes.record(None)
     assert writes.find_position() is None
     clock.now += 4
     assert writes.find_position() == 5

@@ -44,9 +44,9 @@ def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool])
     assert not breaker.record_failure("late", is_attempt=False)
     assert not breaker.is_closed
     assert not breaker.is_open
-    assert not breaker.lets_invalidations_through
+    assert not breaker.allows_invalidations
     breaker.half_open()
-    assert breaker.lets_invalidations_through
+    assert breaker.allows_invalidations
     assert not breaker.is_closed
     assert breaker.close()
     assert breaker.is_closed
@@ -78,7 +78,7 @@ def test_no_server_opens_it_at_once(breaker: CircuitBreaker) -> None:
     """A refused connection opens the breaker without further attempts."""
     assert breaker.record_failure("Connection refused", is_attempt=False, no_server=True)
     assert breaker.is_open
-    assert not breaker.lets_invalidations_through
+    assert not breaker.allows_invalidations
 
 
 def test_a_refusal_opens_it_and_lets_invalidations_through(breaker: CircuitBreaker, told: list[bool]) -> None:
@@ -87,9 +87,9 @@ def test_a_refusal_opens_it_and_lets_invalidations_through(breaker: CircuitBreak
     assert not breaker.record_refusal("READONLY")
     assert breaker.is_open
     assert not breaker.is_closed
-    assert breaker.lets_invalidations_through
+    assert breaker.allows_invalidations
     assert breaker.record_failure("hung", is_attempt=False) is False
-    assert not breaker.lets_invalidations_through, "a server that hangs costs nobody else a timeout"
+    assert not breaker.allows_invalidations, "a server that hangs costs nobody else a timeout"
     assert breaker.record_refusal("READONLY"), "who refuses anew is noticed anew"
     assert told == [False, True]
 

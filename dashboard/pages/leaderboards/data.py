@@ -172,7 +172,7 @@ def load_page(service: EnhancedDatabaseService, selection: Selection, number: in
     """
     source = exact_ranks.find_source(service, selection.category, selection.day)
     players = service.count_leaderboard(source.rank_key, selection.day)
-    leaders = source.put_scores(service, service.get_leaderboard(source.rank_key, selection.day, 1))
+    leaders = source.replace_scores(service, service.get_leaderboard(source.rank_key, selection.day, 1))
     if not leaders:
         return None
     total = count_players(service, source, selection, players)
@@ -239,7 +239,7 @@ def compare_entries(
 ) -> ComparedEntries:
     """Return the entries `found` with scores of the category, and with scores from other sessions."""
     user_ids = tuple(entry.user_id for entry in found)
-    entries, day = source.put_scores(service, found), selection.compared_day
+    entries, day = source.replace_scores(service, found), selection.compared_day
     values = tuple(entry.score for entry in found) if source.is_by_value else ()
     trends = load_trends(service, selection, user_ids)
     if day is None:

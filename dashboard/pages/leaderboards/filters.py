@@ -70,7 +70,7 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
         is_period = sessions_shown > 1
         with compared_cell:
             compared_day = _select_compared_day(service, category, day, sessions, disabled=is_period)
-        prefix = filters.enter_prefix(key="find", on_change=reset_page)
+        prefix = filters.show_prefix_search(key="find", on_change=reset_page)
         order = filters.select_option(
             "Order", data.ORDERS, key="order", noun="order", disabled=is_period, on_change=reset_page
         )

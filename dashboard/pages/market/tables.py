@@ -125,7 +125,11 @@ def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd
     `now` is marked "so far".
     """
     rows: list[dict[str, Any]] = [
-        {"when": f"{window} {side}{_tell_open(part, now)}", "traders": part.traders, "trades": part.trades}
+        {
+            "when": f"{window} {side}{_name_open(part, now)}",
+            "traders": part.traders,
+            "trades": part.trades,
+        }
         for side, part in (("before", effect.before), ("after", effect.after))
     ]
     rows.extend(
@@ -148,7 +152,7 @@ def describe_effect(effect: EventEffect, *, now: datetime) -> str:
     text = (
         f"{format_quantity(before.trades, 'trade')} of {format_quantity(before.traders, 'player')} before, "
         f"{format_quantity(after.trades, 'trade')} of {format_quantity(after.traders, 'player')} "
-        f"after{_tell_open(after, now)}."
+        f"after{_name_open(after, now)}."
     )
     if not effect.sessions:
         return f"{text} No session was held within {EVENT_DAYS} days."
@@ -170,7 +174,7 @@ def _name_session(effect: EventEffect, session: TradingSession, now: datetime) -
     return f"Session {place}{', so far' if is_open_session(session.session_date, now) else ''}"
 
 
-def _tell_open(part: TradingWindow, now: datetime) -> str:
+def _name_open(part: TradingWindow, now: datetime) -> str:
     return ", so far" if part.end > now else ""
 
 

@@ -122,4 +122,4 @@ def _list_events(
 
 def _list_leaders(service: EnhancedDatabaseService, day: date) -> tuple[LeaderboardEntry, ...]:
     source = exact_ranks.find_source(service, KNOWN_CATEGORIES[0], day)
-    return source.put_scores(service, service.get_leaderboard(source.rank_key, day, LEADERS_SHOWN))
+    return source.replace_scores(service, service.get_leaderboard(source.rank_key, day, LEADERS_SHOWN))

@@ -291,7 +291,7 @@ def _show_filters() -> Silence:
             "Joined in the week of", weeks, key="joined", noun="week", on_change=_go_to_first
         )
         order = filters.select_option("Order", data.ORDERS, key="sort", noun="order", on_change=_go_to_first)
-        prefix = filters.enter_prefix(key="name", on_change=_go_to_first)
+        prefix = filters.show_prefix_search(key="name", on_change=_go_to_first)
     return Silence(int(days), int(sessions), weeks[week], prefix, data.ORDERS[order])
 
 

@@ -231,7 +231,7 @@ def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple
             ranked = service.get_user_rank(user.id, source.rank_key, day)
         except LeaderboardEntryNotFound:
             return PlayerRank(category, None, 0)
-        [entry] = source.put_scores(service, [ranked])
+        [entry] = source.replace_scores(service, [ranked])
         return PlayerRank(category, entry, service.count_leaderboard(source.rank_key, day))
 
     return tuple(find_rank(category) for category in list_categories(service, day))

@@ -54,11 +54,11 @@ def show_portfolios() -> None:
 def _show_filters() -> tuple[str, str, str]:
     first, second, third = st.columns([2, 2, 3])
     with first:
-        name = filters.enter_player(
+        name = filters.show_player_search(
             "Find a player", key="player", placeholder="First letters of a username or name"
         )
     with second:
-        rival = filters.enter_player("Compare with", key="rival", placeholder="Another player")
+        rival = filters.show_player_search("Compare with", key="rival", placeholder="Another player")
     with third:
         window = filters.select_segment(
             "Window", list(data.WINDOWS), default=DEFAULT_WINDOW, key="window", noun="window"

@@ -417,7 +417,7 @@ def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
 
 def _show_player(service: EnhancedDatabaseService) -> None:
     st.header("Quests of one player", anchor=False)
-    name = filters.enter_player(
+    name = filters.show_player_search(
         "Find a player", key="player", placeholder="First letters of a username or name"
     )
     if not name:
