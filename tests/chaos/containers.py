@@ -53,8 +53,8 @@ def main(seconds: float) -> None:
     ]
     with open_service(settings) as service, run_load(settings) as load:
         rows = run_faults(faults * rounds, load, is_healthy=partial(serves, service), console=console)
-    show(rows, load.wrong, console)
-    sys.exit(int(not all(row.is_right for row in rows)))
+    show(rows, load.problems, console)
+    sys.exit(int(not all(row.has_passed for row in rows)))
 
 
 if __name__ == "__main__":

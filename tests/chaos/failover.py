@@ -31,10 +31,10 @@ from tests.replication import DATABASE, Pair
 # A primary that is cut off is found dead by a timeout of two seconds, and so is each new connection to it.
 TIMEOUT_SECONDS = 15.0
 # Of the connection that compares: with the defaults a primary that is cut off would hold it for 30 s.
-PATIENCE = {"database_query_timeout": 3_000, "database_connect_timeout": 2_000}
+SHORT_TIMEOUTS = {"database_query_timeout": 3_000, "database_connect_timeout": 2_000}
 
 # A player whom only the former primary has.
-LOST = "lost"
+LOST_USERNAME = "lost"
 CUT_OFF = "primary's host cut off, standby promoted"
 
 
@@ -75,7 +75,7 @@ def reconnect_former_primary(pair: Pair, host: Host) -> Iterator[None]:
     """Let packets through again, to a former primary that accepts writes on its old connections too."""
     host.reconnect()
     with open_cursor(pair.primary.url(DATABASE)) as cursor:
-        cursor.execute(f"INSERT INTO users (username) VALUES ('{LOST}')")
+        cursor.execute(f"INSERT INTO users (username) VALUES ('{LOST_USERNAME}')")
     yield
 
 
@@ -131,9 +131,9 @@ def main() -> None:
         def run(pair: Pair, faults: list[Fault]) -> None:
             pair.make_synchronous()
             clear_cache(valkey)
-            with run_load(build_settings(pair.url.get_secret_value(), valkey, **PATIENCE)) as load:
+            with run_load(build_settings(pair.url.get_secret_value(), valkey, **SHORT_TIMEOUTS)) as load:
                 rows.extend(run_faults(faults, load, is_healthy=load.can_check_rows, console=console))
-            wrong.extend(load.wrong)
+            wrong.extend(load.problems)
 
         for list_them in (list_faults, list_faults_of_cut_off):
             pair = Pair(stack, make_directory)
@@ -146,7 +146,7 @@ def main() -> None:
             pair = Pair(stack, make_directory, host=host)
             run(pair, list_faults_of_host(pair, host))
         show(rows, wrong, console)
-    sys.exit(int(not all(row.is_right for row in rows)))
+    sys.exit(int(not all(row.has_passed for row in rows)))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ EXAMPLES = 10  # of each kind; more say no more than these
 READS = (
     *(("user", place) for place in range(PLAYERS)),
     *(("portfolio", place) for place in range(PLAYERS)),
-    ("board", 10),
+    ("leaderboard", 10),
     ("prices", None),
 )
 # A simulator that starts anew goes on with every symbol, so with these too, today.
@@ -71,7 +71,7 @@ class Load:
         plain: EnhancedDatabaseService,
         game: Game,
     ) -> None:
-        self.wrong: list[str] = []
+        self.problems: list[str] = []
         self.ledger = Ledger(list_registers(game))
         self._writer, self._plain, self._game = writer, plain, game
         self._counts: Counter[str] = Counter()
@@ -216,7 +216,7 @@ class Load:
         with self._lock:
             self._counts[what] += len(found)
             if self._counts[what] <= EXAMPLES:
-                self.wrong += found[:EXAMPLES]
+                self.problems += found[:EXAMPLES]
 
 
 @contextmanager

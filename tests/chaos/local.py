@@ -202,8 +202,8 @@ def main(only: tuple[str, ...], mutant: str | None) -> None:
     with run_load(Settings.load(), mutant=mutant) as load:
         chosen = [fault for fault in faults if not only or fault.name in only]
         rows = run_faults(chosen, load, is_healthy=breaker.is_healthy, console=console)
-    show(rows, load.wrong, console)
-    sys.exit(int(not all(row.is_right for row in rows)))
+    show(rows, load.problems, console)
+    sys.exit(int(not all(row.has_passed for row in rows)))
 
 
 if __name__ == "__main__":

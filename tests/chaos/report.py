@@ -42,7 +42,7 @@ class Row(NamedTuple):
     skip: str | None = None
 
     @property
-    def is_right(self) -> bool:
+    def has_passed(self) -> bool:
         """Say whether nothing was lost or stale and all healed."""
         is_kept = self.figures.lost == self.figures.stale == 0
         return self.skip is not None or (is_kept and self.healed_seconds is not None)
@@ -60,7 +60,7 @@ def run_fault(fault: Fault, load: Load, *, is_healthy: Callable[[], bool]) -> Ro
         load.check_rows()
     except Exception as error:
         # whatever it is, those before it are reported, and this one has failed
-        load.wrong.append(f"{fault.name}: {type(error).__name__}: {error}")
+        load.problems.append(f"{fault.name}: {type(error).__name__}: {error}")
         healed = None
     return Row(fault.name, load.figures.since(before), healed)
 

@@ -26,7 +26,10 @@ REGISTERS = tuple(
 )
 # one leaderboard under several keys, which depend on one version
 LIMITS = (10, 50, 100)
-READS = (*(("board", limit) for limit in LIMITS), *(("portfolio", place) for place in range(PORTFOLIOS)))
+READS = (
+    *(("leaderboard", limit) for limit in LIMITS),
+    *(("portfolio", place) for place in range(PORTFOLIOS)),
+)
 WRITE_SHARE = 0.05
 SNAPSHOT_SECONDS = 0.1
 # more say no more than these
@@ -85,14 +88,14 @@ class Load:
         ledger: Ledger,
         team: Team,
         *,
-        tell_tier: Callable[[Callable[[], dict[str, int]]], tuple[dict[str, int], Tier]],
+        read_with_tier: Callable[[Callable[[], dict[str, int]]], tuple[dict[str, int], Tier]],
     ) -> None:
-        """Prepare; `tell_tier` makes a read and returns its answer with the tier that gave it."""
+        """Prepare; `read_with_tier` makes a read and returns its answer with the tier that gave it."""
         self._service = service
         self._game = game
         self._ledger = ledger
         self._team = team
-        self._tell_tier = tell_tier
+        self._read_with_tier = read_with_tier
         self._places = {register: place for place, register in enumerate(REGISTERS)}
         writers = team.processes * team.threads
         self._owners = [place % writers for place in range(len(REGISTERS))]
@@ -172,7 +175,7 @@ class Load:
         """Read and return what is wrong with the answer, in words."""
         start = time.monotonic()
         due = self._ledger.acknowledged.tolist()
-        seen, tier = self._tell_tier(lambda: read_registers(self._service, self._game, what, argument))
+        seen, tier = self._read_with_tier(lambda: read_registers(self._service, self._game, what, argument))
         begun = self._ledger.begun.tolist()
         if tier == "near":
             due = self._allow_for_near(due, start)

@@ -111,17 +111,17 @@ def drop_outbox(service: EnhancedDatabaseService) -> None:
     outbox.add = drop_once
 
 
-def forget_usernames(service: EnhancedDatabaseService) -> None:
+def skip_username_versions(service: EnhancedDatabaseService) -> None:
     """Leave leaderboards as they are when a player is renamed."""
     _leave_out(service, "version:usernames")
 
 
-def forget_boards(service: EnhancedDatabaseService) -> None:
+def skip_leaderboard_versions(service: EnhancedDatabaseService) -> None:
     """Leave the other limits of a leaderboard as they are when an entry changes."""
     _leave_out(service, "version:leaderboard")
 
 
-def trust_lost_commits(service: EnhancedDatabaseService) -> None:
+def ignore_unknown_commits(service: EnhancedDatabaseService) -> None:
     """Take a commit without an answer for one that did not happen."""
     cache: Any = service._cache
     invalidate = cache.invalidate
@@ -136,14 +136,14 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
     cache.invalidate = invalidate_known
 
 
-def trust_replicas(service: EnhancedDatabaseService) -> None:
+def skip_replay_check(service: EnhancedDatabaseService) -> None:
     """Ask a replica without the check that it has replayed what was asked for."""
     module: Any = replica_module
     module.format_position = lambda _: "0/0"
     _keep_replicas(service)
 
 
-def forget_positions(service: EnhancedDatabaseService) -> None:
+def drop_positions(service: EnhancedDatabaseService) -> None:
     """Tell readers nothing of where invalidations are in the log."""
     module: Any = shared_module
     parse = module.parse_lease
@@ -210,11 +210,11 @@ MUTANTS: dict[str, Callable[[EnhancedDatabaseService], None]] = {
         admit_without_ticket,
         join_any_flight,
         drop_outbox,
-        forget_usernames,
-        forget_boards,
-        trust_lost_commits,
+        skip_username_versions,
+        skip_leaderboard_versions,
+        ignore_unknown_commits,
     )
 }
 
 # Those that show only where there is a replica.
-REPLICA_MUTANTS = {mutant.__name__: mutant for mutant in (trust_replicas, forget_positions)}
+REPLICA_MUTANTS = {mutant.__name__: mutant for mutant in (skip_replay_check, drop_positions)}

@@ -62,7 +62,7 @@ def read_registers(service: EnhancedDatabaseService, game: Game, what: str, argu
             f"email:{argument}": int(user.email.split("@")[1].split(".")[0]),
             f"username:{argument}": int(user.username.rsplit("-", 1)[1]),
         }
-    if what == "board":
+    if what == "leaderboard":
         places = {user_id: place for place, user_id in enumerate(game.users)}
         seen: dict[str, int] = {}
         for entry in service.get_leaderboard(game.name, DAY, argument):

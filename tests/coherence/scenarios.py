@@ -59,19 +59,19 @@ def die_after_commit(fleet: Fleet) -> None:
 def die_beside_another_writer(fleet: Fleet) -> None:
     """Two processes invalidate one leaderboard: the release of one must not lift the other's fence."""
     game = fleet.start_game()
-    fleet.read(1, game, "board", 5)
+    fleet.read(1, game, "leaderboard", 5)
     fleet.expect({"score:0": 2})
     fleet[0].hold("writer", "fenced", "write", game, {"score:0": 2})
     fleet[1].call("write", game, {"score:1": 2})
-    fleet.read(2, game, "board", 5)
+    fleet.read(2, game, "leaderboard", 5)
     assert fleet[0].call("go_to", "committed")
     fleet[0].kill()
     fleet.observe(game, "score:0")
-    fleet.read(1, game, "board", 10)
-    fleet.read(2, game, "board", 5)
+    fleet.read(1, game, "leaderboard", 10)
+    fleet.read(2, game, "leaderboard", 5)
 
 
-def lose_the_answer(fleet: Fleet) -> None:
+def lose_the_reply(fleet: Fleet) -> None:
     """The ambiguous COMMIT: it happened, and its answer did not arrive."""
     game = fleet.start_game()
     fleet.read(1, game, "user", 0)
@@ -82,7 +82,7 @@ def lose_the_answer(fleet: Fleet) -> None:
     fleet.read(2, game, "user", 0)
 
 
-def fill_before_a_lone_statement(fleet: Fleet) -> None:
+def fill_before_an_autocommit_statement(fleet: Fleet) -> None:
     """A statement that commits itself has its fence before it: who loads until then may not fill."""
     game = fleet.start_game()
     fleet[0].hold("writer", "fenced", "write", game, {"value:0": 2})
@@ -91,7 +91,7 @@ def fill_before_a_lone_statement(fleet: Fleet) -> None:
     fleet.read(2, game, "portfolio", 0)
 
 
-def die_after_a_lone_statement(fleet: Fleet) -> None:
+def die_after_an_autocommit_statement(fleet: Fleet) -> None:
     """A process is killed between a statement that has committed itself and its invalidation."""
     game = fleet.start_game()
     fleet.read(1, game, "portfolio", 0)
@@ -102,7 +102,7 @@ def die_after_a_lone_statement(fleet: Fleet) -> None:
     fleet.read(2, game, "portfolio", 0)
 
 
-def lose_the_answer_of_a_lone_statement(fleet: Fleet) -> None:
+def lose_the_reply_of_an_autocommit_statement(fleet: Fleet) -> None:
     """The statement has committed itself, and its answer did not arrive."""
     game = fleet.start_game()
     fleet.read(1, game, "portfolio", 0)
@@ -113,7 +113,7 @@ def lose_the_answer_of_a_lone_statement(fleet: Fleet) -> None:
     fleet.read(2, game, "portfolio", 0)
 
 
-def hear_nothing(fleet: Fleet) -> None:
+def write_a_near_cached_value(fleet: Fleet) -> None:
     """Another process changes what a near cache holds."""
     game = fleet.start_game()
     for _ in range(3):
@@ -178,32 +178,32 @@ def rename_a_player(fleet: Fleet) -> None:
     """A player on cached leaderboards of several limits gets another name."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
-        fleet.read(1, game, "board", limit)
+        fleet.read(1, game, "leaderboard", limit)
     fleet[0].call("write", game, {"username:0": 2, "username:1": 2})
     for limit in (1, 5, 50):
-        fleet.read(2, game, "board", limit)
+        fleet.read(2, game, "leaderboard", limit)
 
 
 def change_every_limit(fleet: Fleet) -> None:
     """An entry changes, and every cached limit of its leaderboard with it."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
-        fleet.read(1, game, "board", limit)
+        fleet.read(1, game, "leaderboard", limit)
     fleet[0].call("write", game, {"score:0": 7, "score:1": 7})
     for limit in (1, 5, 50, 2):
-        fleet.read(2, game, "board", limit)
+        fleet.read(2, game, "leaderboard", limit)
 
 
-def fill_a_board_late(fleet: Fleet) -> None:
+def fill_a_leaderboard_late(fleet: Fleet) -> None:
     """A leaderboard is loaded under one name of a player and filled after the rename."""
     game = fleet.start_game()
-    fleet[1].hold("reader", "loaded", "read", game, "board", 5)
+    fleet[1].hold("reader", "loaded", "read", game, "leaderboard", 5)
     fleet[0].call("write", game, {"username:0": 2})
     fleet[1].end("reader")
-    fleet.read(2, game, "board", 5)
+    fleet.read(2, game, "leaderboard", 5)
 
 
-def create_a_version_twice(fleet: Fleet) -> None:
+def create_a_version_key_twice(fleet: Fleet) -> None:
     """The ABA problem: a leaderboard is filled under a version, which is deleted and created again.
 
     The reader that created the version is held while its own value is outdated. A cache that then
@@ -212,14 +212,14 @@ def create_a_version_twice(fleet: Fleet) -> None:
     """
     game = fleet.start_game()
     for limit in (10, 50):
-        fleet.read(1, game, "board", limit)
+        fleet.read(1, game, "leaderboard", limit)
     fleet[0].call("write", game, {"score:0": 2})
-    fleet[1].hold("first", "fetched", "read", game, "board", 10)
-    fleet.read(2, game, "board", 50)
+    fleet[1].hold("first", "fetched", "read", game, "leaderboard", 10)
+    fleet.read(2, game, "leaderboard", 50)
     fleet[0].call("write", game, {"score:0": 3})
     fleet[1].end("first")
-    fleet.read(2, game, "board", 50)
-    fleet.read(0, game, "board", 50)
+    fleet.read(2, game, "leaderboard", 50)
+    fleet.read(0, game, "leaderboard", 50)
 
 
 def fill_from_a_replica_that_is_behind(fleet: Fleet) -> None:
@@ -262,34 +262,34 @@ SCENARIOS: dict[str, Callable[[Fleet], None]] = {
         fill_between_fence_and_commit,
         die_after_commit,
         die_beside_another_writer,
-        lose_the_answer,
-        fill_before_a_lone_statement,
-        die_after_a_lone_statement,
-        lose_the_answer_of_a_lone_statement,
-        hear_nothing,
+        lose_the_reply,
+        fill_before_an_autocommit_statement,
+        die_after_an_autocommit_statement,
+        lose_the_reply_of_an_autocommit_statement,
+        write_a_near_cached_value,
         admit_late,
         join_late,
         write_while_redis_hangs,
         write_while_cut_off,
         rename_a_player,
         change_every_limit,
-        fill_a_board_late,
-        create_a_version_twice,
+        fill_a_leaderboard_late,
+        create_a_version_key_twice,
     )
 }
 
 # What is broken in every process -> the scenarios that show it.
 REVEALED_BY: dict[str, tuple[str, ...]] = {
     "fill_without_lease": ("fill_late",),
-    "invalidate_before_commit": ("fill_between_fence_and_commit", "fill_before_a_lone_statement"),
-    "ignore_feed": ("hear_nothing",),
-    "commit_without_fence": ("die_after_commit", "die_after_a_lone_statement"),
+    "invalidate_before_commit": ("fill_between_fence_and_commit", "fill_before_an_autocommit_statement"),
+    "ignore_feed": ("write_a_near_cached_value",),
+    "commit_without_fence": ("die_after_commit", "die_after_an_autocommit_statement"),
     "overwrite_fences": ("die_beside_another_writer",),
-    "reuse_version_token": ("create_a_version_twice",),
+    "reuse_version_token": ("create_a_version_key_twice",),
     "admit_without_ticket": ("admit_late",),
     "join_any_flight": ("join_late",),
     "drop_outbox": ("write_while_cut_off",),
-    "forget_usernames": ("rename_a_player",),
-    "forget_boards": ("change_every_limit",),
-    "trust_lost_commits": ("lose_the_answer", "lose_the_answer_of_a_lone_statement"),
+    "skip_username_versions": ("rename_a_player",),
+    "skip_leaderboard_versions": ("change_every_limit",),
+    "ignore_unknown_commits": ("lose_the_reply", "lose_the_reply_of_an_autocommit_statement"),
 }

@@ -64,7 +64,7 @@ def test_a_cold_key_is_loaded_once(fleets: FleetProvider) -> None:
     game = fleet.start_game()
     for what, argument in (
         ("user", 0),
-        ("board", 50),
+        ("leaderboard", 50),
         ("portfolio", 1),
         ("market", (0, 1)),
         ("market", None),

@@ -119,7 +119,7 @@ class Histories(RuleBasedStateMachine):
             for process in range(PROCESSES):
                 for place in range(PLAYERS):
                     self.fleet[process].call("read", self.game, "user", place)
-                self.fleet[process].call("read", self.game, "board", 50)
+                self.fleet[process].call("read", self.game, "leaderboard", 50)
             history = self.fleet.take_history()
             self.seen.update(
                 event.tier if isinstance(event, Read) else event.outcome
@@ -143,11 +143,11 @@ class Histories(RuleBasedStateMachine):
         return {register: self._versions[register] for register in registers}
 
     def _reading(self, draw: random.Random) -> Step:
-        what = draw.choice(("user", "user", "board", "board", "portfolio", "market"))
+        what = draw.choice(("user", "user", "leaderboard", "leaderboard", "portfolio", "market"))
         argument = {
             "user": draw.randrange(PLAYERS),
             "portfolio": draw.randrange(PLAYERS),
-            "board": draw.choice((1, 5, 50)),
+            "leaderboard": draw.choice((1, 5, 50)),
             "market": draw.choice((None, (0,), (0, 1))),
         }[what]
         return ("read", self.game, what, argument)

@@ -207,7 +207,7 @@ class Worker:
     def load(self, game: Game, path: Path, team: Team, seconds: float) -> Counts:
         """Read and write in many threads for `seconds`; each read is checked at once and not recorded."""
         self._is_paused_at_random = True
-        self._load = Load(self._service, game, Ledger(path), team, tell_tier=self._read_with_tier)
+        self._load = Load(self._service, game, Ledger(path), team, read_with_tier=self._read_with_tier)
         self._counts = self._load.run(seconds)
         return self._counts
 
