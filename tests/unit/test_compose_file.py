@@ -1,4 +1,4 @@
-"""What compose.yaml and the files of its profiles promise, read without an engine."""
+"""compose.yaml and the files of the profiles: the tests parse the YAML and need no container engine."""
 
 import re
 from pathlib import Path
@@ -22,14 +22,14 @@ VERIFIED = "sslmode=verify-full&sslrootcert=/run/secrets/ca.crt"
 
 
 class _Replaced:
-    """A value that compose takes instead of the extended service's, where it would add to it."""
+    """A value tagged `!override`, which Compose does not merge with the extended service's value."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class _Loader(yaml.SafeLoader):
-    """Knows the tag of compose for such a value."""
+    """A safe YAML loader that knows the tag `!override` of Compose."""
 
 
 def _construct_replaced(loader: _Loader, node: yaml.Node) -> _Replaced:
@@ -43,8 +43,8 @@ _Loader.add_constructor("!override", _construct_replaced)
 
 
 def read(name: str) -> Any:
-    """Return a file with its anchors resolved, and the services that its services extend."""
-    # a safe loader, with one more tag
+    """Return a parsed compose file in which `extends` is resolved."""
+    # safe: _Loader is a SafeLoader with one more tag
     document = yaml.load((ROOT / name).read_text(encoding="utf-8"), _Loader)
     services = document.get("services", {})
     for service, given in services.items():
@@ -60,14 +60,14 @@ def read(name: str) -> Any:
 
 
 def _merge(base: Any, given: Any) -> Any:
-    """Return what compose makes of an extended value; a command is replaced."""
+    """Merge two mappings as Compose merges an extended service; any other value replaces `base`."""
     return {**base, **given} if isinstance(base, dict) and isinstance(given, dict) else given
 
 
 COMPOSE = read("compose.yaml")
 RUNNING = COMPOSE["services"]
 FILES = {profile: read(f"compose.{profile}.yaml") for profile in PROFILES}
-# what the profiles add
+# the services that only profiles start
 ADDED = {
     name: FILES[profile]["services"][name] for profile, names in ADDED_SERVICES.items() for name in names
 }
@@ -75,19 +75,19 @@ EVERY = RUNNING | ADDED
 
 
 def list_mounts(service: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the mounts in their long form."""
+    """Return the volume mounts of a service that are written in the long form."""
     return [mount for mount in service.get("volumes", ()) if isinstance(mount, dict)]
 
 
 def test_the_stack_knows_every_service() -> None:
-    """`make status` and `make up` wait for each service of the compose files."""
+    """`core.stack` lists every service of the compose files, so `make up` and `make status` wait for it."""
     assert set(RUNNING) == SERVICES
     for profile, names in ADDED_SERVICES.items():
         assert set(FILES[profile]["services"]) - SERVICES == set(names), profile
 
 
-def test_every_file_of_a_profile_has_a_name() -> None:
-    """REPLICAS also selects the file of the replica."""
+def test_every_profile_has_its_compose_file() -> None:
+    """Each profile has a file compose.PROFILE.yaml, and REPLICAS=1 selects the profile `replica`."""
     files = {path.name.split(".")[1] for path in ROOT.glob("compose.*.yaml")}
     assert files == set(PROFILES)
     assert list_profiles({"PROFILE": ",".join(PROFILES[1:]), "REPLICAS": "1"}) == PROFILES
@@ -95,7 +95,7 @@ def test_every_file_of_a_profile_has_a_name() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_service_is_hardened(name: str) -> None:
-    """Read-only, without capabilities, bounded in memory, processes and logs, not root."""
+    """A service runs read-only, without capabilities or root, with limits of memory, processes and logs."""
     service = EVERY[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -105,7 +105,7 @@ def test_every_service_is_hardened(name: str) -> None:
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
     assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
     if name == "secrets":
-        # the one that is root: it reads and gives away files, without a network
+        # the only service that runs as root: it copies the secrets to their owners, and has no network
         assert service["cap_add"] == ["CHOWN", "DAC_OVERRIDE"]
         assert service["network_mode"] == "none"
     else:
@@ -114,13 +114,13 @@ def test_every_service_is_hardened(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*SERVICES - ONE_SHOT, *ADDED}))
-def test_every_service_that_stays_is_probed(name: str) -> None:
-    """A health check sends a request to every service that keeps running."""
+def test_every_long_running_service_has_a_health_check(name: str) -> None:
+    """Every service except the one-shot services has a health check command."""
     assert EVERY[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
 
 
 def test_ports_are_published_on_the_loopback_interface_only() -> None:
-    """Each port is published by one service, with the number from a setting."""
+    """Each port is published on 127.0.0.1, by one service, with the port number from a setting."""
     ports = {name: service["ports"] for name, service in RUNNING.items() if "ports" in service}
     assert set(ports) == set(PUBLISHED)
     for name, published in ports.items():
@@ -128,8 +128,8 @@ def test_ports_are_published_on_the_loopback_interface_only() -> None:
         assert re.fullmatch(rf"127\.0\.0\.1:\$\{{{PUBLISHED[name]}:-\d+\}}:\d+", port)
 
 
-def test_a_profile_publishes_no_port_that_another_service_has() -> None:
-    """The replica has its own port; HAProxy has the port of the dashboards, which then have none."""
+def test_a_profile_publishes_no_port_twice() -> None:
+    """The replica has a port of its own; HAProxy has the dashboard's port, so the dashboards publish none."""
     ports = {name: service["ports"] for name, service in ADDED.items() if service.get("ports")}
     assert ports == {
         "replica": ["127.0.0.1:${REPLICA_PORT:-5434}:5432"],
@@ -138,8 +138,8 @@ def test_a_profile_publishes_no_port_that_another_service_has() -> None:
     assert FILES["scale"]["services"]["dashboard"]["ports"] == []
 
 
-def test_only_programs_that_use_the_servers_share_a_network_with_them() -> None:
-    """Prometheus is in another network; the network of the published ports connects no two containers."""
+def test_each_network_has_only_the_services_that_need_it() -> None:
+    """Only servers join `data_ports`, only the dashboard joins `outside`, Prometheus is in `monitoring`."""
     networks = COMPOSE["networks"]
     assert networks["data"]["internal"] is True
     closed = networks["data_ports"]["driver_opts"]
@@ -154,8 +154,8 @@ def test_only_programs_that_use_the_servers_share_a_network_with_them() -> None:
         assert networks[name]["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
 
 
-def test_a_profile_brings_nobody_else_to_the_servers() -> None:
-    """HAProxy, which reads what visitors send, is apart, and each network has its members alone."""
+def test_haproxy_shares_no_network_with_the_servers() -> None:
+    """HAProxy parses visitors' requests, so it joins only `pages`; other added services join `data`."""
     for profile, file in FILES.items():
         networks = file.get("networks") or {}
         for name, network in networks.items():
@@ -168,15 +168,15 @@ def test_a_profile_brings_nobody_else_to_the_servers() -> None:
     assert ADDED["haproxy"]["networks"] == ["pages"]
 
 
-def test_dashboards_refuse_foreign_names_in_every_profile() -> None:
-    """With DASHBOARD_BEHIND=proxy they would leave that to HAProxy."""
+def test_dashboards_check_the_host_header_in_every_profile() -> None:
+    """No file sets DASHBOARD_BEHIND=proxy, with which a dashboard accepts every Host header."""
     for document in (COMPOSE, *FILES.values()):
         environment = document["services"].get("dashboard", {}).get("environment", {})
         assert environment.get("DASHBOARD_BEHIND", "loopback") == "loopback"
 
 
 def test_every_image_is_named_once() -> None:
-    """The name is in compose.yaml, and the Dockerfile has the same default."""
+    """Every image is named in `x-images`; the Dockerfile has the same default for the Python image."""
     images = COMPOSE["x-images"]
     used = {service["image"] for service in RUNNING.values()} | {
         RUNNING["secrets"]["build"]["args"]["PYTHON_IMAGE"]
@@ -191,8 +191,8 @@ def test_every_image_is_named_once() -> None:
 
 
 @pytest.mark.parametrize("profile", [None, *PROFILES])
-def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> None:
-    """The file contains no password, and each container mounts only its own secrets."""
+def test_every_secret_is_mounted_for_its_receiver(profile: str | None) -> None:
+    """Every secret is a file with a receiver, mounted read-only, and no environment value has a password."""
     added = FILES[profile] if profile else {}
     files = COMPOSE["secrets"] | added.get("secrets", {})
     given = added.get("services", {}).get("secrets", {}).get("secrets", [])
@@ -210,25 +210,25 @@ def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> N
 
 @pytest.mark.parametrize("name", sorted({*list_secrets(Settings), *list_secrets(StackSettings)}))
 def test_secrets_of_the_settings_file_stay_out_of_containers(name: str) -> None:
-    """Every program gets `.env`; compose overrides each secret in it, and the path of its file."""
+    """Compose overrides NAME and NAME_FILE of each secret in `.env`, and empties at least one of the two."""
     environment = COMPOSE["x-app"]["environment"]
     given = [environment[each] for each in (name.upper(), f"{name.upper()}_FILE")]
     assert "" in given, "both would be set"
 
 
-def test_the_profile_tls_leaves_nothing_plain() -> None:
-    """Every program that gets the address of a server verifies the server's certificate."""
+def test_profile_tls_encrypts_every_connection() -> None:
+    """PostgreSQL URLs verify the server's certificate, Redis URLs are rediss://, and scrapes use HTTPS."""
     services = FILES["tls"]["services"]
     for name, service in RUNNING.items():
         if "environment" in service and name != "postgres":
-            told = services[name]["environment"]
+            environment = services[name]["environment"]
             urls = [
                 key for key in ("ADMIN_URL", "DATABASE_URL", "DIRECT_URL") if service["environment"].get(key)
             ]
             for key in urls:
-                assert told[key] == f"{service['environment'][key]}?{VERIFIED}"
+                assert environment[key] == f"{service['environment'][key]}?{VERIFIED}"
             if "REDIS_URL" in service["environment"]:
-                assert told["REDIS_URL"].startswith("rediss://")
+                assert environment["REDIS_URL"].startswith("rediss://")
     plain, tls = (read(f"exporter/prometheus/{name}.yml") for name in ("prometheus", "prometheus-tls"))
     [scraped] = tls["scrape_configs"]
     assert {**scraped, "scheme": "https"} == scraped

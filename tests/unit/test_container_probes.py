@@ -1,4 +1,4 @@
-"""The health checks of containers."""
+"""The health checks that containers run, for scheduled tasks and for HTTP servers."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.exporter_server import served
 def test_a_task_is_healthy_while_it_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is unhealthy before its first success, and when its last success is long ago."""
+    """A task is unhealthy before its first success and when its last success is too long ago."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1/nothing")
     monkeypatch.setenv("METRICS_DIR", str(tmp_path))
     assert task_probe.main("simulator") == 1
@@ -35,16 +35,16 @@ def test_a_task_is_healthy_while_it_succeeds(
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1), (404, 1)])
-def test_a_server_is_healthy_when_it_says_so(
+def test_a_server_is_healthy_if_it_answers_200(
     status: int, expected: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The probe prints the answer of the server."""
+    """The probe succeeds only for status 200, and prints the body of the response."""
     with served(PlainTextResponse("the reason", status)) as port:
         assert probe.main(f"http://{LOOPBACK}:{port}/readyz") == expected
     assert capsys.readouterr().err == "the reason"
 
 
-def test_a_server_that_is_not_there_is_not_healthy(capsys: pytest.CaptureFixture[str]) -> None:
-    """The probe prints the message of the system."""
+def test_an_unreachable_server_is_unhealthy(capsys: pytest.CaptureFixture[str]) -> None:
+    """The probe of a closed port fails and prints the system's error message."""
     assert probe.main(f"http://{LOOPBACK}:{find_free_port()}/readyz") == 1
     assert "Connection refused" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Who may see the dashboard and who is an operator, by settings and claims."""
+"""Access to the dashboard: which settings and claims let visitors in and make them operators."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,48 +28,48 @@ ALICE: dict[str, Any] = {
 }
 
 
-def settle(**values: Any) -> Settings:
-    """Return settings with these values."""
+def build_settings(**values: Any) -> Settings:
+    """Return settings that have a database URL and these values."""
     return Settings(database_url=SecretStr("postgresql://echo@127.0.0.1/echo"), **values)
 
 
-def test_without_sign_in_it_is_open_here_and_nobody_is_an_operator() -> None:
-    """By default the dashboard listens on this machine only, and nobody may act."""
-    policy = build_policy(settle())
+def test_without_sign_in_the_visitor_is_local_and_no_operator() -> None:
+    """By default every visitor is the local user, who is not an operator."""
+    policy = build_policy(build_settings())
     visitor = identify(policy, {}, now=NOW)
     assert visitor is not None
     assert (visitor.actor, visitor.is_operator) == (LOCAL, False)
-    assert build_secrets(settle()) == {"auth": {}}
+    assert build_secrets(build_settings()) == {"auth": {}}
 
 
 def test_the_local_user_is_an_operator_when_named() -> None:
-    """The word local in DASHBOARD_OPERATORS makes the local user an operator."""
-    visitor = identify(build_policy(settle(dashboard_operators="local")), {}, now=NOW)
+    """DASHBOARD_OPERATORS=local makes the local user an operator."""
+    visitor = identify(build_policy(build_settings(dashboard_operators="local")), {}, now=NOW)
     assert visitor is not None
     assert visitor.is_operator
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "localhost"])
 def test_loopback_needs_no_sign_in(host: str) -> None:
-    """Every loopback address may be listened on without a sign-in."""
-    assert not build_policy(settle(dashboard_host=host)).has_sign_in
+    """DASHBOARD_HOST may be any loopback address without a configured sign-in."""
+    assert not build_policy(build_settings(dashboard_host=host)).has_sign_in
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "dash.example"])
-def test_listening_elsewhere_needs_a_reason(host: str) -> None:
-    """The error names the address and each remedy, and each remedy works."""
+def test_another_host_needs_sign_in_or_dashboard_behind(host: str) -> None:
+    """A DASHBOARD_HOST outside loopback is refused unless sign-in or DASHBOARD_BEHIND is configured."""
     with pytest.raises(SettingsError, match=r"DASHBOARD_HOST is .*OIDC_CLIENT_ID.*DASHBOARD_BEHIND=proxy"):
-        build_policy(settle(dashboard_host=host))
+        build_policy(build_settings(dashboard_host=host))
     for remedy in (SIGN_IN, {"dashboard_behind": "loopback"}, {"dashboard_behind": "proxy"}):
-        build_policy(settle(dashboard_host=host, **remedy))
+        build_policy(build_settings(dashboard_host=host, **remedy))
 
 
 @pytest.mark.parametrize("name", SIGN_IN)
-def test_sign_in_is_all_or_nothing(name: str) -> None:
-    """The error names the missing setting and shows no secret."""
+def test_incomplete_sign_in_settings_are_refused(name: str) -> None:
+    """If one setting of the sign-in is missing, the error names the setting and shows no secret."""
     values = {key: value for key, value in SIGN_IN.items() if key != name}
     with pytest.raises(SettingsError, match=rf"^{name.upper()} is not set although") as caught:
-        build_policy(settle(**values))
+        build_policy(build_settings(**values))
     assert "hunter2" not in str(caught.value)
 
 
@@ -85,17 +85,17 @@ def test_sign_in_is_all_or_nothing(name: str) -> None:
         ({**SIGN_IN, "oidc_metadata_url": "http://id.example/openid"}, "use https://"),
     ],
 )
-def test_settings_that_contradict_each_other(values: dict[str, Any], message: str) -> None:
-    """Each is named with its remedy before anything starts."""
+def test_contradicting_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    """Access settings that contradict each other raise an error that names the contradiction."""
     with pytest.raises(SettingsError, match=message):
-        build_policy(settle(**values))
+        build_policy(build_settings(**values))
 
 
 @pytest.mark.parametrize(
     "claims", [{}, {"is_logged_in": False}, {"is_logged_in": True}, {**ALICE, "sub": ""}]
 )
-def test_who_has_not_signed_in_is_nobody(claims: dict[str, Any]) -> None:
-    """With sign-in configured, a session without claims has no visitor."""
+def test_an_unauthenticated_session_has_no_visitor(claims: dict[str, Any]) -> None:
+    """If sign-in is configured, a session without a sign-in or without a subject has no visitor."""
     assert identify(Policy(has_sign_in=True), claims, now=NOW) is None
 
 
@@ -111,9 +111,11 @@ def test_who_has_not_signed_in_is_nobody(claims: dict[str, Any]) -> None:
         ({"iat": None}, False),
     ],
 )
-def test_an_operator_by_address(changed: dict[str, Any], *, is_operator: bool) -> None:
-    """The provider must have verified the address, and the sign-in must be less than 12 hours old."""
-    policy = build_policy(settle(dashboard_operators=" alice@EXAMPLE.com, carol@example.com", **SIGN_IN))
+def test_a_verified_address_makes_an_operator(changed: dict[str, Any], *, is_operator: bool) -> None:
+    """A listed e-mail address makes an operator if it is verified and the sign-in is under 12 hours old."""
+    policy = build_policy(
+        build_settings(dashboard_operators=" alice@EXAMPLE.com, carol@example.com", **SIGN_IN)
+    )
     visitor = identify(policy, ALICE | changed, now=NOW)
     assert visitor is not None
     assert visitor.is_operator is is_operator
@@ -123,17 +125,17 @@ def test_an_operator_by_address(changed: dict[str, Any], *, is_operator: bool) -
     "issued",
     [-(10**15), 10**15, 1e300, float("nan"), float("inf"), (NOW + timedelta(days=30)).timestamp()],
 )
-def test_an_impossible_time_of_issue_is_no_sign_in(issued: float) -> None:
-    """Such a sign-in neither raises an error nor gives operator rights without an end."""
-    policy = build_policy(settle(dashboard_operators="alice@example.com", **SIGN_IN))
+def test_an_impossible_issue_time_is_no_sign_in(issued: float) -> None:
+    """Claims whose `iat` is out of range, not a number or in the future give no visitor and no error."""
+    policy = build_policy(build_settings(dashboard_operators="alice@example.com", **SIGN_IN))
     assert identify(policy, ALICE | {"iat": issued}, now=NOW) is None
 
 
-def test_a_password_in_the_providers_address_is_not_repeated() -> None:
-    """The error names the setting and hides the password."""
+def test_a_password_in_the_provider_url_is_not_shown() -> None:
+    """The error about OIDC_METADATA_URL shows neither the password nor the token in the URL."""
     values = {**SIGN_IN, "oidc_metadata_url": "http://user:hunter2@id.example/openid?token=hunter2"}
     with pytest.raises(SettingsError, match="OIDC_METADATA_URL") as caught:
-        build_policy(settle(**values))
+        build_policy(build_settings(**values))
     assert "hunter2" not in str(caught.value)
 
 
@@ -147,9 +149,9 @@ def test_a_password_in_the_providers_address_is_not_repeated() -> None:
         ({}, False),
     ],
 )
-def test_an_operator_by_claim(claims: dict[str, Any], *, is_operator: bool) -> None:
-    """The claim must equal the value or be a list that contains it; a part of the value is not enough."""
-    policy = build_policy(settle(oidc_operator_claim="groups=operators", **SIGN_IN))
+def test_a_claim_makes_an_operator(claims: dict[str, Any], *, is_operator: bool) -> None:
+    """The claim must equal the configured value or be a list that contains the value."""
+    policy = build_policy(build_settings(oidc_operator_claim="groups=operators", **SIGN_IN))
     visitor = identify(policy, ALICE | claims, now=NOW)
     assert visitor is not None
     assert visitor.is_operator is is_operator
@@ -169,25 +171,25 @@ def test_an_operator_by_claim(claims: dict[str, Any], *, is_operator: bool) -> N
         ),
     ],
 )
-def test_health_is_for_operators_and_without_sign_in_for_all(
+def test_visitors_who_see_the_health_line(
     policy: Policy, claims: dict[str, Any], sees: tuple[bool, bool]
 ) -> None:
-    """This holds for the health line; messages of servers are hidden from visitors of a proxy."""
+    """With sign-in only operators see the health line; behind a proxy all do, without server messages."""
     visitor = identify(policy, ALICE | claims, now=NOW)
     assert visitor is not None
     assert (visitor.sees_health, visitor.sees_words) == sees
 
 
-def test_an_address_nobody_vouches_for_is_not_written_down() -> None:
-    """The audit record names the subject instead, because the provider has not verified the address."""
+def test_an_unverified_address_is_not_the_audit_actor() -> None:
+    """If the provider has not verified the e-mail address, the audit actor is the subject."""
     visitor = identify(Policy(has_sign_in=True), ALICE | {"email_verified": False}, now=NOW)
     assert visitor is not None
     assert visitor.actor == "subject 1"
 
 
-def test_streamlit_gets_what_it_needs() -> None:
-    """The section has the five keys that Streamlit's documentation lists."""
-    secrets = build_secrets(settle(**SIGN_IN))["auth"]
+def test_streamlit_gets_the_sign_in_settings() -> None:
+    """The section `auth` has the five keys that Streamlit's documentation lists."""
+    secrets = build_secrets(build_settings(**SIGN_IN))["auth"]
     assert secrets == {
         "client_id": "echo",
         "client_secret": "hunter2-hunter2",

@@ -1,4 +1,4 @@
-"""Chart specifications: valid Vega-Lite that holds the figures."""
+"""Chart specifications that several pages use: they are valid Vega-Lite and contain the given values."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,7 +17,7 @@ BINS = (Bin(low=-1.0, high=0.0, players=3), Bin(low=0.0, high=1.0, players=5))
 
 @pytest.mark.parametrize("unit", ["percent", "currency", "count", "number"])
 def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
-    """The schema accepts it; one row per bin, with the rule at the median."""
+    """A histogram has one row per bin and a rule at the median; the Vega-Lite schema accepts it."""
     spec = charts.build_histogram(BINS, unit=unit, median=Decimal("0.25"))
     alt.LayerChart.from_dict(spec)
     assert [row["players"] for row in spec["layer"][0]["data"]["values"]] == [3, 5]
@@ -25,8 +25,8 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 3, 4, 6, 12, 14, 90, 250])
-def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
-    """A narrow chart hides every second label, so with an odd number the newest label stays."""
+def test_the_newest_session_keeps_its_label(sessions: int) -> None:
+    """More than 3 labels are an odd number: a narrow chart hides every second one, but keeps the last."""
     first = date(2012, 1, 2).toordinal()
     days = [date.fromordinal(first + n).isoformat() for n in range(sessions)]
     labels = charts.choose_labels(days, count=6)
@@ -38,22 +38,22 @@ def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
 @pytest.mark.parametrize(
     ("most", "top"), [(1, 1), (7, 7), (10, 10), (14, 15), (16, 20), (101, 150), (14_999, 15_000)]
 )
-def test_a_histogram_ends_above_its_highest_bar(most: int, top: int) -> None:
-    """The axis ends at a round number above the highest bar of both distributions."""
+def test_a_histogram_axis_ends_at_a_round_number(most: int, top: int) -> None:
+    """The y axis ends at a round number that is at least the highest bar of both distributions."""
     low, high = (Bin(0.0, 1.0, 1),), (Bin(0.0, 1.0, most),)
     for bins, before in ((low, high), (high, low)):
         spec = charts.build_histogram(bins, unit="percent", median=Decimal(0), before=before)
         assert spec["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, top]
 
 
-def test_the_bin_of_one_count_is_named_by_it() -> None:
-    """The tooltip of a bin for the count 3 says 3, not 2.5 to 3.5."""
+def test_the_bin_of_one_count_shows_the_count() -> None:
+    """The tooltip of the bin for the count 3 shows 3, not 2.5 to 3.5."""
     spec = charts.build_histogram((Bin(low=2.5, high=3.5, players=4),), unit="count", median=Decimal(3))
     assert spec["layer"][0]["data"]["values"][0]["range"] == "3"
 
 
 def test_every_score_is_in_one_bin() -> None:
-    """The bins of a distribution hold all players, the best and worst included."""
+    """The bins of 200 scores count 200 players and reach from the worst to the best score."""
     bins = charts.bin_values([Decimal(f"{score / 7:.2f}") for score in range(200, 0, -1)])
     assert sum(item.players for item in bins) == 200
     assert bins[0].low == pytest.approx(0.14)
@@ -61,7 +61,7 @@ def test_every_score_is_in_one_bin() -> None:
 
 
 def test_small_whole_scores_get_a_bin_each() -> None:
-    """Counts such as finished quests are not cut at odd places."""
+    """If all scores are small whole numbers, each number has a bin of its own."""
     bins = charts.bin_values([Decimal(score) for score in ("4", "2", "2", "1", "0")])
     assert [(item.low, item.high, item.players) for item in bins] == [
         (-0.5, 0.5, 1),
@@ -73,13 +73,13 @@ def test_small_whole_scores_get_a_bin_each() -> None:
 
 
 @pytest.mark.parametrize("scores", [[], ["1"], ["2", "2", "2", "2", "2"], ["4", "3", "2", "1"]])
-def test_no_distribution_without_a_spread(scores: list[str]) -> None:
-    """There is no distribution for too few scores, or when all are equal."""
+def test_too_few_or_equal_scores_have_no_bins(scores: list[str]) -> None:
+    """Fewer than five scores, or scores that are all equal, have no bins."""
     assert charts.bin_values([Decimal(score) for score in scores]) == ()
 
 
-def test_a_chart_with_its_data_inside_says_the_same() -> None:
-    """Rows, marks and encoding move into the layer; size and padding stay outside."""
+def test_enclose_data_moves_the_data_into_a_layer() -> None:
+    """Data, mark and encoding move into a layer; height and padding stay at the top level."""
     spec: charts.Spec = {
         "data": {"values": [{"a": 1}]},
         "height": 110,
@@ -96,7 +96,7 @@ def test_a_chart_with_its_data_inside_says_the_same() -> None:
 
 
 def build_event(number: int, day: int, sentiment: str) -> MarketEvent:
-    """Return an event of a day of March 2013."""
+    """Return a market event at 23:59 UTC on this day of March 2013."""
     return MarketEvent(
         id=UUID(int=number),
         type="PRICE_MOVE",
@@ -109,8 +109,8 @@ def build_event(number: int, day: int, sentiment: str) -> MarketEvent:
     )
 
 
-def test_events_are_marked_on_the_sessions_they_happened_in() -> None:
-    """Each day has one mark, coloured if all its events agree; events outside the axis have none."""
+def test_events_are_marked_on_their_sessions() -> None:
+    """The events of a session share one mark, a diamond if their sentiments differ; other days have none."""
     days = ["2013-03-01", "2013-03-04", "2013-03-05"]
     events = [
         build_event(1, 1, "NEGATIVE"),
@@ -131,7 +131,7 @@ def test_events_are_marked_on_the_sessions_they_happened_in() -> None:
     assert rows[2]["events"] == "Event 3; Event 4; Event 5; 2 others"
 
 
-def test_days_without_events_have_no_layer_of_marks() -> None:
-    """A chart without days has no layer of marks either."""
+def test_without_events_or_days_there_is_no_mark_layer() -> None:
+    """Without events, or without days on the axis, the chart has no layer of event marks."""
     assert charts.build_event_marks([], ["2013-03-01"]) == []
     assert charts.build_event_marks([build_event(1, 1, "NEUTRAL")], []) == []

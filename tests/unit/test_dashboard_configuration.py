@@ -1,4 +1,4 @@
-"""The configuration that Streamlit reads beside the script."""
+"""Streamlit's configuration file of the dashboard, `.streamlit/config.toml`."""
 
 import inspect
 import tomllib
@@ -14,13 +14,13 @@ FOLDER = Path(__file__).parents[2] / "dashboard"
 
 @pytest.fixture
 def options() -> dict[str, Any]:
-    """The options by their dotted names."""
+    """Return the options of the file by their dotted names."""
     document = tomllib.loads((FOLDER / ".streamlit" / "config.toml").read_text("utf-8"))
     return dict(flatten(document))
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every leaf of nested tables with its dotted name."""
+    """Yield every value of nested tables with its dotted name."""
     for name, value in document.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}.")
@@ -29,20 +29,20 @@ def flatten(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def test_streamlit_knows_every_option(options: dict[str, Any]) -> None:
-    """A misspelt option would be ignored with a warning."""
-    assert set(options) <= set(config._config_options_template)  # no public list of options
+    """Every option exists in Streamlit, which would only warn about a misspelt option."""
+    assert set(options) <= set(config._config_options_template)  # Streamlit has no public list
 
 
-def test_nothing_is_sent_out_and_no_error_is_shown(options: dict[str, Any]) -> None:
-    """These options keep data private and let the pages show their own error states."""
+def test_statistics_error_details_and_file_watcher_are_off(options: dict[str, Any]) -> None:
+    """Usage statistics, error details, the file watcher and garbage collection after a run are turned off."""
     assert options["browser.gatherUsageStats"] is False
     assert options["client.showErrorDetails"] == "none"
     assert options["server.fileWatcherType"] == "none"
     assert options["runner.postScriptGC"] is False
 
 
-def test_fonts_are_served_from_here(options: dict[str, Any]) -> None:
-    """Every font face is a file of the dashboard, and its licence is next to it."""
+def test_fonts_are_files_of_the_dashboard(options: dict[str, Any]) -> None:
+    """Every font face is a file of the dashboard, and the licence of the font is a file beside it."""
     faces = options["theme.fontFaces"]
     for face in faces:
         name = face["url"].removeprefix("app/")
@@ -51,12 +51,12 @@ def test_fonts_are_served_from_here(options: dict[str, Any]) -> None:
 
 
 def test_both_themes_set_the_same_colours(options: dict[str, Any]) -> None:
-    """Every colour of the light theme exists in the dark theme too."""
+    """Every colour that the light theme sets is set by the dark theme too, and the reverse."""
     light = {name.removeprefix("theme.light.") for name in options if ".light." in name}
     dark = {name.removeprefix("theme.dark.") for name in options if ".dark." in name}
     assert light == dark
 
 
-def test_an_unexpected_error_is_logged_once() -> None:
-    """The server filters this message of Streamlit by its text, because the page logs the same error."""
+def test_streamlits_message_for_uncaught_errors_is_known() -> None:
+    """Streamlit still logs this text; the server drops it, because the page logs the same error itself."""
     assert '"Uncaught app execution"' in inspect.getsource(error_util)

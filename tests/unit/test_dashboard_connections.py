@@ -1,4 +1,4 @@
-"""How many messages and connections a page has."""
+"""Limits of a page: the rate of its messages, and the number of page connections of a client."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from dashboard.server.page_limits import HostPageLimits
 
 
 def test_messages_beyond_the_burst_wait_their_turn() -> None:
-    """After a burst each message waits a tenth of a second longer; a pause allows another burst."""
+    """After a burst each message waits 0.1 s longer than the one before; a pause allows a new burst."""
     now = [100.0]
     bucket = TokenBucket(MessageRate(burst=3, per_second=10), clock=lambda: now[0])
     assert [bucket.take() for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
@@ -21,8 +21,8 @@ def test_messages_beyond_the_burst_wait_their_turn() -> None:
     assert [bucket.take() for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
 
 
-def test_a_person_who_types_fast_waits_for_nothing() -> None:
-    """Eight messages a second for ten seconds are not delayed."""
+def test_fast_typing_is_not_delayed() -> None:
+    """A client that sends eight messages a second for ten seconds is not delayed."""
     now = [0.0]
     bucket = TokenBucket(PAGES, clock=lambda: now[0])
     for _ in range(80):
@@ -41,13 +41,13 @@ def test_a_person_who_types_fast_waits_for_nothing() -> None:
     ],
 )
 def test_a_client_is_an_address_or_a_network(address: str, client: str) -> None:
-    """An IPv6 client is counted by its network, because one machine has a whole network of addresses."""
+    """A client is an IPv4 address or an IPv6 /64 network, because one machine can use a whole /64."""
     assert find_client({"type": "http", "client": (address, 1)}) == client
     assert find_client({"type": "http"}) == "unknown"
 
 
-class Doors:
-    """Connections that stay open until the test ends them."""
+class OpenConnections:
+    """Connections to `PageConnections` that stay open until the event loop ends."""
 
     def __init__(self, *, most: int, most_of_client: int) -> None:
         self.counted: list[bool] = []
@@ -63,23 +63,23 @@ class Doors:
         await send({"type": "websocket.accept"})
         await self._closing.wait()
 
-    async def opens(self, client: str, *, known: bool) -> bool:
-        """Connect; return whether it was let in."""
+    async def connect(self, client: str, *, known: bool) -> bool:
+        """Open a connection; return whether the connection was accepted."""
         answered: asyncio.Queue[Message] = asyncio.Queue()
         scope = {"type": "websocket", "client": (client, 1), "known": known}
         self._task = asyncio.ensure_future(self._app(scope, answered.get, answered.put))
         return bool((await answered.get())["type"] == "websocket.accept")
 
 
-def test_before_a_sign_in_there_is_less_room() -> None:
-    """One client gets a fifth, and all together half, so that signed-in visitors keep their share."""
+def test_clients_that_have_not_signed_in_get_fewer_connections() -> None:
+    """Without sign-in a client gets a fifth of its connections; all such clients together get half."""
 
-    async def knock() -> None:
-        doors = Doors(most=6, most_of_client=10)
-        assert [await doors.opens("10.0.0.1", known=False) for _ in range(3)] == [True, True, False]
-        assert await doors.opens("10.0.0.2", known=False)
-        assert not await doors.opens("10.0.0.3", known=False)
-        assert [await doors.opens("10.0.0.1", known=True) for _ in range(4)] == [True, True, True, False]
-        assert doors.counted.count(True) == 3
+    async def open_all() -> None:
+        opened = OpenConnections(most=6, most_of_client=10)
+        assert [await opened.connect("10.0.0.1", known=False) for _ in range(3)] == [True, True, False]
+        assert await opened.connect("10.0.0.2", known=False)
+        assert not await opened.connect("10.0.0.3", known=False)
+        assert [await opened.connect("10.0.0.1", known=True) for _ in range(4)] == [True, True, True, False]
+        assert opened.counted.count(True) == 3
 
-    asyncio.run(knock())
+    asyncio.run(open_all())

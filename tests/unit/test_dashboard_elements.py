@@ -1,4 +1,4 @@
-"""Tables of the pages: changes have their sign, zero has none."""
+"""Tables of the pages: the signs of changes, and the columns for each screen size."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from dashboard.elements import SCREEN_COOKIE, ChangeColumn, show_table
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
-    """Return the tables that are given to Streamlit, with their columns."""
+    """Return a list to which each table given to Streamlit is added, with its column configuration."""
     calls: list[tuple[Any, dict[str, Any]]] = []
     monkeypatch.setattr(
         st, "dataframe", lambda data, *, column_config, **_: calls.append((data, column_config))
@@ -22,7 +22,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
 
 
 def list_texts(data: Any, column: int) -> list[str]:
-    """Return what a styled table shows in a column."""
+    """Return the displayed texts of one column of a styled table."""
     rows: list[list[dict[str, Any]]] = data._translate(sparse_index=False, sparse_cols=False)["body"]
     return [[cell for cell in row if cell["type"] == "td"][column]["display_value"] for row in rows]
 
@@ -39,7 +39,7 @@ def test_a_change_of_zero_has_no_sign_in_a_table(
     shown: list[tuple[Any, dict[str, Any]]],
     is_arrow: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    """A change that rounds to zero has none either; missing cells stay missing, and sorting is by number."""
+    """A change that is zero or rounds to zero has no sign, and the column stays numeric for sorting."""
     frame = pd.DataFrame(
         {
             "name": ["a", "b", "c", "d", "e"],
@@ -59,7 +59,7 @@ def test_a_change_of_zero_has_no_sign_in_a_table(
 def test_a_table_without_a_zero_is_formatted_by_the_browser(
     shown: list[tuple[Any, dict[str, Any]]],
 ) -> None:
-    """That costs the server a tenth of formatting it itself."""
+    """If no change is zero, the browser formats the cells, at a tenth of the server's cost."""
     frame = pd.DataFrame({"name": ["a"], "change": [0.01], "gain": [-0.01]})
     show_table(frame, COLUMNS, alt="Changes")
     [(data, columns)] = shown
@@ -76,7 +76,7 @@ def test_a_table_without_a_zero_is_formatted_by_the_browser(
 def test_the_columns_shown_fit_the_screen(
     monkeypatch: pytest.MonkeyPatch, screen: str, columns: tuple[str, ...] | None
 ) -> None:
-    """Which the browser names in a cookie; without a known name all are shown."""
+    """The screen named in the browser's cookie chooses the columns; an unknown screen shows all columns."""
     orders: list[Any] = []
     cookies = {SCREEN_COOKIE: screen} if screen else {}
     monkeypatch.setattr(st, "context", SimpleNamespace(cookies=cookies))

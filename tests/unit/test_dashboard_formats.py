@@ -1,4 +1,4 @@
-"""How the dashboard writes figures, names and times."""
+"""Formats of numbers, names and times in the dashboard."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -26,13 +26,13 @@ NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
     ],
 )
 def test_a_score_is_written_in_its_unit(score: Decimal, unit: formats.Unit, text: str) -> None:
-    """Percent with its sign, money with a currency, counts whole, all with separators."""
+    """A percent has a sign, money has a currency, a count has no decimals; thousands are separated."""
     assert formats.format_score(score, unit) == text
 
 
 @pytest.mark.parametrize(("amount", "text"), [("12.5", "+$12.50"), ("-1234.5", "-$1,234.50"), ("0", "$0.00")])
 def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
-    """The sign is a minus in front, by which a metric card recognises a loss."""
+    """A loss begins with the minus, before the dollar sign, because a metric card detects a loss by it."""
     assert formats.format_signed_money(Decimal(amount)) == text
 
 
@@ -52,13 +52,13 @@ def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
         (Decimal("-0.01"), Decimal(100), "0%"),
     ],
 )
-def test_a_share_is_all_or_none_only_when_it_is(part: Decimal, whole: Decimal, text: str) -> None:
-    """A share close to all or to none is not shown as 100% or 0%."""
+def test_a_share_close_to_all_or_none_is_not_rounded_to_it(part: Decimal, whole: Decimal, text: str) -> None:
+    """A share close to 100% or 0% is shown as >99% or <1%."""
     assert formats.format_share(part, whole) == text
 
 
-def test_a_share_with_a_decimal_is_as_strict() -> None:
-    """2,002 of 2,011 are 99.6 %; less than all is never 100.0 %."""
+def test_a_share_with_a_decimal_is_not_rounded_to_all_or_none() -> None:
+    """With one decimal, a share close to 100% or 0% is shown as >99.9% or <0.1%."""
     assert formats.format_share(2_002, 2_011, places=1) == "99.6%"
     assert formats.format_share(99_999, 100_000, places=1) == ">99.9%"
     assert formats.format_share(1, 100_000, places=1) == "<0.1%"
@@ -73,18 +73,18 @@ def test_a_share_with_a_decimal_is_as_strict() -> None:
     ("value", "text"), [(0, "0"), (1_250, "+1,250"), (-3, "-3"), (Decimal("-0.4"), "0"), (0.0, "0")]
 )
 def test_a_change_has_a_sign_unless_it_is_zero(value: Decimal, text: str) -> None:
-    """A change that rounds to zero has no sign either."""
+    """A change has a sign, except a change that is zero or rounds to zero."""
     assert formats.format_change(value) == text
 
 
-def test_ranks_and_days_are_readable() -> None:
-    """Ranks have separators, days their weekday."""
+def test_ranks_and_days_are_formatted() -> None:
+    """Ranks have thousands separators, and days have their weekday."""
     assert formats.format_rank_of(1024, 2048) == "1,024 of 2,048"
     assert formats.format_day(date(2013, 3, 1)) == "Fri 1 Mar 2013"
 
 
-def test_the_time_of_reading_is_utc() -> None:
-    """A time of another zone is written in UTC, which is named."""
+def test_the_as_of_time_is_in_utc() -> None:
+    """A time in another time zone is converted to UTC and labelled UTC."""
     moment = datetime.fromisoformat("2013-03-01T23:30:05+02:00")
     assert formats.format_as_of(moment) == "As of 2013-03-01 21:30:05 UTC"
 
@@ -99,7 +99,7 @@ def test_the_time_of_reading_is_utc() -> None:
     ],
 )
 def test_time_left_has_two_units(left: timedelta, text: str) -> None:
-    """A time that is over is shown as the day on which it ended."""
+    """The time left has at most two units; a time in the past is shown as the day on which it ended."""
     assert formats.format_time_left(NOW + left, NOW) == text
 
 
@@ -116,31 +116,31 @@ def test_time_left_has_two_units(left: timedelta, text: str) -> None:
     ],
 )
 def test_a_duration_has_two_units(seconds: float, text: str) -> None:
-    """The two largest units are shown; a remainder of zero is left out."""
+    """A duration is shown in its two largest units; a second unit of zero is left out."""
     assert formats.format_duration(seconds) == text
 
 
-def test_what_never_ends_has_no_time_left() -> None:
+def test_without_an_end_there_is_no_time_left() -> None:
     """Without an end the text is empty."""
     assert formats.format_time_left(None, NOW) == ""
 
 
 def test_an_unknown_category_gets_a_readable_name() -> None:
-    """A category that only the database knows is shown under its own key."""
+    """A category without a description is named by its key in words and has the unit `number`."""
     category = categories.describe_category("risk_taken")
     assert (category.name, category.unit) == ("Risk taken", "number")
 
 
 @pytest.mark.parametrize("category", categories.KNOWN_CATEGORIES, ids=lambda item: item.key)
-def test_a_known_category_describes_itself(category: categories.Category) -> None:
-    """The three known categories have a name and an explanation."""
+def test_a_known_category_has_a_description(category: categories.Category) -> None:
+    """A known category has a name and an explanation that ends with a full stop."""
     assert categories.describe_category(category.key) is category
     assert category.name
     assert category.explanation.endswith(".")
 
 
-def test_player_made_text_is_shown_literally() -> None:
-    """A name cannot smuggle in markup, links, colours or formulas."""
+def test_markdown_in_a_name_is_escaped() -> None:
+    """Links, colours, HTML, formulas and emphasis in a name are escaped, so they are shown unchanged."""
     escaped = formats.escape_markdown("[x](http://evil) :red[a] <b> $1$ *b*")
     assert escaped.replace("\u2060", "") == r"\[x\]\(http\://evil\) \:red\[a\] \<b\> \$1\$ \*b\*"
 
@@ -156,29 +156,29 @@ def test_player_made_text_is_shown_literally() -> None:
         (":100:", ":100"),
     ],
 )
-def test_a_name_becomes_no_link_and_no_icon(name: str, found: str) -> None:
-    """Markdown finds both behind the escapes, so an invisible character breaks them up."""
+def test_a_name_becomes_no_link_or_icon(name: str, found: str) -> None:
+    """Markdown finds links and icons despite backslashes, so a word joiner (U+2060) breaks them up."""
     shown = formats.escape_markdown(name).replace("\\", "")
     assert found not in shown
     assert shown.replace("\u2060", "") == name
 
 
 def test_a_name_is_one_line_that_keeps_its_direction() -> None:
-    """Outer spaces would break bold text, and right-to-left text would move what follows it."""
+    """Outer spaces and line ends are removed, because they end bold text; right-to-left text is isolated."""
     assert formats.escape_markdown(" a\n# b ") == r"a \# b"
     assert formats.escape_markdown("&lt;") == r"\&lt;"
     assert formats.escape_markdown("\u05e9\u05dc") == "\u2068\u05e9\u05dc\u2069"
 
 
 @pytest.mark.parametrize("control", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-def test_a_name_does_not_turn_what_follows(control: str) -> None:
-    """Characters that change the direction of the text after them are left out."""
+def test_direction_controls_are_removed_from_a_name(control: str) -> None:
+    """A control character that changes the direction of the text after it is removed from a name."""
     assert formats.escape_markdown(f"a{control}b") == "ab"
 
 
 @pytest.mark.parametrize(("change", "expected"), [("0", True), ("-0.004", True), ("0.01", False)])
-def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> None:
-    """A change that is written as 0.00 gets no arrow."""
+def test_a_change_shown_as_zero_counts_as_zero(change: str, *, expected: bool) -> None:
+    """A change that is shown as 0.00 counts as zero, so it gets no arrow."""
     assert formats.is_zero(Decimal(change)) is expected
 
 
@@ -193,13 +193,13 @@ def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> Non
     ],
 )
 def test_small_prices_keep_their_digits(price: Decimal | float, text: str) -> None:
-    """With two decimals such a price would be 0.00."""
+    """A price below $0.10 has four significant digits, because two decimals would show 0.00."""
     assert formats.format_price(price) == text
 
 
 @pytest.mark.parametrize("name", ["alice", "a/b c", "50% & more?", "žofia", "x#y+z"])
 def test_a_player_link_names_the_player(name: str) -> None:
-    """The link survives every character that a username can have."""
+    """A player link keeps every character of the username."""
     address = formats.build_player_link(name)
     parts = urlsplit(address)
     assert parts.path == "portfolios"
@@ -209,8 +209,8 @@ def test_a_player_link_names_the_player(name: str) -> None:
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions"), (1200, "1,200 sessions")]
 )
-def test_a_quantity_has_the_number_of_its_noun(count: int, text: str) -> None:
-    """One session, and any other number of sessions."""
+def test_a_quantity_has_a_singular_or_plural_noun(count: int, text: str) -> None:
+    """A count of 1 has its noun in the singular; every other count has the plural."""
     assert formats.format_quantity(count, "session") == text
 
 
@@ -226,6 +226,6 @@ def test_a_quantity_has_the_number_of_its_noun(count: int, text: str) -> None:
         (1000, 1, "100%"),
     ],
 )
-def test_a_share_is_all_or_nothing_only_when_it_is(part: int, places: int, text: str) -> None:
-    """Rounding shows neither 100% for most nor 0% for a few."""
+def test_a_share_of_a_thousand_is_not_rounded_to_all_or_none(part: int, places: int, text: str) -> None:
+    """999 of 1,000 are not shown as 100%, and 1 of 1,000 is not shown as 0%."""
     assert formats.format_share(part, 1000, places=places) == text

@@ -1,4 +1,4 @@
-"""The line of health: problems, incidents, and what visitors read about them."""
+"""The health line of the pages: problems, incidents, and the server messages that visitors see."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -38,8 +38,8 @@ REDIS_DOWN = {"status": "degraded", "redis": "unhealthy", "redis_reason": "Conne
 STARTED = NOW - timedelta(hours=2)
 
 
-def change(**changes: Any) -> Health:
-    """Return a healthy check with some differences."""
+def build_health(**changes: Any) -> Health:
+    """Return the result of a healthy check with these fields changed."""
     return msgspec.structs.replace(HEALTHY, **changes)
 
 
@@ -52,7 +52,7 @@ def write_line(
     shows_words: bool = True,
     is_current: bool = True,
 ) -> str:
-    """Return the line at so many seconds after NOW."""
+    """Return the health line for a check at this number of seconds after NOW."""
     moment = NOW + timedelta(seconds=seconds)
     problems = tuple(log.add_alerts(find_problems(health), alerts, clock=seconds))
     log.update(problems, clock=seconds, moment=moment)
@@ -70,21 +70,21 @@ def write_line(
     return build_health_line(cast("Sampler", sampler), now=moment, shows_words=shows_words)
 
 
-def test_all_is_healthy_since_the_start() -> None:
-    """The line says since when there was no incident: since the start."""
+def test_the_line_without_incidents() -> None:
+    """Without an incident the line shows since when the dashboard has checked the health."""
     line = write_line(IncidentLog(), HEALTHY)
     assert line == ":green-badge[All healthy] · no incident; watching since 01:12 UTC"
 
 
-def test_redis_goes_and_comes_back() -> None:
-    """The line names time, problem, the server's message and where to look; afterwards the duration."""
+def test_an_outage_becomes_an_incident() -> None:
+    """During an outage the line shows its begin, the problem and the message; afterwards its duration."""
     log = IncidentLog()
-    down = write_line(log, change(**REDIS_DOWN))
+    down = write_line(log, build_health(**REDIS_DOWN))
     assert down == (
         ":orange-badge[Degraded] since 03:12:05 UTC: Redis does not answer (Connection refused) · "
         "[see Operations](operations)"
     )
-    still = write_line(log, change(**REDIS_DOWN), seconds=9)
+    still = write_line(log, build_health(**REDIS_DOWN), seconds=9)
     assert "since 03:12:05 UTC" in still
     over = write_line(log, HEALTHY, seconds=14)
     assert over == (
@@ -94,10 +94,10 @@ def test_redis_goes_and_comes_back() -> None:
     assert (incident.began_at, incident.ended_at) == (NOW, NOW + timedelta(seconds=14))
 
 
-def test_words_of_the_server_are_for_operators() -> None:
-    """Other visitors see which server is down, not its message."""
+def test_server_messages_can_be_hidden() -> None:
+    """With `shows_words=False` the line shows that Redis is down, but not the message of the server."""
     log = IncidentLog()
-    assert "refused" not in write_line(log, change(**REDIS_DOWN), shows_words=False)
+    assert "refused" not in write_line(log, build_health(**REDIS_DOWN), shows_words=False)
     over = write_line(log, HEALTHY, seconds=75, shows_words=False)
     assert over.endswith("last incident: Redis down for 1 min 15 s, 03:12 UTC")
 
@@ -135,23 +135,23 @@ def test_words_of_the_server_are_for_operators() -> None:
     ],
 )
 def test_every_reason_of_a_status_is_named(changes: dict[str, Any], status: str, text: str) -> None:
-    """Every reason of the health check stands in the line, under its status."""
-    line = write_line(IncidentLog(), change(**changes))
+    """For each problem that the health check can find, the line shows the status and the problem."""
+    line = write_line(IncidentLog(), build_health(**changes))
     assert f"badge[{status}] since" in line
     assert text in line.replace("\\", "")
 
 
-def test_the_first_of_several_problems_is_named() -> None:
-    """The worst problem is named with the number of others; the time is that of the oldest."""
+def test_the_worst_of_several_problems_is_named() -> None:
+    """The line names the worst problem, the number of other problems, and the begin of the oldest one."""
     log = IncidentLog()
-    write_line(log, change(**REDIS_DOWN))
-    both = change(**{**REDIS_DOWN, "status": "unhealthy", "database": "unhealthy"})
+    write_line(log, build_health(**REDIS_DOWN))
+    both = build_health(**{**REDIS_DOWN, "status": "unhealthy", "database": "unhealthy"})
     line = write_line(log, both, seconds=60)
     assert "Unhealthy] since 03:12:05 UTC: PostgreSQL does not answer, and 1 more" in line
 
 
-def test_an_alert_that_fires_is_a_problem() -> None:
-    """The health check does not see this problem; a pending alert is no problem yet."""
+def test_a_firing_alert_is_a_problem() -> None:
+    """A firing alert is a problem even if the health check finds none; a pending alert is no problem."""
     log = IncidentLog()
     late = Alert("EchoTaskLate", "warning", "pending", "simulator is late by two intervals", NOW)
     assert "All healthy" in write_line(log, HEALTHY, alerts=[late])
@@ -160,25 +160,25 @@ def test_an_alert_that_fires_is_a_problem() -> None:
     assert line.startswith(":orange-badge[Alert] since 03:12:05 UTC: simulator is late by two intervals")
 
 
-def test_an_alert_does_not_outlive_what_the_check_has_seen_end() -> None:
-    """Prometheus notices the end later, so for a minute its alert does not count."""
+def test_the_alert_of_an_ended_problem_is_ignored_for_a_while() -> None:
+    """An alert of an ended problem is ignored for SETTLING_SECONDS, because Prometheus clears it later."""
     log, alert = IncidentLog(), Alert("EchoRedisDown", "warning", "firing", "Redis does not answer", NOW)
-    write_line(log, change(**REDIS_DOWN), alerts=[alert])
+    write_line(log, build_health(**REDIS_DOWN), alerts=[alert])
     assert "All healthy" in write_line(log, HEALTHY, alerts=[alert], seconds=1)
     assert "Alert" in write_line(log, HEALTHY, alerts=[alert], seconds=SETTLING_SECONDS)
 
 
-def test_what_comes_back_in_steps_is_one_incident_called_by_its_worst() -> None:
-    """Redis that is limited for a moment after an outage still counts as one outage."""
+def test_an_outage_that_ends_in_steps_is_one_incident() -> None:
+    """If Redis is limited for a second after an outage, both problems are one incident, the outage."""
     log = IncidentLog()
-    write_line(log, change(**REDIS_DOWN))
+    write_line(log, build_health(**REDIS_DOWN))
     limited = {"status": "degraded", "redis": "degraded", "redis_reason": "this process: not yet"}
-    assert "with limits" in write_line(log, change(**limited), seconds=13)
+    assert "with limits" in write_line(log, build_health(**limited), seconds=13)
     assert "Redis down for 14 s" in write_line(log, HEALTHY, seconds=14)
 
 
 def test_incidents_are_bounded() -> None:
-    """An unstable server does not fill the memory; the newest incident is first."""
+    """After 100 incidents the log has the newest INCIDENTS_KEPT of them, the newest first."""
     log = IncidentLog()
     problem = Problem("EchoRedisDown", "Redis does not answer", "Redis down")
     for second in range(200):
@@ -189,14 +189,14 @@ def test_incidents_are_bounded() -> None:
     assert incidents[0].began_at == NOW + timedelta(seconds=199)
 
 
-def test_a_sampler_that_stands_still_is_not_called_healthy() -> None:
-    """The state is unknown then; the line shows the time of the last check."""
+def test_a_stopped_sampler_is_not_shown_as_healthy() -> None:
+    """If the latest sample is too old, the line shows that the health is unknown, and since when."""
     line = write_line(IncidentLog(), HEALTHY, is_current=False)
     assert line == ":gray-badge[Health unknown] no answer since 03:12 UTC"
 
 
-def test_another_day_has_its_date() -> None:
-    """Yesterday's incident does not look like one of this morning."""
+def test_an_incident_of_an_earlier_day_has_its_date() -> None:
+    """An incident that began on an earlier day is shown with the day, not only the time."""
     log = IncidentLog()
-    write_line(log, change(**REDIS_DOWN))
+    write_line(log, build_health(**REDIS_DOWN))
     assert write_line(log, HEALTHY, seconds=86_400).endswith("for 1 d (Connection refused), 1 Mar 03:12 UTC")

@@ -1,4 +1,4 @@
-"""Tables, files and searches of the leaderboards page, without a server."""
+"""Tables, CSV files and searches of the leaderboards page, without a server."""
 
 import csv
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ RETURN = KNOWN_CATEGORIES[0]
 
 
 def build_entries(scores: Sequence[str], names: Sequence[str] = ()) -> list[LeaderboardEntry]:
-    """Return a leaderboard with these scores, best first, ranked like the service ranks."""
+    """Return leaderboard entries with these scores, best first, ranked as the service ranks them."""
     return [
         LeaderboardEntry(
             id=UUID(int=place + 1),
@@ -44,17 +44,17 @@ def build_entries(scores: Sequence[str], names: Sequence[str] = ()) -> list[Lead
 
 
 def build_score(number: int, score: str, rank: int | None) -> PlayerScore:
-    """Return what a player had in the session before."""
+    """Return a player's score and rank in the session before."""
     return PlayerScore(UUID(int=number), DAY, Decimal(score), rank)
 
 
-def test_a_page_shows_where_its_players_stood_before() -> None:
-    """The table has ranks gained, lost, kept or new, scores gained and lost, and gaps to the leader."""
+def test_the_table_compares_with_the_session_before() -> None:
+    """The table shows how rank and score changed since the session before, and the gap to the leader."""
     entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
     frame = tables.build_entries_table(compared, RETURN, best=Decimal(6)).to_pydict()
-    # a phone shows four columns
+    # a phone shows only the first four columns
     assert list(frame)[:4] == ["medal", "rank", "player", "score"]
     assert frame["moved"] == ["↑ 3", "↓ 1", "=", "no rank before"]
     assert frame["score"] == ["+5.00%", "+3.00%", "+2.00%", "+1.00%"]
@@ -66,7 +66,7 @@ def test_a_page_shows_where_its_players_stood_before() -> None:
 
 
 def test_equal_returns_show_the_values_that_rank_them() -> None:
-    """The column of values is shown only where they decide the ranks."""
+    """If total values decide the ranks, the table has a column with the total values."""
     compared = ComparedEntries(tuple(build_entries(["5.00"])), {}, {}, values=(Decimal("10500.40"),))
     frame = tables.build_entries_table(compared, RETURN, best=Decimal(5)).to_pydict()
     assert (frame["value"], frame["behind"]) == (["$10,500.40"], [""])
@@ -84,20 +84,20 @@ def test_equal_returns_show_the_values_that_rank_them() -> None:
     ],
 )
 def test_a_move_on_a_large_leaderboard_has_shares(rank: int, before: int, players: int, text: str) -> None:
-    """On a leaderboard of 100,000 players a share says more than a number of ranks."""
+    """From 1,000 players on, a move also shows the rank before and after in percent of the players."""
     earlier = build_score(1, "1", before)
     assert tables.describe_move(rank, earlier, players=players, players_before=players) == text
 
 
-def test_a_page_without_news_has_the_same_columns() -> None:
-    """The types of columns do not depend on the rows: here no player has a medal, a change or a trend."""
+def test_an_empty_table_has_the_same_column_types() -> None:
+    """A table without entries has the schema of a table with entries."""
     full = ComparedEntries(tuple(build_entries(["5.00"])), {UUID(int=1): build_score(1, "3.50", 4)}, {})
     empty = tables.build_entries_table(ComparedEntries((), {}, {}), RETURN, best=Decimal(5))
     assert empty.schema == tables.build_entries_table(full, RETURN, best=Decimal(5)).schema
 
 
-def test_a_period_is_a_table_too() -> None:
-    """It has the number of sessions of each player; a search ignores case."""
+def test_a_period_has_a_table() -> None:
+    """The table of a period has each player's number of sessions; its search ignores case."""
     entries = [PeriodEntry(UUID(int=n), name, Decimal(3 - n), 2, n) for n, name in ((1, "Amy"), (2, "bob"))]
     frame = tables.build_period_table(entries, {}, RETURN, best=Decimal(2)).to_pydict()
     assert frame["player"] == ["Amy", "bob"]
@@ -119,8 +119,8 @@ def test_a_period_is_a_table_too() -> None:
         ({}, None),
     ],
 )
-def test_the_chosen_row_names_the_player(selection: dict[str, object], expected: str | None) -> None:
-    """No row, a row that no longer exists, and the focus of the keyboard select nobody."""
+def test_a_selected_cell_selects_its_player(selection: dict[str, object], expected: str | None) -> None:
+    """A cell selects its row's player; a missing row selects nobody, nor does the first column."""
     assert tables.find_clicked_player(selection, ["alice", "bob"]) == expected
 
 
@@ -135,20 +135,20 @@ def test_the_chosen_row_names_the_player(selection: dict[str, object], expected:
     ],
 )
 def test_a_difference_has_its_sign(value: str, before: str, unit: str, text: str) -> None:
-    """The difference is in the unit of the category."""
+    """A difference has a sign and the category's unit; a difference that rounds to zero has no sign."""
     assert tables.describe_difference(Decimal(value), Decimal(before), unit) == text  # type: ignore[arg-type]  # literals
 
 
 def test_bins_of_whole_numbers_are_drawn_around_them() -> None:
-    """A count of 3 is the bin from 2.5 to 3.5; a single bin is no distribution."""
+    """The bin of the count 3 reaches from 2.5 to 3.5; a single bin is no distribution."""
     bins = (ScoreBin(Decimal(3), Decimal(4), 2), ScoreBin(Decimal(4), Decimal(5), 1))
     assert tables.build_bins(bins, "count") == (Bin(2.5, 3.5, 2), Bin(3.5, 4.5, 1))
     assert tables.build_bins(bins, "percent")[0] == Bin(3.0, 4.0, 2)
     assert tables.build_bins(bins[:1], "count") == ()
 
 
-def test_another_session_is_outlined() -> None:
-    """The schema accepts it; the outline ends at the last edge."""
+def test_the_compared_session_is_outlined() -> None:
+    """The histogram outlines the compared session, with a last point of zero at its last edge."""
     bins = (Bin(0.0, 1.0, 3), Bin(1.0, 2.0, 5))
     spec = charts.build_histogram(bins, unit="percent", median=Decimal(1), before=bins[:1])
     alt.LayerChart.from_dict(spec)
@@ -160,7 +160,7 @@ def test_another_session_is_outlined() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 1_201])
 def test_a_file_has_a_row_for_each_entry(size: int) -> None:
-    """The header comes first, and the file is sent in pieces."""
+    """A CSV file has a header and a row per entry, and is sent in chunks of CHUNK_ROWS rows."""
     entries = build_entries([str(size - n) for n in range(size)])
     pieces = list(write_csv(download.COLUMNS, download.list_rows(entries)))
     rows = list(csv.reader(StringIO("".join(pieces), newline="")))
@@ -171,7 +171,7 @@ def test_a_file_has_a_row_for_each_entry(size: int) -> None:
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@sum"])
 def test_a_username_is_no_formula(name: str) -> None:
-    """A spreadsheet shows it as text."""
+    """A username that begins like a formula gets an apostrophe, so that a spreadsheet shows it as text."""
     [entry] = build_entries(["1"], [name])
     pieces = list(write_csv(download.COLUMNS, download.list_rows([entry])))
     assert next(csv.reader(pieces[1:]))[1] == f"'{name}"
@@ -189,7 +189,7 @@ def test_a_username_is_no_formula(name: str) -> None:
     ],
 )
 def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names: list[str]) -> None:
-    """The search ignores case; ranks are those of the whole leaderboard."""
+    """A CSV file has the page's order and search, and the ranks of the whole leaderboard."""
     entries = build_entries(["3", "2", "1"], ["bob", "Amy", "alice"])
     rows = list(download.list_rows(entries, order=order, prefix=prefix))
     assert [row[1] for row in rows] == names
@@ -198,7 +198,7 @@ def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names:
 
 
 def test_a_link_to_a_file_holds_the_filters() -> None:
-    """Defaults are left out; a period has no order."""
+    """The link to a CSV file has the filters without default values; for a period it has no order."""
     selection = Selection(RETURN, DAY, 1, None, 10, "-rank", "al")
     assert download.build_link(selection) == (
         "download/leaderboard.csv?category=daily_returns&day=2013-02-28&order=-rank&find=al"
@@ -210,7 +210,7 @@ def test_a_link_to_a_file_holds_the_filters() -> None:
 
 
 def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
-    """It has the players of the period on the page, limited by the search."""
+    """Each row of a period's file has the mean, the number of sessions and the first and last day."""
     entries = tuple(PeriodEntry(UUID(int=n), name, Decimal(n), 2, n) for n, name in ((1, "amy"), (2, "bob")))
     period = PeriodLeaderboard(days=(DAY, DAY - timedelta(days=3)), players=2, entries=entries)
     rows = list(download.list_period_rows(period, category="daily_returns", prefix="B"))
@@ -223,44 +223,44 @@ def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
 @pytest.mark.parametrize(
     ("day", "expected"),
     [
-        # the second return is newer than the value, the others are those of their values, rounded
+        # an open session: 0.90 is newer than the total value of 10,010.00, from which 0.10 is computed
         (datetime.now(UTC).date() + timedelta(days=1), ["0.20", "0.10", "0.06"]),
         (DAY, ["0.20", "0.90", "0.06"]),
     ],
 )
 def test_open_returns_are_in_the_order_of_their_ranks(day: date, expected: list[str]) -> None:
-    """Values and returns are read separately, and the simulator may write between the two reads."""
+    """In an open session a return that contradicts the total value is computed from the total value."""
 
-    class Board:
+    class Service:
         def list_player_scores(self, *_: object) -> list[PlayerScore]:
             return [build_score(1, "0.20", None), build_score(2, "0.90", None)]
 
     source = ScoreSource(day, "daily_returns", "total_value")
     ranked = build_entries(["10020.40", "10010.00", "10006.49"])
-    entries = source.replace_scores(Board(), ranked)  # type: ignore[arg-type]  # one call of it
+    entries = source.replace_scores(Service(), ranked)  # type: ignore[arg-type]  # has the one call
     assert [entry.score for entry in entries] == [Decimal(score) for score in expected]
     assert [entry.rank for entry in entries] == [1, 2, 3]
 
 
-def test_a_search_means_one_player_or_none() -> None:
-    """Of several matches, the search selects only a player whose whole name was typed."""
+def test_a_search_selects_one_player_or_none() -> None:
+    """If a search matches several players, it selects only a player whose whole name was typed."""
 
-    class Board:
+    class Service:
         def get_leaderboard_around(self, user_id: UUID, *_: object, **__: object) -> tuple[UUID]:
             return (user_id,)
 
     selection = Selection(KNOWN_CATEGORIES[0], DAY, 1, None, 10, "rank", "PLAYER1")
     entries = build_entries(["3", "2"], ["player1", "player10"])
     source = ScoreSource(DAY, "daily_returns", "daily_returns")
-    found = data.find_neighbours(Board(), source, selection, entries)  # type: ignore[arg-type]  # one call of it
+    found = data.find_neighbours(Service(), source, selection, entries)  # type: ignore[arg-type]  # has the one call
     assert found is not None
     assert found[0].username == "player1"
     several = msgspec.structs.replace(selection, prefix="play")
-    assert data.find_neighbours(Board(), source, several, entries) is None  # type: ignore[arg-type]  # as above
+    assert data.find_neighbours(Service(), source, several, entries) is None  # type: ignore[arg-type]  # as above
 
 
 def test_a_medal_has_a_name() -> None:
-    """A screen reader reads the cell's text; two players with rank 1 both have gold."""
+    """The medal cell has the word `gold`, for screen readers; both players with rank 1 have gold."""
     entries = tuple(build_entries(["2", "2"]))
     frame = tables.build_entries_table(ComparedEntries(entries, {}, {}), RETURN, best=Decimal(2)).to_pydict()
     assert (frame["medal"], frame["rank"]) == ([["gold"], ["gold"]], [1, 1])

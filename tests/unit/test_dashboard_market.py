@@ -1,4 +1,4 @@
-"""Tables, sentences and charts of the market."""
+"""Tables, texts and charts of the market page."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -20,12 +20,12 @@ from tests.market import LAST, build_tick
 
 
 def find_range(name: str) -> Range:
-    """Return the range with a name."""
+    """Return the range with this name."""
     return next(chosen for chosen in RANGES if chosen.name == name)
 
 
 def build_candles(count: int) -> list[Candle]:
-    """Return daily candles of which the first rises and every second falls."""
+    """Return daily candles; the first rises, the second falls, and so on."""
     return [
         Candle(
             symbol="AAPL",
@@ -42,7 +42,7 @@ def build_candles(count: int) -> list[Candle]:
 
 
 def build_event(created_at: datetime, sentiment: str = "POSITIVE") -> MarketEvent:
-    """Return an event of two symbols."""
+    """Return an event that affects AAPL and IBM."""
     return MarketEvent(
         id=UUID(int=1),
         type="PRICE_MOVE",
@@ -56,7 +56,7 @@ def build_event(created_at: datetime, sentiment: str = "POSITIVE") -> MarketEven
 
 
 def test_a_symbol_has_its_trend_and_spread() -> None:
-    """The spread is in basis points of the middle; without quotes it is empty, and a tiny loss is no -0."""
+    """The spread is in basis points of the mid price; a missing value is an empty cell, and -0.004 is 0.0."""
     trend = Sparkline("AAPL", (LAST,), (Decimal("59.5"),))
     fallen = msgspec.structs.replace(build_tick("AAPL", age_days=0), change_percent_24h=Decimal("-0.004"))
     frame = tables.build_symbols_table(
@@ -69,20 +69,20 @@ def test_a_symbol_has_its_trend_and_spread() -> None:
     assert frame[["change", "spread", "volatility"]].iloc[1].isna().all()
 
 
-def test_movers_are_ordered_by_distance() -> None:
-    """A fall counts as much as a rise; symbols without a change come last."""
+def test_movers_are_ordered_by_absolute_change() -> None:
+    """Rises and falls are ordered together by size; a symbol without a change comes last."""
     ticks = [build_tick(symbol, age_days=0) for symbol in ("IBM", "AAPL", "FB")]
     links = list(tables.build_movers_table(ticks, [])["symbol"])
     assert links == ["market?symbol=FB", "market?symbol=AAPL", "market?symbol=IBM"]
 
 
-def test_no_symbols_are_an_empty_frame() -> None:
-    """The columns are there without a row."""
+def test_without_symbols_the_table_is_empty() -> None:
+    """Without symbols the table of movers has no rows."""
     assert tables.build_movers_table([], []).empty
 
 
-def test_an_event_is_readable() -> None:
-    """Keys are written in words, symbols as a list."""
+def test_an_event_is_shown_in_words() -> None:
+    """The table shows an event's type and sentiment in words, and the symbols as a list."""
     [row] = tables.build_events_table([build_event(LAST)]).to_dict("records")
     assert (row["type"], row["sentiment"], row["symbols"]) == ("Price move", "Positive", "AAPL, IBM")
     assert row["impact"] == 6.1
@@ -90,7 +90,7 @@ def test_an_event_is_readable() -> None:
 
 
 def test_an_impact_has_the_sign_of_its_event() -> None:
-    """An event that was stored with a positive size of a fall gets the minus; zero and None have no sign."""
+    """A negative event has a minus, also if its impact was stored as a positive number; 0 has no sign."""
     impacts = {
         ("NEGATIVE", "5.45"): -5.45,
         ("NEGATIVE", "-5.45"): -5.45,
@@ -106,21 +106,21 @@ def test_an_impact_has_the_sign_of_its_event() -> None:
     assert tables.build_events_table([unknown])["impact"].isna().all()
 
 
-def test_candles_are_summed_up() -> None:
-    """From the first open to the last close, with the extremes between."""
+def test_candles_are_summarized() -> None:
+    """The summary has the first open, the last close, the highest high and the lowest low."""
     total = tables.summarize_candles(build_candles(4))
     assert (total.open, total.close, total.high, total.low) == (50, 49, 58, 42)
     assert (total.volume, total.change_percent) == (4_000, Decimal(-2))
 
 
 def test_a_change_is_from_the_last_price_before_the_range() -> None:
-    """The change in 24 hours is defined in the same way; the extremes are those of the candles."""
+    """If the price before the range is known, the change is measured from that price."""
     total = tables.summarize_candles(build_candles(4), before=Decimal(98))
     assert (total.open, total.change_percent, total.high) == (98, Decimal(-50), 58)
 
 
 def build_view(candles: Sequence[Candle], chosen: Range, *events: MarketEvent) -> SymbolView:
-    """Return a view of candles of which the last one is that of the last price."""
+    """Return a view of these candles whose last price has the time of the last candle."""
     tick = msgspec.structs.replace(build_tick("AAPL", age_days=0), timestamp=candles[-1].bucket)
     window = find_window(chosen, tick.timestamp)
     return SymbolView(
@@ -129,7 +129,7 @@ def build_view(candles: Sequence[Candle], chosen: Range, *events: MarketEvent) -
 
 
 def test_a_chart_is_described_in_a_sentence() -> None:
-    """The sentence has everything that the chart shows, for people who cannot see it."""
+    """For people who cannot see the chart, a sentence names its range, candles, prices and events."""
     view = build_view(build_candles(2), find_range("1 week"), build_event(LAST))
     assert tables.describe_view(view, find_range("1 week")) == (
         "AAPL from 24 Feb 2013 00:00 to 2 Mar 2013 21:00, its last price, in 2 candles of 30 minutes: from "
@@ -143,14 +143,14 @@ def test_a_chart_is_described_in_a_sentence() -> None:
     ("volume", "text"), [(999_999, "999,999"), (379_749_000, "379.7 M"), (2_500_000_000, "2.5 B")]
 )
 def test_a_volume_is_short(volume: int, text: str) -> None:
-    """It fits on a phone."""
+    """A volume of a million or more is shortened, as in 379.7 M, so that it fits on a phone."""
     assert tables.format_volume(volume) == text
 
 
 @pytest.mark.parametrize("chosen", RANGES, ids=lambda chosen: chosen.name)
 @pytest.mark.parametrize("count", [1, 3, 300])
 def test_candle_charts_are_valid_and_hold_every_candle(count: int, chosen: Range) -> None:
-    """The schema accepts both; all candles are equally wide, on an axis of the whole range in UTC."""
+    """The schema accepts both charts; all candles have equal width, and the axis covers the range in UTC."""
     candles = build_candles(count)
     window = find_window(chosen, candles[-1].bucket)
     price = charts.build_candle_chart(candles, [build_event(LAST)], window=window, chosen=chosen)
@@ -170,7 +170,7 @@ def test_candle_charts_are_valid_and_hold_every_candle(count: int, chosen: Range
 
 
 def test_a_chart_without_events_has_no_marks() -> None:
-    """The chart has only wicks and bodies."""
+    """Without events the candle chart has two layers, the wicks and the bodies."""
     window = find_window(RANGES[0], LAST)
     spec = charts.build_candle_chart(build_candles(3), [], window=window, chosen=RANGES[0])
     assert len(spec["layer"]) == 2
@@ -180,8 +180,8 @@ def test_a_chart_without_events_has_no_marks() -> None:
     ("after", "place"),
     [(timedelta(hours=-1), 0), (timedelta(0), 0), (timedelta(hours=30), 1), (timedelta(days=9), 2)],
 )
-def test_an_event_is_marked_at_its_time_above_the_price_before_it(after: timedelta, place: int) -> None:
-    """The mark is at the last candle that had begun, or at the first for an earlier event."""
+def test_an_event_is_marked_above_the_candle_before_it(after: timedelta, place: int) -> None:
+    """The mark is above the last candle that had begun; an earlier event is above the first candle."""
     candles = build_candles(3)
     window, chosen = find_window(RANGES[1], LAST), RANGES[1]
     spec = charts.build_candle_chart(candles, [build_event(LAST + after)], window=window, chosen=chosen)
@@ -191,7 +191,7 @@ def test_an_event_is_marked_at_its_time_above_the_price_before_it(after: timedel
 
 
 def test_a_mark_shows_its_sentiment() -> None:
-    """By shape as well as by colour."""
+    """The mark of an event shows the sentiment by its shape as well as by its colour."""
     events = [build_event(LAST, sentiment) for sentiment in ("POSITIVE", "NEGATIVE", "NEUTRAL")]
     window = find_window(RANGES[0], LAST)
     spec = charts.build_candle_chart(build_candles(1), events, window=window, chosen=RANGES[0])
@@ -202,7 +202,7 @@ def test_a_mark_shows_its_sentiment() -> None:
 
 @pytest.mark.parametrize("chosen", RANGES, ids=lambda chosen: chosen.name)
 def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
-    """A range of any length has some hundred candles, as wide as the bucket that is read."""
+    """Every range has 200 to 400 candles, each as wide as the bucket that is read."""
     window = find_window(chosen, LAST)
     assert 200 <= (window.end - window.start) / chosen.width <= 400
     assert check_bucket(chosen.bucket) == chosen.width
@@ -223,8 +223,8 @@ def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
         ("10 years", "2026-03-09T20:00:00", "2016-03-10T00:00:00"),
     ],
 )
-def test_a_range_is_time_on_the_calendar(name: str, latest: str, start: str) -> None:
-    """24 hours begin after the price that is compared; longer ranges are whole days in UTC."""
+def test_a_range_starts_at_midnight_except_one_day(name: str, latest: str, start: str) -> None:
+    """A range of 1 day starts just after the price of 24 hours before; a longer one at midnight UTC."""
     moment = datetime.fromisoformat(latest).replace(tzinfo=UTC)
     window = find_window(find_range(name), moment)
     assert window.start == datetime.fromisoformat(start).replace(tzinfo=UTC)
@@ -232,7 +232,7 @@ def test_a_range_is_time_on_the_calendar(name: str, latest: str, start: str) -> 
 
 
 def build_effect(*medians: str | None) -> EventEffect:
-    """Return the effect of an event on the second of these sessions, from 28 February on."""
+    """Return an event's effect with one session per median, the first on the day before the event."""
     width = timedelta(hours=1)
     return EventEffect(
         event=build_event(LAST),
@@ -251,8 +251,8 @@ def build_effect(*medians: str | None) -> EventEffect:
     )
 
 
-def test_an_effect_is_told_in_a_sentence() -> None:
-    """Every session that was held, a median only where there is one; what still runs is so far."""
+def test_an_effect_is_described_in_a_sentence() -> None:
+    """The sentence names each session, with its median return if known; `so far` marks a running session."""
     later = LAST + timedelta(days=1)
     counts = "1 trade of 1 player before, 1,500 trades of 20 players after"
     assert tables.describe_effect(build_effect("0.5", "-0.25", "9"), now=later) == (
@@ -272,7 +272,7 @@ def test_an_effect_is_told_in_a_sentence() -> None:
 
 
 def test_an_effect_is_a_table_of_times_and_sessions() -> None:
-    """Open sessions are marked so far; a number of players belongs to a session."""
+    """The table has two time windows and three sessions; `so far` marks one that still runs."""
     effect, later = build_effect("0.5", "-0.001", None), LAST + timedelta(days=1)
     frame = tables.build_effect_table(effect, window="1 hour", now=later)
     assert list(frame["when"]) == [
@@ -291,8 +291,8 @@ def test_an_effect_is_a_table_of_times_and_sessions() -> None:
     assert frame["median"].isna().tolist()[4]
 
 
-def test_a_part_says_how_old_it_is() -> None:
-    """It says when it was read, when it is read again, and whether the database answered."""
+def test_a_section_shows_its_age() -> None:
+    """A section shows when it was read, its refresh interval, and why the cache is not used."""
     now = datetime(2013, 3, 1, 21, 0, 5, tzinfo=UTC)
     assert describe_age(now, interval=5) == "As of 2013-03-01 21:00:05 UTC · refreshes every 5 s"
     assert describe_age(now, interval=None).endswith("· paused")
@@ -302,23 +302,23 @@ def test_a_part_says_how_old_it_is() -> None:
     )
 
 
-def test_moved_history_says_what_its_days_stand_for() -> None:
-    """The page names the weeks and the real day: a moved month has days of two real months."""
+def test_moved_history_names_the_real_day() -> None:
+    """For an import that was moved by 715 weeks, the page names the weeks and the real day of today."""
     now = datetime(2026, 11, 26, tzinfo=UTC)
     assert tables.describe_moved_weeks(715, now) == (
         "Imported days are real trading days, moved by 715 weeks: 26 Nov 2026 stands for 14 Mar 2013."
     )
 
 
-def test_the_page_names_the_size_of_a_move_that_makes_an_event() -> None:
-    """The size is the one that the simulation uses, measured from the same price."""
+def test_the_page_names_the_event_threshold() -> None:
+    """The page names the threshold and the base price with which the simulation creates market events."""
     text = " ".join(Path(data.__file__).with_name("page.py").read_text(encoding="utf-8").split())
     assert f"more than {THRESHOLD_PERCENT} % away" in text
     assert PREVIOUS_CLOSE in text
 
 
 def test_a_price_names_its_time() -> None:
-    """Two parts of the page read at different times, and a price can be days old."""
+    """A price of today shows its time with seconds; a price of another day shows its date too."""
     moment = datetime(2013, 3, 1, 21, 0, 5, tzinfo=UTC)
     assert tables.describe_time(moment, moment + timedelta(hours=1)) == "21:00:05"
     assert tables.describe_time(moment, moment + timedelta(hours=3)) == "21:00, 1 Mar 2013"

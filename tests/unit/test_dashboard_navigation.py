@@ -1,4 +1,4 @@
-"""The pages and what is around them: shared by all runs, without one run changing another."""
+"""Page objects, the style sheet and the loading spinner of the pages."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from dashboard import navigation
 
 
 def test_each_run_has_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streamlit marks a page object as running; in the page object of another run that raises an error."""
+    """Each run gets copies of the page objects, because Streamlit changes the object of the running page."""
     monkeypatch.setattr(navigation, "_create_pages", lambda: (SimpleNamespace(may_run=False),))
     (first,) = navigation.list_pages()
     vars(first)["may_run"] = True
@@ -17,8 +17,8 @@ def test_each_run_has_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not vars(second)["may_run"]
 
 
-def test_styles_are_only_styles() -> None:
-    """Streamlit gives a style sheet no room on the page if the element has nothing else."""
+def test_the_style_sheet_is_one_style_element() -> None:
+    """The element has only the style sheet; otherwise Streamlit gives it space on the page."""
     styles = navigation.read_styles()
     assert styles.startswith("<style>")
     assert styles.endswith("</style>")
@@ -26,7 +26,7 @@ def test_styles_are_only_styles() -> None:
 
 
 def show_title() -> None:
-    """Show a title as a page does, and whether reading is announced."""
+    """Show a heading as a page does, and the type of the loading context."""
     import streamlit as st  # noqa: PLC0415  # Streamlit runs the function's text elsewhere
 
     from dashboard import live  # noqa: PLC0415  # likewise
@@ -35,8 +35,8 @@ def show_title() -> None:
     st.text(type(live.loading()).__name__)
 
 
-def test_reading_is_announced_on_a_page_that_was_just_opened() -> None:
-    """A page that shows figures already has no spinner; the next page has one again."""
+def test_a_page_shows_a_spinner_only_in_its_first_run() -> None:
+    """The first run of a page shows a loading spinner; the next run of the same page shows none."""
     test = AppTest.from_function(show_title).run()
     announced = [test.text[0].value, test.run().text[0].value]
     test.query_params["title"] = "Market"

@@ -1,4 +1,4 @@
-"""The Operations page's cards, tables, charts and conditions."""
+"""Cards, tables, charts and alert conditions of the Operations page."""
 
 import re
 from collections.abc import Iterable
@@ -45,38 +45,42 @@ HEALTHY: tuple[tuple[str, dict[str, str], float], ...] = (
 )
 
 
-def take(*samples: tuple[str, dict[str, str], float]) -> Scrape:
-    """Return a scrape."""
+def build_scrape(*samples: tuple[str, dict[str, str], float]) -> Scrape:
+    """Return a scrape with these samples, taken at NOW."""
     return Scrape((Sample(*item) for item in samples), taken_at=NOW)
 
 
-def take_with(*changes: tuple[str, dict[str, str], float]) -> Scrape:
-    """Return a healthy scrape in which these samples are different, or new."""
+def build_changed_scrape(*changes: tuple[str, dict[str, str], float]) -> Scrape:
+    """Return the scrape of a healthy stack in which these samples are changed or added."""
     changed = [(name, labels) for name, labels, _ in changes]
-    return take(*(item for item in HEALTHY if item[:2] not in changed), *changes)
+    return build_scrape(*(item for item in HEALTHY if item[:2] not in changed), *changes)
 
 
 def build_metrics(lines: dict[Query, tuple[Series, ...]]) -> SampledMetrics:
-    """Return metrics with these charts."""
-    return SampledMetrics(taken_at=NOW, source="exporter", scrape=take(*HEALTHY), series=lines, values={})
+    """Return sampled metrics with these series."""
+    return SampledMetrics(
+        taken_at=NOW, source="exporter", scrape=build_scrape(*HEALTHY), series=lines, values={}
+    )
 
 
-def draw(title: str, lines: dict[Query, tuple[Series, ...]]) -> tuple[charts.Panel, pd.DataFrame]:
-    """Return a panel and its data."""
+def build_panel_frame(
+    title: str, lines: dict[Query, tuple[Series, ...]]
+) -> tuple[charts.Panel, pd.DataFrame]:
+    """Return the panel with this title and the data frame of its chart."""
     panel = next(panel for panel in charts.PANELS if panel.title == title)
     return panel, charts.build_frame(panel, build_metrics(lines), now=NOW)
 
 
 def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series:
-    """Return a line that ends now, a minute between its points."""
+    """Return a series that ends a minute before NOW, with a minute between its points."""
     count = len(values)
     moments = [NOW - timedelta(minutes=count - index) for index in range(count)]
     return Series(labels, tuple(zip(moments, values, strict=True)))
 
 
 def test_a_healthy_stack_has_good_cards() -> None:
-    """Each part of the stack has a card with its name and figure."""
-    cards = {card.label: card for card in tables.build_cards(take(*HEALTHY), {}, shows_words=True)}
+    """In a healthy stack every card is good, and shows the value of its component."""
+    cards = {card.label: card for card in tables.build_cards(build_scrape(*HEALTHY), {}, shows_words=True)}
     assert {card.state for card in cards.values()} == {"good"}
     assert cards["Stack"].value == "Healthy"
     assert cards["Connections in use"].value == "1 of 10"
@@ -100,21 +104,23 @@ def test_a_healthy_stack_has_good_cards() -> None:
         ),
     ],
 )
-def test_a_part_that_fails_shows(
+def test_only_the_card_of_a_failing_component_is_not_good(
     change: tuple[str, dict[str, str], float], label: str, value: str, state: str
 ) -> None:
-    """Only the card of the failing part is not good."""
-    cards = tables.build_cards(take_with(change), {}, shows_words=True)
+    """If one component fails, its card is the only card that is not good."""
+    cards = tables.build_cards(build_changed_scrape(change), {}, shows_words=True)
     assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
         (label, value, state)
     ]
 
 
-def test_a_redis_that_may_move_says_so() -> None:
-    """The card names how the primary is found and how often it changed; a single server has neither."""
+def test_the_redis_card_shows_sentinel() -> None:
+    """With Sentinel the card shows how often the primary changed; with a single server it does not."""
     changes = ("echo_cache_primary_changes_total", {"role": "dashboard"}, 2.0)
     for topology, words in (("sentinel", "sentinel, changes of the primary: 2"), ("single", "check took")):
-        scrape = take_with(("echo_cache_topology", {"topology": topology, "role": "dashboard"}, 1), changes)
+        scrape = build_changed_scrape(
+            ("echo_cache_topology", {"topology": topology, "role": "dashboard"}, 1), changes
+        )
         [card] = [each for each in tables.build_cards(scrape, {}, shows_words=True) if each.label == "Redis"]
         assert card.state == "good"
         assert words in card.detail
@@ -122,10 +128,10 @@ def test_a_redis_that_may_move_says_so() -> None:
 
 
 @pytest.mark.parametrize(("up", "card"), [(1, ("Limited", "warning")), (0, ("Down", "bad"))])
-def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
-    """Operators see the server's message on the card and in the condition."""
+def test_operators_see_the_reason_of_an_outage(up: float, card: tuple[str, str]) -> None:
+    """Operators see the server's message on the card; for other visitors the message is hidden."""
     reason = "NOPERM no permission"
-    scrape = take_with(("echo_service_up", {"service": "redis"}, up))
+    scrape = build_changed_scrape(("echo_service_up", {"service": "redis"}, up))
     scrape.reasons = {"redis": reason}
     for shows_words, detail in ((True, reason), (False, tables.WORDS_HIDDEN)):
         cards = tables.build_cards(scrape, scrape.reasons, shows_words=shows_words)
@@ -135,16 +141,16 @@ def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
     assert (condition.words, condition.rule) == (reason, "EchoRedisDown")
 
 
-def test_what_is_not_published_is_unknown() -> None:
-    """A scrape without the metrics shows unknown, not healthy."""
-    cards = tables.build_cards(take(), {}, shows_words=True)
+def test_missing_metrics_are_unknown() -> None:
+    """If the scrape has no metrics, every card is unknown, not healthy."""
+    cards = tables.build_cards(build_scrape(), {}, shows_words=True)
     assert {card.state for card in cards if card.label != "Stack"} == {"unknown"}
     assert next(card.value for card in cards if card.label == "Stack") == "Unknown"
 
 
 def test_a_disabled_cache_is_no_fault() -> None:
-    """The exporter omits the check of a disabled cache."""
-    scrape = take(("echo_service_up", {"service": "database"}, 1))
+    """If the scrape has no check of Redis, the card shows that the cache is disabled."""
+    scrape = build_scrape(("echo_service_up", {"service": "database"}, 1))
     assert (
         next(card.value for card in tables.build_cards(scrape, {}, shows_words=True) if card.label == "Redis")
         == "Disabled"
@@ -167,21 +173,21 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("change", "rule"), CONDITIONS)
-def test_a_condition_is_seen_alone(change: tuple[str, dict[str, str], float], rule: str) -> None:
-    """One change of the scrape causes exactly one condition."""
-    assert [item.rule for item in find_conditions(take_with(change), {})] == [rule]
+def test_one_change_causes_one_condition(change: tuple[str, dict[str, str], float], rule: str) -> None:
+    """One changed sample causes exactly one condition, that of its alert rule."""
+    assert [item.rule for item in find_conditions(build_changed_scrape(change), {})] == [rule]
 
 
 def test_a_healthy_stack_has_no_condition() -> None:
-    """Figures within their limits, and a task that was stopped on purpose, cause no condition."""
+    """A healthy stack has no condition, even if a task was stopped on purpose."""
     stopped = ("echo_task_interval_seconds", {"task": "simulator"}, 0.0)
-    assert list(find_conditions(take_with(stopped), {("dashboard",): 0.0})) == []
+    assert list(find_conditions(build_changed_scrape(stopped), {("dashboard",): 0.0})) == []
 
 
 def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
-    """These conditions need two figures each."""
+    """High memory use, pool timeouts and a late task are conditions."""
     task = {"task": "simulator"}
-    scrape = take_with(
+    scrape = build_changed_scrape(
         ("echo_redis_memory_used_bytes", {}, 95),
         ("echo_redis_memory_max_bytes", {}, 100),
         ("echo_task_interval_seconds", task, 10),
@@ -191,8 +197,8 @@ def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
     assert [item.rule for item in found] == ["EchoPoolTimeouts", "EchoRedisMemoryHigh", "EchoTaskLate"]
 
 
-def test_alerts_are_those_of_the_rules() -> None:
-    """Severity, waiting time and text equal those of the alert rules."""
+def test_conditions_match_the_alert_rules() -> None:
+    """Each condition has the severity, the waiting time and the text of its rule in alerts.yml."""
     document = yaml.safe_load((ROOT / "exporter/prometheus/alerts.yml").read_text(encoding="utf-8"))
     rules = {rule["alert"]: rule for group in document["groups"] for rule in group["rules"]}
     units = {"s": 1, "m": 60, "h": 3600}
@@ -204,16 +210,16 @@ def test_alerts_are_those_of_the_rules() -> None:
         )
     for change, name in CONDITIONS:
         if change[0] == "echo_cache_breaker_open":
-            continue  # no rule speaks of one process that goes without Redis
-        [condition] = find_conditions(take_with(change), {})
-        # Prometheus alone knows several hosts
+            continue  # no rule of Prometheus is about a single process whose breaker is open
+        [condition] = find_conditions(build_changed_scrape(change), {})
+        # leave out the template that names the host: only Prometheus knows several hosts
         summary = re.sub(r"\{\{ with .*?\{\{ end \}\}|\{\{.*?\}\}", "", rules[name]["annotations"]["summary"])
         words = summary.split()
         assert [word for word in words if word not in condition.summary] == []
 
 
 def test_an_alert_fires_after_its_waiting_time() -> None:
-    """It is pending until then, with its begin; an alert that ended begins anew."""
+    """An alert is pending until its waiting time ends; after an interruption the waiting begins again."""
     book, late = AlertBook(), Condition("EchoTaskLate", "simulator is late by two intervals", "simulator")
     seen = []
     for seconds, conditions in ((0, [late]), (59, [late]), (60, [late]), (61, []), (62, [late])):
@@ -225,7 +231,7 @@ def test_an_alert_fires_after_its_waiting_time() -> None:
 
 
 def test_alerts_are_a_table() -> None:
-    """It has state, severity and begin; the link leads to the section of the rule, or to the page."""
+    """The table has an alert's state, severity and begin, and a link to the section about its rule."""
     alerts = [
         Alert("EchoRedisDown", "warning", "firing", "Redis does not answer", NOW, "Connection refused"),
         Alert("TheirOwn", "critical", "pending", "Anything", None),
@@ -243,13 +249,13 @@ def test_alerts_are_a_table() -> None:
     assert tables.ALERTS.build(tables.hide_words(alerts))["What"].iloc[0] == "Redis does not answer"
 
 
-def at_minutes(minutes: Iterable[float], *labels: str) -> Series:
-    """Return a line of ones at so many minutes from now."""
+def build_series_at(minutes: Iterable[float], *labels: str) -> Series:
+    """Return a series with the value 1 at these minutes after NOW."""
     return Series(labels, tuple((NOW + timedelta(minutes=minute), 1.0) for minute in minutes))
 
 
 def test_charts_are_valid_with_their_frames() -> None:
-    """The schema accepts each chart, and the columns are those of the specification."""
+    """The schema accepts each chart, and its data frame has the values of the series."""
     lines = {
         POOL_USED: (build_series("dashboard", values=(1, 4)),),
         POOL_WAITING: (build_series("dashboard", values=(0, 2)),),
@@ -258,49 +264,50 @@ def test_charts_are_valid_with_their_frames() -> None:
     for panel in charts.PANELS:
         frame = charts.build_frame(panel, build_metrics(lines), now=NOW)
         alt.Chart.from_dict({**panel.build_spec(frame), "data": {"values": []}})
-    pools = draw("Connections by role", lines)[1].dropna()
+    pools = build_panel_frame("Connections by role", lines)[1].dropna()
     assert list(pools["kind"]) == ["in use"] * 2 + ["waiting"] * 2
-    hits = draw("Cache hit ratio", lines)[1].dropna()
+    hits = build_panel_frame("Cache hit ratio", lines)[1].dropna()
     assert list(hits["value"]) == [50, 100, 50, 100]
     assert set(hits["series"]) == {"user · near", "user · shared"}
     assert hits["until"].iloc[0] == hits["time"].iloc[1]
     assert hits["until"].iloc[1] == NOW
 
 
-def test_lines_end_where_nothing_was() -> None:
-    """Two jobs with an hour between them are two lines, and an hour without samples is empty."""
+def test_a_gap_in_the_samples_breaks_the_line() -> None:
+    """Two samples with an hour between them are not connected, and no bar covers that hour."""
     job, away = (0, 1, 120, 121), (0, 1, 2, 3, 120, 121)
     lines = {
-        POOL_USED: (at_minutes(range(122), "dashboard"), at_minutes(job, "job")),
-        HIT_RATIO: (at_minutes(away, "user", "near"),),
+        POOL_USED: (build_series_at(range(122), "dashboard"), build_series_at(job, "job")),
+        HIT_RATIO: (build_series_at(away, "user", "near"),),
     }
-    pools = draw("Connections by role", lines)[1].iloc[:-1]
+    pools = build_panel_frame("Connections by role", lines)[1].iloc[:-1]
     assert pools[pools["series"] == "dashboard"]["value"].notna().all()
     jobs = pools[pools["series"] == "job"]
     assert [float(value) for value in jobs["value"].fillna(-1)] == [1, 1, -1, 1, 1]
     assert jobs["time"].iloc[2] == NOW + timedelta(minutes=2)
-    hits = draw("Cache hit ratio", lines)[1].dropna()
+    hits = build_panel_frame("Cache hit ratio", lines)[1].dropna()
     lengths = (hits["until"] - hits["time"]).iloc[:-1]
     assert list(lengths) == [timedelta(minutes=1)] * 5
 
 
-def test_lines_that_begin_at_different_moments_have_no_holes() -> None:
-    """A cache that was used later is sampled at other times than the first one."""
+def test_lines_with_different_sample_times_have_no_gaps() -> None:
+    """Series that are sampled at different times have no gaps, in a chart that shows them together."""
     lines = {
         HIT_RATIO: tuple(
-            at_minutes([minute + place / 5 for minute in range(40)], "user", str(place)) for place in range(5)
+            build_series_at([minute + place / 5 for minute in range(40)], "user", str(place))
+            for place in range(5)
         )
     }
-    hits = draw("Cache hit ratio", lines)[1].dropna()
+    hits = build_panel_frame("Cache hit ratio", lines)[1].dropna()
     assert len(hits) == 5 * 40
     for _, band in hits.groupby("series"):
         assert list(band["until"])[:-1] == list(band["time"])[1:]
 
 
-def test_a_chart_goes_on_to_now_and_its_line_does_not() -> None:
-    """After the exporter stopped an hour ago, the axis shows that hour and the line ends before it."""
-    lines: dict[Query, tuple[Series, ...]] = {HIT_RATIO: (at_minutes((-62, -61, -60), "user", "near"),)}
-    frame = draw("Cache hit ratio", lines)[1]
+def test_the_axis_ends_now_and_the_line_at_its_last_sample() -> None:
+    """If the last sample is an hour old, the axis ends at NOW and the line ends an hour before."""
+    lines: dict[Query, tuple[Series, ...]] = {HIT_RATIO: (build_series_at((-62, -61, -60), "user", "near"),)}
+    frame = build_panel_frame("Cache hit ratio", lines)[1]
     assert frame["time"].iloc[-1] == NOW
     assert frame["value"].isna().iloc[-1]
     drawn = frame.dropna()
@@ -308,13 +315,13 @@ def test_a_chart_goes_on_to_now_and_its_line_does_not() -> None:
 
 
 def test_frames_of_an_empty_history_are_empty() -> None:
-    """They have no line and no row, and raise no error."""
-    assert all(draw(panel.title, {})[1].empty for panel in charts.PANELS)
+    """Without samples the data of each chart and the table of operations are empty."""
+    assert all(build_panel_frame(panel.title, {})[1].empty for panel in charts.PANELS)
     assert tables.OPERATIONS.build(tables.list_operations({})).empty
 
 
 def test_operations_are_those_with_traffic_busiest_first() -> None:
-    """Quantiles are in milliseconds; an operation without one has an empty cell, not zero."""
+    """Only operations with calls are listed, the most frequent first; a missing quantile is no value."""
     frame = tables.OPERATIONS.build(
         tables.list_operations(
             {
@@ -330,8 +337,8 @@ def test_operations_are_those_with_traffic_busiest_first() -> None:
     assert frame["p50 (ms)"].isna().iloc[0]
 
 
-def test_database_tables_are_in_people_s_units() -> None:
-    """The units are MiB, milliseconds and rows a call; a statement is one line."""
+def test_database_tables_have_readable_units() -> None:
+    """Sizes are in MiB, times in milliseconds; the text of a statement is on one line."""
     sizes = tables.SIZES.build([TableFigures("large", 1024 * 1024, 524_288, 9)])
     assert sizes.iloc[0].to_dict() == {
         "Table": "large",
@@ -353,23 +360,23 @@ def test_database_tables_are_in_people_s_units() -> None:
 
 
 def test_memory_is_described_with_its_limit() -> None:
-    """The text has used memory, limit and share; it is empty when Redis was not asked."""
-    known = take(
+    """The text has used memory, limit and share; without the metrics it is empty."""
+    known = build_scrape(
         ("echo_redis_memory_used_bytes", {}, 64 * tables.MEBIBYTE),
         ("echo_redis_memory_max_bytes", {}, 256 * tables.MEBIBYTE),
     )
     assert tables.describe_memory(known).startswith("Now 64.0 MiB of 256 MiB (25%)")
-    assert tables.describe_memory(take()) == ""
+    assert tables.describe_memory(build_scrape()) == ""
 
 
-def test_reads_past_redis_are_said() -> None:
-    """These reads are in no hit ratio, so a chart without them needs the note."""
+def test_bypasses_are_described() -> None:
+    """The text has the rate of reads that bypassed Redis, because the hit ratio does not count them."""
     assert tables.describe_bypasses({CACHE_BYPASSES: {(): 2.5}}).startswith("2.50 reads/s bypassed Redis")
     assert tables.describe_bypasses({CACHE_BYPASSES: {(): 0.0}}) == ""
 
 
-def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
-    """The anchor of a heading equals the one that a repository's site makes."""
+def test_sections_are_found_by_their_anchors(tmp_path: Path) -> None:
+    """Every heading of the first two levels begins a section with an anchor as on GitHub."""
     document = tmp_path / "troubleshooting.md"
     document.write_text(
         "# T\n\nfirst\n\n## Pool\n\nhelp\n\n### deeper\n\nmore\n\n## Hit ratio (cache)\n\nx\n"
@@ -382,7 +389,7 @@ def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
 
 
 def test_every_link_leads_to_a_section() -> None:
-    """The links of panels and alerts lead to a section of the shipped document."""
+    """The links of panels and alert rules lead to sections of docs/troubleshooting.md."""
     anchors = {section.anchor for section in advice.read_sections()}
     assert {item.section for item in advice.ADVICE.values()} <= anchors
     assert {advice.build_anchor(rule) for rule in RULES} <= anchors

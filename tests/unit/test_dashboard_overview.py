@@ -1,4 +1,4 @@
-"""Headline figures and charts of the last sessions."""
+"""Headline values, charts and tables of the Overview page."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -16,7 +16,7 @@ AFTER = DAY + timedelta(days=1)
 
 
 def build_session(age: int = 0, **changes: Any) -> SessionSummary:
-    """Return a session; each is a bit better than the one before it."""
+    """Return a session of `age` days ago; a later session has more players and higher returns."""
     values: dict[str, Any] = {
         "session_date": DAY - timedelta(days=age),
         "signed_up": 1_200 - age,
@@ -32,13 +32,13 @@ def build_session(age: int = 0, **changes: Any) -> SessionSummary:
 
 
 def build_headlines(*sessions: SessionSummary, today: date = AFTER) -> dict[str, tables.Headline]:
-    """Return the headlines of sessions, newest first, by label."""
+    """Return the headlines of these sessions (newest first) by their label."""
     found = tables.build_headlines(sessions, seen_today=SeenPlayers(900, 1_234), today=today)
     return {headline.label: headline for headline in found}
 
 
-def test_headlines_of_a_finished_session_are_compared_with_the_one_before() -> None:
-    """Each figure has its difference; the number of seen players is that of today."""
+def test_headlines_of_a_finished_session_have_differences() -> None:
+    """Each headline has the difference to the session before; `Seen today` has the number of all players."""
     headlines = build_headlines(build_session(0), build_session(1))
     assert [(label, item.value, item.note) for label, item in headlines.items()] == [
         ("Seen today", "900", "of 1,234 players"),
@@ -52,8 +52,8 @@ def test_headlines_of_a_finished_session_are_compared_with_the_one_before() -> N
     ]
 
 
-def test_an_open_session_is_so_far_and_better_or_worse_than_none() -> None:
-    """The session before stands beside it, without a difference, an arrow or a colour."""
+def test_headlines_of_an_open_session_have_no_difference() -> None:
+    """A headline of an open session is marked `so far` and shows the value of the session before."""
     headlines = build_headlines(build_session(0), build_session(1), today=DAY)
     assert not any(item.is_change for item in headlines.values())
     assert headlines["Median return"].note == "so far; 28 Feb: -0.75%"
@@ -62,7 +62,7 @@ def test_an_open_session_is_so_far_and_better_or_worse_than_none() -> None:
 
 
 def test_trends_are_of_finished_sessions_oldest_first() -> None:
-    """The open session would end each trend in a fall."""
+    """A trend has finished sessions only, because an open session would end the trend with a fall."""
     sessions = [build_session(age) for age in range(3)]
     finished, still_open = build_headlines(*sessions), build_headlines(*sessions, today=DAY)
     assert finished["Played"].trend == (998.0, 999.0, 1_000.0)
@@ -72,26 +72,26 @@ def test_trends_are_of_finished_sessions_oldest_first() -> None:
     assert still_open["Median return"].trend == (-1.75, -0.75)
 
 
-def test_only_returns_are_good_or_bad() -> None:
-    """More players or events are shown as neither gain nor loss."""
+def test_only_returns_are_gains_or_losses() -> None:
+    """Only the two returns are coloured as a gain or a loss; counts are not."""
     headlines = build_headlines(build_session(0), build_session(1))
     assert [label for label, item in headlines.items() if item.is_change] == ["Median return", "Best return"]
 
 
 def test_an_unchanged_return_is_no_gain() -> None:
-    """A return of 0.00 has no green arrow."""
+    """A return with a difference of 0.00 gets no green arrow."""
     median = build_headlines(build_session(), build_session())["Median return"]
     assert (median.note, median.is_change) == ("0.00 pts", False)
 
 
 def test_a_first_session_has_no_change() -> None:
-    """A first session has no earlier session to compare with."""
+    """Without a session before, the headlines have no difference."""
     headlines = build_headlines(build_session())
     assert [item.note for item in headlines.values()] == ["of 1,234 players", *[None] * 7]
 
 
 def test_a_session_without_leaderboards_has_dashes() -> None:
-    """An unknown figure is a dash, not 0."""
+    """If a session has no leaderboard, its returns are dashes, and its trend leaves the session out."""
     bare = build_session(best_return=None, median_return=None)
     headlines = build_headlines(bare, build_session(1))
     assert headlines["Median return"].value == headlines["Best return"].value == "-"
@@ -99,7 +99,7 @@ def test_a_session_without_leaderboards_has_dashes() -> None:
 
 
 def build_event(title: str, moment: datetime) -> MarketEvent:
-    """Return a market event."""
+    """Return a market event with this title and time."""
     return MarketEvent(UUID(int=1), "T", title, None, (), None, "NEUTRAL", moment)
 
 
@@ -109,8 +109,8 @@ def list_values(spec: dict[str, Any], layer: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
-    """Each session has two values, fewer without a leaderboard; the oldest is first."""
+def test_the_chart_of_returns_has_every_known_return() -> None:
+    """The chart has the best and the median return of each session, the oldest first."""
     sessions = [build_session(0, events=0), build_session(1, median_return=None, events=0)]
     spec = charts.build_returns_chart(sessions, (), today=AFTER)
     alt.LayerChart.from_dict(spec)
@@ -123,8 +123,8 @@ def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
     ]
 
 
-def test_an_open_session_is_not_joined_to_the_finished_ones() -> None:
-    """The points of an open session are hollow and marked so far."""
+def test_an_open_session_has_hollow_points() -> None:
+    """An open session has hollow points marked `so far`, which no line joins to finished sessions."""
     sessions = [build_session(0, events=0), build_session(1, events=0)]
     spec = charts.build_returns_chart(sessions, (), today=DAY)
     alt.LayerChart.from_dict(spec)
@@ -133,8 +133,8 @@ def test_an_open_session_is_not_joined_to_the_finished_ones() -> None:
     assert spec["layer"][1]["mark"]["filled"] is False
 
 
-def test_events_mark_their_sessions() -> None:
-    """Events count by their day in UTC; a day without a session has no place on the axis."""
+def test_events_are_marked_on_the_session_of_their_utc_day() -> None:
+    """An event is marked on the session of its day in UTC; an event of another day has no mark."""
     late = datetime(2013, 3, 1, 23, 30, tzinfo=timezone(-timedelta(hours=5)))
     events = [
         build_event("next day", late),
@@ -150,7 +150,7 @@ def test_events_mark_their_sessions() -> None:
 
 
 def test_sessions_as_a_table() -> None:
-    """The table has one row a session, in the order given; only the newest can be open."""
+    """The table has one row per session in the given order; the session of today is marked `so far`."""
     sessions = [build_session(0), build_session(1, best_return=None)]
     frame = tables.build_sessions_table(sessions, today=DAY)
     assert list(frame["session"]) == [DAY, DAY - timedelta(days=1)]
@@ -159,8 +159,8 @@ def test_sessions_as_a_table() -> None:
     assert frame["best"].isna().tolist() == [False, True]
 
 
-def test_rows_of_tomorrow_leave_today_open() -> None:
-    """The clock decides which session is open: rows of a later session finish none."""
+def test_a_later_session_does_not_finish_today() -> None:
+    """A session of today is open by the clock, even if there are rows of a later session."""
     sessions = [build_session(age) for age in (-1, 0, 1)]
     assert list(tables.build_sessions_table(sessions, today=DAY)["state"]) == ["so far", "so far", "finished"]
     spec = charts.build_returns_chart(sessions, (), today=DAY)
@@ -172,12 +172,12 @@ def test_rows_of_tomorrow_leave_today_open() -> None:
 
 
 def test_a_count_that_did_not_change_has_no_sign() -> None:
-    """No other change of zero has a sign either."""
+    """The difference of an unchanged count is shown as 0 without a sign."""
     assert build_headlines(build_session(0), build_session(0))["Played"].note == "0"
 
 
-def test_movers_say_of_when_their_prices_are() -> None:
-    """The text names the time of the prices, and how many symbols with older prices are left out."""
+def test_the_time_of_the_movers_prices_is_shown() -> None:
+    """The text has the time of the newest price and the number of symbols without a recent price."""
     noon = datetime(2013, 3, 1, 12, tzinfo=UTC)
     market = Market((Tick("AAPL", noon, Decimal(1)),), (), stale=2)
     assert tables.describe_movers(market, noon + timedelta(hours=3)) == (

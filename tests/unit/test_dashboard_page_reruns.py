@@ -1,4 +1,4 @@
-"""Open pages run again when the health changes, once each, and not in the middle of a run."""
+"""Reruns of open pages when the health changes: one rerun per change, and none during a run."""
 
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -9,8 +9,8 @@ from dashboard import runtime
 from dashboard.server.page_reruns import PageReruns
 
 
-class Page:
-    """A session of Streamlit, as far as updates know it."""
+class PageSession:
+    """A stand-in for a Streamlit session, with the attributes that `PageReruns` uses."""
 
     def __init__(self, name: str, *, page_script_hash: str = "overview") -> None:
         self.id = name
@@ -22,35 +22,35 @@ class Page:
         self.runs: list[str] = []
 
     def request_rerun(self, state: ClientState) -> None:
-        """Note with which filters the page runs."""
+        """Record the query string of the requested rerun."""
         self.runs.append(state.query_string)
 
     def begin(self) -> None:
-        """Begin a run for the visitor."""
+        """Begin a run of the page's script."""
         self._scriptrunner = object()
 
     def enqueue(self) -> None:
-        """Add a message of the run that the browser has not got yet."""
+        """Add a message that is not yet sent to the browser."""
         self._browser_queue.enqueue(ForwardMsg(script_finished=ForwardMsg.FINISHED_SUCCESSFULLY))
 
     def flush(self) -> None:
-        """Send the messages to the browser."""
+        """Send the waiting messages to the browser."""
         self._browser_queue.flush()
 
     def end(self) -> None:
-        """End it."""
+        """End the run of the page's script."""
         self._scriptrunner = None
 
 
-def open_pages(*pages: Page) -> PageReruns:
-    """Return the updates of these pages."""
-    return PageReruns(lambda: pages)  # type: ignore[arg-type,return-value]  # sessions with less in them
+def build_reruns(*pages: PageSession) -> PageReruns:
+    """Return the `PageReruns` of these sessions."""
+    return PageReruns(lambda: pages)  # type: ignore[arg-type,return-value]  # stand-ins for sessions
 
 
 def test_a_change_runs_every_page_once() -> None:
-    """The page runs with the filters of its last run; the first state, and an equal state, is no change."""
-    alice, bob = Page("alice"), Page("bob")
-    pages, before = open_pages(alice, bob), runtime.get_updates()
+    """A changed state reruns every page once, with its own filters; an equal state reruns none."""
+    alice, bob = PageSession("alice"), PageSession("bob")
+    pages, before = build_reruns(alice, bob), runtime.get_updates()
     for state in ("healthy", "healthy", "no database", "no database", "no database"):
         pages.update(state)
     assert (alice.runs, bob.runs) == (["player=alice"], ["player=bob"])
@@ -59,10 +59,10 @@ def test_a_change_runs_every_page_once() -> None:
     assert alice.runs == ["player=alice"] * 2
 
 
-def test_a_page_that_runs_gets_its_turn_afterwards() -> None:
-    """Other pages do not wait for it, and do not run twice."""
-    alice, bob = Page("alice"), Page("bob")
-    pages = open_pages(alice, bob)
+def test_a_running_page_is_rerun_after_its_run() -> None:
+    """A page that is running is rerun when its run has ended; other pages are rerun at once."""
+    alice, bob = PageSession("alice"), PageSession("bob")
+    pages = build_reruns(alice, bob)
     alice.begin()
     for state in ("healthy", "no database", "no database"):
         pages.update(state)
@@ -73,19 +73,19 @@ def test_a_page_that_runs_gets_its_turn_afterwards() -> None:
     assert (alice.runs, bob.runs) == (["player=alice"], ["player=bob"])
 
 
-def test_a_page_that_never_ran_is_left_alone() -> None:
-    """Its page is not known yet, so a run would show the first page of the menu."""
-    opened = Page("charlie", page_script_hash="")
-    pages = open_pages(opened)
+def test_a_page_that_never_ran_is_not_rerun() -> None:
+    """A session whose page is not known yet is not rerun, because the first page would be shown."""
+    opened = PageSession("charlie", page_script_hash="")
+    pages = build_reruns(opened)
     for state in ("healthy", "no database"):
         pages.update(state)
     assert opened.runs == []
 
 
-def test_a_page_runs_again_after_its_messages_are_sent() -> None:
-    """A new run drops what is not sent, such as the value that a filter has from the address."""
-    alice = Page("alice")
-    pages = open_pages(alice)
+def test_a_page_is_rerun_after_its_messages_are_sent() -> None:
+    """A page is rerun only when its messages are sent, because a new run drops unsent messages."""
+    alice = PageSession("alice")
+    pages = build_reruns(alice)
     pages.update("healthy")
     alice.enqueue()
     pages.update("no database")

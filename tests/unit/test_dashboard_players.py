@@ -1,4 +1,4 @@
-"""Distributions, retention and charts of the players page."""
+"""Distributions, retention and charts of the Players page."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,7 +15,7 @@ MONDAY = date(2026, 3, 9)
 
 
 def build_report(**changes: object) -> PlayerReport:
-    """Return a report on ten players of two cohorts."""
+    """Return a report on ten players in two cohorts, with these fields changed."""
     values = {
         "today": TODAY,
         "players": 10,
@@ -30,7 +30,7 @@ def build_report(**changes: object) -> PlayerReport:
 
 
 def measure_contrast(first: str, second: str) -> float:
-    """Return the contrast of two colours (WCAG 2)."""
+    """Return the contrast ratio of two colours, as WCAG 2 defines it."""
 
     def measure(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -43,14 +43,14 @@ def measure_contrast(first: str, second: str) -> float:
 
 @pytest.mark.parametrize(("limit", "fill", "text"), [*charts.LIGHT_HEAT, *charts.DARK_HEAT])
 def test_numbers_of_the_heat_table_are_readable(limit: int, fill: str, text: str) -> None:
-    """Each cell sets its own background, so it is readable in its theme."""
+    """In each cell the text has a contrast of at least 4.5 to the cell's own background."""
     assert limit > 0
     assert measure_contrast(fill, text) >= 4.5
 
 
 @pytest.mark.parametrize(("heat", "page"), [(charts.LIGHT_HEAT, "#ffffff"), (charts.DARK_HEAT, "#0e1117")])
 def test_a_high_share_stands_out_from_the_page(heat: tuple[tuple[int, str, str], ...], page: str) -> None:
-    """In both themes: the less of a cohort played, the nearer a cell is to the background."""
+    """In both themes, a cell of a higher share has more contrast to the page's background."""
     contrasts = [measure_contrast(fill, page) for _, fill, _ in heat]
     assert contrasts == sorted(contrasts)
     assert contrasts[0] < 1.3
@@ -58,8 +58,8 @@ def test_a_high_share_stands_out_from_the_page(heat: tuple[tuple[int, str, str],
     assert {row["fill"] for row in spec["layer"][0]["data"]["values"]} <= {fill for _, fill, _ in heat}
 
 
-def test_buckets_hold_every_player_who_was_seen() -> None:
-    """The buckets count players by days since they were seen, and by sessions in a row."""
+def test_buckets_count_days_since_seen_and_streaks() -> None:
+    """The buckets count players by days since they were last seen, and by the length of their streak."""
     silence = {bucket.label: bucket.players for bucket in tables.group_silence(build_report())}
     assert {label: players for label, players in silence.items() if players} == {
         "Today": 4,
@@ -72,7 +72,7 @@ def test_buckets_hold_every_player_who_was_seen() -> None:
 
 
 def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
-    """Future weeks have no cell either; only the running week is marked so far."""
+    """A week without a session and a future week have no cell; the running week is marked `so far`."""
     cells = list(tables.list_retention(build_report()))
     assert [(cell.since, cell.percent, cell.is_open) for cell in cells] == [
         (0, 100.0, False),
@@ -87,7 +87,7 @@ def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
 
 
 def test_retention_of_a_small_cohort_is_a_number() -> None:
-    """A cohort of three players shows numbers; 100 and 0 are shown for all and nobody only."""
+    """A small cohort shows counts such as 2/3; 100% means all players, and 0% means none."""
     cohorts = (
         Cohort(MONDAY - timedelta(days=7), 3, (3, 2)),
         Cohort(MONDAY - timedelta(days=7), 1_000, (1_000, 999)),
@@ -98,7 +98,7 @@ def test_retention_of_a_small_cohort_is_a_number() -> None:
 
 
 def test_days_without_a_session_have_no_point() -> None:
-    """The line of players continues over them; today is marked so far, without a line to it."""
+    """The line of players passes over a day without a session; the open session has a separate point."""
     days = [
         PlayerDay(TODAY - timedelta(days=age), played, played, 1)
         for age, played in ((3, 5), (2, 0), (1, 4), (0, 2))
@@ -116,7 +116,7 @@ def test_days_without_a_session_have_no_point() -> None:
 
 
 def test_last_seen_is_the_later_of_activity_and_session() -> None:
-    """A session can be later than the stored time of activity, which can be unknown."""
+    """A player was last seen at the later of the last activity and the last session."""
     day = date(2026, 1, 20)
     for active in (None, datetime(2026, 1, 3, tzinfo=UTC)):
         table = tables.build_silent_table([build_silent(last_active=active, last_session=day)])
@@ -125,7 +125,7 @@ def test_last_seen_is_the_later_of_activity_and_session() -> None:
 
 
 def build_silent(**changes: object) -> SilentPlayer:
-    """Return a player who was silent for forty days."""
+    """Return a player who was silent for forty days, with these fields changed."""
     day = TODAY - timedelta(days=40)
     moment = datetime.combine(day, time(9), UTC)
     values = {
@@ -145,15 +145,15 @@ def build_silent(**changes: object) -> SilentPlayer:
     return SilentPlayer(**(values | changes))  # type: ignore[arg-type]  # of the right types
 
 
-def test_returns_of_the_list_have_a_sign_unless_they_are_shown_as_zero() -> None:
-    """A return that rounds to zero is neither a gain nor a loss; an unknown one is empty."""
+def test_returns_shown_as_zero_have_no_sign() -> None:
+    """A return has a sign unless it is shown as 0.00%; an unknown return is an empty cell."""
     returns = [Decimal("1.25"), Decimal("-0.3"), Decimal("0.004"), Decimal("-0.004"), None]
     table = tables.build_silent_table([build_silent(return_percent=value) for value in returns])
     assert list(table["return"].fillna("")) == ["+1.25%", "-0.30%", "0.00%", "0.00%", ""]
 
 
 def test_charts_are_valid() -> None:
-    """Altair's schema accepts each chart."""
+    """The Vega-Lite schema of Altair accepts each chart."""
     days = [PlayerDay(TODAY - timedelta(days=age), age, age, 0) for age in (2, 1, 0)]
     for spec in (
         charts.build_retention_chart(build_report(), is_dark=False),
@@ -164,7 +164,7 @@ def test_charts_are_valid() -> None:
 
 
 def test_a_chart_of_few_rows_has_room_for_each() -> None:
-    """The height includes the axis; otherwise a single cohort would have no room."""
+    """A chart is at least 24 pixels high per row, plus 60 pixels for the axis."""
     for weeks in (1, 2, 13):
         cohorts = tuple(Cohort(MONDAY, 2, (2,)) for _ in range(weeks))
         assert (
@@ -175,8 +175,8 @@ def test_a_chart_of_few_rows_has_room_for_each() -> None:
     assert charts.build_bars(bars, title="Days")["height"] >= len(bars) * 24 + 60
 
 
-def test_every_row_of_a_chart_is_named() -> None:
-    """Vega hides every second label of a low row unless told otherwise."""
+def test_every_row_of_a_chart_has_its_label() -> None:
+    """The charts set labelOverlap to false, because Vega otherwise hides every second label of low rows."""
     heat = charts.build_retention_chart(build_report(), is_dark=False)["layer"]
     bars = charts.build_bars(tables.group_silence(build_report()), title="Days")
     for spec in (*heat, bars):

@@ -1,4 +1,4 @@
-"""The portfolios page: curves, summaries, charts and texts, without a server."""
+"""Curves, tables, charts and texts of the Portfolios page, without a server."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +34,7 @@ TODAY = date(2013, 3, 1)
 
 
 def build_history(changes: Sequence[str]) -> list[Portfolio]:
-    """Return sessions with these changes, newest first."""
+    """Return one session per day change, newest first; the newest is of TODAY."""
     days = (TODAY - timedelta(days=age) for age in range(len(changes)))
     return [
         build_portfolio(UUID(int=1), day, Decimal(change)) for day, change in zip(days, changes, strict=True)
@@ -42,7 +42,7 @@ def build_history(changes: Sequence[str]) -> list[Portfolio]:
 
 
 def build_quest(*, progress: str, target: str, **changes: object) -> Quest:
-    """Return an active quest."""
+    """Return an active quest with this progress and target."""
     values = {
         "id": UUID(int=1),
         "user_id": UUID(int=2),
@@ -60,8 +60,8 @@ def build_quest(*, progress: str, target: str, **changes: object) -> Quest:
     return Quest(**(values | changes))  # type: ignore[arg-type]  # one value of each field's type
 
 
-def test_a_history_keeps_its_order_and_adds_what_is_invested() -> None:
-    """One row per session; invested is value less cash."""
+def test_the_sessions_table_keeps_order_and_adds_invested() -> None:
+    """The table has one row per session, newest first; `invested` is the value minus the cash."""
     frame = tables.build_sessions_table(tuple(build_history(["100", "-50"])), TODAY).to_pydict()
     assert list(frame["session"]) == [TODAY, TODAY - timedelta(days=1)]
     assert list(frame["value"]) == [10_100.0, 9_950.0]
@@ -70,13 +70,13 @@ def test_a_history_keeps_its_order_and_adds_what_is_invested() -> None:
 
 
 def test_cash_and_invested_add_up() -> None:
-    """Cash plus the invested amount is the value."""
+    """The cash plus the invested amount is the total value."""
     [portfolio] = build_history(["100"])
     assert portfolio.current_cash + tables.measure_invested(portfolio) == portfolio.total_value
 
 
 def test_a_record_counts_gains_as_won() -> None:
-    """A session without gain or loss is not won."""
+    """A summary counts sessions with a gain as won; a session without gain or loss is not won."""
     record = tables.summarize_history(build_history(["100", "0", "-40"]))
     assert record is not None
     assert tables.summarize_history([]) is None
@@ -99,7 +99,7 @@ def test_a_record_counts_gains_as_won() -> None:
 def test_a_quest_card_has_a_bar_between_empty_and_full(
     progress: str, target: str, percent: int, text: str
 ) -> None:
-    """Progress beyond the target, or below zero, stays on the bar; only a reached target fills it."""
+    """The bar is between 0% and 100%, and is full only if the target is reached."""
     card = tables.build_quest_card(build_quest(progress=progress, target=target), NOW)
     assert card.percent == percent
     assert card.progress == text
@@ -116,27 +116,27 @@ def test_a_quest_card_has_a_bar_between_empty_and_full(
     ],
 )
 def test_a_quest_card_names_the_reward(kind: str | None, value: Decimal | None, text: str) -> None:
-    """Only a reward in cash has a dollar sign."""
+    """The card shows cash with a dollar sign, and any other reward by its kind and amount."""
     quest = build_quest(progress="1", target="2", reward_type=kind, reward_value=value)
     assert tables.build_quest_card(quest, NOW).reward == text
 
 
-# -- curves and charts ---------------------------------------------------------------------
+# -- equity curves and charts --------------------------------------------------------------
 
 
 def list_rows(spec: Spec) -> list[Any]:
-    """Return the rows of a chart whose data is inside of its layer."""
+    """Return the rows of the first layer, in which these charts keep their data."""
     rows: list[Any] = spec["layer"][0]["data"]["values"]
     return rows
 
 
 HISTORY = build_history(["300", "-500", "100"])
-"""Newest first: 10,100, then 9,600, then 9,900."""
+"""Three sessions, newest first. The equity curve, oldest first, is 10,100, then 9,600, then 9,900."""
 DAYS = [row.session_date for row in HISTORY][::-1]
 
 
 def build_user(**changes: object) -> User:
-    """Return a player."""
+    """Return a user with these fields changed."""
     values = {
         "id": UUID(int=1),
         "username": "alice",
@@ -151,7 +151,7 @@ def build_user(**changes: object) -> User:
 
 
 def test_equity_adds_up_the_gains() -> None:
-    """The curve begins with the starting cash at the first session of the window, oldest first."""
+    """The equity curve adds the day changes to the starting cash, from the first day of the window on."""
     curve = tables.build_curve("alice", HISTORY, since=DAYS[0])
     assert curve.days == tuple(DAYS)
     assert curve.equity == (Decimal(10_100), Decimal(9_600), Decimal(9_900))
@@ -159,7 +159,7 @@ def test_equity_adds_up_the_gains() -> None:
 
 
 def test_the_market_adds_up_its_returns() -> None:
-    """The market begins with the same starting cash in each window."""
+    """The market curve adds the returns to the same starting cash."""
     days = [DAYS[0], DAYS[2]]
     curve = tables.build_market_curve([MarketReturn(day, Decimal("1.5"), 2) for day in days])
     assert curve.days == tuple(days)
@@ -168,7 +168,7 @@ def test_the_market_adds_up_its_returns() -> None:
 
 
 def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
-    """It is in percent of the highest value so far, which begins with the starting cash."""
+    """A drawdown is in percent of the highest equity so far, which is at least the starting cash."""
     curve = tables.build_curve("alice", HISTORY, since=DAYS[0])
     assert [round(drawdown.percent, 2) for drawdown in tables.list_drawdowns(curve)] == [
         Decimal(0),
@@ -183,7 +183,7 @@ def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]])
 def test_charts_are_valid_and_hold_every_session(history: list[Portfolio]) -> None:
-    """The schema accepts each chart; some sessions have a label, in order."""
+    """The schema accepts each chart, and each chart has every session of the history."""
     first = history[-1].session_date
     axis = charts.Days(first, TODAY, tuple(row.session_date for row in reversed(history)))
     curves = [tables.build_curve(name, history, since=first) for name in ("alice", "bob")]
@@ -204,12 +204,12 @@ def test_charts_are_valid_and_hold_every_session(history: list[Portfolio]) -> No
 
 
 def build_axis(days: Sequence[date], *, today: date = TODAY) -> charts.Days:
-    """Return the days of a chart of these sessions held."""
+    """Return the day axis of a chart, with the days on which sessions were held."""
     return charts.Days(days[0], today, tuple(days))
 
 
-def test_days_are_a_calendar_with_the_year() -> None:
-    """The calendar goes from the first day to the end of today in UTC, also over days without a session."""
+def test_the_day_axis_is_a_calendar_in_utc() -> None:
+    """The axis reaches from the first session to the end of today in UTC, and its labels have the year."""
     encoding = build_axis([date(2013, 2, 1)]).encode()
     assert encoding["scale"]["domain"] == [
         {"year": 2013, "month": 2, "date": 1, "utc": True},
@@ -220,7 +220,7 @@ def test_days_are_a_calendar_with_the_year() -> None:
 
 
 def test_a_missed_session_breaks_the_lines_and_has_a_mark() -> None:
-    """A missed session is not a session of 0 %: it has a grey mark only; today is not missed yet."""
+    """A session that the player missed breaks the lines and has a mark; today is not missed yet."""
     held = [TODAY - timedelta(days=age) for age in (6, 5, 4, 2, 1, 0)]
     played = (held[1], held[4])
     history = [row for row in build_history([*"123456"]) if row.session_date in played]
@@ -240,29 +240,29 @@ def test_a_missed_session_breaks_the_lines_and_has_a_mark() -> None:
     assert [row["day"] for row in marks] == [day.isoformat() for day in (held[0], held[2], held[3])]
 
 
-def test_an_open_session_is_pale_and_says_so_far() -> None:
-    """Finished sessions are not pale."""
+def test_an_open_session_is_pale_and_marked() -> None:
+    """The bar of an open session has half the opacity and a tooltip with `so far`."""
     spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])), build_axis(DAYS))
     before, today = list_rows(spec)
     assert (before["opacity"], today["opacity"]) == (1, 0.5)
     assert (before["moved"], today["moved"]) == ("-$100.00 (-1.00%)", "+$100.00 (+1.00%) so far")
 
 
-def test_a_curve_tells_each_session_under_the_pointer() -> None:
-    """With a tooltip on the line alone, the first session would be shown everywhere."""
+def test_every_point_of_a_curve_has_a_tooltip() -> None:
+    """Curves have points with tooltips, because the tooltip of a line always shows the first session."""
     curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
     equity = charts.build_equity_chart((curve,), (0,), build_axis(DAYS))
     drawdown = charts.build_drawdown_chart(curve, build_axis(DAYS))
     for spec, field in ((equity, "value"), (drawdown, "value")):
         points = spec["layer"][0]["layer"][-1]
         assert points["mark"]["type"] == "point"
-        assert not points["mark"]["filled"]  # or the legend would show points instead of dashes
+        assert not points["mark"]["filled"]  # otherwise the legend would show points instead of dashes
         assert points["encoding"]["y"]["field"] == field
         assert points["encoding"]["tooltip"]
 
 
 def test_a_rival_keeps_colour_and_dashes() -> None:
-    """They do not depend on whether the market is drawn too."""
+    """A rival's colour and dashes are the same with and without the market curve."""
     curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
     spec = charts.build_equity_chart((curve,), (3,), build_axis(DAYS))
     encoding = spec["layer"][0]["layer"][2]["encoding"]
@@ -270,8 +270,8 @@ def test_a_rival_keeps_colour_and_dashes() -> None:
     assert encoding["strokeDash"]["scale"]["range"] == [[8, 2]]
 
 
-def test_a_profile_says_what_is_known() -> None:
-    """The e-mail address is shortened, and keys that only programs read are left out."""
+def test_a_profile_shows_known_fields_only() -> None:
+    """A profile has a shortened e-mail address, and no preferences that only programs use."""
     bare = dict(tables.list_profile(build_user()))
     assert bare["Email"] == "not given"
     assert bare["Last seen"] == "never"
@@ -296,8 +296,8 @@ def test_a_profile_says_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("number", range(200))
-def test_every_strategy_has_words(number: int) -> None:
-    """Every strategy of the simulation has a text, so none is shown as a key."""
+def test_every_strategy_has_a_text(number: int) -> None:
+    """Every strategy of the simulation is described by a text with its settings, not by its key."""
     traits = draw_traits(7, [UUID(int=number) for number in range(200)])
     preferences = traits.preferences(number)
     words = tables.describe_strategy(preferences)
@@ -309,12 +309,12 @@ def test_every_strategy_has_words(number: int) -> None:
 
 @pytest.mark.parametrize("strategy", ["own", None, 3, ["momentum"], {}])
 def test_an_unknown_strategy_is_left_out(strategy: object) -> None:
-    """A client may have stored any text as the strategy."""
+    """An unknown strategy has no text, because any client can store any value as the strategy."""
     assert tables.describe_strategy({"strategy": strategy, "symbols": 3}) == ""
 
 
-def test_a_tooltip_has_readable_figures() -> None:
-    """The server formats the figures, not the browser."""
+def test_a_tooltip_has_formatted_numbers() -> None:
+    """The server formats the day and the numbers of a tooltip, so the browser shows them unchanged."""
     [row] = list_rows(
         charts.build_changes_chart(tuple(build_history(["100"])), build_axis(DAYS, today=date(2099, 1, 1)))
     )
@@ -324,20 +324,20 @@ def test_a_tooltip_has_readable_figures() -> None:
 
 
 def test_green_and_red_mean_gain_and_loss() -> None:
-    """Only the sign of the change decides the colour."""
+    """A bar is red for a negative change and green otherwise."""
     spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])), build_axis(DAYS))
     colour = spec["layer"][0]["layer"][0]["encoding"]["color"]
     assert colour["condition"] == {"test": "datum.change < 0", "value": LOSS}
     assert colour["value"] == GAIN
 
 
-# -- charts that are kept ------------------------------------------------------------------
+# -- cached charts -------------------------------------------------------------------------
 
 GAINS = ["300", "-500", "100", "20", "30", "40"]
 
 
 def draw_all(gains: list[str]) -> list[Spec]:
-    """Draw the charts of a player with these day changes, newest first."""
+    """Return all charts of a player with these day changes, newest first."""
     history = tuple(build_history(gains))
     curve = build_curve("alice", history)
     axis = build_axis([row.session_date for row in reversed(history)])
@@ -352,28 +352,28 @@ def draw_all(gains: list[str]) -> list[Spec]:
     ]
 
 
-def test_the_same_figures_are_drawn_once() -> None:
-    """Two reads return different objects with equal values, and the chart is built once."""
+def test_a_chart_of_equal_values_is_built_once() -> None:
+    """A second call with equal values returns the cached chart."""
     for first, second in zip(draw_all(GAINS), draw_all(GAINS), strict=True):
         assert first is second
 
 
-def test_other_figures_are_drawn_anew() -> None:
-    """A change of one session builds each chart again."""
+def test_a_chart_of_changed_values_is_built_again() -> None:
+    """If the change of one session differs, every chart is different."""
     for first, second in zip(draw_all(GAINS), draw_all(["300.01", *GAINS[1:]]), strict=True):
         assert first != second
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_every_chart_is_vega_lite(number: int) -> None:
-    """The schema of Vega-Lite accepts it, and no data is at the top level."""
+    """The Vega-Lite schema accepts every chart, and no chart has data at the top level."""
     spec = draw_all(GAINS)[number]
     assert "data" not in spec
     alt.LayerChart.from_dict(spec)
 
 
-def test_the_table_is_sent_as_it_is() -> None:
-    """Its columns have the types that the page's formats expect."""
+def test_the_sessions_table_has_typed_columns() -> None:
+    """The columns of the sessions table have the types that the page's number formats expect."""
     table = tables.build_sessions_table(tuple(build_history(GAINS)), TODAY)
     types = {field.name: str(field.type) for field in table.schema}
     assert types.pop("session") == "date32[day]"
@@ -382,18 +382,18 @@ def test_the_table_is_sent_as_it_is() -> None:
     assert table.column("change").to_pylist()[:2] == [300.0, -500.0]
 
 
-# -- gains --------------------------------------------------------------------------------
+# -- gains by symbol ----------------------------------------------------------------------
 
 
 def build_gains(change: str, **gains: str) -> PlayerGains:
-    """Return gains of symbols, unrealised, of one session."""
+    """Return the gains of one session: its change, and the unrealised gain of each symbol."""
     zero = Decimal(0)
     symbols = (SymbolGain(name, 1, 1, zero, zero, zero, Decimal(gain), 0) for name, gain in gains.items())
     return PlayerGains(1, Decimal(change), tuple(symbols))
 
 
 def test_the_table_of_gains_adds_up_to_the_change() -> None:
-    """It adds up in cash and in points; the last line is what trades do not explain."""
+    """The gains of the symbols and the unexplained rest add up to the change, in cash and in points."""
     window, newest = build_gains("-100.05", AAPL="12.34", FB="-150.01", IBM="0"), build_gains("3", AAPL="1")
     held = (Position(UUID(int=1), TODAY, "FB", Decimal("2.5"), Decimal(10)),)
     table = tables.build_gains_table(window, newest, held).to_pydict()
@@ -405,14 +405,14 @@ def test_the_table_of_gains_adds_up_to_the_change() -> None:
     assert all(str(gain) != "-0.0" for gain in table["gain"] + table["points"])
 
 
-def test_the_table_of_gains_has_a_line_without_trades() -> None:
-    """The line has the whole change, as unexplained."""
+def test_a_change_without_trades_is_unexplained() -> None:
+    """Without trades the table has one line, the whole change as unexplained."""
     table = tables.build_gains_table(build_gains("-7"), build_gains("0"), ()).to_pydict()
     assert (table["symbol"], table["gain"], table["session"]) == ([tables.UNEXPLAINED], [-7.0], [0.0])
 
 
-def test_gains_that_trades_explain_have_no_other_line() -> None:
-    """Neither in the table nor in the chart; without a symbol nothing is left."""
+def test_an_explained_change_has_no_unexplained_line() -> None:
+    """If trades explain the whole change, table and chart have no line for an unexplained rest."""
     explained = build_gains("2", FB="2")
     assert tables.build_gains_table(explained, explained, ()).to_pydict()["symbol"] == ["FB"]
     assert [row["symbol"] for row in list_rows(charts.build_gains_chart(explained))] == ["FB"]
@@ -422,8 +422,8 @@ def test_gains_that_trades_explain_have_no_other_line() -> None:
     assert tables.build_gains_table(explained, session, ()).to_pydict()["session"] == [2.0, -3.0]
 
 
-def test_the_sentence_on_gains_names_its_sessions() -> None:
-    """The sum over many sessions is no sum over those that two players have in common."""
+def test_the_text_on_gains_names_the_number_of_sessions() -> None:
+    """A sum over several sessions names their number, because it includes sessions a rival did not play."""
     gains = build_gains("10", FB="-5", AAPL="20")
     one = tables.describe_gains(gains).replace("\\", "")
     assert one == "+$10.00 = AAPL +$20.00, FB -$5.00, not explained -$5.00."
@@ -431,8 +431,8 @@ def test_the_sentence_on_gains_names_its_sessions() -> None:
     assert tables.describe_gains(many).replace("\\", "") == f"In all 55 sessions played: {one}"
 
 
-def test_the_chart_of_gains_shows_every_line() -> None:
-    """The largest gain is first; the unexplained rest is last and grey."""
+def test_the_chart_of_gains_has_a_bar_per_line() -> None:
+    """The largest gain is the first row of the chart, and the unexplained rest is the last row."""
     spec = charts.build_gains_chart(build_gains("10", FB="-5", AAPL="20"))
     alt.LayerChart.from_dict(spec)
     assert [(row["symbol"], row["money"], row["points"]) for row in list_rows(spec)] == [
@@ -442,23 +442,23 @@ def test_the_chart_of_gains_shows_every_line() -> None:
     ]
 
 
-# -- reads --------------------------------------------------------------------------------
+# -- days whose market is read ------------------------------------------------------------
 
 
 def test_days_without_a_long_gap_are_one_span() -> None:
-    """Weekends and holidays do not split the history."""
+    """Gaps of 3 and 17 days, such as weekends and holidays, do not split a span."""
     days = [TODAY, TODAY + timedelta(days=3), TODAY + timedelta(days=20)]
     assert split_days(days) == ((days[0], days[-1]),)
 
 
-def test_years_without_a_session_part_a_history() -> None:
-    """The market between two parts of the history is not read."""
+def test_years_without_a_session_split_a_history() -> None:
+    """Two sessions with years between them are two spans, so the market between them is not read."""
     today = date(2026, 11, 25)
     assert split_days([TODAY, today]) == ((TODAY, TODAY), (today, today))
 
 
 def test_no_span_is_longer_than_the_service_reads() -> None:
-    """One session a week for eleven years needs two calls, which omit no session."""
+    """Weekly sessions of eleven years are two spans without a gap; the first is below MAX_MARKET_DAYS."""
     days = [TODAY + timedelta(weeks=week) for week in range(574)]
     (first, end), (begin, last) = split_days(days)
     assert (first, last) == (days[0], days[-1])
@@ -467,12 +467,12 @@ def test_no_span_is_longer_than_the_service_reads() -> None:
 
 
 def test_only_the_newest_spans_are_read() -> None:
-    """For a player who returns every few months the number of statements is bounded."""
+    """Of forty spans only the newest SPANS_READ are kept, so the number of statements is bounded."""
     spans = split_days([TODAY + timedelta(days=90 * visit) for visit in range(40)])
     assert len(spans) == SPANS_READ
     assert spans[-1][1] == TODAY + timedelta(days=90 * 39)
 
 
 def test_no_session_is_no_span() -> None:
-    """Without sessions there is no span, and nothing is read."""
+    """Without sessions there is no span."""
     assert split_days([]) == ()

@@ -1,4 +1,4 @@
-"""Rates, ratios and quantiles from a few scrapes, and the same questions in PromQL."""
+"""Rates, ratios and quantiles computed from scrapes, and the same queries in PromQL."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -34,143 +34,153 @@ CALLS = "echo_db_operation_duration_seconds_count"
 BUCKET = "echo_db_operation_duration_seconds_bucket"
 
 
-def take(seconds: float, *samples: tuple[str, dict[str, str], float]) -> Scrape:
-    """Return a scrape of this many seconds after the start."""
+def build_scrape(seconds: float, *samples: tuple[str, dict[str, str], float]) -> Scrape:
+    """Return a scrape of this number of seconds after START."""
     return Scrape((Sample(*item) for item in samples), taken_at=START + timedelta(seconds=seconds))
 
 
-def calls(seconds: float, count: float, *, op: str = "get_user_by_id", role: str = "job") -> Scrape:
-    """Return a scrape with one counter of calls."""
-    return take(seconds, (CALLS, {"op": op, "role": role}, count))
+def build_calls(seconds: float, count: float, *, op: str = "get_user_by_id", role: str = "job") -> Scrape:
+    """Return a scrape with one sample of the counter of calls."""
+    return build_scrape(seconds, (CALLS, {"op": op, "role": role}, count))
 
 
-def keep(history: MetricHistory, *scrapes: Scrape) -> MetricHistory:
-    """Add scrapes at the times at which they were taken."""
+def add_scrapes(history: MetricHistory, *scrapes: Scrape) -> MetricHistory:
+    """Add scrapes to the history at the times at which they were taken."""
     for scrape in scrapes:
         history.add(scrape, at=(scrape.taken_at - START).total_seconds())
     return history
 
 
 def read_lines(history: MetricHistory, query: Query) -> dict[tuple[str, ...], list[tuple[float, float]]]:
-    """Return the points of a charted query by labels, times in seconds after the start."""
+    """Return the points of a charted query by their labels, with times in seconds after START."""
     return {
         line.labels: [((moment - START).total_seconds(), value) for moment, value in line.points]
         for line in history.list_series()[query]
     }
 
 
-def test_a_gauge_is_summed_over_processes() -> None:
-    """Used connections are summed by role, without idle ones."""
+def test_a_gauge_is_filtered_and_summed_by_role() -> None:
+    """The used connections of a role are charted, without its idle connections."""
     labels = [{"role": "job", "state": "used"}, {"role": "job", "state": "idle"}]
-    history = keep(
-        MetricHistory([POOL_USED]), take(0, *(("echo_db_pool_connections", item, 2) for item in labels))
+    history = add_scrapes(
+        MetricHistory([POOL_USED]),
+        build_scrape(0, *(("echo_db_pool_connections", item, 2) for item in labels)),
     )
     assert read_lines(history, POOL_USED) == {("job",): [(0, 2)]}
 
 
-def test_a_rate_is_what_a_counter_grew_by() -> None:
-    """The rate is per second over the window, summed over roles."""
+def test_a_rate_is_the_growth_of_a_counter_per_second() -> None:
+    """A rate is the growth of a counter per second in the window, summed over the roles."""
     history = MetricHistory([], [OPERATION_CALLS])
     for seconds, count in ((0, 100), (10, 120), (20, 130)):
         labels = [{"op": "get_leaderboard", "role": role} for role in ("job", "dashboard")]
-        keep(history, take(seconds, *((CALLS, item, count) for item in labels)))
+        add_scrapes(history, build_scrape(seconds, *((CALLS, item, count) for item in labels)))
     assert history.values[OPERATION_CALLS] == {("get_leaderboard",): 3.0}
 
 
-def test_a_rate_forgets_what_was_before_its_window() -> None:
-    """The rate covers two minutes and nothing earlier."""
-    scrapes = [calls(seconds, count) for seconds, count in ((0, 0), (30, 900), (150, 960))]
-    history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
+def test_a_rate_ignores_growth_before_its_window() -> None:
+    """Growth before the window of WINDOW_SECONDS does not count in a rate."""
+    scrapes = [build_calls(seconds, count) for seconds, count in ((0, 0), (30, 900), (150, 960))]
+    history = add_scrapes(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 60 / WINDOW_SECONDS}
 
 
-def test_a_counter_that_went_down_was_started_anew() -> None:
-    """After a restart the rate is not negative, and counts the new process from 0."""
-    scrapes = [calls(seconds, count) for seconds, count in ((0, 100), (10, 110), (20, 5))]
-    history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
+def test_a_counter_that_went_down_was_restarted() -> None:
+    """If a counter goes down, the new process counts from 0, so the rate is not negative."""
+    scrapes = [build_calls(seconds, count) for seconds, count in ((0, 100), (10, 110), (20, 5))]
+    history = add_scrapes(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.75}
 
 
 def test_a_restart_does_not_hide_in_a_sum() -> None:
-    """When one role restarts and another continues, the growth of each counts, not that of their sum."""
+    """If one role restarts, the growth is computed for each role before it is summed."""
     history = MetricHistory([], [OPERATION_CALLS])
     for seconds, job, dashboard in ((0, 1_000, 50), (10, 4, 60)):
         counts = {"job": job, "dashboard": dashboard}
         samples = ((CALLS, {"op": "a", "role": role}, count) for role, count in counts.items())
-        keep(history, take(seconds, *samples))
+        add_scrapes(history, build_scrape(seconds, *samples))
     assert history.values[OPERATION_CALLS] == {("a",): (4 + 10) / 10}
 
 
-def test_a_series_that_appears_later_counts_from_nothing() -> None:
-    """The first error of an operation counts, and so does one that a failed collector left out."""
-    history = keep(
+def test_a_later_series_counts_from_zero() -> None:
+    """A series that appears later counts from 0; a series missing in one scrape continues afterwards."""
+    history = add_scrapes(
         MetricHistory([], [OPERATION_CALLS]),
-        calls(0, 7, op="a"),
-        take(10, (CALLS, {"op": "b"}, 4)),
-        take(20, (CALLS, {"op": "a", "role": "job"}, 9), (CALLS, {"op": "b"}, 4)),
+        build_calls(0, 7, op="a"),
+        build_scrape(10, (CALLS, {"op": "b"}, 4)),
+        build_scrape(20, (CALLS, {"op": "a", "role": "job"}, 9), (CALLS, {"op": "b"}, 4)),
     )
     assert history.values[OPERATION_CALLS] == {("a",): 0.1, ("b",): 0.2}
 
 
-def test_counters_that_were_not_there_at_first_have_no_rate() -> None:
-    """Their collector failed in the first scrape, so their sums are not the growth of the last seconds."""
-    scrapes = [take(0), calls(10, 1_000_000), calls(20, 1_000_010)]
-    history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
+def test_a_counter_missing_in_the_first_scrape_is_not_growth() -> None:
+    """If the first scrape lacks a whole counter, its collector failed, so its first value is no growth."""
+    scrapes = [build_scrape(0), build_calls(10, 1_000_000), build_calls(20, 1_000_010)]
+    history = add_scrapes(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.5}
 
 
 def test_the_hit_ratio_needs_traffic() -> None:
-    """A cache without requests has no ratio."""
+    """A cache without requests in the window has no hit ratio."""
     history = MetricHistory([HIT_RATIO])
     user, quests = {"cache": "user", "tier": "near"}, {"cache": "quests", "tier": "near"}
     for seconds, hits, requests in ((0, 0, 0), (10, 30, 40)):
-        keep(history, take(seconds, (HITS, user, hits), (REQUESTS, user, requests), (REQUESTS, quests, 5)))
+        add_scrapes(
+            history,
+            build_scrape(seconds, (HITS, user, hits), (REQUESTS, user, requests), (REQUESTS, quests, 5)),
+        )
     assert read_lines(history, HIT_RATIO) == {("user", "near"): [(10, 0.75)]}
 
 
 def test_quantiles_are_of_the_window() -> None:
-    """Slow calls from before the window do not count, in total and by operation."""
+    """Calls before the window do not count in a quantile, neither of all operations nor of one."""
     history = MetricHistory(LATENCY, OPERATION_LATENCY)
     for seconds, fast, slow in ((0, 0, 50), (10, 100, 50)):
         counts = {"0.1": fast, "1.0": fast + slow, "+Inf": fast + slow}
-        keep(history, take(seconds, *((BUCKET, {"op": "a", "le": le}, n) for le, n in counts.items())))
+        add_scrapes(
+            history, build_scrape(seconds, *((BUCKET, {"op": "a", "le": le}, n) for le, n in counts.items()))
+        )
     assert read_lines(history, LATENCY[1]) == {(): [(10, pytest.approx(0.095))]}
     assert history.values[OPERATION_LATENCY[1]] == {("a",): pytest.approx(0.095)}
 
 
 def test_one_scrape_has_no_rates() -> None:
-    """A rate needs two scrapes; a gauge needs one."""
-    history = keep(MetricHistory(CHARTED, TABULATED), calls(0, 1))
+    """After one scrape there is neither a rate nor a quantile."""
+    history = add_scrapes(MetricHistory(CHARTED, TABULATED), build_calls(0, 1))
     assert history.values[OPERATION_CALLS] == {}
     assert [read_lines(history, query) for query in LATENCY] == [{}, {}, {}]
 
 
 def test_an_hour_is_kept_and_no_more() -> None:
-    """There is a point every 15 s; older points are dropped, and sums are kept for the window only."""
+    """The history has a point per CHART_STEP_SECONDS of the last HISTORY_SECONDS, and drops older points."""
     history = MetricHistory([POOL_USED], [OPERATION_CALLS])
     pool = {"role": "job", "state": "used"}
     for seconds in range(0, 2 * HISTORY_SECONDS + 1, 5):
-        keep(history, take(seconds, ("echo_db_pool_connections", pool, seconds), (CALLS, {}, seconds)))
+        add_scrapes(
+            history, build_scrape(seconds, ("echo_db_pool_connections", pool, seconds), (CALLS, {}, seconds))
+        )
     points = read_lines(history, POOL_USED)[("job",)]
     assert len(points) == HISTORY_SECONDS / CHART_STEP_SECONDS + 1
     assert points[-1][0] - points[0][0] == HISTORY_SECONDS
     assert len(history._sums) == WINDOW_SECONDS / 5 + 1, "bounded"
 
 
-def test_a_line_that_ended_leaves_with_its_points() -> None:
-    """A role that has ended is dropped with its last point."""
+def test_an_ended_series_is_dropped_with_its_last_point() -> None:
+    """The series of an ended role is dropped when its last point is older than HISTORY_SECONDS."""
     job = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
-    history = keep(MetricHistory([POOL_USED]), take(0, job), take(10), take(HISTORY_SECONDS + 1))
+    history = add_scrapes(
+        MetricHistory([POOL_USED]), build_scrape(0, job), build_scrape(10), build_scrape(HISTORY_SECONDS + 1)
+    )
     assert read_lines(history, POOL_USED) == {}
 
 
 def test_a_gap_has_neither_points_nor_rates() -> None:
-    """Growth during a gap counts in no window; after two more scrapes there is a rate again."""
+    """Growth during a gap between scrapes is in no rate; the second scrape after the gap has a rate again."""
     query = LATENCY[0]
     history = MetricHistory([query, POOL_USED], [OPERATION_CALLS])
     for seconds, count in ((0, 0), (15, 30), (1_000, 9_000), (1_015, 9_015)):
         buckets = ((BUCKET, {"op": "a", "le": le}, count) for le in ("0.1", "+Inf"))
-        keep(history, take(seconds, (CALLS, {"op": "a"}, count), *buckets))
+        add_scrapes(history, build_scrape(seconds, (CALLS, {"op": "a"}, count), *buckets))
         if seconds == 1_000:
             assert history.values[OPERATION_CALLS] == {}
     assert history.values[OPERATION_CALLS] == {("a",): 1.0}
@@ -178,11 +188,11 @@ def test_a_gap_has_neither_points_nor_rates() -> None:
 
 
 def test_a_clock_that_is_set_back_does_not_stop_the_history() -> None:
-    """Rates follow the monotonic clock; points after the new time are dropped."""
+    """If the wall clock is set back, rates use the monotonic clock, and later points are dropped."""
     history = MetricHistory([POOL_USED], [OPERATION_CALLS])
     pool = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
     for at, seconds, count in ((0, 0, 0), (60, 60, 60), (70, 10, 70), (100, 40, 100)):
-        history.add(take(seconds, pool, (CALLS, {"op": "a"}, count)), at=at)
+        history.add(build_scrape(seconds, pool, (CALLS, {"op": "a"}, count)), at=at)
     assert history.values[OPERATION_CALLS] == {("a",): 1.0}
     assert [moment for moment, _ in read_lines(history, POOL_USED)[("job",)]] == [0, 40]
 
@@ -200,20 +210,20 @@ def test_a_clock_that_is_set_back_does_not_stop_the_history() -> None:
         (OPERATION_LATENCY[0], f"histogram_quantile(0.5, sum by (le, op) (rate({BUCKET}[120s])))"),
     ],
 )
-def test_the_same_question_in_promql(query: Query, promql: str) -> None:
-    """These are the queries that Prometheus gets."""
+def test_queries_are_written_in_promql(query: Query, promql: str) -> None:
+    """Each query has the PromQL text that is sent to Prometheus."""
     assert build_promql(query) == promql
 
 
-def test_every_metric_is_named_once() -> None:
-    """The list of metrics, which other tests compare with a scrape, is complete."""
+def test_queries_name_their_metrics() -> None:
+    """The charts, tables and current samples use these metrics, and the PromQL names the current ones."""
     names = {item.metric for query in (*CHARTED, *TABULATED) for item in list_operands(query)} | {*PRESENT}
     assert {"echo_db_pool_connections", HITS, REQUESTS, BUCKET, "echo_health_status"} <= names
     assert all(name in build_present_promql() for name in ("echo_service_up", "echo_migrations_pending"))
 
 
-def test_what_all_exporters_report_is_asked_for_once() -> None:
-    """Two hosts report the same database, which is counted once; their processes are counted each."""
+def test_metrics_of_shared_servers_are_not_summed() -> None:
+    """Several exporters report the same servers, so those metrics are aggregated by max or min."""
     promql = build_present_promql()
     assert 'max by (__name__) ({__name__=~"echo_migrations_applied|' in promql
     assert 'min by (__name__, service) ({__name__=~"echo_service_up"})' in promql

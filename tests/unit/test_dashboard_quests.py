@@ -1,4 +1,4 @@
-"""Sums, tables and the chart of quests."""
+"""Sums, tables, texts and the chart of the Quests page."""
 
 import csv
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +28,7 @@ NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
 
 
 def build_totals(type: str = "DAILY", reward_type: str | None = "COINS", **changes: int) -> QuestTotals:  # noqa: A002  # the column's name
-    """Return ten quests: eight started, four halfway, two completed, three active."""
+    """Return the totals of ten quests: eight started, four halfway, two completed, three active."""
     counts = {"given": 10, "started": 8, "halfway": 4, "completed": 2, "active": 3, "expiring": 1}
     return QuestTotals(
         type=type,
@@ -40,7 +40,7 @@ def build_totals(type: str = "DAILY", reward_type: str | None = "COINS", **chang
 
 
 def build_quest(**changes: Any) -> Quest:
-    """Return an active quest that is a quarter done."""
+    """Return an active quest of which a quarter is done, with these fields changed."""
     values: dict[str, Any] = {
         "id": UUID(int=1),
         "user_id": UUID(int=2),
@@ -64,13 +64,13 @@ MONDAY = date(2013, 2, 25)
 def build_outcome(
     quest_type: str = "DAILY", reward_type: str | None = "COINS", **changes: Any
 ) -> QuestOutcome:
-    """Return ten ended quests: eight started, four halfway, two completed."""
+    """Return the outcome of ten ended quests: eight started, four halfway, two completed."""
     values: dict[str, Any] = {"week": MONDAY, "ended": 10, "started": 8, "halfway": 4, "completed": 2}
     return QuestOutcome(type=quest_type, reward_type=reward_type, earned=Decimal(40), **(values | changes))
 
 
 def test_a_type_with_two_rewards_and_weeks_is_one_bar() -> None:
-    """The type with most ended quests is first."""
+    """Outcomes of one type are summed over rewards and weeks; the type with most ended quests is first."""
     progress = tables.list_progress(
         [build_outcome("SMALL", ended=12), build_outcome(reward_type="CASH"), build_outcome(week=None)]
     )
@@ -80,8 +80,8 @@ def test_a_type_with_two_rewards_and_weeks_is_one_bar() -> None:
     ]
 
 
-def test_shares_are_of_ended_quests_and_running_ones_stand_apart() -> None:
-    """A type without ended quests has no share."""
+def test_shares_are_of_ended_quests() -> None:
+    """The shares are of ended quests, and running quests are counted in a separate column."""
     table = tables.build_progress_table(
         tables.list_progress([build_outcome()]), [build_totals(active=3), build_totals("NEW", active=7)]
     )
@@ -99,8 +99,8 @@ def test_shares_are_of_ended_quests_and_running_ones_stand_apart() -> None:
     assert (new["type"], new["ended"], new["step 0"], new["running"]) == ("New", "0", "-", "7")
 
 
-def test_the_table_and_the_chart_divide_the_quests_alike() -> None:
-    """Each quest is in one step, under the same name in both."""
+def test_the_table_and_the_chart_have_the_same_steps() -> None:
+    """The table and the chart show the same four steps with the same shares."""
     progress = tables.list_progress([build_outcome()])
     [row] = tables.build_progress_table(progress, []).to_dict("records")
     drawn = charts.build_progress_chart(progress, is_dark=False)["data"]["values"]
@@ -138,15 +138,15 @@ def test_the_table_and_the_chart_divide_the_quests_alike() -> None:
     ],
 )
 def test_the_best_and_the_worst_type_are_named(counts: dict[str, tuple[int, int]], text: str) -> None:
-    """Of the types with a deadline that have enough ended quests; a milestone can only be completed."""
+    """The text compares types that have a deadline and at least 10 ended quests; milestones have none."""
     outcomes = [
         build_outcome(name, ended=ended, completed=completed) for name, (ended, completed) in counts.items()
     ]
     assert tables.describe_rates(tables.list_progress(outcomes)) == text
 
 
-def test_quests_without_a_deadline_stand_apart() -> None:
-    """They are completed or running, and neither bar, row nor week of the others."""
+def test_quests_without_a_deadline_are_described_separately() -> None:
+    """Milestones have no deadline, so a text describes them, and they are in no chart and no table."""
     outcomes = [build_outcome(), build_outcome("MILESTONE", ended=7, started=7, halfway=7, completed=7)]
     totals = [build_totals(), build_totals("MILESTONE", active=100)]
     assert [item.type for item in tables.list_progress(outcomes)] == ["DAILY"]
@@ -160,8 +160,8 @@ def test_quests_without_a_deadline_stand_apart() -> None:
     assert tables.describe_endless(outcomes[:1], totals[:1], since=None) == ""
 
 
-def test_types_of_the_game_say_what_they_ask_for() -> None:
-    """A line each, of those that are there; another type has none."""
+def test_types_of_the_game_are_described() -> None:
+    """Each type of the game among the quests has a line that describes its task; other types have none."""
     lines = tables.describe_types(
         [build_totals("DAILY_LEAD"), build_totals("MILESTONE"), build_totals("*T*")]
     )
@@ -173,7 +173,7 @@ def test_types_of_the_game_say_what_they_ask_for() -> None:
 
 
 def test_the_chart_divides_each_bar_completely() -> None:
-    """The steps of each bar add up to the whole, and the chart is valid."""
+    """The steps of each bar add up to 100%, and the Vega-Lite schema accepts the chart."""
     progress = tables.list_progress([build_outcome(), build_outcome("WEEKLY")])
     spec = charts.build_progress_chart(progress, is_dark=False)
     alt.Chart.from_dict(spec)
@@ -199,14 +199,14 @@ def measure_luminance(colour: str) -> float:
 
 @pytest.mark.parametrize(("palette", "background"), [(charts.LIGHT, "#ffffff"), (charts.DARK, "#0e1117")])
 def test_every_step_of_the_chart_can_be_seen(palette: tuple[str, ...], background: str) -> None:
-    """Each colour contrasts with the background of its theme."""
+    """Each colour of a step has a contrast of at least 4.5 to the background of its theme."""
     for colour in palette:
         low, high = sorted((measure_luminance(colour), measure_luminance(background)))
         assert (high + 0.05) / (low + 0.05) >= 4.5, colour
 
 
-def test_weeks_come_newest_first_with_all_types_and_a_column_a_type() -> None:
-    """A type without ended quests in a week has an empty cell; an unknown week is last."""
+def test_the_weeks_table_has_a_column_per_type() -> None:
+    """The newest week is first and an unknown week last; a type without ended quests has an empty cell."""
     table = tables.build_weeks_table(
         [
             build_outcome(week=None),
@@ -231,13 +231,13 @@ def test_weeks_come_newest_first_with_all_types_and_a_column_a_type() -> None:
         (date(2013, 2, 27), date(2013, 3, 1), "2013-02-25 (from Wed, so far)"),
     ],
 )
-def test_a_week_says_what_is_missing(since: date | None, today: date, text: str) -> None:
-    """The running week is marked so far; a window may begin within a week."""
+def test_an_incomplete_week_is_marked(since: date | None, today: date, text: str) -> None:
+    """A running week is marked `so far`; a week in which the window begins shows that weekday."""
     assert tables.format_week(MONDAY, since=since, today=today) == text
 
 
-def test_the_columns_of_the_weeks_are_the_rows_of_the_progress() -> None:
-    """The order is the same: all types first, then by ended quests; with one type only that."""
+def test_the_weeks_table_orders_types_by_ended_quests() -> None:
+    """The column of all types is first, then the types by ended quests; a single type has no such column."""
     outcomes = [build_outcome("A", ended=3), build_outcome("B", ended=9), build_outcome("C", ended=5)]
     table = tables.build_weeks_table(outcomes, since=None, today=MONDAY)
     rows = tables.build_progress_table(tables.list_progress(outcomes), [])
@@ -252,7 +252,7 @@ def test_the_columns_of_the_weeks_are_the_rows_of_the_progress() -> None:
 
 
 def test_rewards_are_summed_by_kind_and_week() -> None:
-    """Quests without a reward are left out."""
+    """Rewards are summed by kind and by week, and quests without a reward are left out."""
     outcomes = [build_outcome(), build_outcome("WEEKLY"), build_outcome(reward_type=None)]
     outcomes.append(build_outcome(reward_type="CASH", week=MONDAY - timedelta(days=7)))
     rewards = tables.list_rewards(outcomes, [build_totals(), build_totals(reward_type="BADGE")])
@@ -266,7 +266,7 @@ def test_rewards_are_summed_by_kind_and_week() -> None:
 
 
 def test_a_median_is_written_in_its_largest_units() -> None:
-    """The number of quests that it is of stands beside it."""
+    """A median time has its two largest units and stands before the title, so that a phone shows it."""
     times = [CompletionTime("DAILY", "Gain", 1200, timedelta(days=2, hours=5, minutes=59))]
     [row] = tables.build_times_table(times).to_dict("records")
     assert row == {"title": "Gain", "type": "Daily", "completed": "1,200", "median": "2 d 5 h"}
@@ -275,7 +275,7 @@ def test_a_median_is_written_in_its_largest_units() -> None:
 
 
 def test_returns_are_compared_in_points() -> None:
-    """The largest difference first; where everybody had a quest there is nothing to compare with."""
+    """Types are ordered by their difference in percentage points; types without a comparison are last."""
     returns = [
         QuestReturn("SAME", 1_000, 800, 1_000, 801),
         QuestReturn("ALL", 500, 500, 0, 0),
@@ -298,19 +298,22 @@ def test_returns_are_compared_in_points() -> None:
 @pytest.mark.parametrize(
     ("counts", "verdict"),
     [
-        ((100, 60, 100, 50), "no visible difference"),  # p = 0.155
-        ((100, 64, 100, 50), "more often"),  # p = 0.045
-        ((100, 63, 100, 50), "no visible difference"),  # p = 0.064
+        ((100, 60, 100, 50), "no visible difference"),  # p-value 0.155
+        ((100, 64, 100, 50), "more often"),  # p-value 0.045
+        ((100, 63, 100, 50), "no visible difference"),  # p-value 0.064
         ((100, 50, 100, 64), "less often"),
-        ((1_000_000, 995_000, 1_000_000, 990_000), "no visible difference"),  # half a point
+        (
+            (1_000_000, 995_000, 1_000_000, 990_000),
+            "no visible difference",
+        ),  # 0.5 percentage points
         ((100, 100, 100, 100), "no visible difference"),
         ((100, 0, 100, 0), "no visible difference"),
         ((99, 99, 100, 0), "too few sessions"),
         ((100, 100, 99, 0), "too few sessions"),
     ],
 )
-def test_a_difference_within_chance_is_not_visible(counts: tuple[int, int, int, int], verdict: str) -> None:
-    """The probabilities are those of the two-sided z-test for two proportions with a pooled share."""
+def test_an_insignificant_difference_is_not_visible(counts: tuple[int, int, int, int], verdict: str) -> None:
+    """A visible difference is at least 1 point, and the z-test of the two proportions has p below 0.05."""
     [found] = tables.compare_returns([QuestReturn("A", *counts)])
     assert found.verdict == verdict
 
@@ -330,7 +333,7 @@ def test_a_difference_within_chance_is_not_visible(counts: tuple[int, int, int, 
     ],
 )
 def test_the_comparison_has_a_verdict(returns: list[tuple[int, int, int, int]], text: str) -> None:
-    """It names the types with a visible difference, or says that there is none."""
+    """The text names the types with a visible difference, or states that there is none."""
     found = tables.compare_returns(QuestReturn(f"T{place}", *counts) for place, counts in enumerate(returns))
     assert tables.describe_returns(found) == text
 
@@ -356,12 +359,12 @@ def test_the_comparison_has_a_verdict(returns: list[tuple[int, int, int, int]], 
     ],
 )
 def test_reasons_of_stuck_quests_add_up(stuck: StuckQuests, text: str) -> None:
-    """Each quest is counted under one reason; how many players were not seen is said apart."""
+    """The first sentence counts each quest for one reason; the second counts quests of unseen players."""
     assert tables.describe_stuck(stuck) == text
 
 
-def test_types_without_an_old_session_are_named() -> None:
-    """A new type has no row in the comparison; the page names it once, also with several rewards."""
+def test_types_that_cannot_be_compared_are_named() -> None:
+    """A type without sessions to compare is named once, even if it has several rewards."""
     returns = [QuestReturn("DAILY", 10, 8, 20, 15)]
     totals = [
         build_totals("DAILY", "COINS"),
@@ -376,7 +379,7 @@ def test_types_without_an_old_session_are_named() -> None:
 
 
 def test_a_stuck_quest_names_player_and_reasons() -> None:
-    """Its row and its line in the file name both; no text in the file runs as a formula."""
+    """The row and the CSV line of a stuck quest have the player and the reasons, and no formula."""
     quest = build_quest(title="=1+1")
     stuck = StuckQuest("-alice", None, is_untouched=True, is_behind=False, is_unseen=True, quest=quest)
     [row] = tables.build_stuck_table([stuck], NOW + timedelta(hours=1)).to_dict("records")
@@ -390,20 +393,20 @@ def test_a_stuck_quest_names_player_and_reasons() -> None:
     assert line["created_at"] == "2013-03-01T21:00:00+00:00"
 
 
-def test_a_quest_past_its_time_is_not_running() -> None:
-    """It is not running even before maintenance has marked it."""
+def test_a_quest_past_its_deadline_is_expired() -> None:
+    """An active quest past its deadline is shown as expired before maintenance changes its status."""
     [row] = tables.build_player_table([build_quest()], NOW + timedelta(hours=4)).to_dict("records")
     assert row["status"] == "Expired"
 
 
 @pytest.mark.parametrize(("kind", "text"), [("CASH", "$1,250.00"), ("cash", "$1,250.00"), ("COINS", "1,250")])
 def test_an_amount_is_written_by_its_kind(kind: str, text: str) -> None:
-    """Cash is written as money, any other kind as a number."""
+    """An amount of cash has a dollar sign and cents; any other kind is a plain number."""
     assert formats.format_amount(Decimal(1250), kind) == text
 
 
 def test_an_expiring_quest_names_its_player_and_time() -> None:
-    """The player is a link."""
+    """The row of an expiring quest has a link to the player and the time left."""
     frame = tables.build_expiring_table([PlayerQuest("alice", build_quest())], NOW)
     [row] = frame.to_dict("records")
     assert row == {
@@ -424,13 +427,13 @@ def test_an_expiring_quest_names_its_player_and_time() -> None:
     ],
 )
 def test_a_players_quest_has_its_reward(changes: dict[str, Any], reward: str) -> None:
-    """A quest without a reward has an empty cell."""
+    """The reward is shown with its amount and kind; a quest without a reward has an empty cell."""
     [row] = tables.build_player_table([build_quest(**changes)], NOW).to_dict("records")
     assert row["reward"] == reward
 
 
 def test_a_finished_quest_has_no_time_left() -> None:
-    """Its progress is at most 100%."""
+    """A completed quest has no time left, and its progress is at most 100%."""
     quest = build_quest(status="COMPLETED", current_progress=Decimal(130))
     [row] = tables.build_player_table([quest], NOW).to_dict("records")
     assert (row["status"], row["progress"], row["left"]) == ("Completed", 100.0, "")

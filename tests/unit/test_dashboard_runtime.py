@@ -1,4 +1,4 @@
-"""The cache of a few seconds that views share."""
+"""`ShortCache`, the cache of a few seconds that all views share."""
 
 import pytest
 
@@ -6,31 +6,31 @@ from dashboard.runtime import ShortCache
 
 
 class Clock:
-    """A clock that stands still until told."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def __call__(self) -> float:
-        """Return what it shows."""
+        """Return the seconds that the test has set."""
         return self.seconds
 
 
-def test_an_answer_is_read_again_when_its_time_is_over() -> None:
-    """Within this time the answer is kept; different keys have different answers."""
+def test_a_value_is_loaded_again_after_its_time_to_live() -> None:
+    """A value is served until its time to live ends, and each key has a value of its own."""
     clock = Clock()
     cache = ShortCache(seconds=5, clock=clock)
-    answers = iter(["first", "other", "second"])
-    assert cache.get_or_load("a", lambda: next(answers)) == "first"
-    assert cache.get_or_load("b", lambda: next(answers)) == "other"
+    values = iter(["first", "other", "second"])
+    assert cache.get_or_load("a", lambda: next(values)) == "first"
+    assert cache.get_or_load("b", lambda: next(values)) == "other"
     clock.seconds = 4.9
-    assert cache.get_or_load("a", lambda: next(answers)) == "first"
+    assert cache.get_or_load("a", lambda: next(values)) == "first"
     clock.seconds = 5.0
-    assert cache.get_or_load("a", lambda: next(answers)) == "second"
+    assert cache.get_or_load("a", lambda: next(values)) == "second"
 
 
-def test_an_answer_is_as_old_as_its_question() -> None:
-    """The answer counts as old as the start of its read, because later writes may be missing from it."""
+def test_the_age_of_a_value_begins_at_the_start_of_its_load() -> None:
+    """A value is as old as the start of its load, because writes during the load may be missing in it."""
     clock = Clock()
     cache = ShortCache(seconds=5, clock=clock)
 
@@ -42,8 +42,8 @@ def test_an_answer_is_as_old_as_its_question() -> None:
     assert cache.get_or_load("a", lambda: "new") == "new"
 
 
-def test_a_slow_answer_does_not_replace_a_newer_one() -> None:
-    """Of two reads at the same time, the one that began later decides the cached answer."""
+def test_a_slow_load_does_not_replace_a_newer_value() -> None:
+    """Of two loads at the same time, the load that began later sets the cached value."""
     clock = Clock()
     cache = ShortCache(seconds=5, clock=clock)
 
@@ -56,8 +56,8 @@ def test_a_slow_answer_does_not_replace_a_newer_one() -> None:
     assert cache.get_or_load("a", lambda: "newest") == "new"
 
 
-def test_trouble_is_not_kept() -> None:
-    """An error is not cached: the next view reads again."""
+def test_an_error_is_not_cached() -> None:
+    """After a load that failed, the next read loads again."""
     cache = ShortCache(seconds=5)
 
     def fail() -> str:
@@ -69,11 +69,11 @@ def test_trouble_is_not_kept() -> None:
 
 
 def test_the_least_recently_used_entry_is_evicted() -> None:
-    """The number of entries is bounded; `clear` removes all."""
+    """At most `entries` values are kept, the least recently used is evicted, and `clear` removes all."""
     cache = ShortCache(seconds=5, entries=2, clock=Clock())
-    for question in ("a", "b", "a", "c"):
-        cache.get_or_load(question, lambda: "old")
-    found = {question: cache.get_or_load(question, lambda: "new") for question in ("a", "c", "b")}
+    for key in ("a", "b", "a", "c"):
+        cache.get_or_load(key, lambda: "old")
+    found = {key: cache.get_or_load(key, lambda: "new") for key in ("a", "c", "b")}
     assert found == {"a": "old", "c": "old", "b": "new"}
     cache.clear()
     assert cache.get_or_load("b", lambda: "newer") == "newer"

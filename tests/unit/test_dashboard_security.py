@@ -1,4 +1,4 @@
-"""What the dashboard's server refuses, and the headers of what it answers."""
+"""Requests that the dashboard's server refuses, and the headers of its responses."""
 
 import asyncio
 import gzip
@@ -32,8 +32,8 @@ ALICE = {"is_logged_in": True, "sub": "1", "origin": "https://dash.example"}
 PROXIED = Policy(is_behind_proxy=True)
 
 
-async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand in for Streamlit: take every connection and set a cookie."""
+async def serve_page(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand in for Streamlit: accept every connection, and set two cookies."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
         return
@@ -42,10 +42,10 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"page"})
 
 
-def ask(
+def send_request(
     app: Any, path: str = "/", *, kind: str = "http", method: str = "GET", **values: Any
 ) -> list[Message]:
-    """Send one request and return the messages of its answer."""
+    """Send one request to an ASGI app; return the messages that the app sends."""
     headers = {"host": "127.0.0.1:8501"} | values.pop("headers", {})
     scope = {
         "type": kind,
@@ -69,7 +69,7 @@ def ask(
 
 
 def read_headers(message: Message) -> dict[str, str]:
-    """Return the headers of an answer; of two with one name, both."""
+    """Return the headers of a response; the values of a repeated header are joined by commas."""
     found: dict[str, str] = {}
     for raw_name, value in message["headers"]:
         name = raw_name.decode().lower()
@@ -77,15 +77,15 @@ def read_headers(message: Message) -> dict[str, str]:
     return found
 
 
-def shield(policy: Policy = OPEN) -> Shield:
-    """Return the layer in front of the stand-in."""
-    return Shield(answer, policy=policy, content_policy="default-src 'none'")
+def build_shield(policy: Policy = OPEN) -> Shield:
+    """Return the security middleware in front of the stand-in for Streamlit."""
+    return Shield(serve_page, policy=policy, content_policy="default-src 'none'")
 
 
-def test_every_answer_has_the_headers() -> None:
-    """Pages and refusals have them; without TLS there is no strict transport security."""
+def test_every_response_has_the_security_headers() -> None:
+    """Pages and refused requests have the security headers, and no HSTS header without TLS."""
     for path in ("/", "/_stcore/metrics"):
-        headers = read_headers(ask(shield(), path)[0])
+        headers = read_headers(send_request(build_shield(), path)[0])
         assert headers["content-security-policy"] == "default-src 'none'"
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
@@ -97,24 +97,26 @@ def test_every_answer_has_the_headers() -> None:
 @pytest.mark.parametrize(
     "content", ["text/javascript; charset=utf-8", "text/css; charset=utf-8", "font/woff2"]
 )
-def test_what_is_no_page_has_the_headers_that_count_there(content: str) -> None:
-    """Scripts and styles have few headers: 130 files of a first visit would have 500 useless bytes each."""
+def test_files_have_few_security_headers(content: str) -> None:
+    """Scripts, styles and fonts have no page headers, which would add 500 bytes to each of 130 files."""
 
     async def answer_asset(scope: Scope, receive: Receive, send: Send) -> None:
         await Response("x", headers={"content-type": content})(scope, receive, send)
 
-    headers = read_headers(ask(Shield(answer_asset, policy=OPEN, content_policy="default-src 'none'"))[0])
+    headers = read_headers(
+        send_request(Shield(answer_asset, policy=OPEN, content_policy="default-src 'none'"))[0]
+    )
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"
     assert "content-security-policy" not in headers
 
 
 def test_tls_makes_cookies_secure() -> None:
-    """This holds behind a proxy that ends TLS too: the scheme comes from its header."""
-    headers = read_headers(ask(shield(PROXIED), scheme="https")[0])
+    """With HTTPS, also behind a proxy that ends TLS, cookies are Secure and HSTS is sent."""
+    headers = read_headers(send_request(build_shield(PROXIED), scheme="https")[0])
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert headers["set-cookie"] == "a=1; Path=/; Secure, b=2; Path=/; Secure"
-    assert read_headers(ask(shield())[0])["set-cookie"] == "a=1; Path=/, b=2; Path=/"
+    assert read_headers(send_request(build_shield())[0])["set-cookie"] == "a=1; Path=/, b=2; Path=/"
 
 
 @pytest.mark.parametrize(
@@ -130,15 +132,15 @@ def test_tls_makes_cookies_secure() -> None:
         ("/_stcore/upload_file/a/b", 404),
     ],
 )
-def test_internals_are_not_public(path: str, status: int) -> None:
-    """Only the paths of Streamlit that a page needs are answered."""
-    assert ask(shield(), path)[0]["status"] == status
+def test_unused_internal_paths_are_not_found(path: str, status: int) -> None:
+    """Of Streamlit's internal paths, only those that a page needs are served; others are 404."""
+    assert send_request(build_shield(), path)[0]["status"] == status
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
-def test_nothing_can_be_sent_by_http(method: str) -> None:
-    """Every method other than GET and HEAD is refused."""
-    assert ask(shield(), method=method)[0]["status"] == 405
+def test_other_methods_than_get_and_head_are_refused(method: str) -> None:
+    """Every method except GET and HEAD is refused with 405."""
+    assert send_request(build_shield(), method=method)[0]["status"] == 405
 
 
 @pytest.mark.parametrize(
@@ -149,13 +151,13 @@ def test_nothing_can_be_sent_by_http(method: str) -> None:
         (OPEN, {"origin": "null"}, False),
         (OPEN, {"origin": "http://127.0.0.1:9999"}, False),
         (OPEN, {"origin": "https://evil.example"}, False),
-        # a name of somebody else's that leads here
+        # a foreign host name that resolves to this server
         (OPEN, {"origin": "http://evil.example:8501", "host": "evil.example:8501"}, False),
         (SIGNED, {"origin": "https://dash.example", "host": "inside:8501"}, True),
         (SIGNED, {"origin": "https://evil.example", "host": "inside:8501"}, False),
         (PROXIED, {"origin": "https://dash.example", "x-forwarded-host": "dash.example"}, True),
         (OPEN, {"origin": "https://dash.example", "x-forwarded-host": "dash.example"}, False),
-        # a scheme that no page of this dashboard has
+        # a scheme that the dashboard does not serve
         (OPEN, {"origin": "https://127.0.0.1:8501"}, False),
         (OPEN, {"origin": "ftp://127.0.0.1:8501"}, False),
         (OPEN, {"origin": "chrome-extension://127.0.0.1:8501"}, False),
@@ -163,11 +165,11 @@ def test_nothing_can_be_sent_by_http(method: str) -> None:
         (PROXIED, {"origin": "javascript://dash.example", "x-forwarded-host": "dash.example"}, False),
     ],
 )
-def test_a_websocket_comes_from_an_own_page(
+def test_a_websocket_needs_the_origin_of_the_dashboard(
     policy: Policy, headers: dict[str, str], *, is_accepted: bool
 ) -> None:
-    """Any other WebSocket is refused before it is accepted."""
-    [message] = ask(shield(policy), "/_stcore/stream", kind="websocket", headers=headers)
+    """A WebSocket is accepted only if its Origin header is that of the dashboard."""
+    [message] = send_request(build_shield(policy), "/_stcore/stream", kind="websocket", headers=headers)
     assert (message["type"] == "websocket.accept") is is_accepted
 
 
@@ -193,27 +195,27 @@ def test_a_websocket_comes_from_an_own_page(
         (PROXIED, "dash.example", 200),
     ],
 )
-def test_without_sign_in_only_this_machine_has_a_name(policy: Policy, host: str, status: int) -> None:
-    """A foreign name that resolves to 127.0.0.1 is refused."""
-    assert ask(shield(policy), headers={"host": host})[0]["status"] == status
+def test_without_sign_in_only_local_host_names_are_accepted(policy: Policy, host: str, status: int) -> None:
+    """Without sign-in a Host header must be local, because a foreign name can resolve to 127.0.0.1."""
+    assert send_request(build_shield(policy), headers={"host": host})[0]["status"] == status
 
 
 def test_a_request_with_two_lengths_is_refused() -> None:
-    """Its connection is closed, because the rest may be a smuggled second request."""
+    """A request with two lengths can smuggle a second request, so it gets 400 and is closed."""
     headers = {"content-length": "5", "transfer-encoding": "chunked"}
-    refused = ask(shield(), "/livez", headers=headers)[0]
+    refused = send_request(build_shield(), "/livez", headers=headers)[0]
     assert refused["status"] == 400
     assert read_headers(refused)["connection"] == "close"
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_probes_come_under_any_name(path: str) -> None:
-    """An orchestrator calls a process under an address of its own network."""
-    assert ask(shield(), path, headers={"host": "10.0.0.7:8501"})[0]["status"] == 200
+def test_probes_accept_any_host_header(path: str) -> None:
+    """Probes accept any Host header, because an orchestrator uses an address of its own network."""
+    assert send_request(build_shield(), path, headers={"host": "10.0.0.7:8501"})[0]["status"] == 200
 
 
 def sign_cookie(claims: dict[str, Any], *, secret: str = COOKIE_SECRET) -> dict[str, str]:
-    """Return the header of who has signed in, as Streamlit signs it."""
+    """Return request headers with a sign-in cookie that has these claims and Streamlit's signature."""
     value = create_signed_value(secret, USER_COOKIE_NAME, json.dumps(claims)).decode()
     return {"cookie": f"{USER_COOKIE_NAME}={value}", "host": "dash.example"}
 
@@ -230,12 +232,15 @@ def sign_cookie(claims: dict[str, Any], *, secret: str = COOKIE_SECRET) -> dict[
         (SIGNED, {"cookie": f"{USER_COOKIE_NAME}=forged", "host": "dash.example"}, 401),
     ],
 )
-def test_files_are_for_who_has_signed_in(
+def test_downloads_need_the_sign_in_cookie(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, headers: dict[str, str], status: int
 ) -> None:
-    """A download is a separate request, so it needs the same cookie as the pages."""
+    """With sign-in, a download needs a valid sign-in cookie of this dashboard."""
     monkeypatch.setattr(security, "get_cookie_secret", lambda: COOKIE_SECRET)
-    assert ask(shield(policy), "/download/leaderboard.csv", headers=headers)[0]["status"] == status
+    assert (
+        send_request(build_shield(policy), "/download/leaderboard.csv", headers=headers)[0]["status"]
+        == status
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,15 +257,15 @@ def test_files_are_for_who_has_signed_in(
         ("/readyz", None),
     ],
 )
-def test_each_request_has_its_limit(path: str, limiter: str | None) -> None:
-    """Sign-ins and downloads have their own limits; probes and scripts have none."""
+def test_each_path_has_its_rate_limit(path: str, limiter: str | None) -> None:
+    """Pages, sign-ins and downloads have separate rate limits; probes and scripts have none."""
     settings = Settings(database_url=SecretStr("postgresql://echo@127.0.0.1/echo"))
     limit = choose_limit(settings, {"type": "http", "path": path})
     assert (limit and limit.limiter) == limiter
 
 
-def test_the_content_policy_names_the_script_of_the_page() -> None:
-    """The script is allowed by its hash; no other inline script and no eval is allowed."""
+def test_the_content_policy_allows_the_inline_script_by_hash() -> None:
+    """The policy allows the page's inline script by its hash, and neither other inline scripts nor eval."""
     policy = dict(part.split(" ", 1) for part in build_content_policy(INDEX).split("; "))
     assert policy["script-src"].startswith("'self' 'sha256-")
     assert "unsafe" not in policy["script-src"]
@@ -270,22 +275,22 @@ def test_the_content_policy_names_the_script_of_the_page() -> None:
 
 @pytest.fixture
 def assets(tmp_path: Path) -> CompressedAssets:
-    """Two files below a folder, and one beside it."""
+    """Return `CompressedAssets` of a folder with a script and two fonts, and a file outside the folder."""
     (tmp_path / "static" / "js").mkdir(parents=True)
     (tmp_path / "static" / "js" / "a.1234.js").write_text("alert(1);" * 500)
     (tmp_path / "static" / "font.woff2").write_text("font")
     (tmp_path / "secret.js").write_text("secret")
     (tmp_path / "static" / "MaterialSymbols-Rounded.1234.woff2").write_text("all icons")
     (tmp_path / "icons.woff2").write_text("icons that are used")
-    return CompressedAssets(answer, folder=tmp_path / "static", icons=tmp_path / "icons.woff2")
+    return CompressedAssets(serve_page, folder=tmp_path / "static", icons=tmp_path / "icons.woff2")
 
 
-def test_scripts_are_compressed_once_and_kept(assets: CompressedAssets, tmp_path: Path) -> None:
-    """The second request reads no file; browsers keep it for a year."""
+def test_scripts_are_compressed_once_and_cached(assets: CompressedAssets, tmp_path: Path) -> None:
+    """The second request is served without reading the file; browsers may cache the script for a year."""
     path, headers = "/static/js/a.1234.js", {"accept-encoding": "gzip, br"}
-    first = ask(assets, path, headers=headers)
+    first = send_request(assets, path, headers=headers)
     (tmp_path / path[1:]).unlink()
-    start, body = ask(assets, path, headers=headers)
+    start, body = send_request(assets, path, headers=headers)
     assert [start, body] == first
     assert read_headers(start)["content-encoding"] == "gzip"
     assert read_headers(start)["cache-control"] == "public, immutable, max-age=31536000"
@@ -294,14 +299,14 @@ def test_scripts_are_compressed_once_and_kept(assets: CompressedAssets, tmp_path
 
 
 def test_the_icon_font_is_replaced_by_the_icons_that_are_used(assets: CompressedAssets) -> None:
-    """Every client gets the reduced font, whatever encoding it accepts."""
-    start, body = ask(assets, "/static/MaterialSymbols-Rounded.1234.woff2", headers={})
+    """Every client gets the reduced icon font, whether it accepts gzip or not."""
+    start, body = send_request(assets, "/static/MaterialSymbols-Rounded.1234.woff2", headers={})
     assert body["body"] == b"icons that are used"
     assert read_headers(start)["content-type"] == "font/woff2"
 
 
-def test_every_icon_that_a_page_shows_is_sent() -> None:
-    """After an update with new icons the font must be built again: an icon without a glyph shows its name."""
+def test_the_icon_font_has_every_shown_icon() -> None:
+    """The reduced font must be rebuilt if an icon is added: an icon without a glyph shows its name."""
     sent = set((STATIC / "material-symbols.txt").read_text(encoding="utf-8").split())
     scripts = sorted((STREAMLIT_STATIC / "static" / "js").glob("*.js"))
     pages = sorted(STATIC.parent.rglob("*.py"))
@@ -310,7 +315,7 @@ def test_every_icon_that_a_page_shows_is_sent() -> None:
         for path in (*scripts, *pages)
         for name in re.findall(r":material/([a-z0-9_]+):", path.read_text(encoding="utf-8"))
     }
-    # Streamlit draws this one itself: no version of the font has it
+    # Streamlit draws this icon itself: no version of the font has a glyph for it
     assert shown - {"star_filled"} == sent
     assert (STATIC / "material-symbols.woff2").stat().st_size < 10_000
     assert list((STREAMLIT_STATIC / "static").rglob(f"{ICONS}*.woff2"))
@@ -327,6 +332,8 @@ def test_every_icon_that_a_page_shows_is_sent() -> None:
         ("/", {"accept-encoding": "gzip"}),
     ],
 )
-def test_everything_else_is_passed_on(assets: CompressedAssets, path: str, headers: dict[str, str]) -> None:
-    """Requests for other files, and clients that do not accept gzip, reach Streamlit."""
-    assert ask(assets, path, headers=headers)[1]["body"] == b"page"
+def test_other_requests_are_passed_to_streamlit(
+    assets: CompressedAssets, path: str, headers: dict[str, str]
+) -> None:
+    """Requests for other files, with a Range header or without gzip are passed on to Streamlit."""
+    assert send_request(assets, path, headers=headers)[1]["body"] == b"page"

@@ -1,4 +1,4 @@
-"""The theme is built once: what browsers get, and another version of Streamlit."""
+"""The cached theme sections, and Streamlit versions without the replaced function."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -10,21 +10,21 @@ from streamlit.runtime import app_session
 from dashboard.server.application import THEME_BUILDER, build_theme_once
 
 
-class Builder:
-    """Fills a theme's section as Streamlit does, and counts how often."""
+class ThemeBuilder:
+    """Stands in for Streamlit's function that fills a theme section, and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
 
     def __call__(self, message: CustomThemeConfig, section: str = "theme") -> None:
-        """Fill the section; that of the sidebar has no options."""
+        """Fill the section with a colour that depends on the call; the sidebar's section stays empty."""
         self.calls += 1
         if section != "theme.sidebar":
             message.primary_color = f"#{self.calls:06}"
 
 
-def keep_sections(build: Builder) -> Callable[..., None]:
-    """Return the builder that replaces this one."""
+def install_cache(build: ThemeBuilder) -> Callable[..., None]:
+    """Return the caching function that replaces `build` in a module."""
     module = ModuleType("a Streamlit")
     setattr(module, THEME_BUILDER, build)
     build_theme_once(module)
@@ -32,10 +32,10 @@ def keep_sections(build: Builder) -> Callable[..., None]:
     return fill
 
 
-def test_each_section_is_built_once_and_sent_in_every_run() -> None:
-    """The second message of a section equals the first, and differs from other sections."""
-    build = Builder()
-    fill = keep_sections(build)
+def test_each_section_is_built_once() -> None:
+    """A section is built once and then copied into every message; each section has its own content."""
+    build = ThemeBuilder()
+    fill = install_cache(build)
     first, second, other = CustomThemeConfig(), CustomThemeConfig(), CustomThemeConfig()
     fill(first)
     fill(second)
@@ -46,15 +46,15 @@ def test_each_section_is_built_once_and_sent_in_every_run() -> None:
 
 
 def test_a_section_without_options_stays_absent() -> None:
-    """A browser would take an empty section for a configured one."""
+    """A section without options stays unset, because a browser would take an empty one for a theme."""
     message = CustomThemeConfig()
-    keep_sections(Builder())(message.sidebar, "theme.sidebar")
+    install_cache(ThemeBuilder())(message.sidebar, "theme.sidebar")
     assert not message.HasField("sidebar")
 
 
-def test_a_message_cannot_change_what_is_kept() -> None:
-    """A run that changes its message changes no other run."""
-    fill = keep_sections(Builder())
+def test_a_changed_message_does_not_change_the_cache() -> None:
+    """A change to a message does not change the cached section."""
+    fill = install_cache(ThemeBuilder())
     first, second = CustomThemeConfig(), CustomThemeConfig()
     fill(first)
     first.primary_color = "#ffffff"
@@ -62,8 +62,8 @@ def test_a_message_cannot_change_what_is_kept() -> None:
     assert second.primary_color == "#000001"
 
 
-def test_streamlit_still_builds_its_theme_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an update of Streamlit that moves the builder this test fails, before pages become slow."""
+def test_streamlit_still_calls_the_replaced_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This test fails if an update of Streamlit moves the function, which would make pages slow."""
     build = getattr(app_session, THEME_BUILDER)
     monkeypatch.setattr(app_session, THEME_BUILDER, build)
     build_theme_once()
@@ -74,8 +74,8 @@ def test_streamlit_still_builds_its_theme_where_it_is_kept(monkeypatch: pytest.M
     assert THEME_BUILDER in app_session.AppSession._create_new_session_message.__code__.co_names
 
 
-def test_another_streamlit_stays_as_it_is() -> None:
-    """Without the builder nothing is replaced, and the dashboard still serves."""
+def test_a_streamlit_without_the_function_is_unchanged() -> None:
+    """If Streamlit does not have the function, nothing is replaced and no error is raised."""
     module = ModuleType("another")
     build_theme_once(module)
     assert not hasattr(module, THEME_BUILDER)

@@ -1,4 +1,4 @@
-"""What the documents say agrees with the code, and their links lead somewhere."""
+"""The documents agree with the code, and their links are valid."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ README_BYTES = 7_168
 
 
 def list_documents(repository: Path) -> list[Path]:
-    """Return every document that people read."""
+    """Return the documents of the repository that are written for people."""
     return [path for pattern in DOCUMENTS for path in sorted(repository.glob(pattern))]
 
 
@@ -34,12 +34,12 @@ def list_anchors(document: Path) -> set[str]:
 
 
 def test_the_readme_is_short(repository: Path) -> None:
-    """What does not fit is in docs/."""
+    """README.md has at most README_BYTES bytes; details belong in docs/."""
     assert len((repository / "README.md").read_bytes()) <= README_BYTES
 
 
 def test_every_document_is_reached_from_the_readme(repository: Path) -> None:
-    """The README links each document of docs/, and the list of decisions each decision."""
+    """README.md links each document of docs/, and the list of decisions links each decision."""
     readme = (repository / "README.md").read_text(encoding="utf-8")
     decisions = (repository / "docs/decisions/README.md").read_text(encoding="utf-8")
     for path in (repository / "docs").glob("*.md"):
@@ -48,15 +48,15 @@ def test_every_document_is_reached_from_the_readme(repository: Path) -> None:
         assert f"]({path.name})" in decisions, f"docs/decisions/README.md does not link {path.name}"
 
 
-def test_the_age_of_an_answer_of_a_replica_is_that_of_the_code(repository: Path) -> None:
-    """The docstring of the service and the page about replicas have the same seconds."""
+def test_the_documented_replica_age_is_that_of_the_code(repository: Path) -> None:
+    """docs/replicas.md and the docstring of the service state MAX_LAG_SECONDS."""
     page = (repository / "docs/replicas.md").read_text(encoding="utf-8")
     assert f'means "{MAX_LAG_SECONDS:g} s old at most"' in page
     assert f"at least {MAX_LAG_SECONDS:g} s ago" in " ".join((EnhancedDatabaseService.__doc__ or "").split())
 
 
-def test_every_link_leads_somewhere(repository: Path) -> None:
-    """Relative links name a file that exists, and a heading of it."""
+def test_every_relative_link_is_valid(repository: Path) -> None:
+    """Every relative link names an existing file and, after a #, an existing heading."""
     for document in list_documents(repository):
         for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
             name, _, anchor = link.partition("#")
@@ -67,7 +67,7 @@ def test_every_link_leads_somewhere(repository: Path) -> None:
 
 
 def test_every_path_exists(repository: Path) -> None:
-    """Files and folders of the repository that a document names are there."""
+    """Every path of the repository that a document names exists."""
     for document in list_documents(repository):
         for name in re.findall(
             r"`((?:core|dashboard|exporter|tests|migrations|data|docs)/[\w./-]*)`",
@@ -79,12 +79,12 @@ def test_every_path_exists(repository: Path) -> None:
 
 @pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md", *draw_pictures()])
 def test_generated_pages_are_up_to_date(repository: Path, page: str) -> None:
-    """`make reference` writes them anew."""
+    """The page has the content that `make reference` writes."""
     assert (repository / page).read_text(encoding="utf-8") == build_pages(repository)[page]
 
 
 def test_every_picture_is_shown(repository: Path) -> None:
-    """With its title as the text for those who do not see it."""
+    """docs/topologies.md shows every picture, with its title as the alternative text."""
     shown = (repository / "docs" / "topologies.md").read_text(encoding="utf-8")
     assert [
         (title, f"docs/{path}") for title, path in re.findall(r"!\[(.+?)\]\((images/topology-.+?)\)", shown)
@@ -92,7 +92,7 @@ def test_every_picture_is_shown(repository: Path) -> None:
 
 
 def test_every_setting_is_in_the_example(repository: Path) -> None:
-    """`.env.example` names each setting once, and shows the default of those that have one."""
+    """`.env.example` names each setting once, with its default if the setting has one."""
     example = (repository / ".env.example").read_text(encoding="utf-8")
     found = dict(re.findall(r"^#([A-Z_]+)=(.*)$", example, re.MULTILINE))
     fields = {**RoleSettings.model_fields, **StackSettings.model_fields, **Settings.model_fields}
@@ -104,14 +104,14 @@ def test_every_setting_is_in_the_example(repository: Path) -> None:
 
 
 def test_every_table_is_documented(repository: Path) -> None:
-    """`docs/schema.md` has a row for each table, and no other."""
+    """`docs/schema.md` has one row for each table of the models, and no other row."""
     text = (repository / "docs/schema.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     assert sorted(documented) == sorted(model._meta.table_name for model in models.ALL_MODELS)
 
 
 def test_every_kind_of_cache_key_is_documented(repository: Path) -> None:
-    """`docs/cache.md` has its keys and time to live, `docs/metrics.md` the label of its metrics."""
+    """docs/cache.md has the key and the time to live of each kind, and docs/metrics.md has its label."""
     text = (repository / "docs/cache.md").read_text(encoding="utf-8")
     documented = re.findall(r"`(\w+):[^`]*`(?: and `[^`]*`)? (\d+)\ss", text.split("\n\n")[1])
     assert {name: int(seconds) for name, seconds in documented} == {
@@ -123,7 +123,7 @@ def test_every_kind_of_cache_key_is_documented(repository: Path) -> None:
 
 
 def test_every_download_is_documented(repository: Path) -> None:
-    """`docs/running.md` has the address of each file that the dashboard offers."""
+    """`docs/running.md` has the path of each file that the dashboard offers."""
     text = (repository / "docs/running.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(/download/[\w.-]+)", text, re.MULTILINE)
     assert sorted(documented) == sorted(

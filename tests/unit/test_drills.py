@@ -1,4 +1,4 @@
-"""How a drill judges what it saw."""
+"""How a drill judges the signals that it has observed."""
 
 from datetime import UTC, datetime
 
@@ -44,7 +44,7 @@ LABELS = {
 def observe(
     *, status: str = "healthy", code: int = 200, failed: tuple[str, ...] = (), **changes: float
 ) -> Observation:
-    """Return the normal observation, with changes named like `redis_up=0`."""
+    """Return the observation of a normal stack, with these samples changed, for example `redis_up=0`."""
     figures = {**USUAL, **{CHANGES[name]: value for name, value in changes.items()}}
     samples = [Sample("echo_health_status", {"status": status}, 1.0)]
     for key, value in figures.items():
@@ -63,7 +63,7 @@ CHANGES = {
 
 
 def judge_redis(*during: Observation, after: Observation | None = None) -> dict[str, Verdict]:
-    """Judge the drill on Redis; by the signal's name."""
+    """Judge the drill on Redis; return its verdicts by the signal's name."""
     usual = observe()
     end = after or observe()
     verdicts = [
@@ -82,49 +82,49 @@ def judge_redis(*during: Observation, after: Observation | None = None) -> dict[
 HUNG = observe(status="degraded", failed=("cache_stats",), redis_up=0, breaker=1, collector=0, bypasses=33)
 
 
-def failing(verdicts: dict[str, Verdict]) -> list[str]:
-    """Return the signals that are not as expected."""
+def list_failing(verdicts: dict[str, Verdict]) -> list[str]:
+    """Return the names of the signals that are not as expected."""
     return [name for name, verdict in verdicts.items() if not verdict.is_as_expected]
 
 
-def test_what_a_fault_should_change_and_nothing_else() -> None:
-    """Every signal is as expected; the table has its values, and the growth of counters."""
+def test_the_expected_changes_pass_the_drill() -> None:
+    """If the fault changes exactly the expected signals, every signal is as expected."""
     verdicts = judge_redis(HUNG)
-    assert failing(verdicts) == []
+    assert list_failing(verdicts) == []
     assert verdicts["redis up"][1:5] == ("1", "0", "1", "1 → 0 → 1")
     assert verdicts["cache bypasses"].during == "+26"
     assert verdicts["database up"].expected == "1"
 
 
-def test_a_signal_that_stays_still_is_not_as_expected() -> None:
-    """The table says NO for a breaker that never opened and bypasses that were not counted."""
+def test_a_signal_that_does_not_change_is_not_as_expected() -> None:
+    """If the breaker stays closed and no bypass is counted, these two signals are not as expected."""
     seen = observe(status="degraded", failed=("cache_stats",), redis_up=0, collector=0)
-    assert failing(judge_redis(seen)) == ["breaker open", "cache bypasses"]
+    assert list_failing(judge_redis(seen)) == ["breaker open", "cache bypasses"]
 
 
 def test_a_signal_that_must_not_change_is_judged_by_all_its_values() -> None:
-    """A change that ended before the end of the fault is found, and both values are shown."""
+    """A signal that changed for a moment during the fault is not as expected, and shows both values."""
     flash = observe(status="degraded", code=503, failed=("cache_stats",), redis_up=0, collector=0, bypasses=9)
     verdicts = judge_redis(flash, HUNG)
-    assert failing(verdicts) == ["health answer"]
+    assert list_failing(verdicts) == ["health answer"]
     assert verdicts["health answer"].during == "HTTP 200, HTTP 503"
 
 
-def test_a_counter_that_must_not_grow_is_compared_with_before_the_fault() -> None:
-    """An error that occurred together with the fault counts."""
+def test_a_counter_is_compared_with_its_value_before_the_fault() -> None:
+    """A counter is compared with its value before the fault, so an error during the fault counts."""
     verdicts = judge_redis(HUNG, observe(status="degraded", errors=3))
     assert verdicts["failed operations"].during == "+1"
-    assert "failed operations" in failing(verdicts)
+    assert "failed operations" in list_failing(verdicts)
 
 
-def test_what_does_not_recover_is_not_as_expected() -> None:
-    """A stack that stays degraded fails the drill."""
+def test_a_signal_that_does_not_recover_is_not_as_expected() -> None:
+    """If the stack is still degraded after the fault, the drill fails."""
     verdicts = judge_redis(HUNG, after=observe(status="degraded", breaker=1))
-    assert failing(verdicts) == ["health status", "breaker open"]
+    assert list_failing(verdicts) == ["health status", "breaker open"]
 
 
 def test_the_normal_state_and_a_changed_one_are_distinguished() -> None:
-    """The phases wait for these states; counters are ignored."""
+    """The drill waits for the normal and the changed state, and ignores counters in this comparison."""
     faulty = dict(DRILLS["redis"].faulty)
     assert is_normal(observe(bypasses=99))
     assert not is_normal(observe(breaker=1))
@@ -132,19 +132,19 @@ def test_the_normal_state_and_a_changed_one_are_distinguished() -> None:
     assert not has_changed(faulty, observe(redis_up=0))
 
 
-def scrape(*samples: Sample) -> Observation:
-    """Return an observation of these samples."""
+def build_observation(*samples: Sample) -> Observation:
+    """Return an observation of these samples with status 200."""
     return Observation(Scrape(samples, taken_at=datetime(2013, 3, 1, tzinfo=UTC)), 200)
 
 
 def read_signal(name: str, seen: Observation) -> str | float:
-    """Return the value of a signal."""
+    """Return the value of the signal with this name."""
     return next(item.read(seen) for item in SIGNALS if item.name == name)
 
 
 @pytest.mark.parametrize("role", ["job", "my-api", "dashboard"])
 def test_the_drill_on_the_pool_observes_its_own_pool(role: str) -> None:
-    """Pools of other programs do not count, whatever their state."""
+    """The drill on the pool ignores the connections of other roles."""
 
     def pool(role: str, used: float, limit: float, waiting: float) -> list[Sample]:
         return [
@@ -154,15 +154,15 @@ def test_the_drill_on_the_pool_observes_its_own_pool(role: str) -> None:
         ]
 
     beside = pool(role, 1, 10, 2)
-    before, during = scrape(*beside), scrape(*beside, *pool("drill", 2, 2, 3))
+    before, during = build_observation(*beside), build_observation(*beside, *pool("drill", 2, 2, 3))
     names = ("pool of the drill in use", "pool of the drill waiting")
     assert [read_signal(name, before) for name in names] == ["not all", "none"]
     assert [read_signal(name, during) for name in names] == ["all", "some"]
 
 
 def test_other_programs_cause_no_fault() -> None:
-    """They may disable the cache, violate constraints, and have an open breaker."""
-    seen = scrape(
+    """The signals ignore other programs' disabled caches, constraint errors and open breakers."""
+    seen = build_observation(
         Sample("echo_cache_bypasses_total", {"role": "my-api", "reason": "disabled"}, 50),
         Sample("echo_cache_bypasses_total", {"role": "job", "reason": "down"}, 2),
         Sample("echo_db_operation_errors_total", {"role": "my-api", "sqlstate_class": "23"}, 9),
@@ -177,22 +177,22 @@ def test_other_programs_cause_no_fault() -> None:
 
 @pytest.mark.parametrize("name", sorted(DRILLS))
 def test_every_signal_of_a_drill_exists(name: str) -> None:
-    """A misspelt one would never be judged."""
+    """Every drill names existing signals, because a misspelt signal would never be judged."""
     faulty = DRILLS[name].faulty
     normal = {item.name: item.normal for item in SIGNALS}
     assert faulty.keys() <= normal.keys()
     assert [key for key, value in faulty.items() if normal[key] == value] == []
 
 
-def test_the_calls_that_fail_are_read_from_a_self_test() -> None:
-    """The names are in the order of the calls."""
+def test_failed_calls_are_read_from_the_self_test() -> None:
+    """The names of the failed calls are read from the output of a self-test."""
     output = "ok   create_user  1.0 ms\nFAIL cache_stats  0.1 ms  answered 'down'\nfailed: 1\n"
     assert find_failed_calls(output) == ("cache_stats",)
     assert find_failed_calls("") == ()
 
 
 def test_a_self_test_without_a_database_fails_as_a_whole() -> None:
-    """It gives up at the first call, so single calls are not named."""
+    """A self-test without a database stops at its first call, so all its calls count as failed."""
     url = SecretStr(f"postgresql://echo:pw@127.0.0.1:{find_free_port()}/echo")
     lines: list[str] = []
     with open_service(Settings(database_url=url, enable_redis_cache=False)) as service:
@@ -202,8 +202,8 @@ def test_a_self_test_without_a_database_fails_as_a_whole() -> None:
     assert judge_redis(observe(failed=failed))["self-test"].during == "fails"
 
 
-def test_the_table_has_a_no_in_words() -> None:
-    """A line per signal; an unexpected value is not shown by colour alone."""
+def test_the_table_marks_unexpected_signals_with_no() -> None:
+    """The table has a line per signal, with the word NO for an unexpected value, not only a colour."""
     console = Console(width=140)
     with console.capture() as captured:
         console.print(build_table(list(judge_redis(observe(bypasses=8)).values())))
