@@ -1,6 +1,6 @@
-"""A small market: three symbols over ten days, one of them without a quote, and its events.
+"""Test data of a market: ten days of prices of three symbols (IBM without bid and ask), and three events.
 
-Owns the figures that tests of the dashboard expect.
+Owns the prices and events that tests of the dashboard expect.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ EVENTS = (
 
 
 def build_tick(symbol: str, *, age_days: int) -> Tick:
-    """Return the bar of a day; each day's close is 1 higher than the day before."""
+    """Return the tick of a symbol `age_days` before the last day; the close rises by 1 every day."""
     close, change = Decimal(CLOSES[symbol] - age_days), CHANGES[symbol]
     is_quoted = symbol != "IBM"
     return Tick(
@@ -40,7 +40,7 @@ def build_tick(symbol: str, *, age_days: int) -> Tick:
 
 
 def open_market(service: EnhancedDatabaseService) -> None:
-    """Write ten days of prices and three events of today."""
+    """Write ten days of prices that end on `LAST`, and three events of today."""
     service.insert_market_ticks(build_tick(symbol, age_days=age) for symbol in CLOSES for age in range(DAYS))
     for kind, title, symbol, sentiment in EVENTS:
         service.create_market_event(

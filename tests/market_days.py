@@ -1,4 +1,4 @@
-"""A short part of the shipped price history, for tests that need only some real prices."""
+"""Some days of data/market_history.csv.gz, for tests that need a few real prices."""
 
 import csv
 import gzip
@@ -14,7 +14,7 @@ LAST_DAY = "2013-03-01"
 
 
 def write_days(path: Path, first: str, last: str = LAST_DAY) -> Path:
-    """Write the rows of the shipped file between two days, both included."""
+    """Write the header and the rows from day `first` to day `last` of the shipped price history to `path`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(_rows(first, last))
     return path
@@ -23,7 +23,7 @@ def write_days(path: Path, first: str, last: str = LAST_DAY) -> Path:
 def import_days(
     service: EnhancedDatabaseService, folder: Path, first: str, last: str = LAST_DAY
 ) -> ImportResult:
-    """Import the days of all symbols between two days, both included."""
+    """Import the prices of all symbols from day `first` to day `last` into the database of the service."""
     return import_prices(service, write_days(folder / f"from-{first}.csv", first, last))
 
 

@@ -1,4 +1,7 @@
-"""Grouped calls: all or none, seen by the writer alone, invalidated once at the commit."""
+"""`service.transaction()`: its calls are committed together or not at all.
+
+Only the thread of the transaction sees its rows before the commit; cache keys are invalidated at the commit.
+"""
 
 import multiprocessing
 import os
@@ -21,13 +24,13 @@ TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 
 
 def is_value(client: redis.Redis, user: User) -> bool:
-    """Say whether a profile is cached: neither missing, nor leased or fenced."""
+    """Return whether Redis has a value for the profile of a user, not a lease, a fence or nothing."""
     stored = client.get(f"user:{user.id}")
     return isinstance(stored, bytes) and stored.startswith(b"V")
 
 
-def test_all_is_committed_at_the_end(service: EnhancedDatabaseService, alice: User) -> None:
-    """Two calls are committed together; afterwards everybody sees both."""
+def test_calls_of_a_transaction_are_committed_together(service: EnhancedDatabaseService, alice: User) -> None:
+    """After the commit a read returns the rows that every call of the transaction wrote."""
     with service.transaction():
         service.update_user_profile(alice.id, name="New")
         bob = service.create_user(username="bob")
@@ -39,7 +42,7 @@ def test_all_is_committed_at_the_end(service: EnhancedDatabaseService, alice: Us
 def test_an_error_undoes_everything(
     service: EnhancedDatabaseService, alice: User, execute: Execute, redis_client: redis.Redis
 ) -> None:
-    """Nothing is stored, and no key is invalidated."""
+    """If the block raises, no row is changed and the cached profile stays in Redis."""
     service.get_user_by_id(alice.id)
     stored = redis_client.get(f"user:{alice.id}")
 
@@ -56,10 +59,10 @@ def test_an_error_undoes_everything(
     assert service.get_user_by_id(alice.id) == alice
 
 
-def test_the_writer_sees_its_writes_and_nobody_else(
+def test_uncommitted_rows_are_seen_by_their_thread_only(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """Inside, the thread reads from the database; other threads and processes read what is committed."""
+    """Before the commit only the writing thread reads the new row; all others read the old row."""
     service.get_user_by_id(alice.id)
     seen: list[str | None] = []
     with open_service(settings) as other, service.transaction():
@@ -73,8 +76,8 @@ def test_the_writer_sees_its_writes_and_nobody_else(
     assert service.get_user_by_id(alice.id).name == "New"
 
 
-def test_what_is_read_inside_is_not_cached(service: EnhancedDatabaseService, alice: User) -> None:
-    """No reader finds a value of a transaction that is rolled back."""
+def test_reads_inside_a_transaction_are_not_cached(service: EnhancedDatabaseService, alice: User) -> None:
+    """After a rollback no reader gets a row that was read inside the transaction."""
 
     def read_and_fail() -> None:
         with service.transaction():
@@ -88,10 +91,10 @@ def test_what_is_read_inside_is_not_cached(service: EnhancedDatabaseService, ali
     assert service.get_user_by_id(alice.id) == alice
 
 
-def test_an_error_that_is_caught_undoes_its_call_alone(
+def test_a_caught_error_undoes_only_its_call(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """The rest of the transaction continues."""
+    """If the block catches the error of one call, its other calls are committed."""
     with service.transaction():
         service.update_user_profile(alice.id, name="New")
         with pytest.raises(InvalidInput, match="is taken"):
@@ -100,8 +103,8 @@ def test_an_error_that_is_caught_undoes_its_call_alone(
     assert execute("SELECT username, name FROM users ORDER BY 1") == [("alice", "New"), ("bob", None)]
 
 
-def test_a_read_that_fails_undoes_nothing_else(service: EnhancedDatabaseService, alice: User) -> None:
-    """A refused query that is caught leaves the transaction usable."""
+def test_a_failed_query_leaves_the_transaction_usable(service: EnhancedDatabaseService, alice: User) -> None:
+    """If the block catches the error of a query, the transaction can read and write and is committed."""
 
     def divide(database: Database) -> object:
         return database.execute_sql("SELECT 1 / 0")
@@ -118,7 +121,7 @@ def test_a_read_that_fails_undoes_nothing_else(service: EnhancedDatabaseService,
 def test_transactions_nest_and_invalidate_once(
     service: EnhancedDatabaseService, alice: User, bob: User, redis_client: redis.Redis
 ) -> None:
-    """Only the outermost commit commits, and invalidates the keys."""
+    """A nested transaction commits and invalidates with the outermost; its error undoes only its calls."""
     service.get_user_by_id(alice.id)
     service.get_user_by_id(bob.id)
     with service.transaction():
@@ -134,8 +137,8 @@ def test_transactions_nest_and_invalidate_once(
     assert service.get_user_by_id(bob.id).name is None
 
 
-def test_threads_have_transactions_of_their_own(service: EnhancedDatabaseService, alice: User) -> None:
-    """A rollback of one thread does not affect another."""
+def test_a_rollback_does_not_affect_another_thread(service: EnhancedDatabaseService, alice: User) -> None:
+    """While two threads have open transactions, the rollback of one does not undo the rows of the other."""
     barrier = threading.Barrier(2)
 
     def create(name: str, *, fails: bool) -> None:
@@ -158,7 +161,7 @@ def test_threads_have_transactions_of_their_own(service: EnhancedDatabaseService
 def test_a_lost_connection_before_the_commit_changes_nothing(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """The caller gets an error, the pool recovers, and the row is unchanged."""
+    """The caller gets `DatabaseUnavailable`, the row is unchanged, and no connection stays checked out."""
 
     def lose() -> None:
         with service.transaction():
@@ -172,14 +175,14 @@ def test_a_lost_connection_before_the_commit_changes_nothing(
     assert service.pool_stats().pool_in_use == 0
 
 
-def test_an_ambiguous_commit_invalidates(
+def test_a_commit_without_a_reply_invalidates(
     service: EnhancedDatabaseService,
     settings: Settings,
     alice: User,
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server commits and its reply is lost: the caller gets an error, readers the new row."""
+    """If the reply to a COMMIT is lost, the caller gets an error and every process reads the new row."""
     service.get_user_by_id(alice.id)
     commit = Database.commit
 
@@ -198,10 +201,10 @@ def test_an_ambiguous_commit_invalidates(
 
 
 def _die_while_writing(settings: Settings, user_id: object, step: str) -> None:
-    """Change a name in a process of its own, which is killed at a step of the write."""
+    """Change the name of a user, and kill this process at a step of the write (runs in a child process)."""
     service = open_service(settings)
-    parts = {"before fence": "fence", "after fence": "fence", "after commit": "invalidate"}
-    original = getattr(service._cache, parts[step])
+    methods = {"before fence": "fence", "after fence": "fence", "after commit": "invalidate"}
+    original = getattr(service._cache, methods[step])
 
     def die(*arguments: object, **options: object) -> object:
         if step == "after fence":
@@ -209,7 +212,7 @@ def _die_while_writing(settings: Settings, user_id: object, step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
-    setattr(service._cache, parts[step], die)
+    setattr(service._cache, methods[step], die)
     service.update_user_profile(user_id, name=step)  # type: ignore[arg-type]  # a UUID
 
 
@@ -217,7 +220,7 @@ def _die_while_writing(settings: Settings, user_id: object, step: str) -> None:
 def test_a_writer_killed_at_any_step_leaves_nothing_stale(
     service: EnhancedDatabaseService, settings: Settings, alice: User, step: str
 ) -> None:
-    """Afterwards every reader of this process and another reads what was committed."""
+    """After a writer is killed, this process and another one read the row that is committed."""
     service.get_user_by_id(alice.id)
     context = multiprocessing.get_context("spawn")
     writer = context.Process(target=_die_while_writing, args=(settings, alice.id, step))
@@ -233,7 +236,7 @@ def test_a_writer_killed_at_any_step_leaves_nothing_stale(
 def test_a_table_can_be_loaded_twice_in_one_transaction(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """The second load does not find the staged rows of the first."""
+    """The second load into a table has only its own rows, not the staged rows of the first load."""
     portfolios = [service.get_current_portfolio(alice.id)]
     with service.transaction():
         assert service.load_portfolios(portfolios) == 0

@@ -1,4 +1,4 @@
-"""Ids and documents in rows: the same values as psycopg2's own conversion gives, in less time."""
+"""The project's converters of uuid and jsonb columns return the same values as those of psycopg2."""
 
 import json
 from uuid import UUID, uuid4
@@ -17,14 +17,14 @@ def fetch(service: EnhancedDatabaseService, statement: str, value: object) -> li
 
 
 def test_an_id_is_a_uuid(service: EnhancedDatabaseService) -> None:
-    """This includes a single id among NULLs, with any digits."""
+    """A uuid column gives a `UUID`, also the lowest and the highest, and NULL gives None."""
     for given in (uuid4(), UUID(int=0), UUID(int=2**128 - 1)):
         assert fetch(service, "SELECT %s::uuid, NULL::uuid", str(given)) == [given, None]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_document_is_what_was_stored(service: EnhancedDatabaseService, document: object) -> None:
-    """An empty document is a new object: a change of one caller is not seen by others."""
+    """A jsonb column gives the stored document; a caller that modifies it does not change the next read."""
     [found] = fetch(service, "SELECT %s::jsonb", json.dumps(document))
     assert found == document
     if isinstance(found, dict):

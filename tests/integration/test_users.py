@@ -1,4 +1,4 @@
-"""Players: create, find, change, delete."""
+"""Calls of the service that create, find, update and delete users."""
 
 import threading
 import uuid
@@ -32,22 +32,22 @@ def test_create_and_get(service: EnhancedDatabaseService) -> None:
 
 
 def test_ids_are_time_ordered(service: EnhancedDatabaseService) -> None:
-    """Version 7: a later user has a greater id."""
+    """Ids are UUIDs of version 7, so a user that is created later has a greater id."""
     ids = [service.create_user(username=f"player{n}").id for n in range(5)]
     assert ids == sorted(ids)
     assert {user_id.version for user_id in ids} == {7}
 
 
 def test_results_cannot_be_changed(alice: User) -> None:
-    """Threads may share a value, so no caller can change it."""
+    """A `User` and its preferences are immutable, because threads share the cached record."""
     with pytest.raises(AttributeError):
         alice.name = "Mallory"  # type: ignore[misc]  # on purpose
     with pytest.raises(TypeError):
         alice.preferences["theme"] = "dark"  # type: ignore[index]  # on purpose
 
 
-def test_unknown_users_are_named(service: EnhancedDatabaseService) -> None:
-    """The error has the id or the name."""
+def test_an_error_names_the_unknown_user(service: EnhancedDatabaseService) -> None:
+    """`UserNotFound` contains the id or the username for which the call was made."""
     unknown = uuid.uuid4()
     with pytest.raises(UserNotFound, match=str(unknown)):
         service.get_user_by_id(unknown)
@@ -70,17 +70,17 @@ def test_unknown_users_are_named(service: EnhancedDatabaseService) -> None:
         ({"username": "bob", "preferences": ["dark"]}, "preferences is"),
     ],
 )
-def test_bad_input_creates_nobody(
+def test_invalid_input_creates_no_user(
     service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
 ) -> None:
-    """The error names the value, and the table stays empty."""
+    """`create_user` with an invalid argument raises an error that names it, and no row is inserted."""
     with pytest.raises(InvalidInput, match=message):
         service.create_user(**values)
     assert execute("SELECT count(*) FROM users") == [(0,)]
 
 
-def test_a_username_is_taken_once(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """Creating and renaming with a taken name is an error that names it."""
+def test_usernames_are_unique(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
+    """A user cannot be created with, or renamed to, a taken username; the error contains the username."""
     with pytest.raises(InvalidInput, match="'alice', which is taken"):
         service.create_user(username="alice")
     with pytest.raises(InvalidInput, match="'alice', which is taken"):
@@ -89,7 +89,7 @@ def test_a_username_is_taken_once(service: EnhancedDatabaseService, alice: User,
 
 
 def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """Usernames and names are searched; characters of LIKE have no meaning."""
+    """A search ignores case, compares the beginning of username and name, and takes % and _ literally."""
     odd = service.create_user(username="al_ice%", name="Zed")
     assert service.search_users("AL") == (odd, alice)
     assert service.search_users("alice ad") == (alice,)
@@ -100,10 +100,10 @@ def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice
     assert bob in service.search_users("")
 
 
-def test_search_finds_what_begins_with_the_last_letters_there_are(
+def test_search_finds_prefixes_of_the_highest_code_points(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """The range of a prefix includes all names with it, whatever its last letters are."""
+    """A search finds every username with the prefix, even if it ends with the highest code points."""
     prefixes = ["a", "z", "\u00e9", "\ud7ff", "\ue000", "\uffff", "\U0010fffe", "\U0010ffff"]
     prefixes += [f"b{letter}" for letter in prefixes] + ["b\U0010ffff\U0010ffff"]
     names = [f"{prefix}{rest}" for prefix in prefixes for rest in ("", "a", "\U0010ffff", "\U0010ffffz")]
@@ -113,8 +113,8 @@ def test_search_finds_what_begins_with_the_last_letters_there_are(
         assert found == sorted({name for name in names if name.startswith(prefix)})
 
 
-def test_update_changes_what_was_given(service: EnhancedDatabaseService, alice: User) -> None:
-    """Other columns stay, and the cached profile is invalidated."""
+def test_update_changes_only_the_given_columns(service: EnhancedDatabaseService, alice: User) -> None:
+    """An update changes only the given columns and invalidates the cached profile."""
     service.get_user_by_id(alice.id)
     changed = service.update_user_profile(alice.id, name="Alicia", preferences={"a": 1})
     assert (changed.name, changed.email, changed.preferences) == ("Alicia", alice.email, {"a": 1})
@@ -127,14 +127,14 @@ def test_update_changes_what_was_given(service: EnhancedDatabaseService, alice: 
 def test_update_refuses_other_columns(
     service: EnhancedDatabaseService, alice: User, changes: dict[str, Any]
 ) -> None:
-    """The error names the column, and nothing is changed."""
+    """An update of no column, of the id or of an unknown column raises an error and changes nothing."""
     with pytest.raises(InvalidInput, match="cannot change"):
         service.update_user_profile(alice.id, **changes)
     assert service.get_user_by_id(alice.id) == alice
 
 
-def test_touch_sets_the_time(service: EnhancedDatabaseService, alice: User) -> None:
-    """The time is now, also in the cached profile."""
+def test_touch_sets_last_active(service: EnhancedDatabaseService, alice: User) -> None:
+    """`touch_last_active` sets `last_active` to the current time and invalidates the cached profile."""
     assert service.get_user_by_id(alice.id).last_active is None
     before = datetime.now(UTC)
     service.touch_last_active(alice.id)
@@ -143,10 +143,10 @@ def test_touch_sets_the_time(service: EnhancedDatabaseService, alice: User) -> N
     assert before <= last_active <= datetime.now(UTC)
 
 
-def test_delete_takes_everything_along(
+def test_delete_removes_all_rows_of_a_user(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """Portfolios, quests and entries are deleted with the user, and dropped from the cache."""
+    """Portfolios, quests and leaderboard entries are deleted with the user, also from the cache."""
     service.get_current_portfolio(alice.id)
     service.create_quest(alice.id, type="T", title="Quest", target_value=Decimal(1))
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
@@ -163,10 +163,10 @@ def test_delete_takes_everything_along(
         assert execute(f"SELECT count(*) FROM {table}") == [(0,)]
 
 
-def test_a_portfolio_that_is_opened_while_its_user_is_deleted_goes_too(
+def test_no_portfolio_is_left_when_its_user_is_deleted(
     service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Either it is deleted too, or opening it fails because the user does not exist."""
+    """A thread that opens a portfolio while its user is deleted gets `UserNotFound`, as do later calls."""
     list_keys = users.list_portfolio_keys  # type: ignore[attr-defined]  # as the module knows it
     refused: list[BaseException] = []
 
@@ -196,6 +196,6 @@ def test_a_portfolio_that_is_opened_while_its_user_is_deleted_goes_too(
 def test_profile_key_and_ttl(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """The key is the design's, and lives up to 300 s."""
+    """A profile is cached in Redis under `user:ID` for at most 300 s."""
     service.get_user_by_id(alice.id)
     assert 250 < redis_client.ttl(f"user:{alice.id}") <= 300

@@ -1,4 +1,4 @@
-"""TLS and passwords of the exporter, as its web-config file says."""
+"""TLS and passwords of the exporter, which are set in its web-config file (EXPORTER_WEB_CONFIG)."""
 
 import ssl
 from pathlib import Path
@@ -17,8 +17,8 @@ from tests.exporter_server import LOCAL_URL, served, write_tls
 HASH = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
 
 
-def test_passwords_are_asked_for_everywhere_but_at_the_probes(service: EnhancedDatabaseService) -> None:
-    """A wrong, missing or malformed password gets 401 with a challenge; the right one is accepted."""
+def test_every_path_except_the_probes_needs_a_password(service: EnhancedDatabaseService) -> None:
+    """Every path except /livez and /readyz answers a request without a valid password with 401."""
     with TestClient(build_app(service, users={"alice": HASH.encode()}), base_url=LOCAL_URL) as client:
         for path in ("/", "/metrics", "/api/health/database", "/nowhere"):
             for auth in (None, ("alice", "wrong"), ("bob", "open sesame"), ("alice", "a" * 100)):
@@ -34,8 +34,8 @@ def test_passwords_are_asked_for_everywhere_but_at_the_probes(service: EnhancedD
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
 
 
-def test_tls_is_served_as_the_file_says(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Names in the file are relative to it, and versions older than min_version are refused."""
+def test_tls_of_the_file_is_served(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """File names are relative to the web-config file, and TLS versions below min_version are refused."""
     authority = write_tls(tmp_path)
     config = tmp_path / "web.yml"
     config.write_text(
@@ -79,8 +79,8 @@ def test_tls_is_served_as_the_file_says(service: EnhancedDatabaseService, tmp_pa
         ("- 1", "is no mapping"),
     ],
 )
-def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
-    """An unknown part is an error that names its place, without any password."""
+def test_an_invalid_file_is_a_one_line_error(tmp_path: Path, text: str, complaint: str) -> None:
+    """An invalid web-config file raises a one-line error that names the mistake and contains no password."""
     write_tls(tmp_path)
     config = tmp_path / "web.yml"
     config.write_text(text, encoding="utf-8")
@@ -92,15 +92,15 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, complaint: str) -> 
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    """The line has the name and the system's reason."""
+def test_a_missing_file_is_a_one_line_error(tmp_path: Path) -> None:
+    """The error for a missing web-config file has the file's name and the message of the operating system."""
     with pytest.raises(SettingsError, match=r"web\.yml cannot be read \(No such file or directory\)"):
         load_web_config(tmp_path / "web.yml")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
-def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
-    """As in exporter-toolkit there is then neither TLS nor a password."""
+def test_an_empty_file_sets_no_tls_and_no_password(tmp_path: Path, text: str) -> None:
+    """An empty web-config file sets neither TLS nor a password, as in Prometheus' exporter-toolkit."""
     (tmp_path / "web.yml").write_text(text, encoding="utf-8")
     web = load_web_config(tmp_path / "web.yml")
     assert (web.tls, dict(web.users)) == (None, {})

@@ -1,4 +1,4 @@
-"""What is no record, no list or no text at all: refused with the stack's own errors."""
+"""Arguments of a wrong type, or outside every range, raise `InvalidInput` and no error of a library."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,7 +13,7 @@ from core.records import Tick, User
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """Return a document that is nested too deep to walk."""
+    """Return a document with `depth` levels."""
     document: dict[str, Any] = {}
     for _ in range(depth):
         document = {"d": document}
@@ -22,8 +22,8 @@ def nested(depth: int) -> dict[str, Any]:
 
 BEFORE_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
 
-# each is of a wrong type on purpose, hence no types here
-NASTY: dict[str, Callable[[Any, User], object]] = {
+# The values are untyped, because the wrong types are intended.
+WRONG_CALLS: dict[str, Callable[[Any, User], object]] = {
     "ticks none": lambda s, _: s.insert_market_ticks(None),
     "ticks of another kind": lambda s, _: s.insert_market_ticks([{"symbol": "AAPL"}]),
     "updates a number": lambda s, _: s.batch_update_portfolios(5),
@@ -58,16 +58,16 @@ NASTY: dict[str, Callable[[Any, User], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", NASTY)
-def test_is_refused_by_name(service: EnhancedDatabaseService, alice: User, name: str) -> None:
-    """The error is `InvalidInput` for every value."""
+@pytest.mark.parametrize("name", WRONG_CALLS)
+def test_a_wrong_argument_is_refused(service: EnhancedDatabaseService, alice: User, name: str) -> None:
+    """A call with a wrong argument raises `InvalidInput` and changes nothing."""
     with pytest.raises(InvalidInput):
-        NASTY[name](service, alice)
+        WRONG_CALLS[name](service, alice)
     assert service.get_user_by_id(alice.id) == alice
 
 
-def test_a_message_is_short(service: EnhancedDatabaseService) -> None:
-    """The error for a large value fits into a log line."""
+def test_the_error_for_a_large_argument_is_short(service: EnhancedDatabaseService) -> None:
+    """The error for an argument of 1,000,000 characters has fewer than 200 characters."""
     with pytest.raises(InvalidInput) as caught:
         service.search_users("x" * 1_000_000)
     assert len(str(caught.value)) < 200

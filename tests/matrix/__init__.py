@@ -1,1 +1,1 @@
-"""The service on servers as people have them: other versions, poolers, roles, defaults."""
+"""Tests of the service on other PostgreSQL versions and poolers, and with other roles and server defaults."""

@@ -1,9 +1,9 @@
-"""A game whose answers can be compared between servers.
+"""Makes the same calls on any server and records their results, so that servers can be compared.
 
-Owns the calls and the form in which answers are equal: ids are numbered by first appearance,
-times of the server's own clock are `now`. Whatever a server's zone, locale or pooler changes
-would show: times near midnight and around a change of clocks, names of several alphabets, ties,
-bulk loads, rolled back transactions.
+Owns the calls and the normalization of the results: ids are numbered by first appearance, and times of the
+server's clock are written as `now`. The calls include the cases whose results could depend on time zone,
+locale or pooler: times near midnight and around the start of daylight saving time, names in several
+alphabets, ties, bulk loads, and transactions that are rolled back.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,11 +28,11 @@ from core.records import (
     User,
 )
 
-# In most zones another day than in UTC.
+# West of UTC this time is on the day before, so results that use the local date would differ.
 NOW = datetime(2026, 3, 11, 0, 30, tzinfo=UTC)
 DAYS = tuple(date(2026, 3, day) for day in (9, 10, 11))
-BOARD = "daily_returns"
-# What these find depends on which letters the locale of a database has in two cases.
+LEADERBOARD = "daily_returns"
+# The results of searches for these texts depend on the upper and lower case letters of the database's locale.
 FOLDED = ("οδ", "σί", "ΟΔ", "ος", "i", "İ", "ÄRGER")
 NAMES = ("alice", "Bob", "b_b%b", "ΟΔΟΣ", "ΣΊΣΥΦΟΣ", "İstanbul", "Ärger", "zoë", "O'Brien\\", "10-4")
 TRICKY = "\\'; -- \\\\'' \\n E'x' %s %% _"
@@ -40,50 +40,50 @@ TITLE = "naïve “quotes”, \\ and 日本"
 
 
 class Answers:
-    """What each call answered, by its name; `ignores_zone` leaves the zone of times out."""
+    """The normalized result of each call, by a name for the call; `ignores_zone` omits the zones of times."""
 
     def __init__(self, *, ignores_zone: bool = False) -> None:
         self._ignores_zone = ignores_zone
         self.found: dict[str, Any] = {}
         self._ids: dict[UUID, str] = {}
 
-    def note(self, name: str, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
-        """Make a call and keep its answer, or its error; return the answer."""
+    def record(self, name: str, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+        """Make a call, record its result or the class of its error, and return the result."""
         try:
             answer = call(*arguments, **options)
         except EchoMarketsError as error:
             answer = None
             self.found[name] = type(error).__name__
         else:
-            self.found[name] = self._form(answer)
+            self.found[name] = self._normalize(answer)
         return answer
 
-    def _form_time(self, value: datetime) -> str:
+    def _normalize_time(self, value: datetime) -> str:
         is_now = abs(datetime.now(UTC) - value) < timedelta(hours=1)
         instant = "now" if is_now else value.astimezone(UTC).isoformat()
         return instant if self._ignores_zone else f"{instant} {value.tzinfo}"
 
-    def _form(self, value: Any) -> Any:
+    def _normalize(self, value: Any) -> Any:
         if isinstance(value, UUID):
             return self._ids.setdefault(value, f"id {len(self._ids)}")
         if isinstance(value, datetime):
-            return self._form_time(value)
+            return self._normalize_time(value)
         if isinstance(value, msgspec.Struct):
-            return {name: self._form(item) for name, item in msgspec.structs.asdict(value).items()}
+            return {name: self._normalize(item) for name, item in msgspec.structs.asdict(value).items()}
         if isinstance(value, Mapping):
-            return {str(key): self._form(item) for key, item in value.items()}
+            return {str(key): self._normalize(item) for key, item in value.items()}
         if isinstance(value, tuple | list):
-            return [self._form(item) for item in value]
+            return [self._normalize(item) for item in value]
         return repr(value)
 
 
 def play(service: EnhancedDatabaseService, *, ignores_zone: bool = False) -> dict[str, Any]:
-    """Write and read a game; return every answer."""
+    """Make every call on an empty database; return the recorded results by name."""
     service._clock = lambda: NOW
     answers = Answers(ignores_zone=ignores_zone)
     ids = _play_users(service, answers)
     _play_portfolios(service, answers, ids)
-    _play_boards(service, answers, ids)
+    _play_leaderboards(service, answers, ids)
     _play_market(service, answers)
     _play_quests(service, answers, ids)
     _play_events(service, answers)
@@ -93,11 +93,11 @@ def play(service: EnhancedDatabaseService, *, ignores_zone: bool = False) -> dic
 
 def _play_users(service: EnhancedDatabaseService, answers: Answers) -> dict[str, UUID]:
     users = [
-        answers.note(f"create_user {name}", service.create_user, username=name, name=name) for name in NAMES
+        answers.record(f"create_user {name}", service.create_user, username=name, name=name) for name in NAMES
     ]
     ids = {user.username: user.id for user in users}
-    answers.note("touch", lambda: service.touch_last_active(ids["alice"]))
-    answers.note(
+    answers.record("touch", lambda: service.touch_last_active(ids["alice"]))
+    answers.record(
         "update", lambda: service.update_user_profile(ids["zoë"], email="z@example.com", name="Zoë % _")
     )
     loaded = [
@@ -113,46 +113,46 @@ def _play_users(service: EnhancedDatabaseService, answers: Answers) -> dict[str,
         )
         for n in range(1, 40)
     ]
-    answers.note("load_users", lambda: service.load_users([*loaded, *loaded]))
+    answers.record("load_users", lambda: service.load_users([*loaded, *loaded]))
     for text in (*NAMES, *FOLDED, "a", "B", "%", "b_", "load-0", "nobody"):
-        answers.note(f"search_users {text}", service.search_users, text, limit=5)
-        answers.note(f"by name {text}", service.get_user_by_username, text)
-    answers.note("by e-mail", service.list_users_by_email, "Z@example.com")
-    answers.note("keys", service.list_encryption_keys)
-    answers.note("users", lambda: [user.username for user in service.list_users(limit=60)])
-    answers.note("all users", lambda: sum(1 for _ in service.stream_users()))
+        answers.record(f"search_users {text}", service.search_users, text, limit=5)
+        answers.record(f"by name {text}", service.get_user_by_username, text)
+    answers.record("by e-mail", service.list_users_by_email, "Z@example.com")
+    answers.record("keys", service.list_encryption_keys)
+    answers.record("users", lambda: [user.username for user in service.list_users(limit=60)])
+    answers.record("all users", lambda: sum(1 for _ in service.stream_users()))
     return ids
 
 
 def _play_portfolios(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
     for day in DAYS:
         for name in NAMES[:4]:
-            answers.note(f"open {name} {day}", service.get_current_portfolio, ids[name], day)
+            answers.record(f"open {name} {day}", service.get_current_portfolio, ids[name], day)
     updates = [
         PortfolioUpdate(ids[name], day, Decimal(10_000 + 100 * n), Decimal(n), None if n % 2 else Decimal(7))
         for day in DAYS
         for n, name in enumerate(NAMES)
     ]
     result = service.batch_update_portfolios(updates)
-    answers.note("batch_update_portfolios", lambda: (result.updated, len(result.missing)))
-    answers.note(
+    answers.record("batch_update_portfolios", lambda: (result.updated, len(result.missing)))
+    answers.record(
         "update_portfolio_value",
         lambda: service.update_portfolio_value(ids["alice"], DAYS[2], Decimal("9999.99"), Decimal("-1.01")),
     )
-    history = answers.note("history", lambda: service.get_portfolio_history(ids["alice"]))
-    answers.note("load_portfolios", lambda: service.load_portfolios(history))
-    answers.note("current", lambda: service.get_current_portfolio(ids["alice"]))
-    answers.note("find", lambda: service.find_portfolio(ids["Bob"], DAYS[0] - timedelta(days=1)))
-    answers.note("get", lambda: service.get_portfolio(ids["Bob"], DAYS[0]))
-    answers.note("portfolios", lambda: service.list_portfolios(DAYS[0]))
-    answers.note("all portfolios", lambda: list(service.stream_portfolios(DAYS[0])))
-    answers.note("list_session_dates", service.list_session_dates)
+    history = answers.record("history", lambda: service.get_portfolio_history(ids["alice"]))
+    answers.record("load_portfolios", lambda: service.load_portfolios(history))
+    answers.record("current", lambda: service.get_current_portfolio(ids["alice"]))
+    answers.record("find", lambda: service.find_portfolio(ids["Bob"], DAYS[0] - timedelta(days=1)))
+    answers.record("get", lambda: service.get_portfolio(ids["Bob"], DAYS[0]))
+    answers.record("portfolios", lambda: service.list_portfolios(DAYS[0]))
+    answers.record("all portfolios", lambda: list(service.stream_portfolios(DAYS[0])))
+    answers.record("list_session_dates", service.list_session_dates)
     _play_trades(service, answers, ids)
 
 
 def _play_trades(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
     players, amount = [ids[name] for name in NAMES[:2]], Decimal("1.5")
-    # the last minute before midnight and the first after it
+    # 23:59 and 00:01 UTC, so the trades belong to two days
     times = (NOW - timedelta(minutes=31), NOW - timedelta(minutes=29))
     trades = [
         Trade(UUID(int=n), player, time.date(), "AAPL", "BUY", amount, Decimal(100 + n), time)
@@ -161,78 +161,78 @@ def _play_trades(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
     positions = [
         Position(trade.user_id, trade.session_date, trade.symbol, amount, trade.price) for trade in trades
     ]
-    answers.note("load_trades", lambda: service.load_trades(trades))
-    answers.note("load_positions", lambda: service.load_positions(positions))
+    answers.record("load_trades", lambda: service.load_trades(trades))
+    answers.record("load_positions", lambda: service.load_positions(positions))
     for day in DAYS[1:]:
-        answers.note(f"positions {day}", service.list_positions, players, day)
-        answers.note(f"trades {day}", service.list_trades, players, day)
-        answers.note(f"all positions {day}", lambda day=day: list(service.stream_positions(day)))
-        answers.note(f"all trades {day}", lambda day=day: list(service.stream_trades(day)))
+        answers.record(f"positions {day}", service.list_positions, players, day)
+        answers.record(f"trades {day}", service.list_trades, players, day)
+        answers.record(f"all positions {day}", lambda day=day: list(service.stream_positions(day)))
+        answers.record(f"all trades {day}", lambda day=day: list(service.stream_trades(day)))
 
 
-def _play_boards(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+def _play_leaderboards(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
     for day in DAYS:
-        # one after the other, so that who came first is the same everywhere
+        # write the scores one by one, so that ties have the same order on every server
         for n, name in enumerate(NAMES):
-            answers.note(
+            answers.record(
                 f"score {name} {day}",
                 service.update_leaderboard_entry,
                 ids[name],
-                BOARD,
+                LEADERBOARD,
                 Decimal(n // 3),
                 day,
                 {"name": name},
             )
     batch = [LeaderboardUpdate(user_id, Decimal(1)) for user_id in ids.values()]
-    answers.note("batch", lambda: service.batch_update_leaderboard("total_value", batch, DAYS[1]))
+    answers.record("batch", lambda: service.batch_update_leaderboard("total_value", batch, DAYS[1]))
     for order in ("rank", "-rank", "username", "-username"):
-        answers.note(
-            f"board {order}",
+        answers.record(
+            f"leaderboard {order}",
             service.list_leaderboard,
-            BOARD,
+            LEADERBOARD,
             DAYS[1],
             order=order,
             limit=6,
         )
     for text in (*NAMES, *FOLDED, "b", "b_", "O'"):
-        answers.note(f"board of {text}", service.list_leaderboard, BOARD, DAYS[1], prefix=text)
-        answers.note(f"count of {text}", service.count_leaderboard, BOARD, DAYS[1], prefix=text)
+        answers.record(f"leaderboard of {text}", service.list_leaderboard, LEADERBOARD, DAYS[1], prefix=text)
+        answers.record(f"count of {text}", service.count_leaderboard, LEADERBOARD, DAYS[1], prefix=text)
     for name, call in {
-        "top": lambda: service.get_leaderboard(BOARD, DAYS[1], 5),
-        "page": lambda: service.get_leaderboard(BOARD, DAYS[1], 5, offset=4),
-        "rank": lambda: service.get_user_rank(ids["zoë"], BOARD, DAYS[1]),
-        "around": lambda: service.get_leaderboard_around(ids["zoë"], BOARD, DAYS[1], radius=2),
+        "top": lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 5),
+        "page": lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 5, offset=4),
+        "rank": lambda: service.get_user_rank(ids["zoë"], LEADERBOARD, DAYS[1]),
+        "around": lambda: service.get_leaderboard_around(ids["zoë"], LEADERBOARD, DAYS[1], radius=2),
         "close": lambda: service.close_session(DAYS[0]),
-        "ranks": lambda: service.list_player_scores(list(ids.values()), BOARD, DAYS, ranked=True),
-        "dates": lambda: service.list_leaderboard_dates(BOARD, before=DAYS[2]),
-        "period": lambda: service.get_period_leaderboard(BOARD, sessions=2),
-        "summary": lambda: service.find_leaderboard_summary(BOARD, DAYS[1]),
-        "stream": lambda: list(service.stream_leaderboard(BOARD, DAYS[1])),
-        "entries": lambda: service.list_leaderboard_entries(BOARD, DAYS[1], limit=3),
+        "ranks": lambda: service.list_player_scores(list(ids.values()), LEADERBOARD, DAYS, ranked=True),
+        "dates": lambda: service.list_leaderboard_dates(LEADERBOARD, before=DAYS[2]),
+        "period": lambda: service.get_period_leaderboard(LEADERBOARD, sessions=2),
+        "summary": lambda: service.find_leaderboard_summary(LEADERBOARD, DAYS[1]),
+        "stream": lambda: list(service.stream_leaderboard(LEADERBOARD, DAYS[1])),
+        "entries": lambda: service.list_leaderboard_entries(LEADERBOARD, DAYS[1], limit=3),
         "categories": lambda: service.list_leaderboard_categories(DAYS[1]),
-        "load": lambda: service.load_leaderboard_entries(service.get_leaderboard(BOARD, DAYS[1])),
+        "load": lambda: service.load_leaderboard_entries(service.get_leaderboard(LEADERBOARD, DAYS[1])),
         "sessions": service.get_session_summaries,
     }.items():
-        answers.note(f"board: {name}", call)
+        answers.record(f"leaderboard: {name}", call)
 
 
 def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
-    # every 50 minutes around the change of clocks of 8 March and to the present
+    # every 50 minutes from 7 March to `NOW`; daylight saving time begins on 8 March in America
     times = [NOW - timedelta(minutes=50 * n) for n in range(110)]
     symbols = ("AAPL", "BRK.A", "BRK-B", "B")
     ticks = [
-        Tick(symbol, time, Decimal(1000 + n + place * 7) / 10, volume=n, open=Decimal(99))
-        for place, symbol in enumerate(symbols)
+        Tick(symbol, time, Decimal(1000 + n + index * 7) / 10, volume=n, open=Decimal(99))
+        for index, symbol in enumerate(symbols)
         for n, time in enumerate(times)
     ]
-    answers.note("insert_market_ticks", lambda: service.insert_market_ticks(ticks[:50]))
-    answers.note("insert many", lambda: service.insert_market_ticks(ticks))
-    answers.note("load_market_ticks", lambda: service.load_market_ticks([*ticks, *ticks]))
-    answers.note("insert one", lambda: service.insert_market_tick("AAPL", Decimal("1.5"), timestamp=NOW))
-    answers.note("latest", service.get_latest_market_data)
-    answers.note("latest of some", lambda: service.get_latest_market_data(["B", "BRK-B", "NONE"]))
+    answers.record("insert_market_ticks", lambda: service.insert_market_ticks(ticks[:50]))
+    answers.record("insert many", lambda: service.insert_market_ticks(ticks))
+    answers.record("load_market_ticks", lambda: service.load_market_ticks([*ticks, *ticks]))
+    answers.record("insert one", lambda: service.insert_market_tick("AAPL", Decimal("1.5"), timestamp=NOW))
+    answers.record("latest", service.get_latest_market_data)
+    answers.record("latest of some", lambda: service.get_latest_market_data(["B", "BRK-B", "NONE"]))
     for bucket in ("1h", "1d", "1w"):
-        answers.note(
+        answers.record(
             f"candles {bucket}",
             service.get_price_history,
             "AAPL",
@@ -240,20 +240,22 @@ def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
             NOW,
             bucket,
         )
-    answers.note("returns", lambda: service.get_market_returns(DAYS[0] - timedelta(days=2), DAYS[2]))
-    answers.note("statistics", service.get_price_statistics)
-    answers.note("prices at", lambda: service.list_prices_at([("AAPL", NOW), ("B", NOW - timedelta(days=2))]))
-    answers.note("sparklines", lambda: service.get_sparklines(points=5, step="12h"))
-    answers.note("ticks", lambda: service.list_market_ticks("AAPL", start=NOW - timedelta(hours=9)))
-    answers.note("all ticks", lambda: sum(1 for _ in service.stream_market_ticks("B", end=NOW)))
-    answers.note("currencies", service.get_symbol_currencies)
-    answers.note("moved weeks", service.get_moved_weeks)
-    answers.note("partitions", lambda: service.maintain_partitions(months_ahead=3).dropped)
+    answers.record("returns", lambda: service.get_market_returns(DAYS[0] - timedelta(days=2), DAYS[2]))
+    answers.record("statistics", service.get_price_statistics)
+    answers.record(
+        "prices at", lambda: service.list_prices_at([("AAPL", NOW), ("B", NOW - timedelta(days=2))])
+    )
+    answers.record("sparklines", lambda: service.get_sparklines(points=5, step="12h"))
+    answers.record("ticks", lambda: service.list_market_ticks("AAPL", start=NOW - timedelta(hours=9)))
+    answers.record("all ticks", lambda: sum(1 for _ in service.stream_market_ticks("B", end=NOW)))
+    answers.record("currencies", service.get_symbol_currencies)
+    answers.record("moved weeks", service.get_moved_weeks)
+    answers.record("partitions", lambda: service.maintain_partitions(months_ahead=3).dropped)
 
 
 def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
     quests = [
-        answers.note(
+        answers.record(
             f"quest {n}",
             service.create_quest,
             ids["Bob"],
@@ -266,41 +268,41 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         )
         for n, kind in enumerate(("trade", "Trade", "a-b", "a_b"))
     ]
-    answers.note("progress", lambda: service.update_quest_progress(quests[1].id, Decimal(2)))
-    answers.note("active", lambda: service.get_user_active_quests(ids["Bob"]))
-    answers.note("totals", service.get_quest_totals)
-    answers.note("expiring", service.list_expiring_quests)
-    answers.note("of user", lambda: service.get_user_quests(ids["Bob"]))
+    answers.record("progress", lambda: service.update_quest_progress(quests[1].id, Decimal(2)))
+    answers.record("active", lambda: service.get_user_active_quests(ids["Bob"]))
+    answers.record("totals", service.get_quest_totals)
+    answers.record("expiring", service.list_expiring_quests)
+    answers.record("of user", lambda: service.get_user_quests(ids["Bob"]))
     bulk = [
         Quest(
             UUID(int=n), ids["zoë"], "bulk", TITLE, None, Decimal(n), Decimal(0), "ACTIVE", None, None,
             NOW - timedelta(days=2), NOW - timedelta(minutes=1),
         )
         for n in range(1, 30)
-    ]  # fmt: skip  # one column a line would hide that these are the table's
-    answers.note("load_quests", lambda: service.load_quests(bulk))
-    answers.note("quests", lambda: service.list_quests(limit=3))
-    answers.note("all quests", lambda: sum(1 for _ in service.stream_quests()))
-    answers.note("completed", lambda: list(service.count_completed_quests([ids["Bob"]]).values()))
-    answers.note("undated", service.count_undated_quests)
-    answers.note("outcomes", service.list_quest_outcomes)
-    answers.note("times", lambda: service.get_completion_times().completed)
-    answers.note("returns", service.get_quest_returns)
-    answers.note("stuck", lambda: service.list_stuck_quests(type="bulk"))
-    answers.note("player report", lambda: service.get_player_report().windows)
-    answers.note("player days", service.list_player_days)
-    answers.note(
+    ]  # fmt: skip  # one argument a line would make the record harder to read
+    answers.record("load_quests", lambda: service.load_quests(bulk))
+    answers.record("quests", lambda: service.list_quests(limit=3))
+    answers.record("all quests", lambda: sum(1 for _ in service.stream_quests()))
+    answers.record("completed", lambda: list(service.count_completed_quests([ids["Bob"]]).values()))
+    answers.record("undated", service.count_undated_quests)
+    answers.record("outcomes", service.list_quest_outcomes)
+    answers.record("times", lambda: service.get_completion_times().completed)
+    answers.record("returns", service.get_quest_returns)
+    answers.record("stuck", lambda: service.list_stuck_quests(type="bulk"))
+    answers.record("player report", lambda: service.get_player_report().windows)
+    answers.record("player days", service.list_player_days)
+    answers.record(
         "silent", lambda: [p.username for p in service.list_silent_players(days=1, order="username")]
     )
-    answers.note("silent count", lambda: service.count_silent_players(days=1))
-    answers.note("all silent", lambda: sum(1 for _ in service.stream_silent_players(days=1)))
-    answers.note("seen", lambda: service.get_seen_players(days=2))
-    answers.note("expire", service.expire_quests)
+    answers.record("silent count", lambda: service.count_silent_players(days=1))
+    answers.record("all silent", lambda: sum(1 for _ in service.stream_silent_players(days=1)))
+    answers.record("seen", lambda: service.get_seen_players(days=2))
+    answers.record("expire", service.expire_quests)
 
 
 def _play_events(service: EnhancedDatabaseService, answers: Answers) -> None:
     for n, kind in enumerate(("SPLIT", "earnings", "a-b", "a_b")):
-        answers.note(
+        answers.record(
             f"event {kind}",
             service.create_market_event,
             type=kind,
@@ -312,56 +314,57 @@ def _play_events(service: EnhancedDatabaseService, answers: Answers) -> None:
         MarketEvent(UUID(int=n), "bulk", TITLE, None, ("A", "NULL"), None, "NEUTRAL", NOW - timedelta(days=n))
         for n in range(1, 30)
     ]
-    answers.note("load_market_events", lambda: service.load_market_events(loaded))
-    answers.note("recent", lambda: service.get_recent_market_events(8))
-    answers.note("types", service.list_market_event_types)
-    answers.note("all events", lambda: list(service.stream_market_events(type="bulk")))
-    answers.note("effect", lambda: service.find_event_effect(loaded[0].id, timedelta(hours=1)))
-    answers.note(
+    answers.record("load_market_events", lambda: service.load_market_events(loaded))
+    answers.record("recent", lambda: service.get_recent_market_events(8))
+    answers.record("types", service.list_market_event_types)
+    answers.record("all events", lambda: list(service.stream_market_events(type="bulk")))
+    answers.record("effect", lambda: service.find_event_effect(loaded[0].id, timedelta(hours=1)))
+    answers.record(
         "events since", lambda: service.list_market_events(symbol="NULL", since=NOW - timedelta(days=3))
     )
 
 
 def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
-    def give_up() -> None:
+    def roll_back() -> None:
         with service.transaction():
             service.update_user_profile(ids["alice"], name="given up")
-            service.update_leaderboard_entry(ids["alice"], BOARD, Decimal(99), DAYS[1])
+            service.update_leaderboard_entry(ids["alice"], LEADERBOARD, Decimal(99), DAYS[1])
             raise InvalidInput("given up on purpose")
 
-    def go_on() -> None:
+    def commit() -> None:
         with service.transaction():
             service.update_user_profile(ids["alice"], name="kept")
-            # quotes and backslashes in a statement that is not the first of its transaction
+            # Quotes and backslashes in a later statement. Behind a pooler the service sends its session
+            # settings with the first statement of a transaction.
             service.update_user_profile(ids["zoë"], name=TRICKY, preferences={"name": TRICKY})
-            answers.note("refused inside", lambda: service.create_user(username="alice"))
+            answers.record("refused inside", lambda: service.create_user(username="alice"))
             service.load_market_events([])
-            service.update_leaderboard_entry(ids["alice"], BOARD, Decimal(50), DAYS[1])
+            service.update_leaderboard_entry(ids["alice"], LEADERBOARD, Decimal(50), DAYS[1])
 
-    answers.note("rolled back", give_up)
-    answers.note("after it", lambda: service.get_user_by_id(ids["alice"]).name)
-    answers.note("committed", go_on)
-    answers.note("tricky", lambda: service.get_user_by_id(ids["zoë"]))
+    answers.record("rolled back", roll_back)
+    answers.record("after it", lambda: service.get_user_by_id(ids["alice"]).name)
+    answers.record("committed", commit)
+    answers.record("tricky", lambda: service.get_user_by_id(ids["zoë"]))
     assert service.get_user_by_id(ids["zoë"]).name == TRICKY
-    answers.note("then", lambda: service.get_user_by_id(ids["alice"]).name)
-    answers.note("and the board", lambda: service.get_leaderboard(BOARD, DAYS[1], 3))
-    answers.note("active players", lambda: service.count_active_players(NOW - timedelta(days=1)))
-    answers.note("gains", lambda: service.get_player_gains(ids["alice"], DAYS[0], DAYS[2]))
-    answers.note("tables", lambda: [row.table for row in service.list_table_sizes()])
+    answers.record("then", lambda: service.get_user_by_id(ids["alice"]).name)
+    answers.record("leaderboard after it", lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 3))
+    answers.record("active players", lambda: service.count_active_players(NOW - timedelta(days=1)))
+    answers.record("gains", lambda: service.get_player_gains(ids["alice"], DAYS[0], DAYS[2]))
+    answers.record("tables", lambda: [row.table for row in service.list_table_sizes()])
     with service.audited(actor="alice", action="warm_cache", target=TITLE):
         pass
-    answers.note("audit", lambda: [event.target for event in service.list_audit_events()])
-    answers.note("all audit", lambda: [event.outcome for event in service.stream_audit_events()])
+    answers.record("audit", lambda: [event.target for event in service.list_audit_events()])
+    answers.record("all audit", lambda: [event.outcome for event in service.stream_audit_events()])
     with service.acting_as("alice", request_id="request"):
-        answers.note("audited profile", lambda: service.update_user_profile(ids["alice"], name=TRICKY).name)
-    answers.note(
+        answers.record("audited profile", lambda: service.update_user_profile(ids["alice"], name=TRICKY).name)
+    answers.record(
         "audit changes",
         lambda: [(each.after, each.request_id) for each in service.list_audit_changes(row_key=ids["alice"])],
     )
-    answers.note("all audit changes", lambda: [each.before for each in service.stream_audit_changes()])
-    answers.note("sealed", lambda: service.seal_audit_log().events)
-    answers.note("verified", lambda: service.verify_audit_log().broken)
-    answers.note("audit maintained", lambda: service.maintain_audit_log().dropped)
-    answers.note("delete_user", lambda: service.delete_user(ids["Bob"]))
-    answers.note("gone", lambda: service.get_user_by_id(ids["Bob"]))
-    answers.note("delete_market_ticks", lambda: service.delete_market_ticks("BRK-B"))
+    answers.record("all audit changes", lambda: [each.before for each in service.stream_audit_changes()])
+    answers.record("sealed", lambda: service.seal_audit_log().events)
+    answers.record("verified", lambda: service.verify_audit_log().broken)
+    answers.record("audit maintained", lambda: service.maintain_audit_log().dropped)
+    answers.record("delete_user", lambda: service.delete_user(ids["Bob"]))
+    answers.record("gone", lambda: service.get_user_by_id(ids["Bob"]))
+    answers.record("delete_market_ticks", lambda: service.delete_market_ticks("BRK-B"))

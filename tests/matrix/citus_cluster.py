@@ -1,7 +1,7 @@
-"""Databases of a Citus cluster for the length of a `with` block.
+"""Creates databases on a Citus cluster for the duration of a `with` block.
 
-Owns how a database is created on every node. The cluster is the one of CITUS_URL: a coordinator with its
-workers, whose citus.enable_unsafe_triggers is on.
+Owns the creation of a database on every node. CITUS_URL names the coordinator of the cluster. Its nodes must
+have set citus.enable_unsafe_triggers to on.
 """
 
 import os
@@ -18,12 +18,12 @@ from core.testing import ENCRYPTION_KEYS
 from tests.conftest import connected
 
 NODES = "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 ORDER BY nodeid"
-# Each table has so many shards; 32, the default, take longer to create and find no more errors.
+# Number of shards of each table. The default of 32 takes longer to create and finds no more errors.
 SHARDS = 4
 
 
 def require_citus() -> str:
-    """Return the URL of the coordinator; skip the test without it."""
+    """Return CITUS_URL; skip the test if it is not set."""
     url = os.environ.get("CITUS_URL")
     if not url:
         pytest.skip("CITUS_URL names no coordinator of a Citus cluster")
@@ -32,7 +32,7 @@ def require_citus() -> str:
 
 @contextmanager
 def created_citus_database(url: str, *, workers: int | None = None) -> Iterator[Settings]:
-    """Create an empty database on every node, or on so many workers; yield settings to migrate it with."""
+    """Create an empty database on the coordinator and on `workers` (None: all); yield its settings."""
     coordinator = urlsplit(url)
     with connected(url) as execute:
         nodes = [(host, int(port)) for host, port in execute(NODES)][:workers]
@@ -43,8 +43,8 @@ def created_citus_database(url: str, *, workers: int | None = None) -> Iterator[
             execute = stack.enter_context(connected(find_url(url, node, database=coordinator.path[1:])))
             execute(f"CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0")
             stack.callback(execute, f"DROP DATABASE {name} WITH (FORCE)")
-            with connected(find_url(url, node, database=name)) as there:
-                there("CREATE EXTENSION citus")
+            with connected(find_url(url, node, database=name)) as run:
+                run("CREATE EXTENSION citus")
         with connected(find_url(url, database=name)) as execute:
             execute(f"ALTER DATABASE {name} SET citus.shard_count = {SHARDS}")
             execute("SELECT citus_set_coordinator_host(%s, %s)", own)
@@ -60,8 +60,8 @@ def created_citus_database(url: str, *, workers: int | None = None) -> Iterator[
 
 
 def find_url(url: str, node: tuple[str, int] | None = None, *, database: str) -> str:
-    """Return the URL of a database on a node, by default on that of the URL."""
+    """Return the URL of a database on a node, given as (host, port); None: the node of `url`."""
     parts = urlsplit(url)
     account = parts.netloc.rpartition("@")[0]
-    place = parts.netloc if node is None else f"{account}@{node[0]}:{node[1]}"
-    return parts._replace(netloc=place, path=f"/{database}").geturl()
+    netloc = parts.netloc if node is None else f"{account}@{node[0]}:{node[1]}"
+    return parts._replace(netloc=netloc, path=f"/{database}").geturl()

@@ -1,4 +1,4 @@
-"""Servers as people have them, each with a migrated database, and the answers of the plain one."""
+"""Fixtures with a migrated database on each variant of server, and the results of a plain server."""
 
 import contextlib
 import uuid
@@ -22,7 +22,7 @@ from tests.matrix.answers import play
 from tests.matrix.servers import run_debian_postgres, run_pgbouncer
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-# What a server, a database or a role may have set, and what a query must not depend on.
+# Settings that an administrator may have changed, and on which no query may depend.
 ODD_DEFAULTS = {
     "timezone": "'America/St_Johns'",
     "datestyle": "'German, DMY'",
@@ -39,26 +39,26 @@ ODD_DEFAULTS = {
     "row_security": "off",
     "jit": "on",
 }
-# What another client of a transaction pooler may leave in a session.
+# Settings and temporary tables that another client of a transaction pooler may leave in a session.
 SETTINGS_LEFT_BEHIND = """
     SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'; SET statement_timeout = '200ms';
     SET search_path = pg_catalog; SET default_transaction_isolation = 'repeatable read'"""
 TABLES_LEFT_BEHIND = """
     CREATE TEMPORARY TABLE users (id int); CREATE TEMPORARY TABLE ticks (id int);
     CREATE TEMPORARY TABLE staged_ticks (id int); CREATE TEMPORARY TABLE moving_ticks (id int)"""
-ROLE_PASSWORD = "of echo"  # of a test
+ROLE_PASSWORD = "of echo"  # a password for tests
 SESSIONS_OF_POOLER = 3
 
 
-class Place(NamedTuple):
-    """A database of a test: how the stack reaches it, and how its administrator does."""
+class Target(NamedTuple):
+    """A migrated database: settings for the service, and a direct URL for its administrator."""
 
     settings: Settings
     administrator_url: str
 
 
 class Variant(NamedTuple):
-    """A kind of server. `pooler` None is none; else these are PgBouncer's settings."""
+    """A kind of server. `pooler` has the settings of a PgBouncer in front of it; None: no pooler."""
 
     is_debian: bool = False
     pooler: Mapping[str, str] | None = None
@@ -95,28 +95,28 @@ VARIANTS = {
 
 @pytest.fixture(scope="session")
 def debian_server(server_directory: Callable[[], Path]) -> Iterator[PostgresServer]:
-    """Debian's PostgreSQL, started for the first test that needs it."""
+    """Yield Debian's PostgreSQL, which is started for the first test that needs it."""
     with run_debian_postgres(server_directory()) as server:
         yield server
 
 
 @pytest.fixture
-def make_place(
+def make_target(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
-) -> Iterator[Callable[[Variant], Place]]:
-    """Make a migrated database on a kind of server."""
+) -> Iterator[Callable[[Variant], Target]]:
+    """Yield a function that creates a migrated database on a variant of server."""
     with ExitStack() as stack:
 
-        def make(variant: Variant) -> Place:
+        def make(variant: Variant) -> Target:
             server = request.getfixturevalue("debian_server") if variant.is_debian else postgres_server
-            return stack.enter_context(made_place(server, server_directory(), variant))
+            return stack.enter_context(created_target(server, server_directory(), variant))
 
         yield make
 
 
 @contextmanager
-def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Iterator[Place]:
-    """Make a database of a kind, with its role and its pooler."""
+def created_target(server: PostgresServer, directory: Path, variant: Variant) -> Iterator[Target]:
+    """Yield a migrated database on a variant of server, with its own role, and its pooler if it has one."""
     name, role = f"matrix_{uuid.uuid4().hex}", f"echo_{uuid.uuid4().hex[:8]}"
     accounts = {"postgres": server.password, role: ROLE_PASSWORD}
     with ExitStack() as stack:
@@ -126,7 +126,7 @@ def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Ite
         stack.callback(run, f"DROP DATABASE {name} WITH (FORCE)")
         run(f"CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")
         if variant.has_own_schema:
-            # neither temporary tables nor schemas of its own making
+            # the role can create neither temporary tables nor schemas
             run(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             run(f"GRANT CONNECT ON DATABASE {name} TO {role}")
         for setting, value in ODD_DEFAULTS.items() if variant.has_odd_defaults else ():
@@ -151,12 +151,12 @@ def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Ite
         )
         Migrator(settings).up()
         if variant.pooler is not None and variant.pooler.get("pool_mode") != "session":
-            leave_something_behind(url)
-        yield Place(settings, server.url(name))
+            leave_session_state(url)
+        yield Target(settings, server.url(name))
 
 
 def _add_another_application(server: PostgresServer, database: str, role: str) -> None:
-    """Give the role a schema, and another application's tables of our names in `public`."""
+    """Create a schema for the role, and tables of another application with the same names in `public`."""
     with connected(server.url(database)) as run:
         run(f"CREATE SCHEMA echo AUTHORIZATION {role}")
         run(
@@ -169,8 +169,8 @@ def _add_another_application(server: PostgresServer, database: str, role: str) -
         run(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
 
 
-def leave_something_behind(url: str) -> None:
-    """Be another client of the pooler, on each of its sessions at the same time."""
+def leave_session_state(url: str) -> None:
+    """Change settings and create temporary tables in every session of the pooler, as another client would."""
     with ExitStack() as stack:
         clients = []
         for _ in range(SESSIONS_OF_POOLER):
@@ -189,43 +189,43 @@ def leave_something_behind(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def direct_answers(postgres_server: PostgresServer, server_directory: Callable[[], Path]) -> dict[str, Any]:
-    """What the service answers on a plain PostgreSQL."""
+def plain_results(postgres_server: PostgresServer, server_directory: Callable[[], Path]) -> dict[str, Any]:
+    """Return the results of `play` on PostgreSQL 18 with default settings and without a pooler."""
     with (
-        made_place(postgres_server, server_directory(), Variant()) as place,
-        open_service(place.settings) as service,
+        created_target(postgres_server, server_directory(), Variant()) as target,
+        open_service(target.settings) as service,
     ):
         return play(service)
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS.values()), ids=list(VARIANTS))
 def variant(request: pytest.FixtureRequest) -> Variant:
-    """Each kind of server."""
+    """Return a variant of server; a test runs with each of `VARIANTS`."""
     kind: Variant = request.param
     return kind
 
 
 @pytest.fixture(scope="module")
-def place(
+def target(
     request: pytest.FixtureRequest,
     variant: Variant,
     postgres_server: PostgresServer,
     server_directory: Callable[[], Path],
-) -> Iterator[Place]:
-    """A migrated database on each kind of server, for tests that leave it as it was."""
+) -> Iterator[Target]:
+    """Yield a database that the tests of a module share; they must not change it."""
     server = request.getfixturevalue("debian_server") if variant.is_debian else postgres_server
-    with made_place(server, server_directory(), variant) as place:
-        yield place
+    with created_target(server, server_directory(), variant) as target:
+        yield target
 
 
 @pytest.fixture
-def fresh_place(make_place: Callable[[Variant], Place], variant: Variant) -> Place:
-    """A migrated database on each kind of server, for one test."""
-    return make_place(variant)
+def fresh_target(make_target: Callable[[Variant], Target], variant: Variant) -> Target:
+    """Return a database that only this test uses."""
+    return make_target(variant)
 
 
 @pytest.fixture
-def service(place: Place) -> Iterator[EnhancedDatabaseService]:
-    """The service there, without a cache: every read reaches the database."""
-    with open_service(place.settings) as service:
+def service(target: Target) -> Iterator[EnhancedDatabaseService]:
+    """Yield a service on the shared database, without a cache, so that every read runs a query."""
+    with open_service(target.settings) as service:
         yield service

@@ -1,6 +1,6 @@
-"""Debian's PostgreSQL and PgBouncer for the length of a `with` block.
+"""Runs Debian's PostgreSQL and PgBouncer for the duration of a `with` block.
 
-Owns where the programs are, their configuration and their command lines. Both refuse to run as
+Owns the paths of the programs, their configuration and their command lines. Both programs refuse to run as
 root, so they run as the user of the embedded servers.
 """
 
@@ -27,20 +27,20 @@ PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 def find_debian_postgres() -> Path | None:
-    """Return the programs of the newest PostgreSQL that Debian installed."""
+    """Return the folder with the programs of the newest PostgreSQL from Debian; None if there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
     return found[-1].parent if found else None
 
 
 def require_pgbouncer() -> str:
-    """Return the program; skip the test without it."""
+    """Return the path of PgBouncer; skip the test if it is not installed."""
     if PGBOUNCER is None:
         pytest.skip("pgbouncer is not installed (Debian package pgbouncer)")
     return PGBOUNCER
 
 
 def require_debian_postgres() -> Path:
-    """Return the programs; skip the test without them."""
+    """Return the folder with Debian's PostgreSQL programs; skip the test if there is none."""
     programs = find_debian_postgres()
     if programs is None:
         pytest.skip("no PostgreSQL of Debian is installed (package postgresql)")
@@ -48,7 +48,7 @@ def require_debian_postgres() -> Path:
 
 
 def _give_away(directory: Path) -> ServerUser | None:
-    """Let the user of the servers reach a folder and own it; return the user."""
+    """Make the servers' user the owner of a folder that it can reach; return the user, None if not root."""
     user = ensure_server_user()
     if user is not None:
         open_ancestors(directory, user)
@@ -58,7 +58,7 @@ def _give_away(directory: Path) -> ServerUser | None:
 
 @contextmanager
 def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
-    """Serve Debian's PostgreSQL from a new cluster in `directory`, with TLS for who asks for it."""
+    """Yield Debian's PostgreSQL with a new cluster in `directory`; clients may use TLS or not."""
     programs, data = require_debian_postgres(), directory / "data"
     user = _give_away(directory)
     password = directory / "password"
@@ -88,7 +88,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         (data / name).write_bytes(content)
         give_to(user, data / name, mode=0o600)
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "ssl": "on", **FAST}
-    settings["shared_preload_libraries"] = "pg_stat_statements"  # part of Debian's package
+    settings["shared_preload_libraries"] = "pg_stat_statements"  # in Debian's package of the server
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def answers(port: int) -> bool:
@@ -114,7 +114,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
 
 @contextmanager
 def run_debian_replica(directory: Path, primary: PostgresServer) -> Iterator[PostgresServer]:
-    """Serve a streaming replica of Debian's PostgreSQL from a copy in `directory`."""
+    """Yield a streaming replica of Debian's PostgreSQL, with its files in `directory`."""
     programs = require_debian_postgres()
     files = prepare_replica(
         directory, primary_port=primary.port, password=primary.password, programs=programs
@@ -138,7 +138,7 @@ def run_debian_replica(directory: Path, primary: PostgresServer) -> Iterator[Pos
 def prepare_pgbouncer(
     directory: Path, server: PostgresServer, accounts: Mapping[str, str], **options: str
 ) -> ServerProgram:
-    """Return a PgBouncer before a server; `accounts` are roles and passwords."""
+    """Return a PgBouncer, not yet started, in front of a server; `accounts` has the password of each role."""
     program = require_pgbouncer()
     user = _give_away(directory)
     users = directory / "users.txt"
@@ -194,6 +194,6 @@ def prepare_pgbouncer(
 def run_pgbouncer(
     directory: Path, server: PostgresServer, accounts: Mapping[str, str], **options: str
 ) -> Iterator[int]:
-    """Pool connections to a server on a free port, which is yielded; `accounts` are roles and passwords."""
+    """Yield the port of a PgBouncer in front of a server; `accounts` has the password of each role."""
     with run_server(prepare_pgbouncer(directory, server, accounts, **options), None) as (port, _):
         yield port

@@ -1,4 +1,4 @@
-"""E-mail addresses in clear are in no statement that a server keeps, whichever way rows are written."""
+"""No e-mail address in plaintext is in the statements that pg_stat_statements keeps."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 from core import open_service
 from tests.addresses import list_found, write_every_way
 from tests.conftest import connected
-from tests.matrix.conftest import Place, Variant
+from tests.matrix.conftest import Target, Variant
 
 FIND = """
     SELECT query FROM pg_stat_statements JOIN pg_database d ON d.oid = dbid
@@ -16,13 +16,13 @@ FIND = """
 
 @pytest.mark.parametrize("variant", [Variant(is_debian=True), Variant(is_debian=True, has_own_schema=True)])
 def test_statistics_of_statements_have_no_address(
-    make_place: Callable[[Variant], Place], variant: Variant
+    make_target: Callable[[Variant], Target], variant: Variant
 ) -> None:
-    """Bulk loads use COPY, or send a document if the role may not create temporary tables."""
-    place = make_place(variant)
-    with open_service(place.settings) as service:
+    """Statistics have no address, whether a bulk load uses COPY or, without temporary tables, a document."""
+    target = make_target(variant)
+    with open_service(target.settings) as service:
         write_every_way(service)
-    with connected(place.administrator_url) as execute:
+    with connected(target.administrator_url) as execute:
         execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         texts = [text for (text,) in execute(FIND)]
     assert any("op=load_users" in text for text in texts)

@@ -1,4 +1,4 @@
-"""The service on tables that are distributed over the nodes of a Citus cluster."""
+"""Tests of the service on a Citus cluster, whose nodes share the rows of its tables."""
 
 import random
 import re
@@ -35,8 +35,8 @@ from tests.matrix.citus_cluster import created_citus_database, require_citus
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
-BOARD = "daily_returns"
-# Look for something else than a player, a session or a symbol, or for several of them.
+LEADERBOARD = "daily_returns"
+# Queries of `HOT` that need rows of several shards: they name no player, session or symbol, or several.
 ON_ALL_SHARDS = {
     "batch update",
     "scores of players",
@@ -56,14 +56,14 @@ ON_ALL_SHARDS = {
     "expiry",
     "trades around an event",
 }
-# The audit log is a table of the coordinator, and the last one is refused.
+# Queries of `HOT` that need no shard: the audit log is on the coordinator, and gains are refused.
 OF_NO_SHARD = {
     "actions of people after one",
     "changes by people after one",
     "changes of a row",
     "gains of a player",
 }
-# What docs/citus.md lists as not possible.
+# The calls that docs/citus.md lists as not possible.
 REFUSED: dict[str, Callable[[EnhancedDatabaseService], object]] = {
     "get_session_summaries": lambda s: s.get_session_summaries(),
     "get_player_gains": lambda s: s.get_player_gains(uuid4(), TODAY, TODAY),
@@ -76,16 +76,16 @@ REFUSED: dict[str, Callable[[EnhancedDatabaseService], object]] = {
         s.create_market_event(type="a", title="b").id, timedelta(hours=1)
     ),
 }
-# What `answers.play` calls them, and what follows from the changes of rows that are not recorded.
-OTHER_ANSWERS = {
-    "board: sessions", "gains", "player report", "silent", "all silent", "returns", "times", "effect",
+# Results of `answers.play` that differ on Citus: refused calls, and calls that need recorded changes of rows.
+OTHER_RESULTS = {
+    "leaderboard: sessions", "gains", "player report", "silent", "all silent", "returns", "times", "effect",
     "audited profile", "audit changes", "all audit changes", "sealed",
 }  # fmt: skip  # one name a line would be as long as the test
 
 
 @pytest.fixture(scope="module")
 def citus_settings() -> Iterator[Settings]:
-    """Settings of a migrated database whose tables are distributed over every worker."""
+    """Yield settings of a migrated database whose tables are distributed over every worker."""
     with created_citus_database(require_citus()) as settings:
         Migrator(settings).up()
         yield settings
@@ -93,50 +93,52 @@ def citus_settings() -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def service(citus_settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service there, without a cache: every read reaches the database."""
+    """Yield a service on the Citus database, without a cache, so that every read runs a query."""
     with open_service(citus_settings) as service:
         yield service
 
 
 @pytest.fixture
 def execute(citus_settings: Settings) -> Iterator[Execute]:
-    """Run SQL on the coordinator past the service."""
+    """Yield a function that runs SQL on the coordinator without the service."""
     with connected(citus_settings.database_url.get_secret_value()) as run:
         yield run
 
 
-def test_the_answers_are_those_of_a_plain_database(direct_answers: dict[str, Any]) -> None:
-    """Every call that is not refused has the same answers, and the audit log would record the same."""
+def test_results_are_those_of_a_plain_database(plain_results: dict[str, Any]) -> None:
+    """Every call of `play` has the same result as on a plain server, except those in `OTHER_RESULTS`."""
     with created_citus_database(require_citus()) as settings:
         Migrator(settings).up()
         with open_service(settings) as service:
             found = play(service)
-    assert found.keys() == direct_answers.keys()
-    different = {name for name in found if _drop_zeros(found[name]) != _drop_zeros(direct_answers[name])}
-    assert different == OTHER_ANSWERS
+    assert found.keys() == plain_results.keys()
+    different = {name for name in found if _drop_zeros(found[name]) != _drop_zeros(plain_results[name])}
+    assert different == OTHER_RESULTS
 
 
 def _drop_zeros(answer: object) -> str:
-    """Return an answer as text, in which 0.00, which a sum of differences gives, is 0."""
+    """Return a result as text with 0 instead of 0.00: a sum of differences can be either."""
     return re.sub(r"Decimal\('0\.0+'\)", "Decimal('0')", repr(answer))
 
 
 def test_migrating_again_changes_nothing(citus_settings: Settings, execute: Execute) -> None:
-    """The tables are distributed once, each beside those that it refers to."""
-    question = """SELECT c.relname, p.partmethod, p.colocationid FROM pg_dist_partition p
+    """A second migration changes no table; each table is co-located with the table of its foreign key."""
+    query = """SELECT c.relname, p.partmethod, p.colocationid FROM pg_dist_partition p
         JOIN pg_class c ON c.oid = p.logicalrelid WHERE NOT c.relispartition ORDER BY 1"""
-    before = execute(question)
+    before = execute(query)
     assert Migrator(citus_settings).up() == []
-    assert execute(question) == before
+    assert execute(query) == before
     groups = {name: group for name, kind, group in before if kind == "h"}
     assert groups.keys() == TABLES.keys()
-    assert all(groups[name] == groups[each.beside] for name, each in TABLES.items() if each.beside in TABLES)
+    assert all(
+        groups[name] == groups[table.beside] for name, table in TABLES.items() if table.beside in TABLES
+    )
     assert {name for name, kind, _ in before if kind == "n"} == {"usernames", "market_events"}
 
 
 @pytest.mark.parametrize("name", sorted(set(HOT) - ON_ALL_SHARDS - OF_NO_SHARD))
-def test_a_hot_query_is_one_task(execute: Execute, name: str) -> None:
-    """Citus sends each hot query to the one shard of its player, session or symbol."""
+def test_a_frequent_query_is_one_task(execute: Execute, name: str) -> None:
+    """Citus runs each frequent query on one shard, that of its player, session or symbol."""
     statement, parameters, _ = HOT[name]
     if isinstance(parameters, dict) and "symbols" in parameters:
         parameters = {**parameters, "symbols": ["S1"]}
@@ -144,10 +146,10 @@ def test_a_hot_query_is_one_task(execute: Execute, name: str) -> None:
     assert [line for (line,) in plan if "Task Count" in line] == ["  Task Count: 1"], plan
 
 
-# -- what a call sends --------------------------------------------------------------------
+# -- shards of a call ---------------------------------------------------------------------
 
-# Given a player: these are sent to one shard, whatever statements and functions they run.
-HOT_CALLS: dict[str, Callable[[EnhancedDatabaseService, UUID], object]] = {
+# Frequent calls, for a player: all statements of a call, also those inside functions, run on one shard.
+FREQUENT_CALLS: dict[str, Callable[[EnhancedDatabaseService, UUID], object]] = {
     "get_user_by_id": lambda s, player: s.get_user_by_id(player),
     "touch_last_active": lambda s, player: s.touch_last_active(player),
     "get_current_portfolio": lambda s, player: s.get_current_portfolio(player, TODAY),
@@ -163,52 +165,54 @@ HOT_CALLS: dict[str, Callable[[EnhancedDatabaseService, UUID], object]] = {
         user_id=player, type="a", title="b", target_value=Decimal(1)
     ),
     "update_leaderboard_entry": lambda s, player: s.update_leaderboard_entry(
-        player, BOARD, Decimal(5), TODAY
+        player, LEADERBOARD, Decimal(5), TODAY
     ),
-    "get_leaderboard": lambda s, _: s.get_leaderboard(BOARD, TODAY, 50),
-    "a page": lambda s, _: s.get_leaderboard(BOARD, TODAY, 2, offset=3),
-    "get_user_rank": lambda s, player: s.get_user_rank(player, BOARD, TODAY),
-    "get_leaderboard_around": lambda s, player: s.get_leaderboard_around(player, BOARD, TODAY, radius=2),
-    "count_leaderboard": lambda s, _: s.count_leaderboard(BOARD, TODAY),
+    "get_leaderboard": lambda s, _: s.get_leaderboard(LEADERBOARD, TODAY, 50),
+    "a page": lambda s, _: s.get_leaderboard(LEADERBOARD, TODAY, 2, offset=3),
+    "get_user_rank": lambda s, player: s.get_user_rank(player, LEADERBOARD, TODAY),
+    "get_leaderboard_around": lambda s, player: s.get_leaderboard_around(
+        player, LEADERBOARD, TODAY, radius=2
+    ),
+    "count_leaderboard": lambda s, _: s.count_leaderboard(LEADERBOARD, TODAY),
     "insert_market_tick": lambda s, _: s.insert_market_tick("AAPL", Decimal(3)),
     "get_latest_market_data": lambda s, _: s.get_latest_market_data(["AAPL"]),
     "get_price_history": lambda s, _: s.get_price_history("AAPL", NOW - timedelta(days=1), NOW, "1h"),
 }
-# What this session has sent; the view sums up all sessions.
-SENT = """SELECT sum(query_execution_single_shard), sum(query_execution_multi_shard)
+# Number of statements that used one shard, and of those that used several, in all sessions of the database.
+SHARD_COUNTERS = """SELECT sum(query_execution_single_shard), sum(query_execution_multi_shard)
     FROM citus_stat_counters WHERE name = current_database()"""
 
 
 @pytest.fixture(scope="module")
 def player(service: EnhancedDatabaseService) -> UUID:
-    """A player among others on a leaderboard of today."""
+    """Return the id of one of nine players on a leaderboard of today."""
     users = [service.create_user(username=f"player-{n}") for n in range(9)]
     scores = [LeaderboardUpdate(user.id, Decimal(n)) for n, user in enumerate(users)]
-    service.batch_update_leaderboard(BOARD, scores, TODAY)
+    service.batch_update_leaderboard(LEADERBOARD, scores, TODAY)
     service.get_current_portfolio(users[4].id, TODAY)
     return users[4].id
 
 
-@pytest.mark.parametrize("name", HOT_CALLS)
-def test_a_hot_call_asks_one_shard(
+@pytest.mark.parametrize("name", FREQUENT_CALLS)
+def test_a_frequent_call_uses_one_shard(
     citus_settings: Settings, service: EnhancedDatabaseService, player: UUID, execute: Execute, name: str
 ) -> None:
-    """Calls inside functions, which EXPLAIN does not show, go to one shard as well."""
+    """The statements of a frequent call, including those inside functions, never use several shards."""
     execute(
         f"ALTER DATABASE {execute('SELECT current_database()')[0][0]} SET citus.enable_stat_counters = on"
     )
     with open_service(citus_settings) as counted:
-        [(single_before, multi_before)] = execute(SENT)
-        HOT_CALLS[name](counted, player)
-        [(single, multi)] = execute(SENT)
+        [(single_before, multi_before)] = execute(SHARD_COUNTERS)
+        FREQUENT_CALLS[name](counted, player)
+        [(single, multi)] = execute(SHARD_COUNTERS)
     assert (single > single_before, multi) == (True, multi_before)
 
 
-# -- what holds without foreign keys and triggers of one server ---------------------------
+# -- constraints that Citus cannot enforce with foreign keys and triggers -----------------
 
 
-def test_a_username_is_taken_once(service: EnhancedDatabaseService) -> None:
-    """Of many who create a user at the same moment, one succeeds; afterwards the name is free again."""
+def test_usernames_are_unique(service: EnhancedDatabaseService) -> None:
+    """Of eight threads that create the same username one succeeds; after a rename the username is free."""
     outcomes: list[UUID | None] = []
 
     def create() -> None:
@@ -231,7 +235,7 @@ def test_a_username_is_taken_once(service: EnhancedDatabaseService) -> None:
 
 
 def test_a_user_is_deleted_from_every_shard(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Portfolios, quests and entries are deleted and no longer counted; the name is free."""
+    """The portfolios, quests and leaderboard entries of a deleted user are gone, and the username is free."""
     user = service.create_user(username="leaving")
     service.get_current_portfolio(user.id, TODAY)
     service.create_quest(user_id=user.id, type="a", title="b", target_value=Decimal(1))
@@ -245,26 +249,26 @@ def test_a_user_is_deleted_from_every_shard(service: EnhancedDatabaseService, ex
     assert service.create_user(username="leaving").id != user.id
 
 
-def test_an_entry_has_a_user(service: EnhancedDatabaseService) -> None:
-    """A score of a user that does not exist is refused, alone and in a batch."""
+def test_a_score_of_an_unknown_user_is_refused(service: EnhancedDatabaseService) -> None:
+    """A score for an unknown user raises `UserNotFound`; in a batch it updates nothing."""
     with pytest.raises(UserNotFound):
-        service.update_leaderboard_entry(uuid4(), BOARD, Decimal(1), TODAY)
-    result = service.batch_update_leaderboard(BOARD, [LeaderboardUpdate(uuid4(), Decimal(1))], TODAY)
+        service.update_leaderboard_entry(uuid4(), LEADERBOARD, Decimal(1), TODAY)
+    result = service.batch_update_leaderboard(LEADERBOARD, [LeaderboardUpdate(uuid4(), Decimal(1))], TODAY)
     assert result.updated == 0
 
 
 def test_counters_stay_exact_under_writers(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """While buckets of several leaderboards are split, each rank is that of all entries."""
+    """After concurrent writes that split buckets of counters, every rank is the one that SQL computes."""
     users = service.load_users([_make_user(n) for n in range(1_500)])
     ids = list(users.values())
 
     def write(seed: int) -> None:
         chosen = random.Random(seed)
         for category in ("exact-a", "exact-b") * 3:
-            scores = [LeaderboardUpdate(each, Decimal(chosen.randint(0, 300))) for each in ids]
+            scores = [LeaderboardUpdate(user_id, Decimal(chosen.randint(0, 300))) for user_id in ids]
             service.batch_update_leaderboard(category, scores, TODAY)
-            for each in chosen.sample(ids, 20):
-                service.update_leaderboard_entry(each, category, Decimal(chosen.randint(0, 300)), TODAY)
+            for user_id in chosen.sample(ids, 20):
+                service.update_leaderboard_entry(user_id, category, Decimal(chosen.randint(0, 300)), TODAY)
 
     threads = [threading.Thread(target=write, args=(seed,)) for seed in range(3)]
     for thread in threads:
@@ -280,13 +284,13 @@ def test_counters_stay_exact_under_writers(service: EnhancedDatabaseService, exe
             (TODAY, category),
         )
         assert (buckets > 3, entries) == (True, len(ids))
-        rank = {str(user_id): place for user_id, place in execute(ranked, (TODAY, category))}
-        for each in ids[::75]:
-            assert service.get_user_rank(each, category, TODAY).rank == rank[str(each)]
+        ranks = {str(user_id): rank for user_id, rank in execute(ranked, (TODAY, category))}
+        for user_id in ids[::75]:
+            assert service.get_user_rank(user_id, category, TODAY).rank == ranks[str(user_id)]
 
 
 def test_a_loaded_quest_moves_to_another_player(service: EnhancedDatabaseService, player: UUID) -> None:
-    """Its row cannot move to another shard, so the former player's row is deleted."""
+    """A quest that is loaded with another player leaves the list of its former player."""
     other = service.create_user(username="other").id
     quest = service.create_quest(user_id=player, type="a", title="moving", target_value=Decimal(1))
     assert service.load_quests([quest]) == 0
@@ -296,11 +300,11 @@ def test_a_loaded_quest_moves_to_another_player(service: EnhancedDatabaseService
 
 
 def test_a_closed_session_has_ranks(service: EnhancedDatabaseService, player: UUID, execute: Execute) -> None:
-    """One shard stores the rank of every entry."""
+    """After `close_session` every leaderboard entry of the session has a rank."""
     assert service.close_session(TODAY) > 0
     missing = "SELECT count(*) FROM leaderboard_entries WHERE session_date = %s AND rank IS NULL"
     assert execute(missing, (TODAY,)) == [(0,)]
-    assert service.get_user_rank(player, BOARD, TODAY).rank > 0
+    assert service.get_user_rank(player, LEADERBOARD, TODAY).rank > 0
 
 
 def _make_user(number: int) -> User:
@@ -308,7 +312,7 @@ def _make_user(number: int) -> User:
 
 
 def test_the_self_test_passes(service: EnhancedDatabaseService) -> None:
-    """Every public call answers as in a plain database, except those that are refused."""
+    """The self-test passes, and skips only refused calls and calls that Citus does not support."""
     lines: list[str] = []
     assert run_self_test(service, report=lines.append), [line for line in lines if "FAIL" in line]
     skipped = {line.split()[1] for line in lines if line.startswith("skip")}
@@ -321,20 +325,20 @@ def test_the_self_test_passes(service: EnhancedDatabaseService) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.usefixtures("player")
 def test_a_report_that_joins_shards_is_refused(service: EnhancedDatabaseService, name: str) -> None:
-    """It names the call and the document."""
+    """A report that joins rows of several shards is refused; the error names the call and docs/citus.md."""
     with pytest.raises(NotSupported, match=rf"{name} is not possible .* docs/citus\.md"):
         REFUSED[name](service)
 
 
 def test_the_document_lists_the_refused_calls(repository: Path) -> None:
-    """The document lists every refused call and no others."""
+    """docs/citus.md lists exactly the refused calls."""
     text = (repository / "docs" / "citus.md").read_text(encoding="utf-8")
     [row] = [line for line in text.splitlines() if line.startswith("| reports of all players")]
     assert set(re.findall(r"`([a-z_]+)`", row)) == REFUSED.keys()
 
 
-def test_changes_in_the_name_of_somebody_are_refused(service: EnhancedDatabaseService, player: UUID) -> None:
-    """They would not be recorded, so they need an audited action, or must be made without a name."""
+def test_changes_inside_acting_as_are_refused(service: EnhancedDatabaseService, player: UUID) -> None:
+    """A change inside `acting_as` is refused, because Citus does not record who changes a row."""
     with service.acting_as("alice"), pytest.raises(NotSupported, match="do not record who changes a row"):
         service.update_user_profile(player, name="by alice")
     assert service.get_user_by_id(player).name is None
@@ -343,20 +347,20 @@ def test_changes_in_the_name_of_somebody_are_refused(service: EnhancedDatabaseSe
 
 
 def test_a_view_of_a_player_is_refused(service: EnhancedDatabaseService, player: UUID) -> None:
-    """The workers do not know the player, so the view is refused."""
+    """`as_user` is refused, because the workers do not know the player of a transaction."""
     with pytest.raises(PlayersNotIsolated, match="Citus"):
         service.as_user(player)
 
 
 def test_replicas_are_refused(citus_settings: Settings) -> None:
-    """The coordinator does not know how far the replicas of the workers are."""
+    """Settings for Citus with DATABASE_REPLICA_URLS are refused."""
     url = citus_settings.database_url.get_secret_value()
     with pytest.raises(SettingsError, match="DATABASE_REPLICA_URLS"):
         Settings(database_url=url, database_replica_urls=url, database_topology="citus")  # type: ignore[arg-type]  # coerced
 
 
-def test_migrations_know_the_topology(citus_settings: Settings, empty_database_url: str) -> None:
-    """Neither the migrations nor reverting mix up plain servers and distributed tables."""
+def test_migrations_check_the_topology(citus_settings: Settings, empty_database_url: str) -> None:
+    """Distributed tables cannot be migrated as plain tables or reverted; Citus needs its extension."""
     plain = citus_settings.model_copy(update={"database_topology": "plain"})
     for migrate in (Migrator(plain).up, Migrator(citus_settings).down):
         with pytest.raises(MigrationFailed, match="DATABASE_TOPOLOGY=citus"):

@@ -1,4 +1,4 @@
-"""Names of every alphabet are found in databases of every locale, by their beginning and as a whole."""
+"""The search finds usernames of several alphabets in databases of every locale."""
 
 from collections.abc import Callable
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from core import open_service
-from tests.matrix.conftest import VARIANTS, Place, Variant
+from tests.matrix.conftest import VARIANTS, Target, Variant
 
 NAMES = ("ΟΔΟΣ", "ΟΔΟΣΑ", "ΣΊΣΥΦΟΣ", "ΣΊΣ.Δ", "İstanbul", "IJmuiden", "STRASSE", "straße", "Ǆ")
 LOCALES = {
@@ -21,9 +21,9 @@ LOCALES = {
 
 
 @pytest.mark.parametrize("locale", LOCALES.values(), ids=LOCALES.keys())
-def test_names_are_found_in_every_locale(make_place: Callable[[Variant], Place], locale: Variant) -> None:
-    """Each name is found by its spelling and its beginnings; a whole name finds no other name."""
-    with open_service(make_place(locale).settings) as service:
+def test_names_are_found_in_every_locale(make_target: Callable[[Variant], Target], locale: Variant) -> None:
+    """A search for the first letters of a username finds it, also in another case if the locale has cases."""
+    with open_service(make_target(locale).settings) as service:
         for name in NAMES:
             service.create_user(username=name)
         for name, letters in product(NAMES, range(1, 10)):
@@ -32,5 +32,5 @@ def test_names_are_found_in_every_locale(make_place: Callable[[Variant], Place],
         assert [user.username for user in service.search_users("ΟΔΟΣΑ")] == ["ΟΔΟΣΑ"]
         assert {user.username for user in service.search_users("ΟΔΟΣ")} == {"ΟΔΟΣ", "ΟΔΟΣΑ"}
         if "'C'" not in locale.locale or "icu" in locale.locale:
-            for typed in ("οδοσ", "οδος", "Οδος"):  # Greek on purpose
+            for typed in ("οδοσ", "οδος", "Οδος"):  # Greek letters that look like Latin ones
                 assert {user.username for user in service.search_users(typed)} == {"ΟΔΟΣ", "ΟΔΟΣΑ"}, typed

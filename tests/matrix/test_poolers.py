@@ -1,4 +1,4 @@
-"""What is different behind PgBouncer in transaction mode: locks, limits, cancelling, options."""
+"""The service behind PgBouncer in transaction mode: locks, limits, abandoned statements, URL options."""
 
 import contextlib
 import logging
@@ -14,15 +14,15 @@ from core.database.statement_watch import sever
 from core.errors import DatabaseUnavailable
 from core.migration import Migrator
 from tests.conftest import connected
-from tests.matrix.conftest import NOTHING, Place, Variant
+from tests.matrix.conftest import NOTHING, Target, Variant
 from tests.patience import wait_until
 
-MakePlace = Callable[[Variant], Place]
+MakeTarget = Callable[[Variant], Target]
 THREADS = 8
 
 
-def ask_often(service: EnhancedDatabaseService, errors: list[BaseException]) -> None:
-    """Hold a connection for moments, again and again."""
+def run_short_transactions(service: EnhancedDatabaseService, errors: list[BaseException]) -> None:
+    """Run five short transactions, each on a connection of the pool; append an error to `errors`."""
     try:
         for _ in range(5):
             with service._database.transaction_of("ask") as database:
@@ -32,7 +32,7 @@ def ask_often(service: EnhancedDatabaseService, errors: list[BaseException]) -> 
 
 
 def run_threads(work: Callable[[], None]) -> None:
-    """Run it in several threads at once."""
+    """Run `work` in eight threads at the same time."""
     threads = [threading.Thread(target=work) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
@@ -40,58 +40,58 @@ def run_threads(work: Callable[[], None]) -> None:
         thread.join(60)
 
 
-def test_a_migration_that_is_cut_off_strands_no_lock(make_place: MakePlace) -> None:
-    """A migration's transaction ends with its connection to the pooler, and the next one does not wait."""
-    place = make_place(Variant(pooler=NOTHING))
-    with contextlib.suppress(DatabaseUnavailable), Migrator(place.settings)._locked() as runner:
+def test_an_interrupted_migration_leaves_no_lock(make_target: MakeTarget) -> None:
+    """If a migration loses its connection to the pooler, its lock is released and the next one runs."""
+    target = make_target(Variant(pooler=NOTHING))
+    with contextlib.suppress(DatabaseUnavailable), Migrator(target.settings)._locked() as runner:
         runner.database.execute_sql("CREATE TABLE half ()")
         sever(runner.database.connection())
         runner.database.execute_sql("SELECT 1")
     pause = threading.Event()
-    assert Migrator(place.settings, wait_seconds=30, sleep=pause.wait).up() == []
-    with connected(place.administrator_url) as run:
+    assert Migrator(target.settings, wait_seconds=30, sleep=pause.wait).up() == []
+    with connected(target.administrator_url) as run:
         assert run("SELECT to_regclass('half')") == [(None,)]
         assert run("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_two_migrations_do_not_collide(make_place: MakePlace) -> None:
-    """Two migrations share the sessions of the pooler, but exclude each other."""
-    place = make_place(Variant(pooler=NOTHING))
-    names = [row.name for row in Migrator(place.settings).status()]
-    Migrator(place.settings).down(names[0])
+def test_simultaneous_migrations_run_once(make_target: MakeTarget) -> None:
+    """Of eight simultaneous runs of the migrations, one applies all of them and the others none."""
+    target = make_target(Variant(pooler=NOTHING))
+    names = [row.name for row in Migrator(target.settings).status()]
+    Migrator(target.settings).down(names[0])
     applied: list[list[str]] = []
-    run_threads(lambda: applied.append(Migrator(place.settings).up()))
+    run_threads(lambda: applied.append(Migrator(target.settings).up()))
     assert sorted(applied) == [[]] * (THREADS - 1) + [names]
 
 
-def test_callers_queue_for_what_the_pooler_gives(make_place: MakePlace) -> None:
-    """The pooler allows fewer clients than the pool, so callers wait."""
-    place = make_place(Variant(pooler={"max_client_conn": "3"}))
+def test_callers_wait_for_connections_of_the_pooler(make_target: MakeTarget) -> None:
+    """If the pooler accepts only three clients, eight threads share three connections without an error."""
+    target = make_target(Variant(pooler={"max_client_conn": "3"}))
     errors: list[BaseException] = []
-    with open_service(place.settings) as service:
-        run_threads(lambda: ask_often(service, errors))
+    with open_service(target.settings) as service:
+        run_threads(lambda: run_short_transactions(service, errors))
         assert not errors
         assert 1 <= service.pool_stats().pool_max <= 3
 
 
-def test_more_clients_than_sessions_take_turns(make_place: MakePlace) -> None:
-    """Eight threads with a connection each take turns on the two sessions of the pooler."""
-    place = make_place(Variant(pooler={"default_pool_size": "3"}))
+def test_more_clients_than_sessions_take_turns(make_target: MakeTarget) -> None:
+    """Eight threads with more than three connections share three sessions of the pooler without an error."""
+    target = make_target(Variant(pooler={"default_pool_size": "3"}))
     errors: list[BaseException] = []
-    with open_service(place.settings) as service:
-        run_threads(lambda: ask_often(service, errors))
+    with open_service(target.settings) as service:
+        run_threads(lambda: run_short_transactions(service, errors))
         assert not errors
         assert service.pool_stats().pool_size > 3
 
 
-def test_a_statement_that_is_given_up_ends_on_the_server(make_place: MakePlace) -> None:
-    """Process numbers of the pooler cannot be cancelled, so the server notices that nobody waits."""
-    place = make_place(Variant(pooler=NOTHING))
+def test_an_abandoned_statement_ends_on_the_server(make_target: MakeTarget) -> None:
+    """When the service closes, its running statement ends on the server, which checks for lost clients."""
+    target = make_target(Variant(pooler=NOTHING))
     running = (
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%asleep%%' AND pid <> pg_backend_pid()"
     )
-    with connected(place.administrator_url) as run:
-        service = open_service(place.settings)
+    with connected(target.administrator_url) as run:
+        service = open_service(target.settings)
 
         def sleep() -> None:
             with contextlib.suppress(DatabaseUnavailable), service._database.session("sleep") as database:
@@ -99,57 +99,57 @@ def test_a_statement_that_is_given_up_ends_on_the_server(make_place: MakePlace) 
 
         thread = threading.Thread(target=sleep)
         thread.start()
-        wait_until(lambda: run(running) == [(1,)], "it runs", 20.0)
+        wait_until(lambda: run(running) == [(1,)], "the statement runs", 20.0)
         service.close(drain_seconds=0.1)
         thread.join(10)
         assert not thread.is_alive()
-        wait_until(lambda: run(running) == [(0,)], "it has ended", 20.0)
+        wait_until(lambda: run(running) == [(0,)], "the statement has ended", 20.0)
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_pooler_is_told_once(
-    make_place: MakePlace, caplog: pytest.LogCaptureFixture, *, ignored: bool
+def test_a_pooler_is_logged_once(
+    make_target: MakeTarget, caplog: pytest.LogCaptureFixture, *, ignored: bool
 ) -> None:
-    """One line of the log names the pooler, however many connections a process opens."""
+    """The log says that a pooler refuses or drops start-up options, at most once for each thread."""
     pooler = {"ignore_startup_parameters": "options"} if ignored else NOTHING
-    place = make_place(Variant(pooler=pooler))
+    target = make_target(Variant(pooler=pooler))
     caplog.clear()
-    with caplog.at_level(logging.INFO, "core.database.connector"), open_service(place.settings) as service:
+    with caplog.at_level(logging.INFO, "core.database.connector"), open_service(target.settings) as service:
         errors: list[BaseException] = []
-        run_threads(lambda: ask_often(service, errors))
-    said = {record.getMessage() for record in caplog.records}
+        run_threads(lambda: run_short_transactions(service, errors))
+    messages = {record.getMessage() for record in caplog.records}
     verb = "drops" if ignored else "refuses"
-    assert said == {f"a pooler {verb} start-up options; each transaction gets its settings"}
+    assert messages == {f"a pooler {verb} start-up options; each transaction gets its settings"}
     assert len(caplog.records) <= THREADS
 
 
 def with_options(settings: Settings, options: str) -> Settings:
-    """Return settings whose URL has options."""
+    """Return settings whose DATABASE_URL has the parameter `options`."""
     url = settings.database_url.get_secret_value()
     return settings.model_copy(update={"database_url": SecretStr(f"{url}?options={options}")})
 
 
-def test_options_of_the_url_hold_behind_a_pooler(make_place: MakePlace) -> None:
-    """Options hold for every statement; an option that only the start of a session can set is refused."""
-    place = make_place(Variant(pooler=NOTHING))
-    with open_service(with_options(place.settings, "-c%20work_mem%3D7MB%20--temp-buffers%3D9MB")) as service:
+def test_options_of_the_url_apply_behind_a_pooler(make_target: MakeTarget) -> None:
+    """Settings in the options of DATABASE_URL apply to every statement; a start-up switch (-d) is refused."""
+    target = make_target(Variant(pooler=NOTHING))
+    with open_service(with_options(target.settings, "-c%20work_mem%3D7MB%20--temp-buffers%3D9MB")) as service:
         for unit in (service._database.session, service._database.transaction_of):
-            with unit("ask") as database:
+            with unit("test") as database:
                 for _ in range(3):
-                    question = "SELECT current_setting('work_mem'), current_setting('temp_buffers')"
-                    assert database.execute_sql(question).fetchone() == ("7MB", "9MB")
+                    query = "SELECT current_setting('work_mem'), current_setting('temp_buffers')"
+                    assert database.execute_sql(query).fetchone() == ("7MB", "9MB")
     with (
-        open_service(with_options(place.settings, "-d%203")) as service,
+        open_service(with_options(target.settings, "-d%203")) as service,
         pytest.raises(DatabaseUnavailable, match="-d in the options of DATABASE_URL cannot be set later"),
     ):
         service.search_users("a")
 
 
 @pytest.mark.slow
-def test_a_pooler_that_ends_idle_clients_costs_no_write(make_place: MakePlace) -> None:
-    """The pooler closes clients that idle for a second; a write every two seconds still succeeds."""
-    place = make_place(Variant(pooler={"client_idle_timeout": "1"}))
-    with open_service(place.settings) as service:
+def test_an_idle_timeout_of_the_pooler_fails_no_write(make_target: MakeTarget) -> None:
+    """If the pooler closes clients that are idle for 1 s, a write after a pause of 2.5 s still succeeds."""
+    target = make_target(Variant(pooler={"client_idle_timeout": "1"}))
+    with open_service(target.settings) as service:
         user = service.create_user(username="alice")
         for number in range(2):
             threading.Event().wait(2.5)
@@ -164,11 +164,11 @@ def test_a_pooler_that_ends_idle_clients_costs_no_write(make_place: MakePlace) -
         ({"idle_transaction_timeout": "1"}, "idle transaction timeout"),
     ],
 )
-def test_a_pooler_that_ends_a_connection_is_quoted(
-    make_place: MakePlace, options: dict[str, str], words: str
+def test_an_error_has_the_message_of_the_pooler(
+    make_target: MakeTarget, options: dict[str, str], words: str
 ) -> None:
-    """The error quotes the pooler; the driver only says that the connection is closed."""
-    with open_service(make_place(Variant(pooler=options)).settings) as service:
+    """If the pooler closes a connection, the error has the pooler's message."""
+    with open_service(make_target(Variant(pooler=options)).settings) as service:
         with (
             pytest.raises(DatabaseUnavailable, match=words),
             service._database.transaction_of("slow") as database,
@@ -180,14 +180,14 @@ def test_a_pooler_that_ends_a_connection_is_quoted(
         assert service.search_users("nobody") == ()
 
 
-def test_a_process_lock_is_nowhere_left_behind(make_place: MakePlace) -> None:
-    """Its holder keeps the lock until it is cut off from the pooler; then the other one gets it."""
-    place = make_place(Variant(pooler=NOTHING))
-    alice, bob = (open_process_lock(place.settings, 0x74657374, role="simulator") for _ in range(2))
+def test_a_process_lock_is_released_with_its_connection(make_target: MakeTarget) -> None:
+    """When the holder of a process lock loses its connection to the pooler, another process gets the lock."""
+    target = make_target(Variant(pooler=NOTHING))
+    alice, bob = (open_process_lock(target.settings, 0x74657374, role="simulator") for _ in range(2))
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
     assert alice._raw is not None
     sever(alice._raw)
-    wait_until(bob.hold, "the lock is given up", 20.0)
+    wait_until(bob.hold, "the lock is released", 20.0)
     with pytest.raises(DatabaseUnavailable):
         alice.hold()
     assert not alice.hold()

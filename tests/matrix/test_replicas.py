@@ -1,4 +1,4 @@
-"""Replicas of Debian's PostgreSQL, behind PgBouncer, for the roles, with Debian's Redis: all at once."""
+"""A replica of Debian's PostgreSQL together with PgBouncer, the database roles and Debian's Redis."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,10 +19,10 @@ from tests.roles import PASSWORDS, give_to_roles, settings_as, url_as
 POOLER = {"ignore_startup_parameters": "options", "default_pool_size": "10"}
 
 
-def test_a_replica_behind_a_pooler_serves_the_application_and_its_players(
+def test_a_replica_behind_a_pooler_serves_players(
     server_directory: Callable[[], Path],
 ) -> None:
-    """Cold reads run there, also in a player's role; a write that is not replayed is seen."""
+    """A player's cache miss is read on the replica, and a player's read sees a write that is not replayed."""
     program = require_program("redis")
     with ExitStack() as stack:
         primary = stack.enter_context(run_debian_postgres(server_directory()))
@@ -49,14 +49,14 @@ def test_a_replica_behind_a_pooler_serves_the_application_and_its_players(
         user = service.create_user(username="alice")
         view = service.as_user(user.id)
 
-        def reads_cold() -> bool:
+        def misses_on_replica() -> bool:
             before = count_reads(service).get(ON_REPLICA, 0)
             cache.admin.delete(f"user:{user.id}")
             service._cache._near.clear()
             assert view.get_profile().id == user.id
             return count_reads(service).get(ON_REPLICA, 0) > before
 
-        wait_until(reads_cold, "a player's cold read runs on the replica", 20.0)
+        wait_until(misses_on_replica, "a player's cold read runs on the replica", 20.0)
         with paused_replay(replica.url()):
             name = f"n{uuid4().hex[:8]}"
             view.update_user_profile(username=name)

@@ -1,4 +1,4 @@
-"""Over TLS a closed connection is noticed as well, and what TLS itself sends is not taken for it."""
+"""TLS: a closed PostgreSQL connection is noticed, and clients verify the certificates of `make certs`."""
 
 import os
 import re
@@ -34,11 +34,11 @@ from core.stack.redis_access import build_acl
 from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.exporter_server import served
-from tests.matrix.caches.couple import Couple, find_servers, make_settings
+from tests.matrix.caches.cache_pair import CachePair, find_servers, make_settings
 from tests.matrix.caches.sentinels import run_sentinels
 from tests.matrix.caches.servers import TlsFiles, require_program
 from tests.matrix.caches.servers import run_server as run_redis
-from tests.matrix.conftest import Place, Variant
+from tests.matrix.conftest import Target, Variant
 from tests.matrix.servers import run_debian_postgres
 from tests.patience import HEAL_SECONDS, stretch
 
@@ -47,10 +47,10 @@ END = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 
 
-def test_a_closed_connection_is_noticed_over_tls(make_place: Callable[[Variant], Place]) -> None:
-    """The first write afterwards works; no checkout before cost a ping or a new connection."""
-    place = make_place(Variant(is_debian=True, has_tls=True))
-    with open_service(place.settings) as service, connected(place.administrator_url) as run:
+def test_a_closed_connection_is_noticed_over_tls(make_target: Callable[[Variant], Target]) -> None:
+    """A connection that the server closed is replaced before the next write; open ones need no ping."""
+    target = make_target(Variant(is_debian=True, has_tls=True))
+    with open_service(target.settings) as service, connected(target.administrator_url) as run:
         user = service.create_user(username="alice")
         assert run("SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl")[0][0] >= 1
         for number in range(20):
@@ -79,29 +79,29 @@ Serve = Callable[[Certificate], None]
 
 
 class Authorities(NamedTuple):
-    """The one that signs the server's certificate, another one, and the files that clients trust."""
+    """The authority of the server's certificate, another authority, and the folder with their files."""
 
     own: Certificate
     other: Certificate
     folder: Path
 
     def issue(self, name: str = LOOPBACK, *, now: datetime = NOW) -> Certificate:
-        """Return a certificate for one name; one that was made LONG_AGO has expired."""
+        """Return a certificate for a name that is issued at `now`; one of LONG_AGO has expired."""
         return make_certificate(self.own, (name,), now=now)
 
 
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
-    """Two authorities."""
-    found = Authorities(make_authority(now=NOW), make_authority(now=NOW), tmp_path_factory.mktemp("trusted"))
+    """Return two authorities whose certificates are stored as files."""
+    both = Authorities(make_authority(now=NOW), make_authority(now=NOW), tmp_path_factory.mktemp("trusted"))
     for name in ("own", "other"):
-        store_certificate(found.folder, name, getattr(found, name))
-    return found
+        store_certificate(both.folder, name, getattr(both, name))
+    return both
 
 
 @pytest.fixture(scope="module")
 def tls_server(server_directory: Callable[[], Path]) -> Iterator[tuple[PostgresServer, Serve]]:
-    """Debian's PostgreSQL that accepts TLS only, and how to give it another certificate."""
+    """Yield Debian's PostgreSQL that accepts only TLS, and a function that replaces its certificate."""
     directory = server_directory()
     with run_debian_postgres(directory) as server:
         data = directory / "data"
@@ -116,16 +116,16 @@ def tls_server(server_directory: Callable[[], Path]) -> Iterator[tuple[PostgresS
                 os.chown(path, owner.st_uid, owner.st_gid)
             with connected(f"{server.url()}?sslmode=require") as run:
                 run("SELECT pg_reload_conf()")
-            held = certificate.certificate.public_bytes(Encoding.PEM).decode()
-            assert wait_until(lambda: read_certificate(server.port) == held, seconds=stretch(10))
+            expected = certificate.certificate.public_bytes(Encoding.PEM).decode()
+            assert wait_until(lambda: read_certificate(server.port) == expected, seconds=stretch(10))
 
         yield server, serve
 
 
 def read_certificate(port: int) -> str:
-    """Return the certificate that PostgreSQL shows to a new client."""
+    """Return the certificate that PostgreSQL sends to a new client, as PEM."""
     with socket.create_connection((LOOPBACK, port), timeout=5) as client:
-        client.sendall(struct.pack("!ii", 8, 80_877_103))  # SSLRequest of PostgreSQL's protocol
+        client.sendall(struct.pack("!ii", 8, 80_877_103))  # the message SSLRequest of PostgreSQL's protocol
         assert client.recv(1) == b"S"
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -133,8 +133,8 @@ def read_certificate(port: int) -> str:
             return ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"")
 
 
-def connect(server: PostgresServer, parameters: str) -> Settings:
-    """Return settings of a client with these parameters of libpq."""
+def settings_for(server: PostgresServer, parameters: str) -> Settings:
+    """Return settings whose DATABASE_URL has the libpq parameters."""
     return Settings(
         database_url=SecretStr(f"{server.url()}?{parameters}"),
         enable_redis_cache=False,
@@ -143,13 +143,15 @@ def connect(server: PostgresServer, parameters: str) -> Settings:
     )
 
 
-def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], authorities: Authorities) -> None:
-    """With certificates of `make certs` it works; else one line has the words of the driver."""
+def test_the_certificate_of_postgresql_is_verified(
+    tls_server: tuple[PostgresServer, Serve], authorities: Authorities
+) -> None:
+    """A PostgreSQL certificate that cannot be verified is refused with a one-line error of the driver."""
     server, serve = tls_server
     trusted = f"sslmode=verify-full&sslrootcert={authorities.folder}/own.crt"
     serve(authorities.issue())
-    Migrator(connect(server, trusted)).up()
-    with open_service(connect(server, trusted)) as service:
+    Migrator(settings_for(server, trusted)).up()
+    with open_service(settings_for(server, trusted)) as service:
         assert service.health().status == "healthy"
 
     refused = [
@@ -161,7 +163,7 @@ def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], author
     ]
     for certificate, parameters, words in refused:
         serve(certificate)
-        settings = connect(server, parameters)
+        settings = settings_for(server, parameters)
         with pytest.raises(ConnectFailed) as caught:
             Migrator(settings).status()
         assert words in str(caught.value)
@@ -172,10 +174,10 @@ def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], author
             service.search_users("")
 
 
-def test_the_exporter_is_verified(authorities: Authorities) -> None:
-    """Dashboard, `make status` and `echo-markets health` verify it; one line has OpenSSL's words."""
+def test_the_certificate_of_the_exporter_is_verified(authorities: Authorities) -> None:
+    """`fetch`, with which programs call the exporter, refuses a certificate that it cannot verify."""
 
-    def ask(certificate: Certificate, trusted: str, scheme: str = "https") -> str:
+    def read_page(certificate: Certificate, trusted: str, scheme: str = "https") -> str:
         store_certificate(authorities.folder, "exporter", certificate)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(authorities.folder / "exporter.crt", authorities.folder / "exporter.key")
@@ -186,19 +188,19 @@ def test_the_exporter_is_verified(authorities: Authorities) -> None:
             except FetchFailed as error:
                 return str(error)
 
-    assert ask(authorities.issue(), "own.crt") == "here"
+    assert read_page(authorities.issue(), "own.crt") == "here"
     failed = "TLS failed: certificate verify failed: "
-    assert ask(authorities.issue(), "other.crt").startswith(f"{failed}")
-    assert ask(authorities.issue(ELSEWHERE), "own.crt").startswith(f"{failed}IP address mismatch")
-    assert ask(authorities.issue(now=LONG_AGO), "own.crt") == f"{failed}certificate has expired"
-    assert "none.crt cannot be used: No such file" in ask(authorities.issue(), "none.crt")
-    assert ask(authorities.issue(), "own.crt", "http") != "here"
+    assert read_page(authorities.issue(), "other.crt").startswith(f"{failed}")
+    assert read_page(authorities.issue(ELSEWHERE), "own.crt").startswith(f"{failed}IP address mismatch")
+    assert read_page(authorities.issue(now=LONG_AGO), "own.crt") == f"{failed}certificate has expired"
+    assert "none.crt cannot be used: No such file" in read_page(authorities.issue(), "none.crt")
+    assert read_page(authorities.issue(), "own.crt", "http") != "here"
 
 
-def test_redis_is_verified(
+def test_the_certificate_of_redis_is_verified(
     authorities: Authorities, server_directory: Callable[[], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Options and user of the containers work over TLS; plaintext is refused."""
+    """The cache works over TLS with the ACL file and certificates of the containers; plaintext is refused."""
     folder, port = server_directory(), find_free_port()
     store_certificate(folder, "redis", authorities.issue())
     (folder / "redis.acl").write_text(
@@ -209,19 +211,21 @@ def test_redis_is_verified(
     options += ["--tls-ca-cert-file", str(authorities.folder / "own.crt"), "--tls-auth-clients", "no"]
     address = f"echo:of%20echo@{LOOPBACK}:{port}/0"
     program = require_program("redis")
-    with run_redis(program, folder, *options, user="admin", password="admin"):  # of a test
-        with Couple(make_settings(f"rediss://{address}?ssl_ca_certs={authorities.folder}/own.crt")) as couple:
-            couple.finish()
-            assert couple.reader.stats().reason is None
-        with Couple(make_settings(f"redis://{address}")) as couple:
-            assert couple.find_stale() == []
-            assert "a server that expects TLS needs rediss://" in (couple.diagnose().reason or "")
+    with run_redis(program, folder, *options, user="admin", password="admin"):  # a password for tests
+        with CachePair(
+            make_settings(f"rediss://{address}?ssl_ca_certs={authorities.folder}/own.crt")
+        ) as pair:
+            pair.assert_recovered()
+            assert pair.reader.stats().reason is None
+        with CachePair(make_settings(f"redis://{address}")) as pair:
+            assert pair.find_stale() == []
+            assert "a server that expects TLS needs rediss://" in (pair.diagnose().reason or "")
 
 
-def test_sentinels_and_their_servers_are_verified(
+def test_the_certificates_of_sentinels_are_verified(
     authorities: Authorities, server_directory: Callable[[], Path]
 ) -> None:
-    """A failover is followed over TLS; with another authority the cache is not used, and says why."""
+    """A failover is followed over TLS; with another authority or without TLS the cache is bypassed."""
     folder = server_directory()
     store_certificate(folder, "redis", authorities.issue())
     files = TlsFiles(folder / "redis.crt", folder / "redis.key", authorities.folder / "own.crt")
@@ -230,17 +234,17 @@ def test_sentinels_and_their_servers_are_verified(
         def trust(name: str) -> Settings:
             return make_settings(sentinels.url(path=f"/0?ssl_ca_certs={authorities.folder / name}"))
 
-        with Couple(trust("own.crt")) as couple:
-            couple.warm()
+        with CachePair(trust("own.crt")) as pair:
+            pair.warm()
             _, replica = sentinels.find_primary()
             sentinels.fail_over()
             sentinels.wait_for_election(replica.port)
-            assert wait_until(lambda: find_servers(couple) == {replica.port}, seconds=stretch(HEAL_SECONDS))
-            couple.finish()
-        with Couple(trust("other.crt")) as couple:
-            assert couple.find_stale() == []
-            assert "certificate verify failed" in (couple.diagnose().reason or "")
+            assert wait_until(lambda: find_servers(pair) == {replica.port}, seconds=stretch(HEAL_SECONDS))
+            pair.assert_recovered()
+        with CachePair(trust("other.crt")) as pair:
+            assert pair.find_stale() == []
+            assert "certificate verify failed" in (pair.diagnose().reason or "")
         plaintext = make_settings(sentinels.url().replace("rediss", "redis"))
-        with Couple(plaintext) as couple:
-            assert couple.find_stale() == []
-            assert "rediss" in (couple.diagnose().reason or "")
+        with CachePair(plaintext) as pair:
+            assert pair.find_stale() == []
+            assert "rediss" in (pair.diagnose().reason or "")

@@ -1,1 +1,1 @@
-"""The cache on Redis servers as people have them: users, roles, clusters, sockets, certificates."""
+"""Tests of the cache on Redis and Valkey: ACL users, replicas, clusters, sentinels, sockets, TLS."""

@@ -1,4 +1,4 @@
-"""Servers of a test's own, of each program that is installed."""
+"""Fixtures that start a server for one test, once with valkey-server and once with redis-server."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,13 +14,13 @@ MakeServer = Callable[..., RedisServer]
 
 @pytest.fixture(params=PROGRAMS)
 def program(request: pytest.FixtureRequest) -> str:
-    """The path of a server program."""
+    """Return the path of valkey-server or redis-server; skip the test if the program is not installed."""
     return require_program(request.param)
 
 
 @pytest.fixture
 def make_server(program: str, server_directory: Callable[[], Path]) -> Iterator[MakeServer]:
-    """Start servers with options of the command line."""
+    """Yield a function that starts a server with the given command-line options."""
     with ExitStack() as stack:
 
         def make(*options: str, password: str = "", user: str = "") -> RedisServer:
@@ -32,11 +32,11 @@ def make_server(program: str, server_directory: Callable[[], Path]) -> Iterator[
 
 @pytest.fixture
 def server(make_server: MakeServer) -> RedisServer:
-    """A plain server."""
+    """Return a server without further options."""
     return make_server()
 
 
 def set_user(server: RedisServer, *rules: str, keys: str = "~*") -> str:
-    """Give the user `echo` the documented permissions, then `rules`; return name and password for a URL."""
+    """Give the user `echo` the documented permissions, then apply `rules`; return NAME:PASSWORD for a URL."""
     server.run("ACL", "SETUSER", "echo", "reset", "on", ">of echo", *keys.split(), *COMMANDS.split(), *rules)
     return "echo:of%20echo"

@@ -1,6 +1,6 @@
-"""A primary, its replica and three sentinels, for the length of a `with` block.
+"""Runs a primary, its replica and three sentinels for the duration of a `with` block.
 
-Owns their configuration, and how a test learns which server the sentinels have elected.
+Owns the configuration of the sentinels, and the calls that ask which server they have elected.
 """
 
 import secrets
@@ -22,7 +22,7 @@ from tests.patience import stretch, wait_until
 
 SERVICE = "echo"
 SENTINELS = 3
-# Longer than a busy machine lets a healthy server wait.
+# Longer than the pauses of a healthy server on a busy machine, so that sentinels start no needless failover.
 DOWN_AFTER_MILLISECONDS = 1_500
 ELECTION_SECONDS = 20.0
 
@@ -57,7 +57,7 @@ class Sentinel:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Serve, and return once it answers."""
+        """Start the process, and return once the sentinel answers PING."""
         command = [self._program, str(self._directory / "sentinel.conf"), "--sentinel", "--logfile", "log"]
         self._process = subprocess.Popen(command, start_new_session=True, cwd=self._directory)
         deadline = time.monotonic() + stretch(START_SECONDS)
@@ -65,26 +65,26 @@ class Sentinel:
             assert self._process.poll() is None, (self._directory / "log").read_text(encoding="utf-8")
             assert time.monotonic() < deadline, "the sentinel does not answer"
             time.sleep(0.01)
-        # it notices a replica that is ready within a second instead of ten
+        # ask the servers for INFO every second instead of every ten, to see sooner that the replica is ready
         self.client.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", 1_000)  # type: ignore[no-untyped-call]  # has no annotations
 
     def answers(self) -> bool:
-        """Say whether it answers."""
+        """Return whether the sentinel answers PING."""
         try:
             return bool(self.client.ping())
         except redis.RedisError:
             return False
 
     def run(self, *command: Any) -> Any:
-        """Run a command of SENTINEL about the service."""
+        """Return the reply to the subcommand `command` of SENTINEL for `SERVICE`."""
         return self.client.execute_command("SENTINEL", *command, SERVICE)  # type: ignore[no-untyped-call]  # has no annotations
 
     def find_primary(self) -> int:
-        """Return the port of the primary that it names."""
+        """Return the port of the server that this sentinel names as the primary."""
         return int(self.run("GET-MASTER-ADDR-BY-NAME")[1])
 
     def is_ready(self) -> bool:
-        """Say whether it could order a failover now."""
+        """Return whether this sentinel has a quorum and knows a replica that is connected to the primary."""
         try:
             self.run("CKQUORUM")
         except redis.ResponseError:
@@ -96,14 +96,14 @@ class Sentinel:
         )
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
 
 
 class Sentinels:
-    """The two servers and the sentinels that watch them."""
+    """Two servers, primary and replica, and the sentinels that watch them."""
 
     def __init__(
         self,
@@ -119,17 +119,17 @@ class Sentinels:
         self._scheme = "redis+sentinel" if tls is None else "rediss+sentinel"
 
     def url(self, account: str = "", *, service: str = SERVICE, path: str = "/0") -> str:
-        """Return the address of the service; `account` is NAME:PASSWORD."""
+        """Return a URL for REDIS_URL with every sentinel and the service; `account` is NAME:PASSWORD."""
         hosts = ",".join(f"{LOOPBACK}:{sentinel.port}" for sentinel in self.sentinels)
         return f"{self._scheme}://{account and account + '@'}{hosts}/{service}{path}"
 
     def find_primary(self) -> tuple[RedisServer, RedisServer]:
-        """Return the server that the first sentinel names, and the other one."""
+        """Return the primary that the first sentinel names, then the other server."""
         one, two = self.servers
         return (one, two) if self.sentinels[0].find_primary() == one.port else (two, one)
 
     def wait_until_ready(self) -> None:
-        """Return once a failover is possible: the former primary replicates, and no sentinel still waits."""
+        """Return once a failover is possible: every sentinel has a quorum and knows a connected replica."""
         wait_until(
             lambda: all(sentinel.is_ready() for sentinel in self.sentinels),
             "the sentinels know each other and the replica",
@@ -137,11 +137,11 @@ class Sentinels:
         )
 
     def fail_over(self) -> None:
-        """Let a sentinel promote the replica while the primary still answers."""
+        """Make the first sentinel promote the replica while the primary still answers."""
         self.sentinels[0].run("FAILOVER")
 
     def wait_for_election(self, port: int) -> None:
-        """Return once every sentinel names the server with this port."""
+        """Return once every running sentinel names the server on this port as the primary."""
         wait_until(
             lambda: all(sentinel.find_primary() == port for sentinel in self.sentinels if sentinel.answers()),
             "the sentinels have elected the replica",
@@ -160,10 +160,11 @@ def run_sentinels(
     tls: TlsFiles | None = None,
     host: Host | None = None,
 ) -> Iterator[Sentinels]:
-    """Serve, with a password of the servers and another one of the sentinels; with `tls` nothing is plain.
+    """Yield running sentinels with their servers.
 
-    With a `program_password` the sentinels have the users of the containers, and that is the password of
-    `echo`. With a `host` the primary runs there, and all others here.
+    `password` is that of the two servers, `sentinel_password` that of the sentinels. With a
+    `program_password` the sentinels have the same users as in the containers, and it is the password of
+    their user `echo`. With `tls` every connection uses TLS. With a `host` only the primary runs on that host.
     """
     there, here = (LOOPBACK, LOOPBACK) if host is None else (host.address, host.outside)
     options = ["--repl-diskless-sync-delay", "0"]
@@ -197,7 +198,7 @@ def run_sentinels(
                 f"sentinel monitor {SERVICE} {there} {primary.port} 2",
                 f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MILLISECONDS}",
                 f"sentinel failover-timeout {SERVICE} 3000",
-                # known at once, instead of after seconds
+                # otherwise a sentinel finds the replica and the other sentinels only after seconds
                 f"sentinel known-replica {SERVICE} {here} {replica.port}",
                 *(
                     f"sentinel known-sentinel {SERVICE} {LOOPBACK} {ports[other]} {names[other]}"

@@ -1,7 +1,7 @@
-"""Redis and Valkey for the length of a `with` block, with any configuration.
+"""Runs Redis or Valkey with any configuration, for the duration of a `with` block.
 
-Owns where the programs are and their command lines. The administrator always comes through a unix
-socket, whatever else a server listens on.
+Owns the paths of the programs and their command lines. A test administers a server through its Unix socket,
+whatever port the server listens on.
 """
 
 import os
@@ -23,14 +23,14 @@ from core.stack.ports import find_free_port
 from tests.hosts import Host
 from tests.patience import stretch
 
-# Each of them is skipped where it is not installed.
+# Tests with a program are skipped if it is not installed.
 PROGRAMS = ("valkey", "redis")
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
 
 def require_program(name: str) -> str:
-    """Return the path of a server program; skip the test without it."""
+    """Return the path of a server program; skip the test if the program is not installed."""
     if name == "valkey":
         return str(find_valkey_program())
     found = shutil.which("redis-server")
@@ -40,14 +40,14 @@ def require_program(name: str) -> str:
 
 
 class TlsFiles(NamedTuple):
-    """The files of servers that accept TLS only, and use it between them."""
+    """Certificate, key and CA certificate of servers that accept only TLS and replicate over TLS."""
 
     certificate: Path
     key: Path
     authority: Path
 
     def list_directives(self, port: int) -> dict[str, str]:
-        """Return the configuration of a server that listens on a port."""
+        """Return the directives of redis.conf for TLS on a port."""
         return {
             "port": "0",
             "tls-port": str(port),
@@ -73,7 +73,7 @@ class RedisServer:
         address: str = LOOPBACK,
         host: Host | None = None,
     ) -> None:
-        """Listens on `address`; with a `host` it runs there."""
+        """Prepare a server that listens on `address`; with a `host` the server runs on that host."""
         self.port = find_free_port()
         self.address = address
         self._host = host
@@ -86,28 +86,28 @@ class RedisServer:
         self.options = options
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
-        # RESP2 needs no HELLO, which a server may not have
+        # RESP2 needs no HELLO, which some tests disable on the server
         self.admin: redis.Redis = redis.Redis(
             unix_socket_path=str(self.socket), username=user or None, password=password or None, protocol=2
         )
 
     def url(self, account: str = "", parameters: str = "") -> str:
-        """Return the address on TCP; `account` is NAME:PASSWORD."""
+        """Return the redis:// URL of database 0; `account` is NAME:PASSWORD."""
         return f"redis://{account and account + '@'}{self.address}:{self.port}/0{parameters}"
 
     def start(self) -> None:
-        """Serve, and return once it answers the administrator."""
+        """Start the process, and return once the server answers PING on its Unix socket."""
         command = [self._program, "--bind", self.address, "--save", "", "--appendonly", "no"]
         command += ["--dir", str(self._directory), "--unixsocket", str(self.socket), "--logfile", "log"]
         if "--port" not in self.options:
             command += ["--port", str(self.port)]
         if self.address != LOOPBACK:
-            # it has no password, and the network is this machine's
+            # otherwise a server without a password refuses remote clients; only this machine can reach it
             command += ["--protected-mode", "no"]
         command += self.options
         if self._host is not None:
             command = self._host.build_command(command)
-        # SIGINT of the terminal is pytest's alone
+        # in a session of its own the server gets no SIGINT from Ctrl-C in the terminal; pytest stops it
         self._process = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + stretch(START_SECONDS)
         while not self._answers():
@@ -122,24 +122,24 @@ class RedisServer:
             return False
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process with SIGKILL, even if it is stopped."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self._process.kill()
         self._process.wait(STOP_SECONDS)
 
     def run(self, *command: Any) -> Any:
-        """Run a command as the administrator."""
+        """Return the reply to a command that is sent through the Unix socket."""
         return self.admin.execute_command(*command)  # type: ignore[no-untyped-call]  # has no annotations
 
     def find_status(self, section: str, field: str) -> str:
-        """Return a field of INFO."""
+        """Return a field of a section of INFO, or an empty text."""
         info: dict[str, Any] = self.admin.info(section)
         return str(info.get(field, ""))
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """Let it hang for the length of a `with` block."""
+        """Stop the process with SIGSTOP for the duration of a `with` block."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
@@ -159,7 +159,7 @@ def run_server(
     address: str = LOOPBACK,
     host: Host | None = None,
 ) -> Iterator[RedisServer]:
-    """Serve with options of the command line, such as `--cluster-enabled yes`."""
+    """Yield a running server with command-line options, such as `--cluster-enabled yes`."""
     server = RedisServer(
         program, directory, *options, password=password, user=user, tls=tls, address=address, host=host
     )

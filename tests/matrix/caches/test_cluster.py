@@ -1,10 +1,10 @@
-"""A cluster: refused with a message that names it, or used through the slot of a hash tag."""
+"""A Redis Cluster is used only if REDIS_KEY_PREFIX has a hash tag, which puts all keys into one slot."""
 
 import pytest
 
 from core.settings.texts import LOOPBACK
+from tests.matrix.caches.cache_pair import CachePair, collect_stale, find_servers, make_settings
 from tests.matrix.caches.conftest import MakeServer
-from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings
 from tests.matrix.caches.servers import RedisServer
 from tests.patience import wait_until
 
@@ -12,12 +12,12 @@ SLOTS = 16_384
 TAG = "{echo}:"
 
 
-# A node is given up after this time.
+# The other nodes mark a node that does not answer as failed after this time.
 NODE_TIMEOUT_MILLISECONDS = 1_000
 
 
 def make_node(make_server: MakeServer, first: int, last: int) -> RedisServer:
-    """Start a node that holds a range of slots."""
+    """Start a node that serves the slots from `first` to `last`; no slot if `last` is smaller."""
     options = ["--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0"]
     options += ["--cluster-node-timeout", str(NODE_TIMEOUT_MILLISECONDS)]
     node = make_server("--cluster-enabled", "yes", *options)
@@ -27,7 +27,7 @@ def make_node(make_server: MakeServer, first: int, last: int) -> RedisServer:
 
 
 def wait_for_cluster(*nodes: RedisServer) -> None:
-    """Return once every node serves."""
+    """Wait until the cluster state is `ok` on every node."""
     for node in nodes:
         wait_until(
             lambda node=node: b"cluster_state:ok" in node.run("CLUSTER", "INFO"),  # type: ignore[misc]  # bound at once
@@ -38,7 +38,7 @@ def wait_for_cluster(*nodes: RedisServer) -> None:
 
 @pytest.fixture
 def lone_node(make_server: MakeServer) -> RedisServer:
-    """A cluster of one node, which holds every slot."""
+    """Return the only node of a cluster; it serves every slot."""
     node = make_node(make_server, 0, SLOTS - 1)
     wait_for_cluster(node)
     return node
@@ -46,7 +46,7 @@ def lone_node(make_server: MakeServer) -> RedisServer:
 
 @pytest.fixture
 def two_nodes(make_server: MakeServer) -> tuple[RedisServer, RedisServer]:
-    """A cluster of two nodes; the first one holds the slot of the tag."""
+    """Return the two nodes of a cluster; the first one serves the slot of `TAG`."""
     slot = SLOTS // 2
     nodes = make_node(make_server, 0, slot - 1), make_node(make_server, slot, SLOTS - 1)
     nodes[0].run("CLUSTER", "MEET", LOOPBACK, nodes[1].port)
@@ -55,77 +55,77 @@ def two_nodes(make_server: MakeServer) -> tuple[RedisServer, RedisServer]:
     return nodes if is_first else (nodes[1], nodes[0])
 
 
-def assert_refused(couple: Couple, code: str) -> None:
-    """Assert that nothing is read, and that the reason says what to do."""
-    assert couple.find_stale() == []
-    assert couple.are_down()
-    for reason in (couple.writer.stats().reason, couple.diagnose().reason):
+def assert_refused(pair: CachePair, code: str) -> None:
+    """Assert that the cache is bypassed, and that the reason has the error code and asks for a hash tag."""
+    assert pair.find_stale() == []
+    assert pair.both_bypass_redis()
+    for reason in (pair.writer.stats().reason, pair.diagnose().reason):
         assert code in (reason or "")
         assert "it is a node of a cluster: set REDIS_KEY_PREFIX to a hash tag" in (reason or "")
         assert LOOPBACK not in (reason or "")
 
 
 @pytest.mark.parametrize("prefix", ["", "echo:", "{}:", "{echo:"])
-def test_keys_of_several_slots_are_refused(lone_node: RedisServer, prefix: str) -> None:
-    """Scripts may not use keys of several slots, even if one node holds all of them."""
-    with Couple(make_settings(lone_node.url(), prefix=prefix)) as couple:
-        assert_refused(couple, "CROSSSLOT")
+def test_a_prefix_without_a_hash_tag_is_refused(lone_node: RedisServer, prefix: str) -> None:
+    """Without a hash tag the cache is bypassed, because no script may use keys of several slots."""
+    with CachePair(make_settings(lone_node.url(), prefix=prefix)) as pair:
+        assert_refused(pair, "CROSSSLOT")
 
 
 def test_a_hash_tag_works(lone_node: RedisServer) -> None:
-    """With a hash tag all keys are in one slot, so the cache is used."""
-    with Couple(make_settings(lone_node.url(), prefix=TAG)) as couple:
-        couple.finish()
-        assert couple.reader.stats().reason is None
+    """With a hash tag in the prefix all keys are in one slot, and the cache is used."""
+    with CachePair(make_settings(lone_node.url(), prefix=TAG)) as pair:
+        pair.assert_recovered()
+        assert pair.reader.stats().reason is None
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_hash_tag_works_through_any_node(two_nodes: tuple[RedisServer, RedisServer], place: int) -> None:
-    """A node that does not hold the slot names the one that does."""
-    with Couple(make_settings(two_nodes[place].url(), prefix=TAG)) as couple:
-        couple.finish()
-        assert find_servers(couple) == {two_nodes[0].port}
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_hash_tag_works_through_any_node(two_nodes: tuple[RedisServer, RedisServer], node: int) -> None:
+    """If REDIS_URL names a node without the slot of the hash tag, both processes use the node that has it."""
+    with CachePair(make_settings(two_nodes[node].url(), prefix=TAG)) as pair:
+        pair.assert_recovered()
+        assert find_servers(pair) == {two_nodes[0].port}
 
 
-def test_a_cluster_without_a_hash_tag(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """Without a hash tag the keys are in many slots, so no node is followed."""
-    with Couple(make_settings(two_nodes[0].url())) as couple:
-        assert couple.find_stale() == []
-        assert couple.are_down()
+def test_two_nodes_without_a_hash_tag_are_not_used(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """Without a hash tag the keys are on both nodes, so the cache is bypassed."""
+    with CachePair(make_settings(two_nodes[0].url())) as pair:
+        assert pair.find_stale() == []
+        assert pair.both_bypass_redis()
 
 
-def test_a_slot_that_moves_away_and_back(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """The new node is found through the old one; nothing is stale, not even what the old one still had."""
+def test_a_moved_slot_is_followed(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """When the slot moves to the other node and back, both processes follow it and read nothing stale."""
     node, other = two_nodes
     slot = node.run("CLUSTER", "KEYSLOT", TAG)
-    ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
+    ids = {server: server.run("CLUSTER", "MYID").decode() for server in two_nodes}
     settings = make_settings(node.url(), prefix=TAG)
-    with Couple(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as couple:
-        couple.warm()
+    with CachePair(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as pair:
+        pair.warm()
         for source, target in ((node, other), (other, node)):
             move_slot(slot, source, target, ids)
-            assert_followed(couple, target)
+            assert_followed(pair, target)
 
 
-def test_a_slot_that_moves_under_load(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """While the slot's keys are on two nodes, none is read, and nothing is stale."""
+def test_a_migrating_slot_is_not_used(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """While the keys of a slot are on two nodes, both processes bypass Redis and read nothing stale."""
     node, other = two_nodes
     slot = node.run("CLUSTER", "KEYSLOT", TAG)
-    ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
+    ids = {server: server.run("CLUSTER", "MYID").decode() for server in two_nodes}
     settings = make_settings(node.url(), prefix=TAG)
-    with Couple(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as couple:
-        couple.warm()
+    with CachePair(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as pair:
+        pair.warm()
         other.run("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[node])
         node.run("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[other])
-        assert couple.find_stale(rounds=200) == []
-        wait_until(couple.are_down, "both have noticed")
-        assert "ASK" in (couple.diagnose().reason or "")
+        assert pair.find_stale(rounds=200) == []
+        wait_until(pair.both_bypass_redis, "both have noticed")
+        assert "ASK" in (pair.diagnose().reason or "")
         move_slot(slot, node, other, ids)
-        assert_followed(couple, other)
+        assert_followed(pair, other)
 
 
-def test_a_node_that_is_killed(make_server: MakeServer) -> None:
-    """The replica of the killed node takes the slot, and is found through another node of REDIS_URL."""
+def test_the_replica_of_a_killed_node_is_used(make_server: MakeServer) -> None:
+    """After the primary of the slot is killed, both processes find its replica through another node."""
     third = SLOTS // 3
     nodes = [
         make_node(make_server, 0, third),
@@ -143,29 +143,29 @@ def test_a_node_that_is_killed(make_server: MakeServer) -> None:
     wait_until(lambda: replica.find_status("replication", "master_link_status") == "up", "it replicates", 20)
     others = [node for node in nodes if node is not owner]
     url = f"redis://{LOOPBACK}:{owner.port},{LOOPBACK}:{others[0].port},{LOOPBACK}:{others[1].port}/0"
-    with Couple(make_settings(url, prefix=TAG), reader=make_settings(url, prefix=TAG, near=0)) as couple:
-        couple.warm()
+    with CachePair(make_settings(url, prefix=TAG), reader=make_settings(url, prefix=TAG, near=0)) as pair:
+        pair.warm()
         owner.kill()
         stale = list[str]()
         wait_until(
-            lambda: go_on(couple, stale) and replica.find_status("replication", "role") == "master",
+            lambda: collect_stale(pair, stale) and replica.find_status("replication", "role") == "master",
             "the replica is elected",
             30,
         )
         assert stale == []
         wait_for_cluster(*others, replica)
-        assert_followed(couple, replica)
+        assert_followed(pair, replica)
 
 
-def assert_followed(couple: Couple, node: RedisServer) -> None:
-    """Write and read until the node is used by both; assert that nothing is stale meanwhile."""
+def assert_followed(pair: CachePair, node: RedisServer) -> None:
+    """Write and read until both processes use the node; assert that no read is stale."""
     stale = list[str]()
     wait_until(
-        lambda: go_on(couple, stale) and find_servers(couple) == {node.port} and couple.is_used(),
+        lambda: collect_stale(pair, stale) and find_servers(pair) == {node.port} and pair.both_use_cache(),
         "the new node is used",
     )
     assert stale == []
-    couple.finish()
+    pair.assert_recovered()
 
 
 def move_slot(slot: int, source: RedisServer, target: RedisServer, ids: dict[RedisServer, str]) -> None:
@@ -178,22 +178,22 @@ def move_slot(slot: int, source: RedisServer, target: RedisServer, ids: dict[Red
         node.run("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
 
-def test_a_node_without_slots(make_server: MakeServer) -> None:
-    """A cluster without an owner of the slot is down, and the reason says so."""
+def test_a_cluster_without_the_slot_is_not_used(make_server: MakeServer) -> None:
+    """If no node serves the slot, the cache is bypassed with the reason CLUSTERDOWN."""
     node = make_node(make_server, 0, -1)
-    with Couple(make_settings(node.url(), prefix=TAG)) as couple:
-        assert couple.find_stale() == []
-        assert couple.are_down()
-        assert "CLUSTERDOWN" in (couple.diagnose().reason or "")
+    with CachePair(make_settings(node.url(), prefix=TAG)) as pair:
+        assert pair.find_stale() == []
+        assert pair.both_bypass_redis()
+        assert "CLUSTERDOWN" in (pair.diagnose().reason or "")
         node.run("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
         wait_for_cluster(node)
-        couple.finish()
+        pair.assert_recovered()
 
 
 def test_another_database_is_refused(lone_node: RedisServer) -> None:
-    """A cluster only has database 0; the reason for refusing another one says so."""
+    """A URL with database 1 is refused, because a cluster has only database 0; the reason names SELECT."""
     url = lone_node.url().replace("/0", "/1")
-    with Couple(make_settings(url, prefix=TAG)) as couple:
-        assert couple.find_stale() == []
-        assert couple.are_down()
-        assert "SELECT" in (couple.diagnose().reason or "")
+    with CachePair(make_settings(url, prefix=TAG)) as pair:
+        assert pair.find_stale() == []
+        assert pair.both_bypass_redis()
+        assert "SELECT" in (pair.diagnose().reason or "")

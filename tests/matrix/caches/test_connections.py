@@ -1,4 +1,4 @@
-"""Ways to a server: sockets, TLS, passwords, RESP2, and what is said when there is none."""
+"""Connections to Redis by TCP, Unix socket and TLS, and the reasons that are shown when they fail."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -13,22 +13,22 @@ import trustme
 from core.cache.capability import Diagnosis
 from core.settings.texts import LOOPBACK
 from core.stack.ports import find_free_port
+from tests.matrix.caches.cache_pair import CachePair, make_settings
 from tests.matrix.caches.conftest import MakeServer
-from tests.matrix.caches.couple import Couple, make_settings
 from tests.matrix.caches.servers import RedisServer, require_program, run_server
 from tests.patience import wait_until
 
-PASSWORD = "a/b?c#d%e@f:g h"  # of a test
+PASSWORD = "a/b?c#d%e@f:g h"  # a password for tests
 ENCODED = "a%2Fb%3Fc%23d%25e%40f%3Ag%20h"
 
 
-def assert_bypassed(couple: Couple, words: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Assert that nothing is read, and that log, state and health have the words."""
-    assert couple.find_stale() == []
-    wait_until(couple.are_down, "both have given up")
-    diagnosis = couple.diagnose()
+def assert_bypassed(pair: CachePair, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Assert that Redis is bypassed, and that log, statistics and health have the words and no secret."""
+    assert pair.find_stale() == []
+    wait_until(pair.both_bypass_redis, "both have given up")
+    diagnosis = pair.diagnose()
     assert not diagnosis.is_usable
-    for reason in (diagnosis.reason, couple.writer.stats().reason):
+    for reason in (diagnosis.reason, pair.writer.stats().reason):
         assert words in (reason or "")
         assert LOOPBACK not in (reason or "")
     assert any("Redis bypassed" in line and words in line for line in caplog.messages)
@@ -38,86 +38,86 @@ def assert_bypassed(couple: Couple, words: str, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("form", ["", "?password={}", "?username=default&password={}&db=1"])
 def test_a_unix_socket(make_server: MakeServer, form: str) -> None:
-    """A Unix socket works with and without a password, and with another database."""
+    """The cache works over a Unix socket, with and without a password, and with another database."""
     server = make_server(*(("--requirepass", PASSWORD) if form else ()), password=PASSWORD if form else "")
-    with Couple(make_settings(f"unix://{server.socket}{form.format(ENCODED)}")) as couple:
-        couple.finish()
-        assert couple.reader.stats().reason is None
+    with CachePair(make_settings(f"unix://{server.socket}{form.format(ENCODED)}")) as pair:
+        pair.assert_recovered()
+        assert pair.reader.stats().reason is None
 
 
-def test_a_unix_socket_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The reason for a missing Unix socket is in the words of the system."""
-    with Couple(make_settings(f"unix://{tmp_path}/redis.sock")) as couple:
-        assert_bypassed(couple, "No such file or directory", caplog)
+def test_a_missing_unix_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the Unix socket is missing, Redis is bypassed with the message of the operating system."""
+    with CachePair(make_settings(f"unix://{tmp_path}/redis.sock")) as pair:
+        assert_bypassed(pair, "No such file or directory", caplog)
 
 
-def test_a_port_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
-    """The reason for a refused connection is in the words of the system, at once."""
-    with Couple(make_settings(f"redis://{LOOPBACK}:{find_free_port()}")) as couple:
-        assert_bypassed(couple, "Connection refused", caplog)
+def test_a_closed_port(caplog: pytest.LogCaptureFixture) -> None:
+    """If no server listens on the port, Redis is bypassed with the reason `Connection refused`."""
+    with CachePair(make_settings(f"redis://{LOOPBACK}:{find_free_port()}")) as pair:
+        assert_bypassed(pair, "Connection refused", caplog)
 
 
-def test_a_name_that_does_not_exist(caplog: pytest.LogCaptureFixture) -> None:
-    """The reason for an unknown name is in the words of the resolver."""
-    with Couple(make_settings("redis://no-such-host.invalid")) as couple:
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have given up", 20)
-        assert not couple.diagnose().is_usable
+def test_an_unknown_host_name(caplog: pytest.LogCaptureFixture) -> None:
+    """If the host name of REDIS_URL does not exist, Redis is bypassed and reads are not stale."""
+    with CachePair(make_settings("redis://no-such-host.invalid")) as pair:
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have given up", 20)
+        assert not pair.diagnose().is_usable
 
 
 @pytest.mark.parametrize("account", ["default:{}", ":{}"])
 def test_a_password_in_the_url(make_server: MakeServer, account: str) -> None:
-    """A password in the URL may have any characters."""
+    """A password in the URL may have any characters, percent-encoded."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
-    with Couple(make_settings(server.url(account.format(ENCODED)))) as couple:
-        couple.finish()
+    with CachePair(make_settings(server.url(account.format(ENCODED)))) as pair:
+        pair.assert_recovered()
 
 
-def test_a_password_of_its_own_setting(make_server: MakeServer) -> None:
-    """The setting takes the password as it is; a password in the URL takes precedence."""
+def test_redis_password_is_used(make_server: MakeServer) -> None:
+    """REDIS_PASSWORD is not percent-encoded; a password in REDIS_URL takes precedence over it."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
-    with Couple(make_settings(server.url(), password=PASSWORD)) as couple:
-        couple.finish()
+    with CachePair(make_settings(server.url(), password=PASSWORD)) as pair:
+        pair.assert_recovered()
     server.run("FLUSHALL")
-    with Couple(make_settings(server.url(f":{ENCODED}"), password="wrong")) as couple:
-        couple.finish()
+    with CachePair(make_settings(server.url(f":{ENCODED}"), password="wrong")) as pair:
+        pair.assert_recovered()
 
 
 @pytest.mark.parametrize(("password", "words"), [("wrong", "WRONGPASS"), (None, "NOAUTH")])
-def test_a_password_that_is_refused(
+def test_a_refused_password(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, password: str | None, words: str
 ) -> None:
-    """The reason for a refused password is in the words of the server."""
+    """If the server refuses the password, or requires one, Redis is bypassed with the server's message."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
-    with Couple(make_settings(server.url(), password=password)) as couple:
-        assert_bypassed(couple, words, caplog)
+    with CachePair(make_settings(server.url(), password=password)) as pair:
+        assert_bypassed(pair, words, caplog)
 
 
-def test_a_server_that_takes_no_more_clients(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """The reason for too many clients is in the words of the server."""
+def test_a_server_with_too_many_clients(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """If the server has reached `maxclients`, Redis is bypassed with the server's message."""
     server.run("CONFIG", "SET", "maxclients", 1)
-    with Couple(make_settings(server.url())) as couple:
-        assert_bypassed(couple, "max number of clients reached", caplog)
+    with CachePair(make_settings(server.url())) as pair:
+        assert_bypassed(pair, "max number of clients reached", caplog)
         server.run("CONFIG", "SET", "maxclients", 100)
-        couple.finish()
+        pair.assert_recovered()
 
 
 def test_another_database(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """An existing database works; a number that does not exist is refused in the server's words."""
-    with Couple(make_settings(server.url().replace("/0", "/15"))) as couple:
-        couple.finish()
-    with Couple(make_settings(server.url().replace("/0", "/99"))) as couple:
-        assert_bypassed(couple, "DB index is out of range (refused: SELECT 99)", caplog)
+    """Database 15 works; database 99 does not exist, and Redis is bypassed with the server's message."""
+    with CachePair(make_settings(server.url().replace("/0", "/15"))) as pair:
+        pair.assert_recovered()
+    with CachePair(make_settings(server.url().replace("/0", "/99"))) as pair:
+        assert_bypassed(pair, "DB index is out of range (refused: SELECT 99)", caplog)
 
 
 def test_resp2_has_no_near_cache(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Only RESP3 tells of changes, so with RESP2 there is no near cache, and a line of the log says so."""
-    with Couple(make_settings(server.url(parameters="?protocol=2"))) as couple:
-        assert couple.find_stale(100) == []
-        wait_until(lambda: couple.is_used(near=False), "both use the cache")
-        assert couple.find_stale(100) == []
-        assert couple.reader.stats().caches["user"].near_hits == 0
-        assert couple.diagnose() == Diagnosis(is_usable=True), "it is on purpose"
+    """With RESP2, which has no push messages, Redis is used without a near cache, and a log line says so."""
+    with CachePair(make_settings(server.url(parameters="?protocol=2"))) as pair:
+        assert pair.find_stale(100) == []
+        wait_until(lambda: pair.both_use_cache(near=False), "both use the cache")
+        assert pair.find_stale(100) == []
+        assert pair.reader.stats().caches["user"].near_hits == 0
+        assert pair.diagnose() == Diagnosis(is_usable=True), "it is on purpose"
     lines = [line for line in caplog.messages if "near cache off" in line]
     assert len(lines) == 2, "one for each process"
     assert all("protocol=2" in line for line in lines)
@@ -127,20 +127,20 @@ def test_resp2_has_no_near_cache(server: RedisServer, caplog: pytest.LogCaptureF
 
 
 class Tls(NamedTuple):
-    """A server with TLS, and who signed its certificate."""
+    """A server with TLS, the authority that signed its certificate, and the folder of the PEM files."""
 
     server: RedisServer
     authority: trustme.CA
     folder: Path
 
     def url(self, parameters: str, account: str = "") -> str:
-        """Return the address with TLS."""
+        """Return the rediss:// URL of the server; `account` is NAME:PASSWORD@."""
         return f"rediss://{account}{LOOPBACK}:{self.server.port}/0?{parameters}"
 
 
 @pytest.fixture
 def make_tls(server_directory: Callable[[], Path]) -> Iterator[Callable[..., Tls]]:
-    """Start a Redis with TLS; the embedded Valkey is built without."""
+    """Yield a function that starts a Redis with TLS; the embedded Valkey is built without TLS."""
     program, stack = require_program("redis"), ExitStack()
 
     def make(*options: str, name: str = LOOPBACK, expires: datetime | None = None) -> Tls:
@@ -148,8 +148,8 @@ def make_tls(server_directory: Callable[[], Path]) -> Iterator[Callable[..., Tls
         issued = authority.issue_cert(name, not_after=expires)
         issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
         authority.cert_pem.write_to_path(folder / "ca.pem")
-        mine = authority.issue_cert("client")
-        mine.private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
+        client = authority.issue_cert("client")
+        client.private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
         port = str(find_free_port())
         configuration = [
             *("--port", "0", "--tls-port", port, "--tls-ca-cert-file", str(folder / "ca.pem")),
@@ -165,82 +165,86 @@ def make_tls(server_directory: Callable[[], Path]) -> Iterator[Callable[..., Tls
 
 
 def test_tls_works_with_its_authority(make_tls: Callable[..., Tls]) -> None:
-    """With the right authority TLS works for commands and for the near cache."""
+    """If `ssl_ca_certs` names the authority of the server, Redis and the near cache work over TLS."""
     tls = make_tls()
-    with Couple(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as couple:
-        couple.finish()
-        assert couple.reader.stats().reason is None
+    with CachePair(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as pair:
+        pair.assert_recovered()
+        assert pair.reader.stats().reason is None
 
 
 def test_tls_without_verification(make_tls: Callable[..., Tls]) -> None:
-    """TLS is not verified only if the URL asks for that."""
+    """With `ssl_cert_reqs=none` a server with a certificate for another name is used."""
     tls = make_tls(name="elsewhere.example")
-    with Couple(make_settings(tls.url("ssl_cert_reqs=none"))) as couple:
-        couple.finish()
+    with CachePair(make_settings(tls.url("ssl_cert_reqs=none"))) as pair:
+        pair.assert_recovered()
 
 
-def test_tls_with_another_name(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """The reason is in OpenSSL's words, without the name; ssl_check_hostname=false accepts it."""
+def test_a_certificate_for_another_name(
+    make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate for another name is refused, unless the URL has `ssl_check_hostname=false`."""
     tls = make_tls(name="elsewhere.example")
     trusted = f"ssl_ca_certs={tls.folder}/ca.pem"
-    with Couple(make_settings(tls.url(trusted))) as couple:
-        assert_bypassed(couple, "certificate verify failed: IP address mismatch", caplog)
-    with Couple(make_settings(tls.url(f"{trusted}&ssl_check_hostname=false"))) as couple:
-        couple.finish()
+    with CachePair(make_settings(tls.url(trusted))) as pair:
+        assert_bypassed(pair, "certificate verify failed: IP address mismatch", caplog)
+    with CachePair(make_settings(tls.url(f"{trusted}&ssl_check_hostname=false"))) as pair:
+        pair.assert_recovered()
 
 
-def test_tls_of_an_unknown_authority(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """The reason is in OpenSSL's words, also when the system's certificates are used."""
+def test_a_certificate_of_an_unknown_authority(
+    make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate of an unknown authority is refused, with and without `ssl_ca_certs` in the URL."""
     tls = make_tls()
     other = tls.folder / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
-    with Couple(make_settings(tls.url(f"ssl_ca_certs={other}"))) as couple:
-        assert_bypassed(couple, "certificate verify failed", caplog)
-    with Couple(make_settings(tls.url(""))) as couple:
-        assert_bypassed(couple, "certificate verify failed", caplog)
+    with CachePair(make_settings(tls.url(f"ssl_ca_certs={other}"))) as pair:
+        assert_bypassed(pair, "certificate verify failed", caplog)
+    with CachePair(make_settings(tls.url(""))) as pair:
+        assert_bypassed(pair, "certificate verify failed", caplog)
 
 
 def test_an_expired_certificate(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """The reason for an expired certificate is in OpenSSL's words."""
+    """An expired certificate is refused with OpenSSL's message."""
     tls = make_tls(expires=datetime(2020, 1, 1, tzinfo=UTC))
-    with Couple(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as couple:
-        assert_bypassed(couple, "certificate has expired", caplog)
+    with CachePair(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as pair:
+        assert_bypassed(pair, "certificate has expired", caplog)
 
 
-def test_a_certificate_of_the_client(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
-    """A server that asks for a certificate accepts it, and refuses clients without one in OpenSSL's words."""
+def test_client_certificates(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
+    """A server that requires client certificates accepts a client with one; without one Redis is bypassed."""
     tls = make_tls("--tls-auth-clients", "yes")
     trusted = f"ssl_ca_certs={tls.folder}/ca.pem"
-    with Couple(make_settings(tls.url(f"{trusted}&ssl_certfile={tls.folder}/client.pem"))) as couple:
-        couple.finish()
-    with Couple(make_settings(tls.url(trusted))) as couple:
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have given up")
-        reason = couple.diagnose().reason or ""
-        # the server's alert and the end of the connection arrive together
+    with CachePair(make_settings(tls.url(f"{trusted}&ssl_certfile={tls.folder}/client.pem"))) as pair:
+        pair.assert_recovered()
+    with CachePair(make_settings(tls.url(trusted))) as pair:
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have given up")
+        reason = pair.diagnose().reason or ""
+        # the server sends its alert and closes the connection at once, so OpenSSL reports either of them
         assert "CERTIFICATE_REQUIRED" in reason or "EOF occurred in violation of protocol" in reason
 
 
 def test_tls_with_a_plain_server(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is sent in the clear, and the reason speaks of TLS."""
-    with Couple(make_settings(server.url("bob:secret").replace("redis:", "rediss:"))) as couple:
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have given up")
-        assert any(word in (couple.diagnose().reason or "") for word in ("TLS handshake", "SSL"))
+    """If a server without TLS has a rediss:// URL, Redis is bypassed with a reason that names TLS or SSL."""
+    with CachePair(make_settings(server.url("bob:secret").replace("redis:", "rediss:"))) as pair:
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have given up")
+        assert any(word in (pair.diagnose().reason or "") for word in ("TLS handshake", "SSL"))
 
 
 def test_a_plain_connection_to_a_tls_server(
     make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The reason for a plain connection to a TLS server says what is missing."""
+    """If a TLS server has a redis:// URL, Redis is bypassed and the reason asks for rediss://."""
     tls = make_tls()
-    with Couple(make_settings(f"redis://{LOOPBACK}:{tls.server.port}")) as couple:
-        assert_bypassed(couple, "a server that expects TLS needs rediss://", caplog)
+    with CachePair(make_settings(f"redis://{LOOPBACK}:{tls.server.port}")) as pair:
+        assert_bypassed(pair, "a server that expects TLS needs rediss://", caplog)
 
 
-def test_nothing_is_logged_while_all_is_well(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the check nor the feed logs a line while all is well."""
+def test_a_healthy_server_logs_nothing(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """On a healthy server neither the capability check nor the invalidation feed logs a line."""
     caplog.set_level(logging.INFO)
-    with Couple(make_settings(server.url())) as couple:
-        couple.finish()
+    with CachePair(make_settings(server.url())) as pair:
+        pair.assert_recovered()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("core.cache")] == []

@@ -1,4 +1,4 @@
-"""A user who may do less than invalidation needs: nothing is stale, and the reason is said."""
+"""Redis users without a permission that invalidation needs: the cache is bypassed, and no read is stale."""
 
 import logging
 import re
@@ -17,12 +17,12 @@ from core.selftest import run_self_test
 from core.stack.embedded_servers import find_valkey_program
 from core.stack.redis_access import COMMANDS, build_acl
 from exporter.collectors.redis import InfoConnection, collect_redis
+from tests.matrix.caches.cache_pair import ROW, CachePair, make_settings
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import ROW, Couple, make_settings
 from tests.matrix.caches.servers import RedisServer, run_server
 from tests.patience import wait_until
 
-# The rules that take something away -> what the one line has to name.
+# ACL rules that forbid a command: the command that the reason and the log line must name.
 DENIED = {
     "-time": "TIME",
     "-unlink": "UNLINK",
@@ -48,101 +48,101 @@ KEYS = {
 }
 
 
-def lines_of(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
-    """Return the lines of the log that have these words."""
+def list_messages(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    """Return the log messages that contain `words`."""
     return [record.getMessage() for record in caplog.records if words in record.getMessage()]
 
 
-def assert_refused(couple: Couple, caplog: pytest.LogCaptureFixture, named: str) -> None:
-    """Assert that nothing is stale, and that log, state and health say the same."""
-    assert couple.find_stale() == []
-    for cache in (couple.writer, couple.reader):
+def assert_refused(pair: CachePair, caplog: pytest.LogCaptureFixture, named: str) -> None:
+    """Assert that Redis is bypassed, no read is stale, and log, statistics and health name the command."""
+    assert pair.find_stale() == []
+    for cache in (pair.writer, pair.reader):
         assert cache.stats().state == "down"
-        # that of the check, which names all commands
+        # wait for the reason of the capability check, which names every refused command
         wait_until(lambda cache=cache: named in (cache.stats().reason or ""), "the reason")  # type: ignore[misc]  # bound at once
-    diagnosis = couple.diagnose()
+    diagnosis = pair.diagnose()
     assert not diagnosis.is_usable
     assert named in (diagnosis.reason or "")
-    wait_until(lambda: len(lines_of(caplog, "Redis bypassed")) == 2, "a line for each process")
-    lines = lines_of(caplog, "Redis bypassed")
+    wait_until(lambda: len(list_messages(caplog, "Redis bypassed")) == 2, "a line for each process")
+    lines = list_messages(caplog, "Redis bypassed")
     assert all(named.lower() in line.lower() for line in lines)
 
 
 @pytest.mark.parametrize("rules", DENIED)
-def test_a_command_that_is_missing_from_the_start(
+def test_a_forbidden_command_bypasses_redis(
     server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
 ) -> None:
-    """Nothing is read from that server; one line names the command in the server's words."""
+    """While a command is forbidden, Redis is bypassed with the server's message as the reason."""
     url = server.url(set_user(server, *rules.split()))
-    with Couple(make_settings(url)) as couple:
-        assert_refused(couple, caplog, DENIED[rules])
-        assert couple.diagnose().reason.startswith(("NOPERM", "ERR"))  # type: ignore[union-attr]  # asserted above
+    with CachePair(make_settings(url)) as pair:
+        assert_refused(pair, caplog, DENIED[rules])
+        assert pair.diagnose().reason.startswith(("NOPERM", "ERR"))  # type: ignore[union-attr]  # asserted above
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
-# An invalidation does without these; whoever misses one finds out when he uses it.
-SELDOM = {"-del", "-pttl", "-scan"}
+# An invalidation needs none of these commands, so a process notices a missing one only when it sends it.
+RARELY_SENT = {"-del", "-pttl", "-scan"}
 
 
-@pytest.mark.parametrize("rules", sorted(DENIED.keys() - SELDOM))
-def test_a_command_that_is_taken_away_while_it_is_used(
+@pytest.mark.parametrize("rules", sorted(DENIED.keys() - RARELY_SENT))
+def test_a_command_forbidden_during_use_bypasses_redis(
     server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
 ) -> None:
-    """Neither the process that writes nor one that only reads serves values from before."""
+    """If a command is forbidden during use, both processes bypass Redis, and neither serves a stale row."""
     url = server.url(set_user(server))
-    with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
-        couple.warm()
+    with CachePair(make_settings(url), reader=make_settings(url, near=0)) as pair:
+        pair.warm()
         set_user(server, *rules.split())
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have noticed")
-        assert_refused(couple, caplog, DENIED[rules])
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have noticed")
+        assert_refused(pair, caplog, DENIED[rules])
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
-@pytest.mark.parametrize("rules", sorted(SELDOM))
-def test_a_command_that_is_seldom_used_is_taken_away(server: RedisServer, rules: str) -> None:
-    """Nothing is stale, whether the command is missed or not; a new connection misses it."""
+@pytest.mark.parametrize("rules", sorted(RARELY_SENT))
+def test_a_rarely_sent_command_forbidden_during_use(server: RedisServer, rules: str) -> None:
+    """If a command outside invalidation is forbidden, no read is stale, and new connections bypass Redis."""
     url = server.url(set_user(server))
-    with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
-        couple.warm()
+    with CachePair(make_settings(url), reader=make_settings(url, near=0)) as pair:
+        pair.warm()
         set_user(server, rules)
         for _ in range(5):
-            written = couple.write()
-            assert couple.read() == couple.read(cache=couple.writer) == written
+            written = pair.write()
+            assert pair.read() == pair.read(cache=pair.writer) == written
         server.run("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
-        wait_until(couple.are_down, "both have noticed")
+        wait_until(pair.both_bypass_redis, "both have noticed")
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_a_process_that_only_reads_notices_by_itself(server: RedisServer) -> None:
-    """It notices although all that it reads is in its near cache, so no call to Redis fails first."""
+def test_a_reading_process_notices_a_forbidden_command(server: RedisServer) -> None:
+    """A process that reads only from its near cache notices a forbidden command without a failed call."""
     url = server.url(set_user(server))
-    with Couple(make_settings(url)) as couple:
-        couple.warm()
+    with CachePair(make_settings(url)) as pair:
+        pair.warm()
         set_user(server, "-time")
-        written = couple.write()
-        # the write has waited for two heartbeats; the thread that hears them may be late on a busy machine
-        wait_until(lambda: couple.read() == written, "it has noticed", 0.1)
-        assert couple.find_stale() == []
+        written = pair.write()
+        # the write has waited for two heartbeats, but the thread that receives them may be late under load
+        wait_until(lambda: pair.read() == written, "the reader has the new row", 0.1)
+        assert pair.find_stale() == []
 
 
-def test_a_refused_writer_waits_for_the_checks_of_others(server: RedisServer) -> None:
-    """However short its own timeout is, it waits as long as another process trusts its last check."""
+def test_a_refused_writer_waits_for_other_processes(server: RedisServer) -> None:
+    """A writer whose invalidation is refused waits until no other process trusts its last check any more."""
     reader = make_settings(server.url(set_user(server)), near=0)
-    with Couple(reader.model_copy(update={"redis_timeout": 60}), reader) as couple:
-        couple.warm()
+    with CachePair(reader.model_copy(update={"redis_timeout": 60}), reader) as pair:
+        pair.warm()
         for _ in range(3):
             set_user(server)
-            wait_until(lambda: couple.is_used(near=False), "both processes use the cache")
-            # a check of the reader's connection, made right before the permission is gone
-            couple.reader.get_or_load(ROW, lambda _: "nobody", f"nobody {time.monotonic()}")
+            wait_until(lambda: pair.both_use_cache(near=False), "both processes use the cache")
+            # this read makes the reader check its connection just before the command is forbidden
+            pair.reader.get_or_load(ROW, lambda _: "nobody", f"nobody {time.monotonic()}")
             set_user(server, "-time")
-            assert couple.find_stale(rounds=2) == []
+            assert pair.find_stale(rounds=2) == []
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
 INVALID = {
@@ -153,141 +153,145 @@ INVALID = {
 
 @pytest.mark.parametrize("near", [0, 1_000])
 @pytest.mark.parametrize("name", INVALID)
-def test_an_account_that_is_not_valid_any_more(server: RedisServer, name: str, near: int) -> None:
-    """Open connections stay signed in, but new ones cannot invalidate, so no process reads on."""
+def test_an_account_that_becomes_invalid(server: RedisServer, name: str, near: int) -> None:
+    """If the account becomes invalid, the processes stop using their open connections; no read is stale."""
     url = server.url(set_user(server))
-    with Couple(make_settings(url), reader=make_settings(url, near=near)) as couple:
-        couple.warm()
+    with CachePair(make_settings(url), reader=make_settings(url, near=near)) as pair:
+        pair.warm()
         server.run(*INVALID[name])
-        cut_connections(server, "writer")
-        written = couple.write()
-        # the write has waited; the thread that hears heartbeats may be late on a busy machine
-        wait_until(lambda: couple.read() == written, "it has noticed", 0.1)
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have noticed")
-        for reason in (couple.reader.stats().reason, couple.diagnose().reason):
+        close_connections(server, "writer")
+        written = pair.write()
+        # the write has waited, but the thread that receives heartbeats may be late under load
+        wait_until(lambda: pair.read() == written, "the reader has the new row", 0.1)
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have noticed")
+        for reason in (pair.reader.stats().reason, pair.diagnose().reason):
             assert "WRONGPASS" in (reason or "")
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_a_password_that_a_server_wants_while_it_is_used(server: RedisServer) -> None:
-    """Clients without a password bypass the cache, on old connections too, until none is required."""
-    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
-        couple.warm()
+def test_a_password_required_during_use(server: RedisServer) -> None:
+    """While the server requires a new password, both processes bypass Redis, on old connections too."""
+    with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:
+        pair.warm()
         server.run("CONFIG", "SET", "requirepass", "new")
-        cut_connections(server, "writer")
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have noticed")
-        assert "set REDIS_PASSWORD" in (couple.diagnose().reason or "")
+        close_connections(server, "writer")
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have noticed")
+        assert "set REDIS_PASSWORD" in (pair.diagnose().reason or "")
         server.run("CONFIG", "SET", "requirepass", "")
-        couple.finish()
+        pair.assert_recovered()
 
 
 def test_a_user_without_a_password(server: RedisServer) -> None:
-    """A user that is named signs in under that name, and not as the default user."""
+    """A URL with a user name and no password signs in as that user, not as the default user."""
     set_user(server, "nopass")
-    with Couple(make_settings(server.url("echo"))) as couple:
-        couple.finish()
+    with CachePair(make_settings(server.url("echo"))) as pair:
+        pair.assert_recovered()
         users = {client["user"] for client in server.admin.client_list() if client["name"] == "writer"}
         assert users == {"echo"}
 
 
-def cut_connections(server: RedisServer, client_name: str) -> None:
-    """Cut the connections of one process, as a restart or a proxy does."""
+def close_connections(server: RedisServer, client_name: str) -> None:
+    """Close the connections of one process, as a restart or a proxy does."""
     for client in server.admin.client_list():
         if client["name"] == client_name:
             server.run("CLIENT", "KILL", "ID", client["id"])
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_keys_that_the_user_may_not_use(
+def test_forbidden_keys_bypass_redis(
     server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """A user without the pattern of one family, or with too weak a one, may not use the cache."""
+    """A user who may not read and write every key family bypasses Redis with the reason NOPERM."""
     url = server.url(set_user(server, keys=KEYS[name]))
-    with Couple(make_settings(url)) as couple:
-        assert_refused(couple, caplog, "NOPERM")
+    with CachePair(make_settings(url)) as pair:
+        assert_refused(pair, caplog, "NOPERM")
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
+def test_a_refused_key_does_not_block_other_invalidations(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The writer may not invalidate bob, but still invalidates alice for a reader with all permissions."""
+    """A writer who may not invalidate bob still invalidates alice for a reader with all permissions."""
     scratch = " ".join(f"~{family}capability-check:*" for family in FAMILIES)
     url = server.url(set_user(server, keys=f"{scratch} ~{KEY} ~{SLOT_FAMILY}* ~user:alice"))
-    with Couple(make_settings(url), reader=make_settings(server.url())) as couple:
-        wait_until(lambda: couple.is_used(near=True), "both use the cache")
-        couple.write("bob")
-        wait_until(lambda: couple.writer.stats().state == "down", "the writer uses Redis no more")
+    with CachePair(make_settings(url), reader=make_settings(server.url())) as pair:
+        wait_until(lambda: pair.both_use_cache(near=True), "both use the cache")
+        pair.write("bob")
+        wait_until(lambda: pair.writer.stats().state == "down", "the writer bypasses Redis")
         for _ in range(5):
-            written = couple.write("alice")
-            wait_until(lambda written=written: couple.read() == written, "it is dropped", 1.0)  # type: ignore[misc]  # bound at once
-        assert "NOPERM" in (couple.writer.stats().reason or "")
+            written = pair.write("alice")
+            wait_until(lambda written=written: pair.read() == written, "alice is invalidated", 1.0)  # type: ignore[misc]  # bound at once
+        assert "NOPERM" in (pair.writer.stats().reason or "")
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
 @pytest.mark.parametrize("command", ["TIME", "EVALSHA", "UNLINK", "SCAN", "HELLO"])
-def test_a_command_that_the_server_does_not_have(
+def test_a_command_that_the_server_lacks(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, command: str
 ) -> None:
-    """If a command was renamed or never existed, the cache is not used, and the reason names it."""
+    """If the server lacks a command, Redis is bypassed, and the reason names the command."""
     server = make_server("--rename-command", command, "")
-    with Couple(make_settings(server.url())) as couple:
-        assert_refused(couple, caplog, command)
-        assert "unknown command" in (couple.diagnose().reason or "")
+    with CachePair(make_settings(server.url())) as pair:
+        assert_refused(pair, caplog, command)
+        assert "unknown command" in (pair.diagnose().reason or "")
 
 
 @pytest.mark.parametrize("rules", ["-client|tracking", "-client"])
-def test_a_feed_that_is_refused(server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str) -> None:
-    """Without a feed Redis is used, but no near cache; health is degraded and a line says why."""
+def test_a_refused_feed_leaves_only_redis(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
+) -> None:
+    """If the invalidation feed is refused, Redis is used without a near cache, and health has the reason."""
     url = server.url(set_user(server, rules))
-    with Couple(make_settings(url)) as couple:
-        wait_until(lambda: couple.is_used(near=False), "both use the cache")
-        assert couple.find_stale() == []
-        assert couple.reader.stats().caches["user"].near_hits == 0
-        diagnosis = couple.diagnose()
+    with CachePair(make_settings(url)) as pair:
+        wait_until(lambda: pair.both_use_cache(near=False), "both use the cache")
+        assert pair.find_stale() == []
+        assert pair.reader.stats().caches["user"].near_hits == 0
+        diagnosis = pair.diagnose()
         assert diagnosis.is_usable
         assert re.match(r"near cache off: NOPERM .*CLIENT TRACKING", diagnosis.reason or "")
-        wait_until(lambda: "near cache off: NOPERM" in (couple.reader.stats().reason or ""), "its reason")
-        wait_until(lambda: len(lines_of(caplog, "near cache off: NOPERM")) == 2, "a line for each process")
+        wait_until(lambda: "near cache off: NOPERM" in (pair.reader.stats().reason or ""), "its reason")
+        wait_until(
+            lambda: len(list_messages(caplog, "near cache off: NOPERM")) == 2, "a line for each process"
+        )
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_permissions_that_nobody_needs(server: RedisServer) -> None:
-    """SCRIPT, GET, CLIENT and every dangerous command may be forbidden."""
+def test_permissions_that_the_cache_does_not_need(server: RedisServer) -> None:
+    """The cache works without SCRIPT, GET, CLIENT SETNAME, and without @dangerous commands except INFO."""
     url = server.url(set_user(server, "-script", "-get", "-client|setname", "-@dangerous", "+info"))
-    with Couple(make_settings(url)) as couple:
-        couple.finish()
-        assert couple.diagnose().reason is None
+    with CachePair(make_settings(url)) as pair:
+        pair.assert_recovered()
+        assert pair.diagnose().reason is None
 
 
 def read_rule(repository: Path) -> str:
-    """Return the rule of docs/redis.md."""
+    """Return the ACL SETUSER rule of docs/redis.md."""
     text = (repository / "docs/redis.md").read_text(encoding="utf-8")
     [rule] = [line.strip() for line in text.splitlines() if "ACL SETUSER" in line]
     return rule
 
 
-def test_the_documented_rule_is_the_tested_one(repository: Path) -> None:
-    """docs/redis.md grants exactly the commands that the other tests grant."""
+def test_the_documented_rule_has_the_tested_commands(repository: Path) -> None:
+    """The rule in docs/redis.md grants exactly the commands that the other tests grant."""
     assert read_rule(repository) == f"ACL SETUSER echo on >PASSWORD ~* {COMMANDS}"
 
 
 def test_the_acl_file_of_the_containers_is_enough(
     make_server: MakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file allows all that the cache does; a client without a password may PING and nothing else."""
+    """The ACL file of the containers allows the cache's commands; without a password only PING is allowed."""
     path = tmp_path / "redis.acl"
     path.write_text(f"user admin on >admin allkeys allcommands\n{build_acl('of echo')}", encoding="utf-8")
     server = make_server("--aclfile", str(path), user="admin", password="admin")
-    with Couple(make_settings(server.url("echo:of%20echo"))) as couple:
-        couple.finish()
-        assert couple.reader.stats().reason is None
+    with CachePair(make_settings(server.url("echo:of%20echo"))) as pair:
+        pair.assert_recovered()
+        assert pair.reader.stats().reason is None
     with redis.Redis.from_url(server.url()) as stranger:
         assert stranger.ping()
         for command in (("GET", "user:1"), ("INFO",), ("ACL", "LIST"), ("CONFIG", "GET", "dir")):
@@ -309,18 +313,18 @@ def test_the_acl_file_of_the_containers_is_enough(
 def test_the_documented_rule_is_enough(
     settings: Settings, repository: Path, make_server: MakeServer, prefix: str
 ) -> None:
-    """Service, feed, health, exporter and self-test work with it; a prefix allows no other keys."""
+    """With the ACL rule of docs/redis.md no command of service, health, exporter or self-test is refused."""
     server = make_server()
     rule = read_rule(repository).replace("~*", f"~{prefix}*").replace("PASSWORD", "secret")
     server.run(*rule.split())
-    mine = settings.model_copy(
+    settings_of_echo = settings.model_copy(
         update={
             "redis_url": SecretStr(server.url("echo:secret").replace("/0", "/1")),
             "redis_password": None,
             "redis_key_prefix": prefix,
         }
     )
-    with open_service(mine, role="exporter") as service:
+    with open_service(settings_of_echo, role="exporter") as service:
         lines: list[str] = []
         assert run_self_test(service, report=lines.append), [line for line in lines if "FAIL" in line]
         user = service.create_user(username="alice")
@@ -335,7 +339,7 @@ def test_the_documented_rule_is_enough(
         health = service.health()
         assert (health.status, health.redis, health.redis_reason) == ("healthy", "healthy", None)
         assert service.cache_stats().reason is None
-    assert [metric.name for metric in collect_redis(InfoConnection(mine))]
+    assert [metric.name for metric in collect_redis(InfoConnection(settings_of_echo))]
     for entry in server.run("ACL", "LOG"):
         raise AssertionError(f"something was refused: {entry}")
 
@@ -343,16 +347,16 @@ def test_the_documented_rule_is_enough(
 def test_health_says_what_the_cache_says(
     settings: Settings, server_directory: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For a user who may not ask for the time, the whole service is degraded, with the reason."""
+    """If Redis refuses TIME, the service is degraded, and health and statistics have the same reason."""
     caplog.set_level(logging.INFO)
     with run_server(str(find_valkey_program()), server_directory()) as server:  # type: ignore[operator]  # makes folders
-        mine = settings.model_copy(
+        settings_of_echo = settings.model_copy(
             update={
                 "redis_url": SecretStr(server.url(set_user(server, "-time"))),
                 "redis_password": None,
             }
         )
-        with open_service(mine) as service:
+        with open_service(settings_of_echo) as service:
             user = service.create_user(username="alice")
             assert service.get_user_by_id(user.id) == user
             health = service.health()
@@ -362,4 +366,4 @@ def test_health_says_what_the_cache_says(
     assert "refused: TIME" in (health.redis_reason or "")
     assert stats.state == "down"
     assert "refused: TIME" in (stats.reason or "")
-    assert len(lines_of(caplog, "Redis bypassed")) == 1
+    assert len(list_messages(caplog, "Redis bypassed")) == 1

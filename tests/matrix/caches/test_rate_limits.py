@@ -1,4 +1,4 @@
-"""Rate limits that several processes count together, on each server, and what happens without one."""
+"""Rate limits: processes count requests together in Redis, and each for itself without Redis."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ LIMIT = RateLimit("pages", requests=3, seconds=600)
 
 @pytest.fixture
 def server(make_server: MakeServer) -> RedisServer:
-    """A server on which the user `echo` has the documented permissions, for the keys of one prefix."""
+    """Return a server whose user `echo` has the documented permissions for the keys of one prefix."""
     server = make_server()
     set_user(server, keys=f"~{PREFIX}*")
     return server
@@ -30,7 +30,7 @@ def server(make_server: MakeServer) -> RedisServer:
 
 @pytest.fixture
 def settings(server: RedisServer) -> Settings:
-    """Settings of a process that counts on that server."""
+    """Return settings of a process that counts requests on this server."""
     return Settings(
         database_url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"),
         redis_url=SecretStr(server.url("echo:of%20echo")),
@@ -39,7 +39,7 @@ def settings(server: RedisServer) -> Settings:
 
 
 class Process:
-    """The limits of a process, and what it counted."""
+    """The rate limits of one process; `counted` has the limit of each request and whether it was rejected."""
 
     def __init__(self, settings: Settings) -> None:
         self.counted: list[tuple[str, bool]] = []
@@ -47,26 +47,26 @@ class Process:
         self.limits: RateLimits = open_rate_limits(
             settings, role="dashboard", count=lambda *each: self.counted.append(each)
         )
-        # pauses after a failure are skipped by setting the clock
+        # a test sets the clock to skip the pause after a failure of Redis
         self.limits._clock = lambda: self.now
 
     def take(self, name: str = "192.0.2.7", **options: Any) -> Decision:
-        """Count a request."""
+        """Count a request of the client `name`; return the decision."""
         return self.limits.take(LIMIT, name, **options)
 
 
 @pytest.fixture
 def processes(settings: Settings) -> Iterator[tuple[Process, Process]]:
-    """Two processes."""
+    """Yield the rate limits of two processes."""
     with ExitStack() as closing:
-        both = Process(settings), Process(settings)
-        for each in both:
-            closing.callback(each.limits.close)
-        yield both
+        pair = Process(settings), Process(settings)
+        for process in pair:
+            closing.callback(process.limits.close)
+        yield pair
 
 
 def test_processes_count_together(processes: tuple[Process, Process]) -> None:
-    """With the cache's permissions processes share each count; the metrics have the refusals."""
+    """Two processes together allow 3 requests of a client; the metrics count requests and rejections."""
     one, other = processes
     decisions = [process.take() for process in (one, other, one, other, one)]
     assert [each.is_allowed for each in decisions] == [True, True, True, False, False]
@@ -76,8 +76,8 @@ def test_processes_count_together(processes: tuple[Process, Process]) -> None:
     assert one.counted == [("pages", False), ("pages", False), ("pages", True)]
 
 
-def test_requests_at_the_same_time_are_each_counted(processes: tuple[Process, Process]) -> None:
-    """Three of forty threads in two processes are allowed."""
+def test_simultaneous_requests_are_all_counted(processes: tuple[Process, Process]) -> None:
+    """With a limit of 3 requests, exactly 3 of 40 simultaneous requests in two processes are allowed."""
     allowed: list[bool] = []
     start = threading.Barrier(40)
 
@@ -94,7 +94,7 @@ def test_requests_at_the_same_time_are_each_counted(processes: tuple[Process, Pr
 
 
 def test_a_window_slides(settings: Settings) -> None:
-    """After a second some requests are allowed again, and all of them after the whole window."""
+    """After the limit is reached, a request is allowed again when the window of 1 s has moved on."""
     process = Process(settings)
     limit = RateLimit("pages", requests=2, seconds=1)
 
@@ -107,8 +107,8 @@ def test_a_window_slides(settings: Settings) -> None:
     process.limits.close()
 
 
-def test_a_key_says_nothing_about_a_person(processes: tuple[Process, Process], server: RedisServer) -> None:
-    """A key of the counters has the prefix and no address, and expires."""
+def test_a_key_contains_no_address(processes: tuple[Process, Process], server: RedisServer) -> None:
+    """A counter's key has the prefix, does not contain the client's e-mail address, and expires."""
     processes[0].take("alice@example.com")
     with redis.Redis.from_url(server.url()) as client:
         [key] = client.keys("*")
@@ -120,7 +120,7 @@ def test_a_key_says_nothing_about_a_person(processes: tuple[Process, Process], s
 def test_without_redis_each_process_counts_alone(
     processes: tuple[Process, Process], server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each process then counts alone, except that what must fail closed is refused; both log one line."""
+    """While Redis hangs each process counts alone, and requests that fail closed are refused."""
     caplog.set_level(logging.INFO, "core.web.rate_limits")
     one, other = processes
     one.take()
@@ -131,15 +131,13 @@ def test_without_redis_each_process_counts_alone(
         assert (refused.is_allowed, refused.is_counted) == (False, False)
     one.now += PAUSE_SECONDS
     assert one.take("olivia@example.com", fails_closed=True).is_allowed
-    told = [record.message for record in caplog.records]
-    assert sum("counted by each process alone" in each for each in told) == 2
-    assert sum("counted in Redis again" in each for each in told) == 1
+    messages = [record.message for record in caplog.records]
+    assert sum("counted by each process alone" in message for message in messages) == 2
+    assert sum("counted in Redis again" in message for message in messages) == 1
 
 
-def test_a_counter_that_something_else_wrote_begins_anew(
-    processes: tuple[Process, Process], server: RedisServer
-) -> None:
-    """A value of any kind under a counter's key is replaced without an error."""
+def test_an_invalid_counter_starts_again(processes: tuple[Process, Process], server: RedisServer) -> None:
+    """If another program has written an invalid value to a counter's key, counting starts again at zero."""
     one, _ = processes
     one.take()
     with redis.Redis.from_url(server.url()) as client:
@@ -150,8 +148,8 @@ def test_a_counter_that_something_else_wrote_begins_anew(
     assert not any(is_rejected for _, is_rejected in one.counted)
 
 
-def test_a_stack_without_redis_uses_memory(settings: Settings) -> None:
-    """With ENABLE_REDIS_CACHE=false the process counts, actions are allowed, and no outage is reported."""
+def test_a_process_without_redis_counts_in_memory(settings: Settings) -> None:
+    """With ENABLE_REDIS_CACHE=false the process counts in memory and allows requests that fail closed."""
     process = Process(settings.model_copy(update={"enable_redis_cache": False}))
     taken = [process.take(fails_closed=True) for _ in range(4)]
     assert [each.is_allowed for each in taken] == [True, True, True, False]

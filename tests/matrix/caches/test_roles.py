@@ -1,4 +1,4 @@
-"""A server that stops accepting changes while it is used, and one that never did."""
+"""Redis that refuses writes, as a replica or for another reason: it is bypassed, and no read is stale."""
 
 import shutil
 import time
@@ -11,74 +11,74 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from core.settings.texts import LOOPBACK
+from tests.matrix.caches.cache_pair import CachePair, make_settings
 from tests.matrix.caches.conftest import MakeServer, set_user
-from tests.matrix.caches.couple import Couple, make_settings
 from tests.matrix.caches.servers import RedisServer
 from tests.patience import wait_until
 
 
-def make_replica(server: RedisServer, primary: RedisServer) -> None:
-    """Let a server follow another one, and return once it does."""
+def start_replication(server: RedisServer, primary: RedisServer) -> None:
+    """Make `server` a replica of `primary`, and return once it is connected to the primary."""
     server.run("REPLICAOF", LOOPBACK, primary.port)
     wait_until(lambda: server.find_status("replication", "master_link_status") == "up", "a link", 20)
 
 
 @pytest.mark.parametrize("read_only", ["yes", "no"])
 def test_a_primary_that_becomes_a_replica(make_server: MakeServer, read_only: str) -> None:
-    """Nothing is stale in a failover and back, even if replicas accept writes; both are used again."""
+    """When the primary becomes a replica, it is bypassed until it is the primary again; no read is stale."""
     server, other = make_server("--replica-read-only", read_only), make_server()
-    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
-        couple.warm()
+    with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:
+        pair.warm()
         server.run("REPLICAOF", LOOPBACK, other.port)
-        assert couple.find_stale() == []
-        wait_until(couple.are_down, "both have noticed")
-        assert couple.find_stale() == []
-        diagnosis = couple.diagnose()
+        assert pair.find_stale() == []
+        wait_until(pair.both_bypass_redis, "both have noticed")
+        assert pair.find_stale() == []
+        diagnosis = pair.diagnose()
         assert not diagnosis.is_usable
-        assert "it is a replica: REDIS_URL has to name the primary" in (couple.writer.stats().reason or "")
-        make_replica(server, other)
-        assert couple.find_stale() == []
+        assert "it is a replica: REDIS_URL has to name the primary" in (pair.writer.stats().reason or "")
+        start_replication(server, other)
+        assert pair.find_stale() == []
         server.run("REPLICAOF", "NO", "ONE")
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_a_replica_from_the_start(make_server: MakeServer) -> None:
-    """A replica with the values of its primary in it is not used."""
+def test_a_replica_is_bypassed_from_the_start(make_server: MakeServer) -> None:
+    """A server that is a replica when the processes start is bypassed, although it has cached values."""
     primary, server = make_server(), make_server()
-    with Couple(make_settings(primary.url())) as used:
+    with CachePair(make_settings(primary.url())) as used:
         used.warm()
-    make_replica(server, primary)
-    with Couple(make_settings(server.url())) as couple:
-        couple.rows["alice"] = "newer than the replica"
-        assert couple.read() == "newer than the replica"
-        assert couple.find_stale() == []
-        assert couple.are_down()
-        assert "READONLY" in (couple.diagnose().reason or "")
+    start_replication(server, primary)
+    with CachePair(make_settings(server.url())) as pair:
+        pair.rows["alice"] = "newer than the replica"
+        assert pair.read() == "newer than the replica"
+        assert pair.find_stale() == []
+        assert pair.both_bypass_redis()
+        assert "READONLY" in (pair.diagnose().reason or "")
         server.run("REPLICAOF", "NO", "ONE")
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_a_replica_that_lost_its_primary(make_server: MakeServer) -> None:
-    """A replica that lost its primary is not read either."""
+def test_a_replica_without_a_primary_is_bypassed(make_server: MakeServer) -> None:
+    """A replica that has lost its primary is bypassed too."""
     primary, server = make_server(), make_server("--replica-serve-stale-data", "no")
-    make_replica(server, primary)
+    start_replication(server, primary)
     primary.kill()
     wait_until(lambda: server.find_status("replication", "master_link_status") == "down", "it is alone")
-    with Couple(make_settings(server.url())) as couple:
-        assert couple.find_stale() == []
-        assert couple.are_down()
-        assert "it is a replica" in (couple.diagnose().reason or "")
+    with CachePair(make_settings(server.url())) as pair:
+        assert pair.find_stale() == []
+        assert pair.both_bypass_redis()
+        assert "it is a replica" in (pair.diagnose().reason or "")
         server.run("REPLICAOF", "NO", "ONE")
-        couple.finish()
+        pair.assert_recovered()
     primary.start()
 
 
 @contextmanager
 def unable_to_save(server: RedisServer) -> Iterator[None]:
-    """Let it fail to save, and therefore refuse writes."""
+    """Make BGSAVE fail, so that the server refuses writes with MISCONF."""
     blocked = server.socket.parent / "dump.rdb"
     server.run("CONFIG", "SET", "save", "3600 1")
-    # a folder cannot be replaced by a file
+    # BGSAVE fails because the server cannot replace a folder by its snapshot file
     blocked.mkdir()
     (blocked / "full").touch()
     server.run("BGSAVE")
@@ -92,7 +92,7 @@ def unable_to_save(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def without_replicas(server: RedisServer) -> Iterator[None]:
-    """Let it want a replica that it does not have."""
+    """Set min-replicas-to-write to 1 on a server without replicas, so that it refuses writes."""
     server.run("CONFIG", "SET", "min-replicas-to-write", 1)
     yield
     server.run("CONFIG", "SET", "min-replicas-to-write", 0)
@@ -100,7 +100,7 @@ def without_replicas(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def busy(server: RedisServer) -> Iterator[None]:
-    """Let it run somebody's endless script."""
+    """Run an endless script on the server, so that it refuses other commands with BUSY."""
     server.run("CONFIG", "SET", "lua-time-limit", 20)
     once = Retry(NoBackoff(), 0)
     with redis.Redis(unix_socket_path=str(server.socket), socket_timeout=0.2, retry=once) as client:
@@ -112,7 +112,7 @@ def busy(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def pausing_writes(server: RedisServer) -> Iterator[None]:
-    """Let it hold writes back, as for a failover that is prepared, and answer reads."""
+    """Pause writes, as in a planned failover; the server still answers reads."""
     server.run("CLIENT", "PAUSE", 60_000, "WRITE")
     yield
     server.run("CLIENT", "UNPAUSE")
@@ -120,7 +120,7 @@ def pausing_writes(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def hung(server: RedisServer) -> Iterator[None]:
-    """Let it answer nothing."""
+    """Stop the server's process, so that it answers no command."""
     with server.hung():
         yield
 
@@ -135,90 +135,90 @@ REFUSING = {
 
 
 @pytest.mark.parametrize("words", REFUSING)
-def test_a_server_that_stops_accepting_changes(
+def test_a_server_that_refuses_writes_is_bypassed(
     server: RedisServer, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether it refuses or hangs, nothing is stale, both give the reason, and it is used again later."""
-    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
-        couple.warm()
+    """While the server refuses writes or hangs, it is bypassed, and no read is stale."""
+    with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:
+        pair.warm()
         with REFUSING[words](server):
-            assert couple.find_stale() == []
-            wait_until(couple.are_down, "both have noticed")
-            assert words.strip() in (couple.writer.stats().reason or "")
-            diagnosis = couple.diagnose()
+            assert pair.find_stale() == []
+            wait_until(pair.both_bypass_redis, "both have noticed")
+            assert words.strip() in (pair.writer.stats().reason or "")
+            diagnosis = pair.diagnose()
             assert not diagnosis.is_usable
             assert words.strip() in (diagnosis.reason or "")
-            assert couple.find_stale() == []
-        couple.finish()
+            assert pair.find_stale() == []
+        pair.assert_recovered()
     for line in ("Redis bypassed", "Redis is used again"):
         assert sum(line in record.getMessage() for record in caplog.records) <= 2, "once for each process"
 
 
-def test_a_refused_write_waits_once(server: RedisServer) -> None:
-    """A refused write waits for the other processes once, for at most one timeout, and then no more."""
-    with Couple(make_settings(server.url())) as couple:
-        couple.warm()
+def test_only_the_first_refused_write_waits(server: RedisServer) -> None:
+    """The first write that Redis refuses waits for other processes; the next writes do not wait."""
+    with CachePair(make_settings(server.url())) as pair:
+        pair.warm()
         with without_replicas(server):
             seconds = []
             for _ in range(4):
                 started = time.monotonic()
-                couple.write()
+                pair.write()
                 seconds.append(time.monotonic() - started)
         assert seconds[0] > 0.2
-        assert sum(seconds[1:]) < seconds[0], "the others found the breaker open"
+        assert sum(seconds[1:]) < seconds[0], "the later writes found the breaker open"
 
 
-def test_a_full_server_is_used_for_what_it_has(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A full server refuses to store but not to invalidate: nothing is stale, and health says it is full."""
-    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
-        couple.warm()
+def test_a_full_server_is_used_for_hits(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A server with full memory is used for hits and invalidations; health says that it stores nothing."""
+    with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:
+        pair.warm()
         server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.run("CONFIG", "SET", "maxmemory", 1)
-        hits = couple.reader.stats().caches["user"].hits
-        couple.read("bob")
-        assert couple.reader.stats().caches["user"].hits == hits + 1
-        assert couple.find_stale() == []
-        assert couple.reader.stats().state == "enabled"
-        diagnosis = couple.diagnose()
+        hits = pair.reader.stats().caches["user"].hits
+        pair.read("bob")
+        assert pair.reader.stats().caches["user"].hits == hits + 1
+        assert pair.find_stale() == []
+        assert pair.reader.stats().state == "enabled"
+        diagnosis = pair.diagnose()
         assert diagnosis.is_usable
         assert (diagnosis.reason or "").startswith("stores nothing: OOM")
         server.run("CONFIG", "SET", "maxmemory", 0)
-        couple.finish()
+        pair.assert_recovered()
     lines = [record.getMessage() for record in caplog.records if "stores nothing" in record.getMessage()]
     assert len(lines) == 2, "one for each process, however often it refuses"
 
 
-def test_a_full_server_outlives_a_writer(server: RedisServer) -> None:
-    """Without room for a fence, what a writer is about to change is dropped before the commit."""
-    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
-        couple.warm()
+def test_a_full_server_gets_deletions_instead_of_fences(server: RedisServer) -> None:
+    """If the memory is full, a writer deletes the keys before its commit instead of setting fences."""
+    with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:
+        pair.warm()
         server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.run("CONFIG", "SET", "maxmemory", 1)
         players = ("alice", "bob")
-        fence = couple.writer.fence([f"user:{player}" for player in players], is_awaited=True)
+        fence = pair.writer.fence([f"user:{player}" for player in players], is_awaited=True)
         for player in players:
-            # committed by a writer that dies then
-            couple.rows[player] = "committed"
-            assert couple.read(player) == "committed"
-        couple.writer.invalidate([f"user:{player}" for player in players], fence)
+            # the state after a writer has committed and died before it invalidates
+            pair.rows[player] = "committed"
+            assert pair.read(player) == "committed"
+        pair.writer.invalidate([f"user:{player}" for player in players], fence)
         server.run("CONFIG", "SET", "maxmemory", 0)
-        couple.finish()
+        pair.assert_recovered()
 
 
-def test_a_server_that_is_replaced_by_another(make_server: MakeServer) -> None:
-    """Another server behind the same address is checked before anything is read from it."""
+def test_a_server_that_restarts_as_a_replica_is_bypassed(make_server: MakeServer) -> None:
+    """After a restart as another server's replica, the server at the same address is bypassed."""
     server = make_server()
     primary = make_server()
-    with Couple(make_settings(server.url())) as couple:
-        couple.warm()
+    with CachePair(make_settings(server.url())) as pair:
+        pair.warm()
         server.kill()
-        assert couple.find_stale() == []
+        assert pair.find_stale() == []
         server.options = ("--replicaof", LOOPBACK, str(primary.port))
         server.start()
-        wait_until(lambda: "READONLY" in (couple.diagnose().reason or ""), "another one answers")
-        assert couple.find_stale() == []
+        wait_until(lambda: "READONLY" in (pair.diagnose().reason or ""), "another one answers")
+        assert pair.find_stale() == []
         server.kill()
         server.options = ()
         server.start()
         set_user(server)
-        couple.finish()
+        pair.assert_recovered()

@@ -1,4 +1,4 @@
-"""Sentinels: the primary that they name is used, and left as soon as another one is elected."""
+"""Redis Sentinel: processes use the primary that the sentinels name, and read nothing stale in a failover."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from core.cache.capability import RedisProbe
 from core.stack.redis_access import USER
 from tests.hosts import Host
-from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings
+from tests.matrix.caches.cache_pair import CachePair, collect_stale, find_servers, make_settings
 from tests.matrix.caches.sentinels import SERVICE, Sentinels, run_sentinels
 from tests.matrix.caches.servers import RedisServer
 from tests.patience import wait_until
@@ -20,100 +20,102 @@ from tests.patience import wait_until
 
 @pytest.fixture
 def sentinels(program: str, server_directory: Callable[[], Path]) -> Iterator[Sentinels]:
-    """A primary, a replica and three sentinels."""
+    """Yield a primary, a replica and three sentinels."""
     with run_sentinels(program, server_directory) as running:
         yield running
 
 
 @pytest.fixture
-def couple(sentinels: Sentinels) -> Iterator[Couple]:
-    """A writer and a reader; the reader has no near cache, which may lag behind a primary that hangs."""
-    with Couple(make_settings(sentinels.url()), make_settings(sentinels.url(), near=0)) as couple:
-        couple.warm()
-        yield couple
+def pair(sentinels: Sentinels) -> Iterator[CachePair]:
+    """Yield a writer and a reader without near cache: a near cache may lag while its primary hangs."""
+    with CachePair(make_settings(sentinels.url()), make_settings(sentinels.url(), near=0)) as pair:
+        pair.warm()
+        yield pair
 
 
-def test_a_failover_that_a_sentinel_orders(sentinels: Sentinels, couple: Couple) -> None:
-    """The former primary still answers, but every process leaves it in time, and nothing is stale."""
+def test_a_manual_failover(sentinels: Sentinels, pair: CachePair) -> None:
+    """After a manual failover both processes use the new primary, and no read is stale."""
     _, replica = sentinels.find_primary()
     sentinels.fail_over()
-    assert_followed(couple, sentinels, replica)
+    assert_followed(pair, sentinels, replica)
 
 
-def test_a_primary_that_is_killed(sentinels: Sentinels, couple: Couple) -> None:
-    """Nothing is stale before, during or after the election, and all is healed within 5 s of it."""
+def test_a_killed_primary(sentinels: Sentinels, pair: CachePair) -> None:
+    """Within 5 s after its election, both processes use the replica of a killed primary; no read is stale."""
     primary, replica = sentinels.find_primary()
     primary.kill()
-    assert_followed(couple, sentinels, replica)
+    assert_followed(pair, sentinels, replica)
 
 
-def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, couple: Couple) -> None:
-    """No process reads from the former primary, which still takes itself for the primary."""
+def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, pair: CachePair) -> None:
+    """A primary that hangs during the election and then continues as a primary serves no stale read."""
     primary, replica = sentinels.find_primary()
     stale = list[str]()
     with primary.hung():
-        wait_until(lambda: go_on(couple, stale) and sentinels.find_primary()[0] is replica, "elected", 20)
+        wait_until(
+            lambda: collect_stale(pair, stale) and sentinels.find_primary()[0] is replica, "elected", 20
+        )
     assert primary.find_status("replication", "role") == "master"
     assert stale == []
-    assert_followed(couple, sentinels, replica)
+    assert_followed(pair, sentinels, replica)
 
 
-def test_a_primary_whose_host_is_cut_off(
+def test_a_primary_on_a_host_that_is_cut_off(
     program: str, server_directory: Callable[[], Path], other_host: Host
 ) -> None:
-    """Packets vanish until the election; then the former primary returns with its old values."""
+    """A primary whose host is cut off during the election and then reconnected serves no stale read."""
     with run_sentinels(program, server_directory, host=other_host) as sentinels:
         writer, reader = make_settings(sentinels.url()), make_settings(sentinels.url(), near=0)
-        with Couple(writer, reader) as couple:
-            couple.warm()
+        with CachePair(writer, reader) as pair:
+            pair.warm()
             _, replica = sentinels.find_primary()
             stale = list[str]()
             other_host.cut_off()
-            wait_until(lambda: go_on(couple, stale) and sentinels.find_primary()[0] is replica, "elected", 20)
+            wait_until(
+                lambda: collect_stale(pair, stale) and sentinels.find_primary()[0] is replica, "elected", 20
+            )
             other_host.reconnect()
-            assert_followed(couple, sentinels, replica)
+            assert_followed(pair, sentinels, replica)
             assert stale == []
 
 
-def assert_followed(couple: Couple, sentinels: Sentinels, replica: RedisServer) -> None:
-    """Write and read until the replica is elected and used; assert that nothing is stale meanwhile."""
+def assert_followed(pair: CachePair, sentinels: Sentinels, replica: RedisServer) -> None:
+    """Write and read until the replica is elected and both processes use it; assert that no read is stale."""
     stale = list[str]()
-    wait_until(lambda: go_on(couple, stale) and sentinels.find_primary()[0] is replica, "elected", 20)
+    wait_until(lambda: collect_stale(pair, stale) and sentinels.find_primary()[0] is replica, "elected", 20)
     wait_until(
-        lambda: go_on(couple, stale) and find_servers(couple) == {replica.port} and couple.is_used(),
+        lambda: collect_stale(pair, stale) and find_servers(pair) == {replica.port} and pair.both_use_cache(),
         "the new primary is used",
     )
     assert stale == []
-    couple.finish()
+    pair.assert_recovered()
 
 
-def test_sentinels_that_are_down(sentinels: Sentinels, couple: Couple) -> None:
-    """The cache is used while its primary answers; a new process says that no sentinel answers."""
+def test_a_primary_is_used_without_sentinels(sentinels: Sentinels, pair: CachePair) -> None:
+    """If all sentinels are down, the cache uses its last primary; health says that no sentinel answers."""
     for sentinel in sentinels.sentinels:
         sentinel.kill()
     stale = list[str]()
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
-        go_on(couple, stale)
+        collect_stale(pair, stale)
     assert stale == []
-    for cache in (couple.writer, couple.reader):
+    for cache in (pair.writer, pair.reader):
         cache._shared.guard.client.drop_connections()  # type: ignore[union-attr]  # it has one
-    wait_until(couple.is_used, "new connections are possible")
-    assert "no sentinel answers" in (couple.diagnose().reason or "")
+    wait_until(pair.both_use_cache, "new connections are possible")
+    assert "no sentinel answers" in (pair.diagnose().reason or "")
 
 
-def test_a_service_that_no_sentinel_knows(sentinels: Sentinels) -> None:
-    """The reason for an unknown service says which part of the address is wrong."""
-    with Couple(make_settings(sentinels.url(service="nobody"))) as couple:
-        assert couple.find_stale() == []
-        assert couple.are_down()
-        assert "the sentinels know no service 'nobody'" in (couple.diagnose().reason or "")
+def test_an_unknown_service(sentinels: Sentinels) -> None:
+    """If the sentinels do not know the service of REDIS_URL, the reason names the service."""
+    with CachePair(make_settings(sentinels.url(service="nobody"))) as pair:
+        assert pair.find_stale() == []
+        assert pair.both_bypass_redis()
+        assert "the sentinels know no service 'nobody'" in (pair.diagnose().reason or "")
 
 
-def test_passwords_of_the_servers_and_of_the_sentinels(
-    program: str, server_directory: Callable[[], Path]
-) -> None:
-    """Each password has a setting of its own, which the reason for a missing one names."""
+def test_passwords_of_servers_and_sentinels(program: str, server_directory: Callable[[], Path]) -> None:
+    """A wrong password of servers or sentinels is refused; the reason for sentinels names the setting."""
     with run_sentinels(
         program, server_directory, password="of echo", sentinel_password="of sentinels"
     ) as sentinels:
@@ -124,16 +126,16 @@ def test_passwords_of_the_servers_and_of_the_sentinels(
             assert "a sentinel refuses" in reason
             assert "REDIS_SENTINEL_PASSWORD" in reason
         signed_in = settings.model_copy(update={"redis_sentinel_password": SecretStr("of sentinels")})
-        with Couple(signed_in) as couple:
-            couple.finish()
+        with CachePair(signed_in) as pair:
+            pair.assert_recovered()
         for field in ("redis_password", "redis_sentinel_username"):
             wrong = signed_in.model_copy(update={field: SecretStr("x") if "pass" in field else "nobody"})
             reason = RedisProbe(wrong, client_name="health").examine().reason or ""
             assert "WRONGPASS" in reason
 
 
-# what whoever took over a program could use to lead all programs to another server
-NOT_FOR_PROGRAMS = (
+# Commands with which an attacker could redirect every process to another server.
+FORBIDDEN = (
     f"SENTINEL FAILOVER {SERVICE}", f"SENTINEL SET {SERVICE} quorum 1", f"SENTINEL REMOVE {SERVICE}",
     "SENTINEL MONITOR mine 127.0.0.1 6379 1", "SENTINEL CONFIG GET *", "SENTINEL RESET *",
     "ACL LIST", "PUBLISH __sentinel__:hello x", "SHUTDOWN NOSAVE",
@@ -142,7 +144,7 @@ NOT_FOR_PROGRAMS = (
 
 @pytest.fixture
 def guarded(program: str, server_directory: Callable[[], Path]) -> Iterator[Sentinels]:
-    """Sentinels with the users that those of the containers have."""
+    """Yield sentinels with the same users as the sentinels of the containers."""
     with run_sentinels(
         program,
         server_directory,
@@ -153,53 +155,55 @@ def guarded(program: str, server_directory: Callable[[], Path]) -> Iterator[Sent
         yield running
 
 
-def test_a_program_can_only_ask_the_sentinels_of_the_containers(guarded: Sentinels) -> None:
-    """With the password that it has; without one it cannot even ask."""
+def test_a_program_may_only_ask_for_the_primary(guarded: Sentinels) -> None:
+    """With a program's password a client may ask for the primary and nothing else; without one only PING."""
     port = guarded.sentinels[1].port
-    ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+    query = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
     with redis.Redis(port=port, username=USER, password="of programs", protocol=2) as program:
-        assert program.execute_command(*ask)
-        for command in NOT_FOR_PROGRAMS:
+        assert program.execute_command(*query)
+        for command in FORBIDDEN:
             with pytest.raises(redis.exceptions.NoPermissionError):
                 program.execute_command(*command.split())
     with redis.Redis(port=port, protocol=2) as anonymous:
         assert anonymous.ping()
         with pytest.raises(redis.exceptions.NoPermissionError):
-            anonymous.execute_command(*ask)
+            anonymous.execute_command(*query)
 
 
-def test_the_sentinels_of_the_containers_fail_over(guarded: Sentinels) -> None:
-    """They sign in at each other, and a program that can only ask follows."""
+def test_sentinels_with_users_of_the_containers_fail_over(guarded: Sentinels) -> None:
+    """Sentinels with the users of the containers elect a new primary, and a program follows the failover."""
     signed_in = make_settings(guarded.url(), password="of echo").model_copy(
         update={"redis_sentinel_username": USER, "redis_sentinel_password": SecretStr("of programs")}
     )
-    with Couple(signed_in) as couple:
-        couple.warm()
+    with CachePair(signed_in) as pair:
+        pair.warm()
         primary, replica = guarded.find_primary()
         primary.kill()
-        assert_followed(couple, guarded, replica)
+        assert_followed(pair, guarded, replica)
 
 
-def test_a_process_that_stays_with_the_former_primary_is_stale(
-    sentinels: Sentinels, couple: Couple, monkeypatch: pytest.MonkeyPatch
+def test_a_reader_without_epochs_is_stale(
+    sentinels: Sentinels, pair: CachePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This suite notices a reader without epoch and sentinels, which believes the former primary."""
-    shared: Any = couple.reader._shared
+    """A reader that ignores epochs and sentinels stays with the former primary and reads stale values."""
+    shared: Any = pair.reader._shared
     capability, list_recheck = shared.guard.capability, shared.guard.capability.list_recheck
     monkeypatch.setattr(shared.guard.topology, "confirm", lambda _: None)
     monkeypatch.setattr(capability, "list_recheck", lambda protocol, _=b"": list_recheck(protocol))
     _, replica = sentinels.find_primary()
     sentinels.fail_over()
-    wait_until(lambda: go_on(couple, []) and replica.port in find_servers(couple), "the writer has moved", 20)
+    wait_until(
+        lambda: collect_stale(pair, []) and replica.port in find_servers(pair), "the writer has moved", 20
+    )
     stale = list[str]()
-    wait_until(lambda: go_on(couple, stale) and bool(stale), "a stale read")
+    wait_until(lambda: collect_stale(pair, stale) and bool(stale), "a stale read")
 
 
-def test_a_record_that_is_deleted_begins_an_epoch(sentinels: Sentinels, couple: Couple) -> None:
-    """FLUSHALL deletes the record too; nothing is stale, and the cache is used again in time."""
+def test_a_deleted_epoch_record_begins_an_epoch(sentinels: Sentinels, pair: CachePair) -> None:
+    """After FLUSHALL has deleted the epoch's record, no read is stale and the cache is used again."""
     primary, _ = sentinels.find_primary()
     primary.run("FLUSHALL")
     stale = list[str]()
-    wait_until(lambda: go_on(couple, stale) and couple.is_used(), "used again")
+    wait_until(lambda: collect_stale(pair, stale) and pair.both_use_cache(), "used again")
     assert stale == []
-    couple.finish()
+    pair.assert_recovered()

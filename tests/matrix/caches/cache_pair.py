@@ -1,6 +1,6 @@
-"""Two processes on one Redis, one that writes and one that only reads.
+"""The caches of two processes on one Redis: one process writes, the other one only reads.
 
-Owns the check that nothing is stale: a read that begins after a write has returned gives that write.
+Owns the check for stale reads: a read that begins after a write has returned must give the written row.
 The database is a dictionary, so that hundreds of writes take no time.
 """
 
@@ -22,7 +22,7 @@ PLAYERS = ("alice", "bob", "charlie")
 
 
 def make_settings(url: str, *, prefix: str = "", password: str | None = None, near: int = 1_000) -> Settings:
-    """Return settings with a Redis, and a database that nobody asks."""
+    """Return settings with this Redis URL; their database URL is never used."""
     return Settings(
         database_url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"),
         redis_url=SecretStr(url),
@@ -32,8 +32,8 @@ def make_settings(url: str, *, prefix: str = "", password: str | None = None, ne
     )
 
 
-class Couple:
-    """A writer, a reader, and what they share."""
+class CachePair:
+    """The cache of a writer and the cache of a reader; `rows` is their database, a row for each player."""
 
     def __init__(self, writer: Settings, reader: Settings | None = None) -> None:
         self.rows = dict.fromkeys(PLAYERS, "row 0")
@@ -57,7 +57,7 @@ class Couple:
                 stack.callback(cache.close)
 
     def write(self, player: str = "alice") -> str:
-        """Change a row as the service does: fence, commit, invalidate."""
+        """Write a new row as the service does (fence, commit, invalidate); return the row."""
         self._number += 1
         keys = [ROW.key(player)]
         fence = self.writer.fence(keys)
@@ -66,18 +66,18 @@ class Couple:
         return self.rows[player]
 
     def read(self, player: str = "alice", *, cache: Cache | None = None) -> str:
-        """Read as another process does, or with one's own cache."""
+        """Return the row of a player, read through `cache`; None: through the cache of the reader."""
         return (cache or self.reader).get_or_load(ROW, self.rows.__getitem__, player)
 
-    def are_down(self) -> bool:
-        """Read something that is in no near cache; say whether both processes have given Redis up."""
+    def both_bypass_redis(self) -> bool:
+        """Return whether both processes bypass Redis, after each has read a key that is not cached."""
         self._number += 1
         for cache in (self.writer, self.reader):
             cache.get_or_load(ROW, lambda _: "nobody", f"nobody {self._number}")
         return all(cache.stats().state == "down" for cache in (self.writer, self.reader))
 
     def find_stale(self, rounds: int = 10) -> list[str]:
-        """Write and read at once, again and again; return what was read although it was outdated."""
+        """Write a row and read it in both processes, `rounds` times; return a text for each stale read."""
         stale: list[str] = []
         for number in range(rounds):
             player = PLAYERS[number % len(PLAYERS)]
@@ -89,8 +89,8 @@ class Couple:
             ]
         return stale
 
-    def is_used(self, *, near: bool = True) -> bool:
-        """Say whether both processes answer from the cache, those with a near cache from that."""
+    def both_use_cache(self, *, near: bool = True) -> bool:
+        """Return whether both processes have a cache hit: with `near`, in the near cache if they have one."""
         for cache, settings in ((self.writer, self.settings), (self.reader, self._readers)):
             before = cache.stats().caches["user"]
             self.read(cache=cache)
@@ -102,34 +102,34 @@ class Couple:
         return True
 
     def warm(self) -> None:
-        """Read until everything is in both tiers of both processes."""
-        wait_until(self.is_used, "both near caches answer")
+        """Read every row in both processes, so that Redis and their near caches have it."""
+        wait_until(self.both_use_cache, "both near caches answer")
         for player in PLAYERS:
             for cache in (self.writer, self.reader):
                 self.read(player, cache=cache)
 
-    def finish(self, *, near: bool = True) -> None:
-        """Assert that all heals, and that nothing of before is served then."""
-        wait_until(lambda: self.is_used(near=near), "both processes use the cache again")
+    def assert_recovered(self, *, near: bool = True) -> None:
+        """Assert that both processes use the cache again, and that neither serves a stale row."""
+        wait_until(lambda: self.both_use_cache(near=near), "both processes use the cache again")
         for player in PLAYERS:
             for cache in (self.writer, self.reader):
-                assert self.read(player, cache=cache) == self.rows[player], "stale after healing"
+                assert self.read(player, cache=cache) == self.rows[player], "stale after the recovery"
         written = self.write()
-        wait_until(lambda: self.read() == written, "a change is heard of", 1.0)
+        wait_until(lambda: self.read() == written, "the reader has the new row", 1.0)
         assert self.diagnose() == Diagnosis(is_usable=True)
 
     def diagnose(self) -> Diagnosis:
-        """Return what health says of the Redis."""
+        """Return the diagnosis of the health check for this Redis."""
         return RedisProbe(self.settings, client_name="health").examine()
 
 
-def go_on(couple: Couple, stale: list[str]) -> bool:
-    """Write and read once more, and keep what was stale."""
-    stale += couple.find_stale(rounds=1)
+def collect_stale(pair: CachePair, stale: list[str]) -> bool:
+    """Write and read once more, and append a stale read to `stale`; always True, for `wait_until`."""
+    stale += pair.find_stale(rounds=1)
     return True
 
 
-def find_servers(couple: Couple) -> set[int]:
-    """Return the port of the server that each process uses."""
-    shared = [cache._shared for cache in (couple.writer, couple.reader)]
+def find_servers(pair: CachePair) -> set[int]:
+    """Return the ports of the servers that the two processes use."""
+    shared = [cache._shared for cache in (pair.writer, pair.reader)]
     return {server.port for each in shared if each and (server := each.guard.epochs.server)}
