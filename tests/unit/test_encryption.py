@@ -1,4 +1,4 @@
-"""The encryption of single values: what it keeps secret, and which changes it notices."""
+"""The encryption of single column values, and which changes of a stored value are detected."""
 
 import base64
 import logging
@@ -32,7 +32,7 @@ ADDRESS = "alice@example.com"
 
 
 def make_cipher(*lines: str, column: Column = EMAIL) -> ColumnCipher:
-    """Return the cipher of a column with these keys."""
+    """Return the cipher of a column with these key lines."""
     return ColumnCipher(Keyring.parse("\n".join(lines)), column)
 
 
@@ -40,8 +40,8 @@ CIPHER = make_cipher(NEW, OLD)
 
 
 @given(st.text(), st.uuids())
-def test_a_value_is_read_as_it_was_given(text: str, row: UUID) -> None:
-    """The empty text and characters of many bytes are decrypted unchanged too."""
+def test_a_value_is_decrypted_unchanged(text: str, row: UUID) -> None:
+    """Every text, including the empty text, is decrypted unchanged, and its stored form is ASCII."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -53,13 +53,13 @@ def test_a_value_is_read_as_it_was_given(text: str, row: UUID) -> None:
     assert "@" not in stored
 
 
-def test_equal_values_have_different_forms() -> None:
-    """A reader of the column does not see which rows have equal values."""
+def test_equal_values_have_different_ciphertexts() -> None:
+    """The same address gets a new ciphertext each time, so equal values cannot be recognised."""
     assert len({CIPHER.encrypt(ROW, ADDRESS) for _ in range(100)}) == 100
 
 
-def test_every_changed_character_is_noticed() -> None:
-    """Each character of version, key id, nonce, value and tag is replaced by each other one."""
+def test_every_changed_character_is_detected() -> None:
+    """If any character of the stored value is replaced, removed or added, decryption fails."""
     stored = CIPHER.encrypt(ROW, ADDRESS)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ \n@"
     for place, was in enumerate(stored):
@@ -81,8 +81,8 @@ def test_every_changed_character_is_noticed() -> None:
 
 
 @given(st.binary())
-def test_no_bytes_of_others_are_read(data: bytes) -> None:
-    """Any other content of the column raises the one documented error."""
+def test_foreign_bytes_are_not_decrypted(data: bytes) -> None:
+    """Any other content of the column raises `Undecipherable`, and no other error."""
     with pytest.raises(Undecipherable):
         CIPHER.decrypt(ROW, f"v1.new.{base64.urlsafe_b64encode(data).decode().rstrip('=')}")
     with pytest.raises(Undecipherable):
@@ -90,7 +90,7 @@ def test_no_bytes_of_others_are_read(data: bytes) -> None:
 
 
 def test_a_value_belongs_to_its_row_and_column() -> None:
-    """A value that is copied to another row, column or table is not read there."""
+    """A stored value that is copied to another row, column or table cannot be decrypted there."""
     stored = CIPHER.encrypt(ROW, ADDRESS)
     with pytest.raises(Undecipherable, match="moved from another row"):
         CIPHER.decrypt(uuid4(), stored)
@@ -100,8 +100,8 @@ def test_a_value_belongs_to_its_row_and_column() -> None:
         assert make_cipher(NEW, column=other).index(ADDRESS) != CIPHER.index(ADDRESS)
 
 
-def test_another_key_is_named_and_not_tried() -> None:
-    """The error names an unknown id; another key with the same id does not decrypt."""
+def test_a_missing_key_is_named() -> None:
+    """The error names a missing key id, and a different key with the same id does not decrypt."""
     stored = make_cipher(OLD).encrypt(ROW, ADDRESS)
     assert CIPHER.decrypt(ROW, stored) == ADDRESS
     with pytest.raises(Undecipherable, match="ENCRYPTION_KEYS has no key 'old'"):
@@ -113,7 +113,7 @@ def test_another_key_is_named_and_not_tried() -> None:
 
 
 def test_the_index_finds_equal_addresses_under_every_key() -> None:
-    """Case and composition of characters do not matter; other keys and addresses have another index."""
+    """Addresses that differ in case or Unicode composition have one index; another key has another index."""
     same = ("ALICE@Example.com", " alice@example.com ", "Alice@EXAMPLE.COM")
     assert {CIPHER.index(text) for text in same} == {CIPHER.index(ADDRESS)}
     assert CIPHER.index("zoe\u0301@example.com") == CIPHER.index("ZO\u00c9@example.com")
@@ -125,12 +125,12 @@ def test_the_index_finds_equal_addresses_under_every_key() -> None:
 
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
-    """Otherwise an address would not be found in the form that a page shows."""
+    """A normalised address is unchanged by normalising, so an address copied from a page is found."""
     assert normalise_email(normalise_email(text)) == normalise_email(text)
 
 
 def test_without_a_key_nothing_is_encrypted() -> None:
-    """The error names the setting and how to make a key."""
+    """Without keys, encryption raises an error that names ENCRYPTION_KEYS and the command that makes one."""
     cipher = ColumnCipher(Keyring.parse(None), EMAIL)
     with pytest.raises(EncryptionKeyMissing, match=r"ENCRYPTION_KEYS is not set; `make up` creates"):
         cipher.encrypt(ROW, ADDRESS)
@@ -141,7 +141,7 @@ def test_without_a_key_nothing_is_encrypted() -> None:
 
 
 OTHER_SECRET = base64.b64encode(bytes(range(32, 64))).decode()
-SECRET = base64.b64encode(bytes(range(32))).decode()  # fixed: it is in the names of tests
+SECRET = base64.b64encode(bytes(range(32))).decode()  # not random, because the test ids contain it
 SHORT = base64.b64encode(b"sixteen bytes 16").decode()
 
 
@@ -165,7 +165,7 @@ SHORT = base64.b64encode(b"sixteen bytes 16").decode()
     ],
 )
 def test_wrong_keys_are_refused_and_not_shown(text: str, message: str) -> None:
-    """The message names the key by its id or its place."""
+    """The error for invalid keys names a key by its id or its position, and shows no secret."""
     with pytest.raises(EncryptionKeysError, match=message) as caught:
         Keyring.parse(text)
     assert SECRET[:8] not in str(caught.value)
@@ -173,7 +173,7 @@ def test_wrong_keys_are_refused_and_not_shown(text: str, message: str) -> None:
 
 
 def test_keys_may_be_on_lines_or_between_commas() -> None:
-    """Both alphabets of base64 are accepted; the first key encrypts; the repr shows no secret."""
+    """Keys are separated by lines or commas, in both base64 alphabets; the first key encrypts."""
     odd = base64.b64encode(b"\xff" * 32).decode()
     keyring = Keyring.parse(f"\n a:{odd} \r\n,b:{SECRET},\nc:{odd.replace('/', '_').replace('8=', '4=')}\n")
     assert [key.id for key in keyring.keys] == ["a", "b", "c"]
@@ -183,12 +183,12 @@ def test_keys_may_be_on_lines_or_between_commas() -> None:
 
 
 def make_stored(email: str | None) -> StoredUser:
-    """Return a stored user with this in the column of the address."""
+    """Return a stored user with this value in the column `email`."""
     return StoredUser(ROW, "alice", None, email, None, freeze({}), NOON, NOON)
 
 
-def test_an_unreadable_address_says_so_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    """Other addresses are shown, the reason is logged once, and the text is not a valid address."""
+def test_an_unreadable_address_is_replaced_by_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """An address that cannot be decrypted is replaced by the reason, which is logged once."""
     stored = [make_stored(make_cipher(line).encrypt(ROW, ADDRESS)) for line in (OLD, NEW, OLD)]
     emails = UserEmails(Keyring.parse(NEW))
     with caplog.at_level(logging.DEBUG):
@@ -200,7 +200,7 @@ def test_an_unreadable_address_says_so_in_its_place(caplog: pytest.LogCaptureFix
 
 
 def test_a_repr_of_a_user_has_no_address() -> None:
-    """A repr gets into messages and logs; it shows only whether there is an address."""
+    """The repr of a user shows only whether there is an address, because logs contain reprs."""
     user = UserEmails(Keyring()).decrypt(make_stored(None))
     assert repr(user).startswith(f"User(id={ROW!r}, username='alice', name=None, email=None, last_active=")
     shown = repr(User(ROW, "alice", None, ADDRESS, None, freeze({}), NOON, NOON))

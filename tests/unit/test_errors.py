@@ -1,4 +1,4 @@
-"""The errors of `core`: all in one module, and what a broken constraint says."""
+"""The errors of `core`: their module, and the messages that are taken from PostgreSQL."""
 
 import importlib
 import pkgutil
@@ -11,18 +11,18 @@ from core import errors
 from core.database.driver_errors import _read_key, describe_refusal, translate, translate_connect
 from core.errors import ConstraintViolated, EchoMarketsError
 
-# Of programs beside the service: starting the stack, and reading an exporter over HTTP.
+# Modules whose errors are not errors of the service: HTTP requests to an exporter.
 OTHERS = {"core.http_client", "core.errors"}
 
 
 def list_errors(kind: type[EchoMarketsError] = EchoMarketsError) -> set[type[EchoMarketsError]]:
-    """Return every subclass that is loaded."""
+    """Return every loaded subclass of `kind`."""
     found = set(kind.__subclasses__())
     return found.union(*map(list_errors, found))
 
 
 def test_every_error_can_be_imported_from_one_module() -> None:
-    """A caller finds each error of the service in `core.errors`, with a sentence that explains it."""
+    """Every error of the service can be imported from `core.errors` and has a docstring."""
     for module in pkgutil.walk_packages(core.__path__, "core."):
         if not module.name.startswith("core.stack"):
             importlib.import_module(module.name)
@@ -42,43 +42,43 @@ def test_every_error_can_be_imported_from_one_module() -> None:
         ("", {}),
     ],
 )
-def test_the_key_that_broke_a_constraint_is_read(detail: str, key: dict[str, str]) -> None:
-    """The language of the server does not matter; the values of a whole row are never shown."""
+def test_the_key_of_a_violated_constraint_is_parsed(detail: str, key: dict[str, str]) -> None:
+    """The key is read from a detail in any language, but the values of a whole row are not read."""
     assert _read_key(detail) == key
 
 
 def test_a_violation_without_details_has_no_key() -> None:
-    """An error of the driver without fields is still translated."""
+    """A driver's error without details is still translated to `ConstraintViolated`."""
     error = type("Broken", (psycopg2.IntegrityError,), {"pgcode": "23503"})("broken")
     translated = translate(error, "load_quests")
     assert isinstance(translated, ConstraintViolated)
     assert translated.key == {}
 
 
-PLACE = 'connection to server at "db.example" (10.0.0.7), port 5432 failed: '
+CONNECTION = 'connection to server at "db.example" (10.0.0.7), port 5432 failed: '
 
 
 @pytest.mark.parametrize(
     ("words", "is_refused", "kind"),
     [
-        (f"{PLACE}FATAL:  sorry, too many clients already", True, "ConnectionsExhausted"),
-        (f'{PLACE}FATAL:  too many connections for role "echo"', True, "ConnectionsExhausted"),
-        (f"{PLACE}FATAL:  no more connections allowed (max_client_conn)", True, "ConnectionsExhausted"),
-        (f"{PLACE}FATAL:  tut mir leid, schon zu viele Verbindungen", True, "ConnectFailed"),
-        (f"{PLACE}ВАЖНО:  извините, уже слишком много клиентов", True, "ConnectFailed"),
-        (f'{PLACE}FATAL:  password authentication failed for user "echo"', True, "ConnectFailed"),
-        (f"{PLACE}Connection refused\n\tIs the server running on that host?", False, "ConnectFailed"),
-        (f"{PLACE}timeout expired", False, "ConnectFailed"),
+        (f"{CONNECTION}FATAL:  sorry, too many clients already", True, "ConnectionsExhausted"),
+        (f'{CONNECTION}FATAL:  too many connections for role "echo"', True, "ConnectionsExhausted"),
+        (f"{CONNECTION}FATAL:  no more connections allowed (max_client_conn)", True, "ConnectionsExhausted"),
+        (f"{CONNECTION}FATAL:  tut mir leid, schon zu viele Verbindungen", True, "ConnectFailed"),
+        (f"{CONNECTION}ВАЖНО:  извините, уже слишком много клиентов", True, "ConnectFailed"),
+        (f'{CONNECTION}FATAL:  password authentication failed for user "echo"', True, "ConnectFailed"),
+        (f"{CONNECTION}Connection refused\n\tIs the server running on that host?", False, "ConnectFailed"),
+        (f"{CONNECTION}timeout expired", False, "ConnectFailed"),
         ('could not translate host name "db.example" to address: Unknown host', False, "ConnectFailed"),
         (
-            f"{PLACE}Connection refused\n{PLACE}FATAL:  sorry, too many clients already",
+            f"{CONNECTION}Connection refused\n{CONNECTION}FATAL:  sorry, too many clients already",
             True,
             "ConnectionsExhausted",
         ),
     ],
 )
-def test_a_refusal_is_told_from_silence(words: str, kind: str, *, is_refused: bool) -> None:
-    """The language of the server does not matter; with several addresses any line of the message decides."""
+def test_a_refusal_is_distinguished_from_no_answer(words: str, kind: str, *, is_refused: bool) -> None:
+    """A server's refusal is recognised in any language and in any line of the message."""
     error = translate_connect(psycopg2.OperationalError(words))
     assert (type(error).__name__, error.is_refused) == (kind, is_refused)
     assert words.splitlines()[0] in str(error)
@@ -87,20 +87,20 @@ def test_a_refusal_is_told_from_silence(words: str, kind: str, *, is_refused: bo
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        (f'{PLACE}FATAL:  role "echo" does not exist', 'FATAL:  role "echo" does not exist'),
-        (f"{PLACE}Connection refused\n\tIs the server running?", "Connection refused"),
+        (f'{CONNECTION}FATAL:  role "echo" does not exist', 'FATAL:  role "echo" does not exist'),
+        (f"{CONNECTION}Connection refused\n\tIs the server running?", "Connection refused"),
         (
             'could not translate host name "db.example" to address: x',
             "could not translate host (hidden) to address: x",
         ),
         (
-            f'{PLACE}FATAL:  no pg_hba.conf entry for host "10.1.1.1", user "echo"',
+            f'{CONNECTION}FATAL:  no pg_hba.conf entry for host "10.1.1.1", user "echo"',
             'FATAL:  no pg_hba.conf entry for host (hidden), user "echo"',
         ),
         ('connection to server on socket "/run/.s.PGSQL.1" failed: No such file', "No such file"),
         ("cannot reach 10.0.0.7", "cannot reach (hidden)"),
     ],
 )
-def test_a_reason_for_others_names_no_address(words: str, shown: str) -> None:
-    """The health document is read by more people than the log."""
+def test_a_reason_for_visitors_has_no_address(words: str, shown: str) -> None:
+    """Host names and addresses are removed, because more people read the health document than the log."""
     assert describe_refusal(psycopg2.OperationalError(words)) == shown

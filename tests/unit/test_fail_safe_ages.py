@@ -1,4 +1,4 @@
-"""The age of a last known value belongs to the task or thread that read it."""
+"""The age of a fail-safe value is known only to the task or thread that read the value."""
 
 import asyncio
 import threading
@@ -6,20 +6,20 @@ import threading
 from core.cache.near import FailSafeValues
 
 
-def recall(known: FailSafeValues) -> None:
-    """Read a last known value."""
+def read_stale(known: FailSafeValues) -> None:
+    """Begin a read and read a fail-safe value."""
     known.begin_read()
     assert known.recall("user:alice") == "alice"
 
 
 def test_tasks_of_one_thread_do_not_see_each_others_age() -> None:
-    """One reads a stale value, another a fresh one, then each asks how old its own is."""
+    """Tasks that read stale and fresh values in turns each see the age of their own value."""
     known = FailSafeValues(max_entries=10, seconds=60)
     known.remember(known.take_ticket(), {"user:alice": "alice"}, ())
 
     async def read(*, is_stale: bool) -> bool:
         if is_stale:
-            recall(known)
+            read_stale(known)
         else:
             known.begin_read()
         await asyncio.sleep(0)
@@ -33,10 +33,10 @@ def test_tasks_of_one_thread_do_not_see_each_others_age() -> None:
 
 
 def test_threads_do_not_see_each_others_age() -> None:
-    """A thread that read nothing has no age; a fresh read ends that of the one before."""
+    """A thread that has read nothing sees no age, and a new read clears the age of the last one."""
     known = FailSafeValues(max_entries=10, seconds=60)
     known.remember(known.take_ticket(), {"user:alice": "alice"}, ())
-    recall(known)
+    read_stale(known)
     seen: list[float | None] = []
     thread = threading.Thread(target=lambda: seen.append(known.age_seconds))
     thread.start()

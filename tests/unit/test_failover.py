@@ -1,4 +1,4 @@
-"""What a process knows of its database's timeline, and which hosts it takes."""
+"""The database timeline that a process knows, and the hosts that it connects to."""
 
 from types import SimpleNamespace
 
@@ -13,45 +13,45 @@ OTHER = Timeline("8.1.2", 1)
 
 
 @pytest.mark.parametrize("timeline", [FIRST, SECOND, Timeline("7712873495018288674.16384.2200", 11)])
-def test_a_text_is_parsed(timeline: Timeline) -> None:
-    """A timeline is parsed from the text that it is written as."""
+def test_a_timeline_is_parsed_from_its_text(timeline: Timeline) -> None:
+    """Parsing the text of a timeline returns the timeline."""
     assert Timeline.parse(str(timeline)) == timeline
 
 
 @pytest.mark.parametrize("text", [None, "", "7.1.2", "7.1.2:", ":1", "7.1.2:x", "7.1.2:1 "])
-def test_another_text_is_none(text: str | None) -> None:
-    """Bytes of another program, and the NULL of a standby, are no timeline."""
+def test_an_invalid_text_is_no_timeline(text: str | None) -> None:
+    """An invalid text, and the None that a standby returns, are no timeline."""
     assert Timeline.parse(text) is None
 
 
-def test_each_change_is_told_once() -> None:
-    """Listeners get the timeline before, in the order in which the process has seen them."""
-    known, told = KnownTimeline(), list[Timeline | None]()
-    known.call_on_change(told.append)
+def test_listeners_get_each_change_once() -> None:
+    """A listener is called once per change, with the timeline before the change."""
+    known, heard = KnownTimeline(), list[Timeline | None]()
+    known.call_on_change(heard.append)
     for timeline in (None, FIRST, FIRST, None, SECOND, SECOND, OTHER):
         known.record_connected(timeline)
-    assert told == [None, FIRST, SECOND]
+    assert heard == [None, FIRST, SECOND]
     assert known.connected == OTHER
 
 
 def test_a_former_primary_is_refused() -> None:
-    """It is refused whether this process has seen the newer timeline or was told of it."""
-    known, told = KnownTimeline(), list[str]()
-    known.call_on_newer(lambda: told.append("newer"))
+    """After a newer timeline was reported, a connection to a server on the older timeline is refused."""
+    known, heard = KnownTimeline(), list[str]()
+    known.call_on_newer(lambda: heard.append("newer"))
     known.record_connected(FIRST)
     known.record_newer(OTHER)
-    assert told == []
+    assert heard == []
     known.record_newer(SECOND)
     known.record_newer(SECOND)
-    assert told == ["newer"]
+    assert heard == ["newer"]
     with pytest.raises(FormerPrimary, match="on timeline 1, and timeline 2 has been in use"):
         known.record_connected(FIRST)
     known.record_connected(SECOND)
     assert known.connected == SECOND
 
 
-def test_the_cache_may_refuse_the_first_connection() -> None:
-    """A listener may report a newer timeline while it is called for an older one."""
+def test_a_listener_may_refuse_the_first_connection() -> None:
+    """If a listener reports a newer timeline during the first connection, that connection is refused."""
     known = KnownTimeline()
     known.call_on_change(lambda _: known.record_newer(SECOND))
     with pytest.raises(FormerPrimary):
@@ -59,8 +59,8 @@ def test_the_cache_may_refuse_the_first_connection() -> None:
     assert known.connected is None
 
 
-def test_a_process_connects_once_to_learn() -> None:
-    """A process that knows the timeline does not connect again."""
+def test_learning_the_timeline_connects_once() -> None:
+    """`learn` connects only if the process knows no timeline."""
     known, connected = KnownTimeline(), list[int]()
 
     def connect() -> None:
@@ -73,8 +73,8 @@ def test_a_process_connects_once_to_learn() -> None:
     assert connected == [1]
 
 
-class Raw:
-    """A connection to a host."""
+class ConnectionStub:
+    """A connection of which only the host and the port are known."""
 
     def __init__(self, host: str, port: int) -> None:
         self.info = SimpleNamespace(host=host, port=port)
@@ -92,30 +92,30 @@ class Raw:
     ],
 )
 def test_a_refused_host_is_left_out(url: str, refused: tuple[str, int], kept: dict[str, str]) -> None:
-    """Its address and its port are left out too."""
-    hosts = Hosts.of_url(parse_dsn(url)).without(Raw(*refused))  # type: ignore[arg-type]
+    """Without the refused host, its address and port are missing in the parameters too."""
+    hosts = Hosts.of_url(parse_dsn(url)).without(ConnectionStub(*refused))  # type: ignore[arg-type]
     assert hosts.build_parameters() == kept
     assert hosts.choice == {"target_session_attrs": "read-write"}
 
 
-def test_a_refused_host_is_left_out_also_when_the_url_chooses() -> None:
-    """Otherwise the URL would lead to it again and again."""
+def test_a_refused_host_is_left_out_of_a_url_with_target() -> None:
+    """A refused host is left out even if the URL itself sets target_session_attrs."""
     url = "postgresql://a:1,b:2/d?target_session_attrs=read-write"
-    hosts = Hosts.of_url(parse_dsn(url)).without(Raw("a", 1))  # type: ignore[arg-type]
+    hosts = Hosts.of_url(parse_dsn(url)).without(ConnectionStub("a", 1))  # type: ignore[arg-type]
     assert hosts.build_parameters() == {"host": "b", "port": "2"}
     assert hosts.choice == {}
 
 
 def test_the_host_that_answered_is_tried_first() -> None:
-    """The other hosts keep their order, and the URL still decides which servers are accepted."""
+    """The other hosts keep their order after it, with their ports."""
     url = "postgresql://a:1,b:2,c:3/d?target_session_attrs=any"
-    hosts = Hosts.of_url(parse_dsn(url)).beginning_with(Raw("c", 3))  # type: ignore[arg-type]
+    hosts = Hosts.of_url(parse_dsn(url)).beginning_with(ConnectionStub("c", 3))  # type: ignore[arg-type]
     assert hosts.build_parameters() == {"host": "c,a,b", "port": "3,1,2"}
 
 
 @pytest.mark.parametrize("url", ["postgresql://a:1/d", "postgresql:///d", "postgresql:///d?host=/tmp"])
-def test_a_single_host_is_that_of_the_url(url: str) -> None:
-    """For a single host no parameter is added."""
+def test_a_single_host_adds_no_parameters(url: str) -> None:
+    """For a URL with one host or none, no connection parameters are added."""
     hosts = Hosts.of_url(parse_dsn(url))
     assert hosts.build_parameters() == {}
     assert hosts.choice == {}

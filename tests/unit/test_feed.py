@@ -1,4 +1,4 @@
-"""How often a feed that is refused tries again, and what it says."""
+"""The invalidation feed: its pauses between attempts, its log lines, and its reads of pushes."""
 
 import logging
 import threading
@@ -22,8 +22,8 @@ from core.cache.feed import (
 from core.cache.near import NearCache
 
 
-class Stop(threading.Event):
-    """Ends a feed after a number of pauses, which take no time."""
+class StopAfterPauses(threading.Event):
+    """A stop event that is set after a number of pauses; its `wait` returns at once."""
 
     def __init__(self, attempts: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Stop(threading.Event):
         self._attempts = attempts
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Note the pause."""
+        """Record the pause; return whether the feed must end."""
         self.pauses.append(timeout or 0.0)
         if len(self.pauses) == self._attempts:
             self.set()
@@ -39,21 +39,21 @@ class Stop(threading.Event):
 
 
 def run_feed(errors: list[Exception]) -> tuple[InvalidationFeed, list[float]]:
-    """Run a feed whose attempts fail with these errors; return it and its pauses."""
+    """Run a feed whose connection attempts raise these errors; return the feed and its pauses."""
 
     def connect() -> RedisConnection:
         raise errors[len(stop.pauses)]
 
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
     feed = InvalidationFeed(connect, near, prefix="", capability=CapabilityCheck("", ()))
-    feed._stopping = stop = Stop(len(errors))
+    feed._stopping = stop = StopAfterPauses(len(errors))
     feed._run()
     assert not near.is_live
     return feed, stop.pauses
 
 
-def test_attempts_become_rare() -> None:
-    """The pauses grow to a bound, within which everything recovers, and have jitter."""
+def test_pauses_between_attempts_grow_to_a_bound() -> None:
+    """The pause between attempts grows to LONGEST_PAUSE_SECONDS and has jitter."""
     _, pauses = run_feed([redis.ConnectionError("refused")] * 40)
     late = pauses[8:]
     assert max(pauses[:2]) < 0.11
@@ -61,8 +61,8 @@ def test_attempts_become_rare() -> None:
     assert len(set(late)) > len(late) / 2
 
 
-def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal is a warning; an outage is logged at INFO, because the guard warns of it."""
+def test_each_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal is logged as a warning, and an outage at INFO, because `RedisGuard` warns of an outage."""
     caplog.set_level(logging.INFO)
     down, refused = redis.ConnectionError("gone"), ErrorReply("NOPERM no permission")
     feed, _ = run_feed([down, down, refused, refused, FeedRefused("RESP2"), refused])
@@ -75,8 +75,8 @@ def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert (feed.reason or "").startswith("NOPERM no permission; docs/redis.md has the permissions")
 
 
-def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture) -> None:
-    """Without RESP3 no thread is started, and one line is logged."""
+def test_without_resp3_no_thread_is_started(caplog: pytest.LogCaptureFixture) -> None:
+    """If REDIS_URL sets protocol=2, no feed thread is started, and one line is logged."""
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
     feed = InvalidationFeed(
         lambda: pytest.fail("connected"),
@@ -91,8 +91,8 @@ def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture
     feed.close()
 
 
-def test_pushes_that_come_together_are_read_together() -> None:
-    """The thread pauses only when nothing is unread."""
+def test_waiting_pushes_are_read_without_a_pause() -> None:
+    """The feed pauses for GATHER_SECONDS only when it has read every waiting push."""
     pushes = [Push([b"invalidate", [b"user:1"]]), Push([b"invalidate", [b"user:2"]])] * 3
     read: list[Push] = []
     pauses: list[float] = []
@@ -128,12 +128,12 @@ def test_pushes_that_come_together_are_read_together() -> None:
 
 
 def test_pushes_do_not_delay_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read ends when the next heartbeat is due, also after a push that came just before."""
+    """Heartbeats are HEARTBEAT_SECONDS apart, even if a push arrives shortly before one is due."""
     now = 100.0
     sent: list[float] = []
 
     class Connection:
-        """A connection whose server sends a push late in each interval, and answers heartbeats at once."""
+        """A connection that gets a push late in each interval, and the reply to a heartbeat at once."""
 
         protocol = 3
         epoch = b""

@@ -1,4 +1,4 @@
-"""Fences of many keys while the statements run: who has one, and who needs one at the end."""
+"""`FenceAhead`: fences that a thread sets during a transaction, and fences still needed at its COMMIT."""
 
 import threading
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ MANY: list[str] = [f"portfolio:{number}" for number in range(MIN_KEYS_FENCED_AHE
 ONE_MORE = "portfolio:more"
 
 
-class Fences:
-    """A cache that notes its fences, and can be made to fail or to wait."""
+class FakeCache:
+    """A cache that records fenced keys, and can fail or wait."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -23,11 +23,11 @@ class Fences:
         self.is_broken = False
 
     def new_fence(self) -> bytes:
-        """Return a token."""
+        """Return a fence token."""
         return b"token"
 
     def fence(self, keys: Iterable[str], token: bytes, *, is_awaited: bool) -> Fence:
-        """Fence keys."""
+        """Record the keys; return their fence."""
         assert is_awaited
         assert self.may_go_on.wait(10)
         if self.is_broken:
@@ -37,71 +37,71 @@ class Fences:
 
 
 @pytest.fixture
-def fences() -> Fences:
-    """A cache that works."""
-    return Fences()
+def cache() -> FakeCache:
+    """Return a cache that neither fails nor waits."""
+    return FakeCache()
 
 
-def ahead_of(fences: Fences, keys: list[str], **clock: Any) -> FenceAhead:
-    """Return the fences of a transaction, begun."""
-    ahead = FenceAhead(cast(Cache, fences), keys, **clock)
+def start_fences(cache: FakeCache, keys: list[str], **clock: Any) -> FenceAhead:
+    """Return a started `FenceAhead` for these keys."""
+    ahead = FenceAhead(cast(Cache, cache), keys, **clock)
     ahead.start()
     return ahead
 
 
-def test_a_few_keys_are_left_to_the_end(fences: Fences) -> None:
-    """Starting a thread takes longer than fencing a few keys."""
-    ahead = ahead_of(fences, MANY[1:])
+def test_few_keys_are_fenced_only_at_the_commit(cache: FakeCache) -> None:
+    """For few keys no thread is started, because that takes longer than fencing them at the COMMIT."""
+    ahead = start_fences(cache, MANY[1:])
     assert ahead.finish([ONE_MORE]) == [*MANY[1:], ONE_MORE]
     assert ahead.token == NO_TOKEN
-    assert fences.keys == []
+    assert cache.keys == []
     assert ahead.cancel() == ()
 
 
-def test_what_came_later_is_still_to_be_fenced(fences: Fences) -> None:
-    """The end waits for the thread, and fences only the keys that were added later."""
-    fences.may_go_on.clear()
-    ahead = ahead_of(fences, MANY)
-    threading.Timer(0.05, fences.may_go_on.set).start()
+def test_keys_added_later_are_fenced_at_the_commit(cache: FakeCache) -> None:
+    """`finish` waits for the thread, and returns only the keys that were added later."""
+    cache.may_go_on.clear()
+    ahead = start_fences(cache, MANY)
+    threading.Timer(0.05, cache.may_go_on.set).start()
     assert ahead.finish([MANY[5], ONE_MORE]) == [ONE_MORE]
-    assert fences.keys == MANY
+    assert cache.keys == MANY
     assert ahead.token == b"token"
 
 
-def test_old_fences_are_set_again(fences: Fences) -> None:
-    """A fence that expired before the COMMIT ended would protect nothing."""
+def test_old_fences_are_set_again(cache: FakeCache) -> None:
+    """Fences older than FRESH_SECONDS are set again, because they could expire before the COMMIT ends."""
     times = iter([0.0, FRESH_SECONDS + 0.1])
-    ahead = ahead_of(fences, MANY, clock=lambda: next(times))
+    ahead = start_fences(cache, MANY, clock=lambda: next(times))
     assert ahead.finish([ONE_MORE]) == [*MANY, ONE_MORE]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_fences_that_failed_are_set_again(fences: Fences) -> None:
-    """If the thread failed for any reason, the keys are fenced again before the COMMIT."""
-    fences.is_broken = True
-    ahead = ahead_of(fences, MANY)
+def test_fences_that_failed_are_set_again(cache: FakeCache) -> None:
+    """If the thread has failed, `finish` returns all keys, so they are fenced before the COMMIT."""
+    cache.is_broken = True
+    ahead = start_fences(cache, MANY)
     assert ahead.finish([]) == MANY
 
 
-def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
-    """The keys are built once, when the fences begin."""
-    named: list[int] = []
+def test_lazy_keys_are_built_once_by_the_thread(cache: FakeCache) -> None:
+    """The keys of `LazyKeys` are built once, when the thread sets the fences."""
+    builds: list[int] = []
 
-    def name() -> list[str]:
-        named.append(len(named))
+    def build() -> list[str]:
+        builds.append(len(builds))
         return MANY
 
-    keys = LazyKeys(len(MANY), name)
-    ahead = FenceAhead(cast(Cache, fences), keys)
-    assert (len(keys), named) == (MIN_KEYS_FENCED_AHEAD, [])
+    keys = LazyKeys(len(MANY), build)
+    ahead = FenceAhead(cast(Cache, cache), keys)
+    assert (len(keys), builds) == (MIN_KEYS_FENCED_AHEAD, [])
     ahead.start()
     assert ahead.finish([]) == []
-    assert fences.keys == MANY
-    assert (list(keys), keys[0], keys[:2], named) == (MANY, MANY[0], MANY[:2], [0])
+    assert cache.keys == MANY
+    assert (list(keys), keys[0], keys[:2], builds) == (MANY, MANY[0], MANY[:2], [0])
 
 
-def test_a_rollback_knows_what_it_fenced(fences: Fences) -> None:
-    """After a rollback every key that was fenced is released."""
-    ahead = ahead_of(fences, MANY)
+def test_a_rollback_returns_the_fenced_keys(cache: FakeCache) -> None:
+    """`cancel` returns every fenced key, so that the rollback can release the fences."""
+    ahead = start_fences(cache, MANY)
     assert ahead.cancel() == MANY
-    assert fences.keys == MANY
+    assert cache.keys == MANY

@@ -1,4 +1,4 @@
-"""What a forked child does anew."""
+"""Methods that are called in a forked child process."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from core.forks import call_in_forked_child
 
 
 class Owner:
-    """Something with a lock that a child has to take anew."""
+    """An object whose `reset` is called in a forked child."""
 
     def __init__(self, name: str, calls: list[str]) -> None:
         self._name = name
@@ -20,14 +20,14 @@ class Owner:
         call_in_forked_child(self.reset)
 
     def reset(self) -> None:
-        """Note that it was called."""
+        """Record the call."""
         self._calls.append(self._name)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_child_resets_what_lives_in_order() -> None:
-    """They are reset in the order of registration; an object that no longer exists is not called."""
+def test_a_child_resets_living_objects_in_order() -> None:
+    """A child calls the methods in the order of registration, but not those of deleted objects."""
     calls: list[str] = []
     owners = [Owner(name, calls) for name in ("first", "second", "third")]
     del owners[1]
@@ -45,15 +45,15 @@ def test_a_child_resets_what_lives_in_order() -> None:
 
 
 def test_a_program_that_ends_prints_nothing() -> None:
-    """Its objects live until the interpreter exits, and parts of the interpreter are gone then."""
+    """An object that is destroyed while the interpreter exits causes no traceback."""
     lines = ("from tests.unit.test_forks import Owner", "owner = Owner('last', [])", "owner.cycle = owner")
     program = "\n".join((*lines, "print('end')"))
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.stderr) == ("end\n", "")
 
 
-def test_what_is_gone_is_registered_no_more() -> None:
-    """A process that opens services repeatedly does not fork more and more slowly."""
+def test_deleted_objects_are_not_registered() -> None:
+    """The methods of deleted objects are removed, so forks do not become slower with each service opened."""
     gc.collect()
     before = len(forks._methods)
     for _ in range(100):

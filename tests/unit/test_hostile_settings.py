@@ -1,7 +1,8 @@
-"""Values that no setting means, in every setting of every kind, by each way that leads to it.
+"""Invalid and strange values for every setting, by the constructor, the environment and secret files.
 
-A setting is refused in one line that names it and its remedy and shows no secret, or its value can be used.
-All settings get a value at once, because all mistakes are named at once. A new setting is covered by itself.
+Each setting either refuses the value with a one-line error, which names the setting and shows no secret, or
+accepts a value that can be used. All settings of a class get a value at the same time, because one error
+names all invalid settings. New settings are covered automatically.
 """
 
 import os
@@ -26,10 +27,10 @@ from exporter.access import load_web_config
 from tests.hostile_values import VALUES
 
 KINDS = (Settings, RoleSettings, StackSettings)
-MOST_LETTERS = 1_000
+MAX_LENGTH = 1_000
 URL = "postgresql://echo@127.0.0.1:1/echo"
-SECRET = "s3cr3t"  # what no message may show
-# Values of settings that are URLs; the test puts the scheme in front that each setting expects.
+SECRET = "s3cr3t"  # no message may contain it
+# URLs without a scheme; the tests add the scheme that each setting expects.
 ADDRESSES = (
     f"u:{SECRET}@h/d", f"u:{SECRET}/d", f"u:{SECRET}", f"u:{SECRET}@[::1/d", f"u:{SECRET}@[zz]:1/d",
     f"u:{SECRET}@h:99999/d", f"u:{SECRET}@h:-1/d", f"u:{SECRET}@h:+1/d", f"u:{SECRET}@h:{SECRET}/d",
@@ -46,36 +47,36 @@ TEXTS = (
     f"{'a' * 64}.example", "a b", ",", "a,,b", " a", "a=b", "=", " true", "TRUE", "a@b", "local",
     "local,a@b", "65536", "1e3", "/", "~/x", "a\tb",
 )  # fmt: skip  # as above
-GIVEN = ("database_url", "admin_url", "owner_password", "app_password", "monitor_password")
-"""Settings without a default."""
+REQUIRED = ("database_url", "admin_url", "owner_password", "app_password", "monitor_password")
+"""Settings without a default value."""
 
 
 def find_scheme(field: str) -> str:
-    """Return how a URL in a setting begins."""
+    """Return the scheme that the URL in this setting must have."""
     if field.startswith("redis"):
         return "redis://"
     return "postgresql://" if field in {"database_url", "direct_url", "admin_url"} else "https://"
 
 
-def build(kind: type[EnvironmentSettings], values: Mapping[str, Any]) -> EnvironmentSettings:
-    """Return settings with these values, and what is needed besides them."""
-    needed = {name: URL if name.endswith("url") else "a" for name in GIVEN if name in kind.model_fields}
+def build_settings(kind: type[EnvironmentSettings], values: Mapping[str, Any]) -> EnvironmentSettings:
+    """Return settings with these values, and with valid values for the required settings."""
+    needed = {name: URL if name.endswith("url") else "a" for name in REQUIRED if name in kind.model_fields}
     return kind(_env_file=None, **{**needed, **values})
 
 
 def find_faults(kind: type[EnvironmentSettings], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with how a kind of settings takes these values."""
+    """Build settings with these values; yield each fault of the error or of the settings."""
     accepted = dict(values)
     try:
-        settings = build(kind, values)
+        settings = build_settings(kind, values)
     except SettingsError as error:
         for line in str(error).split("\n"):
             name = line.partition(" ")[0].lower().removesuffix("_file")
             accepted.pop(name, None)
-            if name not in values or not line.isprintable() or len(line) > MOST_LETTERS or SECRET in line:
+            if name not in values or not line.isprintable() or len(line) > MAX_LENGTH or SECRET in line:
                 yield line[:200]
         try:
-            settings = build(kind, accepted)
+            settings = build_settings(kind, accepted)
         except Exception as again:
             yield f"refused what was not named: {type(again).__name__} {str(again)[:200]}"
             return
@@ -86,13 +87,13 @@ def find_faults(kind: type[EnvironmentSettings], values: Mapping[str, Any]) -> I
 
 
 def fill(kind: type[EnvironmentSettings], value: Any) -> dict[str, Any]:
-    """Return a value for every setting of a kind."""
+    """Return this value for every setting of a kind."""
     return dict.fromkeys(kind.model_fields, value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_setting_refuses_or_takes_every_value(kind: type[EnvironmentSettings]) -> None:
-    """Each value is given to the constructor."""
+def test_the_constructor_refuses_or_accepts_every_value(kind: type[EnvironmentSettings]) -> None:
+    """Every strange value is given to the constructor for every setting."""
     faults = [
         (place, fault)
         for place, value in enumerate((*TEXTS, *VALUES))
@@ -102,8 +103,8 @@ def test_every_setting_refuses_or_takes_every_value(kind: type[EnvironmentSettin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_setting_refuses_or_takes_every_address(kind: type[EnvironmentSettings]) -> None:
-    """Each address has the scheme that the setting expects, with the password in wrong places too."""
+def test_the_constructor_refuses_or_accepts_every_url(kind: type[EnvironmentSettings]) -> None:
+    """Every strange URL is given to the constructor for every setting, with a password in odd places."""
     faults = [
         (place, fault)
         for place, address in enumerate(ADDRESSES)
@@ -122,13 +123,13 @@ TREES = st.recursive(
 @pytest.mark.parametrize("kind", KINDS)
 @given(value=st.text(st.characters()) | TREES)
 @examples(max_examples=25)
-def test_no_random_value_leads_to_a_foreign_error(kind: type[EnvironmentSettings], value: Any) -> None:
-    """Random texts with lone surrogates, and random documents, raise only the documented error."""
+def test_a_random_value_raises_only_settings_errors(kind: type[EnvironmentSettings], value: Any) -> None:
+    """Random texts with lone surrogates, and random nested values, raise nothing but `SettingsError`."""
     assert not list(find_faults(kind, fill(kind, value)))
 
 
 def list_variables() -> Iterator[str]:
-    """Yield the texts that a variable of the environment can have."""
+    """Yield the strange texts that an environment variable can have."""
     for value in (*TEXTS, *ADDRESSES, *VALUES):
         if isinstance(value, str) and "\x00" not in value and len(value) < 120_000:
             try:
@@ -139,7 +140,7 @@ def list_variables() -> Iterator[str]:
 
 
 def find_faults_of_variables(kind: type[EnvironmentSettings], variables: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with how a kind of settings takes these variables."""
+    """Build settings from these environment variables; yield each fault of the error."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
@@ -149,15 +150,15 @@ def find_faults_of_variables(kind: type[EnvironmentSettings], variables: Mapping
             for line in str(error).split("\n"):
                 name = line.partition(" ")[0].removesuffix("_FILE").lower()
                 is_named = name in kind.model_fields
-                if not is_named or not line.isprintable() or len(line) > MOST_LETTERS or SECRET in line:
+                if not is_named or not line.isprintable() or len(line) > MAX_LENGTH or SECRET in line:
                     yield line[:200]
         except Exception as error:
             yield f"{type(error).__name__} {str(error)[:200]}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_variable_is_refused_or_taken(kind: type[EnvironmentSettings]) -> None:
-    """The same values are given in the environment, addresses with the scheme that the setting expects."""
+def test_every_environment_variable_is_refused_or_accepted(kind: type[EnvironmentSettings]) -> None:
+    """Every strange text is given in the environment variable of every setting."""
     faults = [
         fault
         for value in list_variables()
@@ -173,10 +174,10 @@ def test_every_variable_is_refused_or_taken(kind: type[EnvironmentSettings]) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_path_and_content_of_a_secret_is_refused_or_taken(
+def test_every_secret_path_and_content_is_refused_or_accepted(
     kind: type[EnvironmentSettings], tmp_path: Path
 ) -> None:
-    """Each text is given as the path, where the secret may stand by mistake, and as the content."""
+    """Each text is used as the path of a secret file, like a secret set by mistake, and as its content."""
     faults: list[str] = []
     file = tmp_path / "secret"
     file.touch(mode=0o600)
@@ -206,10 +207,10 @@ WORKING: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in WORKING for value in WORKING[name]])
-def test_a_strange_value_that_is_taken_can_be_used(
+def test_an_accepted_strange_value_can_be_used(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process starts, and an unreachable server raises one of the stack's own errors."""
+    """With an accepted strange value a service opens, and an unreachable server is a documented error."""
     monkeypatch.chdir(tmp_path)
     settings = Settings(database_url=URL, **{"enable_redis_cache": False, name: value})  # type: ignore[arg-type]  # texts
     with open_service(settings) as service:
@@ -224,13 +225,13 @@ def test_a_strange_value_that_is_taken_can_be_used(
 
 @pytest.mark.parametrize("value", ["x" * 300, ".", "/dev/null/a", "é💥"])
 def test_a_strange_path_of_the_web_config_is_refused(value: str) -> None:
-    """The exporter reports that it cannot read the file."""
+    """A path that cannot be read raises `SettingsError` with the setting's name."""
     with pytest.raises(SettingsError, match=r"EXPORTER_WEB_CONFIG: .*cannot be read"):
         load_web_config(Path(value))
 
 
 def test_a_strange_role_is_refused() -> None:
-    """A role is the one argument of `open_service` beside the settings: words in lower case."""
+    """`open_service` refuses a role that is not made of lower-case words, with a short error."""
     settings = Settings(database_url=URL, enable_redis_cache=False)  # type: ignore[arg-type]  # a text
     for value in VALUES:
         if value == "nan":
@@ -238,4 +239,4 @@ def test_a_strange_role_is_refused() -> None:
             continue
         with pytest.raises(InvalidInput) as caught:
             open_service(settings, role=value)
-        assert len(str(caught.value)) < MOST_LETTERS
+        assert len(str(caught.value)) < MAX_LENGTH

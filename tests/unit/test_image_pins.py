@@ -1,4 +1,4 @@
-"""`make pin-images`: compose.yaml with the digests of a registry, which a program stands in for."""
+"""`make pin-images`, which writes image digests into compose files; a script stands in for `docker`."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ services:
 
 @pytest.fixture
 def compose_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with two images, and a docker command that answers for one of them."""
+    """Return a compose file with two images; the stand-in for docker knows the digest of one."""
     program = tmp_path / "docker"
     program.write_text(
         "#!/bin/sh\n"
@@ -35,7 +35,7 @@ def compose_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_tag_gets_its_digest(compose_file: Path) -> None:
-    """An older digest is replaced, and nothing else changes."""
+    """Every image gets the digest of its tag, an older digest is replaced, and nothing else changes."""
     (compose_file.parent / "docker.redis_8").touch()
     digest = f"sha256:{7:064d}"
     other = compose_file.with_name("proxy.yaml")
@@ -47,7 +47,7 @@ def test_every_tag_gets_its_digest(compose_file: Path) -> None:
 
 
 def test_nothing_is_written_without_every_digest(compose_file: Path) -> None:
-    """The error has the registry's message."""
+    """If one digest cannot be found, the error has the registry's message, and the file is unchanged."""
     with pytest.raises(StackError, match=r"of redis:8 cannot be found \(ERROR: redis:8: not found\)"):
         pin_images([compose_file])
     assert compose_file.read_text(encoding="utf-8") == TEXT

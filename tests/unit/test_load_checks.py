@@ -1,4 +1,4 @@
-"""Checks of bulk loads: a chunk that is judged by its columns is judged as each record alone is."""
+"""Checks of bulk loads: checking a chunk by columns gives the same result as checking each record."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -47,8 +47,8 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip  # one value a line would hide that each is another trap
 
 
-def judge_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] | str:
-    """Return what records come to, or the words about the first wrong one."""
+def check_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] | str:
+    """Return the checked records, or the message about the first invalid record."""
     checked = []
     for place, record in enumerate(batch, 3):
         try:
@@ -59,28 +59,28 @@ def judge_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] |
 
 
 @st.composite
-def batches(draw: Callable[..., Any]) -> tuple[list[Any], RecordChecks[Any]]:
-    """A few records of one kind, each with up to two values that may be odd."""
+def build_batches(draw: Callable[..., Any]) -> tuple[list[Any], RecordChecks[Any]]:
+    """Generate some records of one kind, each with up to two odd values, and their checks."""
     plain, checks = PLAIN[draw(st.sampled_from(sorted(PLAIN)))]
     names = [field.name for field in msgspec.structs.fields(type(plain))]
     some = st.dictionaries(st.sampled_from(names), st.sampled_from(ODD), max_size=2)
     return [msgspec.structs.replace(plain, **draw(some)) for _ in range(draw(st.integers(1, 3)))], checks
 
 
-@given(batches())
-def test_a_chunk_is_judged_as_each_record_alone(case: tuple[list[Any], RecordChecks[Any]]) -> None:
-    """Both ways return the same records, and name the first wrong record with the same message."""
+@given(build_batches())
+def test_a_chunk_is_checked_like_single_records(case: tuple[list[Any], RecordChecks[Any]]) -> None:
+    """Both checks return the same records, or the same message about the first invalid record."""
     batch, checks = case
     try:
         found: list[Any] | str = list(check_chunk(batch, checks, element="row", start=3, now=NOW))
     except InvalidInput as error:
         found = str(error)
-    assert found == judge_one_by_one(batch, checks)
+    assert found == check_one_by_one(batch, checks)
 
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name != "user"])
-def test_a_plain_chunk_is_taken_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of its records is checked by itself, whatever the caller's decimal context is."""
+def test_a_valid_chunk_is_checked_by_columns_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of a valid chunk are not checked one by one, even in another decimal context."""
     plain, checks = PLAIN[name]
     monkeypatch.delattr(record_checks, "check_one")
     batch = [plain] * 3

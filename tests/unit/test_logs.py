@@ -1,4 +1,4 @@
-"""How a log line looks, and what never gets into one."""
+"""The format of log lines, and values that must not appear in a log."""
 
 import io
 import json
@@ -19,7 +19,7 @@ SECRET = "alice@example.org"
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger without handlers; put back afterwards."""
+    """Yield the root logger; restore its handlers and the log levels afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     silenced = logging.getLogger("peewee").level
@@ -32,10 +32,10 @@ def root() -> Iterator[logging.Logger]:
     logging.captureWarnings(False)
 
 
-def write(formatter: logging.Formatter, message: str, *args: object, **extra: Any) -> str:
-    """Return what a formatter makes of one record."""
+def format_record(formatter: logging.Formatter, message: str, *args: object, **extra: Any) -> str:
+    """Return the text of one record, written by this formatter."""
     logger = logging.getLogger(f"core.test.{id(formatter)}")
-    # to nobody else: pytest-xdist cannot send a lone surrogate from one process to another
+    # other handlers must not get the record: pytest-xdist cannot send a lone surrogate between processes
     logger.propagate = False
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -47,7 +47,7 @@ def write(formatter: logging.Formatter, message: str, *args: object, **extra: An
 
 
 def fail_in_the_driver() -> BaseException:
-    """Return an error whose cause is a driver's that repeats a value."""
+    """Return an error with a cause from the driver, whose message has a value of the row."""
     try:
         try:
             raise psycopg2.IntegrityError(f"DETAIL:  Key (email)=({SECRET}) already exists.")
@@ -60,8 +60,8 @@ def fail_in_the_driver() -> BaseException:
 
 
 def test_json_is_one_object_a_line() -> None:
-    """Time in UTC, the message with its arguments, and the fields beside it."""
-    text = write(JsonFormatter(), "held %s\nlong", "it", extra={"fields": FIELDS})
+    """A record is one JSON object on one line, with the time, the message and the extra fields."""
+    text = format_record(JsonFormatter(), "held %s\nlong", "it", extra={"fields": FIELDS})
     assert text.count("\n") == 1
     document = json.loads(text)
     assert document["level"] == "WARNING"
@@ -71,17 +71,17 @@ def test_json_is_one_object_a_line() -> None:
     assert FIELDS.items() <= document.items()
 
 
-def test_json_writes_what_it_does_not_know_as_text() -> None:
-    """A field of any type is written, and the line is not lost."""
+def test_json_writes_unknown_types_as_text() -> None:
+    """A field that JSON cannot represent is written as text, so the line is not lost."""
     document = json.loads(
-        write(JsonFormatter(), "seen", extra={"fields": {"error": ValueError("x"), "n": 1j}})
+        format_record(JsonFormatter(), "seen", extra={"fields": {"error": ValueError("x"), "n": 1j}})
     )
     assert (document["error"], document["n"]) == ("x", "1j")
 
 
 def test_text_has_its_fields_at_the_end() -> None:
-    """A field with a space is in quotes, so that a program can parse the line."""
-    text = write(TextFormatter(), "slow statement", extra={"fields": FIELDS})
+    """Extra fields follow the message; a value with spaces is quoted, so that programs can parse the line."""
+    text = format_record(TextFormatter(), "slow statement", extra={"fields": FIELDS})
     assert text.endswith(
         'slow statement operation=get_user_by_id duration_ms=12.5 statement="SELECT 1 = %s"\n'
     )
@@ -89,9 +89,9 @@ def test_text_has_its_fields_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_a_traceback_has_no_word_of_the_driver(formatter: logging.Formatter) -> None:
-    """The chain and our own message are there; the server's text, which repeats values, is left out."""
-    text = write(formatter, "failed", exc_info=fail_in_the_driver())
+def test_a_traceback_has_no_message_of_the_driver(formatter: logging.Formatter) -> None:
+    """A traceback has every error of the chain, but not the driver's message, which repeats row values."""
+    text = format_record(formatter, "failed", exc_info=fail_in_the_driver())
     assert SECRET not in text
     assert "create_user breaks users_email" in text
     assert "psycopg2.IntegrityError" in text
@@ -102,8 +102,8 @@ def test_a_traceback_has_no_word_of_the_driver(formatter: logging.Formatter) -> 
 def test_debug_shows_no_parameter_of_peewee(
     root: logging.Logger, form: LogFormat, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Statements with their values, which peewee logs at DEBUG, are off at every level."""
-    root.handlers.clear()  # here: pytest adds its own after the fixture
+    """At DEBUG, peewee's statements with their parameters are not logged."""
+    root.handlers.clear()  # not in the fixture: pytest adds its handlers after the fixture
     configure_logs("DEBUG", form)
     logging.getLogger("peewee").debug(("SELECT %s", [SECRET]))
     logging.getLogger("core.test").debug("seen")
@@ -116,8 +116,8 @@ def test_debug_shows_no_parameter_of_peewee(
 def test_debug_is_for_our_own_loggers(
     root: logging.Logger, form: LogFormat, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Libraries of web servers and clients log cookies and headers at DEBUG."""
-    root.handlers.clear()  # here: pytest adds its own after the fixture
+    """At DEBUG, other libraries stay silent, because they log cookies and headers."""
+    root.handlers.clear()  # not in the fixture: pytest adds its handlers after the fixture
     configure_logs("DEBUG", form)
     for name in ("uvicorn.error", "websockets.server", "streamlit.web", "httpcore.http11", "of.tomorrow"):
         logging.getLogger(name).debug("< Cookie: _streamlit_user=%s", SECRET)
@@ -132,19 +132,21 @@ HOSTILE = (
 )
 
 
-def test_a_name_from_outside_forges_no_line() -> None:
-    """Line ends, escape sequences and characters of direction are escaped."""
-    text = write(TextFormatter(), "%s acted", HOSTILE, extra={"fields": {"actor": HOSTILE, "raw": "a\x1bb"}})
+def test_a_hostile_name_cannot_forge_a_log_line() -> None:
+    """Line ends, escape sequences and direction controls in a value are escaped."""
+    text = format_record(
+        TextFormatter(), "%s acted", HOSTILE, extra={"fields": {"actor": HOSTILE, "raw": "a\x1bb"}}
+    )
     assert text.count("\n") == 1
     assert text.isprintable() or text[:-1].isprintable()
     assert r"eve\n2026" in text
     assert r"\x1b[2J" in text
-    assert "alice signed in" in json.loads(write(JsonFormatter(), HOSTILE))["message"]
+    assert "alice signed in" in json.loads(format_record(JsonFormatter(), HOSTILE))["message"]
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_the_words_of_an_error_forge_no_line(formatter: logging.Formatter) -> None:
-    """The message may repeat a text from outside; the traceback keeps its lines."""
-    text = write(formatter, "failed", exc_info=ValueError(HOSTILE))
+def test_an_error_message_cannot_forge_a_log_line(formatter: logging.Formatter) -> None:
+    """Line ends and escape sequences in the message of an error cannot begin a new log line."""
+    text = format_record(formatter, "failed", exc_info=ValueError(HOSTILE))
     assert "\x1b" not in text
     assert not any(line.startswith("2026-01-01") for line in text.splitlines())

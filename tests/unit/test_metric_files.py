@@ -1,4 +1,4 @@
-"""The files through which one process sees the metrics of all: writers, readers, folding."""
+"""The files by which processes share their metrics: writers, readers, and folding of ended writers."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ sys.stdin.read()
 
 @contextmanager
 def run_writer(folder: Path, count: int, *command: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that has counted `count` timeouts and stays."""
+    """Run a process that has counted `count` timeouts; the process runs until the block ends."""
     arguments = [*command, sys.executable, "-c", WORK, str(folder), str(count)]
     pipe = subprocess.PIPE
     with subprocess.Popen(arguments, stdin=pipe, stdout=pipe, text=True) as process:
@@ -54,7 +54,7 @@ def run_writer(folder: Path, count: int, *command: str) -> Iterator["subprocess.
 
 
 def can_unshare() -> bool:
-    """Say whether a process may get a process tree of its own here."""
+    """Return whether this system allows a process to create its own PID namespace."""
     command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -62,10 +62,10 @@ def can_unshare() -> bool:
         return False
 
 
-def test_writers_that_believe_to_be_pid_1_lose_nothing(tmp_path: Path) -> None:
-    """Processes in containers share pid 1: two that count 500 each have 1000 together."""
+def test_writers_with_the_same_pid_lose_nothing(tmp_path: Path) -> None:
+    """Two writers with pid 1, each in its own PID namespace, count 500 each and 1000 together."""
     if not can_unshare():
-        pytest.skip("a process tree of its own needs the right to unshare")
+        pytest.skip("a PID namespace of its own needs the right to unshare")
     contained = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     with run_writer(tmp_path, 500, *contained), run_writer(tmp_path, 500, *contained):
         assert len(list(tmp_path.glob("*-1-*.lock"))) == 2
@@ -73,7 +73,7 @@ def test_writers_that_believe_to_be_pid_1_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_writers_of_one_process_lose_nothing(tmp_path: Path) -> None:
-    """Two services of one process, and two processes with the same pid, overwrite nothing."""
+    """Two services of one process have separate files, so neither overwrites the other's counters."""
     one, other = (open_metrics("job", tmp_path) for _ in range(2))
     for metrics in (one, other) * 500:
         count_timeouts(metrics)
@@ -84,7 +84,7 @@ def test_writers_of_one_process_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_loses_its_gauges_and_keeps_its_counters(tmp_path: Path) -> None:
-    """After SIGKILL the files stay, and the next scrape handles them."""
+    """After SIGKILL of a writer, the next scrape drops the writer's gauges and keeps its counters."""
     reader = FleetReader(MetricWriter(), tmp_path)
     with run_writer(tmp_path, 7) as process:
         assert sample(reader, "echo_db_pool_connections", role="job", state="used") == 3
@@ -96,17 +96,17 @@ def test_a_killed_writer_loses_its_gauges_and_keeps_its_counters(tmp_path: Path)
     assert sample(reader, "echo_metrics_writers", role="job") is None
     assert sample(reader, TIMEOUTS, role="job") == 7
     assert sample(reader, "echo_db_operation_duration_seconds_count", op="seed", role="job") == 1
-    # a task that died is late, and not gone
+    # the success of a killed task is kept, so that the alert for a late task can fire
     assert sample(reader, "echo_task_last_success_timestamp_seconds", task="simulator") == before
 
 
 def test_many_ended_writers_cost_one_file(tmp_path: Path) -> None:
-    """After the first scrape only the archive is read, however many processes have ended."""
+    """After the first scrape, the counters of 400 ended writers are read from the archive only."""
     for _ in range(400):
         metrics = Metrics("job")
         metrics.pool_timeouts.inc()
         metrics.observe_operation("seed", 0.02)
-        # without the thread that publishes every second
+        # `join` alone starts no thread that publishes the metrics every second
         metrics.writer.join(tmp_path)
         metrics.close()
     reader = FleetReader(MetricWriter(), tmp_path)
@@ -114,7 +114,7 @@ def test_many_ended_writers_cost_one_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
     assert sample(reader, TIMEOUTS, role="job") == 400
     assert reader.files_read == 0
-    # what other programs of the machine take meanwhile is not its cost: the least of many
+    # the minimum of many calls, because other programs can slow down a single call
     assert min(measure_processor(reader.collect) for _ in range(20)) < stretch_processor(0.010)
     bucket = f"{SECONDS}_bucket"
     assert read(tmp_path, bucket, op="seed", role="job", le="0.025") == 400
@@ -122,14 +122,14 @@ def test_many_ended_writers_cost_one_file(tmp_path: Path) -> None:
 
 
 def measure_processor(act: Callable[[], object]) -> float:
-    """Return the seconds of the processor that one call takes, whatever else runs."""
+    """Return the CPU seconds of this thread that one call takes."""
     started = time.thread_time()
     act()
     return time.thread_time() - started
 
 
-def test_counters_never_go_back_while_writers_come_and_go(tmp_path: Path) -> None:
-    """Two readers beside writers that start and end never see a lower sum, and see all at the end."""
+def test_counters_never_decrease_while_writers_start_and_end(tmp_path: Path) -> None:
+    """Two readers beside starting and ending writers never see a lower sum, and the last sum is complete."""
     ended = threading.Event()
 
     def write() -> None:
@@ -140,7 +140,7 @@ def test_counters_never_go_back_while_writers_come_and_go(tmp_path: Path) -> Non
 
     def watch() -> list[float]:
         reader, seen = FleetReader(MetricWriter(), tmp_path), [0.0]
-        # a pause in which the other reader gets its turn
+        # the wait lets the other reader take the lock
         while not ended.wait(0.002):
             seen.append(sample(reader, TIMEOUTS, role="job") or 0.0)
         return seen
@@ -162,14 +162,14 @@ def test_counters_never_go_back_while_writers_come_and_go(tmp_path: Path) -> Non
 def test_a_reader_that_dies_while_folding_counts_nothing_twice(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader is killed before or after it writes the archive; the next reader has the same sum."""
+    """If a reader is killed before or after it writes the archive, the next reader has the same sum."""
     for _ in range(3):
         metrics = open_metrics("job", tmp_path)
         count_timeouts(metrics, 2)
         metrics.close()
 
     class Killed(BaseException):
-        """Nothing catches it, as nothing does SIGKILL."""
+        """Stands for SIGKILL: a BaseException, which no handler of the reader catches."""
 
     real = Path.unlink
 
@@ -188,8 +188,8 @@ def test_a_reader_that_dies_while_folding_counts_nothing_twice(
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_a_forked_child_writes_for_itself(tmp_path: Path) -> None:
-    """Parent and child overwrite nothing of each other; the parent's gauges end with the parent."""
+def test_a_forked_child_writes_its_own_files(tmp_path: Path) -> None:
+    """A forked child has its own files, so parent and child do not overwrite each other's counters."""
     metrics = open_metrics("job", tmp_path)
     count_timeouts(metrics, 3)
     with pytest.warns(DeprecationWarning, match="fork") if sys.version_info >= (3, 12) else _nothing():
@@ -208,8 +208,8 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def test_prometheus_clients_own_collector_reads_the_files(tmp_path: Path) -> None:
-    """The files have the library's format, so its collector can be used on the folder."""
+def test_the_collector_of_prometheus_client_reads_the_files(tmp_path: Path) -> None:
+    """The files have the format of prometheus_client, so `MultiProcessCollector` can read the folder."""
     metrics = open_metrics("job", tmp_path)
     count_timeouts(metrics, 3)
     metrics.observe_operation("seed", 0.02)
@@ -221,8 +221,8 @@ def test_prometheus_clients_own_collector_reads_the_files(tmp_path: Path) -> Non
     metrics.close()
 
 
-def test_more_series_than_fit_at_first(tmp_path: Path) -> None:
-    """The file grows and keeps what was written before."""
+def test_a_full_file_grows(tmp_path: Path) -> None:
+    """A file with more series than its first size holds grows and keeps the earlier series."""
     metrics = open_metrics("job", tmp_path)
     for number in range(60):
         metrics.observe_operation(f"operation_{number}", 0.02)
@@ -236,14 +236,14 @@ def test_more_series_than_fit_at_first(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_created(tmp_path: Path) -> None:
-    """The writer creates a missing folder."""
+    """If the folder does not exist, the writer creates it with its parents."""
     metrics = open_metrics("job", tmp_path / "a" / "b")
     assert read(tmp_path / "a" / "b", "echo_metrics_writers", role="job") == 1
     metrics.close()
 
 
-def test_damaged_files_cost_only_what_is_in_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file of garbage, an empty file and a damaged archive do not affect other files."""
+def test_damaged_files_do_not_affect_other_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged file, an empty file and a damaged archive are skipped, and other files are read."""
     metrics = open_metrics("job", tmp_path)
     count_timeouts(metrics, 5)
     (tmp_path / "counter_somebody.db").write_bytes(b"\xff\x7f\x00\x00" + b"garbage" * 99)
@@ -257,8 +257,8 @@ def test_damaged_files_cost_only_what_is_in_them(tmp_path: Path, caplog: pytest.
     metrics.close()
 
 
-def test_what_a_killed_start_left_is_removed_in_time(tmp_path: Path) -> None:
-    """A lock under its first name belongs to a starting writer, or to one that was killed long ago."""
+def test_the_lock_of_a_killed_start_is_removed(tmp_path: Path) -> None:
+    """A starting lock older than ABANDONED_SECONDS is removed; a newer one belongs to a starting writer."""
     starting, abandoned = (tmp_path / f"{name}{STARTING_SUFFIX}" for name in "ab")
     starting.touch()
     abandoned.touch()
@@ -267,10 +267,10 @@ def test_what_a_killed_start_left_is_removed_in_time(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [starting.name]
 
 
-def test_a_reader_that_stands_still_does_not_stop_the_others(
+def test_a_stopped_reader_does_not_block_other_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other readers wait for the lock for a bounded time."""
+    """If a stopped reader holds the lock, other readers raise TimeoutError after LOCK_SECONDS."""
     monkeypatch.setattr("core.metrics.fleet.LOCK_SECONDS", 0.05)
     hold = (
         "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY);"
@@ -288,7 +288,7 @@ def test_a_reader_that_stands_still_does_not_stop_the_others(
 
 
 def test_gauges_of_several_writers_combine(tmp_path: Path) -> None:
-    """Connections add up, a breaker is open if one is, and the newest success of a task counts."""
+    """Connections are summed, a breaker is open if any is open, and a task has its newest success."""
     one, other = (open_metrics("job", tmp_path) for _ in range(2))
     for metrics, number in ((one, 1), (other, 0)):
         metrics.pool_used.set(2 + number)

@@ -1,4 +1,4 @@
-"""Folders for metrics that cannot be used: the process goes on, and says so once."""
+"""Metrics folders that cannot be used: the process keeps its metrics in memory and logs one line."""
 
 import resource
 import subprocess
@@ -15,8 +15,8 @@ from tests.fleet_reading import TIMEOUTS, count_timeouts, sample
 
 
 @contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mount a file system in memory there."""
+def mount_tmpfs(folder: Path, options: str) -> Iterator[None]:
+    """Mount a tmpfs on a folder, and unmount the tmpfs afterwards."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -33,7 +33,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 def assert_works_in_memory(
     folder: Path, caplog: pytest.LogCaptureFixture, *, role: Role = "job", count: int = 3
 ) -> None:
-    """Assert that a process goes on counting, shows what it counts, and says so once."""
+    """Assert that a process counts in memory, collects its counts, and logs one line."""
     metrics = open_metrics(role, folder)
     count_timeouts(metrics, count)
     for number in range(200):
@@ -46,28 +46,28 @@ def assert_works_in_memory(
 
 
 def test_a_read_only_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One line is logged, and the metrics stay in the process; this holds for root too."""
-    with mounted(tmp_path, "size=64k,ro"):
+    """If the folder is read-only, also for root, the metrics stay in memory and one line is logged."""
+    with mount_tmpfs(tmp_path, "size=64k,ro"):
         assert_works_in_memory(tmp_path, caplog)
         assert "EROFS" in caplog.text
 
 
 @pytest.mark.parametrize("size", ["4k", "64k", "256k", "600k"])
 def test_a_full_folder(tmp_path: Path, size: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A folder that is full at first or later causes no SIGBUS and no error, and one line in the log."""
-    with mounted(tmp_path, f"size={size}"):
+    """If the folder is full or becomes full, there is no SIGBUS, and the metrics stay in memory."""
+    with mount_tmpfs(tmp_path, f"size={size}"):
         assert_works_in_memory(tmp_path, caplog)
         assert "ENOSPC" in caplog.text
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A folder that cannot be created is not tried a second time."""
+    """If the folder cannot be created, the metrics stay in memory."""
     (tmp_path / "file").touch()
     assert_works_in_memory(tmp_path / "file" / "metrics", caplog)
 
 
 def test_a_file_size_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A limit of the process for file sizes has the effect of a full disk."""
+    """If a file would exceed the process's size limit, the metrics stay in memory, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (writer.FIRST_SIZE_BYTES, hard))
     try:
@@ -80,8 +80,8 @@ def test_a_file_size_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_ended_writers_of_a_read_only_folder_still_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without folding, each scrape reads their counters again and none of their gauges."""
-    with mounted(tmp_path, "size=4m"):
+    """Without folding, each scrape reads the counters of ended writers from their files, but no gauges."""
+    with mount_tmpfs(tmp_path, "size=4m"):
         for _ in range(2):
             metrics = open_metrics("job", tmp_path)
             count_timeouts(metrics, 2)
@@ -97,11 +97,11 @@ def test_ended_writers_of_a_read_only_folder_still_count(
         assert reader.files_read == 0
 
 
-def test_breaking_off_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the folder fails later, its files keep their counts, and the memory adds the rest once."""
+def test_a_folder_that_fails_later_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the folder fails later, counts in its files and counts in memory are added once."""
     metrics = open_metrics("exporter", tmp_path)
     count_timeouts(metrics, 3)
-    assert value_of(metrics, tmp_path) == 3
+    assert read_timeouts(metrics, tmp_path) == 3
 
     def fail(*_: object) -> None:
         raise OSError(28, "full")
@@ -110,12 +110,12 @@ def test_breaking_off_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
     metrics.observe_operation("seed", 0.02)
     count_timeouts(metrics, 2)
     for _ in range(2):
-        assert value_of(metrics, tmp_path) == 5
+        assert read_timeouts(metrics, tmp_path) == 5
     metrics.close()
 
 
-def value_of(metrics: Metrics, folder: Path) -> float:
-    """Return the exporter's own count of timeouts as it shows it."""
+def read_timeouts(metrics: Metrics, folder: Path) -> float:
+    """Return the exporter's own count of timeouts."""
     families = {metric.name: metric for metric in metrics.collect()}
     return next(
         found.value

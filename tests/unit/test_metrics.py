@@ -1,4 +1,4 @@
-"""What a process counts: labels from closed sets, tasks, and the balance of every cache."""
+"""Metrics of a process: cache counts, histograms, tasks, documented labels and the revision."""
 
 import re
 from importlib import import_module
@@ -19,8 +19,8 @@ from tests.conftest import find_imbalances
 from tests.fleet_reading import find_sample
 
 
-def test_a_bypass_that_is_no_request_is_found() -> None:
-    """The check that runs after every test can fail."""
+def test_an_imbalance_of_cache_counts_is_found() -> None:
+    """A request that is no hit, miss or bypass is found by the check that runs after every test."""
     metrics = Metrics("job")
     metrics.count_cache_reads("user", "near", hits=2, misses=1)
     metrics.count_cache_reads("user", "shared", hits=1, misses=4)
@@ -32,7 +32,7 @@ def test_a_bypass_that_is_no_request_is_found() -> None:
 
 
 def test_histograms_are_cumulative() -> None:
-    """A bucket counts all values up to its bound, the bound included."""
+    """A bucket counts every value up to its bound, including the bound."""
     metrics = Metrics("job")
     for seconds in (0.1, 0.1001, 31, 0.0001):
         metrics.observe_operation("seed", seconds)
@@ -45,8 +45,8 @@ def test_histograms_are_cumulative() -> None:
     assert find_sample(families, f"{name}_sum", **labels) == pytest.approx(31.2002)
 
 
-def test_what_an_operator_does_is_there_from_the_start() -> None:
-    """A series that begins at 1 shows no increase, so every limiter and action begins at 0."""
+def test_counters_of_operators_begin_at_zero() -> None:
+    """Counters of limiters and operator actions begin at 0: a series that begins at 1 shows no increase."""
     metrics = Metrics("dashboard")
     families = metrics.collect()
     for limiter in get_args(Limiter):
@@ -67,7 +67,7 @@ def test_what_an_operator_does_is_there_from_the_start() -> None:
 
 
 def test_a_regular_task_is_expected_until_it_is_stopped(tmp_path: Path) -> None:
-    """After a stop on purpose its interval is 0, so no alert says that it is late."""
+    """After a task is stopped on purpose its interval is 0, so no alert treats the task as late."""
     metrics = open_metrics("simulator", tmp_path)
     reader = FleetReader(MetricWriter(), tmp_path)
     with metrics.regular_task("simulator", interval_seconds=2.5) as count_success:
@@ -81,8 +81,8 @@ def test_a_regular_task_is_expected_until_it_is_stopped(tmp_path: Path) -> None:
     assert find_sample(families, "echo_task_last_success_timestamp_seconds", task="simulator")
 
 
-def test_a_job_without_a_service_reports_too(tmp_path: Path) -> None:
-    """A migration counts as an operation, also when it fails."""
+def test_a_failed_job_is_counted(tmp_path: Path) -> None:
+    """A job that fails is counted as one operation."""
     with pytest.raises(ValueError, match="no"), run_job("migrate_up", tmp_path):
         raise ValueError("no")
     families = FleetReader(MetricWriter(), tmp_path).collect()
@@ -91,7 +91,7 @@ def test_a_job_without_a_service_reports_too(tmp_path: Path) -> None:
 
 
 def list_definitions() -> list[Definition]:
-    """Return every metric of the stack: of processes, of health and of collectors."""
+    """Return the definitions of all metrics: of processes, of the health check and of collectors."""
     found: list[object] = list(redis.METRICS.values())
     collecting = iter_modules(collectors.__path__, f"{collectors.__name__}.")
     for module in (names, exposition, *(import_module(each.name) for each in collecting)):
@@ -100,7 +100,7 @@ def list_definitions() -> list[Definition]:
 
 
 def test_the_documentation_has_kind_and_labels_of_every_metric() -> None:
-    """A row of the table may share one description, or has one for each of its names."""
+    """docs/metrics.md has each metric with its kind and its labels; a row may describe several metrics."""
     documented: dict[str, tuple[str, set[str]]] = {}
     for line in (Path(__file__).parents[2] / "docs" / "metrics.md").read_text().splitlines():
         cells = line.split(" | ")
@@ -117,7 +117,7 @@ def test_the_documentation_has_kind_and_labels_of_every_metric() -> None:
 
 
 def test_the_revision_of_a_checkout_and_of_an_image(tmp_path: Path) -> None:
-    """It is read from git's files without git, or from the file that the image's build wrote."""
+    """The revision is read from the files of .git, or from the file REVISION of an image."""
     git, commit = tmp_path / ".git", "0123456789abcdef" * 2 + "01234567"
     assert find_revision(tmp_path) == UNKNOWN
     git.mkdir()

@@ -1,4 +1,4 @@
-"""Roles: what a program calls itself in metrics, closed by configuration."""
+"""Roles: the names of programs in their metrics, and the setting that limits them."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +20,15 @@ from dashboard.pages.operations import charts
 NOWHERE = SecretStr("postgresql://u:p@127.0.0.1:1/d")
 
 
-def settings(**values: object) -> Settings:
-    """Return settings of a process that reaches no server."""
+def build_settings(**values: object) -> Settings:
+    """Return settings of a process that connects to no server."""
     return Settings(database_url=NOWHERE, enable_redis_cache=False, **values)  # type: ignore[arg-type]  # as given
 
 
 @pytest.mark.parametrize("role", ["my-api", "api", "batch-of-the-night", "a" * MAX_ROLE, *STACK_ROLES])
-def test_a_program_gives_itself_a_name(role: str) -> None:
-    """The name is a label of its metrics; no program of the stack needs a change."""
-    with open_service(settings(), role=role) as service:
+def test_a_program_chooses_its_role(role: str) -> None:
+    """The role that a program passes to `open_service` is a label of its metrics."""
+    with open_service(build_settings(), role=role) as service:
         found = [(item.name, item.labels, item.value) for item in list_samples(service.metrics.collect_own())]
     assert ("echo_db_pool_max_connections", {"role": role}, 10.0) in found
     assert ("echo_metrics_writers", {"role": role}, 1.0) in found
@@ -41,15 +41,15 @@ def test_a_program_gives_itself_a_name(role: str) -> None:
         *("a" * (MAX_ROLE + 1), *RESERVED_ROLES, None, 7, []),
     ],
 )
-def test_another_form_is_refused(role: object) -> None:
-    """The error names the form; with numbers each of many processes would have its own series."""
+def test_an_invalid_role_is_refused(role: object) -> None:
+    """A role has no digits, because numbered workers would each have their own series."""
     with pytest.raises(InvalidInput, match="such as my-api"):
-        open_service(settings(), role=role)  # type: ignore[arg-type]  # whatever it is
+        open_service(build_settings(), role=role)  # type: ignore[arg-type]  # whatever it is
 
 
-def test_a_list_closes_the_roles() -> None:
-    """With METRICS_ROLES only the roles in it and those of the stack are allowed."""
-    closed = settings(metrics_roles="my-api, my-worker")
+def test_a_list_limits_the_roles() -> None:
+    """With METRICS_ROLES only the listed roles and the stack's own roles are allowed."""
+    closed = build_settings(metrics_roles="my-api, my-worker")
     for role in ("my-api", "my-worker", "dashboard", "job"):
         open_service(closed, role=role).close()
     with pytest.raises(SettingsError, match=r"METRICS_ROLES is 'my-api, my-worker'.*'other-api'"):
@@ -57,14 +57,14 @@ def test_a_list_closes_the_roles() -> None:
 
 
 @pytest.mark.parametrize("text", ["My-Api", "a b", "api2", ";", "a,,b"])
-def test_a_wrong_list_is_refused(text: str) -> None:
-    """With a misspelt name the program would not start."""
+def test_an_invalid_list_of_roles_is_refused(text: str) -> None:
+    """An invalid role in METRICS_ROLES raises an error that names the setting."""
     with pytest.raises(SettingsError, match="METRICS_ROLES"):
         Settings.load(database_url=NOWHERE, metrics_roles=text)
 
 
 def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
-    """These are its own role and those of live processes that share the folder."""
+    """The exporter lists its own role and the roles of live processes with the same folder."""
     own = open_metrics("exporter", tmp_path)
     api, ended = open_metrics("my-api", tmp_path), open_metrics("my-worker", tmp_path)
     assert own.list_roles() == {"exporter", "my-api", "my-worker"}
@@ -76,7 +76,7 @@ def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
 
 
 def test_the_terminal_shows_the_pool_of_each_role() -> None:
-    """The name of the role does not matter."""
+    """The terminal shows the pool limit of every role, also of roles that the stack does not know."""
     pools = {"my-api": 10.0, "dashboard": 5.0, "drill": 2.0}
     samples = [Sample("echo_db_pool_max_connections", {"role": role}, limit) for role, limit in pools.items()]
     console = Console(width=140)
@@ -87,17 +87,17 @@ def test_the_terminal_shows_the_pool_of_each_role() -> None:
     assert shown == {"my-api": "10", "dashboard": "5", "drill": "2"}
 
 
-def use_by(roles: list[str]) -> pd.DataFrame:
-    """Return the data of a chart in which each role uses connections."""
+def build_use(roles: list[str]) -> pd.DataFrame:
+    """Return the data of a chart in which each of these roles uses four connections."""
     return pd.DataFrame({"series": roles, "value": 4.0})
 
 
-def test_each_role_has_a_line_of_its_own_colour() -> None:
-    """The roles of the stack keep their colours, whatever other roles exist."""
-    spec = charts.build_pool_chart(use_by(["my-api", "job", "drill", "my-api"]))
+def test_each_role_has_its_own_colour() -> None:
+    """Every role has a colour of its own, and other roles do not change the colours of the stack's roles."""
+    spec = charts.build_pool_chart(build_use(["my-api", "job", "drill", "my-api"]))
     scale = spec["encoding"]["color"]["scale"]
     assert scale["domain"] == [*charts.ROLES, "drill", "my-api"]
     assert scale["range"][: len(charts.ROLES)] == list(charts.ROLES.values())
     assert len(set(scale["range"])) == len(scale["range"])
-    many = charts.build_pool_chart(use_by([f"role{letter}" for letter in "abcdefgh"]))
+    many = charts.build_pool_chart(build_use([f"role{letter}" for letter in "abcdefgh"]))
     assert len(many["encoding"]["color"]["scale"]["range"]) == len(charts.ROLES) + 8

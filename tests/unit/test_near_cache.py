@@ -1,4 +1,4 @@
-"""What the near cache serves and admits, and single-flight; no server is needed."""
+"""The near cache and single-flight, without a server."""
 
 import threading
 
@@ -9,37 +9,37 @@ from core.cache.near import NearCache
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that the test moves."""
 
     now = 100.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the current time of this clock."""
         return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock of the test's own."""
+    """Return a clock for one test."""
     return Clock()
 
 
 @pytest.fixture
 def near(clock: Clock) -> NearCache:
-    """A live near cache of three values that live five seconds."""
+    """Return an open near cache for three values with a time to live of five seconds."""
     tier = NearCache(ChangeLog(), max_entries=3, ttl_seconds=5, clock=clock)
     tier.open()
     return tier
 
 
 def admit(near: NearCache, key: str, value: object, depends_on: tuple[str, ...] = ()) -> None:
-    """Read a value from Redis, undisturbed."""
+    """Store a value that was read from Redis while nothing was invalidated."""
     ticket = near.begin_read()
     near.end_read(ticket, {key: value}, depends_on)
 
 
-def test_serves_what_was_admitted_until_it_is_too_old(near: NearCache, clock: Clock) -> None:
-    """A value is served until its time to live ends."""
+def test_a_value_is_served_until_its_time_to_live_ends(near: NearCache, clock: Clock) -> None:
+    """A value is served for five seconds and then removed."""
     admit(near, "a", 1)
     clock.now += 4.9
     assert near.get("a") == 1
@@ -48,24 +48,24 @@ def test_serves_what_was_admitted_until_it_is_too_old(near: NearCache, clock: Cl
     assert len(near) == 0
 
 
-def test_refuses_a_value_that_a_message_overtook(near: NearCache) -> None:
-    """A value that was read before a change, and stored after it, is refused."""
+def test_a_value_read_before_an_invalidation_is_refused(near: NearCache) -> None:
+    """A value whose key was invalidated during its read is not stored."""
     ticket = near.begin_read()
     near.invalidate(["a"])
     near.end_read(ticket, {"a": "old"}, ())
     assert near.get("a") is None
 
 
-def test_refuses_a_value_whose_version_changed_meanwhile(near: NearCache) -> None:
-    """The same holds for a key that the value depends on."""
+def test_a_value_read_before_a_version_change_is_refused(near: NearCache) -> None:
+    """A value is not stored if a key that it depends on was invalidated during its read."""
     ticket = near.begin_read()
     near.invalidate(["version"])
-    near.end_read(ticket, {"board": "old"}, ("version",))
-    assert near.get("board") is None
+    near.end_read(ticket, {"leaderboard": "old"}, ("version",))
+    assert near.get("leaderboard") is None
 
 
-def test_a_second_read_may_store_what_the_first_may_not(near: NearCache) -> None:
-    """Each read has its own ticket: only reads that began before the change are refused."""
+def test_a_later_read_may_store_its_value(near: NearCache) -> None:
+    """A read that began after an invalidation may store its value, an earlier read may not."""
     first = near.begin_read()
     near.invalidate(["a"])
     second = near.begin_read()
@@ -74,27 +74,27 @@ def test_a_second_read_may_store_what_the_first_may_not(near: NearCache) -> None
     assert near.get("a") == "new"
 
 
-def test_drops_what_depends_on_a_key(near: NearCache) -> None:
-    """All values under a version are dropped together, and others stay."""
-    admit(near, "board:10", 1, ("version",))
-    admit(near, "board:50", 2, ("version",))
+def test_values_that_depend_on_a_key_are_dropped(near: NearCache) -> None:
+    """An invalidated version key drops every value that depends on it, and no other value."""
+    admit(near, "leaderboard:10", 1, ("version",))
+    admit(near, "leaderboard:50", 2, ("version",))
     admit(near, "other", 3)
     near.invalidate(["version"])
-    assert [near.get(key) for key in ("board:10", "board:50", "other")] == [None, None, 3]
+    assert [near.get(key) for key in ("leaderboard:10", "leaderboard:50", "other")] == [None, None, 3]
 
 
-def test_drops_what_depends_on_several_keys(near: NearCache) -> None:
-    """A leaderboard depends on its scores and on the usernames, and is dropped when either changes."""
-    admit(near, "board", 1, ("scores", "usernames"))
-    near.invalidate(["scores", "usernames", "board"])
-    assert near.get("board") is None
-    admit(near, "board", 2, ("scores", "usernames"))
+def test_a_value_that_depends_on_several_keys_is_dropped(near: NearCache) -> None:
+    """A leaderboard depends on scores and on usernames, and either of the two keys drops it."""
+    admit(near, "leaderboard", 1, ("scores", "usernames"))
+    near.invalidate(["scores", "usernames", "leaderboard"])
+    assert near.get("leaderboard") is None
+    admit(near, "leaderboard", 2, ("scores", "usernames"))
     near.invalidate(["usernames"])
-    assert (near.get("board"), near._dependents) == (None, {})
+    assert (near.get("leaderboard"), near._dependents) == (None, {})
 
 
-def test_is_bounded_and_evicts_what_was_used_least(near: NearCache) -> None:
-    """A fourth value evicts the least recently used one with all its index entries."""
+def test_the_least_recently_used_value_is_evicted(near: NearCache) -> None:
+    """A fourth value evicts the least recently used value and its index entries."""
     for key in "abc":
         admit(near, key, key, (f"version:{key}",))
     near.get("a")
@@ -103,8 +103,8 @@ def test_is_bounded_and_evicts_what_was_used_least(near: NearCache) -> None:
     assert set(near._dependents) == {"version:a", "version:c"}
 
 
-def test_serves_nothing_while_it_is_shut(near: NearCache) -> None:
-    """Without a feed nothing is served or admitted, and no earlier value is served later."""
+def test_a_shut_near_cache_serves_and_stores_nothing(near: NearCache) -> None:
+    """A near cache without a feed serves and stores nothing, and earlier values do not come back."""
     admit(near, "a", 1)
     ticket = near.begin_read()
     near.shut()
@@ -115,8 +115,8 @@ def test_serves_nothing_while_it_is_shut(near: NearCache) -> None:
     assert [near.get(key) for key in "abc"] == [None, None, None]
 
 
-def test_a_read_from_before_a_reopening_is_refused(near: NearCache) -> None:
-    """The feed did not report the changes in between."""
+def test_a_value_read_before_a_reopening_is_refused(near: NearCache) -> None:
+    """A value read before the feed was interrupted is not stored: the feed missed later changes."""
     ticket = near.begin_read()
     near.shut()
     near.open()
@@ -124,8 +124,8 @@ def test_a_read_from_before_a_reopening_is_refused(near: NearCache) -> None:
     assert near.get("a") is None
 
 
-def test_size_none_serves_nothing() -> None:
-    """NEAR_CACHE_SIZE=0 turns the near cache off."""
+def test_size_zero_turns_the_near_cache_off() -> None:
+    """With NEAR_CACHE_SIZE=0 the near cache stores nothing."""
     tier = NearCache(ChangeLog(), max_entries=0, ttl_seconds=5)
     tier.open()
     admit(tier, "a", 1)
@@ -133,8 +133,8 @@ def test_size_none_serves_nothing() -> None:
     assert tier.get("a") is None
 
 
-def test_a_dropped_value_leaves_nothing_behind(near: NearCache) -> None:
-    """The index forgets a value that was dropped by key, by version or with the feed."""
+def test_a_dropped_value_leaves_no_index_entries(near: NearCache) -> None:
+    """A value that was dropped by its key, by a version or by `clear` has no index entries left."""
     for names in (["a"], ["version"], None):
         admit(near, "a", 1, ("version", "usernames"))
         if names is None:
@@ -144,8 +144,8 @@ def test_a_dropped_value_leaves_nothing_behind(near: NearCache) -> None:
         assert (len(near), near._dependents) == (0, {})
 
 
-def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
-    """Clearing does not free all values in one step; each new value frees some."""
+def test_cleared_values_are_freed_step_by_step(clock: Clock) -> None:
+    """`clear` does not free all values at once; each later value that is stored frees some of them."""
     near = NearCache(ChangeLog(), max_entries=100, ttl_seconds=5, clock=clock)
     near.open()
     for number in range(20):
@@ -162,8 +162,8 @@ def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
     assert len(near) == 0
 
 
-def test_threads_share_one_read() -> None:
-    """Sixteen threads cause one load and get the same answer."""
+def test_threads_share_one_load() -> None:
+    """Sixteen threads that need the same key at the same time cause one load."""
     single_flight, loads = SingleFlight(ChangeLog()), []
     begun, may_end = threading.Event(), threading.Event()
 
@@ -186,12 +186,12 @@ def test_threads_share_one_read() -> None:
     for thread in (leader, *joined):
         thread.join(10)
     assert answers == ["value"] * 16
-    # a thread that came after the end reads for itself
+    # a thread that comes after the end of the first load starts a second load
     assert len(loads) <= 2
 
 
-def test_without_a_feed_only_a_later_read_is_shared() -> None:
-    """Threads that find a running read share one that begins after it."""
+def test_without_a_feed_only_a_later_load_is_shared() -> None:
+    """Threads that find a running load do not use its value, but share a load that begins later."""
     single_flight, versions = SingleFlight(ChangeLog()), iter(range(1, 100))
     begun, may_end = threading.Event(), threading.Event()
 
@@ -213,11 +213,11 @@ def test_without_a_feed_only_a_later_read_is_shared() -> None:
     for thread in threads:
         thread.join(10)
     assert len(answers) == 16
-    assert answers.count(1) == 1, "only who began it got the first read"
+    assert answers.count(1) == 1, "only the thread that began the first load got its value"
 
 
-def test_nobody_joins_a_read_from_before_a_change() -> None:
-    """A reader after a write does not get a value from before it, also for a dependent key."""
+def test_a_load_from_before_a_change_is_not_joined() -> None:
+    """A reader does not join a load that began before a change of a key that the value depends on."""
     changes = ChangeLog()
     single_flight = SingleFlight(changes)
     begun, may_end = threading.Event(), threading.Event()
@@ -228,18 +228,20 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
         return "old"
 
     old: list[str] = []
-    leader = threading.Thread(target=lambda: old.append(single_flight.do("board", ("version",), load_old)))
+    leader = threading.Thread(
+        target=lambda: old.append(single_flight.do("leaderboard", ("version",), load_old))
+    )
     leader.start()
     assert begun.wait(10)
     changes.record(["version"])
-    assert single_flight.do("board", ("version",), lambda: "new") == "new"
+    assert single_flight.do("leaderboard", ("version",), lambda: "new") == "new"
     may_end.set()
     leader.join(10)
     assert old == ["old"]
 
 
-def test_an_error_reaches_everyone_and_is_not_kept() -> None:
-    """Every waiting thread gets the error; the next read calls the loader again."""
+def test_an_error_of_a_load_is_not_cached() -> None:
+    """The error of a load reaches the caller, and the next read loads again."""
     single_flight = SingleFlight(ChangeLog())
 
     def fail() -> None:
