@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from core.cache import Cache
-from core.cache.position_slots import LoadAfter, load_anywhere
+from core.cache.lsn_slots import LoadAfter, load_anywhere
 from core.database import Database
 from core.database.connector import Connector
 from core.database.database_with_replicas import DatabaseWithReplicas

@@ -78,10 +78,10 @@ class ReplicaPair(NamedTuple):
 def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> None:
     """Wait until a replica has replayed everything that was committed."""
     with connected(primary.url()) as run:
-        [(position,)] = run("SELECT pg_current_wal_flush_lsn()::text")
+        [(lsn,)] = run("SELECT pg_current_wal_flush_lsn()::text")
     with connected(replica.url()) as run:
         wait_until(
-            lambda: run("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,)) == [(True,)],
+            lambda: run("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,)) == [(True,)],
             "the replica has everything",
             20.0,
         )

@@ -22,8 +22,8 @@ from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.feed import InvalidationFeed
 from core.cache.kinds import KINDS, Cached, Read, find_kind_name
 from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
+from core.cache.lsn_slots import LoadAfter, load_anywhere
 from core.cache.near import FailSafeValues, NearCache
-from core.cache.position_slots import LoadAfter, load_anywhere
 from core.cache.read_through import ReadThrough
 from core.cache.shared import SharedCache
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
@@ -276,13 +276,13 @@ class Cache:
         fence: Fence = NO_FENCE,
         *,
         outcome_known: bool = True,
-        position: int | None = None,
+        lsn: int | None = None,
     ) -> None:
         """Drop the values of keys whose rows changed. Call it after the commit, with the fence of these keys.
 
         If Redis does not answer, the keys are dropped as soon as Redis answers again, and before this process
         reads from Redis. Pass `outcome_known=False` if the COMMIT may still happen; the fence then stays
-        until it expires. `position` is the LSN of the commit, or None if it is unknown. Raises `ValueError`
+        until it expires. `lsn` is that of the commit, or None if it is unknown. Raises `ValueError`
         for a key of a kind that is not in `KINDS`.
         """
         keys = list(dict.fromkeys(changed))
@@ -291,7 +291,7 @@ class Cache:
         try:
             if self._shared is not None:
                 if outcome_known:
-                    self._shared.delete(keys, fence, position=position)
+                    self._shared.delete(keys, fence, lsn=lsn)
                 else:
                     self._shared.keep_fence(keys, fence)
         finally:

@@ -33,8 +33,8 @@ from core.cache.leases_and_fences import (
     build_lease_request,
     build_release_request,
 )
+from core.cache.lsn_slots import SLOT_FAMILY
 from core.cache.origin import read_origin
-from core.cache.position_slots import SLOT_FAMILY
 from core.cache.timeline_claim import TimelineClaim
 from core.cache.topology import PRIMARY_MOVED, make_connection_factory
 from core.failover import KnownTimeline
@@ -176,7 +176,7 @@ class CapabilityCheck:
         return self._claim.evaluate(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
-        """Return one new key for each prefix of the cache: a position slot first, a version key last."""
+        """Return one new key for each prefix of the cache: an LSN slot first, a version key last."""
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 

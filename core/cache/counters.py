@@ -22,8 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 from core.cache.codec import ABSENT
 from core.cache.kinds import Read
+from core.cache.lsn_slots import LoadAfter, load_anywhere
 from core.cache.near import NearCache
-from core.cache.position_slots import LoadAfter, load_anywhere
 from core.cache.shared import SharedCache
 from core.metrics import Metrics
 from core.records import CacheCounts

@@ -168,23 +168,23 @@ class RedisGuard:
         with contextlib.suppress(CacheDown):
             self.read(self.client.check)
 
-    def release(self, keys: Sequence[str], fence: Fence, position: str) -> None:
+    def release(self, keys: Sequence[str], fence: Fence, lsn: str) -> None:
         """Drop the values of keys, and the fence that a write has set on them before its COMMIT.
 
         If the connection of the fence was closed, or if its server is not the primary any more, the command
         is sent again on a new connection: other processes may already read from the new primary.
         """
         try:
-            self.scripts.release_fence(keys, fence, position)
+            self.scripts.release_fence(keys, fence, lsn)
         except ServerUnreachable:
             raise
         except ErrorReply as error:
             if not self.topology.can_move or error.code not in FORMER_PRIMARY_CODES:
                 raise
             self.client.drop_connections()
-            self.scripts.release_fence(keys, Fence(fence.token), position)
+            self.scripts.release_fence(keys, Fence(fence.token), lsn)
         except redis.ConnectionError:
-            self.scripts.release_fence(keys, Fence(fence.token), position)
+            self.scripts.release_fence(keys, Fence(fence.token), lsn)
             if fence.pending is not None:
                 # the command of the fence may still reach Redis on the closed connection
                 self.expect_late(keys, fence.token)

@@ -13,7 +13,7 @@ is their mark:
   fills a fenced key. If the writer dies in between, its fence expires, and the next reader loads the
   committed row. Two writers of one key have two fences: when one writer removes its fence, the key stays
   fenced until the other writer has committed.
-- P: a slot with the position of recent commits, see `core.cache.position_slots`.
+- P: a slot with the LSN of recent commits, see `core.cache.lsn_slots`.
 
 Sends no commands itself.
 
@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from core.cache.client import PendingReply, Script
 from core.cache.codec import ORIGIN_BYTES, UNKNOWN_ORIGIN, VERSION_MARK, new_token
 from core.cache.kinds import MAX_TTL_SECONDS
-from core.cache.position_slots import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
+from core.cache.lsn_slots import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
 
 # The replies of LEASE for each key: this reader has got the lease; another reader is loading or has loaded
 # the value; a writer has fenced the key or one of the version keys.
@@ -68,7 +68,7 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: value keys, then version keys. If a position is wanted, then also the position slots of these keys.
+# KEYS: value keys, then version keys. If the LSN is needed, then also the LSN slots of these keys.
 # ARGV, with times in milliseconds: the token of the lease; the TTL of the lease; the TTL of a version key;
 # the number of value keys; the schema and origin of a current value; the number of slots; the TTL of a slot;
 # the time for which a new slot is unknown; the origin of a current slot; then, for each version key, the
@@ -78,8 +78,8 @@ end
 # schema, origin or version, or bytes that the cache did not write.
 #
 # Returns for each value key 1 (granted), 0 (another reader is loading or has loaded the value) or -1 (the key
-# or a version key is fenced), then each version. With slots, the last item is the highest position of the
-# slots, or '' if a position is unknown.
+# or a version key is fenced), then each version. With slots, the last item is the highest LSN of the
+# slots, or '' if an LSN is unknown.
 LEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -127,19 +127,19 @@ for i = 1, count do
 end
 if first_slot <= #KEYS then
   local now = read_ms()
-  local position = string.rep('0', 16)
+  local lsn = string.rep('0', 16)
   for i = first_slot, #KEYS do
     local stored = all[i]
     if not is_slot(stored) or string.sub(stored, 31) ~= ARGV[9] then
       write_slot(KEYS[i], now + ARGV[8], string.rep('0', 16), ARGV[9], ARGV[7])
-      position = ''
+      lsn = ''
     elseif tonumber(string.sub(stored, 2, 14)) > now then
-      position = ''
-    elseif position ~= '' and string.sub(stored, 15, 30) > position then
-      position = string.sub(stored, 15, 30)
+      lsn = ''
+    elseif lsn ~= '' and string.sub(stored, 15, 30) > lsn then
+      lsn = string.sub(stored, 15, 30)
     end
   end
-  result[first_slot] = position
+  result[first_slot] = lsn
 end
 return result
 """
@@ -203,14 +203,14 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: the keys that a write changed, and their position slots. ARGV, with times in milliseconds: the token
-# of the writer, or the tokens of several writers in one string; the position of the write, '' if it is
-# unknown; the time for which a slot is unknown after a write without a position; the TTL of a slot.
+# KEYS: the keys that a write changed, and their LSN slots. ARGV, with times in milliseconds: the token
+# of the writer, or the tokens of several writers in one string; the LSN of the write, '' if it is
+# unknown; the time for which a slot is unknown after a write without an LSN; the TTL of a slot.
 #
 # Deletes each key. If other writers have fenced it, their fences stay, because their COMMIT may still come.
-# The invalidation feed reports the key in both cases, because it is written. Raises the position in each
+# The invalidation feed reports the key in both cases, because it is written. Raises the LSN in each
 # slot, or makes the slot unknown. A missing slot is not created here: LEASE creates it as unknown, because
-# earlier positions are not known. Returns the number of keys and slots.
+# earlier LSNs are not known. Returns the number of keys and slots.
 RELEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -226,13 +226,13 @@ for i = 1, #KEYS do
     kept = list_fences(stored, ARGV[1], now)
   end
   if is_slot(stored) then
-    local unknown_until, position = tonumber(string.sub(stored, 2, 14)), string.sub(stored, 15, 30)
+    local unknown_until, lsn = tonumber(string.sub(stored, 2, 14)), string.sub(stored, 15, 30)
     if ARGV[2] == '' then
       unknown_until = math.max(unknown_until, now + ARGV[3])
-    elseif ARGV[2] > position then
-      position = ARGV[2]
+    elseif ARGV[2] > lsn then
+      lsn = ARGV[2]
     end
-    if write_slot(KEYS[i], unknown_until, position, string.sub(stored, 31), ARGV[4]).err then
+    if write_slot(KEYS[i], unknown_until, lsn, string.sub(stored, 31), ARGV[4]).err then
       -- the server is out of memory
       gone[#gone + 1] = KEYS[i]
     end
@@ -253,7 +253,7 @@ class Lease(NamedTuple):
     """The reply to a reader that missed: `states` has GRANTED, TAKEN or FENCED for each key.
 
     The reader stores values with `versions` and `origin`. It loads them from a server that has replayed
-    the WAL up to `position`, or from the primary if `position` is None (unknown).
+    the WAL up to `lsn`, or from the primary if `lsn` is None (unknown).
     """
 
     token: bytes
@@ -261,7 +261,7 @@ class Lease(NamedTuple):
     version_keys: tuple[str, ...]
     versions: tuple[bytes, ...]
     origin: bytes
-    position: int | None
+    lsn: int | None
 
 
 class Fence(NamedTuple):
@@ -288,9 +288,9 @@ def build_lease_request(
     return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), head, *of_slots, *fresh]
 
 
-def build_release_request(token: bytes, position: str = UNKNOWN) -> list[Any]:
+def build_release_request(token: bytes, lsn: str = UNKNOWN) -> list[Any]:
     """Return the arguments of the script RELEASE. `token` may be the tokens of several writers."""
-    return [token, position, UNKNOWN_MILLISECONDS, SLOT_MILLISECONDS]
+    return [token, lsn, UNKNOWN_MILLISECONDS, SLOT_MILLISECONDS]
 
 
 def parse_lease(
@@ -305,11 +305,11 @@ def parse_lease(
     """Return the reply of LEASE as a `Lease`.
 
     `origin` identifies the run of the server that answered; `asked_origin` is that of the request. If they
-    differ or are unknown, the position (LSN) in the reply is not used.
+    differ or are unknown, the LSN in the reply is not used.
     """
     states = dict(zip(keys, reply, strict=False))
     versions = reply[len(keys) : len(keys) + len(version_keys)]
-    [position] = reply[len(keys) + len(version_keys) :] or [b""]
+    [lsn] = reply[len(keys) + len(version_keys) :] or [b""]
     is_trusted = origin == asked_origin != UNKNOWN_ORIGIN
     return Lease(
         token,
@@ -317,5 +317,5 @@ def parse_lease(
         tuple(version_keys),
         tuple(versions),
         origin,
-        int(position, 16) if position and is_trusted else None,
+        int(lsn, 16) if lsn and is_trusted else None,
     )

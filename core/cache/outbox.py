@@ -19,7 +19,7 @@ from core.cache.client import Keys, PendingReply, RedisClient, Script
 from core.cache.connection import ErrorReply
 from core.cache.kinds import FAMILIES
 from core.cache.leases_and_fences import NO_TOKEN, RELEASE, Fence, build_release_request
-from core.cache.position_slots import ALL_SLOTS, UNKNOWN, list_slots
+from core.cache.lsn_slots import ALL_SLOTS, UNKNOWN, list_slots
 
 # Maximum number of keys in one script call, because Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000
@@ -81,13 +81,13 @@ class KeyScripts:
         if replies != [len(group) for group in groups]:
             raise redis.InvalidResponse(f"the server did not confirm {sum(map(len, groups))} keys")
 
-    def release_fence(self, keys: Sequence[str], fence: Fence, position: str) -> None:
-        """Drop keys and their fence, and store the position of the write in the keys' position slots.
+    def release_fence(self, keys: Sequence[str], fence: Fence, lsn: str) -> None:
+        """Drop keys and their fence, and store the LSN of the write in the keys' LSN slots.
 
         If the reply to the fence is pending, it is read first, and the commands are sent on its connection.
         """
         groups = [self._add_slots(group) for group in _split(keys)]
-        self._run_each(RELEASE, groups, build_release_request(fence.token, position), after=fence.pending)
+        self._run_each(RELEASE, groups, build_release_request(fence.token, lsn), after=fence.pending)
 
     def _add_slots(self, keys: Sequence[str]) -> list[str]:
         return self.add_prefix([*keys, *list_slots(keys)])

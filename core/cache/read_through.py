@@ -23,8 +23,8 @@ from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.guard import CacheDown
 from core.cache.kinds import ABSENT_MILLISECONDS, TTL_JITTER, Read
 from core.cache.leases_and_fences import FENCED, GRANTED, TAKEN, Lease
+from core.cache.lsn_slots import LoadAfter
 from core.cache.near import NearCache
-from core.cache.position_slots import LoadAfter
 from core.cache.shared import SharedCache
 from core.failover import KnownTimeline
 from core.metrics import Metrics
@@ -165,9 +165,9 @@ class ReadThrough:
     ) -> Mapping[str, T]:
         granted = [key for key in keys if lease.states[key] == GRANTED]
         # a writer has fenced a key, and the LSN of its commit is not known yet: load from the primary
-        position = None if FENCED in lease.states.values() else lease.position
+        lsn = None if FENCED in lease.states.values() else lease.lsn
         try:
-            loaded = self._load(read, keys, position)
+            loaded = self._load(read, keys, lsn)
         except BaseException:
             shared.fill(lease, [(key, 0, b"") for key in granted])
             raise
@@ -205,10 +205,10 @@ class ReadThrough:
                 time.sleep(pause)
         return found
 
-    def _load(self, read: Read[T], keys: Sequence[str], position: int | None = None) -> Mapping[str, T]:
+    def _load(self, read: Read[T], keys: Sequence[str], lsn: int | None = None) -> Mapping[str, T]:
         started = time.perf_counter()
         try:
-            return self._load_after(position, read.load, keys)
+            return self._load_after(lsn, read.load, keys)
         finally:
             self._metrics.observe_cache_load(read.cached.name, time.perf_counter() - started)
 

@@ -26,8 +26,8 @@ from core.cache.leases_and_fences import (
     build_lease_request,
     parse_lease,
 )
+from core.cache.lsn_slots import ALL_SLOTS, format_lsn, list_slots
 from core.cache.outbox import SCRIPT_KEYS, expect_list
-from core.cache.position_slots import ALL_SLOTS, format_position, list_slots
 from core.failover import KnownTimeline
 from core.settings import Settings
 
@@ -63,8 +63,8 @@ class SharedCache:
         )
         self._client = self.guard.client
         self._add_prefix = self.guard.scripts.add_prefix
-        # the position (LSN) of a commit is needed only if values are loaded from replicas
-        self._wants_position = settings.database_replica_urls is not None
+        # the LSN of a commit is needed only if values are loaded from replicas
+        self._needs_lsn = settings.database_replica_urls is not None
         # the origin of the server on which this process last called `_make_slots`
         self._slots_origin: bytes | None = None
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
@@ -105,12 +105,12 @@ class SharedCache:
         # current value, which only costs one load.
         asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
-        # ask for no position while the origin of the server is unknown: without an origin, slots that another
+        # ask for no LSN while the origin of the server is unknown: without an origin, slots that another
         # server has stored cannot be recognized
-        wants_position = self._wants_position and asked_origin
-        slots = self._add_prefix(list_slots([*keys, *version_keys])) if wants_position else []
+        needs_lsn = self._needs_lsn and asked_origin
+        slots = self._add_prefix(list_slots([*keys, *version_keys])) if needs_lsn else []
         request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))
-        # the reply has one position for all slots
+        # the reply has one LSN for all slots
         length = len(names) + bool(slots)
 
         def ask() -> tuple[list[Any], list[Any]]:
@@ -129,13 +129,13 @@ class SharedCache:
         lease = parse_lease(
             token, keys, version_keys, reply, origin=self._client.origin, asked_origin=asked_origin
         )
-        if slots and lease.position is None and lease.origin == asked_origin != self._slots_origin:
+        if slots and lease.lsn is None and lease.origin == asked_origin != self._slots_origin:
             self._slots_origin = asked_origin
             self._make_slots(asked_origin)
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create all missing position slots at once, so that all of them are unknown during the same time."""
+        """Create all missing LSN slots at once, so that all of them are unknown during the same time."""
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):
@@ -208,17 +208,17 @@ class SharedCache:
         finally:
             _give_up(fence)
 
-    def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE, *, position: int | None = None) -> None:
+    def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE, *, lsn: int | None = None) -> None:
         """Drop keys. If Redis does not accept this, drop them before this process reads from Redis again.
 
-        `position` is the LSN of the write, or None if it is unknown. A reader that misses a key loads it from
-        a server that has replayed this position.
+        `lsn` is the LSN of the write, or None if it is unknown. A reader that misses a key loads it from
+        a server that has replayed this LSN.
 
         If Redis refuses the command, `delete` returns when every other process has noticed the refusal and
         stopped reading from Redis.
         """
         try:
-            self.guard.invalidate(lambda: self.guard.release(keys, fence, format_position(position)))
+            self.guard.invalidate(lambda: self.guard.release(keys, fence, format_lsn(lsn)))
             self.guard.wait_until_noticed()
         except CacheDown as down:
             logger.debug("invalidations wait until Redis answers")

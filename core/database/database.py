@@ -19,7 +19,7 @@ from core.database.driver_errors import DRIVER_ERRORS, is_connection_lost, trans
 from core.database.holder import Holder
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
-from core.database.read_consistency import LogPosition
+from core.database.read_consistency import Lsn
 from core.database.statement_watch import StatementWatch
 from core.database.unit_of_work import Session, SessionManager, UnitOfWork, UnitsOfWork
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
@@ -289,10 +289,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         with self.session(operation):
             return query(self, *args, **kwargs)
 
-    # -- positions (LSN) of commits --------------------------------------------------
+    # -- LSNs of commits --------------------------------------------------
 
-    def find_position(self) -> LogPosition | None:
-        """Return None: the position (LSN) of a commit is needed only with replicas."""
+    def find_lsn(self) -> Lsn | None:
+        """Return None: the LSN of a commit is needed only with replicas."""
         return None
 
     # -- run ------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A primary and its replicas. Chooses the server of each read, and keeps the positions (LSN) of commits.
+"""A primary and its replicas. Chooses the server of each read, and keeps the LSNs of commits.
 
 A read that begins its own unit of work runs on a replica, if the replica has replayed the write-ahead log up
-to the position that the read must see. Otherwise it runs on the primary. A read in an open unit of work (such
+to the LSN that the read must see. Otherwise it runs on the primary. A read in an open unit of work (such
 as a transaction) and every write run on the primary. Each thread tries the same replica first: as long as its
 reads run on this replica, each of them sees at least the data of the read before.
 """
@@ -19,17 +19,17 @@ from core.database.database import Database
 from core.database.driver_errors import QUERY_CANCELED, find_sqlstate
 from core.database.read_consistency import (
     SELECT_LOG_TIMELINE,
-    SELECT_POSITION,
+    SELECT_LSN,
     Demand,
-    LogPosition,
+    Lsn,
     OwnWrites,
     demanding,
     find_demand,
     find_tokens,
-    parse_position,
+    parse_lsn,
 )
 from core.database.replica import AskPrimary, Replica
-from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryPositions
+from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryLsns
 from core.database.server_watch import ServerWatch
 from core.failover import KnownTimeline
 from core.metrics import Metrics
@@ -47,7 +47,7 @@ _UNKNOWN_SECONDS = 2 * MAX_LAG_SECONDS
 
 
 class CommitUnanswered(psycopg2.OperationalError):
-    """The server cancelled the message with COMMIT and the query for its position.
+    """The server cancelled the message with COMMIT and the query for its LSN.
 
     The COMMIT may have happened.
     """
@@ -61,13 +61,13 @@ class DatabaseWithReplicas(Database):
     ) -> None:
         self._timeline = timeline
         self._own_writes = OwnWrites(unknown_seconds=_UNKNOWN_SECONDS)
-        self._positions = PrimaryPositions()
+        self._lsns = PrimaryLsns()
         self._places = itertools.count()
         self._thread = threading.local()
         self.replicas: tuple[Replica, ...] = ()
         super().__init__(settings, application_name=application_name, metrics=metrics, timeline=timeline)
         self.replicas = tuple(
-            Replica(each, number=number, application_name=application_name, positions=self._positions)
+            Replica(each, number=number, application_name=application_name, lsns=self._lsns)
             for number, each in enumerate(settings.list_replicas(), start=1)
         )
         self._start_watch()
@@ -76,15 +76,15 @@ class DatabaseWithReplicas(Database):
         self._primary_watch = ServerWatch(
             self._settings,
             SELECT_LOG_TIMELINE,
-            on_answer=self._positions.record_answer,
-            on_failure=self._positions.record_failure,
+            on_answer=self._lsns.record_answer,
+            on_failure=self._lsns.record_failure,
         )
         self._primary_watch.start()
 
     def _reset_after_fork(self) -> None:
         super()._reset_after_fork()
         self._own_writes.reset_after_fork()
-        self._positions.reset_after_fork()
+        self._lsns.reset_after_fork()
         for replica in self.replicas:
             replica.reset_after_fork()
         self._start_watch()
@@ -100,14 +100,14 @@ class DatabaseWithReplicas(Database):
     ) -> T:
         """Run a query that changes nothing, and return its result.
 
-        The query runs on a replica that has replayed the position (LSN) that it must see, or on the primary.
+        The query runs on a replica that has replayed the LSN that it must see, or on the primary.
         """
         if self._units.find() is not None:
             return super().read(operation, query, *args, **kwargs)
         started = time.perf_counter()
         reason: ReadReason
         try:
-            answer = self._choose().read(self._find_position(), operation, query, *args, **kwargs)
+            answer = self._choose().read(self._find_lsn(), operation, query, *args, **kwargs)
         except AskPrimary as refusal:
             reason = refusal.reason
         else:
@@ -126,38 +126,38 @@ class DatabaseWithReplicas(Database):
                 return replica
         raise AskPrimary("unavailable")
 
-    def _find_position(self) -> LogPosition:
-        """Return the position (LSN) that the current read must see. Raises `AskPrimary` if it is unknown."""
-        floor, log_timeline = self._positions.find_floor(), self._positions.log_timeline
+    def _find_lsn(self) -> Lsn:
+        """Return the LSN that the current read must see. Raises `AskPrimary` if it is unknown."""
+        floor, log_timeline = self._lsns.find_floor(), self._lsns.log_timeline
         # the floor may come from a former primary, to which the `ServerWatch` is still connected
         if floor is None or log_timeline is None or not log_timeline.is_of(self._timeline.connected):
             raise AskPrimary("unavailable")
-        demand = find_demand() or Demand(self._own_writes.find_position())
-        if demand.position is None:
+        demand = find_demand() or Demand(self._own_writes.find_lsn())
+        if demand.lsn is None:
             raise AskPrimary(demand.reason)
-        position = max(floor, demand.position)
+        lsn = max(floor, demand.lsn)
         for token in find_tokens():
             if token.log_timeline != log_timeline:
                 raise AskPrimary("unknown")
-            position = max(position, token.position)
-        return position
+            lsn = max(lsn, token.lsn)
+        return lsn
 
-    def load_after(self, position: LogPosition | None, load: Callable[[Keys], T], keys: Keys) -> T:
+    def load_after(self, lsn: Lsn | None, load: Callable[[Keys], T], keys: Keys) -> T:
         """Call `load` to read the values of cache keys from the database, and return its result.
 
-        These reads must see `position` (LSN). If `position` is None (unknown), they run on the primary.
+        The reads must see the commits up to `lsn`. If `lsn` is None (unknown), they run on the primary.
         """
-        with demanding(Demand(position)):
+        with demanding(Demand(lsn)):
             return load(keys)
 
-    # -- positions of commits ---------------------------------------------------------------
+    # -- LSNs of commits ---------------------------------------------------------------
 
     def commit(self) -> None:
-        """Commit, and ask for the position of the commit in the same message."""
+        """Commit, and ask for the LSN of the commit in the same message."""
         unit = self._state
-        if self._positions.log_timeline is None:
-            # send COMMIT alone, because this primary has not reported a position yet: if the query for the
-            # position failed in the same message, the COMMIT would fail too
+        if self._lsns.log_timeline is None:
+            # send COMMIT alone, because this primary has not reported an LSN yet: if the query for the
+            # LSN failed in the same message, the COMMIT would fail too
             super().commit()
             self._own_writes.record(None)
             return
@@ -165,26 +165,26 @@ class DatabaseWithReplicas(Database):
             return
         try:
             cursor = self.cursor()
-            cursor.execute(f"COMMIT; {SELECT_POSITION}")
-            unit.position = _read_position(cursor)
+            cursor.execute(f"COMMIT; {SELECT_LSN}")
+            unit.lsn = _read_lsn(cursor)
         except psycopg2.Error as error:
             if find_sqlstate(error) == QUERY_CANCELED:
                 raise CommitUnanswered("COMMIT was cancelled, and may have happened") from error
             raise
-        self._own_writes.record(unit.position)
+        self._own_writes.record(unit.lsn)
 
-    def find_position(self) -> LogPosition | None:
-        """Return the position of a statement that has just committed itself, or None if it is unknown."""
-        position = None
-        if self._positions.log_timeline is not None:
+    def find_lsn(self) -> Lsn | None:
+        """Return the LSN of a statement that has just committed itself, or None if it is unknown."""
+        lsn = None
+        if self._lsns.log_timeline is not None:
             try:
                 cursor = self.cursor()
-                cursor.execute(SELECT_POSITION)
-                position = _read_position(cursor)
+                cursor.execute(SELECT_LSN)
+                lsn = _read_lsn(cursor)
             except psycopg2.Error as error:
-                logger.debug("no position of a commit: %s", type(error).__name__)
-        self._own_writes.record(position)
-        return position
+                logger.debug("no LSN of a commit: %s", type(error).__name__)
+        self._own_writes.record(lsn)
+        return lsn
 
     # -- run ----------------------------------------------------------------------------------
 
@@ -211,6 +211,6 @@ class DatabaseWithReplicas(Database):
         super().shut_down(max(0.0, deadline - time.monotonic()))
 
 
-def _read_position(cursor: Any) -> LogPosition | None:
+def _read_lsn(cursor: Any) -> Lsn | None:
     [(text,)] = cursor.fetchall()
-    return None if text is None else parse_position(text)
+    return None if text is None else parse_lsn(text)

@@ -1,13 +1,13 @@
-"""Positions in the write-ahead log (LSN). They say which commits a read on a replica must see.
+"""LSNs, which are positions in the write-ahead log. They say which commits a read on a replica must see.
 
-Owns the statements that ask a primary for its position, the position of the last write of this process, the
-position that the reads of a block must see, and the consistency token, which carries a position to another
-process. `core.database.replica` checks whether a replica has replayed a position. Opens no connection.
+Owns the statements that ask a primary for its LSN, the LSN of the last write of this process, the
+LSN that the reads of a block must see, and the consistency token, which carries an LSN to another
+process. `core.database.replica` checks whether a replica has replayed an LSN. Opens no connection.
 
-After a COMMIT the server is asked for a position at or after the commit. A replica that has replayed the log
-up to this position shows the commit. The position is that of the last flush: a server sends only flushed
+After a COMMIT the server is asked for an LSN at or after the commit. A replica that has replayed the log
+up to this LSN shows the commit. The LSN is that of the last flush: a server sends only flushed
 records to replicas, and may flush the end of the log seconds later. With `synchronous_commit = off` COMMIT
-does not wait for a flush, so the position is the end of the log.
+does not wait for a flush, so the LSN is the end of the log.
 """
 
 import re
@@ -21,26 +21,26 @@ from typing import Any, Final, NamedTuple
 from core.failover import Timeline
 from core.metrics.names import ReadReason
 
-LogPosition = int
+Lsn = int
 """An LSN as an integer: the number of bytes from the beginning of the log."""
 
-# The position (LSN) of a primary. NULL on a server in recovery, where the `pg_current_wal` functions raise an
+# The LSN of a primary. NULL on a server in recovery, where the `pg_current_wal` functions raise an
 # error.
-POSITION: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
+LSN: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
     WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
     ELSE pg_current_wal_flush_lsn() END"""
-SELECT_POSITION: Final = f"SELECT {POSITION}"
-# Selects a position, and the system identifier and timeline of the log to which the position belongs. A
+SELECT_LSN: Final = f"SELECT {LSN}"
+# Selects an LSN, and the system identifier and timeline of the log to which the LSN belongs. A
 # promoted server has a new timeline. The first eight digits of the name of a WAL segment are the timeline.
 SELECT_LOG_TIMELINE: Final = f"""
-    SELECT {POSITION}, system_identifier::text,
+    SELECT {LSN}, system_identifier::text,
            CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END
     FROM pg_control_system()"""  # noqa: S608  # a constant
 _TOKEN: Final = re.compile(r"(\d{1,20})\.([0-9A-F]{8})\.([0-9A-F]{1,16})", re.ASCII)
 
 
 class LogTimeline(NamedTuple):
-    """A write-ahead log: a system identifier and a timeline. Only positions in the same log can be compared.
+    """A write-ahead log: a system identifier and a timeline. Only LSNs in the same log can be compared.
 
     `core.failover.Timeline` also identifies the database and the schema.
     """
@@ -56,19 +56,19 @@ class LogTimeline(NamedTuple):
 
 
 class ConsistencyToken(NamedTuple):
-    """A position (LSN) in the log of a primary. Its text form can be sent to other processes."""
+    """An LSN in the log of a primary. Its text form can be sent to other processes."""
 
     log_timeline: LogTimeline
-    position: LogPosition
+    lsn: Lsn
 
     def __str__(self) -> str:
-        return f"{self.log_timeline.system}.{self.log_timeline.number:08X}.{self.position:X}"
+        return f"{self.log_timeline.system}.{self.log_timeline.number:08X}.{self.lsn:X}"
 
 
 def read_token(execute_sql: Callable[..., Any]) -> ConsistencyToken | None:
     """Return a token for all commits up to now, or None if the server is not a primary."""
     [row] = execute_sql(SELECT_LOG_TIMELINE).fetchall()
-    return None if row[0] is None else ConsistencyToken(parse_log_timeline(row), parse_position(row[0]))
+    return None if row[0] is None else ConsistencyToken(parse_log_timeline(row), parse_lsn(row[0]))
 
 
 def parse_log_timeline(row: Sequence[Any]) -> LogTimeline:
@@ -84,24 +84,24 @@ def parse_token(text: object) -> ConsistencyToken | None:
     return ConsistencyToken(LogTimeline(found[1], int(found[2], 16)), int(found[3], 16))
 
 
-def parse_position(text: str) -> LogPosition:
-    """Return the position in PostgreSQL's text form, such as `16/B374D848`, as an integer."""
+def parse_lsn(text: str) -> Lsn:
+    """Return the LSN in PostgreSQL's text form, such as `16/B374D848`, as an integer."""
     high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)
 
 
-def format_position(position: LogPosition) -> str:
-    """Return a position in PostgreSQL's text form, such as `16/B374D848`."""
-    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+def format_lsn(lsn: Lsn) -> str:
+    """Return an LSN in PostgreSQL's text form, such as `16/B374D848`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 class Demand(NamedTuple):
-    """The position (LSN) that the reads of a block must see. If it is None, they run on the primary.
+    """The LSN that the reads of a block must see. If it is None, they run on the primary.
 
-    `reason` is the metric label of reads that run on the primary because `position` is None.
+    `reason` is the metric label of reads that run on the primary because `lsn` is None.
     """
 
-    position: LogPosition | None
+    lsn: Lsn | None
     reason: ReadReason = "unknown"
 
 
@@ -158,31 +158,31 @@ class at_least:  # noqa: N801  # as above
 
 
 class OwnWrites:
-    """The position (LSN) of the last commit of this process; thread safe."""
+    """The LSN of the last commit of this process; thread safe."""
 
     def __init__(self, *, unknown_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin at position 0.
+        """Begin at LSN 0.
 
-        After a commit whose position is unknown, `find_position` returns None for `unknown_seconds`.
+        After a commit whose LSN is unknown, `find_lsn` returns None for `unknown_seconds`.
         """
         self._unknown_seconds = unknown_seconds
         self._clock = clock
-        self._position: LogPosition = 0
+        self._lsn: Lsn = 0
         self._unknown_until = float("-inf")
         self._lock = threading.Lock()
 
-    def record(self, position: LogPosition | None) -> None:
-        """Note a commit of this process at `position`, or at an unknown position (None)."""
-        if position is None:
+    def record(self, lsn: Lsn | None) -> None:
+        """Record a commit of this process. `lsn` is None if the LSN of the commit is unknown."""
+        if lsn is None:
             self._unknown_until = self._clock() + self._unknown_seconds
         else:
             with self._lock:
-                self._position = max(self._position, position)
+                self._lsn = max(self._lsn, lsn)
 
     def reset_after_fork(self) -> None:
-        """Create a new lock. The position of the parent's last commit is kept."""
+        """Create a new lock. The LSN of the parent's last commit is kept."""
         self._lock = threading.Lock()
 
-    def find_position(self) -> LogPosition | None:
-        """Return the position of the last commit (0 before the first one), or None if it is unknown."""
-        return None if self._clock() < self._unknown_until else self._position
+    def find_lsn(self) -> Lsn | None:
+        """Return the LSN of the last commit (0 before the first one), or None if it is unknown."""
+        return None if self._clock() < self._unknown_until else self._lsn

@@ -3,10 +3,10 @@
 Owns the circuit breaker of the replica. A `ServerWatch` asks the replica for its state, and the answer
 decides whether reads may use the replica. After a failed read the replica is used only after a newer answer.
 
-A read is correct even if this decision is wrong. Each read names a position (LSN) in the write-ahead log that
+A read is correct even if this decision is wrong. Each read names an LSN in the write-ahead log that
 it must see. Before the query, in the same message, a separate statement checks on the replica that this
-position has been replayed. The query takes its snapshot after this check, so it sees everything up to the
-position.
+LSN has been replayed. The query takes its snapshot after this check, so it sees everything up to the
+LSN.
 """
 
 import logging
@@ -27,8 +27,8 @@ from core.database.driver_errors import (
     describe_refusal,
     find_sqlstate,
 )
-from core.database.read_consistency import LogPosition, LogTimeline, format_position, parse_position
-from core.database.replication_lag import PrimaryPositions
+from core.database.read_consistency import LogTimeline, Lsn, format_lsn, parse_lsn
+from core.database.replication_lag import PrimaryLsns
 from core.database.server_watch import ServerWatch
 from core.database.session_settings import PREFIX_END
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, PoolTimeout, QueryTimeout
@@ -61,7 +61,7 @@ TIMEOUT_FRACTION = 0.9
 # Two reasons not to use a replica that are not logged as warnings: the first ends in a moment, and the second
 # is a failure of the primary.
 _NOT_ASKED = "it has not been asked yet"
-_NO_FLOOR = "the position of the primary is unknown"
+_NO_FLOOR = "the LSN of the primary is unknown"
 
 
 class AskPrimary(Exception):
@@ -75,8 +75,8 @@ class AskPrimary(Exception):
 class _ReplicaDatabase(Database):
     """The pool of a replica. Refuses a server whose system identifier is not that of the primary."""
 
-    def __init__(self, settings: Settings, *, application_name: str, positions: PrimaryPositions) -> None:
-        self._positions = positions
+    def __init__(self, settings: Settings, *, application_name: str, lsns: PrimaryLsns) -> None:
+        self._lsns = lsns
         # pass metrics that nobody reads: this pool must not be counted as that of the primary, and its errors
         # not as errors of an operation, because the primary then answers
         super().__init__(
@@ -87,7 +87,7 @@ class _ReplicaDatabase(Database):
 
     def _open_raw(self) -> ServerConnection:
         raw = super()._open_raw()
-        log_timeline = self._positions.log_timeline
+        log_timeline = self._lsns.log_timeline
         if log_timeline is None or raw.facts.system != log_timeline.system:
             raw.close()
             raise ConnectFailed("the replica is of another database system than the primary")
@@ -107,19 +107,19 @@ class Replica:
         *,
         number: int,
         application_name: str,
-        positions: PrimaryPositions,
+        lsns: PrimaryLsns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the `ServerWatch`. `number` is the place in DATABASE_REPLICA_URLS, counted from 1."""
         self.number = number
-        self._positions = positions
+        self._lsns = lsns
         self._clock = clock
         own = settings.model_copy(
             update={"database_connect_timeout": min(settings.database_connect_timeout, CONNECT_MILLISECONDS)}
         )
         self._query_seconds = settings.database_query_timeout / 1000
         self._settings = own
-        self._database = _ReplicaDatabase(own, application_name=application_name, positions=positions)
+        self._database = _ReplicaDatabase(own, application_name=application_name, lsns=lsns)
         self._lock = threading.Lock()
         self._reason: str | None = _NOT_ASKED
         self._paused_until = float("-inf")
@@ -169,13 +169,13 @@ class Replica:
 
     def read(
         self,
-        position: LogPosition,
+        lsn: Lsn,
         operation: str,
         query: Callable[Concatenate[Database, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that must see `position` (LSN), and return its result.
+        """Run a query that must see the commits up to `lsn`, and return its result.
 
         Raises `AskPrimary` if the replica cannot answer, and `QueryTimeout` if the query takes too long.
         """
@@ -183,7 +183,7 @@ class Replica:
         try:
             with self._database.session(operation):
                 unit = self._database.get_unit()
-                unit.prefix += f"SELECT replica_require('{format_position(position)}'); {PREFIX_END}"
+                unit.prefix += f"SELECT replica_require('{format_lsn(lsn)}'); {PREFIX_END}"
                 return query(self._database, *args, **kwargs)
         except (DatabaseUnavailable, DatabaseError, PoolTimeout, QueryTimeout) as error:
             raise AskPrimary(self._judge(error, self._clock() - started)) from error
@@ -221,10 +221,10 @@ class Replica:
 
     def _record_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
         is_replica, replayed, system, timeline, has_function = row
-        self.lag_seconds = None if replayed is None else self._positions.measure_lag(parse_position(replayed))
+        self.lag_seconds = None if replayed is None else self._lsns.measure_lag(parse_lsn(replayed))
         reason = self._find_fault(
             LogTimeline(system, timeline),
-            parse_position(replayed) if is_replica and replayed else None,
+            parse_lsn(replayed) if is_replica and replayed else None,
             has_function=has_function,
         )
         with self._lock:
@@ -232,14 +232,14 @@ class Replica:
                 self._set_reason(reason)
 
     def _find_fault(
-        self, log_timeline: LogTimeline, replayed: LogPosition | None, *, has_function: bool
+        self, log_timeline: LogTimeline, replayed: Lsn | None, *, has_function: bool
     ) -> str | None:
-        floor = self._positions.find_floor()
+        floor = self._lsns.find_floor()
         if replayed is None:
             return "it is no replica"
         if floor is None:
             return _NO_FLOOR
-        if log_timeline != self._positions.log_timeline:
+        if log_timeline != self._lsns.log_timeline:
             return "it is on another timeline than the primary"
         if replayed < floor:
             return f"it is {self.lag_seconds:.1f} s behind"

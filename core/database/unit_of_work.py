@@ -27,7 +27,7 @@ from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate,
 from core.database.holder import REMEDY, Holder, describe_present
 from core.database.identity import find_identity
 from core.database.pool import ConnectionPool
-from core.database.read_consistency import LogPosition, find_tokens
+from core.database.read_consistency import Lsn, find_tokens
 from core.errors import (
     ConnectFailed,
     DatabaseError,
@@ -62,8 +62,8 @@ class UnitOfWork:
         self.is_left = False
         self.changes: Any = None
         """Data of the service about the transaction; this module does not use it."""
-        self.position: LogPosition | None = None
-        """The position (LSN) of the last COMMIT. None if it is unknown, or if there are no replicas."""
+        self.lsn: Lsn | None = None
+        """The LSN of the last COMMIT. None if it is unknown, or if there are no replicas."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None
         """The block around this one in the same context. It may belong to another `Database`."""

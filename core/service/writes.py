@@ -165,12 +165,12 @@ class ServiceBase:
                 is_fenced = True
                 fence = self._cache.fence(keys)
                 result = query(database, *args, **kwargs)
-                position = database.find_position()
+                lsn = database.find_lsn()
         except BaseException as error:
             if is_fenced:
                 self._cache.invalidate(keys, fence, outcome_known=isinstance(error, OUTCOME_KNOWN))
             raise
-        self._cache.invalidate(keys, fence, position=position)
+        self._cache.invalidate(keys, fence, lsn=lsn)
         return result
 
     def _write_as(
@@ -225,7 +225,7 @@ class ServiceBase:
             else:
                 self._cache.invalidate(ahead.cancel(), Fence(ahead.token))
             raise
-        self._cache.invalidate(changes.list_all(), fence, position=unit.position)
+        self._cache.invalidate(changes.list_all(), fence, lsn=unit.lsn)
 
     def _retry_conflicts(self, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
         """Run a write and return its result. After a conflict, run it again: three attempts in all.

@@ -34,7 +34,7 @@ SECONDS = 20.0
 ROUNDS = 30
 CALLS = 30
 WANTED_SHARE = 0.9
-# Positions in the slots (`core.cache.position_slots`) are unknown for the first three seconds.
+# The LSNs in the slots (`core.cache.lsn_slots`) are unknown for the first three seconds.
 SETTLE_SECONDS = 8.0
 
 

@@ -208,7 +208,7 @@ class Fleet:
             "the replica is used",
             PATIENCE_SECONDS,
         )
-        wait_until(lambda: member.call("knows_position", key), "the position is known", PATIENCE_SECONDS)
+        wait_until(lambda: member.call("knows_lsn", key), "the LSN is known", PATIENCE_SECONDS)
         self.redis.delete(key)
 
     @contextmanager

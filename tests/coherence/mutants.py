@@ -139,22 +139,22 @@ def ignore_unknown_commits(service: EnhancedDatabaseService) -> None:
 def skip_replay_check(service: EnhancedDatabaseService) -> None:
     """Ask a replica without the check that it has replayed what was asked for."""
     module: Any = replica_module
-    module.format_position = lambda _: "0/0"
+    module.format_lsn = lambda _: "0/0"
     _keep_replicas(service)
 
 
-def drop_positions(service: EnhancedDatabaseService) -> None:
+def drop_lsns(service: EnhancedDatabaseService) -> None:
     """Tell readers nothing of where invalidations are in the log."""
     module: Any = shared_module
     parse = module.parse_lease
-    module.parse_lease = lambda *given, **named: parse(*given, **named)._replace(position=0)
+    module.parse_lease = lambda *given, **named: parse(*given, **named)._replace(lsn=0)
     _keep_replicas(service)
 
 
 def _keep_replicas(service: EnhancedDatabaseService) -> None:
     """Use replicas that are behind for long: while one is left out, no mutant of it shows."""
     database: Any = service._database
-    database._positions.find_floor = lambda: 0
+    database._lsns.find_floor = lambda: 0
     for replica in database.replicas:
         replica._set_reason = _do_nothing
         replica._reason = None
@@ -217,4 +217,4 @@ MUTANTS: dict[str, Callable[[EnhancedDatabaseService], None]] = {
 }
 
 # Those that show only where there is a replica.
-REPLICA_MUTANTS = {mutant.__name__: mutant for mutant in (skip_replay_check, drop_positions)}
+REPLICA_MUTANTS = {mutant.__name__: mutant for mutant in (skip_replay_check, drop_lsns)}

@@ -233,7 +233,7 @@ def fill_from_a_replica_that_is_behind(fleet: Fleet) -> None:
 
 
 def die_after_a_commit_that_is_not_replayed(fleet: Fleet) -> None:
-    """A process is killed before it leaves the position of its COMMIT, and then its fence expires."""
+    """A process is killed before it leaves the LSN of its COMMIT, and then its fence expires."""
     game = fleet.start_game()
     fleet.use_replica(1, f"user:{game.users[0]}")
     with fleet.paused_replay():

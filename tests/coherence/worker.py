@@ -87,8 +87,8 @@ class Worker:
             self._local.is_asked = True
             return read(*arguments)
 
-        def load_and_wait(what: Any, keys: Sequence[str], *position: int | None) -> Any:
-            found = load(what, keys, *position)
+        def load_and_wait(what: Any, keys: Sequence[str], *lsn: int | None) -> Any:
+            found = load(what, keys, *lsn)
             self.loads += keys
             self._pass("loaded")
             return found
@@ -325,9 +325,9 @@ class Worker:
         """Return whether every replica is in use; True without replicas."""
         return all(each.reason is None for each in self._service.replica_stats())
 
-    def knows_position(self, key: str) -> bool:
+    def knows_lsn(self, key: str) -> bool:
         """Return whether a lease on an uncached key names the LSN that a replica must have replayed."""
-        return self._cache._shared.lease([key], (), b"1234").position is not None
+        return self._cache._shared.lease([key], (), b"1234").lsn is not None
 
     def is_down(self) -> bool:
         """Send Redis a read; return whether Redis is bypassed."""

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cache.position_slots import UNKNOWN_MILLISECONDS
+from core.cache.lsn_slots import UNKNOWN_MILLISECONDS
 from core.errors import DatabaseUnavailable, InvalidInput
 from core.migration import Migrator
 from core.testing import ValkeyServer, run_postgres
@@ -66,7 +66,7 @@ def count_on(service: EnhancedDatabaseService, server: str) -> int:
 
 
 def know_slots(service: EnhancedDatabaseService, user_id: str) -> None:
-    """Wait until the cache knows the position of what it lacks of a user."""
+    """Wait until the cache knows the LSN of what it lacks of a user."""
 
     def is_read_on_replica() -> bool:
         before = count_reads(service).get(ON_REPLICA, 0)
@@ -75,7 +75,7 @@ def know_slots(service: EnhancedDatabaseService, user_id: str) -> None:
         service.get_user_by_id(user_id)
         return count_reads(service).get(ON_REPLICA, 0) > before
 
-    wait_until(is_read_on_replica, "the position is known", 20.0)
+    wait_until(is_read_on_replica, "the LSN is known", 20.0)
 
 
 def forget(service: EnhancedDatabaseService, key: str) -> None:
@@ -85,7 +85,7 @@ def forget(service: EnhancedDatabaseService, key: str) -> None:
 
 
 def test_cold_reads_run_on_the_replica(service: EnhancedDatabaseService) -> None:
-    """A missing value is loaded from the replica once its position is known."""
+    """A missing value is loaded from the replica once its LSN is known."""
     user_id = add_user(service)
     know_slots(service, user_id)
     before = count_on(service, "primary") + count_on(service, "replica")
@@ -165,7 +165,7 @@ def test_a_stopped_receiver_costs_no_correctness(service: EnhancedDatabaseServic
     wait_until_used(service)
 
 
-def test_a_flushed_redis_makes_positions_unknown(
+def test_a_flushed_redis_makes_lsns_unknown(
     service: EnhancedDatabaseService, settings: Settings, pair: ReplicaPair
 ) -> None:
     """After a flush reads run on the primary until the replica must have replayed every write."""
@@ -179,10 +179,10 @@ def test_a_flushed_redis_makes_positions_unknown(
         assert count_on(service, "primary") == before + 1
 
 
-def test_an_invalidation_without_a_position_is_unknown_for_a_while(
+def test_an_invalidation_without_an_lsn_is_unknown_for_a_while(
     service: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """A process without replicas stores no position, so its keys are first loaded from the primary."""
+    """A process without replicas stores no LSN, so its keys are first loaded from the primary."""
     user_id = add_user(service)
     know_slots(service, user_id)
     with open_service(settings.model_copy(update={"database_replica_urls": None})) as plain:
@@ -198,11 +198,11 @@ def test_an_invalidation_without_a_position_is_unknown_for_a_while(
 def test_a_commit_that_was_cancelled_may_have_happened(
     service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cancellation of the query for the position is no failed write, and leaves no old value."""
+    """A cancellation of the query for the LSN is no failed write, and leaves no old value."""
     user_id = add_user(service)
     know_slots(service, user_id)
     monkeypatch.setattr(
-        "core.database.database_with_replicas.SELECT_POSITION",
+        "core.database.database_with_replicas.SELECT_LSN",
         "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(20)",
     )
     with pytest.raises(DatabaseUnavailable), service.transaction():

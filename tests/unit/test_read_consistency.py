@@ -1,4 +1,4 @@
-"""Positions of the write-ahead log: their texts, tokens, samples of a primary, slots of keys."""
+"""LSNs of the write-ahead log: their texts, tokens, samples of a primary, slots of keys."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cache.position_slots import SLOTS, list_slots
-from core.cache.position_slots import format_position as format_for_slot
+from core.cache.lsn_slots import SLOTS, list_slots
+from core.cache.lsn_slots import format_lsn as format_for_slot
 from core.database.read_consistency import (
     ConsistencyToken,
     LogTimeline,
     OwnWrites,
-    format_position,
-    parse_position,
+    format_lsn,
+    parse_lsn,
     parse_token,
 )
-from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryPositions
+from core.database.replication_lag import MAX_LAG_SECONDS, PrimaryLsns
 
-POSITIONS = st.integers(min_value=0, max_value=2**64 - 1)
+LSNS = st.integers(min_value=0, max_value=2**64 - 1)
 
 
 class Clock:
@@ -32,23 +32,23 @@ class Clock:
         return self.now
 
 
-@given(POSITIONS)
-def test_a_position_is_read_as_it_is_written(position: int) -> None:
+@given(LSNS)
+def test_an_lsn_is_read_as_it_is_written(lsn: int) -> None:
     """The text is in the form of PostgreSQL."""
-    assert parse_position(format_position(position)) == position
-    assert parse_position("16/B374D848") == 0x16_B374D848
+    assert parse_lsn(format_lsn(lsn)) == lsn
+    assert parse_lsn("16/B374D848") == 0x16_B374D848
 
 
-@given(POSITIONS, POSITIONS)
-def test_texts_in_slots_sort_like_positions(one: int, two: int) -> None:
-    """The order of the texts is that of the positions, because the script compares texts."""
+@given(LSNS, LSNS)
+def test_texts_in_slots_sort_like_lsns(one: int, two: int) -> None:
+    """The order of the texts is that of the LSNs, because the script compares texts."""
     assert (format_for_slot(one) < format_for_slot(two)) == (one < two)
 
 
-@given(POSITIONS, st.integers(min_value=0, max_value=2**32 - 1))
-def test_a_token_is_read_as_it_is_written(position: int, timeline: int) -> None:
+@given(LSNS, st.integers(min_value=0, max_value=2**32 - 1))
+def test_a_token_is_read_as_it_is_written(lsn: int, timeline: int) -> None:
     """Parsing the text of a token returns an equal token."""
-    token = ConsistencyToken(LogTimeline("7301", timeline), position)
+    token = ConsistencyToken(LogTimeline("7301", timeline), lsn)
     assert parse_token(str(token)) == token
 
 
@@ -61,20 +61,20 @@ def test_another_text_is_no_token(text: object) -> None:
     assert parse_token(text) is None
 
 
-def note(samples: PrimaryPositions, clock: Clock) -> Callable[[str, float], None]:
+def note(samples: PrimaryLsns, clock: Clock) -> Callable[[str, float], None]:
     """Return a function that lets the primary answer after some seconds."""
 
-    def answer(position: str, after_seconds: float) -> None:
+    def answer(lsn: str, after_seconds: float) -> None:
         clock.now += after_seconds
-        samples.record_answer(clock.now, (position, "7301", "00000001"))
+        samples.record_answer(clock.now, (lsn, "7301", "00000001"))
 
     return answer
 
 
-def test_the_floor_is_the_oldest_position_that_is_young_enough() -> None:
+def test_the_floor_is_the_oldest_lsn_that_is_young_enough() -> None:
     """Without a young sample there is no floor; older samples are not used."""
     clock = Clock()
-    samples = PrimaryPositions(clock=clock)
+    samples = PrimaryLsns(clock=clock)
     answer = note(samples, clock)
     assert samples.find_floor() is None
     answer("0/1", 0)
@@ -87,21 +87,21 @@ def test_the_floor_is_the_oldest_position_that_is_young_enough() -> None:
 
 
 def test_the_lag_is_the_age_of_what_is_missing() -> None:
-    """It counts from when the primary first reported a position that the replica lacks."""
+    """It counts from when the primary first reported an LSN that the replica lacks."""
     clock = Clock()
-    samples = PrimaryPositions(clock=clock)
+    samples = PrimaryLsns(clock=clock)
     answer = note(samples, clock)
-    for position in ("0/1", "0/2", "0/3"):
-        answer(position, 1)
-    assert [samples.measure_lag(position) for position in (3, 2, 1, 0)] == [0, 0, 1, 2]
+    for lsn in ("0/1", "0/2", "0/3"):
+        answer(lsn, 1)
+    assert [samples.measure_lag(lsn) for lsn in (3, 2, 1, 0)] == [0, 0, 1, 2]
     clock.now += 5
-    assert [samples.measure_lag(position) for position in (3, 2)] == [0, 5]
+    assert [samples.measure_lag(lsn) for lsn in (3, 2)] == [0, 5]
 
 
 def test_another_history_forgets_every_sample() -> None:
     """This happens after a promotion, and when the primary becomes a standby."""
     clock = Clock()
-    samples = PrimaryPositions(clock=clock)
+    samples = PrimaryLsns(clock=clock)
     note(samples, clock)("0/5", 0)
     samples.record_answer(clock.now, ("0/3", "7301", "00000002"))
     assert samples.find_floor() == 3
@@ -112,16 +112,16 @@ def test_another_history_forgets_every_sample() -> None:
 
 
 def test_own_writes_never_go_back_and_are_unknown_for_a_while() -> None:
-    """A commit whose position is unknown counts as later than the position of any replica."""
+    """A commit whose LSN is unknown counts as later than the LSN of any replica."""
     clock = Clock()
     writes = OwnWrites(unknown_seconds=3, clock=clock)
     writes.record(5)
     writes.record(4)
-    assert writes.find_position() == 5
+    assert writes.find_lsn() == 5
     writes.record(None)
-    assert writes.find_position() is None
+    assert writes.find_lsn() is None
     clock.now += 4
-    assert writes.find_position() == 5
+    assert writes.find_lsn() == 5
 
 
 def test_keys_spread_over_slots() -> None:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.cache.kinds import FAMILIES, KINDS
-from core.cache.position_slots import SLOT_FAMILY
+from core.cache.lsn_slots import SLOT_FAMILY
 from core.cache.timeline_claim import KEY
 from core.selftest import run_self_test
 from core.stack.embedded_servers import find_valkey_program

@@ -1,24 +1,24 @@
-"""Slots in Redis that keep the position (LSN) of recent commits, for readers that load from a replica.
+"""Slots in Redis that keep the LSN of recent commits, for readers that load from a replica.
 
 Owns the slots. A slot is a key in Redis. Each cache key belongs to one slot, by its hash. An invalidation
-raises the position in the slots of its keys. A reader that misses a key gets a lease, and with it the highest
-position in the slots of the key and its version keys. It loads from a replica only if the replica has
-replayed this position.
+raises the LSN in the slots of its keys. A reader that misses a key gets a lease, and with it the highest
+LSN in the slots of the key and its version keys. It loads from a replica only if the replica has
+replayed this LSN.
 
-In two cases the position of a slot is unknown. Then the value is loaded from the primary:
+In two cases the LSN of a slot is unknown. Then the value is loaded from the primary:
 
 - The slot is missing, because Redis is new, was flushed or has evicted it; or it was stored on a server with
-  another origin. It is created without a position, and is unknown for `UNKNOWN_MILLISECONDS`.
-- An invalidation came without a position: from the outbox after an outage, or from a process without
+  another origin. It is created without an LSN, and is unknown for `UNKNOWN_MILLISECONDS`.
+- An invalidation came without an LSN: from the outbox after an outage, or from a process without
   replicas. It makes its slots unknown for the same time.
 
 After that time, every replica that serves reads has replayed all commits from before the slot became
-unknown: a read requires at least the position that the primary had
+unknown: a read requires at least the LSN that the primary had
 `core.database.replication_lag.MAX_LAG_SECONDS` ago. This is also enough for a writer that died between its
 COMMIT and its invalidation, because its fence outlasts the COMMIT by more than `MAX_LAG_SECONDS`.
 
 Slots exist only while some process has replicas, and only such processes read them. The stored form of a slot
-is P, the time until which it is unknown (13 digits), the position (16 hexadecimal digits), and the origin.
+is P, the time until which it is unknown (13 digits), the LSN (16 hexadecimal digits), and the origin.
 Sends no commands itself.
 """
 
@@ -43,14 +43,14 @@ UNKNOWN: Final = ""
 
 
 class LoadAfter(Protocol):
-    """Loads keys from a server that has replayed the WAL up to `position`, or from the primary if None."""
+    """Loads keys from a server that has replayed the WAL up to `lsn`, or from the primary if None."""
 
-    def __call__(self, position: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
+    def __call__(self, lsn: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
         """Call `load(keys)` and return its result."""
 
 
 def load_anywhere(_: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
-    """Call `load(keys)`, for any position. This is the `LoadAfter` of a process without replicas."""
+    """Call `load(keys)`, for any LSN. This is the `LoadAfter` of a process without replicas."""
     return load(keys)
 
 
@@ -59,9 +59,9 @@ def list_slots(keys: Iterable[str]) -> list[str]:
     return [ALL_SLOTS[number] for number in sorted({crc32(key.encode()) % SLOTS for key in keys})]
 
 
-def format_position(position: int | None) -> str:
-    """Return a position as the text that a slot stores. Texts sort in the order of their positions."""
-    return UNKNOWN if position is None else f"{position:016X}"
+def format_lsn(lsn: int | None) -> str:
+    """Return an LSN as the text that a slot stores. Texts sort in the order of their LSNs."""
+    return UNKNOWN if lsn is None else f"{lsn:016X}"
 
 
 # Lua functions that LEASE and RELEASE share.
@@ -69,8 +69,8 @@ SLOT_FUNCTIONS: Final = """
 local function is_slot(stored)
   return stored and string.byte(stored) == 80 and #stored >= 30
 end
-local function write_slot(key, unknown_until, position, origin, milliseconds)
-  local slot = 'P' .. string.format('%013.0f', unknown_until) .. position .. origin
+local function write_slot(key, unknown_until, lsn, origin, milliseconds)
+  local slot = 'P' .. string.format('%013.0f', unknown_until) .. lsn .. origin
   return redis.pcall('SET', key, slot, 'PX', milliseconds)
 end
 """
