@@ -1,7 +1,7 @@
-"""Fixtures on real servers: an embedded PostgreSQL and Valkey per run, a database per test.
+"""Fixtures on real servers: one embedded PostgreSQL and one Valkey per run, a new database for each test.
 
-The developer's database is never touched: every setting is removed from the
-environment before the first test, and all URLs are those of the embedded servers.
+No test connects to the developer's database: every setting is removed from the environment before the first
+test, and all URLs lead to the embedded servers.
 """
 
 import itertools
@@ -34,7 +34,7 @@ from tests.roles import PASSWORDS, give_to_roles, url_with_password
 
 Execute = Callable[..., list[tuple[Any, ...]]]
 
-# Test machines are noisy, so a slow example must not count as a failure.
+# Test machines are busy, so a slow Hypothesis example must not count as a failure.
 hypothesis.settings.register_profile("noisy", deadline=None)
 hypothesis.settings.load_profile("noisy")
 
@@ -43,22 +43,22 @@ FAST = testing.FAST
 KEYS = testing.ENCRYPTION_KEYS
 
 AS_APP = "TESTS_AS_APP" in os.environ
-"""Whether services of tests connect as the application's role, not as superuser (`make test-as-app`)."""
+"""True if services of tests connect as the application role, not as superuser (`make test-as-app`)."""
 
-# Ends a statement that waits for a lock of its own test: pytest-timeout cannot interrupt the driver.
-PATIENCE = "-c statement_timeout=120s"
+# Ends a statement that waits for a lock of the same test: pytest-timeout cannot interrupt the driver.
+STATEMENT_TIMEOUT = "-c statement_timeout=120s"
 
 
-# Variables of the developer's terminal that change the output of commands.
-TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+# Environment variables of the developer's terminal that change the output of commands.
+TERMINAL_VARIABLES = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _default_signals() -> None:
     """Restore default signal handlers, so that processes started by tests can be interrupted.
 
-    A shell makes its background jobs ignore SIGINT, and `nohup` makes them ignore SIGHUP; children inherit
-    this.
+    A background job of a shell ignores SIGINT, and a command started with `nohup` ignores SIGHUP; child
+    processes inherit the ignored signals.
     """
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -68,10 +68,10 @@ def _default_signals() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
-    """Keep the developer's own settings, `.env` files and terminal out of the tests."""
+    """Run the tests without the developer's settings, `.env` files and terminal variables."""
     kinds = (Settings, StackSettings, RoleSettings)
     settings = [name.upper() for kind in kinds for name in kind.model_fields]
-    names = (*settings, *(f"{name}_FILE" for name in settings), *TERMINAL)
+    names = (*settings, *(f"{name}_FILE" for name in settings), *TERMINAL_VARIABLES)
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     files = Settings.model_config.get("env_file")
     Settings.model_config["env_file"] = None
@@ -82,7 +82,7 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _main_module() -> Iterator[None]:
-    """Restore `__main__`, which a page under test replaces: processes spawned later would run that page."""
+    """Restore `__main__`, which a page under test replaces: a spawned process would run that page."""
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
@@ -90,15 +90,15 @@ def _main_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Assert after every test that the counters of each cache and tier add up (see `find_imbalances`)."""
+    """Assert after every test that requests equal hits, misses and bypasses in each cache and tier."""
     opened: list[Metrics] = []
     define = Metrics.__init__
 
-    def note(metrics: Metrics, *arguments: Any, **options: Any) -> None:
+    def record(metrics: Metrics, *arguments: Any, **options: Any) -> None:
         define(metrics, *arguments, **options)
         opened.append(metrics)
 
-    monkeypatch.setattr(Metrics, "__init__", note)
+    monkeypatch.setattr(Metrics, "__init__", record)
     yield
     for metrics in opened:
         metrics.publish()
@@ -106,9 +106,9 @@ def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def find_imbalances(metrics: Metrics) -> list[str]:
-    """Return the caches and tiers whose requests are not equal to hits + misses + bypasses.
+    """Return the caches and tiers whose number of requests is not hits + misses + bypasses.
 
-    Only the shared cache counts bypasses: an unusable near cache gets no requests.
+    Only the shared cache counts bypasses; an unusable near cache counts no requests.
     """
     rest: Counter[str] = Counter()
     signs = {"requests": 1, "hits": -1, "misses": -1, "bypasses": -1}
@@ -122,7 +122,7 @@ def find_imbalances(metrics: Metrics) -> list[str]:
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[], Path]]:
-    """Yield a function that makes folders for servers; other users could not enter those of pytest later."""
+    """Yield a function that creates folders for servers; PostgreSQL's account cannot enter pytest's own."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as root:
         numbers = itertools.count()
 
@@ -136,7 +136,7 @@ def server_directory() -> Iterator[Callable[[], Path]]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A real PostgreSQL for the whole run."""
+    """Yield a PostgreSQL server that runs until the end of the test run."""
     with testing.serve_postgres() as server:
         if AS_APP:
             with open_administrator(server.url()) as admin:
@@ -146,14 +146,14 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
-    """A real Valkey for the whole run."""
+    """Yield a Valkey server that runs until the end of the test run."""
     with testing.serve_valkey() as server:
         yield server
 
 
 @contextmanager
 def administered(server: PostgresServer) -> Iterator[Callable[[str], None]]:
-    """Yield a function that runs statements as the server's administrator, outside transactions."""
+    """Yield a function that runs SQL as superuser, in autocommit."""
     connection = psycopg2.connect(server.url())
     connection.autocommit = True
     try:
@@ -165,7 +165,7 @@ def administered(server: PostgresServer) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def created_database(server: PostgresServer, *, template: str = "template1") -> Iterator[str]:
-    """Create a database for one test and drop it afterwards; yields its URL."""
+    """Create a database, yield its URL, and drop the database at the end of the block."""
     name = f"test_{uuid.uuid4().hex}"
     with administered(server) as execute:
         # CREATE DATABASE does not copy the owner of the template
@@ -182,7 +182,7 @@ RowVersions = list[tuple[Any, ...]]
 
 
 def read_row_versions(execute: Execute) -> RowVersions:
-    """Return for each table the number of rows, and the sum and maximum of their transaction ids."""
+    """Return each table's row count, sum of xmin and maximum xmin; every write changes one of the three."""
     tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
     parts = (
         f"SELECT '{name}', count(*), sum(xmin::text::bigint), max(xmin::text::bigint) FROM {name}"
@@ -193,7 +193,7 @@ def read_row_versions(execute: Execute) -> RowVersions:
 
 @pytest.fixture(scope="session")
 def template_database(postgres_server: PostgresServer) -> str:
-    """A migrated database from which the database of each test is copied."""
+    """Create a migrated database and return its name; each test's database is a copy of it."""
     with administered(postgres_server) as execute:
         execute(f"CREATE DATABASE {TEMPLATE}")
     url = postgres_server.url(TEMPLATE)
@@ -206,21 +206,21 @@ def template_database(postgres_server: PostgresServer) -> str:
 
 @pytest.fixture
 def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of a database without any table."""
+    """Yield the URL of a database without tables."""
     with created_database(postgres_server) as url:
         yield url
 
 
 @pytest.fixture
 def database_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """The URL of a migrated, empty database."""
+    """Yield the URL of a migrated database without rows."""
     with created_database(postgres_server, template=template_database) as url:
         yield url
 
 
 @pytest.fixture
 def settings(database_url: str, valkey_server: ValkeyServer) -> Settings:
-    """Settings of a test: its own database, an emptied Valkey, short timeouts."""
+    """Return settings with a database of this test alone, an emptied Valkey and short timeouts."""
     settings = Settings(
         database_url=SecretStr(url_with_password(APP, database_url) if AS_APP else database_url),
         direct_url=SecretStr(url_with_password(OWNER, database_url)) if AS_APP else None,
@@ -237,22 +237,22 @@ def settings(database_url: str, valkey_server: ValkeyServer) -> Settings:
 
 @pytest.fixture
 def service(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service on an empty migrated database and an empty Valkey."""
+    """Yield a service on a migrated database without rows and an empty Valkey."""
     with open_service(settings) as service:
         yield service
 
 
 @pytest.fixture
 def redis_client(settings: Settings, valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
-    """A client for the test's Valkey that does not go through the service."""
+    """Yield a Redis client that is connected directly to the test's Valkey."""
     with redis.Redis.from_url(valkey_server.url, password=valkey_server.password) as client:
         yield client
 
 
 @contextmanager
 def connected(url: str) -> Iterator[Execute]:
-    """Yield a function that runs SQL without the service, in autocommit, and returns the rows."""
-    connection = psycopg2.connect(url, options=PATIENCE)
+    """Yield a function that runs SQL on a connection of its own, in autocommit, and returns the rows."""
+    connection = psycopg2.connect(url, options=STATEMENT_TIMEOUT)
     connection.autocommit = True
 
     def run(statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
@@ -268,14 +268,14 @@ def connected(url: str) -> Iterator[Execute]:
 
 @pytest.fixture
 def execute(database_url: str) -> Iterator[Execute]:
-    """A function that runs SQL on the test's database without the service and returns the rows."""
+    """Yield a function that runs SQL on the test's database without the service and returns the rows."""
     with connected(database_url) as run:
         yield run
 
 
 @pytest.fixture
 def other_host() -> Iterator[Host]:
-    """Another host that can be cut off; skips the test if this machine cannot create one."""
+    """Yield a host that the test can cut off; skip the test where network namespaces cannot be created."""
     with ExitStack() as stack:
         try:
             host = stack.enter_context(run_host())
@@ -286,5 +286,5 @@ def other_host() -> Iterator[Host]:
 
 @pytest.fixture
 def repository() -> Path:
-    """The root of the checkout."""
+    """Return the root folder of the checkout."""
     return Path(__file__).resolve().parent.parent

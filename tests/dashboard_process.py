@@ -1,7 +1,7 @@
-"""A real `python -m dashboard` on a free port for the length of a `with` block.
+"""Runs `python -m dashboard` on a free port for the length of a `with` block.
 
-Owns starting the process, waiting until it answers, and stopping it. The process gets only the settings
-given here, nothing from the developer's environment or files.
+Starts the process, waits until it answers, and stops it. The process gets only the settings that the caller
+passes, none from the developer's environment or `.env` files.
 """
 
 import os
@@ -25,23 +25,23 @@ STOP_SECONDS = 10.0
 
 
 class Dashboard(NamedTuple):
-    """A running dashboard: its address, process and log."""
+    """The base URL, process and log file of a running dashboard."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def fetch(self, path: str) -> tuple[int, str]:
-        """Return status and body of a GET request."""
+        """Return the status and body of a GET request to the dashboard."""
         try:
-            with urlopen(self.url + path, timeout=5) as answer:  # loopback only
-                return answer.status, answer.read().decode()
+            with urlopen(self.url + path, timeout=5) as response:  # loopback only
+                return response.status, response.read().decode()
         except HTTPError as error:
             return error.code, error.read().decode()
 
 
 def build_environment(**settings: str) -> dict[str, str]:
-    """Return an environment that has these settings and no others."""
+    """Return this process's environment variables, with `settings` in place of the service's settings."""
     names = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     return {**inherited, "PYTHONPATH": str(ROOT), **settings}
@@ -49,14 +49,14 @@ def build_environment(**settings: str) -> dict[str, str]:
 
 @contextmanager
 def run_dashboard(folder: Path, *, port: int | None = None, **settings: str) -> Iterator[Dashboard]:
-    """Serve the dashboard with these environment variables; its files go to `folder`."""
+    """Run the dashboard with these settings as environment variables; it works and logs in `folder`."""
     port = port or find_free_port()
     environment = build_environment(DASHBOARD_PORT=str(port), **settings)
     log = folder / f"dashboard-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "dashboard"],
-            # not the checkout, where a running stack may have a file of settings
+            # not in the checkout, whose `.env` file would be read
             cwd=folder,
             env=environment,
             stdout=output,

@@ -1,4 +1,4 @@
-"""The exporter's application on a real port, and certificates for it."""
+"""Serves an ASGI application on a real port, and creates TLS certificates for 127.0.0.1."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LOCAL_URL = "http://127.0.0.1"
 
 @contextmanager
 def served(app: ASGIApp, **options: Any) -> Iterator[int]:
-    """Serve an application in a thread; yields the port."""
+    """Serve an application in a thread, as the exporter does; yield the port."""
     port = find_free_port()
     config = uvicorn.Config(
         app,
@@ -49,7 +49,7 @@ def served(app: ASGIApp, **options: Any) -> Iterator[int]:
 
 
 def write_tls(folder: Path) -> trustme.CA:
-    """Write a certificate for this machine; return the certificate authority that signed it."""
+    """Write a certificate and key for 127.0.0.1; return the certificate authority that signed it."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(folder / "tls.crt")

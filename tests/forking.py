@@ -1,4 +1,4 @@
-"""Forked children of the test process, as in programs that open the service before they fork."""
+"""Forked child processes of the test process, as programs have that open the service before they fork."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ ANSWER_SECONDS = 60.0
 
 
 class Child:
-    """A forked process that runs commands by name until it is told to end."""
+    """A forked process that runs commands by name until `end`."""
 
     def __init__(self, commands: Mapping[str, Callable[[], Any]]) -> None:
         self._pipe, end = multiprocessing.Pipe()
@@ -26,17 +26,17 @@ class Child:
         end.close()
 
     def ask(self, name: str) -> Any:
-        """Run a command in the child and return its JSON result; raises `AssertionError` if it failed."""
+        """Run a command in the child and return its result; raise `AssertionError` if the command failed."""
         self._pipe.send(name)
         if not self._pipe.poll(ANSWER_SECONDS):
-            raise AssertionError(f"no answer of the child to {name}")
+            raise AssertionError(f"the child did not answer {name}")
         is_good, answer = json.loads(self._pipe.recv())
         if not is_good:
             raise AssertionError(answer)
         return answer
 
     def end(self, *, signal_number: int = 0) -> None:
-        """End the child, with a signal or by asking it to exit, and wait until it has ended."""
+        """End the child with a signal, or without one let it exit, and wait until the process has ended."""
         if signal_number:
             os.kill(self.pid, signal_number)
         self._pipe.close()
@@ -58,7 +58,7 @@ def _serve(pipe: Any, commands: Mapping[str, Callable[[], Any]]) -> None:
 
 @contextmanager
 def forked(**commands: Callable[[], Any]) -> Iterator[Child]:
-    """Fork a child for as long as the block takes."""
+    """Fork a child that runs these commands; end it at the end of the block."""
     child = Child(commands)
     try:
         yield child
@@ -67,7 +67,7 @@ def forked(**commands: Callable[[], Any]) -> Iterator[Child]:
 
 
 def ask_child(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns in a forked child, or the name of the error it raises."""
+    """Run `work` in a forked child; return its result, or the class name of the error that it raises."""
 
     def answer() -> Any:
         try:

@@ -1,7 +1,7 @@
-"""A small finished game: alice, bob and charlie over three sessions.
+"""A small finished game: alice, bob and charlie play three sessions.
 
-Owns the figures that tests of the dashboard expect. Charlie and bob tie on quests;
-dave has signed up and never played.
+Owns the values that tests of the dashboard expect. Charlie and bob have completed the same number of quests;
+dave has signed up but has no portfolio and no score.
 """
 
 from datetime import UTC, date, datetime, time
@@ -24,12 +24,12 @@ STARTING_CASH = Decimal(10_000)
 
 
 def open_database(url: str) -> EnhancedDatabaseService:
-    """Open the service on a database, without a cache."""
+    """Open a service on a database, without Redis."""
     return open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False))
 
 
 def play_game(service: EnhancedDatabaseService) -> None:
-    """Write the game through the service."""
+    """Write the players, portfolios, leaderboard entries and one quest of the game."""
     ids = {
         name: service.create_user(username=name, name=f"{name.capitalize()} Example").id for name in CHANGES
     }
@@ -38,7 +38,7 @@ def play_game(service: EnhancedDatabaseService) -> None:
         service.load_portfolios(
             build_portfolio(user_id, session, Decimal(CHANGES[name][place])) for name, user_id in ids.items()
         )
-        _write_boards(service, ids, place)
+        _write_leaderboards(service, ids, place)
     quest = service.create_quest(
         ids["alice"],
         type="TRADES",
@@ -51,7 +51,7 @@ def play_game(service: EnhancedDatabaseService) -> None:
 
 
 def build_portfolio(user_id: UUID, session: date, change: Decimal) -> Portfolio:
-    """Return the portfolio of a session that ended with this change; a quarter of its value is cash."""
+    """Return a portfolio at the end of a session; `change` is the day's gain, and 2,500 is in cash."""
     closed_at = datetime.combine(session, time(21), UTC)
     return Portfolio(
         id=UUID(int=user_id.int ^ session.toordinal()),
@@ -67,13 +67,13 @@ def build_portfolio(user_id: UUID, session: date, change: Decimal) -> Portfolio:
     )
 
 
-def _write_boards(service: EnhancedDatabaseService, ids: dict[str, UUID], place: int) -> None:
+def _write_leaderboards(service: EnhancedDatabaseService, ids: dict[str, UUID], place: int) -> None:
     changes = {name: Decimal(CHANGES[name][place]) for name in ids}
-    boards = {
+    leaderboards = {
         "daily_returns": {name: change / 100 for name, change in changes.items()},
         "total_value": {name: STARTING_CASH + change for name, change in changes.items()},
         "quests_completed": {name: Decimal(QUESTS_DONE[name]) for name in ids},
     }
-    for category, scores in boards.items():
+    for category, scores in leaderboards.items():
         updates = [LeaderboardUpdate(ids[name], score) for name, score in scores.items()]
         service.batch_update_leaderboard(category, updates, SESSIONS[place])

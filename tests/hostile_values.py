@@ -1,4 +1,4 @@
-"""Invalid or extreme values, each a different trap: texts, numbers, times and shapes."""
+"""Invalid or extreme argument values: texts, numbers, times and other types."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal

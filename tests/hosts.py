@@ -1,6 +1,6 @@
-"""Another host on this machine: a network namespace whose only link can be cut.
+"""A simulated second host: a network namespace on this machine whose only link can be cut.
 
-Owns the namespace and the link. While the link is cut, packets vanish in both directions: no connection is
+Owns the namespace and the link. While the link is cut, packets are lost in both directions: no connection is
 reset and no connect is refused, as when a cable is pulled or a switch fails. Processes in the namespace share
 the file system and the process ids of this machine, so tests start and signal them like any other process.
 """
@@ -22,18 +22,18 @@ PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
 
 
 class HostNotPossible(Exception):
-    """This machine does not allow another host; the message says why."""
+    """Raised when this machine cannot create the network namespace; the message gives the reason."""
 
 
 class Host(NamedTuple):
-    """Another host; the tests' side of the link has the address `outside`."""
+    """A simulated host with the address `address`; this machine's end of the link has `outside`."""
 
     name: str
     address: str
     outside: str
 
     def build_command(self, command: list[str], user: ServerUser | None = None) -> list[str]:
-        """Return the command line that runs a command on the host, as a user or as root."""
+        """Return the command line that runs `command` on the host as `user`, or as root without a user."""
         ids = () if user is None else (f"--setuid={user.uid}", f"--setgid={user.gid}")
         return ["nsenter", f"--net=/run/netns/{self.name}", *ids, "--", *command]
 
@@ -42,13 +42,13 @@ class Host(NamedTuple):
         _run_ip("-netns", self.name, "link", "set", INTERFACE, "down")
 
     def reconnect(self) -> None:
-        """Let packets through again; connections that have not timed out continue."""
+        """Deliver packets again; connections that have not timed out continue."""
         _run_ip("-netns", self.name, "link", "set", INTERFACE, "up")
 
 
 @contextmanager
 def run_host() -> Iterator[Host]:
-    """Create a host for the length of a `with` block; raises `HostNotPossible`."""
+    """Create a host for the length of a `with` block, or raise `HostNotPossible`."""
     _check_machine()
     name = f"echo-{secrets.token_hex(3)}"
     network = f"{NETWORK}.{secrets.randbelow(256)}"
@@ -62,7 +62,7 @@ def run_host() -> Iterator[Host]:
         _run_ip("-netns", name, "address", "add", f"{host.address}/30", "dev", INTERFACE)
         _run_ip("-netns", name, "link", "set", "lo", "up")
         _run_ip("-netns", name, "link", "set", INTERFACE, "up")
-        # a fixed ARP entry: without it, connecting to a host that is cut off would fail immediately
+        # a permanent ARP entry: without it, a connect to a host that is cut off would fail at once
         _run_ip("neighbour", "replace", host.address, "lladdr", _read_hardware_address(name), "dev", name)
         yield host
     finally:
@@ -72,7 +72,7 @@ def run_host() -> Iterator[Host]:
 
 def _check_machine() -> None:
     if os.geteuid() != 0:
-        raise HostNotPossible("only root makes a network namespace")
+        raise HostNotPossible("only root can create a network namespace")
     for program, package in PROGRAMS.items():
         if shutil.which(program) is None:
             raise HostNotPossible(f"{program} is not installed (Debian package {package})")

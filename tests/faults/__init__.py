@@ -1,1 +1,1 @@
-"""What the caller gets when a server fails, and what is true afterwards."""
+"""Tests of server faults: callers' results during a fault, and no lost write or stale read after it."""

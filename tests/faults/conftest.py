@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: servers of their own behind proxies, and the fault table."""
+"""Fixtures of the fault tests: servers that tests may break, proxies before them, and the fault table."""
 
 import contextlib
 import os
@@ -15,16 +15,16 @@ from core.migration import Migrator
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from tests.conftest import FAST, connected, created_database
+from tests.faults.probe import FaultProbe, FaultTable
 from tests.faults.proxy import Proxy, run_proxy
-from tests.faults.subject import FaultTable, Subject
 from tests.patience import wait_until
 
-QUERY_TIMEOUT = 1_000
+QUERY_TIMEOUT_MS = 1_000
 
 
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[FaultTable]:
-    """The fault table of a module; written to `tests/output` at its end, one file for each module."""
+    """Yield the fault table of a test module; write it to `tests/output` after the module's last test."""
     table = FaultTable()
     yield table
     if table:
@@ -33,7 +33,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[FaultTable]:
 
 
 class OwnValkey:
-    """A Valkey that a test may kill and start again on the same port."""
+    """A Valkey server that a test may kill and start again on the same port."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -43,22 +43,22 @@ class OwnValkey:
         self.start()
 
     def start(self) -> None:
-        """Serve; empty, because nothing is kept on disk."""
+        """Start the server without keys; Valkey stores nothing on disk here."""
         self.server = self._stack.enter_context(run_valkey(self._directory, port=self._port))
 
     def kill(self) -> None:
-        """End it at once, as the kernel does when memory runs out."""
+        """Kill the server with SIGKILL, as the kernel does when memory runs out."""
         os.kill(self.server.pid, signal.SIGKILL)
         self.stop()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._stack.close()
 
 
 @pytest.fixture
 def valkey(server_directory: Callable[[], Path]) -> Iterator[OwnValkey]:
-    """A Valkey of the test's own."""
+    """Yield a Valkey server that only this test uses."""
     own = OwnValkey(server_directory())
     yield own
     own.stop()
@@ -66,29 +66,28 @@ def valkey(server_directory: Callable[[], Path]) -> Iterator[OwnValkey]:
 
 @pytest.fixture
 def redis_proxy(valkey: OwnValkey) -> Iterator[Proxy]:
-    """The way of the subject to its Valkey; the other service goes past it."""
+    """Yield the proxy between the first service of `redis_probe` and Valkey."""
     with run_proxy(valkey.server.port) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="package")
 def own_postgres(server_directory: Callable[[], Path]) -> Iterator[PostgresServer]:
-    """A PostgreSQL that tests may stop and configure; each leaves it as it was."""
-    # a crash of a backend must lose nothing that was acknowledged, hence synchronous_commit
+    """Yield a PostgreSQL server that a test may stop and configure; each test restores it."""
+    # with synchronous_commit = off, a backend's crash would lose acknowledged writes
     options = {
         **FAST,
         "synchronous_commit": "on",
         "max_connections": "20",
         "superuser_reserved_connections": "3",
     }
-    # a crash of a backend must lose nothing that was acknowledged, hence synchronous_commit
     with run_postgres(server_directory(), options=options) as server:
         yield server
 
 
 @pytest.fixture(scope="package")
 def own_template(own_postgres: PostgresServer) -> str:
-    """A migrated database there."""
+    """Create a migrated database on `own_postgres` and return its name."""
     with connected(own_postgres.url()) as run:
         run("CREATE DATABASE faults_template")
     Migrator(Settings(database_url=SecretStr(own_postgres.url("faults_template")))).up()
@@ -97,43 +96,45 @@ def own_template(own_postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def own_database_url(own_postgres: PostgresServer, own_template: str) -> Iterator[str]:
-    """A migrated database there."""
+    """Yield the URL of a migrated database on `own_postgres`, for one test."""
     with created_database(own_postgres, template=own_template) as url:
         yield url
 
 
 @pytest.fixture
 def postgres_proxy(own_postgres: PostgresServer) -> Iterator[Proxy]:
-    """The way of the subject to its PostgreSQL; the other service goes past it."""
+    """Yield the proxy between the first service of `postgres_probe` and PostgreSQL."""
     with run_proxy(own_postgres.port) as proxy:
         yield proxy
 
 
 @contextmanager
-def opened(settings: Settings, others: Settings, url: str, table: FaultTable) -> Iterator[Subject]:
-    """Open a subject: a written profile that both services have in their near caches."""
+def open_probe(
+    through_proxy: Settings, direct: Settings, url: str, table: FaultTable
+) -> Iterator[FaultProbe]:
+    """Yield a probe with the profile in the near caches of both services; `url` leads past the proxy."""
 
     def read_row() -> str | None:
-        # on a connection of its own, which no fault has ended
+        # on a new connection: a fault may have ended the old ones
         with connected(url) as run:
             name: str | None = run("SELECT name FROM users WHERE id = %s", (user.id,))[0][0]
         return name
 
-    with open_service(settings) as service, open_service(others) as other:
+    with open_service(through_proxy) as service, open_service(direct) as other:
         user = service.create_user(username="alice", name="start")
-        subject = Subject(
+        probe = FaultProbe(
             service=service,
             other=other,
             user_id=user.id,
             read_row=read_row,
             table=table,
         )
-        wait_until(subject.is_healthy, "both near caches answer")
-        yield subject
+        wait_until(probe.is_healthy, "both near caches answer")
+        yield probe
 
 
 def on_valkey(settings: Settings, server: ValkeyServer, port: int) -> Settings:
-    """Return settings with a Valkey behind a port."""
+    """Return settings that reach the Valkey server on `port`, which may be a proxy's port."""
     return settings.model_copy(
         update={
             "redis_url": SecretStr(f"redis://127.0.0.1:{port}/0"),
@@ -143,39 +144,38 @@ def on_valkey(settings: Settings, server: ValkeyServer, port: int) -> Settings:
 
 
 @pytest.fixture
-def cached(
+def redis_probe(
     settings: Settings, valkey: OwnValkey, redis_proxy: Proxy, database_url: str, table: FaultTable
-) -> Iterator[Subject]:
-    """A subject whose Redis may fail."""
-    mine = on_valkey(settings, valkey.server, redis_proxy.port)
-    others = on_valkey(settings, valkey.server, valkey.server.port)
-    with opened(mine, others, database_url, table) as subject:
-        yield subject
+) -> Iterator[FaultProbe]:
+    """Yield a probe whose first service reaches Valkey through `redis_proxy`."""
+    through_proxy = on_valkey(settings, valkey.server, redis_proxy.port)
+    direct = on_valkey(settings, valkey.server, valkey.server.port)
+    with open_probe(through_proxy, direct, database_url, table) as probe:
+        yield probe
 
 
 @pytest.fixture
-def stored(
+def postgres_probe(
     settings: Settings,
     own_postgres: PostgresServer,
     postgres_proxy: Proxy,
     own_database_url: str,
     table: FaultTable,
-) -> Iterator[Subject]:
-    """A subject whose PostgreSQL may fail."""
+) -> Iterator[FaultProbe]:
+    """Yield a probe whose first service reaches PostgreSQL through `postgres_proxy`."""
     bounded = settings.model_copy(
-        update={"database_query_timeout": QUERY_TIMEOUT, "database_connect_timeout": 2_000}
+        update={"database_query_timeout": QUERY_TIMEOUT_MS, "database_connect_timeout": 2_000}
     )
-    way = f":{own_postgres.port}/"
-    behind = SecretStr(own_database_url.replace(way, f":{postgres_proxy.port}/"))
-    others = bounded.model_copy(update={"database_url": SecretStr(own_database_url)})
-    mine = bounded.model_copy(update={"database_url": behind})
-    with opened(mine, others, own_database_url, table) as subject:
-        yield subject
+    proxy_url = own_database_url.replace(f":{own_postgres.port}/", f":{postgres_proxy.port}/")
+    direct = bounded.model_copy(update={"database_url": SecretStr(own_database_url)})
+    through_proxy = bounded.model_copy(update={"database_url": SecretStr(proxy_url)})
+    with open_probe(through_proxy, direct, own_database_url, table) as probe:
+        yield probe
 
 
 @pytest.fixture
 def stopped() -> Callable[..., AbstractContextManager[None]]:
-    """Stop processes for the length of a `with` block."""
+    """Return a context manager that stops processes (SIGSTOP) and continues them at the block's end."""
 
     @contextmanager
     def stop(*pids: int) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""A TCP proxy between a service and its server, which a test can cut, pause and script.
+"""A TCP proxy between a service and its server; a test can cut, pause and change the traffic.
 
-Owns the sockets and threads of the connections through it. Idea: psycopg's
-`tests/fix_proxy.py`. Counts nothing and understands no protocol.
+Owns the sockets and threads of the proxied connections. The idea is from psycopg's `tests/fix_proxy.py`.
+Counts nothing and understands no protocol.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ STOP_SECONDS = 5.0
 
 
 class Proxy:
-    """Forwards connections to a port of this machine until it is closed."""
+    """Forwards connections to a port of this machine until `close`."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -26,9 +26,9 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._is_refusing = False
-        # sees what a client sends; returns what is forwarded and what is answered at once
+        # maps data from a client to the data for the server and the data to send back at once
         self.script: Callable[[bytes], tuple[bytes, bytes]] | None = None
-        # runs after something that a client sent was forwarded
+        # called with a client's data after it was forwarded
         self.after_sent: Callable[[bytes], None] | None = None
         self._threads: list[threading.Thread] = []
         self._accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -36,36 +36,36 @@ class Proxy:
 
     @property
     def has_connections(self) -> bool:
-        """Whether a connection is open, or its end not yet passed on."""
+        """True while a connection is open or its end was not forwarded yet."""
         with self._lock:
             return bool(self._pairs)
 
     def sever(self) -> None:
-        """Cut every connection; new ones are served."""
+        """Cut every connection; new connections are forwarded."""
         with self._lock:
             for client, server in self._pairs:
                 _shut(client)
                 _shut(server)
 
     def refuse(self) -> None:
-        """Cut every connection, and every new one at once."""
+        """Cut every connection, and close each new connection at once."""
         self._is_refusing = True
         self.sever()
 
     def accept_again(self) -> None:
-        """End `refuse`."""
+        """Forward new connections again, after `refuse`."""
         self._is_refusing = False
 
     def pause(self) -> None:
-        """Forward nothing, and keep every connection open."""
+        """Forward no data, but keep every connection open."""
         self._flowing.clear()
 
     def resume(self) -> None:
-        """Forward again, beginning with what was held back."""
+        """Forward data again, beginning with the data held since `pause`."""
         self._flowing.set()
 
     def close(self) -> None:
-        """Stop."""
+        """Cut every connection and stop listening."""
         self.resume()
         _shut(self._listener)
         self._accepting.join()
@@ -112,11 +112,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(CHUNK_BYTES):
                 self._flowing.wait()
-                forwarded, answered = self.script(data) if self.script is not None else (data, b"")
+                forwarded, reply = self.script(data) if self.script is not None else (data, b"")
                 if forwarded:
                     server.sendall(forwarded)
-                if answered:
-                    client.sendall(answered)
+                if reply:
+                    client.sendall(reply)
                 if self.after_sent is not None:
                     self.after_sent(data)
         _shut(client)
@@ -138,7 +138,7 @@ def _shut(end: socket.socket) -> None:
 
 @contextlib.contextmanager
 def run_proxy(target_port: int) -> Iterator[Proxy]:
-    """Proxy a port for the length of a `with` block."""
+    """Forward connections to `target_port` for the length of a `with` block."""
     proxy = Proxy(target_port)
     try:
         yield proxy

@@ -1,4 +1,4 @@
-"""A host that is cut off while its server goes on, and comes back: a network namespace whose link is cut."""
+"""The primary's host is cut off from the network and comes back, while its PostgreSQL keeps running."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,14 +21,14 @@ from tests.replication import DATABASE, Pair
 
 pytestmark = pytest.mark.slow
 
-# Long enough for every caller to meet the fault; the drill holds it for longer.
+# Long enough for every caller to meet the fault; `make chaos-failover` holds it longer.
 HOLD_SECONDS = 1.0
 
 
-def test_a_former_primary_on_a_host_that_was_cut_off(
+def test_a_former_primary_is_not_used_when_its_host_returns(
     settings: Settings, server_directory: Callable[[], Path], valkey: OwnValkey, other_host: Host
 ) -> None:
-    """The standby takes over, no acknowledged write is lost, and the old primary is not used again."""
+    """After its host returns, a primary that was replaced is not used, and no acknowledged write is lost."""
     with ExitStack() as stack:
         pair = Pair(stack, server_directory, host=other_host)
         pair.make_synchronous()
@@ -48,7 +48,7 @@ def test_a_former_primary_on_a_host_that_was_cut_off(
             service.get_user_by_username(LOST_USERNAME)
         only = SecretStr(pair.primary.url(DATABASE))
         with (
-            open_service(on_pair.model_copy(update={"database_url": only})) as misled,
+            open_service(on_pair.model_copy(update={"database_url": only})) as service,
             pytest.raises(DatabaseUnavailable, match="former primary"),
         ):
-            misled.get_user_by_username(LOST_USERNAME)
+            service.get_user_by_username(LOST_USERNAME)

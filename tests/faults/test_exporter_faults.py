@@ -1,4 +1,4 @@
-"""The exporter while the servers are stopped, hang or are full: it answers, and heals by itself."""
+"""The exporter answers while PostgreSQL or Redis is stopped, hung or full, and recovers by itself."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ from tests.faults.conftest import OwnValkey
 from tests.integration.test_exporter import value
 from tests.patience import wait_until
 
-# As Prometheus would ask with its scrape_timeout at 4 s.
+# The header that Prometheus sends with `scrape_timeout: 4s`.
 TIMEOUT_SECONDS = 4.0
 HEADERS = {"X-Prometheus-Scrape-Timeout-Seconds": str(TIMEOUT_SECONDS)}
 HEAL_SECONDS = 15
@@ -40,8 +40,8 @@ POSTGRES = (
 )
 
 
-class Subject:
-    """An exporter, and servers that a test may stop and start on the same ports."""
+class ExporterStack:
+    """An exporter, and servers that a test may stop and start again on the same ports."""
 
     def __init__(self, directory: Path, valkey: OwnValkey) -> None:
         self.directory, self.port, self.valkey = directory, find_free_port(), valkey
@@ -51,13 +51,13 @@ class Subject:
         self.client: TestClient
 
     def start_postgres(self) -> None:
-        """Serve the same database as before."""
+        """Start PostgreSQL on the port and data folder of the first start."""
         self.postgres = self.running.enter_context(
             run_postgres(self.directory, port=self.port, options=OPTIONS)
         )
 
     def scrape(self) -> str:
-        """Return what a scrape says; it is never late and always 200."""
+        """Return the text of a scrape; fail if the status is not 200 or the answer is late."""
         started = time.monotonic()
         response = self.client.get("/metrics", headers=HEADERS)
         assert response.status_code == 200
@@ -65,33 +65,33 @@ class Subject:
         return response.text
 
     def is_up(self, service: str) -> bool:
-        """Say what a scrape says of a server."""
+        """Return whether a scrape reports the server `service` as up."""
         return value(self.scrape(), "echo_service_up", service=service) == 1
 
     def works(self, *names: str) -> bool:
-        """Say whether these collectors worked in a scrape."""
+        """Return whether a scrape reports success for all these collectors."""
         return self.list_success(*names) == {1}
 
     def list_success(self, *names: str) -> set[float]:
-        """Return what a scrape says of these collectors."""
+        """Return the success values (0 or 1) of these collectors in a scrape."""
         text = self.scrape()
         return {value(text, "echo_scrape_collector_success", collector=name) for name in names}
 
     def processes(self) -> list[int]:
-        """Return PostgreSQL's processes, the first one first."""
-        first = psutil.Process(self.postgres.pid)
-        return [first.pid, *(child.pid for child in first.children(recursive=True))]
+        """Return the process ids of PostgreSQL, the postmaster first."""
+        postmaster = psutil.Process(self.postgres.pid)
+        return [postmaster.pid, *(child.pid for child in postmaster.children(recursive=True))]
 
 
 @pytest.fixture(scope="module")
-def stack(server_directory: Callable[[], Path]) -> Iterator[Subject]:
-    """One subject for all; a test leaves it healed."""
+def shared_stack(server_directory: Callable[[], Path]) -> Iterator[ExporterStack]:
+    """Yield one exporter with its servers for all tests of this module."""
     valkey = OwnValkey(server_directory())
-    subject = Subject(server_directory(), valkey)
-    with subject.running:
-        subject.start_postgres()
-        settings = subject.settings = Settings(
-            database_url=SecretStr(subject.postgres.url()),
+    stack = ExporterStack(server_directory(), valkey)
+    with stack.running:
+        stack.start_postgres()
+        settings = stack.settings = Settings(
+            database_url=SecretStr(stack.postgres.url()),
             redis_url=SecretStr(valkey.server.url),
             redis_password=SecretStr(valkey.server.password),
         )
@@ -100,52 +100,52 @@ def stack(server_directory: Callable[[], Path]) -> Iterator[Subject]:
             open_service(settings, role="exporter") as service,
             TestClient(
                 build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
-            ) as subject.client,
+            ) as stack.client,
         ):
-            yield subject
+            yield stack
     valkey.stop()
 
 
 @pytest.fixture
-def subject(stack: Subject) -> Subject:
-    """The subject, healthy."""
-    assert_healed(stack, "database", *POSTGRES)
-    assert_healed(stack, "redis", "redis")
-    return stack
+def stack(shared_stack: ExporterStack) -> ExporterStack:
+    """Return the exporter with its servers once every collector succeeds."""
+    assert_healed(shared_stack, "database", *POSTGRES)
+    assert_healed(shared_stack, "redis", "redis")
+    return shared_stack
 
 
 def count_threads() -> int:
-    """Return the threads that ask servers."""
+    """Return the number of threads that run collectors or health checks."""
     return sum(each.name.startswith(("collect", "health-")) for each in threading.enumerate())
 
 
-def assert_down_and_steady(subject: Subject, service: str, *collectors: str) -> str:
-    """Scrape until the server is known to be down, and go on for some scrapes; return the last.
+def assert_down_and_steady(stack: ExporterStack, service: str, *collectors: str) -> str:
+    """Scrape until the server counts as down and `collectors` fail; check five more scrapes; return the last.
 
-    `collectors` fail as well, once their answers from before are a second old.
+    The collectors fail later than the health check, because their last results are used for a second.
     """
-    wait_until(lambda: not subject.is_up(service), f"{service} is down", HEAL_SECONDS)
-    wait_until(lambda: subject.list_success(*collectors) <= {0}, "the collectors fail", HEAL_SECONDS)
+    wait_until(lambda: not stack.is_up(service), f"{service} is down", HEAL_SECONDS)
+    wait_until(lambda: stack.list_success(*collectors) <= {0}, "the collectors fail", HEAL_SECONDS)
     text = ""
     for _ in range(5):
-        text = subject.scrape()
+        text = stack.scrape()
         assert value(text, "echo_service_up", service=service) == 0
-        # one for each runner and each check
+        # one thread for each of two collector runners and two health checks
         assert count_threads() <= 4
     return text
 
 
-def assert_healed(subject: Subject, service: str, *collectors: str) -> None:
-    """Wait until all is as before, with nobody's help."""
-    wait_until(lambda: subject.is_up(service), f"{service} is up", HEAL_SECONDS)
-    wait_until(lambda: subject.works(*collectors), "the collectors work", HEAL_SECONDS)
+def assert_healed(stack: ExporterStack, service: str, *collectors: str) -> None:
+    """Wait until the server counts as up, these collectors succeed and no thread of them runs."""
+    wait_until(lambda: stack.is_up(service), f"{service} is up", HEAL_SECONDS)
+    wait_until(lambda: stack.works(*collectors), "the collectors work", HEAL_SECONDS)
     wait_until(lambda: count_threads() == 0, "no thread is left", HEAL_SECONDS)
 
 
-def test_postgres_stopped(subject: Subject) -> None:
-    """Without PostgreSQL, Redis is shown as before; the missing figures come back with the server."""
-    subject.running.close()
-    text = assert_down_and_steady(subject, "database", *POSTGRES[:3])
+def test_postgres_stopped(stack: ExporterStack) -> None:
+    """While PostgreSQL is stopped, only its metrics are missing; they return when PostgreSQL does."""
+    stack.running.close()
+    text = assert_down_and_steady(stack, "database", *POSTGRES[:3])
     assert value(text, "echo_service_up", service="redis") == 1
     assert value(text, "echo_health_status", status="unhealthy") == 1
     for name in POSTGRES[:3]:
@@ -153,66 +153,66 @@ def test_postgres_stopped(subject: Subject) -> None:
         assert value(text, "echo_scrape_collector_last_success_timestamp_seconds", collector=name) > 0
     assert "echo_pg_connections{" not in text
     assert "echo_redis_memory_used_bytes" in text
-    subject.start_postgres()
-    assert_healed(subject, "database", *POSTGRES)
+    stack.start_postgres()
+    assert_healed(stack, "database", *POSTGRES)
 
 
-def test_postgres_hung(subject: Subject) -> None:
-    """While SIGSTOP holds every process, each scrape is in time and threads do not pile up."""
-    stopped = subject.processes()
+def test_postgres_hung(stack: ExporterStack) -> None:
+    """While PostgreSQL hangs (SIGSTOP), each scrape is in time and at most four threads run."""
+    stopped = stack.processes()
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        text = assert_down_and_steady(subject, "database", *POSTGRES[:3])
+        text = assert_down_and_steady(stack, "database", *POSTGRES[:3])
         for name in POSTGRES[:3]:
             assert value(text, "echo_scrape_collector_success", collector=name) == 0
         assert value(text, "echo_scrape_collector_success", collector="redis") == 1
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
-    assert_healed(subject, "database", *POSTGRES)
+    assert_healed(stack, "database", *POSTGRES)
 
 
-def test_postgres_that_takes_nobody_new(subject: Subject) -> None:
-    """The hung first process lets nobody connect; the collectors' own connection shows the reason."""
-    os.kill(subject.postgres.pid, signal.SIGSTOP)
+def test_hung_postmaster(stack: ExporterStack) -> None:
+    """While the postmaster hangs, the database counts as down; collectors read on their open connection."""
+    os.kill(stack.postgres.pid, signal.SIGSTOP)
     try:
-        text = assert_down_and_steady(subject, "database")
+        text = assert_down_and_steady(stack, "database")
         assert value(text, "echo_scrape_collector_success", collector="postgres_activity") == 1
     finally:
-        os.kill(subject.postgres.pid, signal.SIGCONT)
-    assert_healed(subject, "database", *POSTGRES)
+        os.kill(stack.postgres.pid, signal.SIGCONT)
+    assert_healed(stack, "database", *POSTGRES)
 
 
-def count_others(subject: Subject) -> float:
-    """Return how many connections of others a scrape shows."""
-    text = subject.client.get("/metrics", headers=HEADERS).text
+def count_other_connections(stack: ExporterStack) -> float:
+    """Return the number of connections of other programs in a scrape."""
+    text = stack.client.get("/metrics", headers=HEADERS).text
     states = ("idle", "idle_in_transaction")
     return sum(value(text, "echo_pg_connections", application="other", state=state) for state in states)
 
 
-def test_postgres_without_a_free_connection(subject: Subject) -> None:
-    """New clients are refused, but connections are still counted, because the count shows why."""
+def test_postgres_without_a_free_connection(stack: ExporterStack) -> None:
+    """While PostgreSQL refuses new clients, the scrape still has the number of connections."""
     with contextlib.ExitStack() as held:
         with pytest.raises(psycopg2.OperationalError):
             while True:
-                held.callback(psycopg2.connect(subject.postgres.url()).close)
-        assert_down_and_steady(subject, "database")
-        # an answer of before is kept for a second
-        wait_until(lambda: count_others(subject) >= 8, "they are counted")
-    assert_healed(subject, "database", *POSTGRES)
+                held.callback(psycopg2.connect(stack.postgres.url()).close)
+        assert_down_and_steady(stack, "database")
+        # wait: a collector's last result is used for a second
+        wait_until(lambda: count_other_connections(stack) >= 8, "the connections are counted")
+    assert_healed(stack, "database", *POSTGRES)
 
 
-def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
-    """Table sizes need a lock that a migration may hold; other collectors do not wait for it."""
-    lock = psycopg2.connect(subject.postgres.url())
+def test_a_locked_table_fails_only_its_collector(stack: ExporterStack) -> None:
+    """While `ticks` is locked, only the collector of table sizes fails; the others do not wait."""
+    lock = psycopg2.connect(stack.postgres.url())
     with contextlib.closing(lock), lock.cursor() as cursor:
         cursor.execute("LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
-        # those of before are kept for a while
+        # a new exporter, because this one still has the table sizes of its last run
         with (
-            open_service(subject.settings) as service,
+            open_service(stack.settings) as service,
             TestClient(
-                build_app(service, runners=open_runners(subject.settings, service.metrics)),
+                build_app(service, runners=open_runners(stack.settings, service.metrics)),
                 base_url=LOCAL_URL,
             ) as client,
         ):
@@ -223,39 +223,39 @@ def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
             assert value(text, "echo_service_up", service="database") == 1
 
 
-def test_redis_stopped(subject: Subject) -> None:
-    """Without Redis, PostgreSQL is shown as before."""
-    subject.valkey.stop()
-    text = assert_down_and_steady(subject, "redis", "redis")
+def test_redis_stopped(stack: ExporterStack) -> None:
+    """While Redis is stopped, only its metrics are missing and the health is degraded."""
+    stack.valkey.stop()
+    text = assert_down_and_steady(stack, "redis", "redis")
     assert value(text, "echo_service_up", service="database") == 1
     assert value(text, "echo_scrape_collector_success", collector="redis") == 0
     assert value(text, "echo_health_status", status="degraded") == 1
     assert "echo_redis_memory_used_bytes" not in text
-    subject.valkey.start()
-    assert_healed(subject, "redis", "redis")
+    stack.valkey.start()
+    assert_healed(stack, "redis", "redis")
 
 
-def test_redis_hung(subject: Subject) -> None:
-    """Each scrape waits for a hung Redis for no longer than one short timeout."""
-    os.kill(subject.valkey.server.pid, signal.SIGSTOP)
+def test_redis_hung(stack: ExporterStack) -> None:
+    """While Redis hangs (SIGSTOP), each scrape is in time and PostgreSQL's collectors succeed."""
+    os.kill(stack.valkey.server.pid, signal.SIGSTOP)
     try:
-        text = assert_down_and_steady(subject, "redis", "redis")
+        text = assert_down_and_steady(stack, "redis", "redis")
         assert value(text, "echo_scrape_collector_success", collector="redis") == 0
         assert value(text, "echo_scrape_collector_success", collector="postgres_activity") == 1
     finally:
-        os.kill(subject.valkey.server.pid, signal.SIGCONT)
-    assert_healed(subject, "redis", "redis")
+        os.kill(stack.valkey.server.pid, signal.SIGCONT)
+    assert_healed(stack, "redis", "redis")
 
 
-def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) -> None:
-    """Another exporter hangs during a scrape: this one answers in time with a correct health."""
-    shared = subject.settings.model_copy(update={"metrics_dir": tmp_path})
+def test_metrics_folder_locked_by_another_exporter(stack: ExporterStack, tmp_path: Path) -> None:
+    """While another exporter hangs and holds the metrics folder's lock, a scrape is in time."""
+    shared = stack.settings.model_copy(update={"metrics_dir": tmp_path})
     with (
         open_service(shared, role="exporter") as service,
         TestClient(build_app(service), base_url=LOCAL_URL) as client,
     ):
-        holder = os.open(tmp_path, os.O_RDONLY)
-        fcntl.flock(holder, fcntl.LOCK_EX)
+        lock = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         took, up = [], []
         for _ in range(5):
             started = time.monotonic()
@@ -263,30 +263,30 @@ def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) 
             took.append(time.monotonic() - started)
             up.append(value(text, "echo_service_up", service="database"))
             assert value(text, "echo_scrape_collector_success", collector="processes") == 0
-        # a machine that does other things may be late now and then
+        # the fastest scrape counts: a busy machine may delay single ones
         assert min(took) < 1.2
         assert 1 in up
-        os.close(holder)
+        os.close(lock)
         text = client.get("/metrics").text
         assert value(text, "echo_scrape_collector_success", collector="processes") == 1
 
 
-def test_a_short_timeout_is_kept(subject: Subject) -> None:
-    """With 0.7 s to answer and all servers hung, the answer comes in time and says that all is down."""
-    stopped = [*subject.processes(), subject.valkey.server.pid]
+def test_a_short_timeout_is_kept(stack: ExporterStack) -> None:
+    """While both servers hang, a scrape with a timeout of 0.7 s is in time and shows both servers as down."""
+    stopped = [*stack.processes(), stack.valkey.server.pid]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        # what is known from before is two seconds old at most
-        wait_until(lambda: not subject.is_up("database"), "the database is down", HEAL_SECONDS)
+        # wait: the health before the fault is used for up to two seconds
+        wait_until(lambda: not stack.is_up("database"), "the database is down", HEAL_SECONDS)
         took = []
         for _ in range(5):
             started = time.monotonic()
-            response = subject.client.get("/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": "0.7"})
+            response = stack.client.get("/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": "0.7"})
             took.append(time.monotonic() - started)
             for service in ("database", "redis"):
                 assert value(response.text, "echo_service_up", service=service) == 0
-        # a machine that does other things may be late now and then
+        # the fastest scrape counts: a busy machine may delay single ones
         assert min(took) < 0.7
     finally:
         for pid in stopped:

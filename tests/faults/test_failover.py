@@ -1,4 +1,4 @@
-"""The primary dies and a standby is promoted: on real servers, with several hosts in DATABASE_URL."""
+"""The primary is killed and the standby is promoted; DATABASE_URL names both servers."""
 
 import contextlib
 import threading
@@ -21,47 +21,45 @@ from tests.patience import HEAL_SECONDS, stretch, wait_until
 from tests.replicas import wait_until_replayed
 from tests.replication import DATABASE, Pair
 
-# From the promotion to the first write that is acknowledged.
-
 
 class StreamedPair(Pair):
-    """A pair whose stream from the primary to the standby can be cut."""
+    """A primary and standby with a proxy in between, which can interrupt the replication."""
 
-    stream: Proxy
+    replication_proxy: Proxy
 
     def __init__(self, stack: ExitStack, make_directory: Callable[[], Path]) -> None:
         def through(port: int) -> int:
-            self.stream = stack.enter_context(run_proxy(port))
-            return self.stream.port
+            self.replication_proxy = stack.enter_context(run_proxy(port))
+            return self.replication_proxy.port
 
         super().__init__(stack, make_directory, through=through)
 
 
 @pytest.fixture
 def pair(server_directory: Callable[[], Path]) -> Iterator[StreamedPair]:
-    """A migrated primary, and a standby that streams from it."""
+    """Yield a migrated primary with a standby."""
     with ExitStack() as stack:
         yield StreamedPair(stack, server_directory)
 
 
 @pytest.fixture
-def on_pair(settings: Settings, pair: StreamedPair, valkey: OwnValkey) -> Settings:
-    """Settings that name both servers."""
+def pair_settings(settings: Settings, pair: StreamedPair, valkey: OwnValkey) -> Settings:
+    """Return settings whose DATABASE_URL names primary and standby."""
     given = {"database_url": pair.url, "database_query_timeout": 2_000, "database_connect_timeout": 2_000}
     return on_valkey(settings.model_copy(update=given), valkey.server, valkey.server.port)
 
 
 def read_names(server: PostgresServer) -> dict[UUID, str]:
-    """Return the names in the rows."""
+    """Return the name of each user, read from the table."""
     with connected(server.url(DATABASE)) as run:
         return dict(run("SELECT id, name FROM users"))
 
 
-def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: StreamedPair) -> None:
-    """Four threads write while the primary dies; the synchronous standby has all acknowledged writes."""
+def test_no_acknowledged_write_is_lost(pair_settings: Settings, pair: StreamedPair) -> None:
+    """When the primary is killed while four threads write, the standby has all acknowledged writes."""
     pair.make_synchronous()
     acknowledged: dict[UUID, list[str]] = {}
-    open_ended: dict[UUID, set[str]] = {}
+    unacknowledged: dict[UUID, set[str]] = {}
     written_at: list[float] = []
     stale: list[str] = []
     is_over = threading.Event()
@@ -79,18 +77,18 @@ def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: StreamedPair) -> 
             try:
                 service.update_user_profile(user_id, name=f"name {number}")
             except EchoMarketsError:
-                open_ended[user_id].add(f"name {number}")
+                unacknowledged[user_id].add(f"name {number}")
                 time.sleep(0.02)
             else:
                 acknowledged[user_id].append(f"name {number}")
-                open_ended[user_id].clear()
+                unacknowledged[user_id].clear()
                 written_at.append(time.monotonic())
                 read_own(service, user_id, f"name {number}")
 
-    with open_service(on_pair) as service, open_service(on_pair) as other:
+    with open_service(pair_settings) as service, open_service(pair_settings) as other:
         users = [service.create_user(username=f"player_{place}", name="start") for place in range(4)]
         acknowledged.update({user.id: ["start"] for user in users})
-        open_ended.update({user.id: set() for user in users})
+        unacknowledged.update({user.id: set() for user in users})
         threads = [threading.Thread(target=write, args=(service, user.id)) for user in users]
         for thread in threads:
             thread.start()
@@ -105,30 +103,30 @@ def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: StreamedPair) -> 
         assert not stale
         rows = read_names(pair.standby)
         for user in users:
-            assert rows[user.id] in {acknowledged[user.id][-1], *open_ended[user.id]}
+            assert rows[user.id] in {acknowledged[user.id][-1], *unacknowledged[user.id]}
             assert other.get_user_by_id(user.id).name == rows[user.id]
         assert healed_after < stretch(HEAL_SECONDS)
 
 
 @pytest.mark.parametrize("near_cache_size", [0, 1_000])
-def test_what_the_new_primary_lacks_is_not_served(
-    on_pair: Settings,
+def test_a_write_lost_in_failover_is_not_served(
+    pair_settings: Settings,
     pair: StreamedPair,
     near_cache_size: int,
 ) -> None:
-    """No cache of a process that only reads keeps a write that never reached the standby."""
-    readers = on_pair.model_copy(update={"near_cache_size": near_cache_size})
-    with open_service(on_pair) as writer, open_service(readers) as reader:
+    """After a failover, no process serves a cached write that never reached the standby."""
+    readers = pair_settings.model_copy(update={"near_cache_size": near_cache_size})
+    with open_service(pair_settings) as writer, open_service(readers) as reader:
         user = writer.create_user(username="alice", name="kept")
         wait_until_replayed(pair.primary, pair.standby)
-        pair.stream.pause()
+        pair.replication_proxy.pause()
         writer.update_user_profile(user.id, name="lost")
         for _ in range(3):
             assert writer.get_user_by_id(user.id).name == "lost"
             assert reader.get_user_by_id(user.id).name == "lost"
         pair.kill_primary()
-        pair.stream.refuse()
-        # from the cache, while no database answers
+        pair.replication_proxy.refuse()
+        # while no database answers, the reader answers from its cache
         assert reader.get_user_by_id(user.id).name == "lost"
         pair.promote()
 
@@ -152,9 +150,9 @@ def test_what_the_new_primary_lacks_is_not_served(
         )
 
 
-def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: StreamedPair) -> None:
-    """The former primary comes back, accepts writes and comes first in the URL, but is not used."""
-    with open_service(on_pair) as service:
+def test_a_former_primary_is_not_used_again(pair_settings: Settings, pair: StreamedPair) -> None:
+    """A former primary that comes back is not used, although it accepts writes and is first in the URL."""
+    with open_service(pair_settings) as service:
         user = service.create_user(username="alice", name="Alice")
         wait_until_replayed(pair.primary, pair.standby)
         pair.kill_primary()
@@ -173,14 +171,14 @@ def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: StreamedPai
         wait_until(lambda: writes("third"), "writes go on")
         assert read_names(pair.standby)[user.id] == "third"
         assert read_names(former)[user.id] == "Alice"
-        # a URL with its own choice names the same hosts
+        # the URL may also contain target_session_attrs
         chosen = SecretStr(f"{pair.url.get_secret_value()}?target_session_attrs=read-write")
-        with open_service(on_pair.model_copy(update={"database_url": chosen})) as another:
-            assert another.get_user_by_id(user.id).name == "third"
+        with open_service(pair_settings.model_copy(update={"database_url": chosen})) as other:
+            assert other.get_user_by_id(user.id).name == "third"
         only = SecretStr(former.url(DATABASE))
-        # a process that knows of the new primary from the cache alone
+        # a process whose URL names only the former primary learns the new timeline from Redis
         with (
-            open_service(on_pair.model_copy(update={"database_url": only})) as misled,
+            open_service(pair_settings.model_copy(update={"database_url": only})) as outdated,
             pytest.raises(DatabaseUnavailable, match="former primary: it is on timeline 1, and timeline 2"),
         ):
-            misled.get_user_by_id(user.id)
+            outdated.get_user_by_id(user.id)

@@ -1,4 +1,4 @@
-"""PgBouncer ends and returns under load, with the settings of the containers; nothing is lost or stale."""
+"""PgBouncer, with the containers' configuration, fails under load: no write is lost, no read is stale."""
 
 import configparser
 import os
@@ -24,20 +24,20 @@ from tests.patience import HEAL_SECONDS
 from tests.replication import DATABASE, Pair
 
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "pgbouncer.ini"
-# addresses and files are those of the test
-OWN = ("listen_addr", "listen_port", "unix_socket_dir", "auth_file")
+# Options with addresses and files, which the test sets itself.
+TEST_OPTIONS = ("listen_addr", "listen_port", "unix_socket_dir", "auth_file")
 HOLD_SECONDS = 1.5
 
 
 def read_options() -> dict[str, str]:
-    """Return what the containers' PgBouncer is told."""
+    """Return the options of the containers' PgBouncer that are not in TEST_OPTIONS."""
     parser = configparser.ConfigParser(comment_prefixes=(";",))
     parser.read_string(CONFIGURATION.read_text(encoding="utf-8"))
-    return {name: value for name, value in parser["pgbouncer"].items() if name not in OWN}
+    return {name: value for name, value in parser["pgbouncer"].items() if name not in TEST_OPTIONS}
 
 
-class Chain:
-    """A PostgreSQL and the PgBouncer before it, each of which can end and return on its port."""
+class PooledPostgres:
+    """A PostgreSQL server behind PgBouncer; each can be stopped and started again on its port."""
 
     def __init__(self, make_directory: Callable[[], Path]) -> None:
         self._servers, self._poolers = ExitStack(), ExitStack()
@@ -50,24 +50,24 @@ class Chain:
         self.start_pooler()
 
     def start_server(self) -> None:
-        """Serve."""
+        """Start PostgreSQL."""
         run = run_postgres(self._directory, port=self._ports[0], options=FAST)
         self.server = self._servers.enter_context(run)
 
     def start_pooler(self) -> None:
-        """Pool."""
+        """Start PgBouncer."""
         self.pooler_port, self._pooler_pid = self._poolers.enter_context(
             run_server(self._program, self._ports[1])
         )
 
     def stop(self) -> None:
-        """End both."""
+        """Stop PgBouncer and PostgreSQL."""
         self._poolers.close()
         self._servers.close()
 
     @contextmanager
     def pooler_gone(self, sign: signal.Signals) -> Iterator[None]:
-        """Send a signal that ends PgBouncer; the fault ends with its return."""
+        """Stop PgBouncer with a signal, and start it again at the end of the block."""
         os.kill(self._pooler_pid, sign)
         self._poolers.close()
         yield
@@ -75,52 +75,52 @@ class Chain:
 
     @contextmanager
     def pooler_hung(self) -> Iterator[None]:
-        """Stop PgBouncer, which keeps its connections."""
+        """Hold PgBouncer with SIGSTOP, so that its connections stay open, until the end of the block."""
         os.kill(self._pooler_pid, signal.SIGSTOP)
         yield
         os.kill(self._pooler_pid, signal.SIGCONT)
 
     @contextmanager
     def server_gone(self) -> Iterator[None]:
-        """Shut PostgreSQL down while PgBouncer goes on."""
+        """Stop PostgreSQL while PgBouncer runs, and start it again at the end of the block."""
         self._servers.close()
         yield
         self.start_server()
 
 
 @pytest.fixture
-def chain(server_directory: Callable[[], Path]) -> Iterator[Chain]:
-    """A PgBouncer and a PostgreSQL of the test's own."""
-    chain = Chain(server_directory)
-    yield chain
-    chain.stop()
+def pooled(server_directory: Callable[[], Path]) -> Iterator[PooledPostgres]:
+    """Yield PgBouncer and PostgreSQL servers that only this test uses."""
+    pooled = PooledPostgres(server_directory)
+    yield pooled
+    pooled.stop()
 
 
 @pytest.mark.slow
-def test_a_pooler_that_returns_has_lost_nothing(chain: Chain, settings: Settings, valkey: OwnValkey) -> None:
-    """After a kill, a stop, a hang or a restart of PostgreSQL behind it, all heals within 5 s."""
+def test_pooler_faults_lose_no_write(pooled: PooledPostgres, settings: Settings, valkey: OwnValkey) -> None:
+    """After PgBouncer is killed, restarted or hung, or PostgreSQL restarted, calls succeed within 5 s."""
     faults = [
-        Fault("pooler killed", partial(chain.pooler_gone, signal.SIGKILL), HEAL_SECONDS, HOLD_SECONDS),
-        Fault("pooler restarted", partial(chain.pooler_gone, signal.SIGINT), HEAL_SECONDS, HOLD_SECONDS),
-        Fault("pooler paused", chain.pooler_hung, HEAL_SECONDS, HOLD_SECONDS),
-        Fault("PostgreSQL restarted behind it", chain.server_gone, HEAL_SECONDS, HOLD_SECONDS),
+        Fault("pooler killed", partial(pooled.pooler_gone, signal.SIGKILL), HEAL_SECONDS, HOLD_SECONDS),
+        Fault("pooler restarted", partial(pooled.pooler_gone, signal.SIGINT), HEAL_SECONDS, HOLD_SECONDS),
+        Fault("pooler paused", pooled.pooler_hung, HEAL_SECONDS, HOLD_SECONDS),
+        Fault("PostgreSQL restarted behind it", pooled.server_gone, HEAL_SECONDS, HOLD_SECONDS),
     ]
-    with created_database(chain.server) as url:
+    with created_database(pooled.server) as url:
         direct = settings.model_copy(update={"database_url": SecretStr(url)})
         Migrator(direct).up()
-        pooled = url.replace(f":{chain.server.port}/", f":{chain.pooler_port}/")
+        pooler_url = url.replace(f":{pooled.server.port}/", f":{pooled.pooler_port}/")
         given = on_valkey(direct, valkey.server, valkey.server.port)
-        with run_load(given.model_copy(update={"database_url": SecretStr(pooled)})) as load:
+        with run_load(given.model_copy(update={"database_url": SecretStr(pooler_url)})) as load:
             rows = [run_fault(fault, load, is_healthy=load.can_check_rows) for fault in faults]
     assert not load.problems
     assert all(row.has_passed for row in rows), rows
 
 
 @pytest.mark.slow
-def test_a_pooler_is_sent_to_the_promoted_standby(
+def test_a_pooler_is_pointed_to_the_promoted_standby(
     settings: Settings, valkey: OwnValkey, server_directory: Callable[[], Path]
 ) -> None:
-    """The pooler gets another host and SIGHUP; every process then notices the new timeline."""
+    """After PgBouncer is pointed to the promoted standby, no write is lost and no read is stale."""
     with ExitStack() as stack:
         pair = Pair(stack, server_directory)
         pair.make_synchronous()
@@ -129,7 +129,7 @@ def test_a_pooler_is_sent_to_the_promoted_standby(
         program = prepare_pgbouncer(directory, pair.primary, accounts, **read_options())
         port, pid = stack.enter_context(run_server(program, None))
         former, promoted = (f"port={server.port}\n" for server in (pair.primary, pair.standby))
-        pooled = pair.primary.url(DATABASE).replace(f":{pair.primary.port}/", f":{port}/")
+        pooler_url = pair.primary.url(DATABASE).replace(f":{pair.primary.port}/", f":{port}/")
 
         @contextmanager
         def failover() -> Iterator[None]:
@@ -142,7 +142,7 @@ def test_a_pooler_is_sent_to_the_promoted_standby(
             os.kill(pid, signal.SIGHUP)
 
         given = on_valkey(settings, valkey.server, valkey.server.port)
-        with run_load(given.model_copy(update={"database_url": SecretStr(pooled)})) as load:
+        with run_load(given.model_copy(update={"database_url": SecretStr(pooler_url)})) as load:
             fault = Fault("primary killed, standby promoted", failover, HEAL_SECONDS, HOLD_SECONDS)
             row = run_fault(fault, load, is_healthy=load.can_check_rows)
     assert not load.problems

@@ -1,4 +1,4 @@
-"""Redis fails in every way: the caller gets an answer, and nothing is stale afterwards."""
+"""Redis faults: every call succeeds without Redis, and no read is stale afterwards."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,56 +9,56 @@ import redis
 from core.cache.leases_and_fences import FENCE, RELEASE
 from core.database import Database
 from tests.faults.conftest import OwnValkey
+from tests.faults.probe import FaultProbe
 from tests.faults.proxy import Proxy
-from tests.faults.subject import Subject
 from tests.patience import wait_until
 
 Stop = Callable[..., AbstractContextManager[None]]
 
 
-def client_of(valkey: OwnValkey) -> redis.Redis:
-    """Return a third party's client."""
+def connect_client(valkey: OwnValkey) -> redis.Redis:
+    """Return a Redis client that is independent of the services."""
     return redis.Redis(port=valkey.server.port, password=valkey.server.password)
 
 
-def ends_answering(seen: str) -> bool:
-    """Say whether no call got an error."""
+def has_no_errors(seen: str) -> bool:
+    """Return whether every read and write succeeded."""
     return seen.startswith("reads: answers; writes: answers;")
 
 
-def test_refused(cached: Subject, redis_proxy: Proxy) -> None:
-    """One process does without Redis; its writes reach the cache of the others later."""
+def test_connections_refused(redis_probe: FaultProbe, redis_proxy: Proxy) -> None:
+    """While Redis refuses one process, its calls succeed; the other process reads its writes afterwards."""
     redis_proxy.refuse()
-    seen = cached.use()
+    seen = redis_probe.read_and_write()
     redis_proxy.accept_again()
-    assert ends_answering(seen)
-    cached.finish("Redis refuses connections", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("Redis refuses connections", seen)
 
 
-def test_hung(cached: Subject, valkey: OwnValkey, stopped: Stop) -> None:
-    """While SIGSTOP holds Redis, reads and writes succeed; the invalidations are sent afterwards."""
+def test_hung(redis_probe: FaultProbe, valkey: OwnValkey, stopped: Stop) -> None:
+    """While Redis hangs (SIGSTOP), reads and writes succeed; the invalidations are sent afterwards."""
     with stopped(valkey.server.pid):
-        seen = cached.use()
-    assert ends_answering(seen)
-    cached.finish("Redis hung (SIGSTOP)", seen)
+        seen = redis_probe.read_and_write()
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("Redis hung (SIGSTOP)", seen)
 
 
-def test_an_idle_writer_pays_its_debt(cached: Subject, redis_proxy: Proxy) -> None:
-    """Other processes stop reading the stale value although the writer makes no further call."""
+def test_an_idle_writer_sends_its_invalidation(redis_probe: FaultProbe, redis_proxy: Proxy) -> None:
+    """A pending invalidation is sent although the writer makes no further call."""
     redis_proxy.pause()
-    assert cached.write() == "answers"
+    assert redis_probe.write() == "answers"
     redis_proxy.resume()
     wait_until(
-        lambda: cached.other.get_user_by_id(cached.user_id).name == cached.acknowledged,
+        lambda: redis_probe.other.get_user_by_id(redis_probe.user_id).name == redis_probe.acknowledged,
         "the other process reads the write",
     )
-    cached.finish("Redis hung for one writer, which then idles", "answers")
+    redis_probe.assert_healed("Redis hung for one writer, which then idles", "answers")
 
 
-def test_hung_while_a_lease_is_asked_for(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
-    """The answer to a lease comes too late; nobody waits for the reader that gave up."""
-    with client_of(valkey) as client:
-        client.delete(f"user:{cached.user_id}")
+def test_hung_during_a_lease_request(redis_probe: FaultProbe, redis_proxy: Proxy, valkey: OwnValkey) -> None:
+    """When the reply to a lease request is late, the lease is released, and later calls do not wait."""
+    with connect_client(valkey) as client:
+        client.delete(f"user:{redis_probe.user_id}")
 
         def pause(sent: bytes) -> None:
             if b"EVALSHA" in sent:
@@ -66,27 +66,32 @@ def test_hung_while_a_lease_is_asked_for(cached: Subject, redis_proxy: Proxy, va
                 redis_proxy.pause()
 
         redis_proxy.after_sent = pause
-        wait_until(lambda: cached.read() == "answers" and redis_proxy.after_sent is None, "a lease is lost")
+        wait_until(
+            lambda: redis_probe.read() == "answers" and redis_proxy.after_sent is None,
+            "a lease request times out",
+        )
         redis_proxy.resume()
-        wait_until(lambda: (client.get(f"user:{cached.user_id}") or b"")[:1] != b"L", "the lease is given up")
-    seen = cached.use()
-    assert ends_answering(seen)
-    cached.finish("Redis hung while a lease was asked for", seen)
+        wait_until(
+            lambda: (client.get(f"user:{redis_probe.user_id}") or b"")[:1] != b"L", "the lease is released"
+        )
+    seen = redis_probe.read_and_write()
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("Redis hung while a lease was asked for", seen)
 
 
-def test_killed_and_restarted_empty(cached: Subject, valkey: OwnValkey) -> None:
-    """After SIGKILL, a new and empty server is used on the same port."""
+def test_killed_and_restarted_empty(redis_probe: FaultProbe, valkey: OwnValkey) -> None:
+    """After Redis is killed, calls succeed; a new empty server on the same port is then used."""
     valkey.kill()
-    seen = cached.use()
+    seen = redis_probe.read_and_write()
     valkey.start()
-    assert ends_answering(seen)
-    cached.finish("Redis killed, restarted empty", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("Redis killed, restarted empty", seen)
 
 
 def test_killed_between_fence_and_release(
-    cached: Subject, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
+    redis_probe: FaultProbe, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server dies while a write commits; the write is acknowledged, and no reader sees an older row."""
+    """When Redis is killed just after a commit, the write is acknowledged and no read is stale."""
     commit = Database.commit
 
     def commit_and_kill(database: Database) -> None:
@@ -95,34 +100,34 @@ def test_killed_between_fence_and_release(
         valkey.kill()
 
     monkeypatch.setattr(Database, "commit", commit_and_kill)
-    assert cached.write() == "answers"
-    seen = cached.use()
+    assert redis_probe.write() == "answers"
+    seen = redis_probe.read_and_write()
     valkey.start()
-    assert ends_answering(seen)
-    cached.finish("Redis killed between fence and release", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("Redis killed between fence and release", seen)
 
 
-def test_out_of_memory(cached: Subject, valkey: OwnValkey) -> None:
-    """Maxmemory with noeviction refuses fences and fills, but no invalidations."""
-    with client_of(valkey) as client:
+def test_out_of_memory(redis_probe: FaultProbe, valkey: OwnValkey) -> None:
+    """While Redis is out of memory (`noeviction`), calls succeed and no read is stale."""
+    with connect_client(valkey) as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
-        seen = cached.use()
+        seen = redis_probe.read_and_write()
         client.config_set("maxmemory", "0")
-    assert ends_answering(seen)
-    cached.finish("Redis out of memory (noeviction)", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("Redis out of memory (noeviction)", seen)
 
 
 @pytest.mark.parametrize("denied", ["-@all", "-evalsha", "-unlink -del", "-set", "-mget"])
-def test_forbidden_commands(cached: Subject, valkey: OwnValkey, denied: str) -> None:
-    """Without the commands that the cache needs, Redis is not used."""
-    with client_of(valkey) as client:
-        keeping = "+auth +hello +client +config +acl" if denied == "-@all" else ""
-        client.execute_command("ACL", "SETUSER", "default", *denied.split(), *keeping.split())
-        seen = cached.use()
+def test_forbidden_commands(redis_probe: FaultProbe, valkey: OwnValkey, denied: str) -> None:
+    """While an ACL forbids commands that the cache needs, calls succeed without Redis."""
+    with connect_client(valkey) as client:
+        still_allowed = "+auth +hello +client +config +acl" if denied == "-@all" else ""
+        client.execute_command("ACL", "SETUSER", "default", *denied.split(), *still_allowed.split())
+        seen = redis_probe.read_and_write()
         client.execute_command("ACL", "SETUSER", "default", "+@all")
-    assert ends_answering(seen)
-    cached.finish(f"Redis forbids commands (ACL {denied})", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed(f"Redis forbids commands (ACL {denied})", seen)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +145,14 @@ def test_forbidden_commands(cached: Subject, valkey: OwnValkey, denied: str) -> 
         b"*1\r\n:1\r\n",
     ],
 )
-def test_wrong_answers(cached: Subject, redis_proxy: Proxy, answer: bytes) -> None:
-    """Errors, other protocols and answers of the wrong type count as no Redis."""
+def test_wrong_answers(redis_probe: FaultProbe, redis_proxy: Proxy, answer: bytes) -> None:
+    """While Redis replies with errors, other protocols or wrong types, calls succeed without Redis."""
     redis_proxy.script = lambda _: (b"", answer)
-    seen = cached.use()
+    seen = redis_probe.read_and_write()
     redis_proxy.script = None
     redis_proxy.sever()
-    assert ends_answering(seen)
-    cached.finish(f"Redis answers {answer.decode().strip().splitlines()[0]!r}", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed(f"Redis answers {answer.decode().strip().splitlines()[0]!r}", seen)
 
 
 @pytest.mark.parametrize(
@@ -155,53 +160,57 @@ def test_wrong_answers(cached: Subject, redis_proxy: Proxy, answer: bytes) -> No
     [b"V" + b"\0" * 300, b"F", b"Foreign", b"L" + b"x" * 40, b"Lorem ipsum....", b"\xff" * 4096],
 )
 @pytest.mark.parametrize("key", ["user", "version:usernames", "version:leaderboard"])
-def test_foreign_values(cached: Subject, valkey: OwnValkey, key: str, value: bytes) -> None:
-    """What looks like a value, a fence, a lease or nothing known is replaced at once."""
-    board = cached.service.get_leaderboard("b")
+def test_foreign_values(redis_probe: FaultProbe, valkey: OwnValkey, key: str, value: bytes) -> None:
+    """A foreign value under a cache key is replaced at once, even if it looks like a lease or a fence."""
+    leaderboard = redis_probe.service.get_leaderboard("b")
     key = {
-        "user": f"user:{cached.user_id}",
-        "version:leaderboard": f"version:leaderboard:b:{cached.service._clock().date()}",
+        "user": f"user:{redis_probe.user_id}",
+        "version:leaderboard": f"version:leaderboard:b:{redis_probe.service._clock().date()}",
     }.get(key, key)
-    with client_of(valkey) as client:
+    with connect_client(valkey) as client:
         client.set(key, value)
-        assert cached.service.get_leaderboard("b") == board
-        seen = cached.use()
-        assert cached.other.get_leaderboard("b") == board
-    assert ends_answering(seen)
-    assert float(seen.split()[-2]) < 1.5, "nobody waits for a lease that is none"
-    cached.finish("a foreign value lies under a key", seen)
+        assert redis_probe.service.get_leaderboard("b") == leaderboard
+        seen = redis_probe.read_and_write()
+        assert redis_probe.other.get_leaderboard("b") == leaderboard
+    assert has_no_errors(seen)
+    assert float(seen.split()[-2]) < 1.5, "a call waited for a value that is no lease"
+    redis_probe.assert_healed("a foreign value lies under a key", seen)
 
 
-def test_feed_cut(cached: Subject, valkey: OwnValkey) -> None:
-    """Only the feeds are killed; what changes meanwhile is read within their bound."""
-    with client_of(valkey) as client:
+def test_feed_cut(redis_probe: FaultProbe, valkey: OwnValkey) -> None:
+    """After the invalidation feeds are cut, calls succeed and no read is stale after 5 s."""
+    with connect_client(valkey) as client:
         for each in client.client_list():
             if "t" in each["flags"]:
                 client.client_kill_filter(_id=each["id"])
-        seen = cached.use()
-    assert ends_answering(seen)
-    cached.finish("near-cache feed cut", seen)
+        seen = redis_probe.read_and_write()
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("near-cache feed cut", seen)
 
 
-def test_network_severed(cached: Subject, redis_proxy: Proxy) -> None:
-    """All connections, feed included, are cut at once; new ones are used."""
+def test_network_severed(redis_probe: FaultProbe, redis_proxy: Proxy) -> None:
+    """After all connections to Redis are cut, calls succeed on new connections."""
     redis_proxy.sever()
-    seen = cached.use()
-    assert ends_answering(seen)
-    cached.finish("connections to Redis severed", seen)
+    seen = redis_probe.read_and_write()
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("connections to Redis severed", seen)
 
 
-def test_network_paused_while_reading(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
-    """A process that is cut off from Redis never reads anything older than its own writes."""
+def test_network_paused_for_one_process(
+    redis_probe: FaultProbe, redis_proxy: Proxy, valkey: OwnValkey
+) -> None:
+    """A process whose traffic to Redis is held back always reads its own writes."""
     redis_proxy.pause()
-    seen = cached.use(rounds=20)
+    seen = redis_probe.read_and_write(rounds=20)
     redis_proxy.resume()
-    assert ends_answering(seen)
-    cached.finish("one process cut off from Redis", seen)
+    assert has_no_errors(seen)
+    redis_probe.assert_healed("one process cut off from Redis", seen)
 
 
-def test_a_fence_arrives_after_its_release(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
-    """The network delivers a fence after its release; its keys are cached again soon."""
+def test_a_fence_arrives_after_its_release(
+    redis_probe: FaultProbe, redis_proxy: Proxy, valkey: OwnValkey
+) -> None:
+    """When Redis receives a fence after its release, the keys are cached again within 5 s."""
     kept: list[bytes] = []
     arrived: list[int] = []
 
@@ -213,14 +222,14 @@ def test_a_fence_arrives_after_its_release(cached: Subject, redis_proxy: Proxy, 
 
     def deliver(data: bytes) -> None:
         if RELEASE.sha.encode() in data and kept and not arrived:
-            with client_of(valkey) as client:
+            with connect_client(valkey) as client:
                 connection = client.connection_pool.get_connection()
                 connection.send_packed_command([kept[0]])
                 arrived.append(connection.read_response())
 
     redis_proxy.script, redis_proxy.after_sent = keep_fence, deliver
-    seen = cached.write()
-    wait_until(lambda: bool(arrived), "the fence is there")
+    seen = redis_probe.write()
+    wait_until(lambda: bool(arrived), "the fence has arrived")
     redis_proxy.script = redis_proxy.after_sent = None
     assert seen == "answers"
-    cached.finish("Redis receives a fence after its release", seen)
+    redis_probe.assert_healed("Redis receives a fence after its release", seen)

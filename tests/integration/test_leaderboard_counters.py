@@ -17,7 +17,7 @@ from core import EnhancedDatabaseService
 from core.migration import Migrator
 from core.records import LeaderboardUpdate, User
 from core.settings import Settings
-from tests.conftest import PATIENCE, Execute
+from tests.conftest import STATEMENT_TIMEOUT, Execute
 from tests.integration.leaderboards import assert_counted, count_buckets
 
 DAY = date(2026, 3, 2)
@@ -33,7 +33,7 @@ def players(service: EnhancedDatabaseService) -> list[User]:
 @contextmanager
 def transaction_on(url: str) -> Iterator[connection]:
     """A transaction of somebody else, rolled back at the end unless it was committed."""
-    other = psycopg2.connect(url, options=PATIENCE)
+    other = psycopg2.connect(url, options=STATEMENT_TIMEOUT)
     try:
         yield other
     finally:

@@ -20,7 +20,7 @@ from psycopg2.extensions import (
 from core import EnhancedDatabaseService, Settings
 from core.migration import Migrator
 from core.records import Quest
-from tests.conftest import PATIENCE, Execute
+from tests.conftest import STATEMENT_TIMEOUT, Execute
 from tests.integration.test_quest_reports import build_quest
 
 NOW = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
@@ -89,7 +89,7 @@ def test_every_kind_of_write_is_counted(
             assert_counted(execute)
     service.expire_quests()
     assert_counted(execute)
-    with psycopg2.connect(database_url, options=PATIENCE) as other, other.cursor() as cursor:
+    with psycopg2.connect(database_url, options=STATEMENT_TIMEOUT) as other, other.cursor() as cursor:
         rows = "".join(f"{uuid.uuid4()}\t{alice.id}\tCOPIED\tt\t1\n" for _ in range(3))
         cursor.copy_from(
             io.StringIO(rows), "quests", columns=("id", "user_id", "type", "title", "target_value")
@@ -123,7 +123,7 @@ def test_writers_and_folds_of_others_wait_for_nobody(
     quests: list[Quest], execute: Execute, database_url: str
 ) -> None:
     """Two open transactions that count, a third that folds; one is rolled back, at the end all is counted."""
-    first, second, folding = (psycopg2.connect(database_url, options=PATIENCE) for _ in range(3))
+    first, second, folding = (psycopg2.connect(database_url, options=STATEMENT_TIMEOUT) for _ in range(3))
     move = "UPDATE quests SET current_progress = current_progress + 5 WHERE id = %s AND status = 'ACTIVE'"
     try:
         for other, quest in ((first, quests[1]), (second, quests[2])):
@@ -144,7 +144,7 @@ def test_writers_and_folds_of_others_wait_for_nobody(
 
 def test_an_old_snapshot_does_not_fold(quests: list[Quest], execute: Execute, database_url: str) -> None:
     """It would fail on rows that were folded since; what it writes is counted."""
-    with psycopg2.connect(database_url, options=PATIENCE) as other:
+    with psycopg2.connect(database_url, options=STATEMENT_TIMEOUT) as other:
         other.set_isolation_level(ISOLATION_LEVEL_REPEATABLE_READ)
         cursor = other.cursor()
         cursor.execute("SELECT count(*) FROM quests")
@@ -198,7 +198,8 @@ def change_by_chance(url: str, quests: list[Quest], *, seed: int) -> None:
     """Write some transactions in a session of its own; a quarter of them is rolled back."""
     chance = Random(seed)
     zone = ("UTC", "Asia/Tokyo", "America/Los_Angeles")[seed % 3]
-    with closing(psycopg2.connect(url, options=f"{PATIENCE} -c TimeZone={zone} {FAST_DEADLOCKS}")) as other:
+    options = f"{STATEMENT_TIMEOUT} -c TimeZone={zone} {FAST_DEADLOCKS}"
+    with closing(psycopg2.connect(url, options=options)) as other:
         for _ in range(25):
             level = chance.choice((ISOLATION_LEVEL_READ_COMMITTED, ISOLATION_LEVEL_REPEATABLE_READ))
             other.set_isolation_level(level)

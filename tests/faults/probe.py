@@ -1,7 +1,7 @@
-"""A service under fault, with a second one beside it as the view of another process.
+"""Reads and writes one profile during a fault, and checks both services after it.
 
-Owns what is measured of each fault: what the caller gets, when it healed, whether an
-acknowledged write was lost and whether anything stale was served afterwards.
+Owns the measurements of each fault: what the caller gets, the seconds until everything works again, whether
+an acknowledged write was lost, and whether a stale value was served afterwards.
 """
 
 import time
@@ -14,28 +14,28 @@ from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError
 from tests.patience import HEAL_SECONDS, stretch, wait_until
 
-# Reads of both services after healing, each compared with the row.
+# Reads by each service after the fault, each compared with the row in PostgreSQL.
 CHECKS = 20
 
 
-def name_of(error: EchoMarketsError) -> str:
-    """Return the name that a caller can catch the error by."""
+def find_public_name(error: EchoMarketsError) -> str:
+    """Return the name of the error's nearest public class, the one that a caller catches."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "core.errors")
 
 
 class FaultTable:
-    """The fault table of a run, one row for each fault."""
+    """The table of the faults of a test module, with one row for each fault."""
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[str, float]] = {}
 
     def add(self, fault: str, seen: str, seconds: float) -> None:
-        """Note a fault that lost nothing and left nothing stale; of several variants the slowest."""
+        """Add a fault without lost writes and stale reads; of several runs of a fault the slowest is kept."""
         if fault not in self._rows or self._rows[fault][1] < seconds:
             self._rows[fault] = (seen, seconds)
 
     def __len__(self) -> int:
-        """Return how many faults were tried."""
+        """Return the number of rows."""
         return len(self._rows)
 
     def write(self, path: Path) -> None:
@@ -51,8 +51,8 @@ class FaultTable:
 
 
 @dataclass
-class Subject:
-    """One profile, the service that writes it, another that reads it, and the row itself."""
+class FaultProbe:
+    """One profile and two services: `service` meets the fault, `other` stands for another process."""
 
     service: EnhancedDatabaseService
     other: EnhancedDatabaseService
@@ -60,47 +60,47 @@ class Subject:
     read_row: Callable[[], str | None]
     table: FaultTable
     acknowledged: str = "start"
-    # what an error left open: the row may be either
+    # names whose write ended with an error: PostgreSQL may or may not have stored them
     unanswered: list[str] = field(default_factory=list)
     _number: int = 0
 
     def write(self) -> str:
-        """Write a new name; return `answers` or the error's name."""
+        """Write a new name; return "answers" or the error's name."""
         self._number += 1
         name = f"name {self._number}"
         try:
             self.service.update_user_profile(self.user_id, name=name)
         except EchoMarketsError as error:
             self.unanswered.append(name)
-            return name_of(error)
+            return find_public_name(error)
         self.acknowledged = name
         self.unanswered.clear()
         return "answers"
 
     def read(self) -> str:
-        """Read the name; return `answers` or the error's name. The own write is seen at once."""
+        """Read the name; return "answers" or the error's name. Fail if the name is stale."""
         try:
             user = self.service.get_user_by_id(self.user_id)
         except EchoMarketsError as error:
-            return name_of(error)
+            return find_public_name(error)
         if self.service.stale_seconds() is not None:
             return "the last known value, marked stale"
         assert user.name in {self.acknowledged, *self.unanswered}, f"{user.name} is stale"
         return "answers"
 
-    def use(self, *, rounds: int = 3) -> str:
-        """Read, write and read again; say what the caller got and how long the slowest call took."""
+    def read_and_write(self, *, rounds: int = 3) -> str:
+        """Read, write and read again, `rounds` times; return the outcomes and the slowest call's seconds."""
         reads, writes, slowest = set[str](), set[str](), 0.0
         for _ in range(rounds):
             for outcomes, call in ((reads, self.read), (writes, self.write), (reads, self.read)):
                 started = time.monotonic()
                 outcomes.add(call())
                 slowest = max(slowest, time.monotonic() - started)
-        said = f"reads: {', '.join(sorted(reads))}; writes: {', '.join(sorted(writes))}"
-        return f"{said}; slowest call {slowest:.2f} s"
+        outcomes_text = f"reads: {', '.join(sorted(reads))}; writes: {', '.join(sorted(writes))}"
+        return f"{outcomes_text}; slowest call {slowest:.2f} s"
 
     def is_healthy(self) -> bool:
-        """Say whether both services answer from the cache, near cache included."""
+        """Return whether both services use Redis and answer from their near caches."""
         for service in (self.service, self.other):
             before = service.cache_stats().caches["user"].near_hits
             try:
@@ -113,30 +113,30 @@ class Subject:
                 return False
         return True
 
-    def finish(self, fault: str, seen: str, *, is_fenced: bool = False) -> None:
-        """Assert that all is well within 5 s; note the row of the table.
+    def assert_healed(self, fault: str, seen: str, *, is_fenced: bool = False) -> None:
+        """Assert that both services work within 5 s without stale reads, and add the fault to the table.
 
-        `is_fenced`: after an ambiguous commit the key is read from the database for a while.
+        Pass `is_fenced` after a commit with an unknown outcome: its keys stay fenced and are not cached for a
+        while.
         """
-        # before any write: what is stale now must not be hidden by an invalidation of ours
+        # check before the next write, because its invalidation would hide a stale value
         row = self.read_row()
         assert row in {self.acknowledged, *self.unanswered}, f"{row}: an acknowledged write is lost"
-        # one clock from the end of the fault, the checks included: it heals while they run, so
-        # that leaving them out would flatter it
+        # the time includes the checks: recovery goes on during them, so it would be too short without them
         started = time.monotonic()
-        wait_until(self._agrees, "both services read the row")
+        wait_until(self._reads_match_row, "both services read the row")
         if not is_fenced:
             wait_until(self.is_healthy, "both services answer from the cache")
         for _ in range(CHECKS):
-            assert self._agrees(), "a stale value was served after healing"
+            assert self._reads_match_row(), "a stale value was served after healing"
         wait_until(lambda: self.write() == "answers", "writes work")
-        wait_until(self._agrees, "both services read what was written last")
+        wait_until(self._reads_match_row, "both services read what was written last")
         seconds = time.monotonic() - started
         assert seconds < stretch(HEAL_SECONDS), f"{fault} took {seconds:.1f} s to heal"
         assert self.service.pool_stats().pool_in_use == 0
         self.table.add(fault, seen, seconds)
 
-    def _agrees(self) -> bool:
+    def _reads_match_row(self) -> bool:
         row = self.read_row()
         names = set()
         for service in (self.service, self.other):
