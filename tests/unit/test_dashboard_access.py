@@ -86,7 +86,7 @@ def test_incomplete_sign_in_settings_are_refused(name: str) -> None:
     ],
 )
 def test_contradicting_settings_are_refused(values: dict[str, Any], message: str) -> None:
-    """Access settings that contradict each other raise an error that names the contradiction."""
+    """Access settings that contradict each other or use http:// raise an error with the reason."""
     with pytest.raises(SettingsError, match=message):
         build_policy(build_settings(**values))
 

@@ -26,7 +26,7 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
 
 @pytest.mark.parametrize("sessions", [1, 2, 3, 4, 6, 12, 14, 90, 250])
 def test_the_newest_session_keeps_its_label(sessions: int) -> None:
-    """More than 3 labels are an odd number: a narrow chart hides every second one, but keeps the last."""
+    """Above three, the number of labels is odd: a narrow chart hides every second label, but not the last."""
     first = date(2012, 1, 2).toordinal()
     days = [date.fromordinal(first + n).isoformat() for n in range(sessions)]
     labels = charts.choose_labels(days, count=6)
@@ -110,7 +110,7 @@ def build_event(number: int, day: int, sentiment: str) -> MarketEvent:
 
 
 def test_events_are_marked_on_their_sessions() -> None:
-    """The events of a session share one mark, a diamond if their sentiments differ; other days have none."""
+    """The events of a session share one mark, which is a diamond if their sentiments differ."""
     days = ["2013-03-01", "2013-03-04", "2013-03-05"]
     events = [
         build_event(1, 1, "NEGATIVE"),

@@ -30,7 +30,7 @@ def flatten(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def test_streamlit_knows_every_option(options: dict[str, Any]) -> None:
     """Every option exists in Streamlit, which would only warn about a misspelt option."""
-    assert set(options) <= set(config._config_options_template)  # Streamlit has no public list
+    assert set(options) <= set(config._config_options_template)  # there is no public list
 
 
 def test_statistics_error_details_and_file_watcher_are_off(options: dict[str, Any]) -> None:
@@ -51,12 +51,12 @@ def test_fonts_are_files_of_the_dashboard(options: dict[str, Any]) -> None:
 
 
 def test_both_themes_set_the_same_colours(options: dict[str, Any]) -> None:
-    """Every colour that the light theme sets is set by the dark theme too, and the reverse."""
+    """The light theme and the dark theme set colours with the same names."""
     light = {name.removeprefix("theme.light.") for name in options if ".light." in name}
     dark = {name.removeprefix("theme.dark.") for name in options if ".dark." in name}
     assert light == dark
 
 
 def test_streamlits_message_for_uncaught_errors_is_known() -> None:
-    """Streamlit still logs this text; the server drops it, because the page logs the same error itself."""
+    """Streamlit logs an uncaught error with this text, by which the server drops the duplicate log line."""
     assert '"Uncaught app execution"' in inspect.getsource(error_util)

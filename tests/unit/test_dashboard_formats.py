@@ -32,7 +32,7 @@ def test_a_score_is_written_in_its_unit(score: Decimal, unit: formats.Unit, text
 
 @pytest.mark.parametrize(("amount", "text"), [("12.5", "+$12.50"), ("-1234.5", "-$1,234.50"), ("0", "$0.00")])
 def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
-    """A loss begins with the minus, before the dollar sign, because a metric card detects a loss by it."""
+    """A loss begins with a minus before the dollar sign, by which a metric card detects a loss."""
     assert formats.format_signed_money(Decimal(amount)) == text
 
 
@@ -121,7 +121,7 @@ def test_a_duration_has_two_units(seconds: float, text: str) -> None:
 
 
 def test_without_an_end_there_is_no_time_left() -> None:
-    """Without an end the text is empty."""
+    """For a quest without an end, the text of the time left is empty."""
     assert formats.format_time_left(None, NOW) == ""
 
 
@@ -164,7 +164,7 @@ def test_a_name_becomes_no_link_or_icon(name: str, found: str) -> None:
 
 
 def test_a_name_is_one_line_that_keeps_its_direction() -> None:
-    """Outer spaces and line ends are removed, because they end bold text; right-to-left text is isolated."""
+    """Spaces around a name are removed, line ends become spaces, and right-to-left text is isolated."""
     assert formats.escape_markdown(" a\n# b ") == r"a \# b"
     assert formats.escape_markdown("&lt;") == r"\&lt;"
     assert formats.escape_markdown("\u05e9\u05dc") == "\u2068\u05e9\u05dc\u2069"

@@ -71,13 +71,13 @@ def write_line(
 
 
 def test_the_line_without_incidents() -> None:
-    """Without an incident the line shows since when the dashboard has checked the health."""
+    """Without an incident the line shows since when the health has been watched."""
     line = write_line(IncidentLog(), HEALTHY)
     assert line == ":green-badge[All healthy] · no incident; watching since 01:12 UTC"
 
 
 def test_an_outage_becomes_an_incident() -> None:
-    """During an outage the line shows its begin, the problem and the message; afterwards its duration."""
+    """During an outage the line shows begin, problem and server message; afterwards it shows the duration."""
     log = IncidentLog()
     down = write_line(log, build_health(**REDIS_DOWN))
     assert down == (
@@ -169,7 +169,7 @@ def test_the_alert_of_an_ended_problem_is_ignored_for_a_while() -> None:
 
 
 def test_an_outage_that_ends_in_steps_is_one_incident() -> None:
-    """If Redis is limited for a second after an outage, both problems are one incident, the outage."""
+    """If Redis is limited for a second after an outage, the log has one incident, the outage."""
     log = IncidentLog()
     write_line(log, build_health(**REDIS_DOWN))
     limited = {"status": "degraded", "redis": "degraded", "redis_reason": "this process: not yet"}
@@ -190,7 +190,7 @@ def test_incidents_are_bounded() -> None:
 
 
 def test_a_stopped_sampler_is_not_shown_as_healthy() -> None:
-    """If the latest sample is too old, the line shows that the health is unknown, and since when."""
+    """If the latest sample is too old, the line shows `Health unknown` and the time of that sample."""
     line = write_line(IncidentLog(), HEALTHY, is_current=False)
     assert line == ":gray-badge[Health unknown] no answer since 03:12 UTC"
 

@@ -120,7 +120,7 @@ def test_a_period_has_a_table() -> None:
     ],
 )
 def test_a_selected_cell_selects_its_player(selection: dict[str, object], expected: str | None) -> None:
-    """A cell selects its row's player; a missing row selects nobody, nor does the first column."""
+    """A cell selects the player of its row; cells of the first column and missing rows select nobody."""
     assert tables.find_clicked_player(selection, ["alice", "bob"]) == expected
 
 
@@ -148,7 +148,7 @@ def test_bins_of_whole_numbers_are_drawn_around_them() -> None:
 
 
 def test_the_compared_session_is_outlined() -> None:
-    """The histogram outlines the compared session, with a last point of zero at its last edge."""
+    """The outline of the compared session has a point per bin, and a zero at the last edge."""
     bins = (Bin(0.0, 1.0, 3), Bin(1.0, 2.0, 5))
     spec = charts.build_histogram(bins, unit="percent", median=Decimal(1), before=bins[:1])
     alt.LayerChart.from_dict(spec)
@@ -198,7 +198,7 @@ def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names:
 
 
 def test_a_link_to_a_file_holds_the_filters() -> None:
-    """The link to a CSV file has the filters without default values; for a period it has no order."""
+    """The link to a CSV file has only filters that differ from their defaults; a period has no order."""
     selection = Selection(RETURN, DAY, 1, None, 10, "-rank", "al")
     assert download.build_link(selection) == (
         "download/leaderboard.csv?category=daily_returns&day=2013-02-28&order=-rank&find=al"
@@ -229,7 +229,7 @@ def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
     ],
 )
 def test_open_returns_are_in_the_order_of_their_ranks(day: date, expected: list[str]) -> None:
-    """In an open session a return that contradicts the total value is computed from the total value."""
+    """In an open session, a stored return that contradicts the total value is replaced by a computed one."""
 
     class Service:
         def list_player_scores(self, *_: object) -> list[PlayerScore]:

@@ -56,7 +56,7 @@ def build_event(created_at: datetime, sentiment: str = "POSITIVE") -> MarketEven
 
 
 def test_a_symbol_has_its_trend_and_spread() -> None:
-    """The spread is in basis points of the mid price; a missing value is an empty cell, and -0.004 is 0.0."""
+    """The spread is in basis points of the mid price; missing values are empty; a change of -0.004 is 0.0."""
     trend = Sparkline("AAPL", (LAST,), (Decimal("59.5"),))
     fallen = msgspec.structs.replace(build_tick("AAPL", age_days=0), change_percent_24h=Decimal("-0.004"))
     frame = tables.build_symbols_table(
@@ -224,7 +224,7 @@ def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
     ],
 )
 def test_a_range_starts_at_midnight_except_one_day(name: str, latest: str, start: str) -> None:
-    """A range of 1 day starts just after the price of 24 hours before; a longer one at midnight UTC."""
+    """The range of 1 day starts 24 hours before the latest price; longer ranges start at midnight UTC."""
     moment = datetime.fromisoformat(latest).replace(tzinfo=UTC)
     window = find_window(find_range(name), moment)
     assert window.start == datetime.fromisoformat(start).replace(tzinfo=UTC)
@@ -272,7 +272,7 @@ def test_an_effect_is_described_in_a_sentence() -> None:
 
 
 def test_an_effect_is_a_table_of_times_and_sessions() -> None:
-    """The table has two time windows and three sessions; `so far` marks one that still runs."""
+    """The table has two time windows and three sessions; the running ones are marked `so far`."""
     effect, later = build_effect("0.5", "-0.001", None), LAST + timedelta(days=1)
     frame = tables.build_effect_table(effect, window="1 hour", now=later)
     assert list(frame["when"]) == [
@@ -303,7 +303,7 @@ def test_a_section_shows_its_age() -> None:
 
 
 def test_moved_history_names_the_real_day() -> None:
-    """For an import that was moved by 715 weeks, the page names the weeks and the real day of today."""
+    """For prices moved by 715 weeks, the page names the weeks and the real day that today stands for."""
     now = datetime(2026, 11, 26, tzinfo=UTC)
     assert tables.describe_moved_weeks(715, now) == (
         "Imported days are real trading days, moved by 715 weeks: 26 Nov 2026 stands for 14 Mar 2013."

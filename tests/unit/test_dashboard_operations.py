@@ -255,7 +255,7 @@ def build_series_at(minutes: Iterable[float], *labels: str) -> Series:
 
 
 def test_charts_are_valid_with_their_frames() -> None:
-    """The schema accepts each chart, and its data frame has the values of the series."""
+    """The schema accepts each chart, and the data frames have the values of the series."""
     lines = {
         POOL_USED: (build_series("dashboard", values=(1, 4)),),
         POOL_WAITING: (build_series("dashboard", values=(0, 2)),),
@@ -291,7 +291,7 @@ def test_a_gap_in_the_samples_breaks_the_line() -> None:
 
 
 def test_lines_with_different_sample_times_have_no_gaps() -> None:
-    """Series that are sampled at different times have no gaps, in a chart that shows them together."""
+    """Five series with different sample times have no gaps in their shared chart."""
     lines = {
         HIT_RATIO: tuple(
             build_series_at([minute + place / 5 for minute in range(40)], "user", str(place))
@@ -305,7 +305,7 @@ def test_lines_with_different_sample_times_have_no_gaps() -> None:
 
 
 def test_the_axis_ends_now_and_the_line_at_its_last_sample() -> None:
-    """If the last sample is an hour old, the axis ends at NOW and the line ends an hour before."""
+    """If the last sample is an hour old, the axis ends at NOW, and the line ends an hour before NOW."""
     lines: dict[Query, tuple[Series, ...]] = {HIT_RATIO: (build_series_at((-62, -61, -60), "user", "near"),)}
     frame = build_panel_frame("Cache hit ratio", lines)[1]
     assert frame["time"].iloc[-1] == NOW
@@ -321,7 +321,7 @@ def test_frames_of_an_empty_history_are_empty() -> None:
 
 
 def test_operations_are_those_with_traffic_busiest_first() -> None:
-    """Only operations with calls are listed, the most frequent first; a missing quantile is no value."""
+    """Only operations with calls are listed, the most frequent first; a missing quantile is an empty cell."""
     frame = tables.OPERATIONS.build(
         tables.list_operations(
             {
@@ -360,7 +360,7 @@ def test_database_tables_have_readable_units() -> None:
 
 
 def test_memory_is_described_with_its_limit() -> None:
-    """The text has used memory, limit and share; without the metrics it is empty."""
+    """The text has the used memory, the limit and the share; without these metrics the text is empty."""
     known = build_scrape(
         ("echo_redis_memory_used_bytes", {}, 64 * tables.MEBIBYTE),
         ("echo_redis_memory_max_bytes", {}, 256 * tables.MEBIBYTE),

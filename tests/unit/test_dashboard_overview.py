@@ -91,7 +91,7 @@ def test_a_first_session_has_no_change() -> None:
 
 
 def test_a_session_without_leaderboards_has_dashes() -> None:
-    """If a session has no leaderboard, its returns are dashes, and its trend leaves the session out."""
+    """A session without leaderboards shows dashes as returns, and the trends leave the session out."""
     bare = build_session(best_return=None, median_return=None)
     headlines = build_headlines(bare, build_session(1))
     assert headlines["Median return"].value == headlines["Best return"].value == "-"

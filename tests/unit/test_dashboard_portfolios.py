@@ -75,8 +75,8 @@ def test_cash_and_invested_add_up() -> None:
     assert portfolio.current_cash + tables.measure_invested(portfolio) == portfolio.total_value
 
 
-def test_a_record_counts_gains_as_won() -> None:
-    """A summary counts sessions with a gain as won; a session without gain or loss is not won."""
+def test_a_summary_counts_gains_as_won() -> None:
+    """The summary counts a session with a gain as won; a session without gain or loss is not won."""
     record = tables.summarize_history(build_history(["100", "0", "-40"]))
     assert record is not None
     assert tables.summarize_history([]) is None
@@ -241,7 +241,7 @@ def test_a_missed_session_breaks_the_lines_and_has_a_mark() -> None:
 
 
 def test_an_open_session_is_pale_and_marked() -> None:
-    """The bar of an open session has half the opacity and a tooltip with `so far`."""
+    """The bar of an open session has half the opacity, and its tooltip has the words `so far`."""
     spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])), build_axis(DAYS))
     before, today = list_rows(spec)
     assert (before["opacity"], today["opacity"]) == (1, 0.5)
@@ -423,7 +423,7 @@ def test_an_explained_change_has_no_unexplained_line() -> None:
 
 
 def test_the_text_on_gains_names_the_number_of_sessions() -> None:
-    """A sum over several sessions names their number, because it includes sessions a rival did not play."""
+    """A text on several sessions names their number, because a rival may not have played all of them."""
     gains = build_gains("10", FB="-5", AAPL="20")
     one = tables.describe_gains(gains).replace("\\", "")
     assert one == "+$10.00 = AAPL +$20.00, FB -$5.00, not explained -$5.00."

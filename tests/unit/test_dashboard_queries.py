@@ -114,7 +114,7 @@ def test_a_later_series_counts_from_zero() -> None:
 
 
 def test_a_counter_missing_in_the_first_scrape_is_not_growth() -> None:
-    """If the first scrape lacks a whole counter, its collector failed, so its first value is no growth."""
+    """If the first scrape has no series of a counter, the counter's first value is no growth."""
     scrapes = [build_scrape(0), build_calls(10, 1_000_000), build_calls(20, 1_000_010)]
     history = add_scrapes(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.5}
@@ -216,14 +216,14 @@ def test_queries_are_written_in_promql(query: Query, promql: str) -> None:
 
 
 def test_queries_name_their_metrics() -> None:
-    """The charts, tables and current samples use these metrics, and the PromQL names the current ones."""
+    """The queries of charts, tables and current samples use these metrics."""
     names = {item.metric for query in (*CHARTED, *TABULATED) for item in list_operands(query)} | {*PRESENT}
     assert {"echo_db_pool_connections", HITS, REQUESTS, BUCKET, "echo_health_status"} <= names
     assert all(name in build_present_promql() for name in ("echo_service_up", "echo_migrations_pending"))
 
 
 def test_metrics_of_shared_servers_are_not_summed() -> None:
-    """Several exporters report the same servers, so those metrics are aggregated by max or min."""
+    """Several exporters report the same servers, so the servers' metrics are aggregated by max or min."""
     promql = build_present_promql()
     assert 'max by (__name__) ({__name__=~"echo_migrations_applied|' in promql
     assert 'min by (__name__, service) ({__name__=~"echo_service_up"})' in promql

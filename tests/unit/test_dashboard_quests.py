@@ -138,7 +138,7 @@ def test_the_table_and_the_chart_have_the_same_steps() -> None:
     ],
 )
 def test_the_best_and_the_worst_type_are_named(counts: dict[str, tuple[int, int]], text: str) -> None:
-    """The text compares types that have a deadline and at least 10 ended quests; milestones have none."""
+    """The text compares types with a deadline and at least 10 ended quests; milestones have no deadline."""
     outcomes = [
         build_outcome(name, ended=ended, completed=completed) for name, (ended, completed) in counts.items()
     ]
@@ -302,10 +302,7 @@ def test_returns_are_compared_in_points() -> None:
         ((100, 64, 100, 50), "more often"),  # p-value 0.045
         ((100, 63, 100, 50), "no visible difference"),  # p-value 0.064
         ((100, 50, 100, 64), "less often"),
-        (
-            (1_000_000, 995_000, 1_000_000, 990_000),
-            "no visible difference",
-        ),  # 0.5 percentage points
+        ((1_000_000, 995_000, 1_000_000, 990_000), "no visible difference"),  # 0.5 points
         ((100, 100, 100, 100), "no visible difference"),
         ((100, 0, 100, 0), "no visible difference"),
         ((99, 99, 100, 0), "too few sessions"),

@@ -201,7 +201,7 @@ def test_without_sign_in_only_local_host_names_are_accepted(policy: Policy, host
 
 
 def test_a_request_with_two_lengths_is_refused() -> None:
-    """A request with two lengths can smuggle a second request, so it gets 400 and is closed."""
+    """A request with two lengths may hide a second request, so it gets 400 and the connection is closed."""
     headers = {"content-length": "5", "transfer-encoding": "chunked"}
     refused = send_request(build_shield(), "/livez", headers=headers)[0]
     assert refused["status"] == 400
@@ -335,5 +335,5 @@ def test_the_icon_font_has_every_shown_icon() -> None:
 def test_other_requests_are_passed_to_streamlit(
     assets: CompressedAssets, path: str, headers: dict[str, str]
 ) -> None:
-    """Requests for other files, with a Range header or without gzip are passed on to Streamlit."""
+    """Requests for other files, requests with Range, and requests without gzip reach Streamlit."""
     assert send_request(assets, path, headers=headers)[1]["body"] == b"page"

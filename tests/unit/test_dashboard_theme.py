@@ -1,4 +1,4 @@
-"""The cached theme sections, and Streamlit versions without the replaced function."""
+"""The cache of theme sections, and Streamlit versions without the theme builder that is replaced."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -11,7 +11,7 @@ from dashboard.server.application import THEME_BUILDER, build_theme_once
 
 
 class ThemeBuilder:
-    """Stands in for Streamlit's function that fills a theme section, and counts its calls."""
+    """Stands in for Streamlit's theme builder, which fills a theme section, and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -62,8 +62,8 @@ def test_a_changed_message_does_not_change_the_cache() -> None:
     assert second.primary_color == "#000001"
 
 
-def test_streamlit_still_calls_the_replaced_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This test fails if an update of Streamlit moves the function, which would make pages slow."""
+def test_streamlit_still_calls_the_theme_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This test fails if an update of Streamlit moves its theme builder; pages would then become slow."""
     build = getattr(app_session, THEME_BUILDER)
     monkeypatch.setattr(app_session, THEME_BUILDER, build)
     build_theme_once()
@@ -74,8 +74,8 @@ def test_streamlit_still_calls_the_replaced_function(monkeypatch: pytest.MonkeyP
     assert THEME_BUILDER in app_session.AppSession._create_new_session_message.__code__.co_names
 
 
-def test_a_streamlit_without_the_function_is_unchanged() -> None:
-    """If Streamlit does not have the function, nothing is replaced and no error is raised."""
+def test_a_streamlit_without_the_theme_builder_is_unchanged() -> None:
+    """If Streamlit has no theme builder, nothing is replaced and no error is raised."""
     module = ModuleType("another")
     build_theme_once(module)
     assert not hasattr(module, THEME_BUILDER)

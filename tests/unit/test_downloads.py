@@ -59,7 +59,7 @@ def test_no_text_becomes_a_formula(text: str) -> None:
 
 @given(HOSTILE)
 def test_only_apostrophes_are_added(text: str) -> None:
-    """A text in the file differs only by added apostrophes, and disarming it again changes nothing."""
+    """A text in the file differs only by added apostrophes, and a second `disarm` adds none."""
     [[_, found, _]] = csv.reader(io.StringIO(write_rows(("row", text, "end")), newline=""))
     assert re.sub("'", "", found) == re.sub("'", "", text)
     assert disarm(found) == found
@@ -67,7 +67,7 @@ def test_only_apostrophes_are_added(text: str) -> None:
 
 @given(NUMBERS, st.dates())
 def test_numbers_dates_and_ids_are_written_unchanged(number: Decimal | int, day: date) -> None:
-    """Negative numbers get no apostrophe, so a spreadsheet can add them up."""
+    """Numbers, dates and ids get no apostrophe, so a spreadsheet can add up negative numbers."""
     [cells] = csv.reader(io.StringIO(write_rows((number, day, ID)), newline=""))
     assert (Decimal(cells[0]), cells[1:]) == (number, [day.isoformat(), str(ID)])
 

@@ -124,7 +124,7 @@ def test_a_signal_that_does_not_recover_is_not_as_expected() -> None:
 
 
 def test_the_normal_state_and_a_changed_one_are_distinguished() -> None:
-    """The drill waits for the normal and the changed state, and ignores counters in this comparison."""
+    """The normal state and the expected state of a fault are recognised without comparing counters."""
     faulty = dict(DRILLS["redis"].faulty)
     assert is_normal(observe(bypasses=99))
     assert not is_normal(observe(breaker=1))

@@ -11,7 +11,7 @@ from core import errors
 from core.database.driver_errors import _read_key, describe_refusal, translate, translate_connect
 from core.errors import ConstraintViolated, EchoMarketsError
 
-# Modules whose errors are not errors of the service: HTTP requests to an exporter.
+# Modules that are not checked: core.http_client reads from an exporter, and the service does not use it.
 OTHERS = {"core.http_client", "core.errors"}
 
 
@@ -102,5 +102,5 @@ def test_a_refusal_is_distinguished_from_no_answer(words: str, kind: str, *, is_
     ],
 )
 def test_a_reason_for_visitors_has_no_address(words: str, shown: str) -> None:
-    """Host names and addresses are removed, because more people read the health document than the log."""
+    """The reason in the health document hides host names and addresses, which the log shows."""
     assert describe_refusal(psycopg2.OperationalError(words)) == shown

@@ -92,7 +92,7 @@ class ConnectionStub:
     ],
 )
 def test_a_refused_host_is_left_out(url: str, refused: tuple[str, int], kept: dict[str, str]) -> None:
-    """Without the refused host, its address and port are missing in the parameters too."""
+    """The connection parameters have neither the refused host nor its address and port."""
     hosts = Hosts.of_url(parse_dsn(url)).without(ConnectionStub(*refused))  # type: ignore[arg-type]
     assert hosts.build_parameters() == kept
     assert hosts.choice == {"target_session_attrs": "read-write"}
@@ -107,7 +107,7 @@ def test_a_refused_host_is_left_out_of_a_url_with_target() -> None:
 
 
 def test_the_host_that_answered_is_tried_first() -> None:
-    """The other hosts keep their order after it, with their ports."""
+    """The host that answered is first, and the other hosts follow in their order, each with its port."""
     url = "postgresql://a:1,b:2,c:3/d?target_session_attrs=any"
     hosts = Hosts.of_url(parse_dsn(url)).beginning_with(ConnectionStub("c", 3))  # type: ignore[arg-type]
     assert hosts.build_parameters() == {"host": "c,a,b", "port": "3,1,2"}

@@ -50,7 +50,7 @@ def start_fences(cache: FakeCache, keys: list[str], **clock: Any) -> FenceAhead:
 
 
 def test_few_keys_are_fenced_only_at_the_commit(cache: FakeCache) -> None:
-    """For few keys no thread is started, because that takes longer than fencing them at the COMMIT."""
+    """A few keys are left for the COMMIT, because starting a thread takes longer than fencing them."""
     ahead = start_fences(cache, MANY[1:])
     assert ahead.finish([ONE_MORE]) == [*MANY[1:], ONE_MORE]
     assert ahead.token == NO_TOKEN

@@ -29,7 +29,7 @@ from tests.hostile_values import VALUES
 KINDS = (Settings, RoleSettings, StackSettings)
 MAX_LENGTH = 1_000
 URL = "postgresql://echo@127.0.0.1:1/echo"
-SECRET = "s3cr3t"  # no message may contain it
+SECRET = "s3cr3t"  # no error message may contain this
 # URLs without a scheme; the tests add the scheme that each setting expects.
 ADDRESSES = (
     f"u:{SECRET}@h/d", f"u:{SECRET}/d", f"u:{SECRET}", f"u:{SECRET}@[::1/d", f"u:{SECRET}@[zz]:1/d",
@@ -41,7 +41,7 @@ ADDRESSES = (
     f"u:{SECRET}@%h/d", f"u:{SECRET}@h%2f/d", f"u:{SECRET}@h,i/d", f"u:{SECRET}@h/d#e",
     f"u:{SECRET}@h/{'x' * 200_000}", f"u:{SECRET}@h/d/oauth2callback", "h/é/oauth2callback",
     "127.0.0.1:0/d", "", "/", ":",
-)  # fmt: skip  # one value a line would hide that each is another trap
+)  # fmt: skip  # one value per line would make a long list
 TEXTS = (
     "10.0.0.0/8", "10.0.0.1/8", "::/0", "fe80::1%eth0", "[::1]", "127.0.0.1:80", "a..b",
     f"{'a' * 64}.example", "a b", ",", "a,,b", " a", "a=b", "=", " true", "TRUE", "a@b", "local",
@@ -210,7 +210,7 @@ WORKING: dict[str, tuple[str, ...]] = {
 def test_an_accepted_strange_value_can_be_used(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an accepted strange value a service opens, and an unreachable server is a documented error."""
+    """With an accepted strange value a service opens, and an unreachable server raises a known error."""
     monkeypatch.chdir(tmp_path)
     settings = Settings(database_url=URL, **{"enable_redis_cache": False, name: value})  # type: ignore[arg-type]  # texts
     with open_service(settings) as service:

@@ -44,7 +44,7 @@ ODD: tuple[Any, ...] = (
     Decimal("1e40"), Decimal(1),
     NOW, NOW.replace(tzinfo=None), NOW.astimezone(timezone(timedelta(hours=2))), NOW + timedelta(days=9),
     NOW.date(), date.max, freeze({"a": 1}), {"a": 1}, {"a": Decimal(1)}, [], object(),
-)  # fmt: skip  # one value a line would hide that each is another trap
+)  # fmt: skip  # one value per line would make a long list
 
 
 def check_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] | str:

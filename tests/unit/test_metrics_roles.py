@@ -42,7 +42,7 @@ def test_a_program_chooses_its_role(role: str) -> None:
     ],
 )
 def test_an_invalid_role_is_refused(role: object) -> None:
-    """A role has no digits, because numbered workers would each have their own series."""
+    """A role consists of lower-case words; digits are refused, because each worker would be a new series."""
     with pytest.raises(InvalidInput, match="such as my-api"):
         open_service(build_settings(), role=role)  # type: ignore[arg-type]  # whatever it is
 

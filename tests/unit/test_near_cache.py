@@ -163,7 +163,7 @@ def test_cleared_values_are_freed_step_by_step(clock: Clock) -> None:
 
 
 def test_threads_share_one_load() -> None:
-    """Sixteen threads that need the same key at the same time cause one load."""
+    """Sixteen threads that need a key while its load runs share the value of that load."""
     single_flight, loads = SingleFlight(ChangeLog()), []
     begun, may_end = threading.Event(), threading.Event()
 
