@@ -30,7 +30,7 @@ def flatten(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def test_streamlit_knows_every_option(options: dict[str, Any]) -> None:
     """Every option exists in Streamlit, which would only warn about a misspelt option."""
-    assert set(options) <= set(config._config_options_template)  # there is no public list
+    assert set(options) <= set(config._config_options_template)  # Streamlit has no public list
 
 
 def test_statistics_error_details_and_file_watcher_are_off(options: dict[str, Any]) -> None:

@@ -274,7 +274,7 @@ def test_charts_are_valid_with_their_frames() -> None:
 
 
 def test_a_gap_in_the_samples_breaks_the_line() -> None:
-    """Two samples with an hour between them are not connected, and no bar covers that hour."""
+    """A gap of an hour breaks the line of the pool chart, and no bar of the hit ratio covers the gap."""
     job, away = (0, 1, 120, 121), (0, 1, 2, 3, 120, 121)
     lines = {
         POOL_USED: (build_series_at(range(122), "dashboard"), build_series_at(job, "job")),

@@ -45,9 +45,9 @@ def observe(
     *, status: str = "healthy", code: int = 200, failed: tuple[str, ...] = (), **changes: float
 ) -> Observation:
     """Return the observation of a normal stack, with these samples changed, for example `redis_up=0`."""
-    figures = {**USUAL, **{CHANGES[name]: value for name, value in changes.items()}}
+    values = {**USUAL, **{CHANGES[name]: value for name, value in changes.items()}}
     samples = [Sample("echo_health_status", {"status": status}, 1.0)]
-    for key, value in figures.items():
+    for key, value in values.items():
         name, label = key.split(" ")
         samples.append(Sample(name, {LABELS[name]: label}, value))
     return Observation(Scrape(samples, taken_at=datetime(2013, 3, 1, tzinfo=UTC)), code, failed)
