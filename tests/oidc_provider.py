@@ -1,8 +1,8 @@
-"""A provider of OpenID Connect on loopback, for the length of a `with` block.
+"""Runs an OpenID Connect provider on 127.0.0.1 for the duration of a `with` block.
 
-Owns discovery, authorization, tokens and keys; signs in the user that the test sets, without a
-login page. Knows one client and makes the checks of a real provider: the client's secret, its
-redirect address, and the PKCE challenge of the code.
+Owns the endpoints for discovery, authorization, tokens and keys. It signs in the user that the test sets,
+without a login page. It knows one client and checks what a real provider checks: the client's secret, its
+redirect URI, and the PKCE challenge of the code.
 """
 
 import base64
@@ -32,7 +32,7 @@ START_SECONDS = 30.0
 
 
 class Provider:
-    """A running provider; `claims` are the claims of the next user who signs in."""
+    """A running provider; `claims` are those of the next ID token, which was issued `age_seconds` ago."""
 
     def __init__(self, url: str, redirect_uri: str) -> None:
         self.url = url
@@ -53,7 +53,7 @@ class Provider:
         }
 
     def build_app(self) -> Starlette:
-        """Return the four endpoints that a client uses."""
+        """Return an application with the four endpoints that a client uses."""
         return Starlette(
             routes=[
                 Route("/.well-known/openid-configuration", self._discover),
@@ -87,12 +87,12 @@ class Provider:
 
     async def _issue(self, request: Request) -> Response:
         form = await request.form()
-        asked = self._codes.pop(str(form["code"]), None)
+        authorized = self._codes.pop(str(form["code"]), None)
         digest = hashlib.sha256(str(form.get("code_verifier", "")).encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        known = "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
-        is_client = request.headers.get("authorization") == known
-        if asked is None or asked.get("code_challenge") != challenge or not is_client:
+        expected = "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        is_client = request.headers.get("authorization") == expected
+        if authorized is None or authorized.get("code_challenge") != challenge or not is_client:
             return JSONResponse({"error": "invalid_grant"}, status_code=400)
         now = int(time.time())
         claims = {
@@ -100,7 +100,7 @@ class Provider:
             "aud": CLIENT_ID,
             "iat": now - self.age_seconds,
             "exp": now + 600,
-            "nonce": asked["nonce"],
+            "nonce": authorized["nonce"],
             **self.claims,
         }
         token = jwt.encode({"alg": "RS256", "kid": "test"}, claims, self._key)
@@ -112,7 +112,7 @@ class Provider:
 
 @contextmanager
 def run_provider(redirect_uri: str) -> Iterator[Provider]:
-    """Serve a provider on a free port, on a thread of this process."""
+    """Yield a provider that runs on a free port, in a thread of this process."""
     port = find_free_port()
     provider = Provider(f"http://{LOOPBACK}:{port}", redirect_uri)
     config = uvicorn.Config(provider.build_app(), host=LOOPBACK, port=port, log_config=None, lifespan="off")

@@ -1,8 +1,7 @@
-"""Time limits of tests on a machine that also runs other programs.
+"""Time limits of tests, which are longer on a busy machine.
 
-Owns how far a limit is extended under load: at most four times, so that a test can still fail on
-the busiest machine. A limit only distinguishes success from an endless wait; `tests/bench`
-measures speed.
+Owns the factor by which a limit is extended under load: at most 4, so that a test can still fail on the
+busiest machine. A limit only distinguishes success from an endless wait; `tests/bench` measures speed.
 """
 
 import os
@@ -11,17 +10,18 @@ from collections.abc import Callable
 
 from coverage import Coverage
 
-MOST = 4.0
+# Largest factor by which a limit is extended.
+MAX_FACTOR = 4.0
 HEAL_SECONDS = 5.0
-"""Time within which the product works again after the end of a fault."""
-# Largest slowdown by coverage, which counts every line.
+"""Time within which the service must work again after the end of a fault."""
+# Largest slowdown by coverage measurement, which traces every line.
 COVERAGE_FACTOR = 4.0
 
 
 def stretch(seconds: float) -> float:
     """Return a time limit in seconds, extended by the present load of the machine."""
     runnable_per_processor = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return seconds * min(MOST, max(1.0, runnable_per_processor))
+    return seconds * min(MAX_FACTOR, max(1.0, runnable_per_processor))
 
 
 def stretch_processor(seconds: float) -> float:
@@ -30,7 +30,7 @@ def stretch_processor(seconds: float) -> float:
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = HEAL_SECONDS) -> float:
-    """Return the seconds until the condition held; raises `AssertionError` when they are too many."""
+    """Wait until the condition holds and return the seconds; raise `AssertionError` after the time limit."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < stretch(seconds), f"not within {seconds:g} s: {what}"

@@ -1,6 +1,6 @@
-"""Writes price files for tests and reads them as the command does.
+"""Writes price files for tests and reads them as `echo-markets import-prices` does.
 
-Owns the rows that most of these files have: three days, beginning on a Friday.
+Owns the rows of most of these files: one bar a day on three days, of which the first is a Friday.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,10 @@ AS_GIVEN = [(day, *bar) for day, bar in zip(DAYS, BARS, strict=True)]
 
 
 def write_rows(header: str, form: str, days: Sequence[str] = DAYS, **values: Any) -> str:
-    """Return a header and a row per bar; `form` has the fields d, o, h, l, c, v and a (half of the close)."""
+    """Return a file with the header and a row for each bar.
+
+    `form` is the format of a row with the fields d (day), o, h, l, c, v, and a (adjusted close, half of c).
+    """
     rows = [
         form.format(d=day, o=o, h=h, l=low, c=c, v=v, a=c / 2, **values)
         for day, (o, h, low, c, v) in zip(days, BARS, strict=True)
@@ -35,7 +38,7 @@ def write_rows(header: str, form: str, days: Sequence[str] = DAYS, **values: Any
 
 
 def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: Any) -> PriceReading:
-    """Write a file, if there is content, and read it with the options of the command line."""
+    """Write `content` to the file unless it is empty, and read the file with options of the command line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if content:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -43,7 +46,7 @@ def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: An
 
 
 def refuse(path: Path, content: str | bytes, **options: Any) -> str:
-    """Return the message with which a file is refused, without the file's folder."""
+    """Return the error message for a file that is refused, without the path of its folder."""
     with pytest.raises(PriceFileError) as caught:
         read(path, content, **options)
     return str(caught.value).replace(f"{path.parent}/", "")
@@ -55,7 +58,7 @@ def list_days(table: PriceTable) -> list[tuple[Any, ...]]:
 
 
 def list_rows(table: PriceTable) -> list[tuple[Any, ...]]:
-    """Return symbol, day, open, high, low, close and volume of each row; None for what is missing."""
+    """Return symbol, day, open, high, low, close and volume of each row; a missing value is None."""
     return list(_rows(table))
 
 
@@ -83,5 +86,5 @@ def import_prices(
     progress: Progress = ignore_progress,
     now: datetime | None = None,
 ) -> ImportResult:
-    """Read price files and load them, as the command does."""
+    """Read price files and load them into the database, as the command does."""
     return load_prices(service, read_prices(paths, options, progress=progress, now=now), progress=progress)

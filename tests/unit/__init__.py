@@ -1,1 +1,1 @@
-"""Tests; see the folder's name for what they need."""
+"""Tests that need no server."""

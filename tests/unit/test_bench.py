@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic and tables; its times are never judged."""
+"""Tests of the benchmark's arithmetic and tables; they measure no time."""
 
 import json
 
@@ -18,8 +18,8 @@ from tests.bench.figures import (
 from tests.bench.report import make_table, spell_cell, spell_figure
 
 
-def turns() -> list[Turn]:
-    """Three rounds of two contenders; the machine is ten times slower in the second."""
+def make_turns() -> list[Turn]:
+    """Return the turns of two contenders in three rounds; both are ten times slower in the second."""
     rounds = ((1.0, 2.0), (10.0, 20.0), (1.0, 3.0))
     return [
         Turn("warm", name, number, {"seconds": seconds, "queries": 0})
@@ -29,14 +29,14 @@ def turns() -> list[Turn]:
 
 
 def test_a_ratio_is_taken_within_a_round() -> None:
-    """Each round is compared with the baseline of the same round, so a busy machine changes no ratio."""
-    raw, ours = summarise(turns(), baseline="raw")
+    """A ratio is the median of the ratios of each round, so a slow round does not change it."""
+    raw, ours = summarise(make_turns(), baseline="raw")
     assert (raw.contender, raw.medians["seconds"], raw.ratios["seconds"]) == ("raw", 1.0, 1.0)
     assert (ours.contender, ours.medians["seconds"], ours.ratios["seconds"]) == ("ours", 3.0, 2.0)
 
 
-def test_the_baseline_is_the_quicker_driver_of_each_workload() -> None:
-    """The faster of two drivers is the baseline, chosen for each workload separately."""
+def test_the_baseline_is_the_faster_driver_of_a_workload() -> None:
+    """For each workload the faster of two drivers is the baseline."""
     seconds = {"warm": {"two": 2.0, "three": 1.0}, "cold": {"two": 3.0, "three": 4.0}}
     given = [
         Turn(workload, name, number, {"seconds": value})
@@ -57,27 +57,27 @@ def test_the_baseline_is_the_quicker_driver_of_each_workload() -> None:
     assert [s.made_with for s in summaries] == ["three", "", "two", ""]
 
 
-def test_nothing_is_divided_by_nothing() -> None:
-    """A figure of 0, and a round without the baseline, give no ratio."""
-    [_, ours] = summarise(turns(), baseline="raw")
+def test_a_baseline_of_zero_gives_no_ratio() -> None:
+    """A baseline of 0, or a round without the baseline, gives no ratio."""
+    [_, ours] = summarise(make_turns(), baseline="raw")
     assert "queries" not in ours.ratios
     assert divide_rounds({7: {"seconds": 1.0}}, {0: {"seconds": 1.0}}) == []
 
 
-def test_the_median_is_per_figure() -> None:
-    """The median of a figure includes only the rounds that have this figure."""
+def test_a_median_uses_the_rounds_with_the_figure() -> None:
+    """The median of a figure is that of the rounds that have the figure."""
     assert median_figures([{"a": 1, "b": 5}, {"a": 3}, {"a": 2}]) == {"a": 2, "b": 5}
 
 
-def test_percentiles_are_between_the_extremes() -> None:
-    """The 50th of 0 to 100 is 50, the 99th is 99."""
+def test_percentiles() -> None:
+    """Of the values 0 to 100 the 50th percentile is 50 and the 99th is 99."""
     values = [float(n) for n in range(101)]
     assert (percentile(values, 50), percentile(values, 99)) == (50, 99)
 
 
-def test_a_cell_reads_as_a_ratio() -> None:
-    """The baseline shows its own figure, the contenders a ratio; counts are shown unchanged."""
-    raw, ours = summarise(turns(), baseline="raw")
+def test_a_cell_shows_a_ratio() -> None:
+    """A cell shows the ratio to the baseline; the baseline's cell also shows its time."""
+    raw, ours = summarise(make_turns(), baseline="raw")
     assert spell_cell(raw, "seconds", is_baseline=True) == "1.00 (1 s)"
     assert spell_cell(ours, "seconds", is_baseline=False) == "2.00"
     assert spell_cell(ours, "queries", is_baseline=False) == "0"
@@ -89,33 +89,33 @@ def test_a_cell_reads_as_a_ratio() -> None:
 
 
 def test_figures_have_units() -> None:
-    """Microseconds, milliseconds, seconds or a rate."""
+    """A time is shown in us, ms or s, and a rate as a number per second."""
     spelled = [spell_figure("seconds", value) for value in (0.000_168, 0.0027, 1.5)]
     assert spelled == ["168 us", "2.7 ms", "1.5 s"]
     assert spell_figure("per_second", 27_950.4) == "27,950/s"
 
 
 def test_the_table_has_a_row_per_figure_and_a_column_per_contender() -> None:
-    """A cell is empty when the contender did not take part in the workload."""
+    """The table has a column for each contender and a row for each figure of a workload."""
     mixed = Turn("mixed", "raw", 0, {"per_second": 3_677.0, "p50": 0.001, "stale_per_100000": 537.0})
     console = Console(width=150)
     with console.capture() as capture:
-        console.print(make_table(summarise([*turns(), mixed], baseline="raw"), baseline="raw"))
+        console.print(make_table(summarise([*make_turns(), mixed], baseline="raw"), baseline="raw"))
     lines = capture.get().splitlines()
     assert lines[0].split() == ["workload", "raw", "ours"]
     assert any("stale reads per 100,000" in line and "537" in line for line in lines)
     assert any("calls/s" in line and "3,677/s" in line for line in lines)
 
 
-def test_the_document_says_how_it_was_measured() -> None:
-    """The document is JSON with the scale beside the figures."""
-    document = json.loads(to_document(summarise(turns(), baseline="raw"), scale="small"))
+def test_the_document_has_scale_and_ratios() -> None:
+    """The JSON document has the scale of the benchmark and the ratios."""
+    document = json.loads(to_document(summarise(make_turns(), baseline="raw"), scale="small"))
     assert document["scale"] == "small"
     assert document["results"][1]["ratios"] == {"seconds": 2.0}
 
 
-def test_the_same_seed_chooses_the_same() -> None:
-    """Two runs make the same calls."""
+def test_the_same_seed_makes_the_same_calls() -> None:
+    """Two runs with the same seed request the same keys and write the same ticks."""
     one, two = (Choices(SCALES["small"], 7) for _ in range(2))
     assert one.pick_keys(50) == two.pick_keys(50)
     assert one.make_ticks(5) == two.make_ticks(5)
@@ -123,7 +123,7 @@ def test_the_same_seed_chooses_the_same() -> None:
 
 
 def test_leaderboards_are_among_the_hottest_keys() -> None:
-    """A leaderboard is the most requested key, with a seventh of all calls; most keys are portfolios."""
+    """A leaderboard has 12 to 25 % of all requests, and the requests are for more than 500 keys."""
     keys = Choices(SCALES["small"], 7).pick_keys(20_000)
     share = {limit: keys.count(limit) / len(keys) for limit in HOT_LIMITS.values()}
     assert 0.12 < share[50] < 0.25
@@ -131,8 +131,8 @@ def test_leaderboards_are_among_the_hottest_keys() -> None:
     assert len(set(keys)) > 500
 
 
-def test_answers_are_compared_by_value() -> None:
-    """A mapping of texts and an object of numbers with the same values are equal."""
+def test_rows_are_compared_by_value() -> None:
+    """Rows as mappings and rows as objects are equal if their numbers are equal."""
     summary = Summary("1.50", "raw", {}, {})
     assert describe_rows([summary], "workload", "contender") == describe_rows(
         [{"workload": "1.5", "contender": "raw"}], "workload", "contender"

@@ -1,4 +1,4 @@
-"""The progress of long loads, and batches written in the background."""
+"""The progress output of long loads, and `BatchWriter`, which writes batches in a thread."""
 
 import io
 import threading
@@ -10,8 +10,8 @@ from rich.console import Console
 from core.simulation.bulk_load import PLAIN_STEPS, BatchWriter, show_progress
 
 
-def shown(*, is_terminal: bool) -> str:
-    """Return the output of a load of a thousand units."""
+def print_progress(*, is_terminal: bool) -> str:
+    """Return the progress output of a load of 1,000 units."""
     file = io.StringIO()
     with show_progress(Console(file=file, force_terminal=is_terminal, width=100)) as progress:
         for done in range(1_001):
@@ -21,22 +21,22 @@ def shown(*, is_terminal: bool) -> str:
 
 
 def test_a_log_gets_a_few_lines() -> None:
-    """The log gets one line for each quarter of a stage."""
-    lines = shown(is_terminal=False).splitlines()
+    """Without a terminal each stage prints at most one line for each quarter."""
+    lines = print_progress(is_terminal=False).splitlines()
     assert len(lines) == PLAIN_STEPS + 1
     assert lines[0] == "reading prices: 25 %"
     assert lines[-1] == "loading prices: 100 %"
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    """Each stage has a progress bar of its own."""
-    text = shown(is_terminal=True)
+    """On a terminal each stage has a progress bar."""
+    text = print_progress(is_terminal=True)
     assert "reading prices" in text
     assert "loading prices" in text
 
 
 def test_batches_are_written_in_order() -> None:
-    """They are written by another thread, and their rows are counted."""
+    """`BatchWriter` writes the batches in order in another thread and counts their rows."""
     written: list[tuple[str, list[int]]] = []
 
     def load(batch: Sequence[int]) -> int:
@@ -51,8 +51,8 @@ def test_batches_are_written_in_order() -> None:
     assert all(name.startswith("batch-writer") for name, _ in written)
 
 
-def test_an_error_ends_the_writing() -> None:
-    """It is raised by the next write, and nothing is written after it."""
+def test_an_error_stops_the_writer() -> None:
+    """After a batch has failed, no later batch is written, and the block raises the error."""
     written: list[int] = []
 
     def load(batch: Sequence[int]) -> int:
@@ -67,8 +67,8 @@ def test_an_error_ends_the_writing() -> None:
     assert written == [1]
 
 
-def test_the_last_error_is_raised_on_leaving() -> None:
-    """The end of the block raises the error of the last batch."""
+def test_the_error_of_the_last_batch_is_raised() -> None:
+    """The error of the last batch is raised at the end of the block."""
 
     def load(_: Sequence[int]) -> int:
         raise ValueError("late")

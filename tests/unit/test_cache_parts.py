@@ -1,4 +1,4 @@
-"""The parts of the cache that need no server: stored form and circuit breaker."""
+"""The stored form of cached values, leases, fences and versions, and the origin in a reply to INFO."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -47,20 +47,20 @@ HEAD = CODEC.make_head(ORIGIN, [b"one"])
 
 
 class OldUser(msgspec.Struct):
-    """A schema of an earlier release."""
+    """The record of an earlier release."""
 
     id: int
 
 
 class NewUser(msgspec.Struct):
-    """The same name in the table, one field more."""
+    """The record of the next release, with one more field."""
 
     id: int
     name: str = ""
 
 
-def test_a_value_comes_back_equal_and_immutable() -> None:
-    """The decoded value equals the encoded one, and nested documents are frozen."""
+def test_a_decoded_value_is_equal_and_immutable() -> None:
+    """A decoded value equals the encoded value, and its lists are tuples."""
     decoded = CODEC.decode(CODEC.encode((ENTRY,), HEAD), HEAD)
     assert isinstance(decoded, tuple)
     [entry] = decoded
@@ -69,8 +69,8 @@ def test_a_value_comes_back_equal_and_immutable() -> None:
     assert isinstance(entry.score, Decimal)
 
 
-def test_a_value_is_bound_to_its_versions_and_its_origin() -> None:
-    """The value is a miss once a key that it depends on has changed, or the server has other data."""
+def test_a_value_depends_on_versions_and_origin() -> None:
+    """A value is a miss if the versions of the keys that it depends on, or the origin of its data, differ."""
     stored = CODEC.encode((ENTRY,), CODEC.make_head(ORIGIN, [b"one", b"two"]))
     assert CODEC.decode(stored, CODEC.make_head(ORIGIN, [b"one", b"two"])) == (ENTRY,)
     for origin, versions in (
@@ -83,8 +83,8 @@ def test_a_value_is_bound_to_its_versions_and_its_origin() -> None:
         assert CODEC.decode(stored, CODEC.make_head(origin, versions)) is None
 
 
-def test_that_there_is_no_row_is_a_value_too() -> None:
-    """The absence of a row is stored and bound to versions like a value, and is no value of the type."""
+def test_a_missing_row_is_cached() -> None:
+    """A missing row is stored as ABSENT, and is a miss after its versions have changed."""
     one, two = (CODEC.make_head(ORIGIN, [version]) for version in (b"one", b"two"))
     stored = CODEC.encode(ABSENT, one)
     assert CODEC.decode(stored, one) is ABSENT
@@ -93,45 +93,45 @@ def test_that_there_is_no_row_is_a_value_too() -> None:
 
 
 def test_another_schema_is_a_miss() -> None:
-    """A process never decodes values that a release with other fields stored."""
+    """A value that a release with other fields stored is a miss."""
     old, new = Codec[OldUser](OldUser), Codec[NewUser](NewUser)
     stored = old.encode(OldUser(1), old.make_head(ORIGIN, []))
     assert new.decode(stored, new.make_head(ORIGIN, [])) is None
 
 
 @given(st.binary(max_size=200))
-def test_foreign_bytes_are_a_miss(stored: bytes) -> None:
-    """Bytes that another program wrote under a key are a miss and never an error."""
+def test_arbitrary_bytes_are_a_miss(stored: bytes) -> None:
+    """Arbitrary bytes under a key are a miss, not an error."""
     assert CODEC.decode(stored, HEAD) is None
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
-def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None:
-    """A truncated or overwritten value raises no error and is never decoded as another value."""
+def test_a_corrupted_value_is_a_miss_or_itself(position: int, noise: bytes) -> None:
+    """A truncated value is a miss; an overwritten one is a miss or is unchanged."""
     stored = CODEC.encode((ENTRY,), HEAD)
-    place %= len(stored)
-    assert CODEC.decode(stored[:place], HEAD) is None
-    changed = stored[:place] + noise + stored[place + len(noise) :]
+    position %= len(stored)
+    assert CODEC.decode(stored[:position], HEAD) is None
+    changed = stored[:position] + noise + stored[position + len(noise) :]
     assert CODEC.decode(changed, HEAD) in (None, (ENTRY,))
 
 
 def test_another_form_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release with another stored form never decodes the values of this one."""
+    """A value of a release with another `FORM` is a miss."""
     stored = CODEC.encode((ENTRY,), HEAD)
     monkeypatch.setattr(codec, "FORM", "another")
     other: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
     assert other.decode(stored, other.make_head(ORIGIN, [])) is None
 
 
-def test_what_msgpack_cannot_hold_is_said() -> None:
-    """A number that another program put into a document raises `Unstorable` and no other error."""
+def test_a_number_too_large_for_msgpack_is_refused() -> None:
+    """A number that msgpack cannot encode raises `Unstorable`."""
     entry = msgspec.structs.replace(ENTRY, metadata=frozendict({"n": 2**70}))
     with pytest.raises(Unstorable):
         CODEC.encode((entry,), HEAD)
 
 
 def test_a_lease_is_no_value() -> None:
-    """A lease means that a reader is loading the value, a fence that a writer is committing."""
+    """Only bytes with the mark and length of a lease token are a lease, and a lease is a miss."""
     assert not is_lease(b"F123")
     assert is_lease(b"L123456789abcdef")
     assert not is_lease(b"Lorem ipsum"), "no token: somebody else wrote it"
@@ -140,8 +140,8 @@ def test_a_lease_is_no_value() -> None:
     assert CODEC.decode(b"L123", HEAD) is None
 
 
-def test_a_version_is_nothing_else() -> None:
-    """A lease token is never accepted as a version, because it has another mark."""
+def test_only_a_version_token_is_a_version() -> None:
+    """Only a token with the mark of a version is a version."""
     assert is_version(new_token(VERSION_MARK))
     assert not is_lease(new_token(VERSION_MARK))
     for mark in (LEASE_MARK, FENCE_MARK, VALUE_MARK):
@@ -150,15 +150,15 @@ def test_a_version_is_nothing_else() -> None:
 
 
 def test_a_version_is_never_proposed_twice() -> None:
-    """Two keys of one call get different versions, also when a lease token is used again."""
+    """Two lease requests with the same token propose different versions for every key."""
     token = new_token(LEASE_MARK)
-    asked = [build_lease_request(token, ["board"], ["a", "b"], b"schema")[-2:] for _ in range(2)]
-    assert len({*asked[0], *asked[1], token}) == 5
-    assert all(is_version(version) for versions in asked for version in versions)
+    proposed = [build_lease_request(token, ["key"], ["a", "b"], b"schema")[-2:] for _ in range(2)]
+    assert len({*proposed[0], *proposed[1], token}) == 5
+    assert all(is_version(version) for versions in proposed for version in versions)
 
 
-def test_a_damaged_value_is_still_current() -> None:
-    """Its head is current, so no lease is granted for the key."""
+def test_a_truncated_value_is_still_current() -> None:
+    """A value counts as current if its head is current, even if the rest is truncated."""
     stored, other = CODEC.encode((ENTRY,), HEAD), Codec[OldUser](OldUser)
     assert is_current(stored[:-1], HEAD)
     assert is_current(CODEC.encode(ABSENT, HEAD), HEAD)
@@ -168,7 +168,7 @@ def test_a_damaged_value_is_still_current() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("reply", "found"),
     [
         (b"# Server\r\nredis_version:7.0\r\nrun_id:abc123\r\ntcp_port:1\r\n", b"abc123"),
         ("run_id:abc123", b"abc123"),
@@ -177,6 +177,6 @@ def test_a_damaged_value_is_still_current() -> None:
         (None, b""),
     ],
 )
-def test_an_origin_is_found_or_unknown(answer: object, found: bytes) -> None:
-    """The origin is known or unknown for every possible reply to INFO."""
-    assert find_field(answer, b"run_id") == found
+def test_a_field_of_info_is_found_or_empty(reply: object, found: bytes) -> None:
+    """A field of INFO is found in the reply, and is empty if it is missing or INFO was refused."""
+    assert find_field(reply, b"run_id") == found

@@ -1,4 +1,4 @@
-"""How the answers of a capability check are judged, and what is said of them."""
+"""The judgement of the replies to a capability check, and the texts that describe it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ OOM_IN_SCRIPT_OF_6 = ErrorReply(
     "ERR Error running script (call to f_1): @user_script:3: -OOM command not allowed"
 )
 STEPS = CapabilityCheck("", ()).list_recheck(3)
-GOOD: dict[str, Any] = {
+HEALTHY_REPLIES: dict[str, Any] = {
     "HELLO": {b"proto": 3, b"role": b"master"},
     "TIME": [b"1", b"2"],
     "SET": None,
@@ -24,18 +24,18 @@ GOOD: dict[str, Any] = {
 
 
 def judge_with(**changed: Any) -> ErrorReply | None:
-    """Judge good answers with some that are not."""
-    return evaluate(STEPS, [{**GOOD, **changed}[step.name] for step in STEPS])
+    """Judge the replies of a healthy server, with the replies in `changed` instead of some of them."""
+    return evaluate(STEPS, [{**HEALTHY_REPLIES, **changed}[step.name] for step in STEPS])
 
 
-def test_good_answers_are_good() -> None:
-    """EVALSHA of an unknown script must fail; on RESP2 the server answers with lists instead of maps."""
+def test_replies_of_a_healthy_server_are_accepted() -> None:
+    """The replies of a healthy server are accepted; with RESP2 the reply to HELLO is a list."""
     assert judge_with() is None
     assert judge_with(HELLO=[b"server", b"redis", b"proto", 2, b"role", b"master"]) is None
 
 
 def test_a_refusal_names_every_command() -> None:
-    """The error begins with the first refusal of the server, whose code comes first."""
+    """The error has the first refusal's message and code, and names every refused command."""
     no_time, no_set = ErrorReply("NOPERM no 'time'"), ErrorReply("NOPERM no 'set'")
     with pytest.raises(ErrorReply, match=r"^NOPERM no 'time' \(refused: TIME, SET\)$") as caught:
         judge_with(TIME=no_time, SET=no_set)
@@ -44,7 +44,7 @@ def test_a_refusal_names_every_command() -> None:
 
 @pytest.mark.parametrize("full", [OOM, OOM_IN_SCRIPT_OF_6])
 def test_a_full_server_is_tolerated(full: ErrorReply) -> None:
-    """A server with full memory is tolerated, because it can invalidate; any other refusal is not."""
+    """A server with full memory is accepted, because it can invalidate, unless another reply is wrong."""
     assert judge_with(SET=full) is full
     with pytest.raises(ErrorReply, match="NOPERM"):
         judge_with(SET=full, UNLINK=ErrorReply("NOPERM no 'unlink'"))
@@ -56,20 +56,20 @@ def test_a_full_server_is_tolerated(full: ErrorReply) -> None:
     ("name", "reply"),
     [("TIME", b"OK"), ("SET", b"OK"), ("MGET", None), ("UNLINK", b"QUEUED"), ("EVAL", 7), ("EVALSHA", 1)],
 )
-def test_an_answer_of_another_kind_is_none(name: str, reply: Any) -> None:
-    """A reply of another type is refused: the server is not Redis."""
+def test_a_reply_of_another_type_is_refused(name: str, reply: Any) -> None:
+    """A reply of another type than that of Redis raises `Incapable`."""
     with pytest.raises(Incapable, match=f"it answers {name} in another way than Redis"):
         judge_with(**{name: reply})
 
 
 @pytest.mark.parametrize("code", HINTS)
-def test_a_known_code_comes_with_what_to_do(code: str) -> None:
-    """The hint for a known code stands after the server's message."""
+def test_a_code_with_a_hint_is_described_with_it(code: str) -> None:
+    """The description of an error with a hint is the server's message and then the hint."""
     assert describe(ErrorReply(f"{code} words")) == f"{code} words; {HINTS[code]}"
 
 
-def test_other_words_stand_alone() -> None:
-    """An error of the system, or a code without a hint, is shown unchanged."""
+def test_an_error_without_a_hint_is_described_by_its_message() -> None:
+    """An operating system error, or an error code without a hint, is described by its message alone."""
     assert describe(OSError("Connection refused")) == "Connection refused"
     assert describe(ErrorReply("MISCONF cannot save")) == "MISCONF cannot save"
 
@@ -90,6 +90,6 @@ def test_other_words_stand_alone() -> None:
         ("x" * 1_000, "x" * 400),
     ],
 )
-def test_no_address_is_shown(text: str, shown: str) -> None:
-    """A health document is open to more people than the log."""
+def test_addresses_are_hidden(text: str, shown: str) -> None:
+    """Addresses and host names are hidden in a reason, because more people read health than the log."""
     assert hide_addresses(text) == shown

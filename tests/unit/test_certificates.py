@@ -1,4 +1,4 @@
-"""`make certs`: what is made, what is kept and what is renewed."""
+"""The certificates that `make certs` creates, keeps, renews and checks."""
 
 import stat
 from datetime import UTC, datetime, timedelta
@@ -15,12 +15,12 @@ ALL = (AUTHORITY, *SERVERS)
 
 
 def list_new(folder: Path, now: datetime) -> tuple[str, ...]:
-    """Renew, and return the names of what is new."""
+    """Run the renewal; return the names of the certificates that are new."""
     return tuple(item.name for item in renew_certificates(folder, now=now) if item.is_new)
 
 
-def test_certificates_are_made_once(tmp_path: Path) -> None:
-    """They are valid for the names of containers and this machine; only the owner can read the files."""
+def test_certificates_are_created_once(tmp_path: Path) -> None:
+    """Certificates for container name and localhost are created once; only the owner can read the files."""
     folder = tmp_path / "certificates"
     assert list_new(folder, NOW) == ALL
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
@@ -35,7 +35,7 @@ def test_certificates_are_made_once(tmp_path: Path) -> None:
 
 
 def test_certificates_are_renewed_a_month_before_they_expire(tmp_path: Path) -> None:
-    """The authority lives longer; after a new authority every certificate is replaced."""
+    """A certificate is renewed 30 days before it expires; when the authority is renewed, all are."""
     list_new(tmp_path, NOW)
     assert list_new(tmp_path, NOW + timedelta(days=397 - 31)) == ()
     assert list_new(tmp_path, NOW + timedelta(days=397 - 29)) == SERVERS
@@ -43,7 +43,7 @@ def test_certificates_are_renewed_a_month_before_they_expire(tmp_path: Path) -> 
 
 
 def test_a_certificate_of_another_authority_is_replaced(tmp_path: Path) -> None:
-    """A certificate whose key is missing is replaced too."""
+    """A certificate that another authority signed, or whose key is missing, is replaced."""
     for name in ("mine", "other"):
         list_new(tmp_path / name, NOW)
     for suffix in ("crt", "key"):
@@ -52,8 +52,8 @@ def test_a_certificate_of_another_authority_is_replaced(tmp_path: Path) -> None:
     assert list_new(tmp_path / "mine", NOW) == ("redis", "exporter")
 
 
-def test_what_is_missing_or_expired_is_said(tmp_path: Path) -> None:
-    """The error names the command that makes the certificate."""
+def test_a_missing_or_expired_certificate_is_an_error(tmp_path: Path) -> None:
+    """A missing or expired certificate raises an error that names the file and `make certs`."""
     with pytest.raises(StackError, match=r"ca\.crt is missing; `make certs` makes it"):
         check_certificates(tmp_path, now=NOW)
     list_new(tmp_path, NOW)
@@ -61,8 +61,8 @@ def test_what_is_missing_or_expired_is_said(tmp_path: Path) -> None:
         check_certificates(tmp_path, now=NOW + timedelta(days=398))
 
 
-def test_files_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
-    """Files that are no certificate and key may belong to somebody, so they are kept."""
+def test_other_files_are_not_overwritten(tmp_path: Path) -> None:
+    """A file that is no certificate, or the key of another one, raises an error and is not overwritten."""
     list_new(tmp_path, NOW)
     (tmp_path / "redis.key").write_bytes((tmp_path / "exporter.key").read_bytes())
     with pytest.raises(StackError, match=r"redis\.key is not the key of .*redis\.crt; remove both"):

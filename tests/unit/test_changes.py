@@ -1,4 +1,4 @@
-"""The order of changes and the values that follow them; no server is needed."""
+"""`ChangeLog`, with which a read learns of changes since it began, and the caches that use it."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ STEPS: st.SearchStrategy[tuple[str, list[str]]] = st.one_of(
 
 
 def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
-    """Reads that began later, and reads of other keys, are not affected."""
+    """A ticket lists the keys that changed after it was taken, and no others."""
     changes = ChangeLog()
     before = changes.take_ticket()
     changes.record(["a", "b"])
@@ -29,7 +29,7 @@ def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
 
 @given(st.lists(STEPS, max_size=40))
 def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
-    """However few changes are kept, each ticket is told at least all changes since it was taken."""
+    """A ticket lists at least every key that changed since, however few names the log remembers."""
     changes = ChangeLog(remembered_names=2)
     tickets: list[tuple[int, set[str]]] = []
     for step, names in steps:
@@ -46,8 +46,8 @@ def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
 
 
 @given(st.lists(st.sampled_from(NAMES), max_size=30))
-def test_what_is_remembered_is_exact(names: list[str]) -> None:
-    """As long as the changes are kept, a read is not told of a name that did not change since."""
+def test_remembered_changes_are_exact(names: list[str]) -> None:
+    """While the log remembers every name, a ticket lists exactly the keys that changed since."""
     changes = ChangeLog(remembered_names=len(NAMES))
     for number, name in enumerate(names):
         ticket = changes.take_ticket()
@@ -57,18 +57,18 @@ def test_what_is_remembered_is_exact(names: list[str]) -> None:
         assert list(changes.list_changed(changes.take_ticket(), NAMES)) == []
 
 
-def test_names_are_bounded() -> None:
-    """A process that changes a million keys keeps only the last ones."""
+def test_the_number_of_names_is_bounded() -> None:
+    """The log remembers a bounded number of names; a ticket that is too old lists every name as changed."""
     changes = ChangeLog(remembered_names=10)
     ticket = changes.take_ticket()
     for number in range(1_000):
         changes.record([f"n{number}"])
     assert len(changes._known.older) + len(changes._known.younger) <= 22
-    assert list(changes.list_changed(ticket, ("other",))) == ["other"], "it is not known any more"
+    assert list(changes.list_changed(ticket, ("other",))) == ["other"], "the ticket is too old"
 
 
-def test_a_number_never_comes_back() -> None:
-    """A ticket from before `record_all` is told that everything changed, whatever changes follow."""
+def test_record_all_changes_every_name() -> None:
+    """A ticket from before `record_all` lists every name as changed, also after later changes."""
     changes = ChangeLog()
     changes.record(["a"])
     ticket = changes.take_ticket()
@@ -79,8 +79,8 @@ def test_a_number_never_comes_back() -> None:
 
 
 @pytest.mark.parametrize("changed", ["key", "version"])
-def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
-    """The value is not kept when its key, or a key that it depends on, changed during the read."""
+def test_a_value_changed_during_its_read_is_not_stored(changed: str) -> None:
+    """A value is not stored if its key, or a key that it depends on, changed during the read."""
     changes = ChangeLog()
     entries = Entries(changes, max_entries=10, ttl_seconds=10)
     ticket = changes.take_ticket()
@@ -90,8 +90,8 @@ def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
     assert entries.get("other") == (None if changed == "version" else 1)
 
 
-def test_a_fail_safe_value_survives_changes_of_others() -> None:
-    """The writes of other keys do not evict the fail-safe values of a busy process."""
+def test_a_fail_safe_value_depends_only_on_its_keys() -> None:
+    """A fail-safe value is stored after a change of another key, but not after a change of its own keys."""
     fail_safe = FailSafeValues(max_entries=10, seconds=100)
     ticket = fail_safe.take_ticket()
     fail_safe.invalidate(["other"])
@@ -105,7 +105,7 @@ def test_a_fail_safe_value_survives_changes_of_others() -> None:
 
 
 def test_a_fail_safe_value_has_an_age() -> None:
-    """The age is that of the oldest value that the thread has got since its read began."""
+    """`age_seconds` is the age of the oldest fail-safe value since the read began; old values are dropped."""
     now = [100.0]
     fail_safe = FailSafeValues(max_entries=10, seconds=60, clock=lambda: now[0])
     fail_safe.remember(fail_safe.take_ticket(), {"a": 1}, ())
@@ -122,7 +122,7 @@ def test_a_fail_safe_value_has_an_age() -> None:
 
 @pytest.mark.parametrize(("max_entries", "seconds"), [(0, 10.0), (10, 0.0)])
 def test_fail_safe_values_can_be_switched_off(max_entries: int, seconds: float) -> None:
-    """CACHE_FAILSAFE=0 or NEAR_CACHE_SIZE=0 keep nothing."""
+    """With CACHE_FAILSAFE=0 or NEAR_CACHE_SIZE=0 no fail-safe value is stored."""
     fail_safe = FailSafeValues(max_entries=max_entries, seconds=seconds)
     fail_safe.remember(fail_safe.take_ticket(), {"a": 1}, ())
     assert fail_safe.recall("a") is None

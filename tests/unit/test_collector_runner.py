@@ -1,4 +1,4 @@
-"""The runner of a server's collectors: isolated, bounded, one thread, results kept for an interval."""
+"""`CollectorRunner`, which runs the exporter's collectors of one server in one thread."""
 
 import threading
 import time
@@ -12,17 +12,17 @@ from tests.patience import stretch, wait_until
 
 
 class Server:
-    """A server that a test breaks; counts what it is asked."""
+    """A fake server; `is_up` and `answers` make it refuse or hang, and `requests` counts its requests."""
 
     def __init__(self) -> None:
         self.is_up = True
         self.answers = threading.Event()
         self.answers.set()
         self.connections: list[Connection] = []
-        self.asked = 0
+        self.requests = 0
 
     def connect(self) -> "Connection":
-        """Connect, when it is up."""
+        """Return a new connection; raise `OSError` if the server is down."""
         self.answers.wait(30)
         if not self.is_up:
             raise OSError("refused")
@@ -31,7 +31,7 @@ class Server:
 
 
 class Connection:
-    """A connection to it."""
+    """A connection to the fake server."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -39,64 +39,64 @@ class Connection:
 
     @property
     def is_usable(self) -> bool:
-        """Say whether it was not closed."""
+        """Whether the connection is open."""
         return self.is_open
 
     def ping(self) -> bool:
-        """Say whether the server is still there."""
+        """Return whether the connection is open and the server is up."""
         self.server.answers.wait(30)
         return self.is_open and self.server.is_up
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self.is_open = False
 
-    def ask(self) -> Iterator[Metric]:
-        """Ask the server for its only figure."""
+    def collect(self) -> Iterator[Metric]:
+        """Yield the server's only metric, the number of its requests."""
         self.server.answers.wait(30)
-        self.server.asked += 1
-        yield GaugeMetricFamily("echo_asked", "Questions", value=self.server.asked)
+        self.server.requests += 1
+        yield GaugeMetricFamily("echo_requests", "Requests", value=self.server.requests)
 
 
 def fail(_: Connection) -> Iterable[Metric]:
-    """Fail in the middle."""
+    """Yield one metric, then raise an error."""
     yield GaugeMetricFamily("echo_half", "Half", value=1)
     raise RuntimeError("broken")
 
 
 def lose(connection: Connection) -> Iterable[Metric]:
-    """Fail because the connection is gone."""
+    """Close the connection and raise `OSError`, as when a server goes away."""
     connection.close()
     raise OSError("lost")
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server; whoever waits for it at the end is let go."""
+    """Yield a server; at the end release the threads that wait for it."""
     server = Server()
     yield server
     server.answers.set()
 
 
 def scrape(runner: CollectorRunner[Connection], seconds: float = 10.0) -> dict[str, Outcome]:
-    """Run the collectors as a scrape does."""
+    """Run the collectors as a scrape does; return their outcomes by name."""
     runner.start()
     return {outcome.name: outcome for outcome in runner.wait(time.monotonic() + seconds)}
 
 
-def threads() -> list[threading.Thread]:
+def list_threads() -> list[threading.Thread]:
     """Return the threads of all runners."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("collect")]
 
 
-def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
-    """The failed collector shows no metric at all, and has no time of a success."""
+def test_a_failed_collector_does_not_affect_the_others(server: Server) -> None:
+    """A failed collector has no metrics, not even those before its error; the other collectors succeed."""
     runner = CollectorRunner(
         server.connect,
         [
-            Collector("before", Connection.ask, 0),
+            Collector("before", Connection.collect, 0),
             Collector("bad", fail, 0),
-            Collector("after", Connection.ask, 0),
+            Collector("after", Connection.collect, 0),
         ],
     )
     found = scrape(runner)
@@ -107,9 +107,9 @@ def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
     assert len(server.connections) == 1
 
 
-def test_a_lost_connection_fails_the_rest_at_once_and_is_replaced(server: Server) -> None:
-    """The other collectors fail without another attempt; the next scrape opens a new connection."""
-    collectors = [Collector("bad", lose, 0), Collector("after", Connection.ask, 0)]
+def test_a_lost_connection_fails_the_later_collectors(server: Server) -> None:
+    """After a lost connection the later collectors of a scrape fail; the next scrape opens a new one."""
+    collectors = [Collector("bad", lose, 0), Collector("after", Connection.collect, 0)]
     runner = CollectorRunner(server.connect, collectors)
     found = scrape(runner)
     assert not any(outcome.is_success for outcome in found.values())
@@ -118,17 +118,17 @@ def test_a_lost_connection_fails_the_rest_at_once_and_is_replaced(server: Server
     assert len(server.connections) == 2
 
 
-def test_a_restarted_server_is_not_noticed(server: Server) -> None:
-    """A connection that died between two scrapes is replaced before a collector uses it."""
-    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)])
+def test_a_closed_connection_is_replaced(server: Server) -> None:
+    """A connection that was closed between two scrapes is replaced, and the collector succeeds."""
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.collect, 0)])
     assert scrape(runner)["one"].is_success
     server.connections[0].close()
     assert scrape(runner)["one"].is_success
 
 
-def test_down_and_up_again(server: Server) -> None:
-    """A failure keeps the time of the last success; the collector recovers without a restart."""
-    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)])
+def test_a_collector_recovers_with_its_server(server: Server) -> None:
+    """A failed collector keeps the time of its last success, and succeeds when the server is up again."""
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.collect, 0)])
     first = scrape(runner)["one"]
     server.is_up = False
     down = scrape(runner)["one"]
@@ -138,45 +138,45 @@ def test_down_and_up_again(server: Server) -> None:
 
 
 def test_a_server_that_hangs_costs_one_thread_and_the_deadline(server: Server) -> None:
-    """Collectors that finished before are shown; the one that hangs has failed at the deadline."""
+    """Scrapes of a server that hangs end at their deadline and use one thread; kept results are shown."""
     runner = CollectorRunner(
-        server.connect, [Collector("slow", Connection.ask, 60), Collector("quick", Connection.ask, 0)]
+        server.connect, [Collector("slow", Connection.collect, 60), Collector("quick", Connection.collect, 0)]
     )
     assert scrape(runner)["slow"].is_success
     server.answers.clear()
-    before = len(threads())
+    before = len(list_threads())
     for _ in range(5):
         started = time.monotonic()
         found = scrape(runner, 0.1)
         assert time.monotonic() - started < stretch(1)
         assert (found["slow"].is_success, found["quick"].is_success) == (True, False)
         assert found["quick"].families == ()
-    assert len(threads()) == before + 1
+    assert len(list_threads()) == before + 1
     assert found["quick"].seconds >= 0.3
     server.answers.set()
     assert scrape(runner)["quick"].is_success
 
 
-def test_what_was_found_is_kept_for_its_interval(server: Server) -> None:
-    """Within the interval a second scrape runs no statement and shows the time of the first."""
-    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
+def test_an_outcome_is_kept_for_its_interval(server: Server) -> None:
+    """Within a collector's interval a second scrape returns the first outcome without a request."""
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.collect, 60)])
     first, second = scrape(runner)["one"], scrape(runner)["one"]
     assert first == second
-    assert server.asked == 1
+    assert server.requests == 1
 
 
 def test_a_failure_is_not_kept(server: Server) -> None:
-    """A failed collector runs again at the next scrape, whatever its interval."""
-    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
+    """A failed collector runs again at the next scrape, even within its interval."""
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.collect, 60)])
     server.is_up = False
     assert not scrape(runner)["one"].is_success
     server.is_up = True
     assert scrape(runner)["one"].is_success
 
 
-def test_scrapes_at_once_share_a_run(server: Server) -> None:
-    """Ten scrapes at the same time cause one run."""
-    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
+def test_simultaneous_scrapes_share_a_run(server: Server) -> None:
+    """Ten simultaneous scrapes run the collector once."""
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.collect, 60)])
     server.answers.clear()
     found: list[Outcome] = []
     scrapers = [threading.Thread(target=lambda: found.append(scrape(runner)["one"])) for _ in range(10)]
@@ -186,12 +186,14 @@ def test_scrapes_at_once_share_a_run(server: Server) -> None:
     for thread in scrapers:
         thread.join()
     assert {outcome.is_success for outcome in found} == {True}
-    assert server.asked == 1
+    assert server.requests == 1
 
 
-def test_close_closes_the_connection_also_when_it_is_in_use(server: Server) -> None:
-    """An idle connection is closed immediately, another one at the end of its run; no run follows."""
-    idle, busy = (CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)]) for _ in range(2))
+def test_close_closes_idle_and_busy_connections(server: Server) -> None:
+    """`close` closes an idle connection at once and a busy one after its run; no later scrape runs."""
+    idle, busy = (
+        CollectorRunner(server.connect, [Collector("one", Connection.collect, 0)]) for _ in range(2)
+    )
     scrape(idle)
     idle.close()
     assert not server.connections[0].is_open
@@ -203,24 +205,24 @@ def test_close_closes_the_connection_also_when_it_is_in_use(server: Server) -> N
     server.answers.set()
     assert busy.wait(time.monotonic() + 10)
     wait_until(lambda: not server.connections[1].is_open, "the connection is closed", 10.0)
-    asked = server.asked
+    requests = server.requests
     scrape(busy, 0.05)
-    assert server.asked == asked
+    assert server.requests == requests
 
 
-def test_a_server_that_is_away_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Why, without a traceback; an error of another kind has one."""
+def test_a_server_that_is_away_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """`ServerAway` is logged in one line without a traceback; another error has a traceback."""
 
     def connect() -> Connection:
         raise ServerAway("Connection refused")
 
-    runner = CollectorRunner(connect, [Collector("asked", Connection.ask, 0.0)])
+    runner = CollectorRunner(connect, [Collector("requests", Connection.collect, 0.0)])
     scrape(runner)
     [record] = caplog.records
-    assert (record.getMessage(), record.exc_info) == ("asked cannot connect: Connection refused", None)
+    assert (record.getMessage(), record.exc_info) == ("requests cannot connect: Connection refused", None)
     server = Server()
     server.is_up = False
     caplog.clear()
-    scrape(CollectorRunner(server.connect, [Collector("asked", Connection.ask, 0.0)]))
+    scrape(CollectorRunner(server.connect, [Collector("requests", Connection.collect, 0.0)]))
     [record] = caplog.records
     assert record.exc_info

@@ -1,4 +1,4 @@
-"""Wrong use of the command line: one line that names the mistake, and exit status 2."""
+"""Errors of the command line: one line on standard error, and exit status 1, 2 or 130."""
 
 from pathlib import Path
 
@@ -49,81 +49,81 @@ MISTAKES = {
 
 @pytest.fixture(autouse=True)
 def _unreachable_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Name servers that do not listen: a mistake is found before a connection is opened."""
+    """Set a DATABASE_URL on which no server listens: wrong arguments are refused before a connection."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://echo:s3cr3t@127.0.0.1:{find_free_port()}/echo")
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
 
 
 @pytest.mark.parametrize("arguments", MISTAKES)
-def test_a_mistake_is_one_line_and_status_2(arguments: str) -> None:
-    """The line names the mistake, and nothing was changed."""
-    ended = CliRunner().invoke(main, arguments.split())
-    assert ended.exit_code == WRONG_INPUT, ended.output
-    assert ended.stdout == ""
-    [line] = ended.stderr.splitlines()
+def test_wrong_arguments_are_one_line_and_status_2(arguments: str) -> None:
+    """Wrong arguments end the command with status 2 and a line that names the mistake."""
+    result = CliRunner().invoke(main, arguments.split())
+    assert result.exit_code == WRONG_INPUT, result.output
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert MISTAKES[arguments] in line
 
 
-def test_every_command_has_a_help() -> None:
-    """Every command prints its help, also without its arguments."""
+def test_every_command_prints_its_help() -> None:
+    """`--help` prints the usage of every command, also without its required arguments."""
     commands = ["", *main.commands, *(f"stack {name}" for name in stack.commands)]
     for command in commands:
-        ended = CliRunner().invoke(main, [*command.split(), "--help"])
-        assert (ended.exit_code, ended.stdout.startswith("Usage: ")) == (0, True), command
+        result = CliRunner().invoke(main, [*command.split(), "--help"])
+        assert (result.exit_code, result.stdout.startswith("Usage: ")) == (0, True), command
 
 
 @pytest.mark.parametrize("command", ["migrate", "migrate status", "migrate down", "stack load"])
 def test_a_database_that_does_not_answer_is_one_line_and_status_1(command: str) -> None:
-    """The line has the server's message and no password."""
-    ended = CliRunner().invoke(main, command.split())
-    assert ended.exit_code == FAILED
-    [line] = ended.stderr.splitlines()
+    """If the database does not answer, the command ends with status 1 and a line without the password."""
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == FAILED
+    [line] = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert "Connection refused" in line
     assert "s3cr3t" not in line
 
 
 def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends a command with the usual exit status 130."""
+    """Ctrl-C ends a command with exit status 130 and one line."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("core.cli.Migrator", interrupt)
-    ended = CliRunner().invoke(main, ["migrate"])
-    assert (ended.exit_code, ended.stderr) == (130, "error: interrupted\n")
+    result = CliRunner().invoke(main, ["migrate"])
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
 
 
 @pytest.fixture
-def _files_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the files in the working folder again, which tests leave out."""
+def _settings_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `Settings` read the files in the working folder, which other tests do not read."""
     monkeypatch.setitem(Settings.model_config, "env_file", (Path(".local/stack.env"), ".env"))
 
 
-@pytest.mark.usefixtures("_files_of_settings")
-def test_a_file_of_settings_that_is_no_text_is_one_line() -> None:
-    """A file in another encoding is a wrong setting, and its content is not shown."""
+@pytest.mark.usefixtures("_settings_files")
+def test_a_settings_file_that_is_no_text_is_one_line() -> None:
+    """If .env is not UTF-8 text, the command ends with status 2 and a line without its content."""
     Path(".env").write_bytes(b"DATABASE_URL=\xff\xfes3cr3t\n")
-    ended = CliRunner().invoke(main, ["migrate"])
-    assert ended.exit_code == WRONG_INPUT
-    [line] = ended.stderr.splitlines()
+    result = CliRunner().invoke(main, ["migrate"])
+    assert result.exit_code == WRONG_INPUT
+    [line] = result.stderr.splitlines()
     assert ".env, is not UTF-8 text" in line
     assert "s3cr3t" not in line
 
 
-@pytest.mark.usefixtures("_files_of_settings")
-def test_a_file_of_settings_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of another user's stack cannot be read."""
+@pytest.mark.usefixtures("_settings_files")
+def test_an_unreadable_settings_file_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a settings file cannot be read, the command ends with status 2 and a line with the remedy."""
 
     def refuse(path: Path, *_: object, **__: object) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    ended = CliRunner().invoke(main, ["migrate"])
-    assert ended.exit_code == WRONG_INPUT
-    assert ended.stderr == (
+    result = CliRunner().invoke(main, ["migrate"])
+    assert result.exit_code == WRONG_INPUT
+    assert result.stderr == (
         "error: the file of settings .local/stack.env cannot be read: Permission denied;"
         " run this as its owner, or from another folder\n"
     )

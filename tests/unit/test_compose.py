@@ -1,4 +1,4 @@
-"""What Docker Compose says about its containers, read without an engine."""
+"""The output of Docker Compose, the choice between containers and embedded servers, and their secrets."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ from core.stack.secret_generation import make_secrets, name_copies
 from core.stack.settings import StackSettings
 
 
-def test_reads_lines_and_arrays() -> None:
-    """Compose before 2.21 prints an array, since then one object a line."""
+def test_compose_output_is_read_as_lines_and_as_array() -> None:
+    """The output of Compose is read as a JSON array (before 2.21) and as one JSON object a line."""
     items = [
         {"Service": "redis", "State": "running", "Health": "healthy", "ExitCode": 0, "Publishers": None},
         {"Service": "seed", "State": "exited", "Health": "", "ExitCode": 0, "Publishers": []},
@@ -31,7 +31,7 @@ def test_reads_lines_and_arrays() -> None:
 
 
 def test_healthy_and_unhealthy_containers_differ() -> None:
-    """A container is healthy when it runs and its check passes, a one-shot when it ended without an error."""
+    """A container is healthy if it runs and its health check, if it has one, has passed."""
     items = [
         {"Service": "simulator", "State": "running", "Health": "", "ExitCode": 0},
         {"Service": "exporter", "State": "running", "Health": "starting", "ExitCode": 0},
@@ -42,21 +42,21 @@ def test_healthy_and_unhealthy_containers_differ() -> None:
     assert [item.is_healthy for item in containers] == [True, False, False, False]
 
 
-def test_shows_published_ports() -> None:
-    """Only ports that this machine can reach are shown, each once."""
+def test_published_ports_are_shown() -> None:
+    """Each published port is shown once, and port 0 is not shown."""
     publishers = [{"PublishedPort": 8501}, {"PublishedPort": 8501}, {"PublishedPort": 0}]
     item = {"Service": "dashboard", "State": "running", "ExitCode": 0, "Publishers": publishers}
     assert parse_containers(json.dumps(item))[0].ports == "127.0.0.1:8501"
 
 
-def test_finds_the_checkout_of_containers() -> None:
-    """Two checkouts in folders of the same name would replace each other's containers."""
+def test_the_folder_of_containers_is_found() -> None:
+    """`find_checkouts` returns the folders from the labels of running containers."""
     labels = "com.docker.compose.project=main,com.docker.compose.project.working_dir=/home/alice/main,a=b"
     assert find_checkouts(json.dumps([{"Labels": labels}, {"Labels": labels}])) == {"/home/alice/main"}
 
 
-def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:
-    """PgBouncer has the passwords of the programs; with sentinels Redis has one more user."""
+def test_pooler_and_sentinels_get_their_passwords(tmp_path: Path) -> None:
+    """The user file of PgBouncer has the roles' passwords; with sentinels Redis has a user `sentinel`."""
     folder = StackFolder(tmp_path)
     folder.create()
     secrets = make_secrets(folder, StackSettings(profile="pooler"))
@@ -72,7 +72,7 @@ def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path
         encoding="utf-8"
     )
     assert f"sentinel sentinel-pass {password}\n" in (folder.secrets / "sentinel.conf").read_text("utf-8")
-    # whoever has it can move the cache to another server
+    # the password allows a failover to any server, so only the sentinels' container gets it
     holders = {name for name, receiver in RECEIVERS.items() if "sentinel.conf" in receiver.names}
     assert holders == {"sentinel"}
     assert not any("sentinel.password" in receiver.names for receiver in RECEIVERS.values())
@@ -96,7 +96,7 @@ def test_a_stack_with_data_keeps_its_mode(
     has_engine: bool,  # noqa: FBT001  # a parameter
     expected: type[object],
 ) -> None:
-    """An engine that has been started or stopped since then does not replace the data by an empty game."""
+    """A stack with data keeps its mode, whether a Docker engine is available or not."""
     monkeypatch.setattr(
         "core.stack.commands.find_engine_problem", lambda: None if has_engine else "no engine answers"
     )
@@ -107,8 +107,8 @@ def test_a_stack_with_data_keeps_its_mode(
     assert isinstance(choose_stack(StackSettings(), folder, Console(quiet=True)), expected)
 
 
-def test_a_stack_that_is_up_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second `make up` finds it, also with an engine and containers of an earlier start."""
+def test_a_running_stack_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `make up` keeps the local mode of a running stack, although an engine is available."""
     monkeypatch.setattr("core.stack.commands.find_engine_problem", lambda: None)
     folder = StackFolder(tmp_path)
     folder.create()
@@ -120,7 +120,7 @@ def test_a_stack_that_is_up_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_data_of_containers_needs_their_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says that another mode is another game."""
+    """If the data is in containers and no engine answers, the error says where the data is."""
     monkeypatch.setattr("core.stack.commands.find_engine_problem", lambda: "no engine answers")
     folder = StackFolder(tmp_path)
     folder.create()
@@ -130,7 +130,7 @@ def test_the_data_of_containers_needs_their_engine(tmp_path: Path, monkeypatch: 
 
 
 def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
-    """Only the profile replica also works with embedded servers."""
+    """Embedded servers work with PROFILE=replica; the profile pooler raises an error."""
     folder = StackFolder(tmp_path)
     console = Console(quiet=True)
     assert isinstance(
@@ -140,8 +140,8 @@ def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
         choose_stack(StackSettings(mode="local", profile="replica,pooler"), folder, console)
 
 
-def test_the_secrets_of_a_sign_in_become_files(tmp_path: Path) -> None:
-    """They may be settings or files; without a sign-in the files are empty, because compose needs them."""
+def test_the_secrets_of_the_sign_in_are_written_to_files(tmp_path: Path) -> None:
+    """The secrets of the sign-in are written to files, which are empty without a sign-in."""
     folder = StackFolder(tmp_path)
     folder.create()
     signed = StackSettings(oidc_client_secret=SecretStr("s3cr3t"), oidc_cookie_secret=SecretStr("c" * 32))
