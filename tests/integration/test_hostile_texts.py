@@ -21,7 +21,7 @@ from tests.conftest import Execute
 from tests.integration.pages import open_page
 from tests.integration.test_labels import list_elements
 from tests.integration.test_operations_page import exporting, watch
-from tests.situations import write_situation
+from tests.scenarios import write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
 
@@ -38,7 +38,7 @@ LITERAL = (
 HOSTILE = (*SYNTAX, *LITERAL)
 # Two in each value: the first is at the start of the line.
 VALUES = [f"{text} {HOSTILE[(place + 13) % len(HOSTILE)]}" for place, text in enumerate(HOSTILE)]
-# Names that stand for themselves; the situation has these symbols.
+# Names that stand for themselves; the scenario has these symbols.
 NAMES = {"symbol", "category", "currency", "affected_symbols"}
 SYMBOLS = {"AAPL": HOSTILE[0], "FB": "$x^2$ :smile:", "IBM": "IBM", "OLD": "www.evil.example"}
 # Fields of elements in which no Markdown is drawn.
@@ -152,7 +152,7 @@ def test_no_page_makes_markup_of_stored_texts_or_fails(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
     """Every text of every table is shown on every page, also with filters; no part is missing."""
-    write_situation(service, "players come and go", datetime.now(UTC))
+    write_scenario(service, "players come and go", datetime.now(UTC))
     sign_in.set_policy(Policy(is_local_operator=True))
     with service.audited(actor="alice", action="clear_cache", target="bob"):
         pass
@@ -173,7 +173,7 @@ def test_names_that_no_call_accepts_are_not_offered(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
     """A leaderboard with such a name is in no list, and `warm_cache` works."""
-    write_situation(service, "one player", datetime.now(UTC))
+    write_scenario(service, "one player", datetime.now(UTC))
     before = service.list_leaderboard_categories()
     spoil(execute)
     # the one of the hostile names that is a good one

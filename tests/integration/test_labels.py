@@ -1,4 +1,4 @@
-"""Every figure, chart and column of every page says what it is, in all situations of the game."""
+"""Every figure, chart and column of every page says what it is, in all scenarios of the game."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from dashboard.server import sign_in
 from dashboard.server.access import Policy
 from tests.integration.pages import open_page
 from tests.integration.test_operations_page import exporting, watch
-from tests.situations import SITUATIONS, write_situation
+from tests.scenarios import SCENARIOS, write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
 
@@ -103,10 +103,10 @@ def has_unit(label: str, options: dict[str, Any]) -> bool:
     return is_unit or format_ in COUNTED
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_pages_explain_what_they_show(service: EnhancedDatabaseService, name: str) -> None:
     """Each figure has a help text, each chart a title and a text, each column of numbers a unit."""
-    write_situation(service, name, datetime.now(UTC))
+    write_scenario(service, name, datetime.now(UTC))
     sign_in.set_policy(Policy(is_local_operator=True))
     missing: set[str] = set()
     with exporting(service) as url:

@@ -1,4 +1,4 @@
-"""Every figure of the Market page once more, from all rows and with other means, in several situations."""
+"""Every figure of the Market page once more, from all rows and with other means, in several scenarios."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ from dashboard import runtime
 from dashboard.formats import format_percent, format_price
 from tests.conftest import Execute
 from tests.integration.pages import MARKET, find_price, open_page, read_metrics, read_text
-from tests.situations import SITUATIONS, read_table, write_situation
+from tests.scenarios import SCENARIOS, read_table, write_scenario
 from tests.tick_recount import recount_ticks
 
 pytestmark = pytest.mark.usefixtures("released_pages")
@@ -33,11 +33,11 @@ RANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.fixture(params=SITUATIONS)
-def situation(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> str:
-    """A database with the rows of one situation."""
+@pytest.fixture(params=SCENARIOS)
+def scenario(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> str:
+    """A database with the rows of one scenario."""
     name: str = request.param
-    write_situation(service, name, NOW)
+    write_scenario(service, name, NOW)
     runtime.set_service(service)
     return name
 
@@ -48,7 +48,7 @@ def read_times(execute: Execute, table: str, column: str) -> pd.DataFrame:
     return frame.assign(**{column: pd.to_datetime(frame[column], utc=True)})
 
 
-@pytest.mark.usefixtures("situation")
+@pytest.mark.usefixtures("scenario")
 def test_statistics_are_those_of_a_recount(service: EnhancedDatabaseService, execute: Execute) -> None:
     """The statistics are of each symbol's last price, however old."""
     statistics = {found.symbol: found for found in service.get_price_statistics()}
@@ -76,7 +76,7 @@ def assert_close(value: Any, wanted: Any) -> None:
         assert float(value) == pytest.approx(float(wanted), abs=0.0001)
 
 
-@pytest.mark.usefixtures("situation")
+@pytest.mark.usefixtures("scenario")
 def test_the_effect_of_every_event_is_that_of_a_recount(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
@@ -140,7 +140,7 @@ def test_there_is_no_effect_of_an_event_that_is_gone(service: EnhancedDatabaseSe
             service.find_event_effect(event.id, wrong)  # type: ignore[arg-type]  # on purpose
 
 
-def test_the_page_shows_what_a_recount_gives(situation: str, execute: Execute) -> None:
+def test_the_page_shows_what_a_recount_gives(scenario: str, execute: Execute) -> None:
     """Cards of each range, table, list of events and the newest effect are equal."""
     ticks = read_times(execute, "ticks", "timestamp")
     if ticks.empty:
@@ -157,7 +157,7 @@ def test_the_page_shows_what_a_recount_gives(situation: str, execute: Execute) -
         assert_cards(page, rows, day + pd.Timedelta(microseconds=1), name="1 day")
     assert_symbols(page, recount_ticks(execute).groupby("symbol").tail(1))
     assert_events(page, execute)
-    assert situation
+    assert scenario
 
 
 def assert_cards(page: AppTest, rows: pd.DataFrame, start: pd.Timestamp, *, name: str) -> None:

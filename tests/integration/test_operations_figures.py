@@ -134,7 +134,7 @@ def test_hit_ratios_are_hits_of_requests(seen: tuple[SampledMetrics, Two, Health
     expected = {" · ".join(cast("tuple[str, str]", key)): value for key, value in ratios.items()}
     shown = read_chart("Cache hit ratio", metrics).set_index("series")["value"]
     assert dict(shown) == pytest.approx(expected)
-    assert any(0 < value < 100 for value in expected.values()), "a situation that could show a mistake"
+    assert any(0 < value < 100 for value in expected.values()), "a scenario that could show a mistake"
 
 
 def test_bypasses_are_reads_without_redis_per_second(

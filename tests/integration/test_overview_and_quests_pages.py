@@ -19,7 +19,7 @@ from tests.conftest import Execute
 from tests.game import play_game
 from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, prepare_page, read_metrics, read_text
 from tests.market import open_market
-from tests.situations import SITUATIONS, write_situation
+from tests.scenarios import SCENARIOS, write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
 
@@ -83,7 +83,7 @@ def test_the_overview_without_prices_or_events_says_so(service: EnhancedDatabase
 def test_a_symbol_without_a_price_of_the_day_is_no_mover(service: EnhancedDatabaseService) -> None:
     """However far it moved before; the others say of when their prices are."""
     now = datetime.now(UTC)
-    write_situation(service, "players come and go", now)
+    write_scenario(service, "players come and go", now)
     runtime.set_service(service)
     page = open_page(OVERVIEW)
     assert not page.exception
@@ -163,7 +163,7 @@ def test_every_figure_of_the_quests_page_follows_from_the_rows(
 ) -> None:
     """Of one type and one window, and of everything."""
     now = datetime.now(UTC)
-    write_situation(service, "players come and go", now)
+    write_scenario(service, "players come and go", now)
     runtime.set_service(service)
     rows = [
         dict(zip(("type", "status", "ended", "created", "reward", "value", "runs", "soon"), row, strict=True))
@@ -225,12 +225,12 @@ def check_rates(text: str, ended: list[dict[str, Any]] | None) -> None:
         assert f"{words}**{label}**, {rates[key]:.0%} ({done[key]} of {counts[key]})" in text
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
-def test_the_quests_page_draws_its_conclusions_in_every_situation(
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_quests_page_draws_its_conclusions_in_every_scenario(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
     """With no, one and many players: stuck quests add up, and few sessions are no comparison."""
-    write_situation(service, name, datetime.now(UTC))
+    write_scenario(service, name, datetime.now(UTC))
     # overdue in the first half of its time and untouched; its player is away
     execute(
         "INSERT INTO quests (user_id, type, title, target_value, created_at)"

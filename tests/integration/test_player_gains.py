@@ -17,7 +17,7 @@ from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.game import build_portfolio
 from tests.integration.plans import count_rows_read
-from tests.situations import SITUATIONS, read_table, write_situation
+from tests.scenarios import SCENARIOS, read_table, write_scenario
 
 DAY = date(2026, 3, 2)
 NEXT = DAY + timedelta(days=1)
@@ -140,7 +140,7 @@ def ordered(gains: PlayerGains) -> list[SymbolGain]:
     return sorted(gains.symbols, key=lambda gain: gain.symbol)
 
 
-# -- situations -------------------------------------------------------------------------
+# -- scenarios -------------------------------------------------------------------------
 
 
 def test_a_purchase_gains_until_the_last_price_of_its_session(
@@ -316,13 +316,13 @@ def test_gains_are_those_of_the_rows(
             assert explained + found.unexplained == found.change
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_every_change_is_explained_where_nothing_is_missing(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
     """By the symbols alone, whoever played when, also where nobody did and while a session is open."""
     service._clock = lambda: NOW
-    write_situation(service, name, NOW)
+    write_scenario(service, name, NOW)
     for user in service.stream_users():
         for first in (OPEN, OPEN - timedelta(days=1), OPEN - timedelta(days=60)):
             found = service.get_player_gains(user.id, first, OPEN)

@@ -15,7 +15,7 @@ from core.queries import players as queries
 from core.records import Cohort, LastSeen, PlayerWindow, SeenPlayers, SilentPlayer, Streak
 from core.service.writes import new_id
 from tests.conftest import Execute
-from tests.situations import SITUATIONS, read_table, write_situation
+from tests.scenarios import SCENARIOS, read_table, write_scenario
 
 NOW = datetime(2026, 3, 12, 15, 30, tzinfo=UTC)
 """A Thursday, so that the running week has gone by in part."""
@@ -26,7 +26,7 @@ MONDAY = TODAY - TODAY.weekday() * DAY
 UNUSUAL = "unusual rows"
 """People come and go, and some rows are as no game writes them now."""
 
-WORLDS = (*SITUATIONS, UNUSUAL)
+WORLDS = (*SCENARIOS, UNUSUAL)
 
 
 def list_rows(execute: Execute, table: str) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def world(request: pytest.FixtureRequest, service: EnhancedDatabaseService, exec
     """A world in the database, and all its rows."""
     service._clock = lambda: NOW
     name = request.param
-    write_situation(service, "players come and go" if name == UNUSUAL else name, NOW)
+    write_scenario(service, "players come and go" if name == UNUSUAL else name, NOW)
     if name == UNUSUAL:
         # nobody noted when these were there; this one plays more often than noted; this one plays tomorrow
         execute("UPDATE users SET last_active = NULL WHERE username IN ('bob', 'charlie', 'ken')")
@@ -284,7 +284,7 @@ def test_a_stored_rank_and_a_counted_one_are_the_same(
 ) -> None:
     """Closing a session changes nothing on the list."""
     service._clock = lambda: NOW
-    write_situation(service, "players come and go", NOW)
+    write_scenario(service, "players come and go", NOW)
     before = list(service.stream_silent_players(days=1))
     for day in service.list_session_dates():
         service.close_session(day)
@@ -313,7 +313,7 @@ def test_many_players_of_one_time_are_paged_without_loss(
 def test_an_answer_stays_for_its_time_to_live(service: EnhancedDatabaseService, execute: Execute) -> None:
     """A report and a day are cached; the list of silent players is not."""
     service._clock = lambda: NOW
-    write_situation(service, "one player", NOW)
+    write_scenario(service, "one player", NOW)
     report, days = service.get_player_report(), service.list_player_days()
     execute("DELETE FROM users")
     assert (service.get_player_report(), service.list_player_days()) == (report, days)

@@ -19,7 +19,7 @@ from tests.conftest import Execute
 from tests.dashboard_process import run_dashboard
 from tests.integration.pages import open_page, read_metrics, read_text
 from tests.integration.test_players import World
-from tests.situations import SITUATIONS, write_situation
+from tests.scenarios import SCENARIOS, write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
 
@@ -28,16 +28,16 @@ DAY = timedelta(days=1)
 
 
 def open_world(service: EnhancedDatabaseService, name: str) -> datetime:
-    """Write a situation as of now and give the pages its service; return that time."""
+    """Write a scenario as of now and give the pages its service; return that time."""
     now = datetime.now(UTC)
     service._clock = lambda: now
-    write_situation(service, name, now)
+    write_scenario(service, name, now)
     runtime.set_service(service)
     return now
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
-def test_the_page_opens_in_every_situation(service: EnhancedDatabaseService, name: str) -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_page_opens_in_every_scenario(service: EnhancedDatabaseService, name: str) -> None:
     """Nothing fails, and an empty game says how to get players."""
     open_world(service, name)
     page = open_page(PAGE)
@@ -46,7 +46,7 @@ def test_the_page_opens_in_every_situation(service: EnhancedDatabaseService, nam
     assert ("No players yet" in read_text(page)) == (name == "nobody")
 
 
-@pytest.mark.parametrize("name", [name for name in SITUATIONS if name != "nobody"])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "nobody"])
 def test_figures_are_those_of_a_recount(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_figures_are_those_of_a_recount(
 
 
 @pytest.mark.parametrize(
-    ("name", "lost_today"), [(name, days) for name in SITUATIONS for days in (0, 1) if name != "nobody"]
+    ("name", "lost_today"), [(name, days) for name in SCENARIOS for days in (0, 1) if name != "nobody"]
 )
 def test_the_page_begins_with_the_lost_players(
     service: EnhancedDatabaseService, execute: Execute, name: str, lost_today: int
@@ -185,8 +185,8 @@ def test_downloads_have_all_rows_of_the_list(
 ) -> None:
     """The filters are followed; a wrong one is named. Retention has a row for each week of a cohort."""
     now = datetime.now(UTC)
-    write_situation(service, "players come and go", now)
-    # those of the situation are stuck at some times of the day only
+    write_scenario(service, "players come and go", now)
+    # those of the scenario are stuck at some times of the day only
     [quest] = service.get_user_quests(service.get_user_by_username("charlie").id, limit=1)
     changes = {"status": "ACTIVE", "current_progress": Decimal(0), "completed_at": None, "expires_at": None}
     created_at = now - timedelta(days=8)

@@ -1,4 +1,4 @@
-"""The figures of the Portfolios page, recomputed from the rows in situations that differ."""
+"""The figures of the Portfolios page, recomputed from the rows in scenarios that differ."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from dashboard.pages.portfolios import data
 from tests.conftest import Execute
 from tests.game import build_portfolio
 from tests.integration.pages import open_page, read_metrics, read_text
-from tests.situations import SITUATIONS, read_table, write_situation
+from tests.scenarios import SCENARIOS, read_table, write_scenario
 
 PORTFOLIOS = SCRIPTS["portfolios"]
 CASH = Decimal(10_000)
@@ -115,9 +115,9 @@ def find_deepest(changes: list[Decimal]) -> Decimal:
 
 
 def write_now(service: EnhancedDatabaseService, name: str) -> datetime:
-    """Write a situation of this moment."""
+    """Write a scenario of this moment."""
     now = datetime.now(UTC)
-    write_situation(service, name, now)
+    write_scenario(service, name, now)
     return now
 
 
@@ -132,7 +132,7 @@ def unescape(text: str) -> str:
 
 
 @pytest.mark.parametrize("window", ["7 days", "90 days"])
-@pytest.mark.parametrize("name", [name for name in SITUATIONS if name != "nobody"])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "nobody"])
 def test_every_figure_is_that_of_the_rows(
     pages: EnhancedDatabaseService, execute: Execute, name: str, window: str
 ) -> None:

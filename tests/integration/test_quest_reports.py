@@ -1,4 +1,4 @@
-"""Reports on quests, recomputed from the rows in every situation."""
+"""Reports on quests, recomputed from the rows in every scenario."""
 
 from collections import defaultdict
 from datetime import UTC, date, datetime, time, timedelta
@@ -12,7 +12,7 @@ import pytest
 from core import EnhancedDatabaseService
 from core.records import Quest, QuestOutcome
 from tests.conftest import Execute
-from tests.situations import SITUATIONS, read_table, write_situation
+from tests.scenarios import SCENARIOS, read_table, write_scenario
 
 NOW = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
 TODAY = NOW.date()
@@ -26,11 +26,11 @@ WINDOWS = [
 Row = dict[str, Any]
 
 
-@pytest.fixture(params=SITUATIONS)
+@pytest.fixture(params=SCENARIOS)
 def world(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> EnhancedDatabaseService:
-    """A service on each situation, at the same moment."""
+    """A service on each scenario, at the same moment."""
     service._clock = lambda: NOW
-    write_situation(service, request.param, NOW)
+    write_scenario(service, request.param, NOW)
     return service
 
 
@@ -127,13 +127,13 @@ def test_outcomes_are_of_the_quests_that_ended(
     assert len(found) == len(expected)
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_outcomes_follow_old_quests_that_change(
-    service: EnhancedDatabaseService, execute: Execute, situation: str
+    service: EnhancedDatabaseService, execute: Execute, scenario: str
 ) -> None:
     """A late import, a correction, an erased player, and the day after: sums of old weeks are not kept."""
     service._clock = lambda: NOW
-    write_situation(service, situation, NOW)
+    write_scenario(service, scenario, NOW)
     [owner, *others] = service.list_users() or [service.create_user(username="alice")]
 
     def assert_recounted(moment: datetime = NOW) -> None:
@@ -336,7 +336,7 @@ def test_each_type_has_its_own_stuck_quests(world: EnhancedDatabaseService) -> N
 def test_a_sample_compares_no_more_players(service: EnhancedDatabaseService) -> None:
     """Of twelve players, four have a third of the sessions or so; the same four every time."""
     service._clock = lambda: NOW
-    write_situation(service, "players come and go", NOW)
+    write_scenario(service, "players come and go", NOW)
     everybody, some = service.get_quest_returns(), service.get_quest_returns(players=4)
     assert 0 < sum(item.sessions_with for item in some) < sum(item.sessions_with for item in everybody)
     assert service.get_quest_returns(players=12) == everybody

@@ -1,4 +1,4 @@
-"""The figures of the Overview and Leaderboards pages, recomputed from rows by pandas, in every situation."""
+"""The figures of the Overview and Leaderboards pages, recomputed from rows by pandas, in every scenario."""
 
 import csv
 from datetime import UTC, date, datetime, time, timedelta
@@ -22,12 +22,12 @@ from dashboard.pages.leaderboards import data, download
 from dashboard.pages.leaderboards.data import Selection
 from tests.conftest import Execute
 from tests.integration.pages import OVERVIEW, open_page, read_metrics, read_text
-from tests.situations import SITUATIONS, read_table, write_situation
+from tests.scenarios import SCENARIOS, read_table, write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
 
 LEADERBOARDS = "pages/leaderboards/page.py"
-PLAYED = [name for name, situation in SITUATIONS.items() if situation.ages]
+PLAYED = [name for name, scenario in SCENARIOS.items() if scenario.ages]
 CENT = Decimal("0.01")
 
 
@@ -49,8 +49,8 @@ def today() -> date:
 
 
 def write(service: EnhancedDatabaseService, execute: Execute, name: str) -> Rows:
-    """Write a situation, complete every other quest at a known time, and return all rows."""
-    write_situation(service, name, datetime.now(UTC))
+    """Write a scenario, complete every other quest at a known time, and return all rows."""
+    write_scenario(service, name, datetime.now(UTC))
     execute(
         "UPDATE quests SET completed_at = NULL WHERE status = 'COMPLETED';"
         " UPDATE quests SET completed_at = created_at + interval '30 hours'"

@@ -1,4 +1,4 @@
-"""The situations that tests of figures share hold what they promise."""
+"""The scenarios that tests of figures share hold what they promise."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,18 +10,18 @@ import pytest
 
 from core import EnhancedDatabaseService
 from tests.conftest import Execute
-from tests.situations import SITUATIONS, SYMBOLS, read_table, write_situation
+from tests.scenarios import SCENARIOS, SYMBOLS, read_table, write_scenario
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
-def test_a_situation_is_consistent(name: str, service: EnhancedDatabaseService, execute: Execute) -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_is_consistent(name: str, service: EnhancedDatabaseService, execute: Execute) -> None:
     """A portfolio is its cash and its positions at the last prices; its cash follows from its trades."""
-    write_situation(service, name, now := datetime.now(UTC))
+    write_scenario(service, name, now := datetime.now(UTC))
     portfolios, trades = read_table(execute, "portfolios"), read_table(execute, "trades")
     positions, ticks = read_table(execute, "positions"), read_table(execute, "ticks")
-    situation = SITUATIONS[name]
-    assert len(read_table(execute, "users")) == situation.players
-    assert (now.date() in set(portfolios.session_date)) is (0 in situation.ages)
+    scenario = SCENARIOS[name]
+    assert len(read_table(execute, "users")) == scenario.players
+    assert (now.date() in set(portfolios.session_date)) is (0 in scenario.ages)
     last = {
         (tick.timestamp.astimezone(UTC).date(), tick.symbol): tick.price
         for tick in _rows(ticks.sort_values("timestamp"))
@@ -38,7 +38,7 @@ def test_a_situation_is_consistent(name: str, service: EnhancedDatabaseService, 
 
 def test_players_come_and_go(service: EnhancedDatabaseService, execute: Execute) -> None:
     """The largest one has missed sessions, days without one, every state of a quest and idle players."""
-    write_situation(service, "players come and go", now := datetime.now(UTC))
+    write_scenario(service, "players come and go", now := datetime.now(UTC))
     days = sorted(set(read_table(execute, "portfolios").session_date))
     assert days[-1] == now.date()
     assert max((after - before).days for before, after in pairwise(days)) == 4
@@ -51,7 +51,7 @@ def test_players_come_and_go(service: EnhancedDatabaseService, execute: Execute)
 
 def test_ties_are_ties(service: EnhancedDatabaseService, execute: Execute) -> None:
     """All players of a session of `ties` end it with the same value."""
-    write_situation(service, "ties", datetime.now(UTC))
+    write_scenario(service, "ties", datetime.now(UTC))
     values = read_table(execute, "portfolios").groupby("session_date").total_value.agg(["nunique", "size"])
     assert (values["nunique"] == 1).all()
     assert (values["size"] == 5).all()

@@ -1,7 +1,7 @@
 """Game data sets that differ in attendance, dates and states, and their rows as data frames.
 
 Owns the rows from which tests recompute figures. The rows are written with the bulk loads and depend only on
-the situation and the time `now`. Each situation has an open session (today) unless its name says otherwise.
+the scenario and the time `now`. Each scenario has an open session (today) unless its name says otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ TICK_TIMES: Final = (Decimal("0.6"), Decimal("0.7"), Decimal("0.85"))
 """Times of prices in a session, as a share of the day; in an open session, of the elapsed part."""
 
 
-class Situation(NamedTuple):
+class Scenario(NamedTuple):
     """Attendance: `attends(player, age)` returns whether a player plays the session `age` days ago."""
 
     players: int
@@ -75,19 +75,19 @@ def _comes_and_goes(player: int, age: int) -> bool:
 _HELD: Final = tuple(age for age in range(45) if age not in {4, 5, 6, 11, 12, 25})
 """Ages of sessions, with gaps of three, two and one days; 45 days cover two months and seven weeks."""
 
-SITUATIONS: Final = {
-    "players come and go": Situation(12, _HELD, _comes_and_goes),
-    "no open session": Situation(8, _HELD[1:], _comes_and_goes),
-    "only an open session": Situation(5, (0,), lambda player, _: player < 4),
-    "ties": Situation(6, (0, 1, 2, 9), lambda player, _: player < 5, Decimal(7)),
-    "one player": Situation(1, (0, 1, 3, 8), lambda _, age: age != 1),
-    "nobody played": Situation(3, (), lambda *_: False),
-    "nobody": Situation(0, (), lambda *_: False),
+SCENARIOS: Final = {
+    "players come and go": Scenario(12, _HELD, _comes_and_goes),
+    "no open session": Scenario(8, _HELD[1:], _comes_and_goes),
+    "only an open session": Scenario(5, (0,), lambda player, _: player < 4),
+    "ties": Scenario(6, (0, 1, 2, 9), lambda player, _: player < 5, Decimal(7)),
+    "one player": Scenario(1, (0, 1, 3, 8), lambda _, age: age != 1),
+    "nobody played": Scenario(3, (), lambda *_: False),
+    "nobody": Scenario(0, (), lambda *_: False),
 }
 
 
-def write_situation(service: EnhancedDatabaseService, name: str, now: datetime) -> None:
-    """Write the rows of a situation as of `now`; the database must be empty."""
+def write_scenario(service: EnhancedDatabaseService, name: str, now: datetime) -> None:
+    """Write the rows of a scenario as of `now`; the database must be empty."""
     _Writer(name, now).write(service)
 
 
@@ -105,17 +105,17 @@ def read_table(execute: Execute, table: str) -> pd.DataFrame:
 
 
 class _Writer:
-    """Builds the records of one situation; its name is the random seed, so every run has the same records."""
+    """Builds the records of one scenario; its name is the random seed, so every run has the same records."""
 
     def __init__(self, name: str, now: datetime) -> None:
-        self._situation = SITUATIONS[name]
+        self._scenario = SCENARIOS[name]
         self._random = Random(name)
         self._now = now
         self._today = now.date()
         self._ids = (UUID(int=number, version=4) for number in count(self._random.getrandbits(120)))
-        self._users = [self._build_user(player) for player in range(self._situation.players)]
+        self._users = [self._build_user(player) for player in range(self._scenario.players)]
         self._prices: dict[tuple[date, str], list[Tick]] = {}
-        self._completed = dict.fromkeys(range(self._situation.players), 0)
+        self._completed = dict.fromkeys(range(self._scenario.players), 0)
 
     def write(self, service: EnhancedDatabaseService) -> None:
         service.load_users(self._users)
@@ -131,9 +131,9 @@ class _Writer:
         service.load_market_events(self._build_events())
 
     def _list_sessions(self) -> Iterator[tuple[int, int]]:
-        for age in sorted(self._situation.ages, reverse=True):
-            for player in range(self._situation.players):
-                if self._situation.attends(player, age):
+        for age in sorted(self._scenario.ages, reverse=True):
+            for player in range(self._scenario.players):
+                if self._scenario.attends(player, age):
                     yield player, age
 
     def _day(self, age: int) -> date:
@@ -145,7 +145,7 @@ class _Writer:
         return start + timedelta(seconds=int(length.total_seconds() * float(share)))
 
     def _build_user(self, player: int) -> User:
-        ages = [age for age in self._situation.ages if self._situation.attends(player, age)]
+        ages = [age for age in self._scenario.ages if self._scenario.attends(player, age)]
         joined = self._time(self._day(max(ages, default=2)), Decimal("0.5"))
         seen = self._time(self._day(min(ages)), Decimal("0.9")) if ages else None
         return User(
@@ -162,7 +162,7 @@ class _Writer:
     def _build_ticks(self) -> Iterator[Tick]:
         for symbol in SYMBOLS:
             price = Decimal(self._random.randint(2_000, 20_000)) / 100
-            for age in sorted(self._situation.ages, reverse=True):
+            for age in sorted(self._scenario.ages, reverse=True):
                 day, first = self._day(age), None
                 for share in TICK_TIMES:
                     price = max(
@@ -174,10 +174,10 @@ class _Writer:
                     )
                     self._prices.setdefault((day, symbol), []).append(tick)
                     yield tick
-        if self._situation.ages:
+        if self._scenario.ages:
             yield Tick(
                 SILENT_SYMBOL,
-                self._time(self._day(max(self._situation.ages)), TICK_TIMES[0]),
+                self._time(self._day(max(self._scenario.ages)), TICK_TIMES[0]),
                 Decimal("3.07"),
             )
 
@@ -186,7 +186,7 @@ class _Writer:
         user, day = self._users[player], self._day(age)
         cash, positions, trades = STARTING_CASH, [], []
         # with equal shares all players hold the same; otherwise one player in four does not trade at all
-        same = self._situation.shares
+        same = self._scenario.shares
         chosen = SYMBOLS if same else self._random.sample(SYMBOLS, self._random.choice((0, 1, 2, 3)))
         for symbol in chosen:
             first, second, _ = self._prices[day, symbol]
@@ -273,7 +273,7 @@ class _Writer:
             )
 
     def _build_events(self) -> Iterator[MarketEvent]:
-        for age in self._situation.ages[::4]:
+        for age in self._scenario.ages[::4]:
             day, symbol = self._day(age), SYMBOLS[age % 3]
             first, second, _ = self._prices[day, symbol]
             impact = ((second.price / first.price - 1) * 100).quantize(CENT)
