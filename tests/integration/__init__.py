@@ -1,1 +1,1 @@
-"""Tests; see the folder's name for what they need."""
+"""Integration tests: they need the PostgreSQL and Valkey servers that the fixtures start."""

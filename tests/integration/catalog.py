@@ -1,9 +1,8 @@
-"""Describes a database's schema from the catalog, so that two can be compared.
+"""Reads the schema of a database from the catalog, so that a test can compare two schemas.
 
-Owns what counts as a difference: columns with types, defaults and nullability,
-constraints, indexes, storage settings, triggers and functions with their definitions. Order
-of columns does not count. Triggers and functions live in the migrations alone: peewee has no form for them,
-and a copy of their text in the models would be compared with itself.
+The description has the columns with types, defaults and nullability, the constraints, indexes, storage
+settings, triggers and functions. It ignores the order of columns. peewee models cannot declare triggers and
+functions, so `MODELLED` leaves them out of the comparison between models and migrations.
 """
 
 from typing import Any
@@ -49,7 +48,7 @@ MODELLED = ("columns", "constraints", "indexes", "partitioned", "settings")
 
 
 def describe(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
-    """Return everything that makes up the schema."""
+    """Return the rows of each catalog query, by the kind of schema object."""
     return {
         "columns": execute(COLUMNS),
         "constraints": execute(CONSTRAINTS),

@@ -15,32 +15,32 @@ from tests.roles import give_to_roles
 
 @pytest.fixture
 def empty_execute(empty_database_url: str) -> Iterator[Execute]:
-    """Run SQL on a database without any table."""
+    """Yield a function that runs SQL in a database without tables."""
     with connected(empty_database_url) as run:
         yield run
 
 
 @pytest.fixture
 def alice(service: EnhancedDatabaseService) -> User:
-    """A player."""
+    """Return the player alice, who has a name and an e-mail address."""
     return service.create_user(username="alice", name="Alice Adams", email="alice@example.com")
 
 
 @pytest.fixture
 def bob(service: EnhancedDatabaseService) -> User:
-    """Another player."""
+    """Return the player bob."""
     return service.create_user(username="bob")
 
 
 @pytest.fixture
 def charlie(service: EnhancedDatabaseService) -> User:
-    """A third player."""
+    """Return the player charlie."""
     return service.create_user(username="charlie")
 
 
 @pytest.fixture
 def released_pages() -> Iterator[None]:
-    """Take service, sampler and policy out of the pages' reach after each test."""
+    """After the test, remove the service, the sampler and the access policy that dashboard pages use."""
     yield
     # imported here, because most tests need no dashboard
     from dashboard import runtime  # noqa: PLC0415
@@ -60,7 +60,7 @@ ROLE_SERVERS = ("PostgreSQL 18", "Debian's")
 def roles_url(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
 ) -> Iterator[str]:
-    """The URL, as superuser, of a database that was given to the roles, on each server."""
+    """Yield a superuser's URL of a migrated database that belongs to the owner role, on each server."""
     if request.param == ROLE_SERVERS[0]:
         with created_database(postgres_server) as url:
             give_to_roles(url)

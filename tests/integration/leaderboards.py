@@ -1,10 +1,10 @@
-"""What leaderboards must look like, computed without counters."""
+"""Compares the counters of leaderboards with the stored entries."""
 
 from datetime import date
 
 from tests.conftest import Execute
 
-# A bucket goes from its beginning to where the next one begins.
+# A bucket holds the entries from its lower bound up to the lower bound of the next bucket.
 WRONG_BUCKETS = """
     WITH buckets AS (
         SELECT session_date, category, depth, created_at, id, sum(entries) AS entries
@@ -26,10 +26,10 @@ BUCKETS = "SELECT count(DISTINCT (session_date, category, depth, created_at, id)
 
 
 def assert_counted(execute: Execute, day: date | None = None) -> None:
-    """Assert that every bucket of every leaderboard (of a day) counts exactly the entries that are in it."""
+    """Assert that each bucket counts exactly its entries, for all sessions or for the session `day`."""
     assert execute(WRONG_BUCKETS, {"day": day}) == []
 
 
 def count_buckets(execute: Execute) -> int:
-    """Return how many buckets all leaderboards have."""
+    """Return the number of buckets of all leaderboards."""
     return int(execute(BUCKETS)[0][0])

@@ -1,8 +1,8 @@
-"""Counts what a statement reads.
+"""Counts the rows that a statement reads.
 
-Owns two ways of counting: EXPLAIN ANALYZE adds up the rows that scans of a table or its indexes
-went through, those that a filter removed included, times how often the scan ran; the server's
-statistics also count what a function reads, which EXPLAIN does not show.
+`count_rows_read` uses EXPLAIN ANALYZE: it adds up the rows of each scan of a table, including rows that a
+filter removed, times the number of loops. `count_reads` uses the server's statistics, which also count the
+rows that functions and triggers read.
 """
 
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ from typing import Any, NamedTuple
 from tests.conftest import Execute
 from tests.patience import wait_until
 
-# Until a page of a table counts as visible to all, a scan of an index alone looks at the page as well.
-_UNSEEN = """
+# Tables with pages that are not marked all-visible: an index-only scan also reads those pages of the table.
+_NOT_ALL_VISIBLE = """
     SELECT relname FROM pg_class
     WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relallvisible < relpages"""
 
 
 def vacuum(execute: Execute) -> None:
-    """Vacuum and analyze all tables, so that plans are the same in every order of tests.
+    """Vacuum and analyze all tables, so that a plan does not depend on the order of tests.
 
-    A transaction that still ends in another session keeps a VACUUM from marking pages as visible to all, so
-    it runs again until all pages are.
+    VACUUM cannot mark a page as all-visible while another session's transaction is still ending. It is
+    repeated until all pages are marked.
     """
 
     def is_all_visible() -> bool:
         execute("VACUUM ANALYZE")
-        return not execute(_UNSEEN)
+        return not execute(_NOT_ALL_VISIBLE)
 
     wait_until(is_all_visible, "every page is visible to all")
 
 
 def count_rows_read(execute: Execute, statement: str, parameters: object, table: str) -> float:
-    """Return how many rows of a table, or of the tables whose names begin so, were read."""
+    """Return the number of rows read from the tables whose names begin with `table`."""
     [(plans,)] = execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
     rows: float = sum(
         float(node["Actual Loops"]) * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
@@ -43,7 +43,7 @@ def count_rows_read(execute: Execute, statement: str, parameters: object, table:
 
 
 def list_scans(execute: Execute, statement: str, parameters: object) -> set[tuple[str, str]]:
-    """Return the kind of scan and the table of each scan that would run."""
+    """Return the scan type and the table of each scan in the statement's plan."""
     [(plans,)] = execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
     return {
         (node["Node Type"], node["Relation Name"])
@@ -53,13 +53,13 @@ def list_scans(execute: Execute, statement: str, parameters: object) -> set[tupl
 
 
 class Reads(NamedTuple):
-    """What one statement read of a table: scans from end to end, and rows or entries of indexes."""
+    """Reads of one table by a statement: its sequential scans, and the rows and index entries read."""
 
     table_scans: int
     entries: int
 
 
-# Of what this session has not reported yet, so the difference of two is what came in between.
+# These functions count the reads of the current transaction: subtract the result before from the one after.
 _READS = """
     SELECT pg_stat_get_xact_numscans(%(table)s::regclass), (
         SELECT sum(pg_stat_get_xact_tuples_returned(oid)) FROM (

@@ -25,7 +25,7 @@ SECTIONS = ("Open the service once", "asyncio", "FastAPI", "gunicorn", "Celery")
 
 
 def read_examples(repository: Path) -> dict[str, str]:
-    """Return the example of each section, by the section's first word."""
+    """Return the Python code of each section, by the beginning of its title."""
     text = (repository / PAGE).read_text(encoding="utf-8")
     found = re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     examples = {
@@ -40,7 +40,7 @@ def read_examples(repository: Path) -> dict[str, str]:
 def run_example(
     repository: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, str], Any]:
-    """Run an example as a module of a program whose environment names the test's servers."""
+    """Return a function that runs a section's code as a module with the test's servers in its environment."""
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("REDIS_URL", settings.redis_url.get_secret_value())
     assert settings.redis_password is not None
@@ -50,20 +50,20 @@ def run_example(
     def run(section: str, name: str) -> Any:
         module = types.ModuleType(name)
         monkeypatch.setitem(sys.modules, name, module)
-        exec(compile(read_examples(repository)[section], PAGE, "exec"), vars(module))  # it is ours
+        exec(compile(read_examples(repository)[section], PAGE, "exec"), vars(module))  # our own document
         return module
 
     return run
 
 
 @pytest.fixture
-def names(execute: Execute) -> Callable[[], list[str]]:
-    """Return the usernames that are stored, in order."""
+def list_usernames(execute: Execute) -> Callable[[], list[str]]:
+    """Return a function that lists the stored usernames in alphabetical order."""
     return lambda: [name for (name,) in execute("SELECT username FROM users ORDER BY 1")]
 
 
-def test_every_example_is_run(repository: Path) -> None:
-    """Every section of the document with an example has a test below."""
+def test_the_document_has_no_other_example(repository: Path) -> None:
+    """The document has one Python example in each section of `SECTIONS`, and README.md links it."""
     text = (repository / PAGE).read_text(encoding="utf-8")
     assert all(read_examples(repository).values())
     assert text.count("```python") == len(SECTIONS)
@@ -71,28 +71,33 @@ def test_every_example_is_run(repository: Path) -> None:
 
 
 def test_asyncio(
-    run_example: Callable[[str, str], Any], service: EnhancedDatabaseService, names: Callable[[], list[str]]
+    run_example: Callable[[str, str], Any],
+    service: EnhancedDatabaseService,
+    list_usernames: Callable[[], list[str]],
 ) -> None:
-    """Many accounts are opened at the same time, and each is stored completely."""
+    """`open_accounts` opens eight accounts concurrently and stores each of them completely."""
     example = run_example("asyncio", "my_game")
     asyncio.run(example.open_accounts(service, [f"user{n}" for n in range(8)]))
-    assert names() == [f"user{n}" for n in range(8)]
+    assert list_usernames() == [f"user{n}" for n in range(8)]
     assert len(service.get_leaderboard("total_value")) == 8
     with pytest.raises(ValueError, match="taken"):
         asyncio.run(example.open_accounts(service, ["alice", "user3"]))
 
 
 def test_fastapi(
-    run_example: Callable[[str, str], Any], names: Callable[[], list[str]], execute: Execute
+    run_example: Callable[[str, str], Any], list_usernames: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """Parallel requests work, errors become statuses, failed requests store nothing, reads do not write."""
+    """The FastAPI example serves parallel requests, and an error becomes status 400 or 422.
+
+    A failed request stores nothing, and a GET request creates no portfolio.
+    """
     example = run_example("FastAPI", "my_api")
     with TestClient(example.app) as client, ThreadPoolExecutor(8) as pool:
         players = [f"user{n % 6}" for n in range(12)]
         answers = list(pool.map(lambda name: client.post(f"/players/{name}"), players))
         assert sorted(answer.status_code for answer in answers) == [200] * 6 + [400] * 6
         rows = client.get("/leaderboard").json()
-        assert sorted(row["username"] for row in rows) == [f"user{n}" for n in range(6)] == names()
+        assert sorted(row["username"] for row in rows) == [f"user{n}" for n in range(6)] == list_usernames()
         player, path = rows[0]["user_id"], "/players/{}/portfolio?day={}"
         for day in ("2026-03-02", "9999-12-31"):
             assert client.get(path.format(player, day)).json() is None
@@ -107,10 +112,13 @@ def test_fastapi(
         assert example.app.state.service.metrics.role == "my-api"
 
 
-def test_a_transaction_is_no_dependency(
-    service: EnhancedDatabaseService, names: Callable[[], list[str]], execute: Execute
+def test_a_transaction_in_a_dependency_is_refused(
+    service: EnhancedDatabaseService, list_usernames: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """A block around a dependency's `yield` is refused with the remedy; nothing is stored or left open."""
+    """A FastAPI dependency that yields inside `transaction()` raises `TransactionMisused` with the remedy.
+
+    The refused requests store nothing and leave no transaction open.
+    """
 
     def begin() -> Iterator[None]:
         with service.transaction():
@@ -135,7 +143,7 @@ def test_a_transaction_is_no_dependency(
         errors = list(pool.map(post, [f"user{n}" for n in range(8)]))
     assert {type(error) for error in errors} == {TransactionMisused}
     assert all("await asyncio.to_thread(function)" in str(error) for error in errors)
-    assert names() == []
+    assert list_usernames() == []
     [(open_transactions,)] = execute(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
@@ -146,15 +154,15 @@ def test_a_transaction_is_no_dependency(
 
 @contextmanager
 def closed_at_end(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabaseService]:
-    """Close what an example opened."""
+    """Yield the service that an example opened, and close it afterwards."""
     try:
         yield service
     finally:
         service.close()
 
 
-def test_gunicorn(run_example: Callable[[str, str], Any], names: Callable[[], list[str]]) -> None:
-    """The master preloads the service, workers serve, and each closes its own service at its end."""
+def test_gunicorn(run_example: Callable[[str, str], Any], list_usernames: Callable[[], list[str]]) -> None:
+    """The gunicorn master preloads the service. A worker uses it and closes its copy in `worker_exit`."""
     api = run_example("Open the service once", "my_api")
     configuration = run_example("gunicorn", "gunicorn_conf")
     assert configuration.preload_app
@@ -173,11 +181,11 @@ def test_gunicorn(run_example: Callable[[str, str], Any], names: Callable[[], li
             assert first.ask("serve") == ["worker", 1]
             assert first.ask("end") == 0
         assert service.get_user_by_username("worker").username == "worker"
-    assert names() == ["master", "worker"]
+    assert list_usernames() == ["master", "worker"]
 
 
 def test_celery_and_rq(run_example: Callable[[str, str], Any]) -> None:
-    """Several jobs run at the same time, each in a forked child."""
+    """The service of the Celery and RQ example works in three forked children, one after the other."""
     tasks = run_example("Celery", "my_tasks")
     with closed_at_end(tasks.service) as service:
         alice = service.create_user(username="alice")

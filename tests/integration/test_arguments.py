@@ -1,6 +1,8 @@
-"""Every argument of every public call: a wrong one is named, one of another library is taken.
+"""Tests of the arguments of every public call of the service.
 
-The tables below are compared with the signatures, so a new call or parameter has to be added.
+An invalid argument is named in the error, and equivalent values of other libraries (numpy, pandas) are
+accepted. The tables below are compared with the signatures, so a new call or parameter has to be added to
+them.
 """
 
 import inspect
@@ -32,11 +34,11 @@ ID = uuid.UUID("018f0000-0000-7000-8000-000000000001")
 DAY = date(2026, 3, 2)
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 WRONG = object()
-# builds updates from values that the annotations do not allow and the calls accept
+# `Any`, because the tests pass numpy numbers, which the calls accept and the annotations exclude
 ANY_PORTFOLIO: Any = PortfolioUpdate
 ANY_SCORE: Any = LeaderboardUpdate
 
-# What each call is given beside the argument that is wrong.
+# The valid arguments of each call. A test replaces one of them with an invalid value.
 VALID: dict[str, dict[str, Any]] = {
     "as_user": {"user_id": ID},
     "acting_as": {"actor": "alice", "request_id": None},
@@ -246,7 +248,7 @@ VALID: dict[str, dict[str, Any]] = {
     "verify_audit_log": {"anchor": None},
     "warm_cache": {"players": 5, "limits": (5,), "on_progress": None},
 }
-# A number that is none, and lists of what is none: for these arguments besides.
+# Numeric parameters: NaN, infinity and True are also invalid values for them.
 NUMBERS = {
     "total_value", "day_change", "score", "progress", "target_value", "reward_value", "impact_magnitude",
     "price", "bid", "ask", "change_24h", "change_percent_24h", "volatility", "least_width",
@@ -254,8 +256,10 @@ NUMBERS = {
 
 
 @pytest.fixture(scope="module")
-def idle(postgres_server: PostgresServer, template_database: str) -> Iterator[EnhancedDatabaseService]:
-    """A service for the whole file: nothing that is refused changes anything."""
+def file_service(
+    postgres_server: PostgresServer, template_database: str
+) -> Iterator[EnhancedDatabaseService]:
+    """Yield one service for all tests of this file that only make refused calls."""
     with created_database(postgres_server, template=template_database) as url:
         settings = Settings(database_url=SecretStr(url), enable_redis_cache=False)
         with open_service(settings) as service:
@@ -272,7 +276,7 @@ def list_public_calls() -> list[str]:
 
 
 def list_parameters(name: str) -> list[str]:
-    """Return the parameters of a call; those of `**changes` are the table's."""
+    """Return the parameters of a call. If it takes `**changes`, return the names in `VALID`."""
     signature = inspect.signature(getattr(EnhancedDatabaseService, name))
     found = [p for p in signature.parameters.values() if p.name != "self"]
     if any(p.kind is p.VAR_KEYWORD for p in found):
@@ -281,7 +285,7 @@ def list_parameters(name: str) -> list[str]:
 
 
 def make_call(service: EnhancedDatabaseService, name: str, arguments: dict[str, Any]) -> None:
-    """Make a call; a context manager is entered."""
+    """Call a method of the service. If it returns a context manager, enter it and leave it."""
     answer = getattr(service, name)(**arguments)
     if isinstance(answer, AbstractContextManager):
         with answer:
@@ -289,14 +293,14 @@ def make_call(service: EnhancedDatabaseService, name: str, arguments: dict[str, 
 
 
 def test_every_call_and_parameter_is_in_the_table() -> None:
-    """A new parameter needs a wrong value in the table, or this test fails."""
+    """`VALID` lists every public call with all its parameters, so a new parameter must be added there."""
     assert sorted(VALID) == list_public_calls()
     for name, arguments in VALID.items():
         assert list(arguments) == list_parameters(name), name
 
 
 def test_the_documents_list_every_call(repository: Path) -> None:
-    """The table of areas in docs/service.md has every call, and no other."""
+    """The table of areas in docs/service.md lists each public call exactly once."""
     document = (repository / "docs/service.md").read_text(encoding="utf-8")
     table = document[document.index("| area | calls |") :].split("\n\n")[0]
     assert sorted(re.findall(r"`(\w+)`", table)) == sorted(VALID)
@@ -312,11 +316,11 @@ WRONG_CASES = [
 
 @pytest.mark.parametrize(("name", "parameter", "wrong"), WRONG_CASES)
 def test_a_wrong_argument_is_named(
-    idle: EnhancedDatabaseService, name: str, parameter: str, wrong: object
+    file_service: EnhancedDatabaseService, name: str, parameter: str, wrong: object
 ) -> None:
-    """The message begins with the name of the parameter."""
+    """An argument with an invalid value raises `InvalidInput`, and the message names the parameter."""
     with pytest.raises(InvalidInput) as caught:
-        make_call(idle, name, {**VALID[name], parameter: wrong})
+        make_call(file_service, name, {**VALID[name], parameter: wrong})
     assert re.search(rf"\b{parameter}\b is ", str(caught.value)), caught.value
 
 
@@ -327,46 +331,46 @@ REQUIRED = [
     if inspect.signature(getattr(EnhancedDatabaseService, name)).parameters.get(parameter, None) is not None
     and inspect.signature(getattr(EnhancedDatabaseService, name)).parameters[parameter].default
     is inspect.Parameter.empty
-    # documented: None is today's session
+    # None is documented as today's session
     and parameter != "session_date"
-    # what a find_ call returned
+    # `to_json(None)` is valid: None is the result of a find_ call that found nothing
     and name != "to_json"
 ]
 
 
 @pytest.mark.parametrize(("name", "parameter"), REQUIRED)
-def test_none_is_no_value_for_a_required_argument(
-    idle: EnhancedDatabaseService, name: str, parameter: str
+def test_a_required_argument_cannot_be_none(
+    file_service: EnhancedDatabaseService, name: str, parameter: str
 ) -> None:
-    """The message names the argument, as for a value of a wrong type."""
+    """None for a required parameter raises `InvalidInput`, and the message names the parameter."""
     with pytest.raises(InvalidInput, match=rf"\b{parameter}\b is None"):
-        make_call(idle, name, {**VALID[name], parameter: None})
+        make_call(file_service, name, {**VALID[name], parameter: None})
 
 
 # -- values of other libraries ----------------------------------------------------------
 
 
-class Board(StrEnum):
-    """A program's own names of leaderboards."""
+class Category(StrEnum):
+    """Leaderboard categories as an enumeration of the calling program."""
 
     VALUE = "total_value"
 
 
-class Size(IntEnum):
-    """A program's own page sizes."""
+class PageSize(IntEnum):
+    """Page sizes as an enumeration of the calling program."""
 
     SMALL = 5
 
 
-class Amount(Decimal):
-    """A subclass, such as a money library's."""
+class Money(Decimal):
+    """A subclass of Decimal, as a money library may define it."""
 
 
 @pytest.mark.parametrize("kind", [uuid_utils.UUID, lambda text: text, str.upper, uuid.UUID])
-def test_an_id_of_any_kind_names_the_user(
+def test_a_user_id_of_any_type_finds_the_user(
     service: EnhancedDatabaseService, alice: User, kind: Callable[[str], Any]
 ) -> None:
-    """A UUID of uuid_utils has the same bytes, and a text the same digits."""
+    """A user id may be a `uuid.UUID`, a `uuid_utils.UUID`, or text in lower or upper case."""
     assert service.get_user_by_id(kind(str(alice.id))) == alice
 
 
@@ -376,13 +380,13 @@ def test_an_id_of_any_kind_names_the_user(
         (np.float64(10.1), "10.1"),
         (np.float32(10.1), "10.1"),
         (np.int64(10), "10"),
-        (Amount("10.10"), "10.10"),
+        (Money("10.10"), "10.10"),
         (np.str_("10.1"), "10.1"),
-        (Size.SMALL, "5"),
+        (PageSize.SMALL, "5"),
     ],
 )
-def test_a_price_of_any_kind_is_stored_as_it_prints(service: Any, price: Any, stored: str) -> None:
-    """Numbers of numpy and of enumerations are stored with exactly the digits that they print."""
+def test_a_price_of_any_type_is_stored_with_its_printed_digits(service: Any, price: Any, stored: str) -> None:
+    """Numbers of numpy and of enumerations are stored with exactly the digits that `str` prints."""
     tick = service.insert_market_tick("AAPL", price, volume=np.int64(7))
     assert (tick.price, type(tick.price), str(tick.price)) == (Decimal(stored), Decimal, stored)
     assert (tick.volume, type(tick.volume)) == (7, int)
@@ -390,8 +394,8 @@ def test_a_price_of_any_kind_is_stored_as_it_prints(service: Any, price: Any, st
     assert service.get_latest_market_data(["AAPL"]) == (tick,)
 
 
-def test_ticks_of_a_data_frame_are_taken(service: EnhancedDatabaseService) -> None:
-    """The rows have the types of pandas: Timestamp, numpy.float64, numpy.int64."""
+def test_ticks_of_a_data_frame_are_accepted(service: EnhancedDatabaseService) -> None:
+    """Ticks built from a DataFrame's rows are stored: `Timestamp`, `numpy.float64` and `numpy.int64`."""
     frame = pd.DataFrame(
         {
             "symbol": ["AAPL", "IBM"],
@@ -410,19 +414,27 @@ def test_ticks_of_a_data_frame_are_taken(service: EnhancedDatabaseService) -> No
     assert type(ibm.timestamp) is datetime
 
 
-def test_limits_names_and_documents_of_any_kind_are_taken(service: Any, alice: User) -> None:
-    """Answers contain plain values only, no type of another library."""
-    metadata = {"trades": np.int64(3), "share": np.float64(0.5), "won": np.bool_(True), "list": (Size.SMALL,)}
+def test_limits_categories_and_metadata_of_any_type_are_accepted(service: Any, alice: User) -> None:
+    """Limits, categories, dates and metadata may have types of numpy, pandas or an enumeration.
+
+    The results contain plain Python values.
+    """
+    metadata = {
+        "trades": np.int64(3),
+        "share": np.float64(0.5),
+        "won": np.bool_(True),
+        "list": (PageSize.SMALL,),
+    }
     entry = service.update_leaderboard_entry(
         alice.id,
-        Board.VALUE,
+        Category.VALUE,
         np.float64(10.5),
         np.datetime64("2026-03-02"),
         metadata,
     )
     assert entry.metadata == {"trades": 3, "share": 0.5, "won": True, "list": (5,)}
     assert (entry.score, entry.session_date) == (Decimal("10.50"), DAY)
-    assert service.get_leaderboard(Board.VALUE, DAY, Size.SMALL) == (entry,)
+    assert service.get_leaderboard(Category.VALUE, DAY, PageSize.SMALL) == (entry,)
     assert service.get_leaderboard("total_value", DAY, np.int64(5)) == (entry,)
     scores = service.list_player_scores(
         np.array([alice.id]),
@@ -433,8 +445,8 @@ def test_limits_names_and_documents_of_any_kind_are_taken(service: Any, alice: U
     assert [score.rank for score in scores] == [1]
 
 
-def test_batches_take_numbers_of_any_kind(service: Any, alice: User) -> None:
-    """A batch follows the same rules as one row."""
+def test_batches_accept_numbers_of_any_type(service: Any, alice: User) -> None:
+    """`batch_update_portfolios` and `batch_update_leaderboard` accept numpy numbers and other UUID types."""
     service.get_current_portfolio(alice.id, DAY)
     other = uuid_utils.UUID(str(alice.id))
     update = ANY_PORTFOLIO(other, DAY, np.float64(11_000.5), np.int64(1_000), np.float32(0.1))
@@ -495,10 +507,13 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_exact_meaning_is_refused_with_the_reason(
-    idle: EnhancedDatabaseService, name: str
+def test_an_ambiguous_argument_is_refused_with_the_reason(
+    file_service: EnhancedDatabaseService, name: str
 ) -> None:
-    """The reason is a time of day, a missing zone, or nanoseconds."""
+    """A value that has no exact meaning for its parameter raises `InvalidInput` with the reason.
+
+    Examples are a datetime as a session date, a time without a zone, and nanoseconds.
+    """
     call, message = REFUSED[name]
     with pytest.raises(InvalidInput, match=message):
-        call(idle)
+        call(file_service)

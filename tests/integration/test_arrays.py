@@ -1,4 +1,4 @@
-"""Columns as array literals: PostgreSQL reads what was given."""
+"""Tests of the array literals that `core.queries.rows` encodes: PostgreSQL decodes the same values."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -22,8 +22,11 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_a_column_is_read_as_it_was_given(execute: Execute, kind: str) -> None:
-    """This includes texts that look like an array or like NULL, and years with more or fewer digits."""
+def test_an_encoded_column_keeps_its_values(execute: Execute, kind: str) -> None:
+    """`unnest` returns the values that were encoded, for each column type.
+
+    This includes texts that look like an array or like NULL, and the years 1 and 9999.
+    """
     encoded, expected = COLUMNS[kind]
     read = [value for (value,) in execute(f"SELECT unnest(%s::{kind}[])", (encoded,))]
     assert list(map(str, read)) == list(map(str, expected)) if kind == "uuid" else read == expected
