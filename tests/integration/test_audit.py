@@ -1,4 +1,4 @@
-"""What operators do: written down before it is done, with its outcome afterwards."""
+"""Tests of `audited`: an operator's action is recorded before it runs, and its outcome afterwards."""
 
 from typing import Any
 
@@ -11,14 +11,12 @@ from tests.fleet_reading import read_own
 
 
 def read_counter(service: EnhancedDatabaseService, name: str, **labels: str) -> float | None:
-    """Return the value of a counter of this process."""
+    """Return the value of a counter in the metrics of the service."""
     return read_own(service.metrics, name, **labels)
 
 
-def test_an_action_is_written_down_before_it_is_done(
-    service: EnhancedDatabaseService, execute: Execute
-) -> None:
-    """Another connection sees the event while the action runs, without an outcome."""
+def test_an_action_is_recorded_before_it_runs(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """While an action runs, another connection sees its event with the outcome `started`."""
     with service.audited(actor="alice@example.com", action="expire_quests", target="all players"):
         rows = execute("SELECT actor, action, target, outcome FROM audit_events")
         [begun] = service.list_audit_events()
@@ -31,8 +29,8 @@ def test_an_action_is_written_down_before_it_is_done(
     assert read_counter(service, "echo_audit_events_total", action="expire_quests") == 1
 
 
-def test_a_failed_action_says_why(service: EnhancedDatabaseService) -> None:
-    """The caller gets the error, and the event stores its name."""
+def test_a_failed_action_records_its_error(service: EnhancedDatabaseService) -> None:
+    """If an action raises an error, the caller gets it and the event stores its type and message."""
     with (
         pytest.raises(InvalidInput),
         service.audited(actor="alice@example.com", action="close_session", target="2013-03-28"),
@@ -43,8 +41,10 @@ def test_a_failed_action_says_why(service: EnhancedDatabaseService) -> None:
     assert event.detail == "InvalidInput: session_date is None"
 
 
-def test_what_cannot_be_written_down_is_not_done(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """When the table is missing, no action starts, and the failure is counted."""
+def test_an_action_that_cannot_be_recorded_does_not_run(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """If the table `audit_events` is missing, the action does not run, and a counter counts the failure."""
     execute("DROP TABLE audit_events")
     done: list[str] = []
     with (
@@ -57,18 +57,18 @@ def test_what_cannot_be_written_down_is_not_done(service: EnhancedDatabaseServic
     assert not read_counter(service, "echo_audit_events_total", action="clear_cache")
 
 
-def test_an_outcome_that_cannot_be_written_fails_nothing(
+def test_an_action_succeeds_if_its_outcome_cannot_be_recorded(
     service: EnhancedDatabaseService, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The action is not undone; the log and a counter report the missing outcome."""
+    """If the outcome cannot be stored, the call raises no error; the log and a counter report it."""
     with service.audited(actor="alice@example.com", action="clear_cache", target="market"):
         execute("DROP TABLE audit_events")
     assert read_counter(service, "echo_audit_write_failures_total", action="clear_cache") == 1
     assert "could not be recorded" in caplog.text
 
 
-def test_newest_actions_come_first(service: EnhancedDatabaseService) -> None:
-    """At most `limit` actions are returned."""
+def test_newest_actions_are_listed_first(service: EnhancedDatabaseService) -> None:
+    """`list_audit_events` returns the newest actions first and at most `limit` of them."""
     for target in ("first", "second", "third"):
         with service.audited(actor="alice@example.com", action="clear_cache", target=target):
             pass
@@ -83,18 +83,18 @@ def test_newest_actions_come_first(service: EnhancedDatabaseService) -> None:
         ({"target": "x" * 201}, "give a text of 1 to 200 characters"),
     ],
 )
-def test_the_set_of_actions_is_closed(
+def test_an_invalid_action_actor_or_target_is_refused(
     service: EnhancedDatabaseService, changed: dict[str, Any], message: str
 ) -> None:
-    """An unknown action is refused before it is done."""
+    """An unknown action, an empty actor or a too long target is refused before the action runs."""
     values = {"actor": "alice@example.com", "action": "clear_cache", "target": "market"} | changed
     with pytest.raises(InvalidInput, match=message), service.audited(**values):
         pytest.fail("the action was run")
     assert service.list_audit_events() == ()
 
 
-def test_a_transaction_cannot_undo_what_was_written_down(service: EnhancedDatabaseService) -> None:
-    """Inside a transaction nothing is audited, because a rollback would remove the event."""
+def test_an_audited_action_inside_a_transaction_is_refused(service: EnhancedDatabaseService) -> None:
+    """`audited` raises an error inside a transaction, because a rollback would remove the event."""
     with (
         pytest.raises(InvalidInput, match="inside a transaction"),
         service.transaction(),

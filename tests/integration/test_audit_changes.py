@@ -1,4 +1,4 @@
-"""Changes of rows by people are written down by the database itself; everything else writes nothing."""
+"""Tests of the triggers that record changes of rows: they write an event only if an actor is set."""
 
 import time
 from datetime import UTC, date, datetime
@@ -21,13 +21,16 @@ NOW = datetime(2026, 3, 2, tzinfo=UTC)
 
 
 def read_changes(service: EnhancedDatabaseService, **options: Any) -> list[tuple[str, str, Any, Any]]:
-    """Return what was written down, oldest first."""
+    """Return the recorded changes as tuples (action, table, old values, new values), oldest first."""
     changes = reversed(service.list_audit_changes(limit=1_000, **options))
     return [(each.action, each.target, each.before, each.after) for each in changes]
 
 
-def test_an_update_keeps_the_changed_columns_alone(service: EnhancedDatabaseService, alice: User) -> None:
-    """The event has the old and new values with exact amounts, the actor, the time and the request."""
+def test_an_update_event_has_only_the_changed_columns(service: EnhancedDatabaseService, alice: User) -> None:
+    """The event of an update has the old and new values of the changed columns, as exact decimals.
+
+    It also has the actor, the request id, the time and the id of the row.
+    """
     opened = service.get_current_portfolio(alice.id, DAY)
     begun = datetime.now(UTC)
     with service.acting_as("alice@example.com", request_id="request 7"):
@@ -40,14 +43,16 @@ def test_an_update_keeps_the_changed_columns_alone(service: EnhancedDatabaseServ
     assert event.after == {
         "total_value": Decimal("10500.10"), "day_change": Decimal("500.10"),
         "day_change_percent": Decimal("5.00"),
-    }  # fmt: skip  # likewise
+    }  # fmt: skip  # the columns of one row
     assert (event.actor, event.request_id) == ("alice@example.com", "request 7")
     assert (event.target, event.row_key, event.outcome) == ("portfolios", opened.id, "done")
     assert begun <= event.created_at <= datetime.now(UTC)
 
 
-def test_every_table_of_people_is_written_down(service: EnhancedDatabaseService, alice: User) -> None:
-    """Profile, portfolio, quest and score have events for insert, update and delete, with the player's id."""
+def test_changes_in_every_table_of_a_player_are_recorded(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
+    """Changes of a user, portfolio, quest or leaderboard entry are recorded, also deletes by cascade."""
     with service.acting_as("operator"):
         bob = service.create_user(username="bob", name="Bob")
         service.update_user_profile(bob.id, name="Robert")
@@ -61,8 +66,8 @@ def test_every_table_of_people_is_written_down(service: EnhancedDatabaseService,
     assert written[:7] == [
         ("insert", "users"), ("update", "users"), ("insert", "portfolios"), ("insert", "quests"),
         ("update", "quests"), ("insert", "leaderboard_entries"), ("update", "leaderboard_entries"),
-    ]  # fmt: skip  # in pairs
-    # what goes with the player is written down as well
+    ]  # fmt: skip  # several pairs a line
+    # the cascade deletes the player's rows in the other tables, and each delete is recorded
     assert sorted(written[7:]) == [
         ("delete", name) for name in ("leaderboard_entries", "portfolios", "quests", "users")
     ]
@@ -74,7 +79,7 @@ def test_every_table_of_people_is_written_down(service: EnhancedDatabaseService,
 def test_batches_write_one_event_for_each_row_that_changed(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """A batch is one statement; a row that does not change has no event."""
+    """A batch writes one event for each row that it inserts or changes, and none for an equal row."""
     for user in (alice, bob):
         service.get_current_portfolio(user.id, DAY)
     updates = [
@@ -88,13 +93,15 @@ def test_batches_write_one_event_for_each_row_that_changed(
     assert [(action, table) for action, table, _, _ in read_changes(service)] == [
         ("update", "portfolios"), ("insert", "leaderboard_entries"), ("insert", "leaderboard_entries"),
         ("update", "users"),
-    ]  # fmt: skip  # in pairs
+    ]  # fmt: skip  # several pairs a line
 
 
-def test_a_large_batch_after_a_small_one_takes_no_longer_than_it_must(
-    service: EnhancedDatabaseService, alice: User
-) -> None:
-    """A plan for one row, which the connection has kept, would compare 4,000 rows with each other."""
+def test_a_large_batch_after_a_small_one_is_fast(service: EnhancedDatabaseService, alice: User) -> None:
+    """A batch of 4,000 rows after a batch of one row takes less than 3 s.
+
+    The connection may have kept a plan for one row, which would compare each of the 4,000 rows with all
+    others.
+    """
     with service.transaction():
         users = [service.create_user(username=f"player{n}") for n in range(4_000)]
     with service.acting_as("operator"):
@@ -106,13 +113,13 @@ def test_a_large_batch_after_a_small_one_takes_no_longer_than_it_must(
             started = time.monotonic()
             updates = [PortfolioUpdate(user.id, DAY, ONE * 2, ONE) for user in users_of_batch]
             assert service.batch_update_portfolios(updates).updated == len(users_of_batch)
-    # each with each takes more than 10 s
+    # comparing each row with all others would take more than 10 s
     assert time.monotonic() - started < stretch(3)
     assert len(list(service.stream_audit_changes())) == 2 * 4_001
 
 
-def test_what_nobody_did_is_not_written_down(service: EnhancedDatabaseService, alice: User) -> None:
-    """Without an actor nothing is recorded; activity, ranks and ticks never are."""
+def test_changes_without_an_actor_are_not_recorded(service: EnhancedDatabaseService, alice: User) -> None:
+    """A change without an actor is not recorded. Changes of activity, ranks and ticks never are."""
     service.update_user_profile(alice.id, name="Simulated")
     service.update_leaderboard_entry(alice.id, "c", ONE, DAY)
     with service.acting_as("operator"):
@@ -123,10 +130,10 @@ def test_what_nobody_did_is_not_written_down(service: EnhancedDatabaseService, a
     assert read_changes(service) == []
 
 
-def test_an_e_mail_address_is_never_in_it(
+def test_an_e_mail_address_is_never_recorded(
     service: EnhancedDatabaseService, execute: Execute, alice: User
 ) -> None:
-    """The event shows that there is an address and that it changed, not the address itself."""
+    """The event of a changed e-mail address contains the text `hidden` in place of the address."""
     with service.acting_as("operator"):
         service.update_user_profile(alice.id, email="secret-2@example.com")
         service.update_user_profile(alice.id, email=None)
@@ -143,7 +150,7 @@ def test_an_e_mail_address_is_never_in_it(
 def test_a_change_and_its_event_are_committed_together(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """After a rollback there is neither the change nor the event."""
+    """A rollback removes both the change and its event."""
     with service.acting_as("operator"):
         with pytest.raises(KeyError), service.transaction():
             service.update_user_profile(alice.id, name="Rolled back")
@@ -155,8 +162,8 @@ def test_a_change_and_its_event_are_committed_together(
     assert [after for _, _, _, after in read_changes(service)] == [{"name": "Committed"}]
 
 
-def test_the_innermost_person_counts(service: EnhancedDatabaseService, alice: User) -> None:
-    """Blocks nest, and a block without a request gets its own request id."""
+def test_the_innermost_actor_is_recorded(service: EnhancedDatabaseService, alice: User) -> None:
+    """In nested `acting_as` blocks the inner actor is recorded, and each block has its own request id."""
     with service.acting_as("operator"):
         service.update_user_profile(alice.id, name="1")
         with service.acting_as("other"):
@@ -169,7 +176,7 @@ def test_the_innermost_person_counts(service: EnhancedDatabaseService, alice: Us
 
 
 def test_a_transaction_has_one_actor(service: EnhancedDatabaseService, alice: User) -> None:
-    """`acting_as` in a transaction is refused: its changes would be recorded for another actor."""
+    """`acting_as` inside a transaction is refused, because a transaction records one actor."""
     with (
         pytest.raises(TransactionMisused, match="another identity"),
         service.transaction(),
@@ -180,25 +187,23 @@ def test_a_transaction_has_one_actor(service: EnhancedDatabaseService, alice: Us
 
 
 @pytest.mark.parametrize("actor", ["", "x" * 321, None, "a\0b"])
-def test_a_person_has_a_name(service: EnhancedDatabaseService, actor: Any) -> None:
-    """A name that cannot be stored is refused before anything is done."""
+def test_an_invalid_actor_is_refused(service: EnhancedDatabaseService, actor: Any) -> None:
+    """`acting_as` refuses an actor that is empty, too long, None or contains a NUL byte."""
     with pytest.raises(InvalidInput, match="actor is"), service.acting_as(actor):
         pytest.fail("the block was run")
 
 
 @pytest.mark.parametrize("actor", ["Robert'); DROP TABLE users; --", "100 %s \\ é💥", "a\nb"])
-def test_a_name_is_stored_as_it_is(service: EnhancedDatabaseService, alice: User, actor: str) -> None:
-    """All characters of a name are stored unchanged."""
+def test_an_actor_is_stored_unchanged(service: EnhancedDatabaseService, alice: User, actor: str) -> None:
+    """The actor and the request id are stored with all their characters."""
     with service.acting_as(actor, request_id=actor):
         service.update_user_profile(alice.id, name="A")
     [event] = service.list_audit_changes()
     assert (event.actor, event.request_id) == (actor, actor)
 
 
-def test_an_operators_action_and_its_changes_have_one_request(
-    service: EnhancedDatabaseService, alice: User
-) -> None:
-    """By the request id a reader finds the changes of an action."""
+def test_changes_can_carry_the_id_of_an_action(service: EnhancedDatabaseService, alice: User) -> None:
+    """The changes of an action have its event id as request id, so a reader can find them."""
     with (
         service.audited(actor="operator", action="expire_quests", target="all") as event,
         service.acting_as("operator", request_id=str(event.id)),
@@ -222,10 +227,12 @@ REFUSED = (
 
 
 @pytest.mark.parametrize("sql", REFUSED)
-def test_nothing_is_taken_back(service: EnhancedDatabaseService, execute: Execute, sql: str) -> None:
-    """The owner of the tables cannot remove events either, unless it changes the schema first."""
+def test_the_owner_cannot_change_the_audit_log(
+    service: EnhancedDatabaseService, execute: Execute, sql: str
+) -> None:
+    """The owner of the tables cannot update, delete or truncate events or seals; the triggers refuse it."""
     execute("INSERT INTO audit_events (actor, action, target) VALUES ('a', 'sign_in', 't')")
-    # no month has it
+    # this event is in the default partition, because no monthly partition has its time
     execute(
         "INSERT INTO audit_events (actor, action, target, created_at)"
         " VALUES ('a', 'sign_in', 't', '2013-01-01')"
@@ -237,8 +244,8 @@ def test_nothing_is_taken_back(service: EnhancedDatabaseService, execute: Execut
     assert service.verify_audit_log().broken is None
 
 
-def test_an_action_that_is_over_is_one_event(service: EnhancedDatabaseService) -> None:
-    """Examples are a sign-in, and an action that was refused, with the reason."""
+def test_a_finished_action_is_recorded_as_one_event(service: EnhancedDatabaseService) -> None:
+    """`record_audit_event` stores a finished action: a sign-in, or a refused action with its reason."""
     service.record_audit_event(actor="alice", action="sign_in", target="dashboard")
     given = service.record_audit_event(
         actor="bob", action="close_session", target="session 1", outcome="refused", detail="no operator"

@@ -1,4 +1,4 @@
-"""What operators did before the audit log was append-only is taken over, and given back."""
+"""Tests of the migration that makes the audit log append-only."""
 
 from pydantic import SecretStr
 
@@ -20,8 +20,8 @@ READ = """
     ORDER BY created_at DESC"""
 
 
-def test_actions_of_before_are_taken_over(empty_database_url: str, empty_execute: Execute) -> None:
-    """Ids, times and outcomes are kept; the events are sealed like new ones, and `down` restores them."""
+def test_existing_audit_events_are_migrated(empty_database_url: str, empty_execute: Execute) -> None:
+    """`up` keeps ids, times and outcomes of existing events, which can be sealed; `down` restores them."""
     settings = Settings(database_url=SecretStr(empty_database_url), enable_redis_cache=False)
     migrator = Migrator(settings)
     migrator.up()
@@ -42,7 +42,7 @@ def test_actions_of_before_are_taken_over(empty_database_url: str, empty_execute
         service.record_audit_event(actor="alice", action="sign_in", target="dashboard")
         with service.acting_as("alice"):
             service.create_user(username="alice")
-    # months go back to the first event, but not for decades
+    # an event of 2001 is in the default partition: monthly partitions do not go back for decades
     [(default,)] = empty_execute("SELECT count(*) FROM audit_events_default")
     assert default == 2
     migrator.down(MIGRATION)

@@ -1,4 +1,4 @@
-"""The audit log under the roles of the database: who may write, seal and remove what."""
+"""Tests of the database roles: which role may write, seal and remove events of the audit log."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -22,7 +22,7 @@ REFUSED = (
     "ALTER TABLE audit_events DETACH PARTITION audit_events_default",
     "ALTER TABLE audit_events DISABLE TRIGGER ALL",
     "SET session_replication_role = replica",
-    # neither a change that never was, nor one of another transaction
+    # a role may neither invent a change of a row nor record an event for another transaction
     f"INSERT INTO audit_events (row_key, {EVENT.replace('(', '(gen_random_uuid(), ')})",
     f"INSERT INTO audit_events (transaction_id, {EVENT.replace('(', '(1, ')})",
     f"INSERT INTO audit_events_default ({EVENT})",
@@ -43,8 +43,8 @@ REFUSED = (
 
 @pytest.mark.parametrize("role", [APP, PLAYER, MONITOR])
 @pytest.mark.parametrize("statement", REFUSED)
-def test_nobody_who_serves_can_change_the_log(roles_url: str, role: str, statement: str) -> None:
-    """They can change neither events nor seals nor the triggers that protect them."""
+def test_serving_roles_cannot_change_the_audit_log(roles_url: str, role: str, statement: str) -> None:
+    """The application, player and monitor roles cannot change events, seals or their triggers."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")
@@ -54,8 +54,8 @@ def test_nobody_who_serves_can_change_the_log(roles_url: str, role: str, stateme
 
 @pytest.mark.parametrize("statement", ["SELECT * FROM audit_events", "SELECT * FROM audit_seals"])
 @pytest.mark.parametrize("role", [PLAYER, MONITOR])
-def test_the_log_is_read_by_the_application_alone(roles_url: str, role: str, statement: str) -> None:
-    """The audit log names who did what, so no other role can read the log."""
+def test_other_roles_cannot_read_the_audit_log(roles_url: str, role: str, statement: str) -> None:
+    """The player and monitor roles cannot read the audit log, because it names the actors."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")
@@ -63,8 +63,8 @@ def test_the_log_is_read_by_the_application_alone(roles_url: str, role: str, sta
             cursor.execute(statement)
 
 
-def test_the_owner_cannot_add_a_seal_as_the_application_does(roles_url: str) -> None:
-    """The function belongs to the sealer; the owner may call it, and only the owner may become the sealer."""
+def test_the_sealer_owns_the_seal_function(roles_url: str) -> None:
+    """The sealer role owns the function `audit_seal`, and the owner of the tables may call it."""
     with connected(roles_url) as execute:
         [(owner,)] = execute("SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'audit_seal'")
     assert owner == "echo_markets_sealer"
@@ -72,8 +72,8 @@ def test_the_owner_cannot_add_a_seal_as_the_application_does(roles_url: str) -> 
         cursor.execute("SELECT audit_seal()")
 
 
-def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> None:
-    """The application's role suffices for every call of the service."""
+def test_the_application_role_can_maintain_the_audit_log(roles_url: str) -> None:
+    """The application role can record, seal, verify and drop months of events through the service."""
     old = datetime.now(UTC).replace(day=1) - timedelta(days=100)
     with connected(roles_url) as execute:
         [(month,)] = execute("SELECT audit_create_month(date_trunc('month', %s, 'UTC'))", (old,))
@@ -96,8 +96,11 @@ def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> 
         assert (result.events, result.unsealed, result.broken) == (before + 3, 0, None)
 
 
-def test_a_players_own_changes_are_recorded_as_theirs(roles_url: str) -> None:
-    """A player may not write to the log; the trigger does it for whoever changes a row."""
+def test_a_players_changes_are_recorded_for_the_player(roles_url: str) -> None:
+    """A change through `as_user` is recorded for the player, or for the actor of `acting_as`.
+
+    The trigger writes the event, because the player role may not write to the audit log.
+    """
     with open_service(settings_as(APP, roles_url, enable_redis_cache=False)) as service:
         user = service.create_user(username="bob")
         service.as_user(user.id).update_user_profile(name="Robert")
@@ -106,4 +109,4 @@ def test_a_players_own_changes_are_recorded_as_theirs(roles_url: str) -> None:
         changes = service.list_audit_changes(row_key=user.id)
         assert [(each.actor, each.after) for each in changes] == [
             ("support", {"name": "Bob"}), (str(user.id), {"name": "Robert"}),
-        ]  # fmt: skip  # in pairs
+        ]  # fmt: skip  # one event a line

@@ -1,4 +1,4 @@
-"""The seals of the audit log: whatever is done to a sealed event behind the service is found and named."""
+"""Tests of the audit log's seals: `verify_audit_log` finds each change of a sealed event."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ from tests.integration.plans import count_reads
 
 DAY = date(2026, 3, 2)
 WRITERS, WRITER_SECONDS = 8, 2.0
-# Nobody but a superuser can do what the tests below do.
+# This setting turns the triggers off. Only a superuser may set it.
 AS_SUPERUSER = "SET session_replication_role = replica; "
 
 
@@ -40,7 +40,7 @@ class RolledBack(Exception):
 
 @pytest.fixture
 def sealed(service: EnhancedDatabaseService) -> list[UUID]:
-    """Three seals of three events each; returns the ids of the events, oldest first."""
+    """Record nine sign-ins with a seal after every third. Return the event ids, oldest first."""
     for seal in range(3):
         for n in range(3):
             service.record_audit_event(actor=f"actor {seal} {n}", action="sign_in", target="dashboard")
@@ -48,10 +48,13 @@ def sealed(service: EnhancedDatabaseService) -> list[UUID]:
     return [event.id for event in reversed(service.list_audit_events())]
 
 
-def test_a_log_that_nobody_touched_is_intact(
+def test_an_unchanged_log_is_intact(
     service: EnhancedDatabaseService, sealed: list[UUID], alice: User
 ) -> None:
-    """It has actions and changes, sealed or not; a second sealing seals nothing."""
+    """A log with actions and row changes is intact, before and after its last events are sealed.
+
+    A second call of `seal_audit_log` without new events seals nothing.
+    """
     with service.acting_as("operator"):
         service.update_user_profile(alice.id, name="A", preferences={"ü": [1.5, None]})
         service.get_current_portfolio(alice.id, DAY)
@@ -67,18 +70,18 @@ def test_a_log_that_nobody_touched_is_intact(
 
 
 def test_an_empty_log_is_intact(service: EnhancedDatabaseService) -> None:
-    """An empty log has no seal."""
+    """A log without events gets no seal and is intact."""
     assert service.seal_audit_log().anchor is None
     result = service.verify_audit_log()
     assert (result.seals, result.unsealed, result.anchor, result.broken) == (0, 0, None, None)
 
 
-# What is done, and what is found: kind, seal, and the event by its place.
+# Statement of a superuser, and the expected break: kind, number of the seal, index of the event in `sealed`.
 TAMPERED: dict[str, tuple[str, tuple[str, int, int | None]]] = {
     "an actor": ("UPDATE audit_events SET actor = 'mallory' WHERE id = %(e4)s", ("event_changed", 2, 4)),
     "a time": (
         "UPDATE audit_events SET created_at = created_at - interval '1 hour' WHERE id = %(e4)s",
-        # it is no longer where its seal looks for it
+        # the seal looks for its events in a range of times, and this one has left it
         ("event_removed", 2, 4),
     ),
     "a time within its seal": (
@@ -117,18 +120,18 @@ TAMPERED: dict[str, tuple[str, tuple[str, int, int | None]]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-def test_what_a_superuser_changes_is_named(
+def test_a_superusers_change_is_found(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], name: str
 ) -> None:
-    """A superuser can turn the triggers off; the change is found whatever else is in the log."""
-    statement, (kind, seal, place) = TAMPERED[name]
+    """Verification reports the first event or seal that a superuser has changed or removed."""
+    statement, (kind, seal, event_index) = TAMPERED[name]
     execute(AS_SUPERUSER + statement, {f"e{n}": str(event_id) for n, event_id in enumerate(sealed)})
     found = service.verify_audit_log().broken
-    assert found == AuditBreak(kind, seal, None if place is None else sealed[place])  # type: ignore[arg-type]  # a kind
+    assert found == AuditBreak(kind, seal, None if event_index is None else sealed[event_index])  # type: ignore[arg-type]  # a kind
 
 
-# Another value for a column of each type.
-OTHER = {
+# SQL expression of a different value, by the column's type.
+DIFFERENT_VALUES = {
     "uuid": "gen_random_uuid()",
     "text": "coalesce({0}, '') || '.'",
     "character varying": "coalesce({0}, '') || '.'",
@@ -150,13 +153,16 @@ LIST_CHECKS = "SELECT conname::text FROM pg_constraint WHERE conrelid = %s::regc
 def test_a_change_of_any_column_is_found(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], table: str
 ) -> None:
-    """A new column too: the digests have to cover it."""
+    """Verification finds a changed value in every column, so a new column must be part of the digests."""
     execute(f"CREATE TABLE kept AS TABLE {table}")
     for (check,) in execute(LIST_CHECKS, (table,)):
         execute(f"ALTER TABLE {table} DROP CONSTRAINT {check}")
     is_one = f"id = '{sealed[4]}'" if table == "audit_events" else "number = 2"
     for column, kind in execute(LIST_COLUMNS, (table,)):
-        execute(AS_SUPERUSER + f"UPDATE {table} SET {column} = {OTHER[kind].format(column)} WHERE {is_one}")
+        execute(
+            AS_SUPERUSER
+            + f"UPDATE {table} SET {column} = {DIFFERENT_VALUES[kind].format(column)} WHERE {is_one}"
+        )
         broken = service.verify_audit_log().broken
         assert broken is not None, column
         assert broken.seal in (2, 3), column
@@ -164,10 +170,13 @@ def test_a_change_of_any_column_is_found(
         assert service.verify_audit_log().broken is None, column
 
 
-def test_an_event_cannot_be_added_to_the_past(
+def test_a_backdated_event_is_found(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """An event with the time and transaction of earlier ones is found, also after later seals."""
+    """Verification finds an event that was added with the time and transaction id of a sealed event.
+
+    Later seals do not hide it.
+    """
     [(added,)] = execute(
         "INSERT INTO audit_events (actor, action, target, created_at, transaction_id)"
         " SELECT 'mallory', 'sign_in', 'dashboard', created_at, transaction_id FROM audit_events"
@@ -179,8 +188,8 @@ def test_an_event_cannot_be_added_to_the_past(
         service.seal_audit_log()
 
 
-def rewrite(execute: Execute, number: int) -> None:
-    """Give a seal a hash that fits to what it contains now."""
+def rehash_seal(execute: Execute, number: int) -> None:
+    """Give a changed seal the hash of its new content."""
     execute(
         AS_SUPERUSER
         + """UPDATE audit_seals SET hash = sha256(convert_to(jsonb_build_array(
@@ -191,19 +200,19 @@ def rewrite(execute: Execute, number: int) -> None:
     )
 
 
-def test_a_seal_that_was_made_anew_breaks_the_chain(
+def test_a_rehashed_seal_breaks_the_chain(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """Its hash fits its list of events, but not the next seal."""
+    """A changed seal with a matching hash is found, because the next seal contains its old hash."""
     execute(AS_SUPERUSER + "UPDATE audit_seals SET sealed_at = now() WHERE number = 2")
-    rewrite(execute, 2)
+    rehash_seal(execute, 2)
     assert service.verify_audit_log().broken == AuditBreak("seal_changed", 2)
 
 
-def test_the_end_of_the_chain_is_held_by_an_anchor(
+def test_an_anchor_detects_a_removed_newest_seal(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """Inside the database, the newest seals can be removed or replaced without a trace."""
+    """Only an anchor, kept outside of the database, shows that the newest seal was removed or replaced."""
     anchor = service.seal_audit_log().anchor
     assert anchor is not None
     execute(AS_SUPERUSER + "DELETE FROM audit_seals WHERE number = 3")
@@ -216,18 +225,18 @@ def test_the_end_of_the_chain_is_held_by_an_anchor(
 
 
 @pytest.mark.parametrize("anchor", ["", "1", "1:abc", f"0:{'0' * 64}", f"1:{'0' * 64}\n", 5])
-def test_an_anchor_has_a_form(service: EnhancedDatabaseService, anchor: Any) -> None:
-    """Any other form is refused before the log is read."""
+def test_a_malformed_anchor_is_refused(service: EnhancedDatabaseService, anchor: Any) -> None:
+    """`verify_audit_log` refuses an anchor that is not a seal's number, a colon and its hash."""
     with pytest.raises(InvalidInput, match="anchor is"):
         service.verify_audit_log(anchor=anchor)
 
 
-# -- transactions that are late ----------------------------------------------------------------
+# -- transactions that commit late -------------------------------------------------------------
 
 
 @pytest.fixture
-def other(database_url: str) -> Iterator[Callable[..., Any]]:
-    """Run SQL on a connection whose transaction stays open until COMMIT."""
+def other_session(database_url: str) -> Iterator[Callable[..., Any]]:
+    """Yield a function that runs SQL in another session, whose transaction stays open until COMMIT."""
     connection = psycopg2.connect(database_url)
 
     def run(statement: str) -> None:
@@ -244,15 +253,15 @@ INSERT = "INSERT INTO audit_events (actor, action, target) VALUES ('late', 'sign
 
 
 def test_a_transaction_that_commits_late_is_sealed_later(
-    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], other: Callable[..., Any]
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], other_session: Callable[..., Any]
 ) -> None:
-    """The transaction began before sealed events; no event of it is lost or sealed twice."""
-    other(INSERT)
+    """Events of a long transaction are sealed once, after its commit and after the seals of later events."""
+    other_session(INSERT)
     for expected in (1, 1):
         service.record_audit_event(actor="a", action="sign_in", target="t")
         assert service.seal_audit_log().events == expected
     assert service.verify_audit_log().broken is None
-    other(f"{INSERT}; COMMIT")
+    other_session(f"{INSERT}; COMMIT")
     waiting = service.verify_audit_log()
     assert (waiting.broken, waiting.unsealed) == (None, 2)
     assert service.seal_audit_log().events == 2
@@ -261,14 +270,14 @@ def test_a_transaction_that_commits_late_is_sealed_later(
     assert (result.broken, result.unsealed, result.events) == (None, 0, 13)
 
 
-def test_a_transaction_that_waits_for_its_number_is_sealed_later(
-    service: EnhancedDatabaseService, sealed: list[UUID], other: Callable[..., Any]
+def test_a_late_transaction_id_is_sealed_later(
+    service: EnhancedDatabaseService, sealed: list[UUID], other_session: Callable[..., Any]
 ) -> None:
-    """Its snapshot is older than a seal, its transaction id is not."""
-    other("SELECT 1")
+    """An event is sealed if its transaction began before the last seal and got its id after it."""
+    other_session("SELECT 1")
     service.record_audit_event(actor="a", action="sign_in", target="t")
     assert service.seal_audit_log().events == 1
-    other(f"{INSERT}; COMMIT")
+    other_session(f"{INSERT}; COMMIT")
     assert service.seal_audit_log().events == 1
     assert service.verify_audit_log().broken is None
 
@@ -277,7 +286,7 @@ def test_a_transaction_that_waits_for_its_number_is_sealed_later(
 def test_many_writers_and_sealers_leave_an_intact_log(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """Transactions of different lengths, rollbacks and two sealers run at the same time."""
+    """Eight writers with commits and rollbacks run beside two sealers; each event is sealed exactly once."""
     until = time.monotonic() + WRITER_SECONDS
 
     def write(number: int) -> int:
@@ -315,12 +324,12 @@ def test_many_writers_and_sealers_leave_an_intact_log(
     assert result.events == events == different == written > 0
 
 
-# -- months and other servers ------------------------------------------------------------------
+# -- monthly partitions and other servers ------------------------------------------------------
 
 
 @pytest.fixture
 def old_month(service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]) -> str:
-    """The partition of a month that ended more than two months ago, with one event."""
+    """Create the partition of a month about 100 days ago, with one sealed event. Return its name."""
     old = datetime.now(UTC).replace(day=1) - timedelta(days=100)
     [(name,)] = execute("SELECT audit_create_month(date_trunc('month', %s, 'UTC'))", (old,))
     execute(
@@ -331,16 +340,19 @@ def old_month(service: EnhancedDatabaseService, execute: Execute, sealed: list[U
     return str(name)
 
 
-def keep(settings: Settings, months: int) -> None:
-    """Decide as the owner how many months are kept."""
+def set_keep_months(settings: Settings, months: int) -> None:
+    """Set AUDIT_KEEP_MONTHS as the owner does, with `migrate up`."""
     Migrator(settings.model_copy(update={"audit_keep_months": months})).up()
 
 
-def test_months_are_created_and_dropped_with_their_seals_kept(
+def test_monthly_partitions_are_created_and_dropped(
     service: EnhancedDatabaseService, settings: Settings, old_month: str
 ) -> None:
-    """Events are sealed before they are dropped, a seal records the drop, and the chain stays intact."""
-    keep(settings, 2)
+    """`maintain_audit_log` drops old months and creates coming ones; the chain of seals stays intact.
+
+    The seals of a dropped month stay, and a new seal records the drop.
+    """
+    set_keep_months(settings, 2)
     assert service.maintain_audit_log(keep_months=5).dropped == ()
     before = service.verify_audit_log()
     assert before.events == 10
@@ -358,25 +370,28 @@ def test_months_are_created_and_dropped_with_their_seals_kept(
 def test_the_owner_decides_how_many_months_are_kept(
     service: EnhancedDatabaseService, settings: Settings, old_month: str
 ) -> None:
-    """By default all; `migrate up` with AUDIT_KEEP_MONTHS sets a number, which a run without it keeps."""
+    """`keep_months` below the owner's AUDIT_KEEP_MONTHS raises an error; by default all months are kept.
+
+    `migrate up` with AUDIT_KEEP_MONTHS changes the stored number, and without the setting keeps it.
+    """
     with pytest.raises(DatabaseError, match=r"keep_months is 1200, and the owner .* keeps all months"):
         service.maintain_audit_log(keep_months=1_200)
-    keep(settings, 3)
+    set_keep_months(settings, 3)
     Migrator(settings).up()
     with pytest.raises(DatabaseError, match=r"keep_months is 2, and the owner .* keeps 3 months"):
         service.maintain_audit_log(keep_months=2)
     assert service.verify_audit_log().dropped == 0
-    keep(settings, 0)
+    set_keep_months(settings, 0)
     with pytest.raises(DatabaseError, match="keeps all months"):
         service.maintain_audit_log(keep_months=3)
 
 
-def test_a_month_that_somebody_else_dropped_is_found(
+def test_an_unrecorded_drop_of_a_month_is_found(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
 ) -> None:
-    """No seal records the drop, and later seals do not hide it."""
+    """Verification finds a month that was dropped without a seal of the drop, also after later seals."""
     execute(f"DROP TABLE {old_month}")
-    keep(settings, 1)
+    set_keep_months(settings, 1)
     for _ in range(2):
         assert service.verify_audit_log().broken == AuditBreak("month_removed", 4)
         service.maintain_audit_log(keep_months=1)
@@ -384,12 +399,12 @@ def test_a_month_that_somebody_else_dropped_is_found(
         service.seal_audit_log()
 
 
-def test_a_month_without_events_leaves_a_trace_too(
+def test_the_drop_of_an_empty_month_is_recorded(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute
 ) -> None:
-    """A seal records its drop, also as the first link of the chain."""
+    """The drop of a month without events is recorded by a seal, even if this is the first seal."""
     execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
-    keep(settings, 1)
+    set_keep_months(settings, 1)
     assert len(service.maintain_audit_log(keep_months=1).dropped) == 1
     service.record_audit_event(actor="a", action="sign_in", target="t")
     assert service.seal_audit_log().events == 1
@@ -397,10 +412,10 @@ def test_a_month_without_events_leaves_a_trace_too(
     assert (result.seals, result.events, result.dropped, result.broken) == (2, 1, 0, None)
 
 
-def test_months_that_were_dropped_before_get_their_trace(
+def test_the_migration_records_months_dropped_earlier(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
 ) -> None:
-    """The migration records months that are missing as dropped; with such a seal it cannot be reverted."""
+    """The migration adds a seal for months that were dropped before it. It cannot be reverted afterwards."""
     Migrator(settings).down("0025_audit_retention")
     assert service.maintain_audit_log(keep_months=2).dropped == (old_month,)
     Migrator(settings).up()
@@ -413,7 +428,7 @@ def test_months_that_were_dropped_before_get_their_trace(
 def test_the_result_of_a_verification_is_a_metric(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """An alert can use the metric; it is absent before the first verification."""
+    """The gauge `echo_audit_intact` is 1 or 0 after a verification, and is absent before the first one."""
     assert read_metric(service, "echo_audit_intact") is None
     service.verify_audit_log()
     assert read_metric(service, "echo_audit_intact") == 1
@@ -428,21 +443,24 @@ def test_the_result_of_a_verification_is_a_metric(
 
 
 def read_metric(service: EnhancedDatabaseService, name: str) -> float | None:
-    """Return the value of a metric of this process."""
+    """Return the value of a metric of this service, or None if it has no sample."""
     service.metrics.publish()
     samples = [sample for family in service.metrics.collect_own() for sample in family.samples]
     return next((sample.value for sample in samples if sample.name == name), None)
 
 
-def test_a_log_goes_through_a_dump(
+def test_a_dumped_and_restored_log_is_intact(
     service: EnhancedDatabaseService,
     settings: Settings,
     database_url: str,
     empty_database_url: str,
     old_month: str,
 ) -> None:
-    """pg_dump and pg_restore keep all sealed columns and dropped months, and sealing continues."""
-    keep(settings, 2)
+    """A log restored with pg_dump and pg_restore is intact, and sealing continues.
+
+    The dump keeps the columns of the digests, the record of dropped months and the number of months to keep.
+    """
+    set_keep_months(settings, 2)
     with service.acting_as("operator"):
         service.create_user(username="alice", name="Älice \U0001f4a5", preferences={"a": [1.50, "\u2028"]})
     service.maintain_audit_log(keep_months=2)
@@ -469,10 +487,10 @@ def test_a_log_goes_through_a_dump(
         assert restored.verify_audit_log(anchor=before.anchor).broken is None
 
 
-def test_events_without_a_month_of_their_own_are_sealed_and_kept(
+def test_events_in_the_default_partition_are_sealed(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """A month that has events in the default partition is not created afterwards."""
+    """An event in the default partition is sealed, and maintenance creates no partition for its month."""
     future = datetime.now(UTC).replace(day=15) + timedelta(days=150)
     execute(
         "INSERT INTO audit_events (actor, action, target, created_at) VALUES ('a', 'sign_in', 't', %s)",
@@ -484,20 +502,20 @@ def test_events_without_a_month_of_their_own_are_sealed_and_kept(
     assert service.verify_audit_log().events == 10
 
 
-def test_a_log_that_was_restored_elsewhere_goes_on(
+def test_a_log_restored_on_another_server_can_be_sealed(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """The other server numbers transactions anew; waiting and new events are both sealed."""
+    """After a restore on a server with lower transaction ids, old unsealed and new events can be sealed."""
     execute(
         "INSERT INTO audit_events (actor, action, target, transaction_id)"
         " VALUES ('waits', 'sign_in', 't', 1000000000)"
     )
-    # as if the server before had been another one, and further on
+    # as if the events came from another server whose transaction ids were higher
     execute(AS_SUPERUSER + "UPDATE audit_events SET transaction_id = transaction_id + 900000000")
     execute(AS_SUPERUSER + "DELETE FROM audit_seals; SET session_replication_role = origin")
     assert service.seal_audit_log().events == 10
     execute(AS_SUPERUSER + "UPDATE audit_seals SET system = 1, up_to = 950000000")
-    rewrite(execute, 1)
+    rehash_seal(execute, 1)
     execute(
         "INSERT INTO audit_events (actor, action, target, transaction_id)"
         " VALUES ('waits too', 'sign_in', 't', 1000000001)"
@@ -522,7 +540,7 @@ def test_the_commands_seal_and_verify(
     monkeypatch: pytest.MonkeyPatch,
     sealed: list[UUID],
 ) -> None:
-    """Exit status 0 if the log is intact, 1 with the event's id if not, 2 for a wrong anchor."""
+    """`audit verify` exits with 0 for an intact log, 1 for a changed event, and 2 for a malformed anchor."""
     monkeypatch.setattr(Settings, "load", lambda: settings)
     service.record_audit_event(actor="a", action="sign_in", target="t")
     seal = CliRunner().invoke(main, ["audit", "seal"])
@@ -543,10 +561,10 @@ def test_the_commands_seal_and_verify(
     assert f"at seal 1: the event {sealed[0]} was changed" in broken.output
 
 
-def test_a_seal_reads_new_events_alone(
+def test_a_seal_reads_only_new_events(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """The cost does not depend on the number of sealed events or on earlier calls of the connection."""
+    """Sealing an event after 20,000 sealed ones reads under 1,000 rows, also in a session's eighth call."""
     execute(
         "INSERT INTO audit_events (actor, action, target)"
         " SELECT 'a', 'sign_in', 't' FROM generate_series(1, 20000)"
@@ -562,10 +580,13 @@ def test_a_seal_reads_new_events_alone(
     assert service.verify_audit_log().broken is None
 
 
-def test_an_event_of_the_past_is_compared_with_few_seals(
+def test_sealing_old_events_reads_few_seals(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """After a restore this holds for every event: comparing all later seals would take hours."""
+    """Sealing 50 events that are older than 5,000 seals reads under 1,000 rows of `audit_seals`.
+
+    After a restore every event is older than the seals. Comparing each with all seals would take hours.
+    """
     execute(
         """INSERT INTO audit_seals
         SELECT 3 + n, sealed_at, partition, first_at + n * interval '1 minute',
