@@ -1,4 +1,4 @@
-"""Backups: what a file holds, what a damaged one does, and that a restored database answers the same."""
+"""Tests of backups: the format of the file, the detection of damage, and the restored database."""
 
 import base64
 import secrets
@@ -32,20 +32,20 @@ KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(32)
 
 
 def _print(content: bytes) -> DatabaseProgram:
-    """Return a program that prints bytes, in place of pg_dump."""
+    """Return a program that writes `content` to stdout, in place of pg_dump."""
     code = "import sys; sys.stdout.buffer.write(bytes.fromhex(sys.argv[1]))"
     return DatabaseProgram([sys.executable, "-c", code, content.hex()], {})
 
 
 def _save(path: Path) -> DatabaseProgram:
-    """Return a program that saves what it is given, in place of pg_restore."""
+    """Return a program that writes its stdin to `path`, in place of pg_restore."""
     code = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_bytes(sys.stdin.buffer.read())"
     return DatabaseProgram([sys.executable, "-c", code, str(path)], {})
 
 
 @pytest.fixture
 def restored_url(postgres_server: object) -> Iterator[str]:
-    """The URL of an empty database to restore into."""
+    """Yield the URL of an empty database to restore into."""
     with created_database(postgres_server) as url:  # type: ignore[arg-type]
         yield url
 
@@ -54,7 +54,7 @@ def restored_url(postgres_server: object) -> Iterator[str]:
 def test_a_restored_database_has_the_same_leaderboards(
     service: EnhancedDatabaseService, settings: Settings, restored_url: str, tmp_path: Path, key: bytes | None
 ) -> None:
-    """All leaderboards are equal, and the database accepts writes."""
+    """A restored database has the same leaderboards and accepts writes, with and without encryption."""
     play_game(service)
     path = tmp_path / "backups" / "game.dump"
     size = write_backup(build_dump_command(settings.database_url.get_secret_value()), path, key=key)
@@ -76,7 +76,7 @@ def test_a_restored_database_has_the_same_leaderboards(
 def test_a_damaged_backup_changes_nothing(
     service: EnhancedDatabaseService, settings: Settings, restored_url: str, tmp_path: Path
 ) -> None:
-    """The end of the dump is missing, in an encrypted and in a plain backup."""
+    """Restoring a backup whose last 500 bytes are missing creates no table, with and without encryption."""
     play_game(service)
     for key in (None, KEY):
         path = tmp_path / f"{key is None}.dump"
@@ -90,7 +90,7 @@ def test_a_damaged_backup_changes_nothing(
 
 
 def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> None:
-    """The error has the program's message, without a password."""
+    """If pg_dump fails, no file is left, and the error has its message without the password."""
     url = f"{database_url}_missing"
     path = tmp_path / "game.dump"
     with pytest.raises(StackError, match=r"pg_dump failed with status 1: .*does not exist") as raised:
@@ -100,17 +100,17 @@ def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> 
 
 
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
-    """The programs of a server may be missing where only its client is installed."""
+    """If pg_dump is not installed, the error names it. A machine may have only the client library."""
     program = DatabaseProgram([str(tmp_path / "pg_dump")], {})
     with pytest.raises(StackError, match="pg_dump cannot be started: No such file"):
         write_backup(program, tmp_path / "game.dump", key=None)
 
 
 @given(content=st.binary(max_size=40).map(lambda rest: backup.DUMP_MAGIC + rest), size=st.integers(1, 9))
-def test_what_is_restored_is_what_was_dumped(
+def test_an_encrypted_dump_is_decrypted_unchanged(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int
 ) -> None:
-    """The dump is unchanged for every number of blocks."""
+    """Decryption returns the encrypted bytes, for every length of the dump and every block size."""
     folder = tmp_path_factory.mktemp("backup")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backup, "BLOCK_BYTES", size)
@@ -124,8 +124,8 @@ def _split(content: bytes, size: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("size", [3, 1 << 20], ids=["many-blocks", "one-block"])
-def test_every_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Any changed byte, any cut end, swapped blocks and another key are noticed."""
+def test_every_damage_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A changed byte, a truncated file, swapped blocks and a wrong key are detected."""
     monkeypatch.setattr(backup, "BLOCK_BYTES", size)
     path = tmp_path / "b"
     whole = b"".join(backup._encrypt(_split(b"PGDMP and more", size), KEY))
@@ -149,8 +149,8 @@ def test_every_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("content", [b"", b"SELECT 1;", b"\0" * 100, b"echo-markets backup 2\n"])
-def test_another_file_is_no_backup(tmp_path: Path, content: bytes) -> None:
-    """It is refused before anything is restored."""
+def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Restoring a file that is not a backup, or a missing file, raises an error."""
     path = tmp_path / "b"
     path.write_bytes(content)
     with pytest.raises(StackError, match="is not a backup"):
@@ -159,8 +159,8 @@ def test_another_file_is_no_backup(tmp_path: Path, content: bytes) -> None:
         check_backup(tmp_path / "missing", key=KEY)
 
 
-def test_every_backup_has_a_key_of_its_own(tmp_path: Path) -> None:
-    """Two files of the same dump share only their header."""
+def test_two_backups_of_one_dump_differ(tmp_path: Path) -> None:
+    """Two encrypted backups of the same dump differ after the header, and can be restored."""
     for name in ("a", "b"):
         write_backup(_print(b"PGDMP the same"), tmp_path / name, key=KEY)
     a, b = ((tmp_path / name).read_bytes() for name in ("a", "b"))
@@ -170,13 +170,13 @@ def test_every_backup_has_a_key_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "secret", base64.b64encode(b"x" * 31).decode(), "é" * 44])
-def test_a_wrong_key_says_how_one_is_made(text: str) -> None:
-    """The message does not show the key."""
+def test_an_invalid_key_names_the_command_that_makes_one(text: str) -> None:
+    """An invalid BACKUP_KEY raises an error with the command that makes a key, and without the value."""
     with pytest.raises(StackError, match="`openssl rand -base64 32` makes one") as raised:
         parse_key(text)
     assert not text or text not in str(raised.value)
 
 
 def test_a_key_is_base64() -> None:
-    """The form is that of `openssl rand -base64`."""
+    """`parse_key` decodes the base64 text of 32 bytes, as `openssl rand -base64 32` prints it."""
     assert parse_key(base64.b64encode(KEY).decode()) == KEY

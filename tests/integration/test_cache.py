@@ -1,4 +1,4 @@
-"""The cache on a real Valkey: fills, refusals, faults, and the counts that follow."""
+"""Tests of the shared cache on a real Valkey: fills, invalidations, faults and counters."""
 
 import os
 import signal
@@ -31,14 +31,14 @@ DAY = date(2026, 3, 2)
 
 @pytest.fixture
 def own_valkey(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
-    """A Valkey that a test may stop."""
+    """Yield a Valkey server that only this test uses, so it may pause or stop it."""
     with run_valkey(server_directory()) as server:
         yield server
 
 
 @pytest.fixture
-def faulty(settings: Settings, own_valkey: ValkeyServer) -> Iterator[EnhancedDatabaseService]:
-    """A service on the Valkey that a test may stop."""
+def own_valkey_service(settings: Settings, own_valkey: ValkeyServer) -> Iterator[EnhancedDatabaseService]:
+    """Yield a service that uses `own_valkey`."""
     changed = settings.model_copy(
         update={
             "redis_url": SecretStr(own_valkey.url),
@@ -51,12 +51,12 @@ def faulty(settings: Settings, own_valkey: ValkeyServer) -> Iterator[EnhancedDat
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings without a near cache: every read reaches Redis."""
+    """Return settings without a near cache, so that every read reaches Redis."""
     return settings.model_copy(update={"near_cache_size": 0})
 
 
-def counts_add_up(service: EnhancedDatabaseService) -> None:
-    """Assert requests = hits + misses + bypasses, here and in the metrics."""
+def assert_counts_add_up(service: EnhancedDatabaseService) -> None:
+    """Assert that requests = hits + misses + bypasses for each cache, and that the metrics are equal."""
     service.metrics.publish()
     for name, counts in service.cache_stats().caches.items():
         assert counts.requests == counts.hits + counts.misses + counts.bypasses
@@ -68,7 +68,7 @@ def counts_add_up(service: EnhancedDatabaseService) -> None:
 def test_a_late_fill_is_refused(
     service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader reads the old row, a writer commits and invalidates; then the fill is refused."""
+    """If a row changes while a reader loads it, the reader's fill with the old row is refused."""
     loaded, may_fill = threading.Event(), threading.Event()
     find_user = user_queries.find_user
 
@@ -93,7 +93,7 @@ def test_a_late_fill_is_refused(
 def test_a_late_leaderboard_is_refused(
     service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An entry changes while the page of its leaderboard is loaded."""
+    """If an entry changes while a reader loads the leaderboard, the fill with the old page is refused."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
     loaded, may_fill = threading.Event(), threading.Event()
     list_page = leaderboards.list_page
@@ -116,10 +116,10 @@ def test_a_late_leaderboard_is_refused(
     assert service.cache_stats().caches["leaderboard"].stale_fills_refused == 1
 
 
-def test_a_rolled_back_write_drops_nothing(
+def test_a_failed_write_keeps_the_cached_value(
     service: EnhancedDatabaseService, alice: User, bob: User, redis_client: redis.Redis
 ) -> None:
-    """The cached profile stays when the rename fails."""
+    """A rename that fails because the username is taken does not invalidate the cached profile."""
     service.get_user_by_id(alice.id)
     before = redis_client.get(f"user:{alice.id}")
     with pytest.raises(ValueError, match="is taken"):
@@ -127,10 +127,10 @@ def test_a_rolled_back_write_drops_nothing(
     assert redis_client.get(f"user:{alice.id}") == before
 
 
-def test_a_third_party_may_delete_any_key(
+def test_a_key_deleted_by_another_program_is_loaded_again(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """A key that another program deletes is loaded again, version keys included."""
+    """Reads return the right entry after another program deleted any key, version keys included."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
     service.get_leaderboard("b", DAY)
     for key in list(redis_client.scan_iter()):
@@ -142,15 +142,15 @@ def test_a_third_party_may_delete_any_key(
 def test_a_foreign_value_is_replaced(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis, value: bytes
 ) -> None:
-    """What another program wrote under a key is a miss, never an error."""
+    """A value that another program wrote under a cache key is a miss and causes no error."""
     redis_client.set(f"user:{alice.id}", value, px=50 if value == b"L" else None)
     assert service.get_user_by_id(alice.id) == alice
 
 
-def test_a_miss_that_was_expected_replaces_what_is_in_the_way(
+def test_a_read_with_an_early_lease_replaces_a_foreign_value(
     settings: Settings, alice: User, redis_client: redis.Redis
 ) -> None:
-    """After a miss the next key is leased in the same round trip, and a foreign value there is replaced."""
+    """After misses a read asks for a lease in the round trip of its GET; it replaces a foreign value too."""
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         bob = service.create_user(username="bob")
         for _ in range(2):
@@ -161,7 +161,7 @@ def test_a_miss_that_was_expected_replaces_what_is_in_the_way(
         assert service.get_user_by_id(bob.id) == bob
         counts = service.cache_stats().caches["user"]
         assert (counts.hits, counts.misses) == (1, 3)
-        # nor is a lease left behind by a hit, or by a miss
+        # neither the hit nor the misses leave a lease under the keys
         assert redis_client.getrange(f"user:{bob.id}", 0, 0) == b"V"
         assert redis_client.get(f"user:{alice.id}") is None
 
@@ -169,7 +169,7 @@ def test_a_miss_that_was_expected_replaces_what_is_in_the_way(
 def test_a_key_of_another_type_is_replaced(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """A list under a profile's key is overwritten by the profile."""
+    """A Redis list under the key of a profile is replaced with the profile."""
     redis_client.rpush(f"user:{alice.id}", "x")
     redis_client.rpush("version:usernames", "x")
     assert service.get_user_by_id(alice.id) == alice
@@ -180,7 +180,7 @@ def test_a_key_of_another_type_is_replaced(
 def test_two_processes_share_the_cache(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """One process reads what the other has filled, and sees what the other has changed."""
+    """A service reads values that another service filled, and sees the other's changes."""
     with open_service(settings) as other:
         service.get_user_by_id(alice.id)
         other.get_user_by_id(alice.id)
@@ -190,7 +190,7 @@ def test_two_processes_share_the_cache(
 
 
 def test_a_prefix_keeps_stacks_apart(settings: Settings, alice: User, redis_client: redis.Redis) -> None:
-    """Every key of a stack with a prefix begins with it."""
+    """With REDIS_KEY_PREFIX every key in Redis begins with the prefix."""
     redis_client.flushall()
     with open_service(settings.model_copy(update={"redis_key_prefix": "blue:"})) as service:
         service.get_user_by_id(alice.id)
@@ -200,8 +200,8 @@ def test_a_prefix_keeps_stacks_apart(settings: Settings, alice: User, redis_clie
         assert service.get_user_by_id(alice.id).name == "Blue"
 
 
-def test_disabled_redis_is_never_asked(settings: Settings, alice: User) -> None:
-    """With ENABLE_REDIS_CACHE=false every read is a bypass, and nothing connects."""
+def test_disabled_redis_is_bypassed(settings: Settings, alice: User) -> None:
+    """With ENABLE_REDIS_CACHE=false every read is a bypass, and the service is healthy without Redis."""
     changed = settings.model_copy(
         update={"enable_redis_cache": False, "redis_url": SecretStr("redis://127.0.0.1:1/0")}
     )
@@ -214,18 +214,18 @@ def test_disabled_redis_is_never_asked(settings: Settings, alice: User) -> None:
         assert stats.caches["user"].bypasses == 2
         assert service.health().redis == "disabled"
         assert service.health().status == "healthy"
-        counts_add_up(service)
+        assert_counts_add_up(service)
 
 
 def test_missing_redis_is_bypassed(settings: Settings, alice: User) -> None:
-    """No server listens there: every call is answered from the database, without a wait after the first."""
+    """Without a Redis server, calls read and write the database, and the health is degraded."""
     changed = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
     with open_service(changed) as service:
         service.update_user_profile(alice.id, name="Alone")
         assert service.get_user_by_id(alice.id).name == "Alone"
         assert service.cache_stats().state == "down"
         assert service.health().status == "degraded"
-        counts_add_up(service)
+        assert_counts_add_up(service)
 
 
 def test_a_wrong_password_is_a_bypass(settings: Settings, alice: User) -> None:
@@ -233,43 +233,46 @@ def test_a_wrong_password_is_a_bypass(settings: Settings, alice: User) -> None:
     with open_service(settings.model_copy(update={"redis_password": SecretStr("wrong")})) as service:
         assert service.get_user_by_id(alice.id) == alice
         assert service.cache_stats().caches["user"].bypasses == 1
-        counts_add_up(service)
+        assert_counts_add_up(service)
 
 
 def test_a_hung_redis_costs_one_timeout(
-    faulty: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User, settings: Settings
+    own_valkey_service: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User, settings: Settings
 ) -> None:
-    """After SIGSTOP one call waits for the timeout and later ones do not; afterwards nothing is stale."""
-    faulty.get_user_by_id(alice.id)
+    """When Redis hangs, the first call waits for REDIS_TIMEOUT, and later calls bypass Redis at once.
+
+    When Redis continues, reads return the value that was written while it hung.
+    """
+    own_valkey_service.get_user_by_id(alice.id)
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         started = time.perf_counter()
-        assert faulty.get_user_by_id(alice.id) == alice
+        assert own_valkey_service.get_user_by_id(alice.id) == alice
         first = time.perf_counter() - started
         started = time.perf_counter()
         for _ in range(20):
-            assert faulty.get_user_by_id(alice.id) == alice
+            assert own_valkey_service.get_user_by_id(alice.id) == alice
         rest = time.perf_counter() - started
-        faulty.update_user_profile(alice.id, name="While it hung")
-        assert faulty.get_user_by_id(alice.id).name == "While it hung"
+        own_valkey_service.update_user_profile(alice.id, name="While it hung")
+        assert own_valkey_service.get_user_by_id(alice.id).name == "While it hung"
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)
     timeout = settings.redis_timeout / 1000
     assert timeout * 0.9 < first < timeout * 10
     assert rest < first * 3, "twenty calls past a hung server wait for at most one more probe"
-    wait_until_enabled(faulty, alice)
-    assert faulty.get_user_by_id(alice.id).name == "While it hung"
-    counts_add_up(faulty)
+    wait_until_enabled(own_valkey_service, alice)
+    assert own_valkey_service.get_user_by_id(alice.id).name == "While it hung"
+    assert_counts_add_up(own_valkey_service)
 
 
-def test_a_write_while_redis_is_down_is_not_forgotten(
+def test_an_invalidation_waits_until_redis_is_back(
     settings: Settings,
     alice: User,
     server_directory: Callable[[], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The invalidation waits in the outbox and is sent before this process reads Redis again."""
-    # else it is sent in the background before the old value is put back
+    """The invalidation of a write during an outage is sent before this process reads from Redis again."""
+    # let the background thread send the invalidation only after the test has restored the old value
     is_back = threading.Event()
     attempt = RedisGuard._attempt_recovery
     monkeypatch.setattr(RedisGuard, "_attempt_recovery", lambda guard: is_back.is_set() and attempt(guard))
@@ -288,56 +291,56 @@ def test_a_write_while_redis_is_down_is_not_forgotten(
     assert service.get_user_by_id(alice.id) == alice
     service.update_user_profile(alice.id, name="Meanwhile")
     with run_valkey(directory, port=port) as server, service:
-        # the server comes back with the old value in it, as one with persistence would
+        # put the old value back, as if the server had persistence
         redis.Redis(port=port, password=server.password).set(f"user:{alice.id}", stored or b"")
         is_back.set()
         wait_until_enabled(service, alice)
         assert service.get_user_by_id(alice.id).name == "Meanwhile"
-        counts_add_up(service)
+        assert_counts_add_up(service)
 
 
-def test_a_full_redis_is_read_past(
-    faulty: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User
+def test_a_full_redis_accepts_invalidations(
+    own_valkey_service: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User
 ) -> None:
-    """Maxmemory with noeviction refuses fills, but accepts invalidations."""
+    """A Redis at `maxmemory` with `noeviction` refuses fills but accepts invalidations."""
     client = redis.Redis.from_url(own_valkey.url, password=own_valkey.password)
-    faulty.get_user_by_id(alice.id)
+    own_valkey_service.get_user_by_id(alice.id)
     client.config_set("maxmemory-policy", "noeviction")
     client.config_set("maxmemory", "1")
-    faulty.update_user_profile(alice.id, name="Full")
-    assert faulty.get_user_by_id(alice.id).name == "Full"
-    assert faulty.get_leaderboard("b", DAY) == ()
+    own_valkey_service.update_user_profile(alice.id, name="Full")
+    assert own_valkey_service.get_user_by_id(alice.id).name == "Full"
+    assert own_valkey_service.get_leaderboard("b", DAY) == ()
     client.config_set("maxmemory", "0")
-    faulty.get_user_by_id(alice.id)
-    hits = faulty.cache_stats().caches["user"].hits
-    faulty.get_user_by_id(alice.id)
-    assert faulty.cache_stats().caches["user"].hits == hits + 1
-    counts_add_up(faulty)
+    own_valkey_service.get_user_by_id(alice.id)
+    hits = own_valkey_service.cache_stats().caches["user"].hits
+    own_valkey_service.get_user_by_id(alice.id)
+    assert own_valkey_service.cache_stats().caches["user"].hits == hits + 1
+    assert_counts_add_up(own_valkey_service)
 
 
-def test_too_many_owed_invalidations_drop_everything(
-    faulty: EnhancedDatabaseService,
+def test_an_outbox_over_its_limit_drops_all_keys(
+    own_valkey_service: EnhancedDatabaseService,
     own_valkey: ValkeyServer,
     alice: User,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Memory stays bounded in a long outage; afterwards all keys of the stack are dropped."""
+    """If the outbox exceeds its limit during an outage, all keys of the stack are dropped afterwards."""
     monkeypatch.setattr(outbox, "OUTBOX_LIMIT", 3)
-    faulty.get_user_by_id(alice.id)
+    own_valkey_service.get_user_by_id(alice.id)
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
-        faulty.update_user_profile(alice.id, name="Early")
-        faulty.insert_market_ticks([Tick(f"S{n}", alice.created_at, Decimal(1)) for n in range(9)])
+        own_valkey_service.update_user_profile(alice.id, name="Early")
+        own_valkey_service.insert_market_ticks(
+            [Tick(f"S{n}", alice.created_at, Decimal(1)) for n in range(9)]
+        )
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)
-    wait_until_enabled(faulty, alice)
-    assert faulty.get_user_by_id(alice.id).name == "Early"
+    wait_until_enabled(own_valkey_service, alice)
+    assert own_valkey_service.get_user_by_id(alice.id).name == "Early"
 
 
-def test_missing_rows_are_remembered_for_a_while(
-    service: EnhancedDatabaseService, redis_client: redis.Redis
-) -> None:
-    """Another read of a missing row runs no statement, until the row is created."""
+def test_missing_rows_are_cached(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
+    """A second read of a missing row runs no statement, until the row is created."""
     statements: list[str] = []
     service._database.query_hooks.append(lambda event: statements.append(event.sql))
     unknown = "018f0000-0000-7000-8000-000000000001"
@@ -354,10 +357,10 @@ def test_missing_rows_are_remembered_for_a_while(
     assert [tick.symbol for tick in service.get_latest_market_data(["NONE", "ZERO"])] == ["NONE"]
 
 
-def test_a_failed_load_gives_its_lease_up(
+def test_a_failed_load_releases_its_lease(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next reader fills at once, without waiting for the lease to expire."""
+    """When a load fails, its lease is deleted, so the next reader fills without waiting for its expiry."""
 
     def fail(*_: object) -> None:
         raise DatabaseUnavailable("gone")
@@ -371,10 +374,8 @@ def test_a_failed_load_gives_its_lease_up(
     assert redis_client.strlen(f"user:{alice.id}") > 20, "a value, no lease"
 
 
-def test_what_is_filled_together_expires_apart(
-    service: EnhancedDatabaseService, redis_client: redis.Redis
-) -> None:
-    """Expiry times are jittered by a tenth of the time to live, and never exceed it."""
+def test_expiry_times_are_jittered(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
+    """Keys filled by one call expire at different times: up to a tenth of the TTL earlier, never later."""
     service._warm_users("warm_cache", [service.create_user(username=f"player{n}").id for n in range(40)])
     left = [redis_client.pttl(key) for key in redis_client.scan_iter("user:*", count=1_000)]
     assert len(left) == 40
@@ -382,10 +383,13 @@ def test_what_is_filled_together_expires_apart(
     assert max(left) <= 300_000
 
 
-def test_warm_cache_fills_what_is_asked_first(
+def test_reads_after_warm_cache_are_hits(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """It fills leaderboards, symbols and active players with progress; the reads that follow are hits."""
+    """`warm_cache` fills leaderboards, prices, and profiles and quests of active players.
+
+    It reports its progress, and reads of these values afterwards are hits.
+    """
     service.touch_last_active(alice.id)
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
     service.insert_market_tick("AAPL", Decimal(1))
@@ -395,8 +399,12 @@ def test_warm_cache_fills_what_is_asked_first(
     total = service.warm_cache(players=5, on_progress=lambda n, of: steps.append((n, of)))
     assert [done for done, _ in steps] == sorted({done for done, _ in steps})
     assert steps[-1] == (total, total)
-    assert total == 1 + 3 + 1 + 2, "all prices, three limits of a board, a symbol, a profile, its quests"
-    assert len(statements) == 1 + 2 + 1 + 1 + 2, "one per kind and board, however many players and limits"
+    assert total == 1 + 3 + 1 + 2, (
+        "all prices, three limits of a leaderboard, a symbol, a profile, its quests"
+    )
+    assert len(statements) == 1 + 2 + 1 + 1 + 2, (
+        "one per kind and leaderboard, however many players and limits"
+    )
     hits = {name: counts.hits for name, counts in service.cache_stats().caches.items()}
     service.get_leaderboard("daily_returns", None, 50)
     service.get_user_by_id(alice.id)
@@ -406,10 +414,10 @@ def test_warm_cache_fills_what_is_asked_first(
         assert service.cache_stats().caches[name].hits == hits[name] + 1
 
 
-def test_warm_leaderboards_are_those_that_are_read(
+def test_a_warmed_leaderboard_serves_each_limit(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """Each limit is a part of the largest one, is a hit, and is invalidated like any other."""
+    """`warm_cache` fills each limit from the largest page. An update invalidates the warmed pages."""
     for score, user in enumerate((alice, bob)):
         service.update_leaderboard_entry(user.id, "b", Decimal(score))
     service.warm_cache(limits=(2, 1, 2), players=1)
@@ -423,18 +431,18 @@ def test_warm_leaderboards_are_those_that_are_read(
 
 
 def test_counts_add_up(service: EnhancedDatabaseService, alice: User) -> None:
-    """Requests = hits + misses + bypasses, in the figures and in the metrics."""
+    """Requests = hits + misses + bypasses, in `cache_stats` and in the metrics."""
     for _ in range(3):
         service.get_user_by_id(alice.id)
         service.get_latest_market_data(["AAPL", "MSFT"])
     stats = service.cache_stats().caches
     assert (stats["user"].requests, stats["user"].hits) == (3, 2)
-    assert (stats["market"].requests, stats["market"].misses) == (6, 2), "missing is remembered too"
-    counts_add_up(service)
+    assert (stats["market"].requests, stats["market"].misses) == (6, 2), "a missing symbol is cached too"
+    assert_counts_add_up(service)
 
 
 def wait_until_enabled(service: EnhancedDatabaseService, user: User) -> None:
-    """Read until Redis is in use again; it heals within five seconds, without a restart."""
+    """Read a user until Redis is in use again; fail after 5 s."""
     deadline = time.monotonic() + 5
     while service.cache_stats().state != "enabled":
         assert time.monotonic() < deadline, "redis is still bypassed after 5 s"
@@ -443,10 +451,10 @@ def wait_until_enabled(service: EnhancedDatabaseService, user: User) -> None:
 
 
 @pytest.fixture
-def fragile(
+def stoppable_postgres(
     settings: Settings, server_directory: Callable[[], Path]
 ) -> Iterator[tuple[EnhancedDatabaseService, Callable[[], None]]]:
-    """A service whose PostgreSQL can be stopped for good."""
+    """Yield a service and a function that stops its PostgreSQL server."""
     with run_postgres(server_directory(), options=FAST) as server:
         own = settings.model_copy(update={"database_url": SecretStr(server.url()), "near_cache_size": 100})
         Migrator(own).up()
@@ -461,18 +469,21 @@ def fragile(
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_the_last_known_value_stands_in_for_the_database(
-    fragile: tuple[EnhancedDatabaseService, Callable[[], None]], redis_client: redis.Redis
+def test_fail_safe_values_are_served_during_an_outage(
+    stoppable_postgres: tuple[EnhancedDatabaseService, Callable[[], None]], redis_client: redis.Redis
 ) -> None:
-    """Values that were read before are served, marked stale, except those that this process changed."""
-    service, stop = fragile
+    """Without PostgreSQL, values that were read before are served, and `stale_seconds` has their age.
+
+    A value that this process changed after the read is not served.
+    """
+    service, stop = stoppable_postgres
     alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
     for user in (alice, bob):
         assert service.get_user_by_id(user.id) == user
@@ -492,8 +503,8 @@ def test_the_last_known_value_stands_in_for_the_database(
     assert (read_own(service.metrics, "echo_cache_stale_served_total", role="job") or 0) > 0
 
 
-def test_a_stampede_is_one_query(settings: Settings, alice: User) -> None:
-    """Sixty-four threads of two services read one cold key, which is loaded once."""
+def test_a_stampede_runs_one_statement(settings: Settings, alice: User) -> None:
+    """64 threads of two services read one cold key at once, and only one statement loads it."""
     with open_service(settings) as one, open_service(settings) as two:
         statements: list[str] = []
         barrier = threading.Barrier(64)
@@ -501,11 +512,11 @@ def test_a_stampede_is_one_query(settings: Settings, alice: User) -> None:
             service.get_recent_market_events()
             service._database.query_hooks.append(lambda event: statements.append(event.sql))
 
-        def ask(service: EnhancedDatabaseService) -> None:
+        def read_alice(service: EnhancedDatabaseService) -> None:
             barrier.wait(10)
             assert service.get_user_by_id(alice.id) == alice
 
-        threads = [threading.Thread(target=ask, args=(service,)) for service in (one, two) * 32]
+        threads = [threading.Thread(target=read_alice, args=(service,)) for service in (one, two) * 32]
         for thread in threads:
             thread.start()
         for thread in threads:

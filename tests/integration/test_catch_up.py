@@ -1,4 +1,4 @@
-"""Sessions that nobody played are played afterwards: without a hole, and the same every time."""
+"""Tests of `play_missed_sessions`: it plays each missed session, always with the same rows."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ CONTENT = {
     "quests": "SELECT * FROM quests ORDER BY id",
     "events": "SELECT * FROM market_events ORDER BY id",
 }
-# As of the last price of each day, which is what a finished session is worth.
+# A finished session is worth its positions at the last price of the day, so compare with that price.
 WRONG_LIVE_PORTFOLIOS = WRONG_PORTFOLIOS.replace(
     "AND t.timestamp < (h.session_date + 1)::timestamptz",
     "AND t.timestamp = (SELECT max(timestamp) FROM ticks l WHERE l.symbol = h.symbol"
@@ -43,26 +43,26 @@ WRONG_LIVE_PORTFOLIOS = WRONG_PORTFOLIOS.replace(
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService, tmp_path: Path) -> EnhancedDatabaseService:
-    """A game whose last five days are missing."""
+    """Return a service with a game whose last five sessions are missing."""
     play_history(service, tmp_path)
     return service
 
 
 def play_history(service: EnhancedDatabaseService, folder: Path) -> None:
-    """Play twenty sessions of thirty players on half a year of prices."""
+    """Import half a year of prices and play twenty sessions of thirty players."""
     import_days(service, folder, "2012-09-04")
     now = datetime.combine(TODAY, datetime.min.time(), UTC)
     service._clock = lambda: now
     plan_seed(service, players=PLAYERS, sessions=20).run(now=now)
 
 
-def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
-    """Return everything that a missed session writes."""
+def read_tables(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
+    """Return the rows of each table that a missed session writes."""
     return {name: execute(statement) for name, statement in CONTENT.items()}
 
 
-def test_no_day_is_left_out(game: EnhancedDatabaseService, execute: Execute) -> None:
-    """Every day between the last session and today has prices, players and ranks; today has none."""
+def test_each_missed_day_is_played(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """Each day after the last session and before today gets prices, portfolios and right ranks."""
     assert play_missed_sessions(game, TODAY) == MISSED
     assert sorted(game.list_session_dates(limit=5)) == MISSED
     prices = execute(
@@ -78,7 +78,7 @@ def test_no_day_is_left_out(game: EnhancedDatabaseService, execute: Execute) -> 
 
 
 def test_ticks_of_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:
-    """Change in 24 hours and volatility follow from the stored prices, imported and played ones alike."""
+    """The 24-hour change and the volatility of new ticks follow from all stored prices, old and new ones."""
     play_missed_sessions(game, TODAY)
     ticks = recount_ticks(execute)
     played = ticks[ticks["timestamp"].dt.date > LAST_SESSION]
@@ -88,7 +88,10 @@ def test_ticks_of_missed_sessions_add_up(game: EnhancedDatabaseService, execute:
 
 
 def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:
-    """Portfolios follow from positions and prices, and the quest score from completed quests."""
+    """Portfolio values follow from positions and prices, and quest scores from the completed quests.
+
+    A daily quest lasts one day, and ends as completed or expired.
+    """
     play_missed_sessions(game, TODAY)
     assert execute(f"{WRONG_LIVE_PORTFOLIOS} AND p.session_date > %s", (LAST_SESSION,)) == []
     assert execute(WRONG_TRADES) == []
@@ -115,7 +118,10 @@ def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute)
 def test_missed_quests_are_completed_when_their_target_was_reached(
     game: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Holdings and prices decide: the first step with enough gain, or with enough lead over the mean."""
+    """A daily quest is completed at the first price step at which the player reaches the target.
+
+    The target is a gain on the starting cash, or a lead over the mean of all players.
+    """
     play_missed_sessions(game, TODAY)
     values = execute(
         """
@@ -150,7 +156,7 @@ def test_missed_quests_are_completed_when_their_target_was_reached(
     assert checked > 3
 
 
-def test_missed_sessions_are_the_same_every_time(
+def test_an_interrupted_run_gives_the_same_rows(
     game: EnhancedDatabaseService,
     execute: Execute,
     settings: Settings,
@@ -159,7 +165,7 @@ def test_missed_sessions_are_the_same_every_time(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """After an interruption at any table, a second run gives the same result as one run."""
+    """After an interruption at each table, the next run gives the same rows as one uninterrupted run."""
 
     def die(_: object) -> int:
         raise DatabaseUnavailable("the connection was cut")
@@ -170,28 +176,28 @@ def test_missed_sessions_are_the_same_every_time(
             with pytest.raises(DatabaseUnavailable):
                 play_missed_sessions(game, MISSED[1])
     assert play_missed_sessions(game, TODAY) == MISSED
-    rows = content(execute)
+    rows = read_tables(execute)
     assert play_missed_sessions(game, TODAY) == []
-    assert content(execute) == rows
+    assert read_tables(execute) == rows
     with created_database(postgres_server, template=template_database) as url:
         other = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
         with open_service(other) as second, connected(url) as run:
             play_history(second, tmp_path)
             assert play_missed_sessions(second, TODAY) == MISSED
-            again = content(run)
+            again = read_tables(run)
     for name, expected in rows.items():
         assert again[name] == expected, name
 
 
 def test_a_long_gap_is_not_played(game: EnhancedDatabaseService, execute: Execute) -> None:
-    """A history with its own dates ended years ago."""
-    before = content(execute)
+    """If the last session is more than `MOST_DAYS` ago, nothing is played: such a history is old data."""
+    before = read_tables(execute)
     assert play_missed_sessions(game, LAST_SESSION + timedelta(days=MAX_DAYS + 2)) == []
-    assert content(execute) == before
+    assert read_tables(execute) == before
 
 
 def test_without_a_session_nothing_is_played(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Prices alone are not enough."""
+    """Without any session nothing is played, even if there are prices."""
     assert play_missed_sessions(service, TODAY) == []
     import_days(service, tmp_path, "2013-02-20")
     assert play_missed_sessions(service, TODAY) == []

@@ -1,4 +1,4 @@
-"""What the exporter asks the servers: true figures, isolated from each other and from the scrape."""
+"""Tests of the exporter's collectors on real servers: each metric has the server's value."""
 
 import contextlib
 import time
@@ -27,7 +27,7 @@ from tests.patience import wait_until
 
 @pytest.fixture
 def connection(settings: Settings) -> Iterator[BoundedConnection]:
-    """A connection of a collector."""
+    """Yield a connection as collectors open it."""
     connection = BoundedConnector(settings, "echo-markets-collector", limit_seconds=5).open()
     yield connection
     connection.close()
@@ -35,15 +35,18 @@ def connection(settings: Settings) -> Iterator[BoundedConnection]:
 
 @pytest.fixture
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
-    """A client of an exporter that asks the servers."""
+    """Yield a client of an exporter whose collectors query the servers."""
     with TestClient(
         build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
     ) as client:
         yield client
 
 
-def test_a_scrape_has_the_servers_figures(client: TestClient) -> None:
-    """It has every documented name and each collector's success, and nothing of statements, which are off."""
+def test_a_scrape_has_every_server_metric(client: TestClient) -> None:
+    """A scrape has each documented server metric, and the success of each collector.
+
+    It has no statement metrics, because `pg_stat_statements` is not installed.
+    """
     text = client.get("/metrics").text
     found = parse(text)
     for name in (
@@ -81,7 +84,7 @@ def test_a_scrape_has_the_servers_figures(client: TestClient) -> None:
 def test_connections_are_counted_by_application_and_state(
     connection: BoundedConnection, settings: Settings, database_url: str
 ) -> None:
-    """Unknown names and states are counted as `other`, and no connection is missing."""
+    """Connections are counted by application and state. Unknown applications are counted as `other`."""
     applications = ("collector", "dashboard", "my-api")
     before = postgres.count_connections(connection, applications)
     with contextlib.ExitStack() as opened:
@@ -115,12 +118,12 @@ def test_connections_are_counted_by_application_and_state(
 def count_added(
     before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]
 ) -> dict[tuple[str, str], int]:
-    """Return what became more."""
+    """Return by how much each count has increased, without those that have not."""
     return {key: count - before[key] for key, count in after.items() if count > before[key]}
 
 
 def test_the_oldest_transaction_has_an_age(connection: BoundedConnection, database_url: str) -> None:
-    """The transaction of the collector itself does not count."""
+    """The age of the oldest transaction counts another session's transaction, not the collector's own."""
     with contextlib.closing(psycopg2.connect(database_url)) as raw, raw.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(0.3)")
         found = find_sample(postgres.collect_activity(connection, ()), postgres.OLDEST_TRANSACTION.name)
@@ -129,13 +132,13 @@ def test_the_oldest_transaction_has_an_age(connection: BoundedConnection, databa
 
 
 def count_transactions(connection: BoundedConnection) -> tuple[float, ...]:
-    """Return commits, rollbacks and deadlocks."""
+    """Return the numbers of commits, rollbacks and deadlocks."""
     families = list(postgres.collect_transactions(connection))
     return tuple(item.value for item in list_samples(families))
 
 
 def list_lags(connection: BoundedConnection) -> dict[str, float]:
-    """Return the lag of each replica; asserts that all of them are counted."""
+    """Return the lag of each replica. Assert that the metric of their number agrees."""
     families = list(postgres.collect_replication(connection))
     name = postgres.REPLICATION_LAG.name
     lags = {item.labels["replica"]: item.value for item in list_samples(families) if item.name == name}
@@ -144,13 +147,13 @@ def list_lags(connection: BoundedConnection) -> dict[str, float]:
 
 
 def test_transactions_are_counted(connection: BoundedConnection, execute: Execute) -> None:
-    """The counters increase by the number of commits and rollbacks."""
+    """Five commits and five rollbacks increase the counters by at least five."""
     commits, rollbacks, deadlocks = count_transactions(connection)
     for _ in range(5):
         execute("SELECT 1")
         with contextlib.suppress(psycopg2.Error):
             execute("SELECT 1 / 0")
-    # a session reports at its leisure, unless it is told to
+    # a session may report its statistics later; this function makes it report them now
     execute("SELECT pg_stat_force_next_flush()")
     wait_until(
         lambda: count_transactions(connection)[:2] >= (commits + 5, rollbacks + 5),
@@ -160,10 +163,10 @@ def test_transactions_are_counted(connection: BoundedConnection, execute: Execut
     assert count_transactions(connection)[2] == deadlocks
 
 
-def test_partitions_are_summed_up_under_the_table(
+def test_partitions_are_counted_with_their_table(
     service: EnhancedDatabaseService, connection: BoundedConnection, tmp_path: Path, execute: Execute
 ) -> None:
-    """There is one row a table: ticks of all months, estimated rows, and `other` for the rest."""
+    """Rows and sizes of all tick partitions are added up as `ticks`, and those of other tables as `other`."""
     imported = import_days(service, tmp_path, "2012-01-01")
     execute("ANALYZE ticks")
     execute("CREATE TABLE foreign_table AS SELECT generate_series(1, 50) AS n")
@@ -184,7 +187,10 @@ def test_partitions_are_summed_up_under_the_table(
 def test_unused_indexes_are_those_that_no_query_used(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Indexes of constraints are not listed, nor an index of which one partition was used."""
+    """An index is unused if no query has used it or an index of one of its partitions.
+
+    Indexes of constraints are never listed.
+    """
     unused = {(each.table, each.index): each for each in service.list_unused_indexes()}
     assert ("market_events", "market_events_recent") in unused
     assert ("ticks", "ticks_timestamp") in unused
@@ -192,7 +198,7 @@ def test_unused_indexes_are_those_that_no_query_used(
     assert all(each.size_bytes > 0 for each in unused.values())
     execute("SET enable_seqscan = off")
     execute("SELECT id FROM market_events ORDER BY created_at DESC, id DESC LIMIT 1")
-    # with it there, a search for a time would read all of it instead
+    # otherwise the planner would scan this index completely instead of using `ticks_timestamp`
     [(key,)] = execute(
         "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'ticks'::regclass AND indisunique"
     )
@@ -204,13 +210,13 @@ def test_unused_indexes_are_those_that_no_query_used(
 
 
 def test_the_service_lists_tables_and_no_statements(service: EnhancedDatabaseService) -> None:
-    """Without pg_stat_statements the answer is None and not an empty list."""
+    """Without pg_stat_statements, `list_slowest_statements` returns None and not an empty tuple."""
     assert {each.table for each in service.list_table_sizes()} == {*server_statistics.TABLES, "other"}
     assert service.list_slowest_statements() is None
 
 
 def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: PostgresServer) -> None:
-    """A replica that has replayed everything has no lag; one that is behind has a lag under its name."""
+    """A replica that has replayed everything has lag 0. A replica that is behind has a lag above 0."""
     assert list_lags(connection) == {}
     factory = psycopg2.extras.PhysicalReplicationConnection
     with contextlib.ExitStack() as opened:
@@ -222,5 +228,5 @@ def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: 
             cursor.start_replication(start_lsn=int(end), options=None)
             cursor.send_feedback(write_lsn=applied, flush_lsn=applied, apply_lsn=applied, force=True)  # type: ignore[no-untyped-call]  # psycopg2's stubs lack it
         wait_until(lambda: len(list_lags(connection)) == 2, "two replicas", 20.0)
-        wait_until(lambda: list_lags(connection)["replica_b"] > 0.1, "a late one", 20.0)
+        wait_until(lambda: list_lags(connection)["replica_b"] > 0.1, "a replica that is behind", 20.0)
         assert list_lags(connection)["replica_a"] == 0

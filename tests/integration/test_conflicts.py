@@ -1,4 +1,4 @@
-"""Writers that meet: the server undoes one of them, and its call does what it was asked for all the same."""
+"""Tests of conflicting writers: the call whose transaction the server cancels is repeated."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.patience import wait_until
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
 TABLES = ("users", "portfolios", "quests", "leaderboard_entries", "ticks")
-# What a sequence counts is not undone with the transaction.
+# The trigger counts with a sequence, because a rollback does not undo `nextval`.
 CONFLICT = """
     CREATE SEQUENCE conflicts; GRANT USAGE ON SEQUENCE conflicts TO PUBLIC;
     CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -55,8 +55,8 @@ CALLS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
 
 
 @pytest.fixture
-def conflicts(service: EnhancedDatabaseService, alice: User, execute: Execute) -> Callable[[int], None]:
-    """Let the next so many statements that write be victims of a deadlock."""
+def raise_deadlocks(service: EnhancedDatabaseService, alice: User, execute: Execute) -> Callable[[int], None]:
+    """Return a function that makes the next `number` writing statements fail with a deadlock error."""
     service.get_current_portfolio(alice.id)
     service.update_leaderboard_entry(alice.id, "b", Decimal(1))
 
@@ -69,19 +69,22 @@ def conflicts(service: EnhancedDatabaseService, alice: User, execute: Execute) -
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_victim_of_a_deadlock_is_repeated(
-    service: EnhancedDatabaseService, alice: User, conflicts: Callable[[int], None], call: str
+def test_a_deadlock_victim_is_retried(
+    service: EnhancedDatabaseService, alice: User, raise_deadlocks: Callable[[int], None], call: str
 ) -> None:
-    """The write is repeated with all its arguments, iterators included."""
-    conflicts(1)
+    """A call that fails with a deadlock is repeated with the same arguments, also if one is an iterator."""
+    raise_deadlocks(1)
     assert CALLS[call](service, alice)
 
 
-def test_a_deadlock_without_an_end_is_an_error(
-    service: EnhancedDatabaseService, alice: User, conflicts: Callable[[int], None]
+def test_repeated_deadlocks_raise_an_error(
+    service: EnhancedDatabaseService, alice: User, raise_deadlocks: Callable[[int], None]
 ) -> None:
-    """Nothing is written or stays fenced, and the next call works."""
-    conflicts(CONFLICT_ATTEMPTS)
+    """If each attempt fails with a deadlock, the call raises `TransactionConflict` and writes nothing.
+
+    The cache key does not stay fenced, and the next call works.
+    """
+    raise_deadlocks(CONFLICT_ATTEMPTS)
     with pytest.raises(TransactionConflict, match="repeat it"):
         service.update_leaderboard_entry(alice.id, "b", Decimal(2))
     assert service.get_leaderboard("b")[0].score == 1
@@ -89,11 +92,14 @@ def test_a_deadlock_without_an_end_is_an_error(
     assert service.get_leaderboard("b")[0].score == 3
 
 
-def test_a_transaction_is_repeated_by_who_began_it(
-    service: EnhancedDatabaseService, alice: User, conflicts: Callable[[int], None]
+def test_a_deadlock_in_a_transaction_is_not_retried(
+    service: EnhancedDatabaseService, alice: User, raise_deadlocks: Callable[[int], None]
 ) -> None:
-    """The transaction holds the locks that the other waits for, so its call cannot be repeated alone."""
-    conflicts(1)
+    """A deadlock inside `transaction()` raises `TransactionConflict`; the caller has to repeat the block.
+
+    The service cannot repeat one call: the rollback has undone the earlier statements of the transaction.
+    """
+    raise_deadlocks(1)
 
     def write() -> None:
         with service.transaction():
@@ -106,22 +112,22 @@ def test_a_transaction_is_repeated_by_who_began_it(
 
 
 @pytest.fixture
-def deleted(database_url: str, alice: User) -> Iterator[Callable[[], object]]:
-    """Alice is about to be deleted by somebody else, until this is called."""
+def commit_delete(database_url: str, alice: User) -> Iterator[Callable[[], object]]:
+    """Delete alice in another session's open transaction. Yield a function that commits it."""
     with connected(database_url) as run:
         run("BEGIN")
         run("DELETE FROM users WHERE id = %s", (alice.id,))
         yield lambda: run("COMMIT")
 
 
-def test_a_player_who_is_deleted_meanwhile_is_missing(
+def test_a_concurrently_deleted_player_is_missing(
     service: EnhancedDatabaseService,
     alice: User,
     bob: User,
-    deleted: Callable[[], object],
+    commit_delete: Callable[[], object],
     execute: Execute,
 ) -> None:
-    """The rest of the batch is written; a single score raises the error for the missing player."""
+    """If a player is deleted concurrently, a batch writes its other rows; a single update raises an error."""
     updates = [LeaderboardUpdate(user.id, Decimal(1)) for user in (alice, bob)]
     results: list[object] = []
 
@@ -137,7 +143,7 @@ def test_a_player_who_is_deleted_meanwhile_is_missing(
     for thread in threads:
         thread.start()
     wait_until(lambda: execute(LOCKED) == [(2,)], "both wait for the delete")
-    deleted()
+    commit_delete()
     for thread in threads:
         thread.join()
     [result] = [each for each in results if each != "refused"]
@@ -146,10 +152,10 @@ def test_a_player_who_is_deleted_meanwhile_is_missing(
     assert [entry.username for entry in service.get_leaderboard("b")] == ["bob"]
 
 
-def test_a_write_that_was_cancelled_leaves_its_key_open(
+def test_a_cancelled_write_releases_its_cache_key(
     settings: Settings, alice: User, database_url: str, redis_client: redis.Redis
 ) -> None:
-    """The server reported the cancellation, so the key is released at once."""
+    """When the server has cancelled a write, its cache key is released at once: the next read fills it."""
     with (
         open_service(settings.model_copy(update={"database_query_timeout": 500})) as service,
         connected(database_url) as run,
@@ -165,10 +171,10 @@ def test_a_write_that_was_cancelled_leaves_its_key_open(
     assert stored[:1] == b"V"
 
 
-def test_of_two_loaded_records_of_one_key_the_last_wins(
+def test_the_last_of_two_loaded_records_with_one_key_wins(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """This holds for portfolios, entries, quests, events, users and ticks."""
+    """If a load contains two records with the same key, the last one is stored, for each kind of record."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1))
     quest = service.create_quest(alice.id, type="t", title="first", target_value=Decimal(1))
     event = service.create_market_event(type="news", title="first")

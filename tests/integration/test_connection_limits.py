@@ -1,4 +1,4 @@
-"""Servers that close connections which idle, and servers that give fewer than the pool may hold."""
+"""Tests of servers that close idle connections, or that allow fewer connections than the pool's limit."""
 
 import threading
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ ALIVE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database(
 THREADS = 12
 
 
-def hold_connections(service: EnhancedDatabaseService, count: int) -> None:
-    """Leave so many connections idle in the pool."""
+def fill_pool(service: EnhancedDatabaseService, count: int) -> None:
+    """Leave `count` idle connections in the pool."""
     barrier = threading.Barrier(count)
 
     def hold() -> None:
@@ -35,24 +35,22 @@ def hold_connections(service: EnhancedDatabaseService, count: int) -> None:
     assert service.pool_stats().pool_available == count
 
 
-def test_a_write_does_not_meet_a_connection_that_the_server_closed(
-    settings: Settings, execute: Execute
-) -> None:
-    """Every idle connection is gone, as after a restart; the first write works, and so do others."""
+def test_writes_work_after_the_server_closed_idle_connections(settings: Settings, execute: Execute) -> None:
+    """When the server has closed all idle connections, as in a restart, the next writes work."""
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
-        hold_connections(service, 4)
+        fill_pool(service, 4)
         execute(END_IDLE)
         wait_until(lambda: execute(ALIVE) == [(0,)], "the server has closed them", 20.0)
         for name in ("alice", "bob", "charlie"):
             service.create_user(username=name)
-        assert service.pool_stats().connections_lost == 1, "a session replaced is the one used again"
-        hold_connections(service, 4)
+        assert service.pool_stats().connections_lost == 1, "the replaced connection is used again"
+        fill_pool(service, 4)
         assert service.pool_stats().connections_lost == 4
 
 
 @pytest.mark.slow
 def test_idle_session_timeout_costs_no_write(settings: Settings, postgres_server: PostgresServer) -> None:
-    """The server ends sessions that are idle for a second; the writes are two seconds apart."""
+    """Writes two seconds apart work although the server ends sessions that are idle for one second."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     with administered(postgres_server) as run:
         run(f"ALTER DATABASE {name} SET idle_session_timeout = '1s'")
@@ -66,8 +64,8 @@ def test_idle_session_timeout_costs_no_write(settings: Settings, postgres_server
         assert service.pool_stats().connections_lost == 3
 
 
-def test_a_message_is_no_reason_to_reconnect(settings: Settings, execute: Execute) -> None:
-    """A session that received a message while idle is pinged and used again."""
+def test_a_notification_does_not_cause_a_reconnect(settings: Settings, execute: Execute) -> None:
+    """A connection that received a notification while idle is pinged and used again."""
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         with service._database.session("listen") as database:
             database.execute_sql("LISTEN news")
@@ -82,7 +80,7 @@ def test_a_message_is_no_reason_to_reconnect(settings: Settings, execute: Execut
 
 @contextmanager
 def limited(server: PostgresServer, settings: Settings, *, connections: int, of: str) -> Iterator[Settings]:
-    """Return settings of a role that may have so many connections, or of a database that may."""
+    """Yield settings of a new role, with a connection limit on the role or on the database (`of`)."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     role = f"limited_{name[-8:]}"
     limit = f"CONNECTION LIMIT {connections}"
@@ -98,10 +96,10 @@ def limited(server: PostgresServer, settings: Settings, *, connections: int, of:
 
 
 @pytest.mark.parametrize("of", ["role", "database"])
-def test_callers_queue_for_what_the_server_gives(
+def test_callers_queue_for_the_connections_that_the_server_allows(
     settings: Settings, postgres_server: PostgresServer, of: str
 ) -> None:
-    """Twelve threads share three connections, below the pool's limit of ten, and all are served."""
+    """Twelve threads share the three connections that the server allows, although the pool's limit is ten."""
     with (
         limited(postgres_server, settings, connections=3, of=of) as few,
         open_service(few) as service,
@@ -129,10 +127,10 @@ def test_callers_queue_for_what_the_server_gives(
         assert len(service.search_users("player-")) == THREADS
 
 
-def test_without_any_connection_the_refusal_names_all_limits(
+def test_a_refused_first_connection_names_all_limits(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """The role has no connection left for this process: an error at once, with the server's message."""
+    """If the role's connection limit is used up, the error has the server's message and names the limits."""
     with (
         limited(postgres_server, settings, connections=1, of="role") as few,
         open_service(few) as first,
@@ -148,7 +146,10 @@ def test_without_any_connection_the_refusal_names_all_limits(
 def test_a_session_ended_for_idling_in_a_transaction_is_lost(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """The block fails as for any lost connection, nothing is stored, and the next call works."""
+    """If the server ends an idle transaction, the block raises an error and stores nothing.
+
+    The next call works.
+    """
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     with administered(postgres_server) as run:
         run(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '200ms'")

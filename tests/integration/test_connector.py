@@ -1,4 +1,4 @@
-"""What every connection has, whatever the server, the role, the URL and the environment say."""
+"""Tests of the settings and hosts of each kind of connection: pool, transaction, health check, migration."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -47,41 +47,46 @@ ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def by_pool(settings: Settings) -> Iterator[Callable[[str], Any]]:
-    """Ask on a connection of the pool, outside of a transaction."""
+def run_on_pool(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Yield a function that runs a statement on a pooled connection outside a transaction."""
     with open_service(settings) as service, service._database.session("probe") as database:
         yield lambda statement: database.execute_sql(statement).fetchone()
 
 
 @contextlib.contextmanager
-def by_transaction(settings: Settings) -> Iterator[Callable[[str], Any]]:
-    """Ask on a connection of the pool, in a transaction."""
+def run_in_transaction(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Yield a function that runs a statement in a transaction on a pooled connection."""
     with open_service(settings) as service, service._database.transaction_of("probe") as database:
         yield lambda statement: database.execute_sql(statement).fetchone()
 
 
 @contextlib.contextmanager
-def by_bounded(settings: Settings) -> Iterator[Callable[[str], Any]]:
-    """Ask as health checks and collectors do."""
+def run_on_bounded_connection(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Yield a function that runs a statement on a connection as health checks and collectors use it."""
     with contextlib.closing(BoundedConnector(settings, "probe", limit_seconds=5).open()) as connection:
         yield lambda statement: connection.execute_sql(statement).fetchone()
 
 
 @contextlib.contextmanager
-def by_migrator(settings: Settings) -> Iterator[Callable[[str], Any]]:
-    """Ask as migrations do."""
+def run_on_migrator(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Yield a function that runs a statement on a connection as migrations use it."""
     with Migrator(settings)._connected() as database, database.atomic():
         changed = database.execute_sql("SELECT set_config('lock_timeout', '0', true)").fetchone()
         assert changed == ("0",)
         yield lambda statement: database.execute_sql(statement).fetchone()
 
 
-ASKING = {"pool": by_pool, "transaction": by_transaction, "bounded": by_bounded, "migrator": by_migrator}
+CONNECTIONS = {
+    "pool": run_on_pool,
+    "transaction": run_in_transaction,
+    "bounded": run_on_bounded_connection,
+    "migrator": run_on_migrator,
+}
 
 
 @pytest.fixture
 def odd_defaults(postgres_server: PostgresServer, settings: Settings) -> Settings:
-    """A database whose defaults would change answers."""
+    """Return settings of a database whose default settings would change results of statements."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     with administered(postgres_server) as execute:
         for setting, value in DEFAULTS.items():
@@ -90,11 +95,15 @@ def odd_defaults(postgres_server: PostgresServer, settings: Settings) -> Setting
 
 
 @pytest.mark.parametrize("sends_options", [True, False], ids=["direct", "pooled"])
-@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING.keys())
-def test_settings_do_not_depend_on_server_role_or_environment(
-    odd_defaults: Settings, monkeypatch: pytest.MonkeyPatch, ask: Any, *, sends_options: bool
+@pytest.mark.parametrize("connect", CONNECTIONS.values(), ids=CONNECTIONS.keys())
+def test_session_settings_do_not_depend_on_database_or_environment(
+    odd_defaults: Settings, monkeypatch: pytest.MonkeyPatch, connect: Any, *, sends_options: bool
 ) -> None:
-    """Zone, style, isolation, encoding and schema are the same on each kind of connection."""
+    """Each connection has the same time zone, date style, isolation, encoding and schema.
+
+    Defaults of the database and variables such as PGTZ have no effect, also if a pooler drops the start-up
+    options.
+    """
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     build = Connector.__init__
@@ -104,7 +113,7 @@ def test_settings_do_not_depend_on_server_role_or_environment(
         connector._sends_options = sends_options
 
     monkeypatch.setattr(Connector, "__init__", without_options)
-    with ask(odd_defaults) as run:
+    with connect(odd_defaults) as run:
         *settings, now = run(SHOW)
         name = run("SELECT current_setting('application_name')")[0]
     assert tuple(settings) == PINNED
@@ -113,8 +122,10 @@ def test_settings_do_not_depend_on_server_role_or_environment(
 
 
 @pytest.mark.parametrize("sends_options", [True, False], ids=["direct", "pooled"])
-def test_texts_are_quoted_as_the_session_reads_them(odd_defaults: Settings, *, sends_options: bool) -> None:
-    """This includes sessions in which backslashes escape, in every statement of a transaction."""
+def test_texts_are_quoted_for_the_settings_of_the_session(
+    odd_defaults: Settings, *, sends_options: bool
+) -> None:
+    """Text parameters arrive unchanged in a database whose default has `standard_conforming_strings` off."""
     texts = ["\\", "\\'", "'; --", "\\\\'", "%s", "E'\\n'"]
     with open_service(odd_defaults) as service:
         service._database._connector._sends_options = sends_options
@@ -124,8 +135,8 @@ def test_texts_are_quoted_as_the_session_reads_them(odd_defaults: Settings, *, s
                     assert database.execute_sql("SELECT %s::text", (text,)).fetchone() == (text,)
 
 
-def test_nothing_stays_behind_in_a_session_that_is_shared(odd_defaults: Settings) -> None:
-    """Without start-up options, the settings of a statement end with it."""
+def test_a_shared_session_keeps_no_settings(odd_defaults: Settings) -> None:
+    """If a pooler drops the start-up options, each statement sets its own settings, and they end with it."""
     connector = Connector(odd_defaults, "probe")
     connector._sends_options = False
     with contextlib.closing(connector.open()) as raw, raw.cursor() as cursor:
@@ -141,10 +152,10 @@ def test_nothing_stays_behind_in_a_session_that_is_shared(odd_defaults: Settings
         assert defaults[0] == "America/St_Johns"
 
 
-def test_another_clients_settings_are_not_taken_for_ours(
+def test_a_session_without_our_options_counts_as_shared(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session with equal values but without our options may be shared, and counts as shared."""
+    """A session with equal settings that were not sent by this stack may be shared, and counts as shared."""
     monkeypatch.setattr(
         Connector,
         "_build_parameters",
@@ -154,18 +165,18 @@ def test_another_clients_settings_are_not_taken_for_ours(
         assert not raw.keeps_session
 
 
-def test_a_new_connection_costs_one_question(settings: Settings, execute: Execute) -> None:
-    """Statements on a server without a pooler have no prefix."""
+def test_a_statement_without_a_pooler_has_no_prefix(settings: Settings, execute: Execute) -> None:
+    """On a direct connection a statement is sent without a prefix of settings."""
     with open_service(settings) as service:
-        asked: list[str] = []
-        service._database.query_hooks.append(lambda event: asked.append(event.sql))
+        sent: list[str] = []
+        service._database.query_hooks.append(lambda event: sent.append(event.sql))
         with service._database.session("probe") as database:
             database.execute_sql("SELECT 1")
-        assert asked == ["SELECT 1 /* op=probe */"]
+        assert sent == ["SELECT 1 /* op=probe */"]
 
 
 def test_an_old_server_is_refused_in_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Migrate, the pool and the health check refuse it."""
+    """The migrator, the pool and the health check refuse a too old PostgreSQL; the error is one line."""
     monkeypatch.setattr(connectors, "MIN_SERVER_VERSION", 990_000)
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         for call in (Migrator(settings).up, lambda: service.search_users("a")):
@@ -181,7 +192,7 @@ def test_an_old_server_is_refused_in_one_line(settings: Settings, monkeypatch: p
 def test_a_database_that_is_not_utf8_is_refused(
     postgres_server: PostgresServer, settings: Settings, encoding: str
 ) -> None:
-    """The error is one line with the remedy, and no table is created."""
+    """The migrator refuses a database with another encoding than UTF8, in one line, and creates no table."""
     name = f"encoding_{encoding.lower()}"
     with administered(postgres_server) as execute:
         execute(
@@ -200,20 +211,18 @@ def test_a_database_that_is_not_utf8_is_refused(
             execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_letters_of_every_alphabet_pass_a_latin_environment(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """PGCLIENTENCODING is ignored."""
+def test_pgclientencoding_is_ignored(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greek, Japanese and emoji texts are stored unchanged although PGCLIENTENCODING is LATIN1."""
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     with open_service(settings) as service:
         user = service.create_user(username="ΣΊΣΥΦΟΣ", name="名前 🎲")
         assert service.get_user_by_username("ΣΊΣΥΦΟΣ") == user
 
 
-def test_a_standby_or_a_read_only_database_is_not_migrated(
+def test_a_read_only_database_is_not_migrated(
     postgres_server: PostgresServer, empty_database_url: str
 ) -> None:
-    """The error names the cause of the read-only mode."""
+    """If `default_transaction_read_only` is on, the migrator raises an error that names this setting."""
     name = empty_database_url.rsplit("/", 1)[1]
     with administered(postgres_server) as execute:
         execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -221,10 +230,10 @@ def test_a_standby_or_a_read_only_database_is_not_migrated(
         Migrator(Settings(database_url=SecretStr(empty_database_url))).up()
 
 
-def test_a_connection_that_cannot_be_introduced_is_closed(
+def test_a_connection_whose_probe_fails_is_closed(
     service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failing probe leaves no session on the server, and the pool has its slot again."""
+    """If the first query on a new connection fails, the connection is closed and leaves the pool."""
     opened: list[Any] = []
 
     def fail(_: Connector, raw: Any, __: Any) -> None:
@@ -238,12 +247,12 @@ def test_a_connection_that_cannot_be_introduced_is_closed(
     assert service.pool_stats().pool_size == 0
 
 
-def several_hosts(url: str, server: PostgresServer) -> dict[str, str]:
-    """Return URLs in which a host that does not answer comes before the server, in every spelling."""
+def build_multi_host_urls(url: str, server: PostgresServer) -> dict[str, str]:
+    """Return URLs in each notation of two hosts, of which only the last one answers."""
     nobody, here = find_free_port(), f"127.0.0.1:{server.port}"
     login, _, database = url.partition(f"@{here}")
     return {
-        "in the place of one": f"{login}@127.0.0.1:{nobody},{here}{database}?target_session_attrs=read-write",
+        "in the host part": f"{login}@127.0.0.1:{nobody},{here}{database}?target_session_attrs=read-write",
         "as parameters": (
             f"{login}@{database}?host=127.0.0.1,localhost&port={nobody},{server.port}"
             "&target_session_attrs=primary"
@@ -256,8 +265,8 @@ def several_hosts(url: str, server: PostgresServer) -> dict[str, str]:
 def test_several_hosts_are_tried_in_turn(
     settings: Settings, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pool, migrate, the health check and so the exporter do this."""
-    for url in several_hosts(settings.database_url.get_secret_value(), postgres_server).values():
+    """The pool, the migrator and the health check connect to the host that answers."""
+    for url in build_multi_host_urls(settings.database_url.get_secret_value(), postgres_server).values():
         monkeypatch.setenv("DATABASE_URL", url)
         monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
         loaded = Settings.load()
@@ -267,10 +276,10 @@ def test_several_hosts_are_tried_in_turn(
             assert service.health().status == "healthy"
 
 
-def test_a_host_that_accepts_no_writes_is_named_with_both_causes(
+def test_a_read_only_host_is_refused_with_both_causes(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """With target_session_attrs=read-write nothing is left to connect to."""
+    """With target_session_attrs=read-write a read-only host is refused; the error names both causes."""
     url = settings.database_url.get_secret_value()
     with administered(postgres_server) as execute:
         execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET default_transaction_read_only = on")
@@ -289,10 +298,10 @@ def test_a_host_that_accepts_no_writes_is_named_with_both_causes(
     assert (health.database, health.database_reason) == ("unhealthy", "session is read-only")
 
 
-def test_a_port_of_the_environment_is_that_of_every_connection(
+def test_pgport_is_used_by_every_connection(
     settings: Settings, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A URL without a port uses PGPORT, in the health check as in the pool."""
+    """A URL without a port uses PGPORT, in the pool and in the health check."""
     monkeypatch.setenv("PGPORT", str(postgres_server.port))
     url = settings.database_url.get_secret_value().replace(f":{postgres_server.port}/", "/")
     own = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
@@ -301,9 +310,7 @@ def test_a_port_of_the_environment_is_that_of_every_connection(
         assert service.health().status == "healthy"
 
 
-def test_an_address_of_the_environment_does_not_replace_the_host(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pghostaddr_is_ignored(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """PGHOSTADDR is ignored, because the URL names the host."""
     with monkeypatch.context() as environment:
         environment.setenv("PGHOSTADDR", "127.0.0.254")
