@@ -1,4 +1,4 @@
-"""Each page of the dashboard in each state, run by Streamlit against a real database."""
+"""Tests of the Leaderboards and Portfolios pages, run by Streamlit's `AppTest` on a real database."""
 
 import logging
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ TIMEOUT_SECONDS = 30
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
-    """The pages on a database with a finished game."""
+    """Return a service with a finished game, which the pages use."""
     play_game(service)
     runtime.set_service(service)
     return service
@@ -39,14 +39,14 @@ def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
 
 @pytest.fixture
 def empty(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
-    """The pages on a migrated database without a row."""
+    """Return a service on a migrated database without rows, which the pages use."""
     runtime.set_service(service)
     return service
 
 
 @pytest.fixture
 def unreachable(settings: Settings) -> Iterator[None]:
-    """The pages on a database that nobody listens for."""
+    """Let the pages use a service on a port where no server listens."""
     url = f"postgresql://nobody@127.0.0.1:{find_free_port()}/nothing"
     gone = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
     with open_service(gone) as service:
@@ -55,7 +55,7 @@ def unreachable(settings: Settings) -> Iterator[None]:
 
 
 def open_page(view: str, **parameters: str) -> AppTest:
-    """Open a page with query parameters in the address and run it."""
+    """Open a page with these query parameters and run it."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
     test.run()
     test.switch_page(view)
@@ -65,12 +65,12 @@ def open_page(view: str, **parameters: str) -> AppTest:
 
 
 def read_players(test: AppTest) -> list[str]:
-    """Return the players of the table, in order."""
+    """Return the players in the first table of a page, in its order."""
     return list(test.dataframe[0].value["player"])
 
 
 def find_error_id(message: str) -> str:
-    """Return the id that ends a log message."""
+    """Return the error id at the end of a log message."""
     return message.rpartition(" ")[2]
 
 
@@ -78,7 +78,7 @@ def find_error_id(message: str) -> str:
 
 
 def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) -> None:
-    """Daily return of the newest session, best first, with its figures."""
+    """The page shows daily returns of the newest session, best first, a summary and changes of rank."""
     page = open_page(LEADERBOARDS)
     assert not page.exception
     assert read_players(page) == ["alice", "bob", "charlie"]
@@ -93,8 +93,8 @@ def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) 
     assert "UTC" in read_text(page)
 
 
-def test_leaderboards_follow_a_link(game: EnhancedDatabaseService) -> None:
-    """Category, session and length come from the address."""
+def test_leaderboards_use_the_query_parameters(game: EnhancedDatabaseService) -> None:
+    """Category, session and page length come from the query parameters."""
     page = open_page(LEADERBOARDS, category="Total value", day="2013-02-28", top="10")
     assert read_players(page) == ["bob", "charlie", "alice"]
     assert read_metrics(page)["Best score"] == "$10,022.10"
@@ -103,15 +103,15 @@ def test_leaderboards_follow_a_link(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_link_may_name_the_category_by_its_key(game: EnhancedDatabaseService) -> None:
-    """The address may contain the key of the API."""
+    """The query parameter `category` may be a label or the category's key, such as `quests_completed`."""
     page = open_page(LEADERBOARDS, category="quests_completed")
     assert page.selectbox(key="category").value == "Quests completed"
     assert list(page.dataframe[0].value["rank"]) == [1, 2, 2]
     assert page.query_params["category"] == "Quests completed"
 
 
-def test_an_unknown_view_is_named_and_replaced(game: EnhancedDatabaseService) -> None:
-    """A category, session or length that does not exist says so and shows the default."""
+def test_unknown_query_parameters_are_named_and_replaced(game: EnhancedDatabaseService) -> None:
+    """An unknown category, session or page length is named in a warning, and the default is shown."""
     page = open_page(LEADERBOARDS, category="luck", day="2013-02-30", top="7")
     shown = " ".join(warning.value for warning in page.warning)
     assert "luck" in shown
@@ -121,7 +121,7 @@ def test_an_unknown_view_is_named_and_replaced(game: EnhancedDatabaseService) ->
 
 
 def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None:
-    """A session with portfolios only is offered, and its leaderboard is empty."""
+    """A session that has only portfolios can be opened; the page says that its leaderboard has no scores."""
     alice = game.get_user_by_username("alice")
     today = game.get_current_portfolio(alice.id).session_date
     page = open_page(LEADERBOARDS, day=today.isoformat())
@@ -129,15 +129,15 @@ def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None
     assert read_players(open_page(LEADERBOARDS)) == ["alice", "bob", "charlie"]
 
 
-def test_choosing_a_category_changes_the_table(game: EnhancedDatabaseService) -> None:
-    """The filters also work when they are set on the page."""
+def test_choosing_a_category_changes_the_page(game: EnhancedDatabaseService) -> None:
+    """If a visitor selects another category on the page, its scores are shown."""
     page = open_page(LEADERBOARDS)
     page.selectbox(key="category").select("Total value").run()
     assert read_metrics(page)["Best score"] == "$10,310.75"
 
 
-def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabaseService) -> None:
-    """The search takes the first letters in any case; the rank is that of the whole leaderboard."""
+def test_a_search_shows_the_player_and_the_neighbours(game: EnhancedDatabaseService) -> None:
+    """A search by the first letters, in any case, shows the player with the rank and the neighbours."""
     page = open_page(LEADERBOARDS, find="Ch")
     assert [list(table.value["player"]) for table in page.dataframe] == [
         ["charlie"],
@@ -149,14 +149,14 @@ def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabas
     assert "No player on this leaderboard starts with “zorro”" in text
 
 
-def test_an_order_is_followed(game: EnhancedDatabaseService) -> None:
-    """The address can choose lowest first and by name."""
+def test_the_order_comes_from_the_query_parameters(game: EnhancedDatabaseService) -> None:
+    """The query parameter `order` can sort by the lowest score or by the name."""
     assert read_players(open_page(LEADERBOARDS, order="Lowest first")) == ["charlie", "bob", "alice"]
     assert read_players(open_page(LEADERBOARDS, order="Name, Z to A")) == ["charlie", "bob", "alice"]
 
 
 def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
-    """Ranks and scores are compared with the session in the address."""
+    """Changes of rank and score are relative to the session in the query parameter `against`."""
     page = open_page(LEADERBOARDS, against="2013-02-27")
     assert list(page.dataframe[0].value["moved"]) == ["=", "↑ 1", "↓ 1"]
     assert list(page.dataframe[0].value["change"]) == ["+1.91 pts", "+1.10 pts", "-2.10 pts"]
@@ -165,7 +165,7 @@ def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
-    """The table has the mean of the sessions, limited by the search."""
+    """With a period the table has the mean score of its sessions, and a search still limits the players."""
     page = open_page(LEADERBOARDS, period="7 sessions")
     assert read_players(page) == ["alice", "bob", "charlie"]
     assert list(page.dataframe[0].value["score"]) == ["+1.30%", "+0.34%", "-0.68%"]
@@ -174,7 +174,7 @@ def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
 
 
 def test_pages_divide_a_leaderboard(game: EnhancedDatabaseService) -> None:
-    """The second page begins where the first ends; a page that does not exist is reported."""
+    """The second page begins after the last rank of the first. A warning names a page that does not exist."""
     day = SESSIONS[2]
     users = [game.create_user(username=f"more{n:02}") for n in range(15)]
     updates = [LeaderboardUpdate(user.id, Decimal(n)) for n, user in enumerate(users)]
@@ -193,7 +193,7 @@ def test_pages_divide_a_leaderboard(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_portfolio_shows_the_newest_session(game: EnhancedDatabaseService) -> None:
-    """Figures, ranks, record, quests and sessions of one player."""
+    """The page shows the newest session's values, ranks, sessions and quests of one player."""
     page = open_page(PORTFOLIOS, player="alice", window="All")
     assert not page.exception
     figures = read_metrics(page)
@@ -207,8 +207,8 @@ def test_a_portfolio_shows_the_newest_session(game: EnhancedDatabaseService) -> 
     assert [bar.proto.text for bar in page.get("progress")] == ["13 of 20"]
 
 
-def test_looking_at_a_player_creates_nothing(game: EnhancedDatabaseService) -> None:
-    """Viewing a player creates no portfolio of today."""
+def test_viewing_a_player_creates_no_portfolio(game: EnhancedDatabaseService) -> None:
+    """Opening the page of a player without a session does not create a portfolio for today."""
     dave = game.get_user_by_username("dave")
     page = open_page(PORTFOLIOS, player="dave")
     assert "dave has not played a session yet" in read_text(page)
@@ -216,12 +216,12 @@ def test_looking_at_a_player_creates_nothing(game: EnhancedDatabaseService) -> N
 
 
 def test_a_name_is_found_in_any_case(game: EnhancedDatabaseService) -> None:
-    """`Alice` finds alice."""
+    """The name `Alice` finds the player alice."""
     assert read_metrics(open_page(PORTFOLIOS, player="Alice"))["Day change"] == "+$310.75"
 
 
-def test_the_first_letters_offer_players(game: EnhancedDatabaseService) -> None:
-    """A prefix lists the players whose name begins with it; a click opens one."""
+def test_a_prefix_lists_the_matching_players(game: EnhancedDatabaseService) -> None:
+    """The first letters of a name show a button for each matching player; a click opens the player."""
     page = open_page(PORTFOLIOS, player="ch")
     page.button(key="choose-player-charlie").click().run()
     assert page.text_input(key="player").value == "charlie"
@@ -229,22 +229,22 @@ def test_the_first_letters_offer_players(game: EnhancedDatabaseService) -> None:
 
 
 @pytest.mark.parametrize("name", ["zorro", "a" * 90, "%", "'; DROP TABLE users"])
-def test_an_unknown_player_is_named(game: EnhancedDatabaseService, name: str) -> None:
-    """The page repeats the name, and says how to find a player."""
+def test_an_unknown_player_is_reported(game: EnhancedDatabaseService, name: str) -> None:
+    """For an unknown name the page says that no player is called so, and raises no error."""
     page = open_page(PORTFOLIOS, player=name)
     assert not page.exception
     assert "No player is called" in read_text(page)
 
 
-def test_portfolios_without_a_player_offer_the_best(game: EnhancedDatabaseService) -> None:
-    """The page without a name lists the best players."""
+def test_portfolios_without_a_player_list_the_best(game: EnhancedDatabaseService) -> None:
+    """Without a name the page shows a button for each of the best players."""
     page = open_page(PORTFOLIOS)
     offered = [button.label for button in page.button]
     assert offered == ["Refresh", "alice", "bob", "charlie"]
 
 
 def test_two_players_stand_side_by_side(game: EnhancedDatabaseService) -> None:
-    """The second search box finds the other player by the first letters."""
+    """A second player, chosen by the first letters, is shown beside the first one."""
     page = open_page(PORTFOLIOS, player="alice", rival="b", window="All")
     page.button(key="choose-rival-bob").click().run()
     assert page.text_input(key="rival").value == "bob"
@@ -253,8 +253,8 @@ def test_two_players_stand_side_by_side(game: EnhancedDatabaseService) -> None:
     assert "Side by side" in read_text(page)
 
 
-def test_nobody_is_compared_with_himself(game: EnhancedDatabaseService) -> None:
-    """The page says so and shows the player, as it does for an unknown second player."""
+def test_a_player_is_not_compared_with_the_same_player(game: EnhancedDatabaseService) -> None:
+    """If the second player is the first one or unknown, the page says so and still shows the first one."""
     page = open_page(PORTFOLIOS, player="alice", rival="ALICE")
     assert "both are the same" in page.info[0].value
     assert read_metrics(page)["Day change"] == "+$310.75"
@@ -264,7 +264,7 @@ def test_nobody_is_compared_with_himself(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseService) -> None:
-    """Equity beside the best player, drawdown, holdings, the rank on the leaderboard of the address."""
+    """The page shows equity beside the best player's, drawdown, holdings, ranks and a masked address."""
     bob = game.get_user_by_username("bob")
     game.update_user_profile(bob.id, email="bob@example.com", preferences={"theme": "dark"})
     page = open_page(PORTFOLIOS, player="bob", board="Total value", window="All")
@@ -280,15 +280,15 @@ def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseServic
 
 
 def test_a_rival_who_has_not_played_is_named(game: EnhancedDatabaseService) -> None:
-    """The figures of the player stay."""
+    """If the second player has no session, the page says so and still shows the first player."""
     page = open_page(PORTFOLIOS, player="alice", rival="dave")
     assert "dave has not played a session yet" in read_text(page)
     assert read_metrics(page)["Day change"] == "+$310.75"
 
 
 @pytest.mark.parametrize("view", PAGES)
-def test_a_page_says_when_it_reads_again(game: EnhancedDatabaseService, view: str) -> None:
-    """Each page names its interval, or says that it is paused."""
+def test_a_page_names_its_refresh_interval(game: EnhancedDatabaseService, view: str) -> None:
+    """Each page shows its refresh interval, or that the refresh is paused."""
     page = open_page(view, player="alice")
     assert "refreshes every 30 s" in read_text(page)
     page.toggle(key="live").set_value(False).run()
@@ -298,10 +298,10 @@ def test_a_page_says_when_it_reads_again(game: EnhancedDatabaseService, view: st
 
 
 @pytest.mark.parametrize("view", PAGES)
-def test_what_refreshes_fails_in_its_place(
+def test_a_failed_refresh_keeps_the_page(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, view: str
 ) -> None:
-    """Filters and typed text stay, and the page says when it tries again."""
+    """If a refresh fails, filters and typed text stay, and the page shows when it tries again."""
     page = open_page(view, player="alice", find="al")
 
     def fail(*_: object, **__: object) -> None:
@@ -313,13 +313,13 @@ def test_what_refreshes_fails_in_its_place(
     assert not page.exception
     assert "next try in 5 s" in read_text(page).lower()
     if view == LEADERBOARDS:
-        # what was shown before stays, with its age
+        # the page keeps the values of the last successful refresh
         assert read_metrics(page)["Best score"] == "+3.11%"
     assert page.text_input[0].value in {"alice", "al"}
 
 
-def test_a_leaderboard_moves_on_to_a_session_that_began(game: EnhancedDatabaseService) -> None:
-    """A page that is open at midnight moves to the new session."""
+def test_an_open_leaderboard_moves_to_a_new_session(game: EnhancedDatabaseService) -> None:
+    """A page on the newest session shows a session that begins while the page is open."""
     page = open_page(LEADERBOARDS)
     bob = game.get_user_by_username("bob")
     monday = date(2013, 3, 4)
@@ -332,7 +332,7 @@ def test_a_leaderboard_moves_on_to_a_session_that_began(game: EnhancedDatabaseSe
 
 
 def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseService) -> None:
-    """After a replay of old prices the span is longer than one read of the market, and nothing fails."""
+    """A portfolio with years between two sessions is shown, although one read of prices covers fewer days."""
     alice = game.get_user_by_username("alice")
     game.get_current_portfolio(alice.id)
     page = open_page(PORTFOLIOS, player="alice", window="All")
@@ -341,12 +341,12 @@ def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseServ
     assert len(page.dataframe[1].value) == 4
 
 
-# -- empty, down, slow, broken ------------------------------------------------------------
+# -- empty, unreachable, slow, without tables ---------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_an_empty_database_names_the_next_step(empty: EnhancedDatabaseService, page: str) -> None:
-    """The page says how to load data."""
+    """On an empty database the page names the commands that load data."""
     text = read_text(open_page(page))
     assert "No sessions yet" in text
     assert "make seed" in text
@@ -354,10 +354,10 @@ def test_an_empty_database_names_the_next_step(empty: EnhancedDatabaseService, p
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_database_that_is_down_has_a_state(
+def test_an_unreachable_database_shows_an_error_id(
     unreachable: None, page: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The page has a next step and an error id, under which the log has the cause."""
+    """Without a database the page shows the next step and an error id that the log has too."""
     opened = open_page(page, player="alice")
     text = read_text(opened)
     assert not opened.exception
@@ -370,7 +370,7 @@ def test_a_database_that_is_down_has_a_state(
 
 
 def test_retry_brings_the_page_back(unreachable: None, settings: Settings) -> None:
-    """When the database answers again, one click shows the figures."""
+    """When the database answers again, the Retry button shows the page."""
     page = open_page(LEADERBOARDS)
     with open_service(settings) as service:
         play_game(service)
@@ -386,10 +386,10 @@ def test_retry_brings_the_page_back(unreachable: None, settings: Settings) -> No
         (QueryTimeout("a statement ran too long"), "The database took too long to answer"),
     ],
 )
-def test_a_busy_or_slow_database_has_a_state(
+def test_a_timeout_has_its_own_message(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, error: Exception, title: str
 ) -> None:
-    """A timeout has another state than an outage."""
+    """A pool timeout and a query timeout have other messages than an outage."""
 
     def give_up(**_: object) -> None:
         raise error
@@ -401,7 +401,7 @@ def test_a_busy_or_slow_database_has_a_state(
 
 
 def test_a_database_without_tables_names_the_migration(settings: Settings, empty_database_url: str) -> None:
-    """Before the first migration the page names the command."""
+    """Before the first migration the page names the command that migrates."""
     bare = settings.model_copy(update={"database_url": SecretStr(empty_database_url)})
     with open_service(bare) as service:
         runtime.set_service(service)
@@ -411,7 +411,7 @@ def test_a_database_without_tables_names_the_migration(settings: Settings, empty
 
 
 def test_an_unexpected_error_shows_an_id_and_no_cause(caplog: pytest.LogCaptureFixture) -> None:
-    """Streamlit shows nothing else, and the log has the traceback."""
+    """An unexpected error shows only an error id; the log has the id and the traceback."""
 
     def fail() -> None:
         from dashboard import states  # noqa: PLC0415  # Streamlit runs this body as a script of its own
@@ -429,8 +429,8 @@ def test_an_unexpected_error_shows_an_id_and_no_cause(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("is_operator", [False, True])
-def test_only_operators_read_about_the_sign_in(game: EnhancedDatabaseService, *, is_operator: bool) -> None:
-    """Other visitors cannot change settings."""
+def test_only_operators_see_the_sign_in_warning(game: EnhancedDatabaseService, *, is_operator: bool) -> None:
+    """Only an operator sees the warning that no sign-in is set, because others cannot change settings."""
     sign_in.set_policy(Policy(is_local_operator=is_operator))
     try:
         assert ("No sign-in" in read_text(open_page(LEADERBOARDS))) == is_operator
@@ -438,8 +438,8 @@ def test_only_operators_read_about_the_sign_in(game: EnhancedDatabaseService, *,
         sign_in.set_policy(Policy())
 
 
-def test_folded_filters_name_what_is_chosen(game: EnhancedDatabaseService) -> None:
-    """The switch above the filters is for small screens; the filters stay part of the page."""
+def test_closed_filters_name_the_chosen_values(game: EnhancedDatabaseService) -> None:
+    """The switch that opens the filters on small screens names the chosen values."""
     page = open_page(LEADERBOARDS, category="Total value", top="10", find="al")
     label = page.toggle(key="filters-open").label
     assert label.startswith("Filters: ")

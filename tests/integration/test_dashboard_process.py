@@ -1,4 +1,4 @@
-"""The dashboard as a process: probes, wrong settings, start and stop."""
+"""Tests of the dashboard as a process: probes, downloads, invalid settings, start and stop."""
 
 import asyncio
 import contextlib
@@ -28,19 +28,19 @@ VISITORS = 20
 LOAD_SECONDS = 60.0
 
 STOP_SECONDS = 5.0
-"""Idle it takes under a second; a loaded machine gets more."""
+"""Bound of a stop. An idle dashboard stops in less than a second."""
 
 
 def test_probes_of_a_running_dashboard(settings: Settings, tmp_path: Path) -> None:
-    """Both probes are short JSON."""
+    """`/livez` and `/readyz` answer with status 200 and a short JSON document."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         assert dashboard.fetch("/livez") == (200, '{"status":"alive"}')
         assert dashboard.fetch("/readyz") == (200, '{"status":"ready"}')
 
 
-def test_it_starts_without_a_database(tmp_path: Path) -> None:
-    """It is alive and not ready, and serves the page."""
+def test_the_dashboard_starts_without_a_database(tmp_path: Path) -> None:
+    """Without a database the process is alive, not ready, and serves the page. The log has no password."""
     url = f"postgresql://nobody:hidden@127.0.0.1:{find_free_port()}/nothing"
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         assert dashboard.fetch("/livez")[0] == 200
@@ -52,7 +52,10 @@ def test_it_starts_without_a_database(tmp_path: Path) -> None:
 def test_a_leaderboard_is_downloaded(
     service: EnhancedDatabaseService, settings: Settings, tmp_path: Path
 ) -> None:
-    """The file has all rows, best first; without rows only the header; a wrong name is an error."""
+    """The CSV file has all entries, best first, or only the header if there is none.
+
+    An invalid category or date is answered with status 400.
+    """
     play_game(service)
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
@@ -78,7 +81,7 @@ def test_a_leaderboard_is_downloaded(
 
 
 def test_a_download_without_a_database_is_unavailable(tmp_path: Path) -> None:
-    """The answer has neither a traceback nor a part of a file."""
+    """Without a database a download is answered with status 503 and one line of text."""
     url = f"postgresql://nobody:hidden@127.0.0.1:{find_free_port()}/nothing"
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         status, body = dashboard.fetch("/download/leaderboard.csv?category=a&day=2013-03-01")
@@ -86,13 +89,13 @@ def test_a_download_without_a_database_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_cleanly(
+def test_a_signal_stops_the_dashboard(
     settings: Settings,
     tmp_path: Path,
     execute: Callable[..., list[tuple[object, ...]]],
     number: signal.Signals,
 ) -> None:
-    """The exit status is 0 within seconds, without a traceback or an open connection."""
+    """After SIGTERM or SIGINT the process exits with 0 within 5 s, without a traceback or a connection."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         dashboard.fetch("/readyz")
@@ -106,7 +109,7 @@ def test_a_signal_stops_it_cleanly(
 
 
 async def _visit_until(ended: asyncio.Event, url: str, *, begun: list[int]) -> None:
-    """Run the leaderboards again and again until the server is gone."""
+    """Run the Leaderboards page repeatedly until the event is set or the server closes the connection."""
     with contextlib.suppress(OSError, EOFError, TimeoutError, ConnectionClosed):
         async with Visitor.connected(url) as visitor:
             while not ended.is_set():
@@ -116,7 +119,7 @@ async def _visit_until(ended: asyncio.Event, url: str, *, begun: list[int]) -> N
 
 
 async def _stop_under_load(dashboard: Dashboard, *, is_loaded: Callable[[], bool]) -> float:
-    """Send SIGTERM while visitors wait for figures, and return the seconds until the process has ended."""
+    """Send SIGTERM while visitors wait for their page. Return the seconds until the process ends."""
     ended, begun = asyncio.Event(), list[int]()
     visits = [asyncio.create_task(_visit_until(ended, dashboard.url, begun=begun)) for _ in range(VISITORS)]
     deadline = time.monotonic() + LOAD_SECONDS
@@ -133,10 +136,10 @@ async def _stop_under_load(dashboard: Dashboard, *, is_loaded: Callable[[], bool
     return seconds
 
 
-def test_a_signal_under_load_ends_it_within_5_seconds(
+def test_a_signal_under_load_stops_the_dashboard_within_5_seconds(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path, execute: Execute
 ) -> None:
-    """Statements wait for a lock and callers for a connection; no connection is left afterwards."""
+    """SIGTERM stops the process although statements wait for a lock; no connection is left."""
     play_game(service)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
     waiting = f"{count} AND wait_event_type = 'Lock'"
@@ -155,7 +158,7 @@ def test_a_signal_under_load_ends_it_within_5_seconds(
 
 
 def test_nothing_but_pages_is_public(settings: Settings, tmp_path: Path) -> None:
-    """Streamlit's metrics and foreign WebSockets are refused; every answer has the security headers."""
+    """Streamlit's metrics are hidden, WebSockets of other origins are refused, and pages have a CSP."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         assert dashboard.fetch("/_stcore/metrics")[0] == 404
@@ -175,8 +178,8 @@ async def _connect(url: str, origin: str | None) -> None:
         pass
 
 
-def test_scripts_come_compressed(settings: Settings, tmp_path: Path) -> None:
-    """They have the names of the page, and may be cached for a year."""
+def test_scripts_are_sent_compressed(settings: Settings, tmp_path: Path) -> None:
+    """A script with a hash in its name is sent with gzip and with `immutable` in Cache-Control."""
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         found = re.search(r'src="\.(/static/js/index\.[^"]+)"', dashboard.fetch("/")[1])
@@ -191,8 +194,8 @@ def test_scripts_come_compressed(settings: Settings, tmp_path: Path) -> None:
         assert len(body) < len(plain) / 2
 
 
-def test_it_does_not_open_itself_to_others(tmp_path: Path) -> None:
-    """Listening on another address without a sign-in ends with one line that names the remedies."""
+def test_a_public_address_requires_a_sign_in(tmp_path: Path) -> None:
+    """With DASHBOARD_HOST=0.0.0.0 and no sign-in the process exits with one line that names the remedies."""
     environment = build_environment(
         DATABASE_URL="postgresql://user:hidden@127.0.0.1/echo", DASHBOARD_HOST="0.0.0.0"
     )
@@ -212,7 +215,7 @@ def test_it_does_not_open_itself_to_others(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(tmp_path: Path) -> None:
-    """The line names the variable, its value and the allowed values, without a traceback or a password."""
+    """An invalid DASHBOARD_PORT ends the process with status 2 and one line, without the password."""
     environment = build_environment(
         DATABASE_URL="postgresql://user:hidden@127.0.0.1/echo", DASHBOARD_PORT="eighty"
     )

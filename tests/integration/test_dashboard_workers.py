@@ -1,4 +1,4 @@
-"""Several processes serve one dashboard: even load, a killed one, limits, probes, downloads, stops."""
+"""Tests of a dashboard with several worker processes: load, limits, downloads, and ends of workers."""
 
 import asyncio
 import signal
@@ -36,7 +36,7 @@ VISITORS = 8
 
 @pytest.fixture
 def dashboard(service: EnhancedDatabaseService, database_url: str, tmp_path: Path) -> Iterator[Dashboard]:
-    """A dashboard of two workers, both ready, with room for twelve pages."""
+    """Yield a dashboard with two ready workers and a limit of twelve open pages."""
     play_game(service)
     with run_dashboard(
         tmp_path,
@@ -50,29 +50,29 @@ def dashboard(service: EnhancedDatabaseService, database_url: str, tmp_path: Pat
 
 
 def count_ready(dashboard: Dashboard) -> int:
-    """Return how many workers have become ready so far."""
+    """Return how often a worker has become ready, by the log."""
     return dashboard.log.read_text().count(" is ready")
 
 
 def list_workers(dashboard: Dashboard) -> list[psutil.Process]:
-    """Return the processes that serve pages, the oldest first."""
+    """Return the worker processes of the dashboard, the oldest first."""
     return psutil.Process(dashboard.process.pid).children()
 
 
 def count_connections(dashboard: Dashboard, worker: psutil.Process) -> int:
-    """Return how many browsers are connected to a worker."""
+    """Return the number of connections to a worker."""
     port = int(dashboard.url.rpartition(":")[2])
     return sum(bool(each.laddr) and each.laddr.port == port for each in worker.net_connections("tcp"))
 
 
-async def enter(dashboard: Dashboard, stack: AsyncExitStack, pages: int) -> list[Visitor]:
-    """Open some pages at once."""
+async def open_pages(dashboard: Dashboard, stack: AsyncExitStack, pages: int) -> list[Visitor]:
+    """Connect this number of visitors concurrently."""
     opened = (stack.enter_async_context(Visitor.connected(dashboard.url)) for _ in range(pages))
     return list(await asyncio.gather(*opened))
 
 
 async def is_connected(visitor: Visitor) -> bool:
-    """Run the page once more; return whether its connection is still there."""
+    """Run the visitor's page. Return False if its connection is closed."""
     try:
         run = await visitor.run(page="leaderboards")
     except ConnectionClosed:
@@ -83,27 +83,28 @@ async def is_connected(visitor: Visitor) -> bool:
 
 @pytest.mark.slow
 def test_visitors_are_spread_evenly_and_outlive_a_worker(dashboard: Dashboard) -> None:
-    """A killed worker costs its visitors a reconnect, and the others nothing; another one takes its place.
+    """Twelve visitors are spread evenly; if a worker is killed, only its six have to reconnect.
 
-    Twelve pages may be open, whichever worker has them; those of a killed worker are no longer counted.
+    The limit of twelve pages applies to all workers together. The pages of a killed worker are not counted,
+    and a new worker replaces it.
     """
 
     async def visit() -> None:
         killed, kept = list_workers(dashboard)
         async with AsyncExitStack() as stack:
-            visitors = await enter(dashboard, stack, 12)
+            visitors = await open_pages(dashboard, stack, 12)
             assert all([await is_connected(visitor) for visitor in visitors])
             assert [count_connections(dashboard, each) for each in (killed, kept)] == [6, 6]
             for _ in range(2):
                 with pytest.raises(InvalidStatus, match="403"):
-                    await enter(dashboard, stack, 1)
+                    await open_pages(dashboard, stack, 1)
             killed.send_signal(signal.SIGKILL)
-            said = f"worker {killed.pid} ended with status -9; another one starts"
-            wait_until(lambda: said in dashboard.log.read_text(), "the kill is noticed", WAIT_SECONDS)
-            # all that have lost their page are let in again while one worker is gone
-            again = await enter(dashboard, stack, 6)
+            message = f"worker {killed.pid} ended with status -9; another one starts"
+            wait_until(lambda: message in dashboard.log.read_text(), "the kill is noticed", WAIT_SECONDS)
+            # the six visitors of the killed worker can connect before its replacement is ready
+            again = await open_pages(dashboard, stack, 6)
             assert all([await is_connected(visitor) for visitor in again])
-            # a client may hear of the end of its connection a moment later
+            # a client may notice the end of its connection a moment later
             for _ in range(100):
                 connected = [await is_connected(visitor) for visitor in visitors].count(True)
                 if connected == 6:
@@ -111,7 +112,7 @@ def test_visitors_are_spread_evenly_and_outlive_a_worker(dashboard: Dashboard) -
                 await asyncio.sleep(0.05)
             assert connected == 6
             with pytest.raises(InvalidStatus, match="403"):
-                await enter(dashboard, stack, 1)
+                await open_pages(dashboard, stack, 1)
         wait_until(
             lambda: count_ready(dashboard) == 3, "a worker takes the place of the killed one", WAIT_SECONDS
         )
@@ -122,8 +123,8 @@ def test_visitors_are_spread_evenly_and_outlive_a_worker(dashboard: Dashboard) -
 
 
 @pytest.mark.slow
-def test_every_request_may_reach_another_worker(dashboard: Dashboard) -> None:
-    """Each worker gives the same probes, pages and downloads; no page has a file of one worker only."""
+def test_all_workers_give_the_same_answers(dashboard: Dashboard) -> None:
+    """Probes, downloads and pages are the same from each worker."""
     for _ in range(4):
         assert dashboard.fetch("/livez") == (200, '{"status":"alive"}')
         assert dashboard.fetch("/readyz") == (200, '{"status":"ready"}')
@@ -143,17 +144,17 @@ def test_every_request_may_reach_another_worker(dashboard: Dashboard) -> None:
                 sent += await visitor.receive_run()
         return sent
 
-    # Streamlit keeps such files in the memory of one process
+    # a page must not use `/media/`: Streamlit keeps these files in the memory of one worker
     assert b"/media/" not in asyncio.run(read_pages())
 
 
 @pytest.mark.slow
 def test_a_signal_stops_all_workers(dashboard: Dashboard, execute: Execute) -> None:
-    """The exit status is 0 within seconds, and neither a process nor a database connection is left."""
+    """After SIGTERM the dashboard exits with 0 within 5 s; no worker or database connection is left."""
 
     async def stop() -> float:
         async with AsyncExitStack() as stack:
-            for visitor in await enter(dashboard, stack, VISITORS):
+            for visitor in await open_pages(dashboard, stack, VISITORS):
                 await visitor.begin(page="leaderboards")
             started = time.monotonic()
             dashboard.process.send_signal(signal.SIGTERM)
@@ -168,12 +169,14 @@ def test_a_signal_stops_all_workers(dashboard: Dashboard, execute: Execute) -> N
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_and_a_parent_that_is_killed(dashboard: Dashboard) -> None:
-    """A paused worker gets no connections after some seconds; without their parent the workers end."""
+def test_a_paused_worker_and_a_killed_parent(dashboard: Dashboard) -> None:
+    """A paused worker soon gets no new connections. If the parent process is killed, the workers end."""
     workers = list_workers(dashboard)
     workers[0].suspend()
     wait_until(
-        lambda: all(answers(dashboard) for _ in range(6)), "no visitor meets the paused worker", WAIT_SECONDS
+        lambda: all(is_answering(dashboard) for _ in range(6)),
+        "no visitor meets the paused worker",
+        WAIT_SECONDS,
     )
     workers[0].resume()
     dashboard.process.kill()
@@ -184,16 +187,16 @@ def test_a_worker_that_hangs_and_a_parent_that_is_killed(dashboard: Dashboard) -
     assert not alive
 
 
-def answers(dashboard: Dashboard) -> bool:
-    """Say whether a request is answered."""
+def is_answering(dashboard: Dashboard) -> bool:
+    """Return whether `/livez` answers with status 200."""
     try:
         return dashboard.fetch("/livez")[0] == 200
     except OSError:
         return False
 
 
-def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
-    """The line names the address and the settings, and no worker starts."""
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    """If the port is taken, the process ends with one line that names the address and DASHBOARD_PORT."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(
@@ -213,10 +216,10 @@ def test_a_taken_port_ends_it_with_one_line(tmp_path: Path) -> None:
     assert "DASHBOARD_PORT" in ended.stderr
 
 
-def test_a_place_is_given_back() -> None:
-    """The client and the total have one more page free."""
+def test_a_closed_page_is_not_counted() -> None:
+    """After a page is closed, another client can open one within the total limit."""
 
-    async def come_and_go() -> None:
+    async def open_and_close() -> None:
         page_limits = HostPageLimits(max_open=2, max_of_client=1)
         assert await page_limits.enter("alice", is_known=True)
         assert not await page_limits.enter("alice", is_known=True)
@@ -225,14 +228,14 @@ def test_a_place_is_given_back() -> None:
         page_limits.leave("alice", is_known=True)
         assert await page_limits.enter("charlie", is_known=True)
 
-    asyncio.run(come_and_go())
+    asyncio.run(open_and_close())
 
 
 @pytest.mark.slow
 def test_a_sign_in_is_known_to_every_worker(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path
 ) -> None:
-    """Each step uses another connection and so another worker; then both send the files."""
+    """After a sign-in all workers serve downloads, although each request may reach another worker."""
     play_game(service)
     with run_provider(f"http://{LOOPBACK}:{find_free_port()}/oauth2callback") as provider:
         provider.claims = {"sub": "2", "email": "victor@example.com", "email_verified": True}
@@ -241,7 +244,7 @@ def test_a_sign_in_is_known_to_every_worker(
         with run_dashboard(tmp_path, port=port, DASHBOARD_WORKERS="2", **settings) as dashboard:
             wait_until(lambda: count_ready(dashboard) == 2, "two workers are ready", WAIT_SECONDS)
             secret = OctKey.import_key(settings["OIDC_COOKIE_SECRET"])
-            # as the button of a page makes it, whose worker need not be that of the next request
+            # a page's sign-in button puts such a token into its link, and any worker has to accept it
             token = jwt.encode(
                 {"alg": "HS256"}, {"provider": "default", "exp": int(time.time()) + 120}, secret
             )

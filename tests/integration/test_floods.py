@@ -1,4 +1,4 @@
-"""Clients of the dashboard that send more, and larger, than a page does, and who is served meanwhile."""
+"""Tests of the dashboard under floods: clients that send more or larger messages than a page does."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ CLIENTS = 4
 PER_SECOND = 440
 SECONDS = 5.0
 PROBE_SECONDS = 1.0
-"""It answers in milliseconds, and took 12 to 18 s under such a flood without bounds."""
+"""Bound of a probe during a flood. Without the dashboard's limits a probe took 12 to 18 s."""
 
 MEGABYTE = 1024 * 1024
 NOWHERE = f"postgresql://nobody@{LOOPBACK}:1/nothing"
@@ -34,7 +34,7 @@ NOWHERE = f"postgresql://nobody@{LOOPBACK}:1/nothing"
 
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A dashboard that asks for a sign-in; nobody here has one."""
+    """Yield a dashboard that requires a sign-in. No test signs in."""
     port = find_free_port()
     url = f"http://{LOOPBACK}:{port}"
     folder: Path = tmp_path_factory.mktemp("floods")
@@ -52,8 +52,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
         yield started
 
 
-def connected(dashboard: Dashboard) -> connect:
-    """Connect as a page does."""
+def open_websocket(dashboard: Dashboard) -> connect:
+    """Return a WebSocket connection like that of a page."""
     return connect(
         f"{dashboard.url.replace('http', 'ws', 1)}/_stcore/stream",
         origin=dashboard.url,  # type: ignore[arg-type]  # a text by another name
@@ -65,7 +65,7 @@ def connected(dashboard: Dashboard) -> connect:
 
 
 async def measure_probe(dashboard: Dashboard, flood: Callable[[], Awaitable[object]]) -> float:
-    """Ask the probe during the whole flood, and return the longest time that it took."""
+    """Request `/livez` repeatedly during the flood. Return the longest time of a response."""
     slowest, flooding = 0.0, asyncio.ensure_future(flood())
     async with httpx2.AsyncClient(timeout=60) as client:
         while not flooding.done():
@@ -78,7 +78,7 @@ async def measure_probe(dashboard: Dashboard, flood: Callable[[], Awaitable[obje
 
 
 async def send_messages(connection: ClientConnection) -> None:
-    """Ask for the page again and again."""
+    """Send `PER_SECOND` messages a second that ask to run the page."""
     message = BackMsg()
     message.rerun_script.query_string = ""
     data, until = message.SerializeToString(), time.monotonic() + SECONDS
@@ -89,7 +89,7 @@ async def send_messages(connection: ClientConnection) -> None:
 
 
 async def send_frames(connection: ClientConnection, opcode: Opcode, data: bytes, *, fin: bool) -> None:
-    """Send small frames as fast as the server takes them."""
+    """Send small frames as fast as the server reads them."""
     frame = Frame(opcode, data, fin).serialize(mask=True) * 5_000
     until = time.monotonic() + SECONDS
     while time.monotonic() < until and not connection.transport.is_closing():
@@ -99,11 +99,11 @@ async def send_frames(connection: ClientConnection, opcode: Opcode, data: bytes,
 
 
 async def flood(dashboard: Dashboard, send: Callable[[ClientConnection], Awaitable[None]]) -> None:
-    """Let some clients send at once; those that are put out or do not get a word in have had their turn."""
+    """Let `CLIENTS` clients send at once. A client that the server disconnects or delays is no error."""
 
     async def flood_once() -> None:
         try:
-            async with connected(dashboard) as connection:
+            async with open_websocket(dashboard) as connection:
                 receiving = asyncio.ensure_future(_receive(connection))
                 async with asyncio.timeout(SECONDS + 1):
                     await send(connection)
@@ -136,17 +136,17 @@ async def _receive(connection: ClientConnection) -> None:
 def test_a_flood_before_any_sign_in_keeps_nobody_waiting(
     dashboard: Dashboard, send: Callable[[ClientConnection], Awaitable[None]]
 ) -> None:
-    """Four clients that send without a pause are delayed or disconnected."""
+    """While four clients without a sign-in send without a pause, a probe is answered within 1 s."""
     slowest = asyncio.run(measure_probe(dashboard, lambda: flood(dashboard, send)))
     assert slowest < stretch(PROBE_SECONDS)
 
 
 def test_unfinished_messages_take_no_memory(dashboard: Dashboard) -> None:
-    """A frame that announces 100 MB, and the beginning of a large message, end the connection."""
+    """Unfinished messages over the limit end the connection, and take less than 50 MB of memory."""
 
     async def send_beginnings() -> None:
         for _ in range(3):
-            async with connected(dashboard) as connection:
+            async with open_websocket(dashboard) as connection:
                 for opcode in (Opcode.BINARY, Opcode.CONT):
                     frame = Frame(opcode, os.urandom(MESSAGE_BYTES - 1), fin=False).serialize(mask=True)
                     connection.transport.write(frame)
@@ -160,13 +160,13 @@ def test_unfinished_messages_take_no_memory(dashboard: Dashboard) -> None:
 
 
 @pytest.mark.parametrize(("message", "code"), [(b"a" * (ANONYMOUS_BYTES + 1), 1009), ("a text", 1003)])
-def test_what_no_page_sends_ends_the_connection(
+def test_an_unexpected_message_ends_the_connection(
     dashboard: Dashboard, message: bytes | str, code: int
 ) -> None:
-    """Streamlit logs no traceback for it."""
+    """A too large message or a text frame ends the connection, without a traceback in the log."""
 
     async def send_one() -> int | None:
-        async with connected(dashboard) as connection:
+        async with open_websocket(dashboard) as connection:
             await connection.send(message)
             await asyncio.wait_for(_receive(connection), stretch(20))
             return connection.close_code
@@ -175,19 +175,19 @@ def test_what_no_page_sends_ends_the_connection(
     assert "text frames are not supported" not in dashboard.log.read_text()
 
 
-def test_a_client_has_so_many_pages(tmp_path: Path) -> None:
-    """One more page is refused; after one is closed there is room again; other clients are not affected."""
+def test_a_client_can_open_a_limited_number_of_pages(tmp_path: Path) -> None:
+    """A third page of a client is refused with a limit of two. After one is closed, a page can be opened."""
 
     async def visit(dashboard: Dashboard) -> None:
-        first = await connected(dashboard)
-        async with connected(dashboard):
+        first = await open_websocket(dashboard)
+        async with open_websocket(dashboard):
             with pytest.raises(InvalidStatus, match="403"):
-                await connected(dashboard)
+                await open_websocket(dashboard)
         await first.close()
         deadline = time.monotonic() + stretch(10)
         while True:
             try:
-                async with connected(dashboard):
+                async with open_websocket(dashboard):
                     return
             except InvalidStatus:
                 assert time.monotonic() < deadline
@@ -203,10 +203,10 @@ def test_a_client_has_so_many_pages(tmp_path: Path) -> None:
 
 
 def test_a_page_that_is_only_read_stays_connected(dashboard: Dashboard) -> None:
-    """The deadline of a request ends when the connection becomes a WebSocket."""
+    """A WebSocket on which the client sends nothing stays open after the deadline of a request's header."""
 
     async def read() -> None:
-        async with connected(dashboard) as page:
+        async with open_websocket(dashboard) as page:
             await asyncio.sleep(HEADER_SECONDS + 1)
             await (await page.ping())
 
