@@ -1,4 +1,4 @@
-"""The roles of the database: what each may do, tried on real servers with each of them."""
+"""Tests of the privileges of the database roles, on real servers with a session of each role."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ from core.testing import ValkeyServer
 from tests.conftest import connected
 from tests.roles import cursor_as, settings_as, url_as
 
-# What no role may do; each is one statement, which a role that is allowed to would run.
+# Statements that no role may run. Each statement would succeed with the privilege it needs.
 REFUSED_TO_ALL = (
     "COPY (SELECT 1) TO PROGRAM 'true'",
     "COPY users (username) FROM PROGRAM 'true'",
@@ -55,7 +55,7 @@ REFUSED_TO_ALL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
     "SELECT set_config('log_statement', 'none', false)",
 )
-# What the owner alone may do.
+# Statements that only the owner may run.
 REFUSED_TO_OTHERS = (
     "CREATE TABLE anything (id int)",
     "CREATE TABLE public.anything (id int)",
@@ -94,8 +94,8 @@ def _another_schema(roles_url: str) -> None:
 
 @pytest.mark.parametrize("role", LOGINS)
 @pytest.mark.parametrize("statement", REFUSED_TO_ALL)
-def test_no_role_rules_the_server(roles_url: str, role: str, statement: str) -> None:
-    """No role may use programs, files, passwords, other roles, other schemas or settings of the server."""
+def test_no_role_has_server_privileges(roles_url: str, role: str, statement: str) -> None:
+    """No role may use programs, files, passwords, other roles, other schemas or server settings."""
     with cursor_as(role, roles_url) as cursor, pytest.raises(errors.InsufficientPrivilege):
         cursor.execute(statement)
 
@@ -103,7 +103,7 @@ def test_no_role_rules_the_server(roles_url: str, role: str, statement: str) -> 
 @pytest.mark.parametrize("role", [APP, PLAYER, MONITOR])
 @pytest.mark.parametrize("statement", REFUSED_TO_OTHERS)
 def test_only_the_owner_changes_the_schema(roles_url: str, role: str, statement: str) -> None:
-    """The roles of serving processes cannot create, alter, drop or truncate anything."""
+    """The application, player and monitor roles cannot create, alter, drop or truncate anything."""
     login = APP if role == PLAYER else role
     with cursor_as(login, roles_url) as cursor:
         if role == PLAYER:
@@ -113,8 +113,8 @@ def test_only_the_owner_changes_the_schema(roles_url: str, role: str, statement:
 
 
 @pytest.mark.parametrize("role", LOGINS)
-def test_a_role_becomes_only_what_it_is_a_member_of(roles_url: str, role: str) -> None:
-    """The application may become the player, the owner the sealer, and no role any other."""
+def test_a_role_can_switch_only_to_its_own_roles(roles_url: str, role: str) -> None:
+    """The application can switch to the player and the owner to the sealer; no other switch is allowed."""
     allowed = {APP: {PLAYER}, OWNER: {SEALER}, MONITOR: set()}[role] | {role}
     with cursor_as(role, roles_url) as cursor:
         for other in ROLES:
@@ -127,14 +127,14 @@ def test_a_role_becomes_only_what_it_is_a_member_of(roles_url: str, role: str) -
 
 
 @pytest.mark.parametrize("role", [PLAYER, SEALER])
-def test_some_roles_cannot_sign_in(roles_url: str, role: str) -> None:
-    """Other roles switch to them."""
+def test_player_and_sealer_cannot_log_in(roles_url: str, role: str) -> None:
+    """The player and sealer roles have no login; other roles switch to them with SET ROLE."""
     with pytest.raises(psycopg2.OperationalError, match=r"password|not permitted"):
         psycopg2.connect(url_as(role, roles_url), password="any")
 
 
 def test_the_application_does_not_inherit_from_the_player(roles_url: str) -> None:
-    """Privileges of players are the application's only after SET ROLE."""
+    """The application has the player's privileges only after SET ROLE."""
     with connected(roles_url) as execute, cursor_as(APP, roles_url) as cursor:
         execute(f"GRANT USAGE ON SCHEMA elsewhere TO {APP}")
         execute(f"GRANT SELECT ON elsewhere.secrets TO {PLAYER}")
@@ -148,8 +148,8 @@ def test_the_application_does_not_inherit_from_the_player(roles_url: str) -> Non
             execute(f"REVOKE ALL ON elsewhere.secrets FROM {PLAYER}")
 
 
-def test_public_has_nothing(roles_url: str) -> None:
-    """A role without a grant cannot connect, and in the schema can neither see nor create anything."""
+def test_public_has_no_privileges(roles_url: str) -> None:
+    """A role without grants cannot connect and has no privilege on the database or the schema."""
     name = f"stranger_{uuid4().hex[:8]}"
     with connected(roles_url) as execute:
         execute(f"CREATE ROLE {name} LOGIN PASSWORD 'stranger'")
@@ -170,7 +170,10 @@ def test_public_has_nothing(roles_url: str) -> None:
 
 
 def test_every_table_and_function_is_declared(roles_url: str) -> None:
-    """A table or function that is not declared would be usable by nobody, or by everybody."""
+    """Each table and function is declared in `TABLES` or `FUNCTIONS`, which decide who may use it.
+
+    PUBLIC may execute no function.
+    """
     with connected(roles_url) as execute:
         tables = execute(
             """SELECT relname FROM pg_class c WHERE relnamespace = 'public'::regnamespace
@@ -192,7 +195,7 @@ def test_every_table_and_function_is_declared(roles_url: str) -> None:
 
 
 def test_passwords_are_stored_as_scram(roles_url: str) -> None:
-    """Only roles that sign in have one."""
+    """Only the roles that log in have a password, and it is stored as SCRAM-SHA-256."""
     with connected(roles_url) as execute:
         rows = execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY(%s)", (list(ROLES),))
     stored = dict(rows)
@@ -200,8 +203,8 @@ def test_passwords_are_stored_as_scram(roles_url: str) -> None:
     assert all(str(stored[name]).startswith("SCRAM-SHA-256$") for name in LOGINS)
 
 
-def test_the_monitor_reads_statistics_and_no_player(roles_url: str) -> None:
-    """It sees connections, their statements and the size of each table, and no row."""
+def test_the_monitor_reads_statistics_and_no_rows(roles_url: str) -> None:
+    """The monitor sees sessions, their statements and table sizes, but no row of a table with players."""
     with cursor_as(MONITOR, roles_url) as cursor, cursor_as(APP, roles_url) as other:
         other.execute("SELECT 1 AS seen_by_the_monitor")
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%seen_by_the_monitor'")
@@ -222,20 +225,20 @@ NOT_A_MONTH = (
     "'2001-01-01 00:00+00'",
     "'infinity'",
     "NULL",
-    # the next one, not in UTC
+    # the next month, but its beginning is not midnight in UTC
     f"({LAST_MONTH}) + interval '1 month 1 hour'",
 )
 
 
 @pytest.mark.parametrize("month", NOT_A_MONTH)
 def test_the_application_cannot_leave_a_gap_between_partitions(roles_url: str, month: str) -> None:
-    """Functions that run as the owner check their arguments."""
+    """`ticks_create_partition` runs as the owner and refuses any time but the next months' beginnings."""
     with cursor_as(APP, roles_url) as cursor, pytest.raises(errors.InvalidParameterValue):
         cursor.execute(f"SELECT ticks_create_partition({month})")
 
 
-def test_what_runs_as_the_owner_keeps_to_its_schema(roles_url: str) -> None:
-    """Another search path, or a temporary table of the same name, does not change their schema."""
+def test_functions_of_the_owner_ignore_the_search_path(roles_url: str) -> None:
+    """`leaderboard_analyze` ignores a changed search path and a temporary table with the table's name."""
     with cursor_as(APP, roles_url) as cursor:
         cursor.execute("CREATE TEMPORARY TABLE leaderboard_entries (id int)")
         cursor.execute("SET search_path = pg_temp, public")
@@ -245,8 +248,8 @@ def test_what_runs_as_the_owner_keeps_to_its_schema(roles_url: str) -> None:
 
 
 @pytest.mark.parametrize("role", [MONITOR, PLAYER])
-def test_others_cannot_run_maintenance(roles_url: str, role: str) -> None:
-    """Only the application and the owner may run it."""
+def test_other_roles_cannot_run_maintenance(roles_url: str, role: str) -> None:
+    """The monitor and the player cannot call the maintenance functions."""
     with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
         if role == PLAYER:
             cursor.execute(f"SET ROLE {PLAYER}")
@@ -261,7 +264,7 @@ def test_others_cannot_run_maintenance(roles_url: str, role: str) -> None:
 
 @pytest.fixture
 def app_settings(roles_url: str, valkey_server: ValkeyServer) -> Settings:
-    """Settings of a process that serves."""
+    """Return settings of a process that connects as the application role."""
     return settings_as(
         APP,
         roles_url,
@@ -272,15 +275,18 @@ def app_settings(roles_url: str, valkey_server: ValkeyServer) -> Settings:
 
 
 def test_the_self_test_passes_as_the_application(app_settings: Settings) -> None:
-    """The privileges of the application suffice for every call of the service."""
+    """The self-test, which makes every call of the service, passes with the application's privileges."""
     lines: list[str] = []
     with open_service(app_settings) as service:
         is_passed = run_self_test(service, report=lines.append)
     assert is_passed, [line for line in lines if not line.startswith("ok")]
 
 
-def test_a_record_that_is_refused_is_named_to_the_application(app_settings: Settings) -> None:
-    """Row security keeps the server from naming the key; the service finds it, also in a transaction."""
+def test_a_refused_record_is_named_to_the_application(app_settings: Settings) -> None:
+    """The error of a load names the refused record and its key, also in a transaction.
+
+    Row security removes the key from the server's message, so the service has to find it.
+    """
     today, one = datetime.now(UTC).date(), Decimal(1)
     with open_service(app_settings) as service, suppress(RolledBack), service.transaction():
         alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
@@ -297,7 +303,7 @@ def test_a_record_that_is_refused_is_named_to_the_application(app_settings: Sett
 
 
 def test_the_application_maintains_partitions(app_settings: Settings) -> None:
-    """Months are created and dropped, and ticks of the default partition are moved."""
+    """As the application, `maintain_partitions` creates and drops months and moves ticks into them."""
     now = datetime.now(UTC)
     with open_service(app_settings) as service:
         before = service.maintain_partitions()
@@ -313,7 +319,7 @@ def test_the_application_maintains_partitions(app_settings: Settings) -> None:
 
 
 def test_another_role_cannot_migrate(roles_url: str) -> None:
-    """The error names the role and DIRECT_URL."""
+    """A migration as the application raises an error that names the role and DIRECT_URL."""
     url = settings_as(APP, roles_url).database_url
     for direction in ("up", "down"):
         with pytest.raises(MigrationFailed, match=f"'{APP}' may not .*{OWNER}; point DIRECT_URL"):
@@ -321,7 +327,10 @@ def test_another_role_cannot_migrate(roles_url: str) -> None:
 
 
 def test_a_superuser_migrates_as_the_owner(roles_url: str) -> None:
-    """Every object has one owner; a superuser's function would run with all rights."""
+    """A migration as a superuser leaves every table with the owner role.
+
+    A function that belongs to a superuser would run with all privileges.
+    """
     Migrator(Settings(database_url=SecretStr(roles_url))).up()
     with connected(roles_url) as execute:
         assert execute(

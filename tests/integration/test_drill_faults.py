@@ -1,4 +1,4 @@
-"""The faults of the drills on real processes, and that they are undone."""
+"""Tests of the faults that drills cause in real processes: each fault is undone."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ LIMIT = 2
 
 @pytest.fixture
 def running(tmp_path: Path) -> RunningStack:
-    """The folder of a stack in which nothing runs."""
+    """Return a running-stack object for a folder in which no server runs."""
     folder = StackFolder(tmp_path)
     folder.create()
     return RunningStack(folder, {})
@@ -31,7 +31,7 @@ def running(tmp_path: Path) -> RunningStack:
 
 @pytest.fixture
 def server(running: RunningStack) -> Iterator[psutil.Process]:
-    """A process that the folder knows as its Valkey."""
+    """Yield a process that the stack's folder records as its Valkey."""
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     with subprocess.Popen(command, cwd=running.folder.root) as process:
         running.folder.pid_file("valkey").write_text(f"{process.pid}\n", encoding="utf-8")
@@ -40,7 +40,7 @@ def server(running: RunningStack) -> Iterator[psutil.Process]:
 
 
 def is_stopped(process: psutil.Process) -> bool:
-    """Return whether a process was stopped by a signal."""
+    """Return whether a process is stopped by SIGSTOP."""
     return process.status() == psutil.STATUS_STOPPED
 
 
@@ -48,15 +48,20 @@ def is_stopped(process: psutil.Process) -> bool:
 def test_a_paused_server_is_resumed_whatever_ends_the_drill(
     running: RunningStack, server: psutil.Process, error: type[BaseException]
 ) -> None:
-    """After Ctrl-C, a signal or an error the fault is undone."""
+    """If Ctrl-C, a signal or an error ends the drill, the paused server is resumed."""
     with pytest.raises(error), hang_valkey(running):
         assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
         raise error
     assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
 
 
-def test_make_up_resumes_what_a_killed_drill_paused(running: RunningStack, server: psutil.Process) -> None:
-    """A drill that got SIGKILL cannot undo its fault; running programs are left alone."""
+def test_make_up_resumes_a_server_that_a_killed_drill_paused(
+    running: RunningStack, server: psutil.Process
+) -> None:
+    """`resume_paused` resumes a server that is stopped, and ignores running ones.
+
+    `make up` calls it, because a drill that got SIGKILL cannot undo its fault.
+    """
     assert resume_paused(running.folder) == []
     server.suspend()
     assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
@@ -65,26 +70,26 @@ def test_make_up_resumes_what_a_killed_drill_paused(running: RunningStack, serve
 
 
 def test_a_server_that_ends_during_a_drill_is_no_error(running: RunningStack, server: psutil.Process) -> None:
-    """The supervisor starts another server, so nothing has to be undone."""
+    """If the paused server is killed during the drill, the drill ends without an error."""
     with hang_valkey(running):
         server.kill()
         server.wait(SECONDS)
 
 
-def test_without_a_server_there_is_no_drill(running: RunningStack) -> None:
-    """The error names the command that starts it."""
+def test_a_drill_without_a_server_is_refused(running: RunningStack) -> None:
+    """If no server runs, the drill raises an error that names `make up`."""
     with pytest.raises(StackError, match="make up"), hang_valkey(running):
         pytest.fail("the block was entered")
 
 
-def is_waited_for(service: EnhancedDatabaseService) -> bool:
-    """Say whether a request waits, at a random moment."""
+def has_waiting_request(service: EnhancedDatabaseService) -> bool:
+    """Wait 3 ms and return whether a request waits for a connection."""
     threading.Event().wait(0.003)
     return service.pool_stats().requests_waiting > 0
 
 
 def test_an_occupied_pool_is_full_until_the_stop_request(settings: Settings) -> None:
-    """All connections are used and other requests time out; afterwards no connection is held."""
+    """`occupy_pool` uses all connections and lets other requests time out until it is stopped."""
     small = {"database_connection_limit": LIMIT, "database_pool_timeout": 200}
     stopping = threading.Event()
     with open_service(settings.model_copy(update=small)) as service:
@@ -100,9 +105,9 @@ def test_an_occupied_pool_is_full_until_the_stop_request(settings: Settings) -> 
             assert wait_until(
                 lambda: service.pool_stats().requests_errors >= WAITING_THREADS, seconds=SECONDS
             )
-            # at any moment: the requests do not all pause between two attempts
-            looks = [is_waited_for(service) for _ in range(200)]
-            assert sum(looks) > 190
+            # a request waits almost all the time, because the threads do not pause at the same moment
+            samples = [has_waiting_request(service) for _ in range(200)]
+            assert sum(samples) > 190
         finally:
             stopping.set()
             thread.join(SECONDS)

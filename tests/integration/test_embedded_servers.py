@@ -1,4 +1,4 @@
-"""The embedded servers: real ones, reachable only here and only with their password."""
+"""Tests of the embedded servers: start, stop, and access only from this machine with a password."""
 
 import os
 import signal
@@ -22,26 +22,26 @@ FAST = {"fsync": "off"}
 
 @pytest.fixture(scope="module")
 def directory(server_directory: Callable[[], Path]) -> Path:
-    """A folder that several servers use one after the other."""
+    """Return a folder that the servers of these tests use one after the other."""
     return server_directory()
 
 
 @pytest.fixture
 def postgres(directory: Path) -> Iterator[PostgresServer]:
-    """A PostgreSQL of this module."""
+    """Yield a PostgreSQL server in the folder."""
     with run_postgres(directory, options=FAST) as server:
         yield server
 
 
 @pytest.fixture
 def valkey(directory: Path) -> Iterator[ValkeyServer]:
-    """A Valkey of this module."""
+    """Yield a Valkey server in the folder."""
     with run_valkey(directory) as server:
         yield server
 
 
 def fetch(url: str, statement: str) -> object:
-    """Return the one value that a statement selects."""
+    """Return the single value that a statement selects."""
     connection = psycopg2.connect(url)
     try:
         with connection.cursor() as cursor:
@@ -53,27 +53,27 @@ def fetch(url: str, statement: str) -> object:
 
 
 def test_postgres_is_version_18(postgres: PostgresServer) -> None:
-    """The server is PostgreSQL 18 with the given options."""
+    """The server is PostgreSQL 18 with the given option `fsync=off` and the time zone UTC."""
     assert str(fetch(postgres.url(), "SHOW server_version")).startswith("18.")
     assert fetch(postgres.url(), "SHOW fsync") == "off"
     assert fetch(postgres.url(), "SHOW timezone") == "UTC"
 
 
 def test_postgres_sorts_in_the_same_way_everywhere(postgres: PostgresServer) -> None:
-    """The built-in locale makes the order independent of the operating system."""
+    """The database uses the built-in locale, so its sort order does not depend on the operating system."""
     statement = "SELECT datlocprovider FROM pg_database WHERE datname = current_database()"
     assert fetch(postgres.url(), statement) == "b"
 
 
-def test_postgres_wants_its_password(postgres: PostgresServer) -> None:
-    """Other users of this machine can connect neither without a password nor through a socket."""
+def test_postgres_requires_its_password(postgres: PostgresServer) -> None:
+    """PostgreSQL refuses a wrong password and has no Unix socket."""
     with pytest.raises(psycopg2.OperationalError, match="password"):
         psycopg2.connect(postgres.url().replace(postgres.password, "guess"))
     assert fetch(postgres.url(), "SHOW unix_socket_directories") == ""
 
 
 def test_servers_listen_on_loopback_only(postgres: PostgresServer, valkey: ValkeyServer) -> None:
-    """Nothing is reachable from another machine."""
+    """PostgreSQL and Valkey listen only on 127.0.0.1."""
     for pid in (postgres.pid, valkey.pid):
         listening = [
             connection.laddr.ip
@@ -84,14 +84,14 @@ def test_servers_listen_on_loopback_only(postgres: PostgresServer, valkey: Valke
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives the servers another user")
-def test_servers_of_root_have_no_privilege(postgres: PostgresServer, valkey: ValkeyServer) -> None:
-    """PostgreSQL refuses to run as root, and Valkey does not need root."""
+def test_servers_of_root_run_as_another_user(postgres: PostgresServer, valkey: ValkeyServer) -> None:
+    """If root starts the servers, they run as the user `echo-markets`. PostgreSQL refuses to run as root."""
     for pid in (postgres.pid, valkey.pid):
         assert psutil.Process(pid).username() == "echo-markets"
 
 
 def test_passwords_are_private(directory: Path, postgres: PostgresServer, valkey: ValkeyServer) -> None:
-    """No password can be read by others, on disk or in the list of processes."""
+    """Other users cannot read the files with passwords, and no command line contains a password."""
     for path in (*directory.glob("*.password"), directory / "valkey" / "valkey.conf", directory / "postgres"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
     for pid in (postgres.pid, valkey.pid):
@@ -100,8 +100,8 @@ def test_passwords_are_private(directory: Path, postgres: PostgresServer, valkey
         assert valkey.password not in command
 
 
-def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
-    """It writes nothing to disk, evicts keys and requires its password."""
+def test_valkey_is_configured_as_a_cache(valkey: ValkeyServer) -> None:
+    """Valkey evicts keys by LRU, saves nothing to disk and requires its password."""
     with redis.Redis.from_url(valkey.url, password=valkey.password) as client:
         assert str(client.info("server")["valkey_version"]).startswith("9.")
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
@@ -111,7 +111,7 @@ def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
 
 
 def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path]) -> None:
-    """A missing folder is created, and one that has a cluster is used again unchanged."""
+    """A missing folder is created. A second server in the folder has the same data and password."""
     directory = server_directory() / "created"
     with run_postgres(directory, options=FAST) as first:
         connection = psycopg2.connect(first.url())
@@ -124,7 +124,7 @@ def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path
 
 
 def test_nothing_is_left_running(directory: Path) -> None:
-    """After the block neither a process nor a listener is left."""
+    """After the `with` block no process runs, and the ports are free."""
     with run_postgres(directory) as postgres, run_valkey(directory) as valkey:
         pass
     assert not psutil.pid_exists(postgres.pid)
@@ -134,7 +134,7 @@ def test_nothing_is_left_running(directory: Path) -> None:
 
 
 def test_paused_and_dead_servers_are_ended(directory: Path) -> None:
-    """A test that pauses or kills a server does not block the next one."""
+    """The block also ends if a server is paused or killed. PostgreSQL starts again in its folder."""
     with run_valkey(directory) as valkey, run_postgres(directory) as postgres:
         os.kill(valkey.pid, signal.SIGSTOP)
         os.kill(postgres.pid, signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_paused_and_dead_servers_are_ended(directory: Path) -> None:
 
 
 def test_taken_port_is_an_error(directory: Path) -> None:
-    """A given port is not silently replaced by another one."""
+    """A given port that is taken raises an error."""
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StackError, match="which is taken"), run_postgres(directory, port=port):
@@ -154,7 +154,7 @@ def test_taken_port_is_an_error(directory: Path) -> None:
 
 
 def test_failed_start_shows_the_log(directory: Path) -> None:
-    """The error contains the server's own message."""
+    """If PostgreSQL does not start, the error contains its message."""
     with (
         pytest.raises(StackError, match="unrecognized configuration parameter"),
         run_postgres(directory, options={"nonsense": "1"}),
@@ -163,7 +163,7 @@ def test_failed_start_shows_the_log(directory: Path) -> None:
 
 
 def test_lost_password_is_explained(server_directory: Callable[[], Path]) -> None:
-    """Data without its password is not overwritten; the error names the remedy."""
+    """Without its password file, the data is not overwritten, and the error names `make clean`."""
     directory = server_directory()
     with run_postgres(directory, port=find_free_port()):
         (directory / "postgres.password").unlink()

@@ -1,4 +1,4 @@
-"""E-mail addresses of users: in clear for callers, and nowhere else."""
+"""Tests of encrypted e-mail addresses: only callers of the service see them in clear."""
 
 import logging
 import os
@@ -28,18 +28,18 @@ STORED = "SELECT username, email, email_index FROM users ORDER BY username"
 
 
 def without_key(settings: Settings) -> Settings:
-    """Return the settings of a process that has no key."""
+    """Return settings without an encryption key."""
     return settings.model_copy(update={"encryption_keys": None})
 
 
 def with_keys(settings: Settings, *lines: str) -> Settings:
-    """Return the settings of a process with these keys."""
+    """Return settings with these lines as ENCRYPTION_KEYS."""
     return settings.model_copy(update={"encryption_keys": SecretStr("\n".join(lines))})
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Path]:
-    """The log of this process at the level DEBUG, in a file."""
+    """Yield the path of a file with this process's log at the level DEBUG."""
     path = tmp_path / "log"
     handler = logging.FileHandler(path)
     root = logging.getLogger()
@@ -55,7 +55,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
 def test_the_address_is_in_clear_for_callers_only(
     settings: Settings, execute: Execute, redis_client: redis.Redis, log: Path
 ) -> None:
-    """Table, Redis, the log at DEBUG, statistics and metrics do not contain it."""
+    """Tables, Redis, the near cache, the log at DEBUG, statistics and metrics contain no address."""
     noisy = settings.model_copy(update={"database_log_queries": "all", "log_level": "DEBUG"})
     with open_service(noisy) as service:
         alice, _, _ = write_every_way(service)
@@ -80,7 +80,7 @@ def test_the_address_is_in_clear_for_callers_only(
 
 
 def test_a_dump_has_no_address(service: EnhancedDatabaseService, database_url: str) -> None:
-    """A reader of a backup learns no address."""
+    """A dump by pg_dump contains encrypted values and no address."""
     write_every_way(service)
     program = find_postgres_programs() / "bin" / "pg_dump"
     dumped = subprocess.run([program, database_url], capture_output=True, text=True, check=True)
@@ -89,7 +89,7 @@ def test_a_dump_has_no_address(service: EnhancedDatabaseService, database_url: s
 
 
 def test_messages_show_no_address(service: EnhancedDatabaseService, caplog: pytest.LogCaptureFixture) -> None:
-    """This holds for a wrong address, a wrong place of a record, and a taken name."""
+    """Error messages and the log contain no address, for invalid arguments and for a taken name."""
     alice = service.create_user(username="alice", email=FIRST)
     calls: list[Callable[[], object]] = [
         lambda: service.create_user(username="bob", email=f"{FIRST} "),
@@ -108,7 +108,7 @@ def test_messages_show_no_address(service: EnhancedDatabaseService, caplog: pyte
 
 
 def test_a_load_can_be_repeated(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Equal addresses are not encrypted again; a changed or removed one is written."""
+    """A repeated load does not encrypt equal addresses again, and writes changed or removed ones."""
     users = write_every_way(service)
     before = execute("SELECT xmin, * FROM users ORDER BY id")
     service.load_users(users[1:])
@@ -118,20 +118,23 @@ def test_a_load_can_be_repeated(service: EnhancedDatabaseService, execute: Execu
     assert [user.username for user in service.list_users_by_email(FIRST)] == ["alice", "bob"]
 
 
-def test_a_load_binds_addresses_to_the_ids_that_rows_have(
+def test_a_load_encrypts_for_the_id_of_the_existing_row(
     service: EnhancedDatabaseService, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This includes users that another writer creates between the look-up and the load."""
+    """A load encrypts an address for the id of the stored row, not for the id in the record.
+
+    This is also true for a user that another writer creates between the look-up of ids and the load.
+    """
     find = loads.find_emails
     with open_service(settings) as other:
 
-        def find_and_let_create(database: object, names: list[str]) -> object:
+        def find_and_create(database: object, names: list[str]) -> object:
             found = find(database, names)  # type: ignore[arg-type]  # passed through
             monkeypatch.setattr(loads, "find_emails", find)
             other.create_user(username="alice", email=SECOND)
             return found
 
-        monkeypatch.setattr(loads, "find_emails", find_and_let_create)
+        monkeypatch.setattr(loads, "find_emails", find_and_create)
         now = service._clock()
         wanted = User(new_id(), "alice", None, FIRST, None, frozendict(), now, now)
         ids = service.load_users([wanted, replace(wanted, id=new_id(), username="bob", email=SECOND)])
@@ -143,7 +146,10 @@ def test_a_load_binds_addresses_to_the_ids_that_rows_have(
 def test_without_a_key_everything_but_addresses_works(
     settings: Settings, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An address is refused with the setting's name, and the call stores nothing."""
+    """Without a key, calls that need an address raise an error with the setting's name and store nothing.
+
+    Other calls work and show a stored address as unreadable.
+    """
     with open_service(settings) as service:
         alice = service.create_user(username="alice", email=FIRST)
     before = execute(STORED)
@@ -168,14 +174,14 @@ def test_without_a_key_everything_but_addresses_works(
         renamed = service.update_user_profile(alice.id, name="Alice")
         assert renamed.email == "(unreadable: ENCRYPTION_KEYS has no key 'tests')"
         with pytest.raises(InvalidInput):
-            # an unreadable address does not become the address
+            # the text for an unreadable address is not accepted as an address
             service.load_users([renamed])
         assert service.update_user_profile(alice.id, email=None).email is None
     assert len([record for record in caplog.records if "cannot be read" in record.getMessage()]) == 1
 
 
 def test_a_damaged_row_breaks_no_list(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """An address that was moved to another row is not shown there, and the other rows are."""
+    """An address that was copied to another row is shown as unreadable; the other rows are readable."""
     alice, bob, charlie = write_every_way(service)
     execute(
         "UPDATE users SET (email, email_index) = (SELECT email, email_index FROM users WHERE id = %s)"
@@ -187,9 +193,9 @@ def test_a_damaged_row_breaks_no_list(service: EnhancedDatabaseService, execute:
     assert [found[0].email, found[2].email] == [FIRST, FIRST]
     assert str(found[1].email).startswith("(unreadable: it was changed, moved from another row")
     assert service.get_user_by_id(bob.id) == found[1]
-    # nor is it found by an index that was copied
+    # the copied search index does not find the row
     assert [user.id for user in service.list_users_by_email(FIRST)] == [alice.id, charlie.id]
-    # it does not prevent a load
+    # a load can replace the unreadable address
     service.load_users([bob])
     assert service.get_user_by_id(bob.id).email == SECOND
 
@@ -209,14 +215,14 @@ def test_a_damaged_row_breaks_no_list(service: EnhancedDatabaseService, execute:
 def test_the_database_refuses_an_address_in_clear(
     service: EnhancedDatabaseService, execute: Execute, values: str
 ) -> None:
-    """It refuses it from every program, such as an older release."""
+    """A check constraint refuses an address in clear from any program, such as an older release."""
     with pytest.raises(psycopg2.errors.CheckViolation, match="users_email_encrypted"):
         execute(f"INSERT INTO users (username, email, email_index) VALUES ('eve', {values})")
     assert service.list_users() == ()
 
 
 def test_addresses_are_found_under_every_key(settings: Settings) -> None:
-    """While keys are rotated, rows have different keys."""
+    """`list_users_by_email` finds rows that are encrypted with different keys, as during a key rotation."""
     new = new_key_line("new")
     with open_service(settings) as service:
         alice = service.create_user(username="alice", email=FIRST)
@@ -230,7 +236,7 @@ def test_addresses_are_found_under_every_key(settings: Settings) -> None:
 
 
 def test_the_log_of_a_program_shows_no_address(settings: Settings, tmp_path: Path) -> None:
-    """The program logs a user, and an error with one, with the stack's configuration."""
+    """A program that logs a user and an error with a user writes no address to its log."""
     program = (
         "import sys, logging, core; from core.logs import configure_logs; configure_logs('DEBUG', 'text');"
         "s = core.open_service();"
@@ -252,6 +258,6 @@ def test_the_log_of_a_program_shows_no_address(settings: Settings, tmp_path: Pat
         check=False,
     )
     assert "made User(" in ended.stderr, ended.stderr
-    # the text of the program itself is in the traceback
+    # ignore the traceback's line with the program's own text, which contains the address
     shown = "\n".join(line for line in ended.stderr.splitlines() if "create_user" not in line)
     assert list_found(shown) == []

@@ -1,4 +1,4 @@
-"""The migration that encrypts e-mail addresses: nothing is lost, and nothing stays in clear."""
+"""Tests of the migration that encrypts e-mail addresses."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from core.testing import PostgresServer
 from tests.conftest import KEYS, Execute, administered
 
 MIGRATION = "0022_encrypted_emails"
-# Also what is no address: another application's table may have had anything.
+# Some values are no addresses: rows from another application may have any text.
 ADDRESSES = {
     "alice": "Quokka@example.org",
     "bob": "quokka@EXAMPLE.org",
@@ -25,21 +25,21 @@ READ = "SELECT username, email FROM users ORDER BY username"
 
 
 def make_migrator(url: str, keys: str | None) -> Migrator:
-    """Return the migrations of a process with these keys."""
+    """Return a migrator with these encryption keys."""
     return Migrator(
         Settings(database_url=SecretStr(url), encryption_keys=None if keys is None else SecretStr(keys))
     )
 
 
 @pytest.fixture
-def _clear(empty_database_url: str, empty_execute: Execute) -> None:
-    """A database as the release before left it, with addresses in clear."""
+def _addresses_in_clear(empty_database_url: str, empty_execute: Execute) -> None:
+    """Create a database at the migration before `MIGRATION`, with addresses in clear."""
     migrator = make_migrator(empty_database_url, None)
     migrator.up()
     migrator.down(MIGRATION)
     for username, email in ADDRESSES.items():
         empty_execute("INSERT INTO users (username, email) VALUES (%s, %s)", (username, email))
-    # more than a batch
+    # more rows than one batch of the migration
     empty_execute(
         "INSERT INTO users (username, email)"
         " SELECT 'p' || n, n || '@quokka.org' FROM generate_series(1, 6000) n"
@@ -47,9 +47,9 @@ def _clear(empty_database_url: str, empty_execute: Execute) -> None:
     empty_execute("ANALYZE users")
 
 
-@pytest.mark.usefixtures("_clear")
+@pytest.mark.usefixtures("_addresses_in_clear")
 def test_addresses_are_encrypted_and_decrypted(empty_database_url: str, empty_execute: Execute) -> None:
-    """After `up` and `down` each address is exactly as before."""
+    """`up` encrypts each address, and `down` restores exactly the earlier values."""
     before = empty_execute(READ)
     make_migrator(empty_database_url, KEYS).up()
     stored: dict[str, str | None] = dict(empty_execute(READ))
@@ -66,11 +66,11 @@ def test_addresses_are_encrypted_and_decrypted(empty_database_url: str, empty_ex
     assert empty_execute(READ) == before
 
 
-@pytest.mark.usefixtures("_clear")
+@pytest.mark.usefixtures("_addresses_in_clear")
 def test_nothing_in_clear_stays_on_the_disk(
     empty_database_url: str, empty_execute: Execute, postgres_server: PostgresServer
 ) -> None:
-    """It is neither in dead rows of the table's file nor in the planner's statistics."""
+    """After `up` no address is in the table's file, dead rows included, or in the planner's statistics."""
 
     def read_file() -> bytes:
         with administered(postgres_server) as execute:
@@ -92,9 +92,9 @@ def test_nothing_in_clear_stays_on_the_disk(
     assert "quokka" not in read_statistics().lower()
 
 
-@pytest.mark.usefixtures("_clear")
+@pytest.mark.usefixtures("_addresses_in_clear")
 def test_without_a_key_nothing_is_changed(empty_database_url: str, empty_execute: Execute) -> None:
-    """The error names the missing setting or key; `down` needs the key of each address."""
+    """Without the keys, `up` and `down` change nothing; the error names the missing setting or key."""
     before = empty_execute(READ)
     with pytest.raises(MigrationFailed, match=r"users have e-mail addresses.*ENCRYPTION_KEYS is not set"):
         make_migrator(empty_database_url, None).up()
@@ -107,7 +107,7 @@ def test_without_a_key_nothing_is_changed(empty_database_url: str, empty_execute
 
 
 def test_without_addresses_no_key_is_needed(empty_database_url: str, empty_execute: Execute) -> None:
-    """A process without keys can migrate a new database."""
+    """A process without keys can migrate a database in which no user has an address."""
     migrator = make_migrator(empty_database_url, None)
     migrator.up()
     empty_execute("INSERT INTO users (username) VALUES ('alice')")
