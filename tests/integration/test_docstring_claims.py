@@ -1,9 +1,8 @@
-"""What the docstrings of the service promise, tried against real servers: ages, errors, orders.
+"""Tests that the docstrings of the service are true: staleness, errors and default sessions.
 
-The tables are compared with the docstrings, so a new promise has to be tried here: an age that a
-docstring names is the time to live of the key that the call fills, an error that it names is
-raised, and an answer that is "never older than the last change" is compared with the database after
-every write that there is.
+The tables below are compared with the docstrings, so a new claim has to be added to them. A documented age
+has to be the TTL of the key that the call fills. A documented error has to be raised. A result that is
+documented as "never older than the last change" is compared with the database after every kind of write.
 """
 
 import inspect
@@ -68,13 +67,13 @@ ONE = Decimal(1)
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings without a near cache: what Redis has is what a read of another process gets."""
+    """Return settings without a near cache, so that a read returns what Redis has, as in another process."""
     return settings.model_copy(update={"near_cache_size": 0})
 
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
-    """A finished game, with prices, an event, an operator's action and what a player holds."""
+    """Return a service with a finished game that has rows for every reading call."""
     play_game(service)
     alice = service.get_user_by_username("alice")
     service.insert_market_ticks(Tick(symbol, NOON, ONE) for symbol in ("AAPL", "IBM"))
@@ -97,7 +96,7 @@ def find_player(service: EnhancedDatabaseService, name: str = "alice") -> User:
     return service.get_user_by_username(name)
 
 
-# How each call that reads is made in the game.
+# A call of each reading method, with arguments that find rows of the game.
 READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "count_active_players": lambda s, _: s.count_active_players(NOON),
     "count_completed_quests": lambda s, u: s.count_completed_quests([u.id]),
@@ -175,7 +174,7 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
 }
 
 
-# Keys that no call fills: versions, and whose rows the cache holds.
+# Prefixes of keys that no read fills: version keys, and the claim of the database that uses the cache.
 UNCOUNTED = (b"version:", KEY.encode())
 
 
@@ -190,7 +189,7 @@ def list_calls() -> list[str]:
 
 
 def test_every_call_that_reads_is_tried() -> None:
-    """A new call has to be added to the table."""
+    """`READS` lists every call whose name begins with a reading verb."""
     assert sorted(READS) == sorted(
         name
         for name in list_calls()
@@ -198,14 +197,14 @@ def test_every_call_that_reads_is_tried() -> None:
     )
 
 
-# -- ages -------------------------------------------------------------------------------
+# -- staleness --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", READS)
-def test_an_answer_is_as_old_as_its_docstring_says(
+def test_the_ttl_of_a_key_is_the_documented_age(
     game: EnhancedDatabaseService, redis_client: redis.Redis, name: str
 ) -> None:
-    """The keys that a call fills expire at an age that it names; an uncached call fills none."""
+    """Each key that a call fills has a TTL that its docstring names. An uncached call fills no key."""
     alice = find_player(game)
     redis_client.flushall()
     READS[name](game, alice)
@@ -224,10 +223,10 @@ def test_an_answer_is_as_old_as_its_docstring_says(
         assert any(0.85 * age <= life <= age for age in ages), (life, ages)
 
 
-def test_a_part_of_a_list_is_as_old_as_it_says(
+def test_a_part_of_a_cached_list_is_uncached(
     game: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """A later page of a leaderboard, and sparklines of some symbols, are uncached and fill no key."""
+    """A later page of a leaderboard and the sparklines of some symbols fill no key."""
     redis_client.flushall()
     game.get_leaderboard("total_value", DAY, 2, offset=1)
     game.get_sparklines(["AAPL"])
@@ -238,7 +237,7 @@ def test_a_part_of_a_list_is_as_old_as_it_says(
 
 
 def make_event(title: str) -> MarketEvent:
-    """Return an event to load."""
+    """Return a market event to load."""
     return MarketEvent(new_id(), "LOADED", title, None, (), None, "NEUTRAL", NOON)
 
 
@@ -248,7 +247,7 @@ def _change_in_transaction(service: EnhancedDatabaseService, user: User) -> None
         service.update_leaderboard_entry(user.id, "total_value", Decimal(77), DAY)
 
 
-# Every call that writes, in an order in which each changes something.
+# A call of each writing method. The order matters: each call has to change rows.
 WRITES: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "update_user_profile": lambda s, u: s.update_user_profile(u.id, username="alice2", name="A"),
     "reencrypt_users": lambda s, _: s.reencrypt_users(),
@@ -298,7 +297,7 @@ def _expire(service: EnhancedDatabaseService) -> None:
     assert service.expire_quests() == 1
 
 
-# It is a change and nobody reads it, or it changes no row.
+# Calls that change no row, or only rows that no cached call returns.
 NO_CHANGE = {
     "acting_as", "as_user", "at_least", "audited", "cache_stats", "clear_market_data_cache",
     "clear_user_cache", "close", "consistency_token", "health", "invalidate_reports", "maintain_audit_log",
@@ -309,28 +308,29 @@ CURRENT = [name for name in READS if "ever older than the last" in read_docstrin
 
 
 def test_every_call_that_writes_is_tried() -> None:
-    """A new call that is neither a read nor in the tables fails here."""
+    """Each public call is in `READS`, `WRITES` or `NO_CHANGE`, so a new call has to be added."""
     assert set(list_calls()) == {*READS, *WRITES, *NO_CHANGE}
     assert CURRENT
 
 
 def test_no_answer_is_older_than_the_last_change(game: EnhancedDatabaseService, settings: Settings) -> None:
-    """After each write, every cached answer is what a service without a cache gives.
+    """After each write, every cached result is equal to the result of a service without a cache.
 
-    The reads go through another service, which shares Redis with the writer, as another process does.
+    The reads use the writing service and a second one, which stands for another process: it shares the
+    database and Redis with the first one, but no memory.
     """
     alice = find_player(game)
     bare = settings.model_copy(update={"enable_redis_cache": False})
-    with open_service(settings) as reader, open_service(bare) as truth:
+    with open_service(settings) as reader, open_service(bare) as uncached:
         for write, change in WRITES.items():
             for name in CURRENT:
-                # twice: the first fills, the second would find an old lease in the way
+                # read twice: the first read fills the key, the second one would find a lease that was left
                 READS[name](reader, alice)
                 READS[name](reader, alice)
             change(game, alice)
             for name in CURRENT:
-                assert READS[name](reader, alice) == READS[name](truth, alice), (write, name)
-                assert READS[name](game, alice) == READS[name](truth, alice), (write, name)
+                assert READS[name](reader, alice) == READS[name](uncached, alice), (write, name)
+                assert READS[name](game, alice) == READS[name](uncached, alice), (write, name)
 
 
 # -- errors -----------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def _without_key(service: Any) -> Any:
     return service
 
 
-# (call, error) -> what raises it
+# By call and documented error: a function that makes the call raise the error.
 RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object]] = {
     ("close", PoolClosed): _read_closed,
     ("consistency_token", DatabaseUnavailable): _ask_a_standby,
@@ -453,18 +453,18 @@ RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object
     ),
     ("update_user_profile", UserNotFound): lambda s, _: s.update_user_profile(NOBODY, name="A"),
 }
-# Of deadlocks, in test_conflicts; an argument that is wrong, in test_arguments.
+# The `DatabaseError` of a deadlock is tested in test_conflicts, and `InvalidInput` in test_arguments.
 ELSEWHERE = {("transaction", DatabaseError)}
 
 
 def list_documented_errors(name: str) -> set[type[EchoMarketsError]]:
-    """Return the errors that a docstring names, but those about arguments."""
+    """Return the errors that a docstring names, without `InvalidInput`."""
     names = set(re.findall(r"`(\w+)`", read_docstring(name))) - {"InvalidInput"}
     return {getattr(errors, found) for found in names if isinstance(getattr(errors, found, None), type)}
 
 
 def test_every_documented_error_is_tried() -> None:
-    """Every error that a test raises is documented too."""
+    """`RAISED` contains exactly the documented errors of each call, without those in `ELSEWHERE`."""
     documented = {(name, error) for name in list_calls() for error in list_documented_errors(name)}
     assert documented - ELSEWHERE == set(RAISED)
 
@@ -474,7 +474,7 @@ def test_every_documented_error_is_tried() -> None:
 def test_a_documented_error_is_raised(
     game: EnhancedDatabaseService, execute: Execute, name: str, error: type[EchoMarketsError]
 ) -> None:
-    """The error has this name or a narrower one, and its message names a remedy."""
+    """The call raises the documented error or a subclass, and the message contains a remedy."""
     skip_with_roles(name)
     with pytest.raises(error) as caught:
         RAISED[name, error](game, execute)
@@ -482,13 +482,13 @@ def test_a_documented_error_is_raised(
 
 
 def skip_with_roles(name: str) -> None:
-    """Skip what fails only where the server has no roles."""
+    """Skip calls that fail only on a server without the database roles."""
     if AS_APP and name == "as_user":
         pytest.skip("a player's view works with the database roles")
 
 
 def list_calls_with_ids() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the calls that take an id, with arguments that are right beside an id of nobody."""
+    """Yield each call that takes an id, with an unknown id and other arguments that are valid."""
     right: dict[str, Any] = {
         "category": "c", "session_date": DAY, "session_dates": [DAY], "score": 1, "total_value": 1,
         "day_change": 0, "progress": 1, "type": "T", "title": "T", "target_value": 1, "changes": "A",
@@ -504,10 +504,10 @@ def list_calls_with_ids() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("name", "arguments"), [*list_calls_with_ids()])
-def test_an_id_of_nobody_raises_what_is_documented(
+def test_an_unknown_id_raises_the_documented_error(
     game: EnhancedDatabaseService, name: str, arguments: dict[str, Any]
 ) -> None:
-    """A call whose docstring says so raises nothing."""
+    """A call with an unknown id raises its documented error. If none is documented, the result is empty."""
     skip_with_roles(name)
     if documented := list_documented_errors(name):
         with pytest.raises(tuple(documented)):
@@ -523,7 +523,7 @@ TODAYS = [name for name in list_calls() if "(None: today's" in read_docstring(na
 
 
 def test_every_call_with_a_default_session_says_which() -> None:
-    """The docstring says what the default of the parameter means."""
+    """Each docstring says that `session_date` None means today's session."""
     for name in list_calls():
         parameter = inspect.signature(getattr(EnhancedDatabaseService, name)).parameters.get("session_date")
         if parameter is not None and parameter.default is None:
@@ -531,7 +531,10 @@ def test_every_call_with_a_default_session_says_which() -> None:
 
 
 def test_none_is_the_session_of_today_in_utc(service: EnhancedDatabaseService) -> None:
-    """Half an hour before midnight another zone may have another date; writes and reads use the same."""
+    """At 23:30 UTC, None is the session of that UTC date for writes and reads.
+
+    Another time zone may already have the next date.
+    """
     service._clock = lambda: datetime(2013, 3, 1, 23, 30, tzinfo=UTC)
     user = service.create_user(username="alice")
     assert service.get_current_portfolio(user.id).session_date == DAY

@@ -1,4 +1,4 @@
-"""What the docstrings promise of single calls: orders, limits, defaults, what stays and what is counted."""
+"""Tests of details that the docstrings promise for single calls: orders, limits, defaults and counts."""
 
 import statistics
 import threading
@@ -27,19 +27,22 @@ ONE = Decimal(1)
 # -- users ------------------------------------------------------------------------------
 
 
-def test_a_search_chooses_the_first_by_username_or_by_name(service: EnhancedDatabaseService) -> None:
-    """With more matches than the limit; the answer is in the order of usernames."""
+def test_a_search_over_its_limit_prefers_usernames(service: EnhancedDatabaseService) -> None:
+    """If more users match than the limit, the search returns the first ones by username."""
     for username, name in (("zed", "Abel"), ("yan", "Adam"), ("abby", "Zoe"), ("Alan", None), ("amy", "Bea")):
         service.create_user(username=username, name=name)
     assert [user.username for user in service.search_users("A")] == ["abby", "Alan", "amy", "yan", "zed"]
-    # the first two by username, and the first two by name, of which the first two by username
+    # abby and Alan are first by username, Abel and Adam are first by name; usernames decide between the four
     assert [user.username for user in service.search_users("a", limit=2)] == ["abby", "Alan"]
     assert [user.username for user in service.search_users("a", limit=1)] == ["abby"]
     assert [user.username for user in service.search_users("", limit=2)] == ["abby", "Alan"]
 
 
-def test_a_profile_keeps_what_is_not_given(service: EnhancedDatabaseService) -> None:
-    """None removes, preferences are replaced completely, and a taken name changes nothing."""
+def test_a_profile_keeps_omitted_values(service: EnhancedDatabaseService) -> None:
+    """`update_user_profile` keeps omitted values, removes a value given as None and replaces preferences.
+
+    A taken username changes nothing.
+    """
     user = service.create_user(username="alice", name="Alice", email="a@b.c", preferences={"a": 1, "b": 2})
     assert user.id.version == 7
     changed = service.update_user_profile(user.id, preferences={"c": 3})
@@ -52,8 +55,8 @@ def test_a_profile_keeps_what_is_not_given(service: EnhancedDatabaseService) -> 
     assert service.get_user_by_id(user.id).name == "Alice"
 
 
-def test_usernames_are_told_apart_by_case(service: EnhancedDatabaseService, alice: User) -> None:
-    """Only this exact username is found, although a search ignores case."""
+def test_usernames_are_case_sensitive(service: EnhancedDatabaseService, alice: User) -> None:
+    """`get_user_by_username` distinguishes upper and lower case, although a search ignores case."""
     other = service.create_user(username="ALICE")
     assert service.get_user_by_username("ALICE") == other
     assert service.get_user_by_username("alice") == alice
@@ -61,10 +64,10 @@ def test_usernames_are_told_apart_by_case(service: EnhancedDatabaseService, alic
         service.get_user_by_username("Alice")
 
 
-def test_a_deleted_user_is_gone_from_everything_at_once(
+def test_a_deleted_user_disappears_from_every_table_and_cache(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Cached profiles, leaderboards, portfolios and quests omit the user too."""
+    """After `delete_user` the user is in no table and in no cached result."""
     for user in (alice, bob):
         service.get_current_portfolio(user.id, DAY)
         service.update_leaderboard_entry(user.id, "c", ONE, DAY)
@@ -84,8 +87,13 @@ def test_a_deleted_user_is_gone_from_everything_at_once(
         assert execute(f"SELECT count(*) FROM {table}") == [(1,)]
 
 
-def test_only_later_times_of_activity_count(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """The number of changed users is returned; a user that does not exist changes nothing."""
+def test_only_later_times_of_activity_are_stored(
+    service: EnhancedDatabaseService, alice: User, bob: User
+) -> None:
+    """`batch_touch_last_active` changes only users whose time is later and returns their number.
+
+    An unknown user changes nothing.
+    """
     later = NOON + timedelta(hours=1)
     assert service.batch_touch_last_active({alice.id: NOON, str(bob.id): NOON, uuid.uuid4(): NOON}) == 2
     assert service.batch_touch_last_active({alice.id: NOON, bob.id: later}) == 1
@@ -97,8 +105,8 @@ def test_only_later_times_of_activity_count(service: EnhancedDatabaseService, al
 # -- leaderboards -----------------------------------------------------------------------
 
 
-def test_equal_scores_of_a_batch_stand_in_its_order(service: EnhancedDatabaseService) -> None:
-    """This is the order of creation, which a later score does not change."""
+def test_equal_scores_are_in_the_order_of_creation(service: EnhancedDatabaseService) -> None:
+    """Entries with equal scores keep the order of the batch that created them, also after later updates."""
     users = [service.create_user(username=f"p{n}") for n in range(60)]
     Random(3).shuffle(users)
     service.batch_update_leaderboard("c", [LeaderboardUpdate(user.id, ONE) for user in users], DAY)
@@ -110,7 +118,7 @@ def test_equal_scores_of_a_batch_stand_in_its_order(service: EnhancedDatabaseSer
 
 
 def test_categories_are_in_alphabetical_order(service: EnhancedDatabaseService, alice: User) -> None:
-    """The order does not depend on when they began."""
+    """`list_leaderboard_categories` sorts by name and not by creation."""
     for category in ("b", "c", "a"):
         service.update_leaderboard_entry(alice.id, category, ONE, DAY)
     assert service.list_leaderboard_categories(DAY) == ("a", "b", "c")
@@ -119,7 +127,7 @@ def test_categories_are_in_alphabetical_order(service: EnhancedDatabaseService, 
 def test_matches_of_a_prefix_are_counted_up_to_a_thousand(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Without a prefix the count is exact."""
+    """`count_leaderboard` counts at most 1,000 matches of a prefix. Without a prefix the count is exact."""
     execute(
         "INSERT INTO users (id, username) SELECT gen_random_uuid(), 'p' || n FROM generate_series(1, 1100) n;"
         "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
@@ -130,10 +138,13 @@ def test_matches_of_a_prefix_are_counted_up_to_a_thousand(
     assert service.count_leaderboard("c", DAY, prefix="p110") == 2
 
 
-def test_a_score_comes_once_however_often_it_is_asked_for(
+def test_duplicate_players_and_sessions_give_one_score(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """There is one row by player and session, for at most 5,000 pairs, and none without a score."""
+    """`list_player_scores` returns one score for each player and session, also if the arguments repeat them.
+
+    More than 5,000 pairs are refused.
+    """
     for user in (alice, bob):
         service.update_leaderboard_entry(user.id, "c", ONE, DAY)
     days = [DAY, DAY - timedelta(days=1), DAY]
@@ -146,10 +157,8 @@ def test_a_score_comes_once_however_often_it_is_asked_for(
         service.list_player_scores([new_id() for _ in range(5_001)], "c", [DAY])
 
 
-def test_a_stored_rank_answers_for_a_closed_session(
-    service: EnhancedDatabaseService, alice: User, bob: User
-) -> None:
-    """A second `close_session` changes nothing, and returns the number of entries."""
+def test_a_closed_session_has_stored_ranks(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
+    """After `close_session` the stored ranks are returned; a second call changes nothing."""
     service.update_leaderboard_entry(alice.id, "c", Decimal(2), DAY)
     service.update_leaderboard_entry(bob.id, "c", ONE, DAY)
     assert service.close_session(DAY) == service.close_session(DAY) == 2
@@ -159,8 +168,11 @@ def test_a_stored_rank_answers_for_a_closed_session(
     assert service.get_user_rank(bob.id, "c", DAY).rank == 1, "counted"
 
 
-def test_bins_are_as_they_are_described(service: EnhancedDatabaseService) -> None:
-    """They are at most `bins`, of one width of 1, 2 or 5 times a power of ten, and hold each score once."""
+def test_bins_have_one_round_width(service: EnhancedDatabaseService) -> None:
+    """A summary has at most `bins` bins of one width, which is 1, 2 or 5 times a power of ten.
+
+    Each score is in exactly one bin.
+    """
     random = Random(5)
     users = [service.create_user(username=f"p{n}") for n in range(30)]
     scores = [Decimal(random.randrange(-100_000, 100_000)).scaleb(-2) for _ in users]
@@ -183,10 +195,10 @@ def test_bins_are_as_they_are_described(service: EnhancedDatabaseService) -> Non
         assert summary.median == statistics.median(scores)
 
 
-def test_a_period_counts_a_missing_session_as_nothing(
+def test_a_missing_session_counts_as_zero_in_a_period(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """The mean is over all sessions of the category up to and including the date."""
+    """The mean of a player's scores divides by all sessions of the period, also those without a score."""
     for back, user, score in ((0, alice, 9), (1, bob, 6), (2, bob, 6), (5, alice, 99)):
         service.update_leaderboard_entry(user.id, "c", Decimal(score), DAY - timedelta(days=back))
     board = service.get_period_leaderboard("c", DAY, sessions=3)
@@ -202,7 +214,10 @@ def test_a_period_counts_a_missing_session_as_nothing(
 
 
 def test_a_days_return_is_from_its_first_price_to_its_last(service: EnhancedDatabaseService) -> None:
-    """The return may begin at the open; both dates are included, and the mean is over symbols with prices."""
+    """A day's return is from its open or first price to its last, as the mean over symbols with prices.
+
+    Both dates of the call are included.
+    """
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     service.insert_market_ticks(
         [
@@ -224,7 +239,7 @@ def test_a_days_return_is_from_its_first_price_to_its_last(service: EnhancedData
 
 
 def test_prices_keep_their_digits(service: EnhancedDatabaseService) -> None:
-    """Prices have any number of digits, scores and amounts two."""
+    """A price with 39 decimal places is stored and returned unchanged."""
     price = Decimal("1.234567890123456789012345678901234567890")
     tick = service.insert_market_tick("AAPL", price, timestamp=NOON)
     service.insert_market_ticks([Tick("IBM", NOON, price)])
@@ -233,8 +248,13 @@ def test_prices_keep_their_digits(service: EnhancedDatabaseService) -> None:
     assert {found.price for found in service.get_latest_market_data()} == {price}
 
 
-def test_how_many_ticks_are_written_is_returned(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Of two with one symbol and time the last counts; deleting returns the number and drops the symbol."""
+def test_writes_and_deletes_of_ticks_return_their_number(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Of two ticks with one symbol and time the last is stored, and the number of stored ticks is returned.
+
+    Deleting the ticks of a symbol returns their number and deletes the symbol.
+    """
     ticks = [Tick("AAPL", NOON, Decimal(price)) for price in (1, 2)] + [
         Tick("AAPL", NOON - timedelta(1), ONE)
     ]
@@ -247,8 +267,8 @@ def test_how_many_ticks_are_written_is_returned(service: EnhancedDatabaseService
     assert service.get_symbol_currencies() == {}
 
 
-def test_events_are_types_and_times(service: EnhancedDatabaseService) -> None:
-    """Types are in alphabetical order; `since` is included and `until` is not."""
+def test_event_types_are_sorted_and_since_is_inclusive(service: EnhancedDatabaseService) -> None:
+    """Event types are in alphabetical order. `since` is inclusive and `until` is exclusive."""
     for title, kind in (("1", "B"), ("2", "A"), ("3", "B")):
         service.create_market_event(type=kind, title=title, impact_magnitude=Decimal("1.235"))
     newest, middle, oldest = service.get_recent_market_events()
@@ -270,8 +290,8 @@ def test_events_are_types_and_times(service: EnhancedDatabaseService) -> None:
 # -- quests -----------------------------------------------------------------------------
 
 
-def test_a_quest_moves_until_it_is_complete(service: EnhancedDatabaseService, alice: User) -> None:
-    """Its progress may fall, is rounded half-even and ends at the target; then nothing changes it."""
+def test_a_quest_changes_until_it_is_completed(service: EnhancedDatabaseService, alice: User) -> None:
+    """A quest's progress may fall and is rounded half-even. At the target the quest is completed for good."""
     with pytest.raises(InvalidInput, match=r"expires_at is .* past"):
         service.create_quest(alice.id, type="T", title="T", target_value=ONE, expires_at=NOON)
     quest = service.create_quest(alice.id, type="T", title="T", target_value=Decimal("10.005"))
@@ -290,7 +310,7 @@ def test_a_quest_moves_until_it_is_complete(service: EnhancedDatabaseService, al
 
 
 def test_the_percent_follows_from_value_and_change(service: EnhancedDatabaseService, alice: User) -> None:
-    """The percentage is of the value before the change; a new portfolio has 10,000 in cash."""
+    """The percentage is relative to the value before the change. A new portfolio has 10,000 in cash."""
     opened = service.get_current_portfolio(alice.id, DAY)
     assert opened.current_cash == opened.starting_cash == opened.total_value == 10_000
     changed = service.update_portfolio_value(alice.id, DAY, Decimal(12_500), Decimal(2_500))
@@ -298,13 +318,13 @@ def test_the_percent_follows_from_value_and_change(service: EnhancedDatabaseServ
     assert service.update_portfolio_value(alice.id, DAY, Decimal(0), Decimal(0)).day_change_percent == 0
 
 
-# -- run --------------------------------------------------------------------------------
+# -- operation --------------------------------------------------------------------------
 
 
 def test_a_closed_service_answers_nothing_from_its_cache(
     service: EnhancedDatabaseService, settings: Settings, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Calls raise `PoolClosed`, no connection is opened again, and closing twice is no error."""
+    """After `close`, calls raise `PoolClosed` instead of reading the cache. A second `close` is no error."""
     with open_service(settings) as other:
         other.get_user_by_id(alice.id)
         other.get_leaderboard("c", DAY)
@@ -331,7 +351,7 @@ def test_a_closed_service_answers_nothing_from_its_cache(
 
 
 def test_running_calls_have_time_to_end(settings: Settings, execute: Execute) -> None:
-    """A call that runs when the service is closed is finished if it ends in time."""
+    """`close` waits for a running transaction, and its write is committed."""
     service: Any = open_service(settings)
     user = service.create_user(username="alice")
     inside, closing = threading.Event(), threading.Event()
@@ -353,8 +373,8 @@ def test_running_calls_have_time_to_end(settings: Settings, execute: Execute) ->
     assert execute("SELECT name FROM users") == [("Late",)]
 
 
-def test_health_is_checked_beside_a_pool_that_is_used_up(settings: Settings, alice: User) -> None:
-    """The check takes at most a second, has the time when it began, and is kept for two seconds."""
+def test_health_is_checked_outside_an_exhausted_pool(settings: Settings, alice: User) -> None:
+    """With an exhausted pool the health check works and reports degraded. A second call returns it again."""
     narrow = settings.model_copy(update={"database_connection_limit": 1})
     with open_service(narrow) as service, service.transaction():
         service.search_users("a")
@@ -367,7 +387,7 @@ def test_health_is_checked_beside_a_pool_that_is_used_up(settings: Settings, ali
 
 
 def test_counters_begin_with_the_service(settings: Settings, alice: User) -> None:
-    """Requests are the sum of hits, misses and bypasses; those of the near cache are counted apart."""
+    """The counters of a new service are 0. Requests are the sum of hits, misses and bypasses."""
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         assert service.cache_stats().state == "enabled"
         assert service.cache_stats().caches["user"].requests == 0
@@ -384,7 +404,10 @@ def test_counters_begin_with_the_service(settings: Settings, alice: User) -> Non
 def test_tables_and_indexes_are_those_of_the_database(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Sizes are in bytes, partitions count under their table, foreign tables as `other`."""
+    """Partitions are counted with their table, and tables of other programs as `other`.
+
+    Unused indexes are sorted by size.
+    """
     execute("CREATE TABLE somebody_elses (a int); INSERT INTO somebody_elses VALUES (1); ANALYZE")
     sizes = {figures.table: figures for figures in service.list_table_sizes()}
     assert {"users", "ticks", "portfolios", "other"} <= set(sizes)
@@ -395,14 +418,14 @@ def test_tables_and_indexes_are_those_of_the_database(
         (index.size_bytes for index in unused), reverse=True
     )
     assert not {"users_pkey", "users_username", "portfolios_user_session"} & {index.index for index in unused}
-    # the embedded server does not keep statements
+    # the embedded server has no pg_stat_statements
     assert service.list_slowest_statements() is None
 
 
-def test_warming_fills_what_it_counts(
+def test_warm_cache_fills_as_many_keys_as_it_reports(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """It fills today's leaderboards, every symbol, profiles and quests; progress ends at the total."""
+    """`warm_cache` fills leaderboards, prices, profiles and quests, and returns the number of keys."""
     service.touch_last_active(alice.id)
     service.update_leaderboard_entry(alice.id, "c", ONE)
     service.insert_market_tick("AAPL", ONE)

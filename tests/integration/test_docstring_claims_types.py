@@ -1,4 +1,4 @@
-"""What is promised of records, errors, settings and the opening of a service, tried on real ones."""
+"""Tests of what docstrings promise about records, errors, settings and `open_service`."""
 
 import inspect
 import socket
@@ -46,7 +46,7 @@ ONE = Decimal(1)
 
 
 def list_records(answer: Any) -> Iterator[Record]:
-    """Yield every record of an answer, nested ones too."""
+    """Yield every record of a result, also nested ones."""
     if isinstance(answer, Record):
         yield answer
         answer = [getattr(answer, name) for name in answer.__struct_fields__]
@@ -58,12 +58,12 @@ def list_records(answer: Any) -> Iterator[Record]:
 
 
 def list_times(record: Record) -> list[datetime]:
-    """Return the times of a record."""
+    """Return the datetime values of a record."""
     return [value for value in dict(record).values() if isinstance(value, datetime)]
 
 
 def test_every_value_has_the_type_that_its_record_declares(service: EnhancedDatabaseService) -> None:
-    """Money is Decimal, times are aware UTC, ids are UUID, from the database and from the cache."""
+    """Values have the declared types, from the database and from the cache. Times are in UTC."""
     play_game(service)
     alice = service.get_user_by_username("alice")
     service.insert_market_ticks(Tick("AAPL", NOON + timedelta(hours=n), ONE) for n in range(3))
@@ -71,7 +71,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
     done = service.create_quest(alice.id, type="T", title="T", target_value=ONE)
     service.update_quest_progress(done.id, ONE)
     today = datetime.now(UTC).date()
-    # a session that is old enough for returns, played with a quest
+    # one session of today and one of 20 days ago with an active quest, for the returns after quests
     service.get_current_portfolio(alice.id, today)
     service.get_current_portfolio(alice.id, today - timedelta(days=20))
     old = datetime.now(UTC) - timedelta(days=21)
@@ -102,7 +102,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
             assert again.asdict() == record.asdict()
             assert all(time.tzinfo is UTC for time in list_times(record)), record
             seen.add(kind)
-    # what nothing here returns: what is given, and what this server does not keep
+    # records that no call above returns: arguments of calls, and results that this game or server lacks
     others = {
         "AuditBreak",
         "LeaderboardUpdate",
@@ -120,14 +120,14 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
 
 @pytest.mark.parametrize("name", [n for n in records.__all__ if isinstance(getattr(records, n), type)])
 def test_a_record_cannot_be_changed(name: str) -> None:
-    """Each record has a docstring, and none of its attributes can be set."""
+    """Each record class is frozen and has a docstring."""
     kind = getattr(records, name)
     assert inspect.getdoc(kind)
     assert kind.__struct_config__.frozen
 
 
-def test_a_batch_says_what_has_no_row(service: EnhancedDatabaseService, alice: User) -> None:
-    """The result has the number of written rows, and the key of each update without a row."""
+def test_a_batch_returns_the_keys_without_a_row(service: EnhancedDatabaseService, alice: User) -> None:
+    """A batch returns the number of written rows and the key of each update without a row."""
     opened = service.get_current_portfolio(alice.id, DAY)
     before = DAY - timedelta(days=1)
     updates = [
@@ -138,7 +138,7 @@ def test_a_batch_says_what_has_no_row(service: EnhancedDatabaseService, alice: U
     missing = {PlayerSession(alice.id, before), PlayerSession(NOBODY, DAY)}
     result = service.batch_update_portfolios(updates)
     assert (result.updated, set(result.missing)) == (1, missing)
-    # None leaves the cash as it is
+    # an update without `current_cash` keeps the cash
     assert service.get_portfolio(alice.id, DAY).current_cash == opened.current_cash
     scores = [LeaderboardUpdate(alice.id, ONE), LeaderboardUpdate(NOBODY, ONE)]
     assert service.batch_update_leaderboard("c", scores, DAY) == BatchResult(1, (PlayerSession(NOBODY, DAY),))
@@ -147,7 +147,7 @@ def test_a_batch_says_what_has_no_row(service: EnhancedDatabaseService, alice: U
 def test_a_session_is_summed_up_as_its_record_says(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Players count if they joined by the end of the day; returns without a leaderboard are None."""
+    """Players count from the day on which they joined. Without a leaderboard the returns are None."""
     execute("UPDATE users SET created_at = %s WHERE id = %s", (NOON, alice.id))
     execute("UPDATE users SET created_at = %s WHERE id = %s", (NOON + timedelta(days=1), bob.id))
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal("1.5"), DAY)
@@ -170,8 +170,8 @@ def test_a_session_is_summed_up_as_its_record_says(
     assert (later.quests_completed, service.count_undated_quests()) == (0, 1)
 
 
-def test_an_action_has_no_end_until_its_outcome_is_known(service: EnhancedDatabaseService) -> None:
-    """Then it has an end, and after a failure the reason."""
+def test_a_running_action_has_no_end_time(service: EnhancedDatabaseService) -> None:
+    """A running action has no end time. A failed action has an end time and the error."""
     with pytest.raises(KeyError), service.audited(actor="a", action="warm_cache", target="t"):
         [begun] = service.list_audit_events()
         assert (begun.outcome, begun.finished_at, begun.detail) == ("started", None, None)
@@ -283,7 +283,7 @@ def _use_no_key(settings: Settings, _: Execute) -> None:
 
 
 TOO_LONG = Decimal("1." + "1" * 17_000)
-# How a caller meets each error, beside those that are tried where the means for it are.
+# By error: a function that raises it. Errors that need other servers are in `ELSEWHERE` with their test file.
 MET: dict[type[EchoMarketsError], Callable[[Settings, Execute], object]] = {
     errors.InvalidInput: _with_service(lambda s: s.search_users(5)),
     errors.SettingsError: lambda _, __: Settings(database_url=SecretStr("mysql://x")),
@@ -321,7 +321,7 @@ ELSEWHERE = {
 
 
 def test_every_error_can_be_met() -> None:
-    """A new error is raised here, or in the file that the table names."""
+    """Each error class is in `MET` or `ELSEWHERE`, so a new error needs a test."""
     named = {
         each
         for each in vars(errors).values()
@@ -333,10 +333,10 @@ def test_every_error_can_be_met() -> None:
 
 
 @pytest.mark.parametrize("kind", MET, ids=lambda kind: kind.__name__)
-def test_an_error_is_what_its_name_says(
+def test_an_error_has_its_type_and_a_short_message(
     settings: Settings, execute: Execute, kind: type[EchoMarketsError]
 ) -> None:
-    """The error has exactly this type, a remedy after a semicolon, and fits into a log line."""
+    """The function raises exactly this error type, with a message under 500 characters."""
     with pytest.raises(EchoMarketsError) as caught:
         MET[kind](settings, execute)
     assert type(caught.value) is kind
@@ -359,17 +359,17 @@ def test_an_error_is_what_its_name_says(
         (errors.QueryTimeout, TimeoutError),
     ],
 )
-def test_an_error_is_also_what_python_calls_it(kind: type[Exception], builtin: type[Exception]) -> None:
-    """A program that does not know this package can catch it."""
+def test_an_error_has_a_built_in_base_class(kind: type[Exception], builtin: type[Exception]) -> None:
+    """A program can catch the error as a built-in exception such as `ValueError`."""
     assert issubclass(kind, builtin)
 
 
-# -- opening ----------------------------------------------------------------------------
+# -- open_service -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A server that accepts and never answers."""
+    """Yield a socket that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.3)
         yield server
@@ -377,7 +377,7 @@ def listener() -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("near_cache_size", [0, 100])
 def test_opening_waits_for_no_server(listener: socket.socket, near_cache_size: int) -> None:
-    """PostgreSQL is not connected to before the first call, and Redis only by the near cache's feed."""
+    """`open_service` does not connect to PostgreSQL. Only the near cache's feed connects to Redis."""
     port = listener.getsockname()[1]
     settings = Settings(
         database_url=SecretStr(f"postgresql://nobody@127.0.0.1:{port}/none"),
@@ -401,7 +401,10 @@ def test_opening_waits_for_no_server(listener: socket.socket, near_cache_size: i
 def test_a_service_without_settings_reads_the_environment(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own role is in pg_stat_activity; without a database it raises an error of the stack."""
+    """Without arguments `open_service` reads the environment, or raises an error if DATABASE_URL is missing.
+
+    The role of the service is in the application name of its sessions.
+    """
     with pytest.raises(errors.SettingsError, match="DATABASE_URL is not set"):
         open_service()
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
