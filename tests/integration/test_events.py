@@ -1,4 +1,4 @@
-"""Market events: created, listed newest first, cached until the next."""
+"""Tests of market events: creation, order, cache key and validation."""
 
 import math
 from decimal import Decimal
@@ -12,8 +12,8 @@ from core.errors import InvalidInput
 from tests.conftest import Execute
 
 
-def test_newest_first_and_at_once(service: EnhancedDatabaseService) -> None:
-    """Every cached limit shows a new event."""
+def test_recent_events_are_newest_first_and_current(service: EnhancedDatabaseService) -> None:
+    """After an event is created or deleted, the cached list of each length is current and newest first."""
     first = service.create_market_event(type="NEWS", title="First")
     for limit in (1, 5, 20):
         assert service.get_recent_market_events(limit) == (first,)
@@ -45,16 +45,18 @@ def test_newest_first_and_at_once(service: EnhancedDatabaseService) -> None:
         ({"sentiment": "HAPPY"}, "sentiment is 'HAPPY'; give one of POSITIVE, NEGATIVE, NEUTRAL"),
     ],
 )
-def test_bad_input_makes_no_event(
+def test_invalid_input_creates_no_event(
     service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
 ) -> None:
-    """The error names the value, and the table stays empty."""
+    """An invalid argument raises an error that contains the value, and no row is written."""
     with pytest.raises(InvalidInput, match=message):
         service.create_market_event(**{"type": "T", "title": "T", **values})
     assert execute("SELECT count(*) FROM market_events") == [(0,)]
 
 
-def test_events_key_and_ttl(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
-    """The key is as documented, and expires within 600 s."""
+def test_the_cache_key_and_ttl_of_recent_events(
+    service: EnhancedDatabaseService, redis_client: redis.Redis
+) -> None:
+    """`get_recent_market_events(20)` fills the documented key with a TTL of at most 600 s."""
     service.get_recent_market_events(20)
     assert 520 < redis_client.ttl("market_events:recent:20") <= 600

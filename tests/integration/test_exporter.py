@@ -1,4 +1,4 @@
-"""The exporter over HTTP: metrics, the health document, and every other path."""
+"""Tests of the exporter over HTTP: metrics, the health document and its process."""
 
 import os
 import signal
@@ -29,18 +29,18 @@ from tests.patience import stretch
 
 @pytest.fixture
 def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
-    """A client of the exporter of a healthy stack."""
+    """Yield a client of the exporter of a healthy stack."""
     with TestClient(build_app(service), base_url=LOCAL_URL) as client:
         yield client
 
 
 def parse(text: str) -> dict[str, Metric]:
-    """Return the families of an exposition by name."""
+    """Return the metric families of a scrape by name."""
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
 def value(text: str, name: str, **labels: str) -> float:
-    """Return one sample of an exposition."""
+    """Return the value of the sample with this name and exactly these labels."""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == name and sample.labels == labels:
@@ -49,18 +49,18 @@ def value(text: str, name: str, **labels: str) -> float:
 
 
 def without_database(settings: Settings) -> Settings:
-    """Return settings whose database is not there."""
+    """Return settings with a database URL on which no server listens."""
     url = SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{find_free_port()}/echo")
     return settings.model_copy(update={"database_url": url})
 
 
 def without_redis(settings: Settings) -> Settings:
-    """Return settings whose Redis is not there."""
+    """Return settings with a Redis URL on which no server listens."""
     return settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
 
 
 def test_health_document_of_a_healthy_stack(client: TestClient) -> None:
-    """The document is exactly the specified JSON."""
+    """For a healthy stack the document has status 200, the documented keys and `healthy` everywhere."""
     response = client.get("/api/health/database")
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
@@ -76,7 +76,7 @@ def test_health_document_of_a_healthy_stack(client: TestClient) -> None:
 
 
 def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: TestClient) -> None:
-    """Pool, operations and cache of this process, under the documented names."""
+    """A scrape has the service's cache, pool and operation counts under the documented names."""
     user = service.create_user(username="alice")
     for _ in range(3):
         service.get_user_by_id(user.id)
@@ -97,7 +97,7 @@ def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: Te
 def test_a_failing_collector_does_not_fail_the_scrape(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other collectors are shown, and a metric reports the failure."""
+    """If one collector fails, a scrape has the other metrics, and the success metric of this one is 0."""
 
     def fail() -> None:
         raise RuntimeError("broken")
@@ -111,19 +111,22 @@ def test_a_failing_collector_does_not_fail_the_scrape(
 
 
 @pytest.mark.parametrize("path", ["/metric", "/metrics/", "/metrics/x", "/api", "/api/health", "/healthz"])
-def test_any_other_path_is_404(client: TestClient, path: str) -> None:
-    """Unknown paths do not look alive."""
+def test_unknown_paths_are_404(client: TestClient, path: str) -> None:
+    """An unknown path is answered with 404, so a wrong probe path does not look alive."""
     assert client.get(path).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/api/health/database", "/livez", "/readyz"])
 def test_any_other_method_is_405(client: TestClient, path: str) -> None:
-    """The exporter only reads."""
+    """POST is answered with 405, because the exporter only reads."""
     assert client.post(path).status_code == 405
 
 
 def test_no_metric_is_emitted_twice(client: TestClient) -> None:
-    """prometheus_client emits duplicates silently, and Prometheus then drops the scrape."""
+    """No two samples of a scrape have the same name and labels.
+
+    prometheus_client writes duplicates without an error, and Prometheus drops such a scrape.
+    """
     samples = [
         (sample.name, tuple(sorted(sample.labels.items())))
         for family in text_string_to_metric_families(client.get("/metrics").text)
@@ -134,7 +137,7 @@ def test_no_metric_is_emitted_twice(client: TestClient) -> None:
 
 @pytest.fixture
 def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment of a process of the test's stack."""
+    """Return the environment of a process that uses the test's servers."""
     assert settings.redis_password is not None
     return {
         **os.environ,
@@ -149,7 +152,10 @@ def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
 def test_the_process_serves_the_fleet_and_stops_on_sigterm(
     environment: dict[str, str], repository: Path, execute: Execute
 ) -> None:
-    """It shows other processes' counters, forgets a dead one's gauges, and leaves no connection."""
+    """The exporter shows counters of other processes, and drops the gauges of a killed one.
+
+    After SIGTERM it exits with 0 and leaves no database connection.
+    """
     url = f"http://127.0.0.1:{environment['EXPORTER_PORT']}"
     with subprocess.Popen([sys.executable, "-m", "exporter"], cwd=repository, env=environment) as exporter:
         try:
@@ -167,7 +173,7 @@ def test_the_process_serves_the_fleet_and_stops_on_sigterm(
             )
             assert worker.stdout is not None
             assert worker.stdout.readline() == "done\n"
-            # a process publishes its figures once a second
+            # a process publishes its metrics once a second
             deadline = time.monotonic() + stretch(5)
             text = ""
             while "simulator" not in text or not value(
@@ -192,7 +198,7 @@ def test_the_process_serves_the_fleet_and_stops_on_sigterm(
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(environment: dict[str, str], repository: Path) -> None:
-    """The output is one line without a traceback."""
+    """An invalid EXPORTER_PORT ends the process with status 2 and one line on stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "exporter"],
         cwd=repository,
@@ -206,7 +212,7 @@ def test_a_wrong_setting_is_one_line_and_status_2(environment: dict[str, str], r
 
 
 def get_when_up(url: str, trusting: ssl.SSLContext | None = None) -> httpx2.Response:
-    """Return the first answer of a process that is starting."""
+    """Request the URL until a server accepts the connection, and return its response."""
     transport = httpx2.HTTPTransport(retries=0, verify=trusting or True)
     with httpx2.Client(transport=transport) as client:
         for _ in range(300):
@@ -217,10 +223,13 @@ def get_when_up(url: str, trusting: ssl.SSLContext | None = None) -> httpx2.Resp
     raise AssertionError(f"{url} never answered")
 
 
-def test_the_process_takes_tls_and_passwords_from_its_file(
+def test_the_web_config_sets_tls_and_passwords(
     environment: dict[str, str], repository: Path, tmp_path: Path
 ) -> None:
-    """A scrape needs the password, a probe does not; collectors work, and plain HTTP is refused."""
+    """With EXPORTER_WEB_CONFIG the exporter uses HTTPS, and `/metrics` needs the password.
+
+    Probes need no password. Plain HTTP is refused.
+    """
     authority = write_tls(tmp_path)
     digest = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
     (tmp_path / "web.yml").write_text(
@@ -249,7 +258,7 @@ def test_the_process_takes_tls_and_passwords_from_its_file(
 def test_a_wrong_web_config_is_one_line_and_status_2(
     environment: dict[str, str], repository: Path, tmp_path: Path
 ) -> None:
-    """No exporter is better than an unprotected one."""
+    """An invalid web config ends the process with status 2, because it must not run unprotected."""
     (tmp_path / "web.yml").write_text("basic_auth_user: {alice: x}\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "exporter"],

@@ -1,4 +1,4 @@
-"""The exporter as an HTTP server: formats, methods and slow clients."""
+"""Tests of the exporter as an HTTP server: formats, compression, methods, limits and slow clients."""
 
 import contextlib
 import gzip
@@ -23,7 +23,7 @@ from tests.patience import stretch
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
-# What Prometheus 3 sends.
+# The Accept header of Prometheus 3.
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
@@ -34,14 +34,14 @@ PATHS = ["/", "/metrics", "/api/health/database", "/livez", "/readyz"]
 
 @pytest.fixture
 def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
-    """A client of the exporter of a healthy stack."""
+    """Yield a client of the exporter of a healthy stack."""
     with TestClient(build_app(service), base_url=LOCAL_URL) as client:
         yield client
 
 
 @pytest.fixture
 def port(service: EnhancedDatabaseService) -> Iterator[int]:
-    """The port of an exporter that is really listening."""
+    """Yield the port of an exporter that listens on a socket."""
     with served(build_app(service)) as port:
         yield port
 
@@ -60,10 +60,8 @@ def port(service: EnhancedDatabaseService) -> Iterator[int]:
         ("", PLAIN_TEXT),
     ],
 )
-def test_metrics_come_in_the_format_that_is_liked_best(
-    client: TestClient, accept: str, content_type: str
-) -> None:
-    """The content type matches the text, and a parser of that format reads it."""
+def test_metrics_have_the_preferred_format(client: TestClient, accept: str, content_type: str) -> None:
+    """The format is the one that the Accept header prefers, and its parser reads the text."""
     response = client.get("/metrics", headers={"Accept": accept})
     assert response.status_code == 200
     assert response.headers["content-type"] == content_type
@@ -86,8 +84,10 @@ def test_metrics_come_in_the_format_that_is_liked_best(
         ("gzip;q=0.5, identity", None),
     ],
 )
-def test_metrics_are_compressed_for_who_accepts_it(port: int, accept: str, encoding: str | None) -> None:
-    """The text is large and repetitive; `Vary` names the headers that it depends on."""
+def test_metrics_are_compressed_if_the_client_accepts_gzip(
+    port: int, accept: str, encoding: str | None
+) -> None:
+    """The response is compressed if Accept-Encoding allows gzip; `Vary` names the headers it depends on."""
     with httpx2.stream(
         "GET", f"http://127.0.0.1:{port}/metrics", headers={"Accept-Encoding": accept}
     ) as response:
@@ -101,8 +101,8 @@ def test_metrics_are_compressed_for_who_accepts_it(port: int, accept: str, encod
     assert len(raw) < len(text) / 4 if encoding else raw == text
 
 
-def test_the_index_links_what_there_is(client: TestClient) -> None:
-    """Every link on the page is answered."""
+def test_the_index_links_every_path(client: TestClient) -> None:
+    """The page at `/` links every path, and each link is answered with 200."""
     page = client.get("/").text
     for path in PATHS[1:]:
         assert f'href="{path}"' in page
@@ -111,7 +111,7 @@ def test_the_index_links_what_there_is(client: TestClient) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_any_other_method_is_405(client: TestClient, path: str) -> None:
-    """The answer lists the allowed methods."""
+    """POST, PUT, DELETE and OPTIONS are answered with 405 and the allowed methods. HEAD is allowed."""
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         response = client.request(method, path)
         assert response.status_code == 405
@@ -119,8 +119,11 @@ def test_any_other_method_is_405(client: TestClient, path: str) -> None:
     assert client.head(path).status_code == 200
 
 
-def test_a_client_that_asks_too_often_is_told_when_to_come_back(service: EnhancedDatabaseService) -> None:
-    """The answer is 429 with the limit, the rest and the seconds; probes are answered as before."""
+def test_requests_over_the_rate_limit_are_429(service: EnhancedDatabaseService) -> None:
+    """A request over the limit is answered with 429 and headers with the limit and the seconds to wait.
+
+    Probes are not limited.
+    """
     app = build_app(service, limits=RateLimits(), requests_per_minute=2)
     with TestClient(app, base_url=LOCAL_URL) as client:
         answers = [client.get("/api/health/database") for _ in range(3)]
@@ -135,14 +138,20 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(service: Enhance
 
 
 @pytest.mark.parametrize("host", ["evil.example:9100", "evil@127.0.0.1"])
-def test_a_foreign_name_is_refused(client: TestClient, host: str) -> None:
-    """A page whose name resolves to this machine cannot read the metrics; probes are answered."""
+def test_a_foreign_host_header_is_refused(client: TestClient, host: str) -> None:
+    """A foreign Host header is refused, so that a DNS rebinding attack cannot read the metrics.
+
+    Probes are answered.
+    """
     assert client.get("/metrics", headers={"Host": host}).status_code == 421
     assert client.get("/livez", headers={"Host": host}).status_code == 200
 
 
 def test_a_request_with_two_lengths_is_answered_once(port: int) -> None:
-    """The answer is 400 and the connection is closed, so the rest is not a second request."""
+    """A request with two lengths is answered with 400, and the connection is closed.
+
+    Otherwise the rest could be read as a second request.
+    """
     with connect(port) as raw:
         raw.sendall(
             b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -159,12 +168,12 @@ def test_a_request_with_two_lengths_is_answered_once(port: int) -> None:
 
 
 def connect(port: int) -> socket.socket:
-    """Return a raw connection."""
+    """Return a TCP connection to the exporter."""
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def seconds_until_closed(raw: socket.socket) -> float:
-    """Return how long the other side kept the connection."""
+def measure_seconds_until_closed(raw: socket.socket) -> float:
+    """Return the seconds until the server closes the connection."""
     started = time.monotonic()
     try:
         while raw.recv(65536):
@@ -174,40 +183,40 @@ def seconds_until_closed(raw: socket.socket) -> float:
     return time.monotonic() - started
 
 
-def test_slow_clients_keep_nobody_waiting(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_do_not_delay_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty clients that never finish their header do not delay a scrape, and are disconnected."""
     monkeypatch.setattr(client_deadlines, "HEADER_SECONDS", 4.0)
     with contextlib.ExitStack() as opened:
         slow = [opened.enter_context(connect(port)) for _ in range(50)]
         for number, raw in enumerate(slow):
-            # some say nothing at all
+            # the other clients send no byte
             if number % 5:
                 raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert httpx2.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
         assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
         for raw in slow:
-            # still there: it was answered beside them, not after them
+            # the slow client is still connected, so the requests above did not wait for its deadline
             raw.setblocking(False)
             with pytest.raises(BlockingIOError):
                 raw.recv(1)
             raw.settimeout(10)
         for raw in slow:
-            assert seconds_until_closed(raw) < stretch(9)
+            assert measure_seconds_until_closed(raw) < stretch(9)
 
 
 @pytest.mark.parametrize(
     "beginning",
     [
         b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Drip: ",
-        # the second request of a connection, and a body that nobody asked for
+        # a second request on the connection, and a request with a body that its path does not read
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nX-Drip: ",
         b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
     ],
 )
-def test_dripping_does_not_extend_the_deadline(
+def test_single_bytes_do_not_extend_the_deadline(
     port: int, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
-    """A byte now and then does not extend the deadline of the whole request."""
+    """A client that sends a byte every 0.1 s is disconnected at the deadline of the whole request."""
     monkeypatch.setattr(client_deadlines, "HEADER_SECONDS", 1.0)
     with connect(port) as raw:
         raw.sendall(beginning)
@@ -225,14 +234,14 @@ def test_dripping_does_not_extend_the_deadline(
         assert time.monotonic() - started < stretch(6)
 
 
-def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that the client does not read ends at its deadline, with all that it holds."""
+def test_a_response_that_is_not_read_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the client does not read, sending the response ends at its deadline and frees its memory."""
     monkeypatch.setattr(client_deadlines, "RESPONSE_SECONDS", 1.0)
     ended = threading.Event()
 
     async def answer(_: Scope, __: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        # more than the buffers on the way can hold
+        # more than the socket buffers hold
         await send({"type": "http.response.body", "body": b"a" * 50_000_000})
         ended.set()
 
@@ -242,7 +251,7 @@ def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch
 
 
 def test_large_headers_are_answered(port: int) -> None:
-    """A header of 8 KB is answered, one of a megabyte is refused, and neither hangs."""
+    """A header of 8 KB is answered and one of 1 MB is refused. The exporter still answers afterwards."""
     with connect(port) as raw:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 8192 + b"\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 200")
@@ -251,13 +260,13 @@ def test_large_headers_are_answered(port: int) -> None:
             raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 1_000_000)
             assert raw.recv(100).startswith(b"HTTP/1.1 4")
         except OSError:
-            # refused while it was still sending
+            # the exporter refused the header while the client was still sending it
             pass
     assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
 
 
-def test_what_is_no_http_is_refused(port: int) -> None:
-    """A TLS client or a scanner gets an answer or is disconnected."""
+def test_bytes_that_are_no_http_are_refused(port: int) -> None:
+    """A client that sends a TLS handshake or other bytes is disconnected."""
     for noise in (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"\r\n\r\n\r\nhello\r\n\r\n",
@@ -265,4 +274,4 @@ def test_what_is_no_http_is_refused(port: int) -> None:
     ):
         with connect(port) as raw:
             raw.sendall(noise + b"\r\n\r\n")
-            assert seconds_until_closed(raw) < stretch(client_deadlines.HEADER_SECONDS + 3)
+            assert measure_seconds_until_closed(raw) < stretch(client_deadlines.HEADER_SECONDS + 3)

@@ -1,4 +1,4 @@
-"""The last known value: it stands in for whatever keeps the database from answering."""
+"""Tests of fail-safe values, which are served while the database gives no answer."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tests.conftest import connected
 
 @pytest.fixture
 def impatient(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service with one connection, which waits for nothing for long."""
+    """Yield a service with one connection and short timeouts."""
     limits = {
         "database_connection_limit": 1,
         "database_pool_timeout": 100,
@@ -27,7 +27,7 @@ def impatient(settings: Settings) -> Iterator[EnhancedDatabaseService]:
 
 @contextmanager
 def held_connection(service: EnhancedDatabaseService, _: str) -> Iterator[None]:
-    """Another thread has the pool's only connection."""
+    """Let another thread hold the only connection of the pool inside the block."""
     is_held, is_over = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -45,14 +45,14 @@ def held_connection(service: EnhancedDatabaseService, _: str) -> Iterator[None]:
 
 @contextmanager
 def locked_table(_: EnhancedDatabaseService, url: str) -> Iterator[None]:
-    """Somebody else keeps everybody from the users, so that statements are cancelled."""
+    """Lock the table `users` in another session, so that the server cancels statements on it."""
     with connected(url) as run:
         run("BEGIN; LOCK TABLE users")
         yield
 
 
 @pytest.mark.parametrize(("busy", "error"), [(held_connection, PoolTimeout), (locked_table, QueryTimeout)])
-def test_a_database_without_an_answer_is_stood_in_for(
+def test_fail_safe_values_are_served_during_a_timeout(
     impatient: EnhancedDatabaseService,
     alice: User,
     bob: User,
@@ -61,7 +61,10 @@ def test_a_database_without_an_answer_is_stood_in_for(
     busy: Callable[[EnhancedDatabaseService, str], AbstractContextManager[None]],
     error: type[Exception],
 ) -> None:
-    """Values read before are served, marked stale; others raise an error; only during the outage."""
+    """On a pool or query timeout a value read before is served as stale; other reads raise the error.
+
+    After the outage reads are fresh again.
+    """
     service = impatient
     assert service.get_user_by_id(alice.id) == alice
     redis_client.flushall()

@@ -1,4 +1,4 @@
-"""The pools of a whole host in the health that its exporter tells."""
+"""Tests of the health document: the exporter includes the pools of all processes of its host."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ from tests.integration.test_exporter import value
 
 @contextmanager
 def another_process(settings: Settings, role: Role) -> Iterator[EnhancedDatabaseService]:
-    """Open the service of another process of the host, with a pool of two."""
+    """Yield the service of another process of the host, with a pool of two connections."""
     with open_service(settings.model_copy(update={"database_connection_limit": 2}), role=role) as service:
         yield service
 
@@ -30,7 +30,10 @@ def another_process(settings: Settings, role: Role) -> Iterator[EnhancedDatabase
 def test_the_exporter_sees_the_exhausted_pool_of_any_process(
     settings: Settings, tmp_path: Path, role: Role
 ) -> None:
-    """Its own pool is idle; another process has an exhausted one, which counts while that process lives."""
+    """While another process has an exhausted pool, the exporter reports degraded, although its own is idle.
+
+    When the process has ended, its pool does not count.
+    """
     shared = settings.model_copy(update={"metrics_dir": tmp_path / "metrics"})
     with (
         open_service(shared, role="exporter") as service,
@@ -38,14 +41,14 @@ def test_the_exporter_sees_the_exhausted_pool_of_any_process(
     ):
         with another_process(shared, role) as busy, another_process(shared, role) as idle:
             with busy._database.session("report"), ThreadPoolExecutor(1) as thread:
-                assert ask_again(service).pool.is_exhausted is False
+                assert check_health(service).pool.is_exhausted is False
                 held = threading.Event()
-                second = thread.submit(hold_one, busy, held)
+                second = thread.submit(hold_connection, busy, held)
                 wait_for_pool(busy, in_use=2)
-                document = ask_document(service, client)
+                document = fetch_document(service, client)
                 pool = document["services"]["database"]["connectionPool"]
                 assert (document["status"], pool["status"]) == ("degraded", "exhausted")
-                # the exporter may open ten, each process two, and the busy one has opened both
+                # the limits are 10 for the exporter and 2 for each process; the busy process uses both
                 assert (pool["maxConnections"], pool["inUse"]) == (14, 2)
                 assert value(client.get("/metrics").text, "echo_health_status", status="degraded") == 1
                 assert busy.health().status == "degraded"
@@ -53,18 +56,21 @@ def test_the_exporter_sees_the_exhausted_pool_of_any_process(
                 held.set()
                 second.result()
             busy.metrics.publish()
-            assert ask_document(service, client)["status"] == "healthy"
-        assert ask_again(service).pool.pool_max == 10
+            assert fetch_document(service, client)["status"] == "healthy"
+        assert check_health(service).pool.pool_max == 10
 
 
-def hold_one(service: EnhancedDatabaseService, released: threading.Event) -> None:
-    """Hold a connection until an event."""
+def hold_connection(service: EnhancedDatabaseService, released: threading.Event) -> None:
+    """Hold a connection of the pool until the event is set."""
     with service._database.session("report"):
         assert released.wait(20)
 
 
 def wait_for_pool(service: EnhancedDatabaseService, *, in_use: int) -> None:
-    """Wait until so many connections are in use, and published, which a process does every second."""
+    """Wait until the pool has `in_use` connections in use, and publish its metrics.
+
+    A process publishes only once a second.
+    """
     deadline = time.monotonic() + 10
     while service.pool_stats().pool_in_use < in_use:
         assert time.monotonic() < deadline
@@ -72,14 +78,14 @@ def wait_for_pool(service: EnhancedDatabaseService, *, in_use: int) -> None:
     service.metrics.publish()
 
 
-def ask_again(service: EnhancedDatabaseService) -> Health:
-    """Evaluate without the answer of before."""
+def check_health(service: EnhancedDatabaseService) -> Health:
+    """Return the health without the result that is kept for two seconds."""
     service._health._last = None
     return service.health()
 
 
-def ask_document(service: EnhancedDatabaseService, client: TestClient) -> dict[str, Any]:
-    """Return the document of a new evaluation."""
-    ask_again(service)
+def fetch_document(service: EnhancedDatabaseService, client: TestClient) -> dict[str, Any]:
+    """Return the exporter's health document after a new health check."""
+    check_health(service)
     document: dict[str, Any] = client.get("/api/health/database").json()
     return document

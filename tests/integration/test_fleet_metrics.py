@@ -1,4 +1,4 @@
-"""Every kind of process at one exporter, and how many series they make."""
+"""Tests of the metrics of all kinds of processes in one exporter, and of the number of series."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ SYMBOLS = 500
 
 @pytest.fixture
 def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
-    """The environment of a process of the test's stack."""
+    """Return the environment of a process that uses the test's servers."""
     assert settings.redis_password is not None
     return {
         **os.environ,
@@ -42,12 +42,12 @@ def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
 
 
 def collect(environment: dict[str, str]) -> list[Metric]:
-    """Return what an exporter that starts now sees of the fleet."""
+    """Return the metric families that an exporter reads from the processes' files."""
     return FleetReader(MetricWriter(), Path(environment["METRICS_DIR"])).collect()
 
 
 def find_value(families: list[Metric], name: str, **labels: str) -> float:
-    """Return a sample of a scrape, 0 when it is not there."""
+    """Return the value of a sample, or 0 if it is missing."""
     return next(
         (
             sample.value
@@ -60,15 +60,15 @@ def find_value(families: list[Metric], name: str, **labels: str) -> float:
 
 
 def run_command(environment: dict[str, str], repository: Path, *arguments: str) -> None:
-    """Run an `echo-markets` command to its end."""
+    """Run an `echo-markets` command until it ends."""
     command = [sys.executable, "-m", "core.cli", *arguments]
     subprocess.run(command, cwd=repository, env=environment, check=True, capture_output=True)
 
 
-def test_one_shot_jobs_report(
+def test_ended_jobs_keep_their_counts(
     environment: dict[str, str], repository: Path, tmp_path: Path, execute: Execute
 ) -> None:
-    """Migrate, import and seed have ended, and their counts are still there."""
+    """After the jobs migrate, import and seed have ended, their counters are still collected."""
     prices = write_days(tmp_path / "days.csv", "2013-02-25")
     run_command(environment, repository, "migrate", "up")
     run_command(environment, repository, "import-prices", str(prices))
@@ -80,10 +80,10 @@ def test_one_shot_jobs_report(
     assert find_value(families, "echo_metrics_writers", role="job") == 0
 
 
-def test_the_simulator_reports_and_is_late_when_killed(
+def test_a_killed_simulator_keeps_its_last_success(
     environment: dict[str, str], repository: Path, service: EnhancedDatabaseService, tmp_path: Path
 ) -> None:
-    """Its last success is kept after SIGKILL, so an alert can say how long ago that was."""
+    """After SIGKILL the simulator's last success and interval are kept, so an alert can find it late."""
     import_days(service, tmp_path, "2013-02-25")
     plan_seed(service, players=5, sessions=2, seed=1).run()
     name = "echo_task_last_success_timestamp_seconds"
@@ -107,7 +107,7 @@ def test_the_simulator_reports_and_is_late_when_killed(
 def test_a_simulator_that_is_stopped_is_not_late(
     environment: dict[str, str], repository: Path, service: EnhancedDatabaseService, tmp_path: Path
 ) -> None:
-    """After SIGTERM its interval is 0."""
+    """After SIGTERM the simulator's interval is 0, so no alert counts it as late."""
     import_days(service, tmp_path, "2013-02-25")
     command = [sys.executable, "-m", "core.cli", "simulate"]
     with subprocess.Popen(command, cwd=repository, env=environment) as simulator:
@@ -120,7 +120,7 @@ def test_a_simulator_that_is_stopped_is_not_late(
 
 
 def test_series_do_not_grow_with_users_and_symbols(service: EnhancedDatabaseService) -> None:
-    """10,000 users and 500 symbols, loaded, read, searched and warmed, make under 1,000 series."""
+    """With 10,000 users and 500 symbols a scrape has less than 1,000 series, without their names."""
     now = datetime.now(UTC)
     users = [make_user(f"player_{number}", now) for number in range(USERS)]
     service.load_users(users)
@@ -145,7 +145,7 @@ def test_series_do_not_grow_with_users_and_symbols(service: EnhancedDatabaseServ
 
 
 def make_user(username: str, now: datetime) -> User:
-    """Return a player who has just come."""
+    """Return a new player."""
     return User(
         id=new_id(),
         username=username,
@@ -159,5 +159,5 @@ def make_user(username: str, now: datetime) -> User:
 
 
 def make_tick(symbol: str, timestamp: datetime) -> Tick:
-    """Return a tick at 10.00."""
+    """Return a tick with the price 10."""
     return Tick(symbol=symbol, timestamp=timestamp, price=Decimal(10), volume=1)

@@ -1,4 +1,4 @@
-"""Forked children: connections, transactions and a cache of their own, the parent's untouched."""
+"""Tests of forked children: a child uses its own connections, transactions and near cache."""
 
 import contextlib
 import os
@@ -17,36 +17,36 @@ pytestmark = [
 ]
 
 
-def backend_of(service: EnhancedDatabaseService) -> int:
-    """Return the server's process that serves this thread."""
+def get_backend_pid(service: EnhancedDatabaseService) -> int:
+    """Return the pid of the PostgreSQL backend that serves this thread."""
     with service._database.session("pid") as database:
         return int(database.execute_sql("SELECT pg_backend_pid()").fetchone()[0])
 
 
 def test_a_child_has_connections_of_its_own(service: EnhancedDatabaseService) -> None:
-    """The child uses a new connection, and the parent's still works afterwards."""
-    before = backend_of(service)
-    assert ask_child(lambda: backend_of(service)) != before == backend_of(service)
+    """A child uses a new connection, and the parent keeps its own."""
+    before = get_backend_pid(service)
+    assert ask_child(lambda: get_backend_pid(service)) != before == get_backend_pid(service)
 
 
-def test_a_child_of_a_transaction_takes_no_part_in_it(
+def test_a_child_is_outside_of_the_parents_transaction(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Neither its reads nor its writes go through the parent's connection."""
+    """A child forked inside a transaction reads and writes on its own connection, outside of it."""
 
     def work() -> list[object]:
         seen = service.get_user_by_id(alice.id).name
         service.update_user_profile(bob.id, name="of the child")
-        return [backend_of(service), seen, execute("SELECT name FROM users WHERE id = %s", (bob.id,))]
+        return [get_backend_pid(service), seen, execute("SELECT name FROM users WHERE id = %s", (bob.id,))]
 
     with service.transaction():
         service.update_user_profile(alice.id, name="of the parent")
-        before = backend_of(service)
+        before = get_backend_pid(service)
         backend, seen, stored = ask_child(work)
-        assert backend_of(service) == before
+        assert get_backend_pid(service) == before
     assert backend != before
-    assert seen == alice.name, "what is not committed is the parent's alone"
-    assert stored == [["of the child"]], "committed by the child itself"
+    assert seen == alice.name, "the child does not see the parent's uncommitted row"
+    assert stored == [["of the child"]], "the child has committed its own write"
     assert service.get_user_by_id(alice.id).name == "of the parent"
     assert service.get_user_by_id(bob.id).name == "of the child"
 
@@ -55,7 +55,7 @@ def test_a_child_of_a_transaction_takes_no_part_in_it(
 def test_a_child_cannot_end_the_transaction_of_its_parent(
     service: EnhancedDatabaseService, alice: User, execute: Execute, depth: int
 ) -> None:
-    """A child that leaves the block gets an error; the parent commits, all or nothing, later."""
+    """A child that leaves the parent's transaction block gets an error. The parent commits all its writes."""
     reader, writer = os.pipe()
     parent = os.getpid()
 
@@ -88,8 +88,8 @@ def test_a_child_cannot_end_the_transaction_of_its_parent(
     assert (changed.name, changed.email) == ("first", "second@example.com")
 
 
-def test_a_child_keeps_a_near_tier_of_its_own(service: EnhancedDatabaseService, alice: User) -> None:
-    """The child drops the parent's values, and subscribes with its own feed."""
+def test_a_child_has_its_own_near_cache(service: EnhancedDatabaseService, alice: User) -> None:
+    """A child starts with an empty near cache, and receives invalidations through its own feed."""
     service.get_user_by_id(alice.id)
 
     def work() -> list[object]:
@@ -106,10 +106,10 @@ def test_a_child_keeps_a_near_tier_of_its_own(service: EnhancedDatabaseService, 
     assert service.get_user_by_id(alice.id).name == "New"
 
 
-def test_a_child_waits_for_no_lock_of_a_thread_that_it_does_not_have(
+def test_a_child_does_not_wait_for_locks_of_the_parents_threads(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """Threads of the cache hold locks at the fork; the child still works and closes its cache."""
+    """A child works and closes its cache, although the parent's threads held cache locks at the fork."""
     cache = service._cache
     assert cache._shared is not None
     assert cache._feed is not None

@@ -1,6 +1,6 @@
-"""A service that is opened before a fork: figures, health and alerts are right in every live process.
+"""Tests of a service that is opened before a fork: each process has correct metrics and health.
 
-As with gunicorn's `--preload`, RQ, Celery's prefork pool and `multiprocessing`.
+Programs such as gunicorn with `--preload`, RQ, Celery's prefork pool and `multiprocessing` do this.
 """
 
 import os
@@ -34,7 +34,7 @@ LIMIT = 3
 
 @pytest.fixture
 def shared(settings: Settings, tmp_path: Path) -> Settings:
-    """Settings whose processes share their metrics."""
+    """Return settings with a metrics folder that all processes share, and a pool of three connections."""
     return settings.model_copy(
         update={"metrics_dir": tmp_path / "metrics", "database_connection_limit": LIMIT}
     )
@@ -42,7 +42,7 @@ def shared(settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def preloaded(shared: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service that its parent has used before it forks."""
+    """Yield a service that the parent has used before it forks."""
     with open_service(shared) as service:
         service.create_user(username="alice")
         service.search_users("a")
@@ -50,8 +50,8 @@ def preloaded(shared: Settings) -> Iterator[EnhancedDatabaseService]:
 
 
 @pytest.fixture
-def total(shared: Settings) -> Iterator[Callable[..., float]]:
-    """Return the sum of a metric over all processes of the host, as the exporter shows it."""
+def sum_metric(shared: Settings) -> Iterator[Callable[..., float]]:
+    """Yield a function that adds up a metric over all processes of the host, as the exporter does."""
     exporter = open_metrics("exporter", shared.metrics_dir)
 
     def add_up(name: str, **labels: str) -> float:
@@ -67,7 +67,7 @@ def total(shared: Settings) -> Iterator[Callable[..., float]]:
 
 
 def read_gauges(metrics: Metrics) -> dict[str, float]:
-    """Return the gauges of this process alone, but for what lasts longer than a process."""
+    """Return this process's gauges, without those of tasks, which outlive a process."""
     return {
         f"{sample.name} {sorted(sample.labels.items())}": sample.value
         for family in metrics.collect_own()
@@ -76,10 +76,8 @@ def read_gauges(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def test_a_child_begins_with_the_gauges_of_a_process(
-    shared: Settings, preloaded: EnhancedDatabaseService
-) -> None:
-    """Gauges and counters have the values of a process that has just opened the service."""
+def test_a_child_starts_with_fresh_metrics(shared: Settings, preloaded: EnhancedDatabaseService) -> None:
+    """A child and a grandchild start with the metrics of a process that has just opened the service."""
     with open_service(shared) as fresh:
         expected = read_gauges(fresh.metrics)
         counted = (fresh.pool_stats(), fresh.cache_stats())
@@ -94,10 +92,10 @@ def test_a_child_begins_with_the_gauges_of_a_process(
     assert grandchild == [expected, True]
 
 
-def test_the_exporter_sees_each_process_of_a_family(
-    preloaded: EnhancedDatabaseService, total: Callable[..., float]
+def test_the_exporter_counts_parent_child_and_grandchild(
+    preloaded: EnhancedDatabaseService, sum_metric: Callable[..., float]
 ) -> None:
-    """Limits and writers of parent, child and grandchild add up, and each call counts once."""
+    """Pool limits and writers of parent, child and grandchild are added up, and each call counts once."""
     stack = ExitStack()
     children: list[Any] = []
 
@@ -113,28 +111,35 @@ def test_the_exporter_sees_each_process_of_a_family(
         assert child.ask("use")
         assert child.ask("fork")
         assert child.ask("use_grandchild")
-        wait_until(lambda: total("echo_metrics_writers", role="job") == 3, "the writers are counted", 10.0)
-        assert total("echo_db_pool_max_connections", role="job") == 3 * LIMIT
         wait_until(
-            lambda: total("echo_db_pool_connections", role="job", state="idle") == 3,
+            lambda: sum_metric("echo_metrics_writers", role="job") == 3, "the writers are counted", 10.0
+        )
+        assert sum_metric("echo_db_pool_max_connections", role="job") == 3 * LIMIT
+        wait_until(
+            lambda: sum_metric("echo_db_pool_connections", role="job", state="idle") == 3,
             "their connections are counted",
             10.0,
         )
         operations = {"op": "search_users", "role": "job"}
-        assert total("echo_db_operation_duration_seconds_count", **operations) == 3
-        assert total("echo_db_operation_duration_seconds_count", op="create_user") == 1
-    wait_until(lambda: total("echo_metrics_writers", role="job") < 3, "the writers are counted", 10.0)
+        assert sum_metric("echo_db_operation_duration_seconds_count", **operations) == 3
+        assert sum_metric("echo_db_operation_duration_seconds_count", op="create_user") == 1
+    wait_until(lambda: sum_metric("echo_metrics_writers", role="job") < 3, "the writers are counted", 10.0)
 
 
-def test_a_child_does_not_count_what_its_parent_has_still_to_publish(
-    preloaded: EnhancedDatabaseService, total: Callable[..., float]
+def test_a_child_does_not_count_unpublished_requests_of_its_parent(
+    preloaded: EnhancedDatabaseService, sum_metric: Callable[..., float]
 ) -> None:
-    """The cache counts in memory and publishes once a second; the fork happens in between."""
+    """Cache requests that the parent had not published at the fork are counted once.
+
+    Requests are counted in memory and published once a second.
+    """
     alice = preloaded.search_users("alice")[0]
     for _ in range(20):
         preloaded.get_user_by_id(alice.id)
     preloaded.metrics.publish()
-    asked = {tier: total("echo_cache_requests_total", cache="user", tier=tier) for tier in ("near", "shared")}
+    asked = {
+        tier: sum_metric("echo_cache_requests_total", cache="user", tier=tier) for tier in ("near", "shared")
+    }
     for _ in range(50):
         preloaded.get_user_by_id(alice.id)
     with ExitStack() as stack:
@@ -143,7 +148,7 @@ def test_a_child_does_not_count_what_its_parent_has_still_to_publish(
             child.ask("publish")
         preloaded.metrics.publish()
         new = {
-            tier: total("echo_cache_requests_total", cache="user", tier=tier) - before
+            tier: sum_metric("echo_cache_requests_total", cache="user", tier=tier) - before
             for tier, before in asked.items()
         }
     stats = preloaded.cache_stats().caches["user"]
@@ -152,14 +157,14 @@ def test_a_child_does_not_count_what_its_parent_has_still_to_publish(
     assert sum(asked.values()) + sum(new.values()) == stats.near_requests + stats.requests
 
 
-def test_an_exhausted_worker_of_a_preloaded_program_is_seen(
+def test_an_exhausted_forked_worker_makes_the_host_degraded(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
-    """One of two workers has no connection left, so the host is degraded."""
+    """If one of two forked workers has an exhausted pool, the exporter reports the host as degraded."""
     held: list[ExitStack] = []
 
     def hold() -> int:
-        """Check every connection out, each in a thread, as requests do."""
+        """Check out every connection, each in its own thread, as requests do."""
         ready, release = threading.Barrier(LIMIT + 1), threading.Event()
 
         def request() -> None:
@@ -178,41 +183,41 @@ def test_an_exhausted_worker_of_a_preloaded_program_is_seen(
         held.append(stack)
         return preloaded.pool_stats().pool_in_use
 
-    def let_go() -> bool:
+    def release_all() -> bool:
         held.pop().close()
         return True
 
-    def ask_health() -> str:
+    def get_status() -> str:
         return preloaded.health().status
 
-    # opened after the workers, which would have it as well
-    with forked(hold=hold, let_go=let_go, health=ask_health) as first:
-        with forked(health=ask_health) as second, open_service(shared, role="exporter") as exporter:
+    # open the exporter after the fork of the workers, which would otherwise inherit it
+    with forked(hold=hold, release_all=release_all, health=get_status) as first:
+        with forked(health=get_status) as second, open_service(shared, role="exporter") as exporter:
             assert first.ask("hold") == LIMIT
-            wait_until(lambda: ask_again(exporter).status == "degraded", "the health has changed", 10.0)
-            pool = ask_again(exporter).pool
-            # exporter, master and two workers
+            wait_until(lambda: check_health(exporter).status == "degraded", "the health has changed", 10.0)
+            pool = check_health(exporter).pool
+            # four processes: exporter, master and two workers
             assert (pool.pool_max, pool.pool_in_use, pool.is_exhausted) == (4 * LIMIT, LIMIT, True)
             assert (first.ask("health"), second.ask("health")) == ("degraded", "healthy")
             assert preloaded.health().status == "healthy"
-            first.ask("let_go")
-            wait_until(lambda: ask_again(exporter).status == "healthy", "the health has changed", 10.0)
-        # the master replaces a worker that was killed
-        with forked(health=ask_health) as third, open_service(shared, role="exporter") as exporter:
+            first.ask("release_all")
+            wait_until(lambda: check_health(exporter).status == "healthy", "the health has changed", 10.0)
+        # a third worker, as if the master replaced a killed one
+        with forked(health=get_status) as third, open_service(shared, role="exporter") as exporter:
             assert third.ask("health") == "healthy"
             wait_until(
-                lambda: ask_again(exporter).pool.pool_max == 4 * LIMIT, "their pools are counted", 10.0
+                lambda: check_health(exporter).pool.pool_max == 4 * LIMIT, "their pools are counted", 10.0
             )
 
 
-def ask_again(service: EnhancedDatabaseService) -> Any:
-    """Evaluate without the answer of before."""
+def check_health(service: EnhancedDatabaseService) -> Any:
+    """Return the health without the result that is kept for two seconds."""
     service._health._last = None
     return service.health()
 
 
 def test_a_child_knows_that_redis_is_bypassed(settings: Settings) -> None:
-    """A child forked during an outage reports the bypass until it has connected to Redis itself."""
+    """A child forked while Redis is bypassed reports this until it has connected to Redis itself."""
     nowhere = SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")
     with open_service(settings.model_copy(update={"redis_url": nowhere})) as service:
         alice = service.create_user(username="alice")
@@ -228,10 +233,10 @@ def test_a_child_knows_that_redis_is_bypassed(settings: Settings) -> None:
         assert ask_child(work) == [1.0, "down"]
 
 
-def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
+def test_a_child_does_not_wait_for_the_parents_check_or_scrape(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
-    """A child forked during a health check and a scrape makes its own without waiting."""
+    """A child forked during a health check and a scrape of the parent can run its own at once."""
     health, metrics = preloaded._health, preloaded.metrics
     metrics.collect()
     metrics.list_gauges()
@@ -250,7 +255,7 @@ def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
     with ExitStack() as held:
         for lock in locks:
             held.enter_context(lock)
-        # a check that hangs in a thread of the parent
+        # start a health check that hangs in a thread of the parent
         release = threading.Event()
         held.callback(release.set)
         health._database_check._check = lambda: (under_way.set(), release.wait(60), original())[2]  # type: ignore[func-returns-value]
@@ -261,10 +266,10 @@ def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
     assert seconds < stretch(5)
 
 
-def test_a_child_rolls_back_what_is_left_open_there(
+def test_a_child_rolls_back_its_abandoned_transaction(
     preloaded: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """The child starts its own thread that watches statements and connections."""
+    """A child ends a transaction whose thread has ended, because it starts its own watching thread."""
     alice = preloaded.search_users("alice")[0]
     kept: list[Any] = []
 
@@ -281,13 +286,13 @@ def test_a_child_rolls_back_what_is_left_open_there(
 
     with forked(leave_open=leave_open) as child:
         assert child.ask("leave_open")
-        # waits for the lock of the row
+        # this waits for the row lock until the child has rolled the transaction back
         execute("UPDATE users SET name = 'other' WHERE id = %s", (alice.id,))
     assert execute("SELECT name FROM users WHERE id = %s", (alice.id,)) == [("other",)]
 
 
-def test_ids_of_children_are_their_own(preloaded: EnhancedDatabaseService) -> None:
-    """Children forked at the same moment make different ids and tokens."""
+def test_children_make_different_ids(preloaded: EnhancedDatabaseService) -> None:
+    """Children forked from one parent make different ids."""
     assert preloaded.pool_stats().requests_num
 
     def work() -> list[str]:
@@ -299,10 +304,10 @@ def test_ids_of_children_are_their_own(preloaded: EnhancedDatabaseService) -> No
     assert len(ids) == 4 * 500
 
 
-def test_a_worker_that_is_killed_leaves_its_counts(
-    preloaded: EnhancedDatabaseService, total: Callable[..., float]
+def test_the_counters_of_an_ended_worker_are_kept(
+    preloaded: EnhancedDatabaseService, sum_metric: Callable[..., float]
 ) -> None:
-    """Its gauges end, and its counters are kept."""
+    """After a worker has ended, its gauges are not counted, and its counters are kept."""
 
     def use() -> bool:
         preloaded.search_users("b")
@@ -311,11 +316,13 @@ def test_a_worker_that_is_killed_leaves_its_counts(
 
     with forked(use=use) as child:
         child.ask("use")
-        assert total("echo_db_pool_max_connections", role="job") == 2 * LIMIT
+        assert sum_metric("echo_db_pool_max_connections", role="job") == 2 * LIMIT
         os.kill(child.pid, signal.SIGSTOP)
-        assert total("echo_db_pool_max_connections", role="job") == 2 * LIMIT
+        assert sum_metric("echo_db_pool_max_connections", role="job") == 2 * LIMIT
         os.kill(child.pid, signal.SIGCONT)
     wait_until(
-        lambda: total("echo_db_pool_max_connections", role="job") == LIMIT, "their pools are counted", 10.0
+        lambda: sum_metric("echo_db_pool_max_connections", role="job") == LIMIT,
+        "their pools are counted",
+        10.0,
     )
-    assert total("echo_db_operation_duration_seconds_count", op="search_users") == 2
+    assert sum_metric("echo_db_operation_duration_seconds_count", op="search_users") == 2
