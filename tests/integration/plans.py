@@ -69,7 +69,7 @@ _READS = """
 
 
 def count_reads(execute: Execute, statement: str, parameters: object, table: str) -> Reads:
-    """Run a statement, undo it, and return what it read of a table, functions and triggers included."""
+    """Run a statement, roll it back, and return its reads of a table, triggers and functions included."""
     execute("BEGIN")
     try:
         [before] = execute(_READS, {"table": table})

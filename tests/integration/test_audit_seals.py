@@ -273,7 +273,7 @@ def test_a_transaction_that_commits_late_is_sealed_later(
 def test_a_late_transaction_id_is_sealed_later(
     service: EnhancedDatabaseService, sealed: list[UUID], other_session: Callable[..., Any]
 ) -> None:
-    """An event is sealed if its transaction began before the last seal and got its id after it."""
+    """An event is sealed although its transaction began before a seal and got its transaction id after it."""
     other_session("SELECT 1")
     service.record_audit_event(actor="a", action="sign_in", target="t")
     assert service.seal_audit_log().events == 1

@@ -90,7 +90,7 @@ def test_a_damaged_backup_changes_nothing(
 
 
 def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> None:
-    """If pg_dump fails, no file is left, and the error has its message without the password."""
+    """If pg_dump fails, no file is left, and the error has pg_dump's message without the password."""
     url = f"{database_url}_missing"
     path = tmp_path / "game.dump"
     with pytest.raises(StackError, match=r"pg_dump failed with status 1: .*does not exist") as raised:

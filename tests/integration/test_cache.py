@@ -130,7 +130,7 @@ def test_a_failed_write_keeps_the_cached_value(
 def test_a_key_deleted_by_another_program_is_loaded_again(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Reads return the right entry after another program deleted any key, version keys included."""
+    """Reads are right after another program has deleted any cache key or version key."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
     service.get_leaderboard("b", DAY)
     for key in list(redis_client.scan_iter()):
@@ -150,7 +150,10 @@ def test_a_foreign_value_is_replaced(
 def test_a_read_with_an_early_lease_replaces_a_foreign_value(
     settings: Settings, alice: User, redis_client: redis.Redis
 ) -> None:
-    """After misses a read asks for a lease in the round trip of its GET; it replaces a foreign value too."""
+    """After misses, a read asks for a lease in the same round trip as its GET.
+
+    Such a read replaces a foreign value too, and leaves no lease.
+    """
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         bob = service.create_user(username="bob")
         for _ in range(2):
@@ -180,7 +183,7 @@ def test_a_key_of_another_type_is_replaced(
 def test_two_processes_share_the_cache(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """A service reads values that another service filled, and sees the other's changes."""
+    """A service reads values that another service filled, and sees changes made by that service."""
     with open_service(settings) as other:
         service.get_user_by_id(alice.id)
         other.get_user_by_id(alice.id)

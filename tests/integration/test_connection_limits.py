@@ -72,14 +72,18 @@ def test_a_notification_does_not_cause_a_reconnect(settings: Settings, execute: 
         [entry] = service._database._pool._idle
         assert not entry.needs_ping(entry.idle_since, 0.0)
         execute("NOTIFY news")
-        wait_until(lambda: entry.needs_ping(entry.idle_since, 0.0), "the session was told", 20.0)
+        wait_until(
+            lambda: entry.needs_ping(entry.idle_since, 0.0), "the session has received the notification", 20.0
+        )
         service.search_users("a")
         stats = service.pool_stats()
     assert (stats.connections_num, stats.connections_lost) == (1, 0)
 
 
 @contextmanager
-def limited(server: PostgresServer, settings: Settings, *, connections: int, of: str) -> Iterator[Settings]:
+def limit_connections(
+    server: PostgresServer, settings: Settings, *, connections: int, of: str
+) -> Iterator[Settings]:
     """Yield settings of a new role, with a connection limit on the role or on the database (`of`)."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     role = f"limited_{name[-8:]}"
@@ -101,7 +105,7 @@ def test_callers_queue_for_the_connections_that_the_server_allows(
 ) -> None:
     """Twelve threads share the three connections that the server allows, although the pool's limit is ten."""
     with (
-        limited(postgres_server, settings, connections=3, of=of) as few,
+        limit_connections(postgres_server, settings, connections=3, of=of) as few,
         open_service(few) as service,
     ):
         errors: list[BaseException] = []
@@ -132,7 +136,7 @@ def test_a_refused_first_connection_names_all_limits(
 ) -> None:
     """If the role's connection limit is used up, the error has the server's message and names the limits."""
     with (
-        limited(postgres_server, settings, connections=1, of="role") as few,
+        limit_connections(postgres_server, settings, connections=1, of="role") as few,
         open_service(few) as first,
         open_service(few) as second,
         first._database.session("hold"),

@@ -155,7 +155,7 @@ def test_a_shared_session_keeps_no_settings(odd_defaults: Settings) -> None:
 def test_a_session_without_our_options_counts_as_shared(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session with equal settings that were not sent by this stack may be shared, and counts as shared."""
+    """A session with equal settings that this stack did not send may be shared, and counts as shared."""
     monkeypatch.setattr(
         Connector,
         "_build_parameters",

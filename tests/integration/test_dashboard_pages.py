@@ -230,7 +230,7 @@ def test_a_prefix_lists_the_matching_players(game: EnhancedDatabaseService) -> N
 
 @pytest.mark.parametrize("name", ["zorro", "a" * 90, "%", "'; DROP TABLE users"])
 def test_an_unknown_player_is_reported(game: EnhancedDatabaseService, name: str) -> None:
-    """For an unknown name the page says that no player is called so, and raises no error."""
+    """For an unknown name the page says that no player has this name, and raises no error."""
     page = open_page(PORTFOLIOS, player=name)
     assert not page.exception
     assert "No player is called" in read_text(page)

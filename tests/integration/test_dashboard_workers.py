@@ -175,7 +175,7 @@ def test_a_paused_worker_and_a_killed_parent(dashboard: Dashboard) -> None:
     workers[0].suspend()
     wait_until(
         lambda: all(is_answering(dashboard) for _ in range(6)),
-        "no visitor meets the paused worker",
+        "no request reaches the paused worker",
         WAIT_SECONDS,
     )
     workers[0].resume()

@@ -319,7 +319,7 @@ def test_the_application_maintains_partitions(app_settings: Settings) -> None:
 
 
 def test_another_role_cannot_migrate(roles_url: str) -> None:
-    """A migration as the application raises an error that names the role and DIRECT_URL."""
+    """A migration with the application role raises an error that names the role and DIRECT_URL."""
     url = settings_as(APP, roles_url).database_url
     for direction in ("up", "down"):
         with pytest.raises(MigrationFailed, match=f"'{APP}' may not .*{OWNER}; point DIRECT_URL"):
@@ -327,7 +327,7 @@ def test_another_role_cannot_migrate(roles_url: str) -> None:
 
 
 def test_a_superuser_migrates_as_the_owner(roles_url: str) -> None:
-    """A migration as a superuser leaves every table with the owner role.
+    """After a migration as a superuser, every table belongs to the owner role.
 
     A function that belongs to a superuser would run with all privileges.
     """

@@ -92,7 +92,7 @@ def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
 
 
 def find_player(service: EnhancedDatabaseService, name: str = "alice") -> User:
-    """Return a player of the game."""
+    """Return a player of the game by the username."""
     return service.get_user_by_username(name)
 
 
@@ -324,7 +324,7 @@ def test_no_answer_is_older_than_the_last_change(game: EnhancedDatabaseService, 
     with open_service(settings) as reader, open_service(bare) as uncached:
         for write, change in WRITES.items():
             for name in CURRENT:
-                # read twice: the first read fills the key, the second one would find a lease that was left
+                # read twice: the first read fills the key, and the second one finds a lease that the first one left
                 READS[name](reader, alice)
                 READS[name](reader, alice)
             change(game, alice)
@@ -400,7 +400,7 @@ def _without_key(service: Any) -> Any:
     return service
 
 
-# By call and documented error: a function that makes the call raise the error.
+# For each call and documented error: a function in which the call raises the error.
 RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object]] = {
     ("close", PoolClosed): _read_closed,
     ("consistency_token", DatabaseUnavailable): _ask_a_standby,
@@ -482,7 +482,7 @@ def test_a_documented_error_is_raised(
 
 
 def skip_with_roles(name: str) -> None:
-    """Skip calls that fail only on a server without the database roles."""
+    """Skip the test of `as_user` if the server has the database roles: then the call does not fail."""
     if AS_APP and name == "as_user":
         pytest.skip("a player's view works with the database roles")
 
@@ -518,8 +518,6 @@ def test_an_unknown_id_raises_the_documented_error(
 
 
 # -- sessions ---------------------------------------------------------------------------
-
-TODAYS = [name for name in list_calls() if "(None: today's" in read_docstring(name)]
 
 
 def test_every_call_with_a_default_session_says_which() -> None:

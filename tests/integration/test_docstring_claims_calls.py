@@ -374,7 +374,10 @@ def test_running_calls_have_time_to_end(settings: Settings, execute: Execute) ->
 
 
 def test_health_is_checked_outside_an_exhausted_pool(settings: Settings, alice: User) -> None:
-    """With an exhausted pool the health check works and reports degraded. A second call returns it again."""
+    """With an exhausted pool the health check works and reports degraded.
+
+    A second call within two seconds returns the same result.
+    """
     narrow = settings.model_copy(update={"database_connection_limit": 1})
     with open_service(narrow) as service, service.transaction():
         service.search_users("a")

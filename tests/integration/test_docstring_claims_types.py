@@ -283,7 +283,7 @@ def _use_no_key(settings: Settings, _: Execute) -> None:
 
 
 TOO_LONG = Decimal("1." + "1" * 17_000)
-# By error: a function that raises it. Errors that need other servers are in `ELSEWHERE` with their test file.
+# For each error: a function that raises it. Errors of other test files are in `ELSEWHERE`.
 MET: dict[type[EchoMarketsError], Callable[[Settings, Execute], object]] = {
     errors.InvalidInput: _with_service(lambda s: s.search_users(5)),
     errors.SettingsError: lambda _, __: Settings(database_url=SecretStr("mysql://x")),
@@ -336,7 +336,7 @@ def test_every_error_can_be_met() -> None:
 def test_an_error_has_its_type_and_a_short_message(
     settings: Settings, execute: Execute, kind: type[EchoMarketsError]
 ) -> None:
-    """The function raises exactly this error type, with a message under 500 characters."""
+    """Each function in `MET` raises exactly its error type, with a message under 500 characters."""
     with pytest.raises(EchoMarketsError) as caught:
         MET[kind](settings, execute)
     assert type(caught.value) is kind

@@ -111,7 +111,7 @@ def test_valkey_is_configured_as_a_cache(valkey: ValkeyServer) -> None:
 
 
 def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path]) -> None:
-    """A missing folder is created. A second server in the folder has the same data and password."""
+    """`run_postgres` creates its folder. A second server in the folder has the same data and password."""
     directory = server_directory() / "created"
     with run_postgres(directory, options=FAST) as first:
         connection = psycopg2.connect(first.url())
@@ -134,7 +134,10 @@ def test_nothing_is_left_running(directory: Path) -> None:
 
 
 def test_paused_and_dead_servers_are_ended(directory: Path) -> None:
-    """The block also ends if a server is paused or killed. PostgreSQL starts again in its folder."""
+    """The `with` block ends although one server is paused and one is killed.
+
+    PostgreSQL can start again in the same folder.
+    """
     with run_valkey(directory) as valkey, run_postgres(directory) as postgres:
         os.kill(valkey.pid, signal.SIGSTOP)
         os.kill(postgres.pid, signal.SIGKILL)
@@ -163,7 +166,7 @@ def test_failed_start_shows_the_log(directory: Path) -> None:
 
 
 def test_lost_password_is_explained(server_directory: Callable[[], Path]) -> None:
-    """Without its password file, the data is not overwritten, and the error names `make clean`."""
+    """If the password file is missing, the data stays unchanged and the error names `make clean`."""
     directory = server_directory()
     with run_postgres(directory, port=find_free_port()):
         (directory / "postgres.password").unlink()

@@ -97,7 +97,7 @@ def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: Te
 def test_a_failing_collector_does_not_fail_the_scrape(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If one collector fails, a scrape has the other metrics, and the success metric of this one is 0."""
+    """If one collector fails, a scrape has the other metrics, and the collector's success metric is 0."""
 
     def fail() -> None:
         raise RuntimeError("broken")

@@ -14,7 +14,7 @@ from tests.conftest import connected
 
 
 @pytest.fixture
-def impatient(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+def short_timeout_service(settings: Settings) -> Iterator[EnhancedDatabaseService]:
     """Yield a service with one connection and short timeouts."""
     limits = {
         "database_connection_limit": 1,
@@ -53,7 +53,7 @@ def locked_table(_: EnhancedDatabaseService, url: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("busy", "error"), [(held_connection, PoolTimeout), (locked_table, QueryTimeout)])
 def test_fail_safe_values_are_served_during_a_timeout(
-    impatient: EnhancedDatabaseService,
+    short_timeout_service: EnhancedDatabaseService,
     alice: User,
     bob: User,
     redis_client: redis.Redis,
@@ -65,7 +65,7 @@ def test_fail_safe_values_are_served_during_a_timeout(
 
     After the outage reads are fresh again.
     """
-    service = impatient
+    service = short_timeout_service
     assert service.get_user_by_id(alice.id) == alice
     redis_client.flushall()
     service._cache._near.clear()

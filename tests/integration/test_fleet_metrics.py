@@ -83,7 +83,7 @@ def test_ended_jobs_keep_their_counts(
 def test_a_killed_simulator_keeps_its_last_success(
     environment: dict[str, str], repository: Path, service: EnhancedDatabaseService, tmp_path: Path
 ) -> None:
-    """After SIGKILL the simulator's last success and interval are kept, so an alert can find it late."""
+    """After SIGKILL the simulator's last success and interval are kept, so an alert can report it as late."""
     import_days(service, tmp_path, "2013-02-25")
     plan_seed(service, players=5, sessions=2, seed=1).run()
     name = "echo_task_last_success_timestamp_seconds"

@@ -67,7 +67,7 @@ def sum_metric(shared: Settings) -> Iterator[Callable[..., float]]:
 
 
 def read_gauges(metrics: Metrics) -> dict[str, float]:
-    """Return this process's gauges, without those of tasks, which outlive a process."""
+    """Return the gauges of this process, without task gauges, which stay after the process has ended."""
     return {
         f"{sample.name} {sorted(sample.labels.items())}": sample.value
         for family in metrics.collect_own()
