@@ -89,7 +89,7 @@ def test_a_damaged_backup_changes_nothing(
             assert cursor.fetchone() == (0,)
 
 
-def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> None:
+def test_a_failed_dump_leaves_no_file(database_url: str, tmp_path: Path) -> None:
     """If pg_dump fails, no file is left, and the error has pg_dump's message without the password."""
     url = f"{database_url}_missing"
     path = tmp_path / "game.dump"
@@ -99,7 +99,7 @@ def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> 
     assert parse_dsn(url)["password"] not in str(raised.value)
 
 
-def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
     """If pg_dump is not installed, the error names it. A machine may have only the client library."""
     program = DatabaseProgram([str(tmp_path / "pg_dump")], {})
     with pytest.raises(StackError, match="pg_dump cannot be started: No such file"):

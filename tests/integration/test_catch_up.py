@@ -77,7 +77,7 @@ def test_each_missed_day_is_played(game: EnhancedDatabaseService, execute: Execu
     assert ranks == []
 
 
-def test_ticks_of_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:
+def test_ticks_of_missed_sessions_are_consistent(game: EnhancedDatabaseService, execute: Execute) -> None:
     """The 24-hour change and the volatility of new ticks follow from all stored prices, old and new ones."""
     play_missed_sessions(game, TODAY)
     ticks = recount_ticks(execute)
@@ -87,7 +87,7 @@ def test_ticks_of_missed_sessions_add_up(game: EnhancedDatabaseService, execute:
     assert played.groupby([played["symbol"], played["timestamp"].dt.date])["volatility"].nunique().min() > 1
 
 
-def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:
+def test_values_of_missed_sessions_are_consistent(game: EnhancedDatabaseService, execute: Execute) -> None:
     """Portfolio values follow from positions and prices, and quest scores from the completed quests.
 
     A daily quest lasts one day, and ends as completed or expired.

@@ -171,9 +171,7 @@ def test_a_cancelled_write_releases_its_cache_key(
     assert stored[:1] == b"V"
 
 
-def test_the_last_of_two_loaded_records_with_one_key_wins(
-    service: EnhancedDatabaseService, alice: User
-) -> None:
+def test_the_last_loaded_record_of_a_key_wins(service: EnhancedDatabaseService, alice: User) -> None:
     """If a load contains two records with the same key, the last one is stored, for each kind of record."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1))
     quest = service.create_quest(alice.id, type="t", title="first", target_value=Decimal(1))

@@ -35,7 +35,7 @@ def fill_pool(service: EnhancedDatabaseService, count: int) -> None:
     assert service.pool_stats().pool_available == count
 
 
-def test_writes_work_after_the_server_closed_idle_connections(settings: Settings, execute: Execute) -> None:
+def test_writes_replace_connections_that_the_server_closed(settings: Settings, execute: Execute) -> None:
     """When the server has closed all idle connections, as in a restart, the next writes work."""
     with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
         fill_pool(service, 4)
@@ -49,7 +49,7 @@ def test_writes_work_after_the_server_closed_idle_connections(settings: Settings
 
 
 @pytest.mark.slow
-def test_idle_session_timeout_costs_no_write(settings: Settings, postgres_server: PostgresServer) -> None:
+def test_idle_session_timeout_loses_no_write(settings: Settings, postgres_server: PostgresServer) -> None:
     """Writes two seconds apart work although the server ends sessions that are idle for one second."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     with administered(postgres_server) as run:
@@ -100,7 +100,7 @@ def limit_connections(
 
 
 @pytest.mark.parametrize("of", ["role", "database"])
-def test_callers_queue_for_the_connections_that_the_server_allows(
+def test_callers_wait_for_the_allowed_connections(
     settings: Settings, postgres_server: PostgresServer, of: str
 ) -> None:
     """Twelve threads share the three connections that the server allows, although the pool's limit is ten."""
@@ -147,7 +147,7 @@ def test_a_refused_first_connection_names_all_limits(
 
 
 @pytest.mark.slow
-def test_a_session_ended_for_idling_in_a_transaction_is_lost(
+def test_an_idle_transaction_that_the_server_ends_is_lost(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
     """If the server ends an idle transaction, the block raises an error and stores nothing.

@@ -173,7 +173,7 @@ def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
     assert read_players(open_page(LEADERBOARDS, period="7 sessions", find="b")) == ["bob"]
 
 
-def test_pages_divide_a_leaderboard(game: EnhancedDatabaseService) -> None:
+def test_a_leaderboard_has_pages(game: EnhancedDatabaseService) -> None:
     """The second page begins after the last rank of the first. A warning names a page that does not exist."""
     day = SESSIONS[2]
     users = [game.create_user(username=f"more{n:02}") for n in range(15)]
@@ -279,7 +279,7 @@ def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseServic
     assert "dark" not in text
 
 
-def test_a_rival_who_has_not_played_is_named(game: EnhancedDatabaseService) -> None:
+def test_a_rival_without_a_session_is_named(game: EnhancedDatabaseService) -> None:
     """If the second player has no session, the page says so and still shows the first player."""
     page = open_page(PORTFOLIOS, player="alice", rival="dave")
     assert "dave has not played a session yet" in read_text(page)
@@ -345,7 +345,7 @@ def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseServ
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_an_empty_database_names_the_next_step(empty: EnhancedDatabaseService, page: str) -> None:
+def test_an_empty_database_shows_the_next_step(empty: EnhancedDatabaseService, page: str) -> None:
     """On an empty database the page names the commands that load data."""
     text = read_text(open_page(page))
     assert "No sessions yet" in text
@@ -369,7 +369,7 @@ def test_an_unreachable_database_shows_an_error_id(
     assert find_error_id(logged[-1]) in text
 
 
-def test_retry_brings_the_page_back(unreachable: None, settings: Settings) -> None:
+def test_retry_shows_the_page_again(unreachable: None, settings: Settings) -> None:
     """When the database answers again, the Retry button shows the page."""
     page = open_page(LEADERBOARDS)
     with open_service(settings) as service:

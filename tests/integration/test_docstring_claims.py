@@ -324,7 +324,7 @@ def test_no_answer_is_older_than_the_last_change(game: EnhancedDatabaseService, 
     with open_service(settings) as reader, open_service(bare) as uncached:
         for write, change in WRITES.items():
             for name in CURRENT:
-                # read twice: the first read fills the key, and the second one finds a lease that the first one left
+                # read twice: the first read fills the key, the second one finds a lease that was left behind
                 READS[name](reader, alice)
                 READS[name](reader, alice)
             change(game, alice)

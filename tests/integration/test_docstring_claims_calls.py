@@ -213,7 +213,7 @@ def test_a_missing_session_counts_as_zero_in_a_period(
 # -- market -----------------------------------------------------------------------------
 
 
-def test_a_days_return_is_from_its_first_price_to_its_last(service: EnhancedDatabaseService) -> None:
+def test_a_days_return_is_from_first_to_last_price(service: EnhancedDatabaseService) -> None:
     """A day's return is from its open or first price to its last, as the mean over symbols with prices.
 
     Both dates of the call are included.
@@ -309,7 +309,9 @@ def test_a_quest_changes_until_it_is_completed(service: EnhancedDatabaseService,
 # -- portfolios -------------------------------------------------------------------------
 
 
-def test_the_percent_follows_from_value_and_change(service: EnhancedDatabaseService, alice: User) -> None:
+def test_the_percentage_is_computed_from_value_and_change(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
     """The percentage is relative to the value before the change. A new portfolio has 10,000 in cash."""
     opened = service.get_current_portfolio(alice.id, DAY)
     assert opened.current_cash == opened.starting_cash == opened.total_value == 10_000
@@ -321,7 +323,7 @@ def test_the_percent_follows_from_value_and_change(service: EnhancedDatabaseServ
 # -- operation --------------------------------------------------------------------------
 
 
-def test_a_closed_service_answers_nothing_from_its_cache(
+def test_a_closed_service_reads_no_cache(
     service: EnhancedDatabaseService, settings: Settings, alice: User, redis_client: redis.Redis
 ) -> None:
     """After `close`, calls raise `PoolClosed` instead of reading the cache. A second `close` is no error."""
@@ -404,9 +406,7 @@ def test_counters_begin_with_the_service(settings: Settings, alice: User) -> Non
         assert service.cache_stats().state == "disabled"
 
 
-def test_tables_and_indexes_are_those_of_the_database(
-    service: EnhancedDatabaseService, execute: Execute
-) -> None:
+def test_table_sizes_and_unused_indexes(service: EnhancedDatabaseService, execute: Execute) -> None:
     """Partitions are counted with their table, and tables of other programs as `other`.
 
     Unused indexes are sorted by size.

@@ -144,7 +144,7 @@ def test_a_batch_returns_the_keys_without_a_row(service: EnhancedDatabaseService
     assert service.batch_update_leaderboard("c", scores, DAY) == BatchResult(1, (PlayerSession(NOBODY, DAY),))
 
 
-def test_a_session_is_summed_up_as_its_record_says(
+def test_a_session_summary_counts_players_and_returns(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
     """Players count from the day on which they joined. Without a leaderboard the returns are None."""

@@ -45,7 +45,7 @@ def is_stopped(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StackError])
-def test_a_paused_server_is_resumed_whatever_ends_the_drill(
+def test_a_paused_server_is_resumed_when_the_drill_ends(
     running: RunningStack, server: psutil.Process, error: type[BaseException]
 ) -> None:
     """If Ctrl-C, a signal or an error ends the drill, the paused server is resumed."""

@@ -59,7 +59,7 @@ def test_postgres_is_version_18(postgres: PostgresServer) -> None:
     assert fetch(postgres.url(), "SHOW timezone") == "UTC"
 
 
-def test_postgres_sorts_in_the_same_way_everywhere(postgres: PostgresServer) -> None:
+def test_postgres_uses_the_built_in_locale(postgres: PostgresServer) -> None:
     """The database uses the built-in locale, so its sort order does not depend on the operating system."""
     statement = "SELECT datlocprovider FROM pg_database WHERE datname = current_database()"
     assert fetch(postgres.url(), statement) == "b"

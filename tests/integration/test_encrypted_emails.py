@@ -52,7 +52,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
     handler.close()
 
 
-def test_the_address_is_in_clear_for_callers_only(
+def test_only_callers_see_an_address_in_clear(
     settings: Settings, execute: Execute, redis_client: redis.Redis, log: Path
 ) -> None:
     """Tables, Redis, the near cache, the log at DEBUG, statistics and metrics contain no address."""
@@ -143,7 +143,7 @@ def test_a_load_encrypts_for_the_id_of_the_existing_row(
     assert service.get_user_by_id(ids["alice"]).email == FIRST
 
 
-def test_without_a_key_everything_but_addresses_works(
+def test_without_a_key_only_addresses_are_refused(
     settings: Settings, execute: Execute, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a key, calls that need an address raise an error with the setting's name and store nothing.
@@ -180,7 +180,7 @@ def test_without_a_key_everything_but_addresses_works(
     assert len([record for record in caplog.records if "cannot be read" in record.getMessage()]) == 1
 
 
-def test_a_damaged_row_breaks_no_list(service: EnhancedDatabaseService, execute: Execute) -> None:
+def test_a_damaged_row_does_not_hide_other_rows(service: EnhancedDatabaseService, execute: Execute) -> None:
     """An address that was copied to another row is shown as unreadable; the other rows are readable."""
     alice, bob, charlie = write_every_way(service)
     execute(

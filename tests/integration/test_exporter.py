@@ -75,7 +75,7 @@ def test_health_document_of_a_healthy_stack(client: TestClient) -> None:
     assert (redis["status"], redis["enabled"]) == ("healthy", True)
 
 
-def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: TestClient) -> None:
+def test_a_scrape_has_the_counts_of_the_service(service: EnhancedDatabaseService, client: TestClient) -> None:
     """A scrape has the service's cache, pool and operation counts under the documented names."""
     user = service.create_user(username="alice")
     for _ in range(3):
