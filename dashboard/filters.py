@@ -127,13 +127,14 @@ def select_option(
     key: str,
     noun: str,
     describe: Callable[[str], str] = str,
-    disabled: bool = False,
+    disabled_because: str | None = None,
     is_kept: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> str:
     """Show a select box and return the selected option; warn about an unknown value in the address.
 
-    The first option is the default, and the address omits it. With `is_kept`, the address always names the
+    The first option is the default, and the address omits it. `disabled_because` disables the box and is its
+    help text. With `is_kept`, the address always names the
     selected option. Use `is_kept` if the first option can change over time, so that a link does not change.
     """
     unknown = find_unknown(key, options)
@@ -147,12 +148,13 @@ def select_option(
             key=key,
             bind="query-params",
             on_change=on_change,
-            disabled=disabled,
+            disabled=disabled_because is not None,
+            help=disabled_because,
         )
         selected = next(iter(options)) if chosen is None else chosen
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
-    if not disabled:
+    if disabled_because is None:
         add_chosen(describe(selected))
     return selected
 
@@ -165,10 +167,13 @@ def select_segment(
     key: str,
     noun: str,
     describe: Callable[[T], str] = str,
-    disabled: bool = False,
+    disabled_because: str | None = None,
     on_change: Callable[[], None] | None = None,
 ) -> T:
-    """Show a row of options and return the selected option; warn about an unknown value in the address."""
+    """Show a row of options and return the selected option; warn about an unknown value in the address.
+
+    `disabled_because` disables the options and is their help text.
+    """
     unknown = find_unknown(key, [str(option) for option in options])
     with _group(needed=unknown is not None):
         selected: T = st.segmented_control(
@@ -180,11 +185,12 @@ def select_segment(
             wrap=True,
             bind="query-params",
             on_change=on_change,
-            disabled=disabled,
+            disabled=disabled_because is not None,
+            help=disabled_because,
         )
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
-    if not disabled:
+    if disabled_because is None:
         add_chosen(describe(selected))
     return selected
 

@@ -173,6 +173,23 @@ def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
     assert read_players(open_page(LEADERBOARDS, period="7 sessions", find="b")) == ["bob"]
 
 
+def test_a_disabled_filter_says_why(game: EnhancedDatabaseService) -> None:
+    """The help text of a disabled filter says whether the period or the category disables it."""
+    page = open_page(LEADERBOARDS, period="7 sessions")
+    compared, order = page.selectbox(key="against"), page.selectbox(key="order")
+    assert compared.disabled
+    assert order.disabled
+    assert (
+        compared.help == order.help == "Not used for several sessions. Select the period “Session” to use it."
+    )
+    game.batch_update_leaderboard(
+        "quests_completed", [LeaderboardUpdate(game.list_users()[0].id, Decimal(3))], SESSIONS[2]
+    )
+    total = open_page(LEADERBOARDS, category="Quests completed")
+    assert not total.selectbox(key="order").disabled
+    assert total.button_group(key="period").help.startswith("Not used for this category")
+
+
 def test_a_leaderboard_has_pages(game: EnhancedDatabaseService) -> None:
     """The second page begins after the last rank of the first. A warning names a page that does not exist."""
     day = SESSIONS[2]

@@ -22,6 +22,8 @@ ROWS = ("10", "25", "50", "100")
 DEFAULT_ROWS = "25"
 PERIODS = {"Session": 1, "7 sessions": 7, "30 sessions": 30}
 PREVIOUS = "Session before"
+ONLY_FOR_SESSION = "Not used for several sessions. Select the period “Session” to use it."
+RUNNING_TOTAL = "Not used for this category: its scores already add up from session to session."
 ORDER_CHANGED = "order-changed"
 """Key in the session state. A click on a heading of the table sets it, so that the whole page runs again."""
 
@@ -63,16 +65,16 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
             default="Session",
             key="period",
             noun="period",
-            disabled=category.is_running_total,
+            disabled_because=RUNNING_TOTAL if category.is_running_total else None,
             on_change=reset_page,
         )
         sessions_shown = 1 if category.is_running_total else PERIODS[period]
-        is_period = sessions_shown > 1
+        unused = ONLY_FOR_SESSION if sessions_shown > 1 else None
         with compared_cell:
-            compared_day = _select_compared_day(service, category, day, sessions, disabled=is_period)
+            compared_day = _select_compared_day(service, category, day, sessions, disabled_because=unused)
         prefix = filters.show_prefix_search(key="find", on_change=reset_page)
         order = filters.select_option(
-            "Order", data.ORDERS, key="order", noun="order", disabled=is_period, on_change=reset_page
+            "Order", data.ORDERS, key="order", noun="order", disabled_because=unused, on_change=reset_page
         )
         rows = filters.select_segment(
             "Players shown",
@@ -109,7 +111,7 @@ def _select_compared_day(
     day: date,
     sessions: Sequence[date],
     *,
-    disabled: bool,
+    disabled_because: str | None,
 ) -> date | None:
     """Show the filter "Compare with" and return the selected session; None if no earlier session exists."""
     previous = live.read(
@@ -123,7 +125,7 @@ def _select_compared_day(
             options,
             key="against",
             noun="session to compare with",
-            disabled=disabled,
+            disabled_because=disabled_because,
             on_change=reset_page,
         )
     ]
