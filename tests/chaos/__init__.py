@@ -1,1 +1,1 @@
-"""Faults of a running stack, in containers or not, while one writer and several readers count."""
+"""Cause faults in a running stack under load, and count lost writes and stale reads."""

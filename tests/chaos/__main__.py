@@ -1,6 +1,7 @@
-"""`python -m tests.chaos`: a local stack of its own in a scratch folder, broken in every way under load.
+"""`python -m tests.chaos`: start a local stack in a temporary folder and cause every fault in it under load.
 
-Owns the folder, the small disk of its data and their removal. Never touches the stack of this checkout.
+Owns the folder, the small disk for the data of the servers, and the removal of both. Never touches the stack
+of this checkout.
 """
 
 import os
@@ -19,14 +20,14 @@ import pytest
 from tests.end_to_end.checkout import Checkout, copy_checkout
 from tests.patience import stretch
 
-MOST_SECONDS = 480.0
+MAX_SECONDS = 480.0
 INTERRUPTED = 130
-DISK_BYTES = 600_000_000  # what `make up` wants to be free, and a database with its log
+DISK_BYTES = 600_000_000  # the free space that `make up` requires, plus a database with its WAL
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a small disk in memory on a folder, so that it can be filled; does nothing unless run by root."""
+    """Mount a small tmpfs on a folder, so that a fault can fill it; does nothing unless run by root."""
     is_mounted = os.geteuid() == 0 and _mount("-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", folder)
     try:
         yield
@@ -40,16 +41,16 @@ def _mount(*arguments: str | Path) -> bool:
     return subprocess.run(["mount", *options[:-1], "scratch", options[-1]], check=False).returncode == 0
 
 
-def _leave(*_: object) -> NoReturn:
-    # an exception, so that everything is stopped and removed
+def _handle_sigterm(*_: object) -> NoReturn:
+    # this raises SystemExit, so that the `with` and `finally` blocks stop the stack and remove its files
     sys.exit(INTERRUPTED)
 
 
 def run(checkout: Checkout, arguments: list[str]) -> int:
-    """Start the stack, break it, and stop it; return the exit status."""
+    """Start the stack, cause the faults in it, and stop it; return the exit status."""
     servers = checkout.root / ".local" / "servers"
     servers.mkdir(parents=True, mode=0o700)
-    most_seconds = stretch(MOST_SECONDS)
+    max_seconds = stretch(MAX_SECONDS)
     with small_disk(servers):
         try:
             click.echo(f"starting a stack in {checkout.root}")
@@ -59,11 +60,11 @@ def run(checkout: Checkout, arguments: list[str]) -> int:
                 command,
                 cwd=checkout.root,
                 env=checkout.environment,
-                timeout=stretch(MOST_SECONDS),
+                timeout=stretch(MAX_SECONDS),
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            raise click.ClickException(f"not done within {most_seconds:.0f} s") from None
+            raise click.ClickException(f"not done within {max_seconds:.0f} s") from None
         finally:
             checkout.make("down")
 
@@ -71,8 +72,8 @@ def run(checkout: Checkout, arguments: list[str]) -> int:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(arguments: tuple[str, ...]) -> None:
-    """Break a stack of its own; ARGUMENTS are those of `python -m tests.chaos.local`."""
-    signal.signal(signal.SIGTERM, _leave)
+    """Start a stack and cause faults in it; ARGUMENTS are those of `python -m tests.chaos.local`."""
+    signal.signal(signal.SIGTERM, _handle_sigterm)
     with tempfile.TemporaryDirectory(prefix="echo-markets-chaos-") as folder:
         try:
             checkout = copy_checkout(Path(folder) / "checkout")

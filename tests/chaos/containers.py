@@ -1,7 +1,7 @@
-"""`python -m tests.chaos.containers`: SIGKILL for the servers of the running containers, under load.
+"""`python -m tests.chaos.containers`: kill the containers of PostgreSQL and Redis under load.
 
-Run in a checkout whose `make up MODE=docker` is up. Owns the two faults: `docker kill -s KILL`, which for the
-engine is an administrator's decision, so that `docker start` repairs it.
+Run it in a checkout after `make up MODE=docker`. Owns the two faults. Docker does not restart a container
+that `docker kill` has ended, so each fault ends with `docker start`.
 """
 
 import math
@@ -17,7 +17,7 @@ from rich.console import Console
 from core import EnhancedDatabaseService, Settings, open_service
 from tests.chaos.load import run_load
 from tests.chaos.local import TABLE_COLUMNS
-from tests.chaos.report import AFTER_SECONDS, HOLD_SECONDS, Fault, run_faults, show
+from tests.chaos.report import HOLD_SECONDS, OBSERVE_SECONDS, Fault, print_results, run_faults
 
 SERVERS = ("postgres", "redis")
 HEAL_SECONDS = 60.0
@@ -25,7 +25,7 @@ HEAL_SECONDS = 60.0
 
 @contextmanager
 def killed(server: str) -> Iterator[None]:
-    """Kill a server's container for the length of a `with` block."""
+    """Kill the container of a server; start it again at the end of the `with` block."""
     found = subprocess.run(
         ["docker", "compose", "ps", "--all", "--quiet", server], capture_output=True, text=True, check=True
     )
@@ -35,8 +35,8 @@ def killed(server: str) -> Iterator[None]:
     subprocess.run(["docker", "start", container], capture_output=True, check=True)
 
 
-def serves(service: EnhancedDatabaseService) -> bool:
-    """Say whether PostgreSQL and Redis serve; a pending migration of the checkout does not count."""
+def is_serving(service: EnhancedDatabaseService) -> bool:
+    """Return whether PostgreSQL and Redis are healthy; a pending migration makes no difference."""
     health = service.health()
     return health.database == health.redis == "healthy"
 
@@ -44,17 +44,17 @@ def serves(service: EnhancedDatabaseService) -> bool:
 @click.command()
 @click.option("--seconds", type=click.FloatRange(min=10), default=60.0, show_default=True)
 def main(seconds: float) -> None:
-    """Kill PostgreSQL and Redis in turn for so long; exit status 1 when a write is lost or a read stale."""
+    """Kill PostgreSQL and Redis in turn; exit with 1 if a write is lost, a read is stale or healing fails."""
     console = Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS)
     settings = Settings.load()
-    rounds = math.ceil(seconds / len(SERVERS) / (HOLD_SECONDS + AFTER_SECONDS))
+    rounds = math.ceil(seconds / len(SERVERS) / (HOLD_SECONDS + OBSERVE_SECONDS))
     faults = [
         Fault(f"{server} killed, docker start", partial(killed, server), HEAL_SECONDS) for server in SERVERS
     ]
     with open_service(settings) as service, run_load(settings) as load:
-        rows = run_faults(faults * rounds, load, is_healthy=partial(serves, service), console=console)
-    show(rows, load.problems, console)
-    sys.exit(int(not all(row.has_passed for row in rows)))
+        results = run_faults(faults * rounds, load, is_healthy=partial(is_serving, service), console=console)
+    print_results(results, load.problems, console)
+    sys.exit(int(not all(result.has_passed for result in results)))
 
 
 if __name__ == "__main__":

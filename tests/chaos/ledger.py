@@ -1,8 +1,8 @@
-"""What a writer began and what was acknowledged, and the judgement of reads and rows by it.
+"""The versions that a writer has written, and the check of reads and stored rows against these versions.
 
-Owns the rules. A register has one writer and versions that only grow: an answer older than what must be seen
-is stale, and so is nothing else. A register whose versions are rows of their own (prices) shows each
-acknowledged write that is lost; the others show the newest.
+Owns the rules. A register is one value with one writer and ascending versions. A read is stale if its version
+is older than the version that the reader must see. If each version has its own row (prices), every lost write
+is found; for every other register, only the loss of the newest write is found.
 """
 
 import threading
@@ -13,57 +13,55 @@ from typing import NamedTuple
 from tests.coherence.history import NEAR_BOUND_SECONDS
 
 FIRST_VERSION = 1
-# Own writes are seen at once, those of another process when the near cache has heard of them.
-OWN, OTHERS = 0.0, NEAR_BOUND_SECONDS
 
 
-class Known(NamedTuple):
-    """The versions that Redis had been told of at a moment, by register."""
+class Invalidated(NamedTuple):
+    """The acknowledged version of each register at a time when no invalidation waited for Redis."""
 
     at: float
     versions: Mapping[str, int]
 
 
 class Ledger:
-    """The versions of each register; one thread writes, others read."""
+    """The begun and acknowledged versions of each register; one thread writes, other threads read."""
 
     def __init__(self, registers: Iterable[str]) -> None:
         self.begun = dict.fromkeys(registers, FIRST_VERSION)
         self._acknowledged = {register: [FIRST_VERSION] for register in self.begun}
-        self._told = [Known(float("-inf"), dict(self.begun))]
+        self._invalidated = [Invalidated(float("-inf"), dict(self.begun))]
         self._lost: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
     def begin(self, register: str) -> int:
-        """Return the next version of a register, which is about to be written."""
+        """Return the next version of a register, which the caller then writes."""
         self.begun[register] += 1
         return self.begun[register]
 
     def acknowledge(self, register: str, version: int) -> None:
-        """Note a write that returned."""
+        """Record a write that returned without an error."""
         self._acknowledged[register].append(version)
 
-    def note_told(self) -> None:
-        """Note that Redis has been told of every write up to now, so that every process must see it."""
+    def record_invalidated(self) -> None:
+        """Record that no invalidation waits for Redis, so that every process will soon see each write."""
         now = time.monotonic()
         with self._lock:
-            self._told.append(Known(now, self.find_newest()))
-            # those before the one that counts are needed no more
-            while len(self._told) > 1 and self._told[1].at < now - 2 * OTHERS:
-                del self._told[0]
+            self._invalidated.append(Invalidated(now, self.get_acknowledged()))
+            # `get_visible` never reads entries before this one
+            while len(self._invalidated) > 1 and self._invalidated[1].at < now - 2 * NEAR_BOUND_SECONDS:
+                del self._invalidated[0]
 
-    def find_newest(self) -> dict[str, int]:
-        """Return the newest acknowledged version of each register: what its writer's process must read."""
+    def get_acknowledged(self) -> dict[str, int]:
+        """Return the last acknowledged version of each register, which the process of the writer must see."""
         return {register: versions[-1] for register, versions in self._acknowledged.items()}
 
-    def find_told(self) -> Mapping[str, int]:
-        """Return what every process must read now."""
-        heard = time.monotonic() - OTHERS
+    def get_visible(self) -> Mapping[str, int]:
+        """Return the version of each register that every process must see now."""
+        latest = time.monotonic() - NEAR_BOUND_SECONDS
         with self._lock:
-            return next(known.versions for known in reversed(self._told) if known.at <= heard)
+            return next(entry.versions for entry in reversed(self._invalidated) if entry.at <= latest)
 
     def list_stale(self, seen: Mapping[str, int], due: Mapping[str, int]) -> list[str]:
-        """Return what is wrong with an answer, in words: older than what is due, or never written."""
+        """Return a text for each version in `seen` that is older than the one in `due` or was never begun."""
         return [
             f"{register} = {version} was read, where {due[register]} had been acknowledged"
             f" and {self.begun[register]} had been begun"
@@ -74,10 +72,10 @@ class Ledger:
     def list_lost(
         self, due: Mapping[str, int], *, stored: Mapping[str, int], rows: Mapping[str, set[int]]
     ) -> list[str]:
-        """Return the acknowledged writes that are not stored, in words; each once in the ledger's life.
+        """Return a text for each acknowledged write that is not stored; each write is returned only once.
 
-        `due` is from before the rows were read. `stored` has the newest version of each register, `rows`
-        every version of those registers that keep them.
+        `due` has the acknowledged versions from before the rows were read, `stored` the newest stored version
+        of each register, and `rows` every stored version of the registers with one row per version.
         """
         missing = {
             (register, version)

@@ -1,7 +1,7 @@
-"""`python -m tests.chaos.local`: break the running local stack of this folder in every way, under load.
+"""`python -m tests.chaos.local`: cause every fault in the running local stack of this folder, under load.
 
-Run in a checkout whose `make up MODE=local` is up; `python -m tests.chaos` makes one of its own. Owns the
-faults. The load has the settings of the stack's programs, so it is the application role.
+Run it in a checkout after `make up MODE=local`; `python -m tests.chaos` starts its own stack instead. Owns
+the faults. The load has the settings of the stack's programs, so it connects with the application role.
 """
 
 import signal
@@ -30,22 +30,22 @@ from core.stack.settings import StackSettings
 from core.stack.stack_env import find_secret
 from core.stack.start_order import START_ORDER
 from tests.chaos.load import run_load
-from tests.chaos.report import Fault, run_faults, show
+from tests.chaos.report import Fault, print_results, run_faults
 from tests.coherence.mutants import MUTANTS
 
 PAUSED_HEAL_SECONDS = 30.0
-KILLED_HEAL_SECONDS = 60.0  # the dashboard alone takes ten to start
-REPAIR_SECONDS = 120.0  # `make up`, which starts everything
+KILLED_HEAL_SECONDS = 60.0  # the start of the dashboard alone takes 10 s
+REPAIR_SECONDS = 120.0  # `make up` starts every program again
 TABLE_COLUMNS = 140
-BALLAST = bytes(1_000_000)
+BLOCK = bytes(1_000_000)
 
-SEVER = """
+TERMINATE_BACKENDS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 
 
-class Breaker:
-    """Breaks the local stack of a folder."""
+class FaultInjector:
+    """Causes faults in the local stack of a folder."""
 
     def __init__(self, folder: StackFolder) -> None:
         self.folder = folder
@@ -73,58 +73,58 @@ class Breaker:
         ]
 
     def is_healthy(self) -> bool:
-        """Say what `make status` says."""
+        """Return whether `make status` reports a healthy stack."""
         return self.stack.status()
 
     @contextmanager
     def pause(self, name: str) -> Iterator[None]:
-        """Stop a program and what it has started with SIGSTOP."""
+        """Pause a program and its descendants with SIGSTOP."""
         process = self._find(name)
-        # of the supervisor only itself: its programs are its children
+        # of the supervisor, pause only its own process: its descendants are the other programs
         with paused([process] if name == "supervisor" else list_tree(process)):
             yield
 
     @contextmanager
     def pause_everything(self) -> Iterator[None]:
-        """Stop the supervisor and every program."""
+        """Pause the supervisor and every program with SIGSTOP."""
         with paused(list_tree(self._find("supervisor"))):
             yield
 
     @contextmanager
     def kill(self, name: str) -> Iterator[None]:
-        """End a program with SIGKILL, as the system does when memory runs out; its supervisor repairs it."""
+        """Kill a program, as the kernel does when memory runs out; the supervisor starts it again."""
         self._find(name).kill()
         yield
 
     @contextmanager
     def kill_supervisor(self) -> Iterator[None]:
-        """End the supervisor, whose programs go on; `make up` repairs it."""
+        """Kill the supervisor while its programs keep running; repair the stack with `make up`."""
         with self.kill("supervisor"):
             yield
         self._make_up()
 
     @contextmanager
     def kill_everything(self) -> Iterator[None]:
-        """End everything at once, as when the machine is switched off."""
+        """Kill every process of the stack at once, as a power cut does; repair it with `make up`."""
         send_signal(list_tree(self._find("supervisor")), signal.SIGKILL)
         yield
         self._make_up()
 
     @contextmanager
     def sever_postgres(self) -> Iterator[None]:
-        """End every connection to PostgreSQL, again and again."""
+        """Terminate all client connections to PostgreSQL ten times, with a pause of 0.2 s each time."""
         url = find_administrator_url(self.folder.recorded())
 
-        def sever() -> None:
+        def terminate() -> None:
             with open_cursor(url) as cursor:
-                cursor.execute(SEVER)
+                cursor.execute(TERMINATE_BACKENDS)
 
-        _repeat(sever)
+        _repeat(terminate)
         yield
 
     @contextmanager
     def sever_valkey(self) -> Iterator[None]:
-        """End every connection to Valkey, those of near caches included, again and again."""
+        """Close all client connections to Valkey ten times, with a pause of 0.2 s each time."""
         recorded = self.folder.recorded()
         password = find_secret(recorded, "REDIS_PASSWORD")
         with redis.Redis(port=int(recorded["VALKEY_PORT"]), password=password) as client:
@@ -133,13 +133,13 @@ class Breaker:
 
     @contextmanager
     def fill_disk(self) -> Iterator[None]:
-        """Leave no byte where the servers write, and let PostgreSQL use up the files of its log."""
+        """Fill the disk of the servers completely, and let PostgreSQL use up its existing WAL files."""
         ballast = self.folder.servers / "ballast"
         try:
-            # block after block: the servers write meanwhile
+            # until a write fails: the free space changes, because the servers write at the same time
             with suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
-                    file.write(BALLAST)
+                    file.write(BLOCK)
             with suppress(psycopg2.Error), open_cursor(find_superuser_url(self.folder.recorded())) as cursor:
                 _repeat(lambda: cursor.execute("SELECT pg_switch_wal()"))
             yield
@@ -159,12 +159,12 @@ class Breaker:
 
 
 def list_tree(process: psutil.Process) -> list[psutil.Process]:
-    """Return a process and all that it has started."""
+    """Return a process and all its descendants."""
     return [process, *process.children(recursive=True)]
 
 
 def send_signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """Send a signal to each process that still runs."""
+    """Send a signal to each process that still exists."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
@@ -172,7 +172,7 @@ def send_signal(processes: Iterable[psutil.Process], number: signal.Signals) -> 
 
 @contextmanager
 def paused(processes: list[psutil.Process]) -> Iterator[None]:
-    """Stop processes with SIGSTOP for the length of a `with` block."""
+    """Pause processes with SIGSTOP for the length of a `with` block."""
     try:
         send_signal(processes, signal.SIGSTOP)
         yield
@@ -187,23 +187,23 @@ def _repeat(action: Callable[[], object], *, times: int = 10, pause_seconds: flo
 
 
 @click.command()
-@click.option("--only", multiple=True, help="A fault by its name; all without.")
+@click.option("--only", multiple=True, help="Name of a fault; without it, every fault.")
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Remove a safeguard, to see the run fail.")
 def main(only: tuple[str, ...], mutant: str | None) -> None:
-    """Cause every fault under load; exit status 1 when a write is lost, a read stale, or nothing heals."""
+    """Cause every fault under load; exit with 1 if a write is lost, a read is stale or healing fails."""
     console = Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS)
-    breaker = Breaker(StackFolder(Path.cwd()))
-    faults = breaker.list_faults()
+    injector = FaultInjector(StackFolder(Path.cwd()))
+    faults = injector.list_faults()
     unknown = set(only) - {fault.name for fault in faults}
     if unknown:
         raise click.UsageError(f"there is no fault {', '.join(sorted(unknown))}")
-    if breaker.folder.recorded().get("MODE") != "local" or not breaker.is_healthy():
+    if injector.folder.recorded().get("MODE") != "local" or not injector.is_healthy():
         raise click.ClickException("no healthy local stack runs here; `make status` says why")
     with run_load(Settings.load(), mutant=mutant) as load:
         chosen = [fault for fault in faults if not only or fault.name in only]
-        rows = run_faults(chosen, load, is_healthy=breaker.is_healthy, console=console)
-    show(rows, load.problems, console)
-    sys.exit(int(not all(row.has_passed for row in rows)))
+        results = run_faults(chosen, load, is_healthy=injector.is_healthy, console=console)
+    print_results(results, load.problems, console)
+    sys.exit(int(not all(result.has_passed for result in results)))
 
 
 if __name__ == "__main__":

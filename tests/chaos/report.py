@@ -1,7 +1,7 @@
-"""A run of faults under load: what is done around each of them, and the table of what came of it.
+"""Run faults under load, and print a table of the results.
 
-Owns the order (cause, hold, undo, heal, compare) and the verdict. A fault is a context manager; what it
-breaks, and how the stack is seen to be healthy again, is the caller's.
+Owns the steps of each fault (cause it, hold it, undo it, wait until the stack has healed, compare the stored
+rows) and the verdict. A fault is a context manager. The caller gives the faults and the health check.
 """
 
 import time
@@ -16,25 +16,26 @@ from core.stack.processes import wait_until
 from tests.chaos.load import Figures, Load
 from tests.patience import stretch
 
-# How long each fault is held before it is undone; the load's calls give up after two.
+# How long a fault lasts before it is undone: longer than the timeouts of the load, which are two seconds.
 HOLD_SECONDS = 4.0
-# What is read afterwards counts for the fault: near caches are caught by their bound.
-AFTER_SECONDS = 3.0
+# How long the load runs after healing before the results are taken: longer than the 2.5 s after which a near
+# cache must not return an old value, so that a stale near cache is noticed.
+OBSERVE_SECONDS = 3.0
 
 
 class Fault(NamedTuple):
-    """Something that breaks for the length of a `with` block, and how long healing may take."""
+    """A fault, which lasts for the length of a `with` block, and the limit for healing."""
 
     name: str
     cause: Callable[[], AbstractContextManager[None]]
     heal_seconds: float
     hold_seconds: float = HOLD_SECONDS
     skip: str | None = None
-    """Why it cannot be caused here."""
+    """The reason why this fault cannot be caused on this machine, or None."""
 
 
-class Row(NamedTuple):
-    """What came of a fault; `healed_seconds` is None when it did not heal in time or was skipped."""
+class FaultResult(NamedTuple):
+    """The result of a fault; `healed_seconds` is None if it did not heal in time or was skipped."""
 
     fault: str
     figures: Figures
@@ -43,70 +44,70 @@ class Row(NamedTuple):
 
     @property
     def has_passed(self) -> bool:
-        """Say whether nothing was lost or stale and all healed."""
-        is_kept = self.figures.lost == self.figures.stale == 0
-        return self.skip is not None or (is_kept and self.healed_seconds is not None)
+        """Return whether no write was lost, no read was stale and the stack healed; True if skipped."""
+        is_coherent = self.figures.lost == self.figures.stale == 0
+        return self.skip is not None or (is_coherent and self.healed_seconds is not None)
 
 
-def run_fault(fault: Fault, load: Load, *, is_healthy: Callable[[], bool]) -> Row:
-    """Cause one fault and undo it; return when the stack and the load have healed, or the bound is over."""
+def run_fault(fault: Fault, load: Load, *, is_healthy: Callable[[], bool]) -> FaultResult:
+    """Cause one fault, undo it, wait for healing, compare the rows and return the result."""
     if fault.skip is not None:
-        return Row(fault.name, Figures(), None, fault.skip)
+        return FaultResult(fault.name, Figures(), None, fault.skip)
     before = load.figures
     healed = None
     try:
         healed = _cause_and_heal(fault, load, is_healthy)
-        time.sleep(AFTER_SECONDS)
+        time.sleep(OBSERVE_SECONDS)
         load.check_rows()
     except Exception as error:
-        # whatever it is, those before it are reported, and this one has failed
+        # any error fails only this fault, so that the results of the earlier faults are still printed
         load.problems.append(f"{fault.name}: {type(error).__name__}: {error}")
         healed = None
-    return Row(fault.name, load.figures.since(before), healed)
+    return FaultResult(fault.name, load.figures.since(before), healed)
 
 
 def _cause_and_heal(fault: Fault, load: Load, is_healthy: Callable[[], bool]) -> float | None:
-    """Return the seconds from the fault's end to health, repairs included; None after its bound."""
+    """Return the seconds for undoing the fault and healing, or None if they exceed the limit."""
     with fault.cause():
         time.sleep(fault.hold_seconds)
         ended = time.monotonic()
-    bound_seconds = stretch(fault.heal_seconds)
+    limit_seconds = stretch(fault.heal_seconds)
     wait_until(
         lambda: load.has_recovered(since=ended) and is_healthy(),
-        seconds=bound_seconds - (time.monotonic() - ended),
+        seconds=limit_seconds - (time.monotonic() - ended),
     )
     healed = time.monotonic() - ended
-    # a repair alone may have taken longer
-    return healed if healed <= bound_seconds else None
+    # undoing the fault may take longer than the limit, for example with `make up`
+    return healed if healed <= limit_seconds else None
 
 
 def run_faults(
     faults: Iterable[Fault], load: Load, *, is_healthy: Callable[[], bool], console: Console
-) -> list[Row]:
-    """Cause one fault after the other, each on a healthy stack; the first that does not heal is the last."""
-    rows = []
+) -> list[FaultResult]:
+    """Cause the faults one after the other; end after a fault that has not healed."""
+    results = []
     for fault in faults:
         console.print(f"{fault.name}: {fault.skip or 'caused'}", highlight=False, soft_wrap=True)
-        rows.append(run_fault(fault, load, is_healthy=is_healthy))
-        if rows[-1].skip is None and rows[-1].healed_seconds is None:
+        results.append(run_fault(fault, load, is_healthy=is_healthy))
+        if results[-1].skip is None and results[-1].healed_seconds is None:
             break
-    return rows
+    return results
 
 
-def show(rows: Iterable[Row], wrong: Iterable[str], console: Console) -> None:
-    """Print the table, and in words some of what was wrong."""
+def print_results(results: Iterable[FaultResult], problems: Iterable[str], console: Console) -> None:
+    """Print the table of results and the texts of problems."""
     columns = ("fault", "writes", "reads", "lost", "stale", "refused", "declared old", "healed after")
     table = Table(*columns, box=None)
-    for row in rows:
-        if row.skip is not None:
-            table.add_row(row.fault, *[""] * 6, f"skipped: {row.skip}")
+    for result in results:
+        if result.skip is not None:
+            table.add_row(result.fault, *[""] * 6, f"skipped: {result.skip}")
             continue
-        figures = row.figures
+        figures = result.figures
         numbers = (
             figures.writes, figures.reads, figures.lost, figures.stale, figures.refused, figures.declared_old,
-        )  # fmt: skip  # one line of figures
-        healed = "NOT HEALED" if row.healed_seconds is None else f"{row.healed_seconds:.1f} s"
-        table.add_row(row.fault, *(f"{number:,}" for number in numbers), healed)
+        )  # fmt: skip  # keep the numbers on one line
+        healed = "NOT HEALED" if result.healed_seconds is None else f"{result.healed_seconds:.1f} s"
+        table.add_row(result.fault, *(f"{number:,}" for number in numbers), healed)
     console.print(table)
-    for text in wrong:
+    for text in problems:
         console.print(text, highlight=False, soft_wrap=True)

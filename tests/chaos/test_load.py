@@ -1,4 +1,4 @@
-"""The load on real servers, and that a run fails when something is lost, stale or does not heal."""
+"""On real servers, the load counts lost writes and stale reads, and a fault that does not heal fails."""
 
 import io
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from core import Settings
 from core.stack.embedded_servers import open_cursor
 from core.stack.processes import wait_until
 from tests.chaos.load import Figures, Load, run_load
-from tests.chaos.report import Fault, Row, run_fault, show
+from tests.chaos.report import Fault, FaultResult, print_results, run_fault
 from tests.patience import stretch
 
 pytestmark = pytest.mark.slow
@@ -20,39 +20,39 @@ pytestmark = pytest.mark.slow
 SECONDS = 10.0
 
 
-def wait_for_rounds(load: Load) -> None:
-    """Return when every thread has made some rounds."""
+def wait_for_writes(load: Load) -> None:
+    """Wait until the writer has made 100 more writes."""
     writes = load.figures.writes
     assert wait_until(lambda: load.figures.writes >= writes + 100, seconds=stretch(SECONDS)), load.figures
 
 
 @contextmanager
-def deleted(settings: Settings) -> Iterator[None]:
-    """Lose the rows of one write, as a database without its log would."""
+def lost_ticks(settings: Settings) -> Iterator[None]:
+    """Delete the first tick of each symbol, as if PostgreSQL had lost these rows in a crash."""
     with open_cursor(settings.database_url.get_secret_value()) as cursor:
         cursor.execute("DELETE FROM ticks WHERE timestamp = '2026-03-02 00:00:01+00'")
     yield
 
 
 @contextmanager
-def nothing() -> Iterator[None]:
-    """Break nothing."""
+def no_fault() -> Iterator[None]:
+    """Cause no fault."""
     yield
 
 
 def test_without_a_fault_nothing_is_lost_stale_or_refused(settings: Settings) -> None:
-    """Every call of the writer is acknowledged, and every read is answered with a current value."""
+    """Without a fault, every write is acknowledged and every read returns a current value."""
     with run_load(settings) as load:
-        row = run_fault(Fault("nothing", nothing, stretch(SECONDS), 0.0), load, is_healthy=lambda: True)
+        result = run_fault(Fault("nothing", no_fault, stretch(SECONDS), 0.0), load, is_healthy=lambda: True)
     assert load.problems == []
-    assert row.has_passed
-    assert row.figures.writes > 0
-    assert row.figures[2:] == (0, 0, 0, 0)
-    assert count_games(settings) == 0, "its players and prices are removed"
+    assert result.has_passed
+    assert result.figures.writes > 0
+    assert result.figures[2:] == (0, 0, 0, 0)
+    assert count_players_and_symbols(settings) == 0, "the load deletes its players and prices"
 
 
-def count_games(settings: Settings) -> int:
-    """Return how many players and symbols a load has left."""
+def count_players_and_symbols(settings: Settings) -> int:
+    """Return the number of players and symbols in the database."""
     with open_cursor(settings.database_url.get_secret_value()) as cursor:
         cursor.execute("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM symbols)")
         [(count,)] = cursor.fetchall()
@@ -60,30 +60,32 @@ def count_games(settings: Settings) -> int:
 
 
 def test_a_lost_write_is_counted(settings: Settings) -> None:
-    """A lost write of a price is counted although later ones cover it."""
+    """A lost price counts as a lost write even if later prices are stored."""
     with run_load(settings) as load:
-        wait_for_rounds(load)
-        fault = Fault("rows lost", partial(deleted, settings), stretch(SECONDS), 0.0)
-        row = run_fault(fault, load, is_healthy=lambda: True)
-    assert row.figures.lost == 4, load.problems
-    assert not row.has_passed
+        wait_for_writes(load)
+        fault = Fault("rows lost", partial(lost_ticks, settings), stretch(SECONDS), 0.0)
+        result = run_fault(fault, load, is_healthy=lambda: True)
+    assert result.figures.lost == 4, load.problems
+    assert not result.has_passed
     assert "price:0 = 1 was acknowledged and is not stored" in load.problems
 
 
 def test_a_stale_read_is_counted(settings: Settings) -> None:
-    """A writer that does not invalidate leaderboards causes stale reads, which are counted."""
+    """If the writer does not invalidate leaderboards, their stale reads are counted."""
     with run_load(settings, mutant="skip_leaderboard_versions") as load:
         assert wait_until(lambda: load.figures.stale > 0, seconds=stretch(SECONDS)), load.figures
     assert any(text.startswith("score:") for text in load.problems)
 
 
-def test_what_does_not_heal_is_said(settings: Settings) -> None:
-    """A stack that is still unhealthy at the end of the fault's bound makes the run fail."""
+def test_a_fault_that_does_not_heal_fails(settings: Settings) -> None:
+    """If the stack is unhealthy until the limit, the fault fails and the table says NOT HEALED."""
     with run_load(settings) as load:
-        row = run_fault(Fault("nothing", nothing, 1.0, 0.0), load, is_healthy=lambda: False)
-    assert (row.healed_seconds, row.has_passed) == (None, False)
+        result = run_fault(Fault("nothing", no_fault, 1.0, 0.0), load, is_healthy=lambda: False)
+    assert (result.healed_seconds, result.has_passed) == (None, False)
     console = Console(file=io.StringIO(), width=140)
-    show([row, Row("data folder full", Figures(), None, "not root")], ["price:0 is wrong"], console)
+    print_results(
+        [result, FaultResult("data folder full", Figures(), None, "not root")], ["price:0 is wrong"], console
+    )
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "NOT HEALED" in shown

@@ -1,1 +1,1 @@
-"""Proof of coherence: histories of real processes, checked; and a suite that can fail."""
+"""Real processes read and write through the cache: no read may be stale, except with a mutant."""

@@ -1,4 +1,4 @@
-"""Fixtures of the coherence tests: a Valkey of their own, and settings for a fleet."""
+"""Fixtures of the coherence tests: a Valkey server, and the settings of the worker processes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +10,13 @@ from core import Settings
 from core.testing import ENCRYPTION_KEYS, PostgresServer, ValkeyServer, run_valkey
 from tests.conftest import created_database
 
-# Longer than any scenario: a near cache that hears nothing must be caught by its bound, not
-# saved by its time to live.
+# Longer than any scenario, so that an old value in a near cache is read and found, and does not expire first.
 NEAR_MILLISECONDS = 60_000
 CONNECTIONS = 4
 
 
 def make_fleet_settings(database_url: str, valkey: ValkeyServer) -> Settings:
-    """Return the settings of every process of a fleet."""
+    """Return the settings that all processes of a fleet use."""
     return Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(valkey.url),
@@ -33,7 +32,7 @@ def make_fleet_settings(database_url: str, valkey: ValkeyServer) -> Settings:
 
 @pytest.fixture(scope="package")
 def fleet_valkey(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
-    """A Valkey that tests may stop."""
+    """Yield a Valkey that tests may stop."""
     with run_valkey(server_directory()) as server:
         yield server
 
@@ -42,6 +41,6 @@ def fleet_valkey(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]
 def fleet_settings(
     postgres_server: PostgresServer, template_database: str, fleet_valkey: ValkeyServer
 ) -> Iterator[Settings]:
-    """The settings of every process of a fleet."""
+    """Yield the settings that all processes of a fleet use, with a new database."""
     with created_database(postgres_server, template=template_database) as url:
         yield make_fleet_settings(url, fleet_valkey)

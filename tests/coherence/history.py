@@ -1,16 +1,16 @@
-"""What happened in all processes, and whether it may have happened.
+"""The reads and writes of all processes, and the rules of coherence that every read must obey.
 
-Owns the rules of coherence. A register is one value that one process alone writes, with
-versions that only grow, so the order of its writes needs no guess; one cache key holds
-several registers of several writers. Times are monotonic, comparable across processes.
+A register is one value that only one process writes, with ascending versions, so the order of its writes is
+known. One cache key holds several registers of several writers. Times are monotonic and comparable across
+processes.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-# What another process's near cache answers may lag: a dead feed is noticed within 2 s, and a
-# busy machine schedules the thread that notices it a little later.
+# How long the near cache of another process may return an old value: a dead feed is noticed within 2 s, and
+# later on a busy machine.
 NEAR_BOUND_SECONDS = 2.5
 
 Tier = Literal["near", "shared"]
@@ -18,7 +18,7 @@ Outcome = Literal["acknowledged", "refused", "unknown"]
 
 
 class Read(NamedTuple):
-    """A read and the version of each register that it saw."""
+    """A read, and the version of each register that it returned."""
 
     process: int
     start: float
@@ -28,10 +28,10 @@ class Read(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A write of some registers at once.
+    """A write of one or more registers in one transaction.
 
-    Refused: rolled back, so nobody may ever see it. Unknown: its answer was lost. Pending: Redis
-    could not be told of it by the time it was acknowledged.
+    A `refused` write was rolled back, so no read may return it. The reply of an `unknown` write was lost.
+    `is_pending`: its invalidation was still in the outbox when the write was acknowledged.
     """
 
     process: int
@@ -43,7 +43,7 @@ class Write(NamedTuple):
 
 
 class Flushed(NamedTuple):
-    """The moment at which the outbox of a process became empty."""
+    """The time at which the outbox of a process became empty."""
 
     process: int
     at: float
@@ -59,7 +59,7 @@ class History:
         self.events = list(events)
 
     def find_violations(self) -> list[str]:
-        """Return what must not have happened, in words."""
+        """Return a text for each rule that a read has violated."""
         writes = [event for event in self.events if isinstance(event, Write)]
         flushed = [event for event in self.events if isinstance(event, Flushed)]
         by_register: dict[str, list[Write]] = defaultdict(list)
@@ -78,25 +78,28 @@ def _check(
     read: Read, register: str, version: int, writes: Sequence[Write], flushed: Sequence[Flushed]
 ) -> Iterable[str]:
     origin = next((write for write in writes if write.versions[register] == version), None)
-    said = f"process {read.process} read {register} = {version} from the {read.tier} tier at {read.start:.3f}"
+    description = (
+        f"process {read.process} read {register} = {version} from the {read.tier} tier at {read.start:.3f}"
+    )
     if origin is None or origin.start > read.end:
-        yield f"{said}, which nobody had written"
+        yield f"{description}, which nobody had written"
     elif origin.outcome == "refused":
-        yield f"{said}, which was rolled back"
+        yield f"{description}, which was rolled back"
     for write in writes:
         if write.versions[register] > version and write.outcome == "acknowledged":
             due = _find_due(read, write, flushed)
             if due < read.start:
-                yield f"{said}, {read.start - due:.3f} s after it had to see {write.versions[register]}"
+                late = read.start - due
+                yield f"{description}, {late:.3f} s after it had to see {write.versions[register]}"
 
 
 def _find_due(read: Read, write: Write, flushed: Sequence[Flushed]) -> float:
-    """Return from when on a read must see a write."""
+    """Return the time from which a read must return the version of a write, or a later one."""
     if read.process == write.process:
         return write.end
     due = write.end
     if write.is_pending:
-        # Redis did not answer the writer; others may read what it has until the writer has told it
+        # until the writer has flushed its outbox, other processes may read the old value from Redis
         flushed_at = [p.at for p in flushed if p.process == write.process and p.at >= write.end]
         due = min(flushed_at, default=float("inf"))
     return due + NEAR_BOUND_SECONDS if read.tier == "near" else due

@@ -1,9 +1,8 @@
-"""Reads and writes of many threads in one process, each read checked at once.
+"""Many threads of one process read and write, and check each read immediately.
 
-Owns the threads, the choice of calls and the check: a read that begins after a write has
-returned shows that write or a later one. Keeps no history, so that it can run for hours.
-Versions are in a file that every process of a soak maps into its memory. What may happen is
-the same as in `tests.coherence.history`.
+Owns the threads, the choice of calls and the check: a read that begins after a write has returned must show
+this write or a later one. The rules are those of `tests.coherence.history`, but the load keeps no history, so
+that it can run for hours. The versions are in a file that every process of a soak maps into its memory.
 """
 
 import mmap
@@ -22,25 +21,25 @@ from tests.coherence.registers import Game, read_registers, write_register
 PLAYERS = 8
 PORTFOLIOS = 3
 REGISTERS = tuple(
-    [f"score:{place}" for place in range(PLAYERS)] + [f"value:{place}" for place in range(PORTFOLIOS)]
+    [f"score:{index}" for index in range(PLAYERS)] + [f"value:{index}" for index in range(PORTFOLIOS)]
 )
-# one leaderboard under several keys, which depend on one version
+# limits of the same leaderboard: each has its own cache key, and all depend on one version key
 LIMITS = (10, 50, 100)
 READS = (
     *(("leaderboard", limit) for limit in LIMITS),
-    *(("portfolio", place) for place in range(PORTFOLIOS)),
+    *(("portfolio", index) for index in range(PORTFOLIOS)),
 )
 WRITE_SHARE = 0.05
 SNAPSHOT_SECONDS = 0.1
-# more say no more than these
-EXAMPLES = 10
+# texts of stale reads and errors that are kept; all others are only counted
+MAX_EXAMPLES = 10
 
 FIRST_VERSION = 1
 _NUMBER_BYTES = 8
 
 
 class Team(NamedTuple):
-    """The processes of a soak, the threads of each, and which process this one is."""
+    """The number of processes of a soak, the threads of each process, and the number of this process."""
 
     processes: int
     threads: int
@@ -48,7 +47,7 @@ class Team(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many calls a process made, how many reads were stale, and some of those in words."""
+    """The numbers of calls, errors and stale reads of a process, with some of these as texts."""
 
     reads: int
     writes: int
@@ -59,7 +58,7 @@ class Counts(NamedTuple):
 
 
 class Ledger:
-    """The version of each register whose write has begun, and the one whose write has returned."""
+    """The last begun and the last acknowledged version of each register, shared by all processes."""
 
     def __init__(self, path: Path) -> None:
         size = 2 * len(REGISTERS) * _NUMBER_BYTES
@@ -70,16 +69,16 @@ class Ledger:
 
     @staticmethod
     def create(path: Path) -> "Ledger":
-        """Create the file of a new game, which has written the first version of each register."""
+        """Create the file for a new game, in which each register has its first version."""
         path.write_bytes(bytes(2 * len(REGISTERS) * _NUMBER_BYTES))
         ledger = Ledger(path)
-        for place in range(len(REGISTERS)):
-            ledger.begun[place] = ledger.acknowledged[place] = FIRST_VERSION
+        for index in range(len(REGISTERS)):
+            ledger.begun[index] = ledger.acknowledged[index] = FIRST_VERSION
         return ledger
 
 
 class Load:
-    """The load of one process."""
+    """The threads of one process, which read and write one game."""
 
     def __init__(
         self,
@@ -90,28 +89,28 @@ class Load:
         *,
         read_with_tier: Callable[[Callable[[], dict[str, int]]], tuple[dict[str, int], Tier]],
     ) -> None:
-        """Prepare; `read_with_tier` makes a read and returns its answer with the tier that gave it."""
+        """Prepare the load; `read_with_tier` calls a read and returns its result with the cache tier."""
         self._service = service
         self._game = game
         self._ledger = ledger
         self._team = team
         self._read_with_tier = read_with_tier
-        self._places = {register: place for place, register in enumerate(REGISTERS)}
+        self._indexes = {register: index for index, register in enumerate(REGISTERS)}
         writers = team.processes * team.threads
-        self._owners = [place % writers for place in range(len(REGISTERS))]
+        self._owners = [index % writers for index in range(len(REGISTERS))]
         self._write_share = WRITE_SHARE * writers / len(set(self._owners))
-        # what had been acknowledged when; the first is always there
+        # times, with the acknowledged versions at each; the first entry is old enough for every read
         self._past: list[tuple[float, list[int]]] = [(float("-inf"), [FIRST_VERSION] * len(REGISTERS))]
         self._lock = threading.Lock()
         self._counts = Counts(0, 0, 0, 0, [])
         self._is_stopping = False
 
     def stop(self) -> None:
-        """End before the time is over."""
+        """Let the threads end before the time of `run` is over."""
         self._is_stopping = True
 
     def run(self, seconds: float) -> Counts:
-        """Read and write for so many seconds in every thread; return what happened."""
+        """Read and write in every thread for `seconds`; return the counts."""
         end = time.monotonic() + seconds
         threads = [
             threading.Thread(target=self._work, args=(number, end)) for number in range(self._team.threads)
@@ -120,7 +119,7 @@ class Load:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             self._past.append((time.monotonic(), self._ledger.acknowledged.tolist()))
-            # those before it are needed no more
+            # no read needs entries before this one
             while len(self._past) > 1 and self._past[1][0] < time.monotonic() - 2 * NEAR_BOUND_SECONDS:
                 del self._past[0]
             time.sleep(SNAPSHOT_SECONDS)
@@ -130,7 +129,7 @@ class Load:
 
     def _work(self, number: int, end: float) -> None:
         writer = self._team.process * self._team.threads + number
-        own = [place for place, owner in enumerate(self._owners) if owner == writer]
+        own = [index for index, owner in enumerate(self._owners) if owner == writer]
         draw = random.Random(writer)
         reads = writes = errors = stale = 0
         slowest = 0.0
@@ -155,40 +154,41 @@ class Load:
             stale += bool(found)
             examples += found
         with self._lock:
-            known = self._counts
+            counts = self._counts
             self._counts = Counts(
-                known.reads + reads,
-                known.writes + writes,
-                known.errors + errors,
-                known.stale + stale,
-                (known.examples + examples)[:EXAMPLES],
-                max(known.slowest_seconds, slowest),
+                counts.reads + reads,
+                counts.writes + writes,
+                counts.errors + errors,
+                counts.stale + stale,
+                (counts.examples + examples)[:MAX_EXAMPLES],
+                max(counts.slowest_seconds, slowest),
             )
 
-    def _write(self, place: int) -> None:
-        version = self._ledger.begun[place] + 1
-        self._ledger.begun[place] = version
-        write_register(self._service, self._game, REGISTERS[place], version)
-        self._ledger.acknowledged[place] = version
+    def _write(self, index: int) -> None:
+        version = self._ledger.begun[index] + 1
+        self._ledger.begun[index] = version
+        write_register(self._service, self._game, REGISTERS[index], version)
+        self._ledger.acknowledged[index] = version
 
     def _read(self, what: str, argument: int) -> list[str]:
-        """Read and return what is wrong with the answer, in words."""
+        """Read; return a text for each version that is older than acknowledged or was never begun."""
         start = time.monotonic()
         due = self._ledger.acknowledged.tolist()
         seen, tier = self._read_with_tier(lambda: read_registers(self._service, self._game, what, argument))
         begun = self._ledger.begun.tolist()
         if tier == "near":
-            due = self._allow_for_near(due, start)
+            due = self._find_due_for_near(due, start)
         return [
             f"process {self._team.process} read {register} = {version} of {what} {argument} from the"
-            f" {tier} tier, where {due[place]} had been written and {begun[place]} had been begun"
+            f" {tier} tier, where {due[index]} had been written and {begun[index]} had been begun"
             for register, version in seen.items()
-            if (place := self._places.get(register)) is not None and not due[place] <= version <= begun[place]
+            if (index := self._indexes.get(register)) is not None
+            and not due[index] <= version <= begun[index]
         ]
 
-    def _allow_for_near(self, due: list[int], start: float) -> list[int]:
-        """Return what a read from near must show: all own writes, and those of others after the bound."""
-        heard = next(known for at, known in reversed(self._past) if at <= start - NEAR_BOUND_SECONDS)
+    def _find_due_for_near(self, due: list[int], start: float) -> list[int]:
+        """Return the versions that a near-cache read must show: those of other processes may be 2.5 s old."""
+        older = next(versions for at, versions in reversed(self._past) if at <= start - NEAR_BOUND_SECONDS)
         first = self._team.process * self._team.threads
         own = range(first, first + self._team.threads)
-        return [due[n] if owner in own else heard[n] for n, owner in enumerate(self._owners)]
+        return [due[n] if owner in own else older[n] for n, owner in enumerate(self._owners)]

@@ -1,9 +1,9 @@
-"""The interleavings in which a cache goes wrong, each forced by latches.
+"""Interleavings that cause stale reads in a cache without safeguards; latches force each of them.
 
-Owns the steps; each scenario drives three processes and leaves a history. Process 0 writes,
-1 is held somewhere, 2 looks at what came of it. Nothing here depends on luck or on time,
-but for the bound of a near cache that hears nothing: a step waits until what it sent has arrived,
-and until a thread is where it has to be.
+Owns the steps. Each scenario controls three processes, whose history is then checked. Usually process 0
+writes, process 1 is held at a point, and process 2 reads afterwards. No step depends on chance or on time,
+except the wait for the bound of a near cache: each step waits until its messages have arrived or its thread
+has reached the point.
 """
 
 import time
@@ -15,7 +15,7 @@ from tests.patience import wait_until
 
 
 def fill_late(fleet: Fleet) -> None:
-    """A reader loads the old row, a writer commits and invalidates, the reader fills."""
+    """A reader loads the old row, a writer commits and invalidates, then the reader tries to fill."""
     game = fleet.start_game()
     fleet[1].hold("reader", "loaded", "read", game, "user", 0)
     fleet[0].call("write", game, {"name:0": 2})
@@ -24,10 +24,10 @@ def fill_late(fleet: Fleet) -> None:
 
 
 def fill_after_the_lease_expired(fleet: Fleet) -> None:
-    """The re-lock: a lease expires while its reader loads, and another fills in between."""
+    """The lease of a slow reader expires, another reader leases the key, then both try to fill."""
     game = fleet.start_game()
     fleet[1].hold("slow", "loaded", "read", game, "user", 0)
-    assert fleet.redis.delete(f"user:{game.users[0]}") == 1, "the lease"
+    assert fleet.redis.delete(f"user:{game.users[0]}") == 1, "there is no lease"
     fleet[0].call("write", game, {"name:0": 2})
     fleet[2].hold("second", "loaded", "read", game, "user", 0)
     fleet[1].end("slow")
@@ -37,7 +37,7 @@ def fill_after_the_lease_expired(fleet: Fleet) -> None:
 
 
 def fill_between_fence_and_commit(fleet: Fleet) -> None:
-    """A reader loads while the writer is about to commit, and fills before it does."""
+    """Between the fence and the commit of a writer, a reader loads the old row and tries to fill."""
     game = fleet.start_game()
     fleet[0].hold("writer", "fenced", "write", game, {"name:0": 2})
     fleet.read(1, game, "user", 0)
@@ -46,44 +46,44 @@ def fill_between_fence_and_commit(fleet: Fleet) -> None:
 
 
 def die_after_commit(fleet: Fleet) -> None:
-    """A process is killed between its COMMIT and its invalidation."""
+    """A writer is killed between its COMMIT and its invalidation."""
     game = fleet.start_game()
     fleet.read(1, game, "user", 0)
-    fleet.expect({"name:0": 2})
+    fleet.record_unknown({"name:0": 2})
     fleet[0].hold("writer", "committed", "write", game, {"name:0": 2})
     fleet[0].kill()
-    fleet.observe(game, "name:0")
+    fleet.record_committed(game, "name:0")
     fleet.read(2, game, "user", 0)
 
 
 def die_beside_another_writer(fleet: Fleet) -> None:
-    """Two processes invalidate one leaderboard: the release of one must not lift the other's fence."""
+    """Two writers fence one leaderboard; the second releases, then the first is killed after its COMMIT."""
     game = fleet.start_game()
     fleet.read(1, game, "leaderboard", 5)
-    fleet.expect({"score:0": 2})
+    fleet.record_unknown({"score:0": 2})
     fleet[0].hold("writer", "fenced", "write", game, {"score:0": 2})
     fleet[1].call("write", game, {"score:1": 2})
     fleet.read(2, game, "leaderboard", 5)
     assert fleet[0].call("go_to", "committed")
     fleet[0].kill()
-    fleet.observe(game, "score:0")
+    fleet.record_committed(game, "score:0")
     fleet.read(1, game, "leaderboard", 10)
     fleet.read(2, game, "leaderboard", 5)
 
 
 def lose_the_reply(fleet: Fleet) -> None:
-    """The ambiguous COMMIT: it happened, and its answer did not arrive."""
+    """A COMMIT succeeds, but its reply does not reach the writer."""
     game = fleet.start_game()
     fleet.read(1, game, "user", 0)
     fleet[0].call("lose_next_answer")
     fleet[0].call("write", game, {"name:0": 2})
-    fleet.observe(game, "name:0")
+    fleet.record_committed(game, "name:0")
     fleet.read(0, game, "user", 0)
     fleet.read(2, game, "user", 0)
 
 
 def fill_before_an_autocommit_statement(fleet: Fleet) -> None:
-    """A statement that commits itself has its fence before it: who loads until then may not fill."""
+    """Between the fence and an autocommit statement, a reader loads the old row and tries to fill."""
     game = fleet.start_game()
     fleet[0].hold("writer", "fenced", "write", game, {"value:0": 2})
     fleet.read(1, game, "portfolio", 0)
@@ -92,29 +92,29 @@ def fill_before_an_autocommit_statement(fleet: Fleet) -> None:
 
 
 def die_after_an_autocommit_statement(fleet: Fleet) -> None:
-    """A process is killed between a statement that has committed itself and its invalidation."""
+    """A writer is killed between an autocommit statement and its invalidation."""
     game = fleet.start_game()
     fleet.read(1, game, "portfolio", 0)
-    fleet.expect({"value:0": 2})
+    fleet.record_unknown({"value:0": 2})
     fleet[0].hold("writer", "committed", "write", game, {"value:0": 2})
     fleet[0].kill()
-    fleet.observe(game, "value:0")
+    fleet.record_committed(game, "value:0")
     fleet.read(2, game, "portfolio", 0)
 
 
 def lose_the_reply_of_an_autocommit_statement(fleet: Fleet) -> None:
-    """The statement has committed itself, and its answer did not arrive."""
+    """An autocommit statement succeeds, but its reply does not reach the writer."""
     game = fleet.start_game()
     fleet.read(1, game, "portfolio", 0)
     fleet[0].call("lose_next_answer")
     fleet[0].call("write", game, {"value:0": 2})
-    fleet.observe(game, "value:0")
+    fleet.record_committed(game, "value:0")
     fleet.read(0, game, "portfolio", 0)
     fleet.read(2, game, "portfolio", 0)
 
 
 def write_a_near_cached_value(fleet: Fleet) -> None:
-    """Another process changes what a near cache holds."""
+    """A process writes a value that is in the near cache of another process."""
     game = fleet.start_game()
     for _ in range(3):
         fleet.read(1, game, "user", 0)
@@ -127,19 +127,19 @@ def write_a_near_cached_value(fleet: Fleet) -> None:
 
 
 def admit_late(fleet: Fleet) -> None:
-    """A value is on its way from Redis into the near cache while its own process writes."""
+    """A process writes between the fetch of a value from Redis and its admission to the near cache."""
     game = fleet.start_game()
     fleet.read(2, game, "user", 0)
     fleet[1].hold("reader", "fetched", "read", game, "user", 0)
     fleet[1].call("write", game, {"name:0": 2})
-    # the messages of the write come too early to correct what the reader admits
+    # the invalidation arrives before the reader admits the value, so it cannot remove this value
     fleet.await_feed(1)
     fleet[1].end("reader")
     fleet.read(1, game, "user", 0)
 
 
 def join_late(fleet: Fleet) -> None:
-    """A thread comes after a write and finds a read under way that began before it."""
+    """A read begins after a write, while another read of the same key still runs since before the write."""
     game = fleet.start_game()
     fleet[1].hold("early", "loaded", "read", game, "user", 0)
     fleet[1].call("write", game, {"name:0": 2})
@@ -152,30 +152,30 @@ def join_late(fleet: Fleet) -> None:
 
 
 def write_while_redis_hangs(fleet: Fleet) -> None:
-    """Redis cannot be told of a write, comes back with the old value, and the writer idles."""
+    """Redis hangs during a write and resumes with the old value; the writer makes no other call."""
     game = fleet.start_game()
     fleet.read(2, game, "user", 0)
     with fleet.stopped_redis():
         fleet[0].call("write", game, {"name:0": 2})
     wait_until(lambda: not fleet[0].call("count_pending"), "the outbox is empty", PATIENCE_SECONDS)
-    fleet.wait_until_used()
+    fleet.wait_until_recovered()
     fleet.read(1, game, "user", 0)
 
 
 def write_while_cut_off(fleet: Fleet) -> None:
-    """The writer alone does not reach Redis, which the others read meanwhile; then it idles."""
+    """Only the writer is cut off from Redis; after it is reconnected, it makes no other call."""
     game = fleet.start_game()
     fleet.read(2, game, "user", 0)
     fleet[0].call("lose_redis")
     fleet[0].call("write", game, {"name:0": 2})
     fleet.read(0, game, "user", 0)
     fleet[0].call("regain_redis")
-    fleet.wait_until_used()
+    fleet.wait_until_recovered()
     fleet.read(1, game, "user", 0)
 
 
-def rename_a_player(fleet: Fleet) -> None:
-    """A player on cached leaderboards of several limits gets another name."""
+def rename_players(fleet: Fleet) -> None:
+    """Two players are renamed whose leaderboard is cached with several limits."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
         fleet.read(1, game, "leaderboard", limit)
@@ -185,7 +185,7 @@ def rename_a_player(fleet: Fleet) -> None:
 
 
 def change_every_limit(fleet: Fleet) -> None:
-    """An entry changes, and every cached limit of its leaderboard with it."""
+    """Two entries change on a leaderboard that is cached with several limits."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
         fleet.read(1, game, "leaderboard", limit)
@@ -195,7 +195,7 @@ def change_every_limit(fleet: Fleet) -> None:
 
 
 def fill_a_leaderboard_late(fleet: Fleet) -> None:
-    """A leaderboard is loaded under one name of a player and filled after the rename."""
+    """A reader loads a leaderboard, a player is renamed, then the reader tries to fill."""
     game = fleet.start_game()
     fleet[1].hold("reader", "loaded", "read", game, "leaderboard", 5)
     fleet[0].call("write", game, {"username:0": 2})
@@ -204,11 +204,11 @@ def fill_a_leaderboard_late(fleet: Fleet) -> None:
 
 
 def create_a_version_key_twice(fleet: Fleet) -> None:
-    """The ABA problem: a leaderboard is filled under a version, which is deleted and created again.
+    """The ABA problem: a leaderboard is filled under a version key that is deleted and created again.
 
-    The reader that created the version is held while its own value is outdated. A cache that then
-    asks for another lease under the same token gives the version key the value that the other
-    leaderboard was filled under.
+    Process 1 creates the version key and is held. Process 2 fills another limit of the leaderboard under this
+    version, and a write deletes the version key. If process 1 then created the key with the same token again,
+    the outdated value of process 2 would be valid.
     """
     game = fleet.start_game()
     for limit in (10, 50):
@@ -223,9 +223,9 @@ def create_a_version_key_twice(fleet: Fleet) -> None:
 
 
 def fill_from_a_replica_that_is_behind(fleet: Fleet) -> None:
-    """Another process writes, and the replica that a reader asks has not replayed it."""
+    """A process writes, and another process loads from a replica that has not replayed the write."""
     game = fleet.start_game()
-    fleet.use_replica(1, f"user:{game.users[0]}")
+    fleet.wait_for_replica(1, f"user:{game.users[0]}")
     with fleet.paused_replay():
         fleet[0].call("write", game, {"name:0": 2})
         fleet.read(1, game, "user", 0)
@@ -233,14 +233,14 @@ def fill_from_a_replica_that_is_behind(fleet: Fleet) -> None:
 
 
 def die_after_a_commit_that_is_not_replayed(fleet: Fleet) -> None:
-    """A process is killed before it leaves the LSN of its COMMIT, and then its fence expires."""
+    """A writer is killed before it stores the LSN of its COMMIT; its fence expires while the replica lags."""
     game = fleet.start_game()
-    fleet.use_replica(1, f"user:{game.users[0]}")
+    fleet.wait_for_replica(1, f"user:{game.users[0]}")
     with fleet.paused_replay():
-        fleet.expect({"name:0": 2})
+        fleet.record_unknown({"name:0": 2})
         fleet[0].hold("writer", "committed", "write", game, {"name:0": 2})
         fleet[0].kill()
-        fleet.observe(game, "name:0")
+        fleet.record_committed(game, "name:0")
         fleet.read(1, game, "user", 0)
         wait_until(
             lambda: not fleet.redis.exists(f"user:{game.users[0]}"), "the fence expires", PATIENCE_SECONDS
@@ -271,14 +271,14 @@ SCENARIOS: dict[str, Callable[[Fleet], None]] = {
         join_late,
         write_while_redis_hangs,
         write_while_cut_off,
-        rename_a_player,
+        rename_players,
         change_every_limit,
         fill_a_leaderboard_late,
         create_a_version_key_twice,
     )
 }
 
-# What is broken in every process -> the scenarios that show it.
+# mutant of every process -> scenarios in which it must cause a stale read
 REVEALED_BY: dict[str, tuple[str, ...]] = {
     "fill_without_lease": ("fill_late",),
     "invalidate_before_commit": ("fill_between_fence_and_commit", "fill_before_an_autocommit_statement"),
@@ -289,7 +289,7 @@ REVEALED_BY: dict[str, tuple[str, ...]] = {
     "admit_without_ticket": ("admit_late",),
     "join_any_flight": ("join_late",),
     "drop_outbox": ("write_while_cut_off",),
-    "skip_username_versions": ("rename_a_player",),
+    "skip_username_versions": ("rename_players",),
     "skip_leaderboard_versions": ("change_every_limit",),
     "ignore_unknown_commits": ("lose_the_reply", "lose_the_reply_of_an_autocommit_statement"),
 }

@@ -45,7 +45,7 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         """Wait until every near cache serves, and create a new game."""
-        self.fleet.wait_until_used()
+        self.fleet.wait_until_recovered()
         self.game = self.fleet.start_game(PLAYERS)
         self._versions = {f"{field}:{place}": 1 for place in range(PLAYERS) for field in FIELDS}
 
@@ -104,7 +104,7 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99))
     def stampede(self, pick: int) -> None:
         """Empty all caches, then read one value in all threads at once; each key must be loaded once."""
-        self.fleet.wait_until_used()
+        self.fleet.wait_until_recovered()
         self.fleet.redis.flushall()
         for member in self.fleet.members:
             member.call("forget_near")
@@ -115,7 +115,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Read once more in every process, then check the whole history."""
         if hasattr(self, "game"):
-            self.fleet.wait_until_used()
+            self.fleet.wait_until_recovered()
             for process in range(PROCESSES):
                 for place in range(PLAYERS):
                     self.fleet[process].call("read", self.game, "user", place)
