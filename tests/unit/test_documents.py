@@ -113,7 +113,7 @@ def test_every_table_is_documented(repository: Path) -> None:
 def test_every_kind_of_cache_key_is_documented(repository: Path) -> None:
     """docs/cache.md has the key and the time to live of each kind, and docs/metrics.md has its label."""
     text = (repository / "docs/cache.md").read_text(encoding="utf-8")
-    documented = re.findall(r"`(\w+):[^`]*`(?: and `[^`]*`)? (\d+)\ss", text.split("\n\n")[1])
+    documented = re.findall(r"^\| `(\w+):[^|]*\| (\d+) s \|$", text, re.MULTILINE)
     assert {name: int(seconds) for name, seconds in documented} == {
         kind.name: kind.ttl_seconds for kind in KINDS
     }
