@@ -1,4 +1,4 @@
-"""Lists of keys that are read again and again: served as a whole, and never longer than each value is."""
+"""The near cache keeps the result of a `get_many` that is repeated, until one of the values ends."""
 
 from itertools import islice, permutations
 from typing import Any
@@ -19,13 +19,13 @@ TTL_SECONDS = 5.0
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock of the test's own."""
+    """Return a clock that only the test moves."""
     return Clock()
 
 
 @pytest.fixture
 def near(clock: Clock) -> NearCache:
-    """A live near cache that has all values of the list but none of it as a whole."""
+    """Return an open near cache with the values of all KEYS, and no kept result."""
     tier = NearCache(ChangeLog(), max_entries=MIN_KEPT_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
     tier.open()
     for number, key in enumerate(KEYS):
@@ -33,54 +33,54 @@ def near(clock: Clock) -> NearCache:
     return tier
 
 
-def make_whole(near: NearCache, keys: tuple[str, ...] = KEYS) -> None:
-    """Read a list until it is kept."""
+def read_until_kept(near: NearCache, keys: tuple[str, ...] = KEYS) -> None:
+    """Read the list of keys twice, after which the near cache keeps the result."""
     for _ in range(2):
         assert near.find_result(keys) is None
         assert len(near.get_many(keys)) == len(keys)
     assert near.find_result(keys) is not None
 
 
-def test_a_list_is_kept_from_its_second_look_on(near: NearCache) -> None:
-    """It has the order of the keys, without absent rows."""
+def test_a_result_is_kept_from_the_second_read_on(near: NearCache) -> None:
+    """The kept result has the values in the order of the keys, without absent rows."""
     admit(near, KEYS[1], ABSENT)
-    make_whole(near)
+    read_until_kept(near)
     assert near.find_result(KEYS) == {key: number for number, key in enumerate(KEYS) if number != 1}
 
 
 @pytest.mark.parametrize("key", [KEYS[0], KEYS[-1]])
-def test_a_change_of_one_value_ends_it(near: NearCache, key: str) -> None:
-    """The next list contains the changed value."""
-    make_whole(near)
+def test_an_invalidated_key_drops_the_result(near: NearCache, key: str) -> None:
+    """The invalidation of one key drops the kept result; the next result has the new value."""
+    read_until_kept(near)
     near.invalidate([key])
     assert near.find_result(KEYS) is None
     admit(near, key, "new")
-    make_whole(near)
+    read_until_kept(near)
     assert (near.find_result(KEYS) or {})[key] == "new"
 
 
-def test_a_change_of_what_a_value_depends_on_ends_it(near: NearCache) -> None:
-    """The change is known only by the version key."""
-    admit(near, KEYS[2], "board", ("version",))
-    make_whole(near)
+def test_an_invalidated_version_key_drops_the_result(near: NearCache) -> None:
+    """The invalidation of a version key drops every kept result with a value that depends on this key."""
+    admit(near, KEYS[2], "value", ("version",))
+    read_until_kept(near)
     near.invalidate(["version"])
     assert near.find_result(KEYS) is None
 
 
-def test_a_list_with_an_evicted_value_is_not_kept(near: NearCache) -> None:
-    """The feed reports nothing about a value that the near cache does not have."""
-    make_whole(near)
+def test_an_evicted_value_drops_the_result(near: NearCache) -> None:
+    """A kept result is not returned after one of its values was evicted, because its key is not watched."""
+    read_until_kept(near)
     for number in range(3):
         admit(near, f"other{number}", number)
     near.invalidate(KEYS)
     assert near.find_result(KEYS) is None
 
 
-def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None:
-    """A value that was read later does not extend the time to live of the list."""
+def test_a_result_expires_with_its_oldest_value(near: NearCache, clock: Clock) -> None:
+    """A kept result expires with its oldest value, although another value was read one second later."""
     clock.now += 1
     admit(near, KEYS[3], "later")
-    make_whole(near)
+    read_until_kept(near)
     clock.now += TTL_SECONDS - 1.1
     assert near.find_result(KEYS) is not None
     clock.now += 0.2
@@ -88,18 +88,18 @@ def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None
 
 
 @pytest.mark.parametrize("end", [NearCache.shut, NearCache.clear, NearCache.open])
-def test_it_ends_with_the_feed(near: NearCache, end: Any) -> None:
-    """This holds when the feed is cut, flushed, forked or started again."""
-    make_whole(near)
+def test_results_end_with_the_invalidation_feed(near: NearCache, end: Any) -> None:
+    """No kept result is returned after `shut`, `clear` and a second `open` of the near cache."""
+    read_until_kept(near)
     end(near)
     assert near.find_result(KEYS) is None
 
 
-def test_lists_are_bounded(near: NearCache) -> None:
-    """The oldest lists are dropped, however many different ones are read."""
+def test_the_number_of_kept_results_is_bounded(near: NearCache) -> None:
+    """At most KEPT_RESULTS results are kept: the oldest ones are dropped."""
     orders = list(islice(permutations(KEYS), 2 * KEPT_RESULTS))
     for keys in orders:
-        make_whole(near, keys)
+        read_until_kept(near, keys)
     assert len(near._results) == KEPT_RESULTS
     assert near.find_result(orders[-1]) is not None
     assert near.find_result(orders[0]) is None
@@ -114,8 +114,8 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=60))
-def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
-    """Whatever happens in between, a list equals its values read one by one."""
+def test_a_result_equals_its_single_values(steps: list[tuple[str, str]]) -> None:
+    """After any sequence of writes, invalidations and waits, a kept result equals its values read singly."""
     clock = Clock()
     near = NearCache(ChangeLog(), max_entries=MIN_KEPT_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
     near.open()

@@ -1,4 +1,4 @@
-"""The invalidation outbox: nothing is forgotten, and nobody reads Redis before it is flushed."""
+"""The invalidation outbox: it keeps every key until Redis has dropped it, and is flushed before a read."""
 
 import threading
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from core.cache.outbox import LATE_SECONDS, InvalidationOutbox, KeyScripts, Keys
 
 
 class FakeRedis:
-    """A Redis that notes what was sent, and can fail, refuse keys or take its time."""
+    """A Redis that records the sent keys, and can fail, refuse keys, or block."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[tuple[str, ...], bytes]] = []
@@ -24,11 +24,11 @@ class FakeRedis:
         self.outbox = InvalidationOutbox(clock=lambda: self.now)
 
     def flush(self) -> None:
-        """Let the outbox send everything."""
+        """Flush the outbox to this server."""
         self.outbox.flush(cast(KeyScripts, self))
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
-        """Drop keys."""
+        """Record the keys and their fence tokens, except refused keys."""
         if self.is_down:
             raise ConnectionError
         refused = [key for key in keys if key in self.refused]
@@ -38,7 +38,7 @@ class FakeRedis:
             raise KeysRefused(refused) from PermissionError(refused[0])
 
     def release_all(self) -> None:
-        """Drop every key."""
+        """Count one removal of all keys; block before it while `hold` is set."""
         if self.hold is not None:
             self.held.set()
             assert self.hold.wait(10)
@@ -49,12 +49,12 @@ class FakeRedis:
 
 @pytest.fixture
 def server() -> FakeRedis:
-    """A Redis that works."""
+    """Return a Redis that accepts everything."""
     return FakeRedis()
 
 
-def test_each_writers_fence_is_released(server: FakeRedis) -> None:
-    """Two writers of one key have an entry each, so that neither fence stays until it expires."""
+def test_the_fences_of_all_writers_are_released(server: FakeRedis) -> None:
+    """A key that two writers have fenced is sent with both tokens, so no fence stays until it expires."""
     server.outbox.add(["k", "other"], b"F1")
     server.outbox.add(["k"], b"F2")
     server.outbox.add(["k"], b"")
@@ -79,7 +79,7 @@ def test_a_failed_flush_keeps_its_keys(server: FakeRedis) -> None:
 
 
 def test_a_refused_key_does_not_block_the_others(server: FakeRedis) -> None:
-    """Keys with the same token and with others are sent; the refused key stays, with the reason."""
+    """All keys except the refused one are sent; the refused key stays, and the error has the reason."""
     server.refused = {"refused"}
     server.outbox.add(["a", "refused", "b"], b"F1")
     server.outbox.add(["c"], b"F2")
@@ -97,22 +97,22 @@ def test_a_refused_key_does_not_block_the_others(server: FakeRedis) -> None:
 def test_all_keys_stay_pending_until_they_are_dropped(
     server: FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one thread drops every key, another that is about to read drops them too."""
+    """When one thread drops all keys of a full outbox, its entries stay pending until Redis has answered."""
     monkeypatch.setattr(module, "OUTBOX_LIMIT", 1)
     server.outbox.add(["a", "b"], b"")
     server.hold = threading.Event()
-    slow = threading.Thread(target=server.flush)
-    slow.start()
+    flusher = threading.Thread(target=server.flush)
+    flusher.start()
     assert server.held.wait(10)
     assert len(server.outbox) == 1, "not sent yet, so still pending"
     server.hold.set()
-    slow.join(10)
+    flusher.join(10)
     assert len(server.outbox) == 0
     assert server.all_sent == 1
 
 
 def test_a_late_fence_is_released_again(server: FakeRedis) -> None:
-    """A fence without a confirmation may arrive after its release, so the release is repeated."""
+    """A fence that Redis did not confirm may be set after its release, so it is released twice."""
     server.outbox.add(["k"], b"F1")
     server.outbox.expect_late(["k"], b"F1")
     assert not server.outbox.add_late(), "the first release has to come first"
@@ -126,8 +126,8 @@ def test_a_late_fence_is_released_again(server: FakeRedis) -> None:
     assert not server.outbox.is_pending
 
 
-def test_many_keys_are_sent_in_portions(server: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys of an hour are sent a thousand at a time, so a failed attempt repeats at most one portion."""
+def test_many_keys_are_sent_in_batches(server: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush sends PORTION_KEYS keys at a time, so a failure repeats at most one batch."""
     monkeypatch.setattr(module, "PORTION_KEYS", 3)
     server.outbox.add([f"k{number}" for number in range(7)], b"F1")
     server.flush()
@@ -135,10 +135,8 @@ def test_many_keys_are_sent_in_portions(server: FakeRedis, monkeypatch: pytest.M
     assert (len(server.outbox), server.outbox._waiting_count) == (0, 0)
 
 
-def test_refused_keys_do_not_hide_those_behind_them(
-    server: FakeRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many are refused, one attempt reaches every other key."""
+def test_refused_keys_do_not_block_later_batches(server: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Redis refuses a whole batch, the same flush still sends the keys of the later batches."""
     monkeypatch.setattr(module, "PORTION_KEYS", 2)
     server.refused = {"a", "b", "c"}
     server.outbox.add(["a", "b", "c", "d", "e"], b"F1")
@@ -148,8 +146,8 @@ def test_refused_keys_do_not_hide_those_behind_them(
     assert list(server.outbox._waiting) == ["a", "b", "c"]
 
 
-def test_a_key_that_is_added_while_it_is_sent_stays(server: FakeRedis) -> None:
-    """Another writer adds the key after it was sent; that send does not cover the later write."""
+def test_a_key_added_during_its_send_stays_pending(server: FakeRedis) -> None:
+    """A key that a second writer adds while the key is being sent stays pending for the next flush."""
     outbox = server.outbox
     server.release = lambda *_: outbox.add(["k"], b"F1")  # type: ignore[method-assign]
     outbox.add(["k", "other"], b"F1")
@@ -158,7 +156,7 @@ def test_a_key_that_is_added_while_it_is_sent_stays(server: FakeRedis) -> None:
 
 
 def test_the_tokens_of_one_key_are_bounded(server: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version key that is written throughout an outage collects a bounded number of tokens."""
+    """When one key collects more tokens than OUTBOX_LIMIT, the flush drops all keys of Redis instead."""
     monkeypatch.setattr(module, "OUTBOX_LIMIT", 10)
     for number in range(11):
         server.outbox.add(["version"], b"F%d" % number)

@@ -1,4 +1,4 @@
-"""How Redis is given up and used again: late once, down, refusing, and back."""
+"""The circuit breaker of Redis, and the recovery thread that closes it again."""
 
 import threading
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from core.cache.outbox import InvalidationOutbox, KeyScripts
 from tests.patience import stretch, wait_until
 
 
-def test_pauses_grow_and_are_spread() -> None:
-    """Pauses begin short and double up to a bound; jitter makes them differ between processes."""
+def test_pauses_double_and_have_jitter() -> None:
+    """Pauses double up to MAX_SECONDS, jitter shortens them by up to half, and `reset` starts again."""
     longest = Backoff(pick=lambda _, high: high)
     pauses = [longest.next_seconds() for _ in range(10)]
     assert pauses[:3] == [FIRST_SECONDS, FIRST_SECONDS * 2, FIRST_SECONDS * 4]
@@ -28,19 +28,19 @@ def test_pauses_grow_and_are_spread() -> None:
 
 
 @pytest.fixture
-def told() -> list[bool]:
-    """What was said of an outage."""
+def reports() -> list[bool]:
+    """Return the list to which the breaker appends whether it is open: first at its creation."""
     return []
 
 
 @pytest.fixture
-def breaker(told: list[bool]) -> CircuitBreaker:
-    """A breaker of a server that works."""
-    return CircuitBreaker(on_change=told.append)
+def breaker(reports: list[bool]) -> CircuitBreaker:
+    """Return a closed breaker."""
+    return CircuitBreaker(on_change=reports.append)
 
 
-def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool]) -> None:
-    """No caller waits meanwhile, and no outage is reported."""
+def test_one_timeout_is_no_outage(breaker: CircuitBreaker, reports: list[bool]) -> None:
+    """One timeout stops reads and invalidations, but does not open the breaker."""
     assert not breaker.record_failure("late", is_attempt=False)
     assert not breaker.is_closed
     assert not breaker.is_open
@@ -51,18 +51,18 @@ def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool])
     assert breaker.close()
     assert breaker.is_closed
     assert breaker.reason is None
-    assert told == [False]
+    assert reports == [False]
 
 
-def test_calls_that_were_under_way_count_once(breaker: CircuitBreaker) -> None:
-    """However many threads wait for one late answer, it counts as one failure."""
+def test_concurrent_timeouts_count_once(breaker: CircuitBreaker) -> None:
+    """The timeouts of 64 calls that were already running do not open the breaker."""
     for _ in range(64):
         assert not breaker.record_failure("late", is_attempt=False)
     assert not breaker.is_open
 
 
-def test_failed_attempts_open_it(breaker: CircuitBreaker, told: list[bool]) -> None:
-    """After two failed attempts there is an outage, which is reported once."""
+def test_two_failed_attempts_open_the_breaker(breaker: CircuitBreaker, reports: list[bool]) -> None:
+    """Two failed attempts to reconnect open the breaker, and the outage is reported once."""
     breaker.record_failure("late", is_attempt=False)
     assert not breaker.record_failure("late", is_attempt=True)
     assert breaker.record_failure("hung", is_attempt=True)
@@ -71,31 +71,31 @@ def test_failed_attempts_open_it(breaker: CircuitBreaker, told: list[bool]) -> N
     assert breaker.reason == "hung"
     breaker.half_open()
     assert breaker.close()
-    assert told == [False, True, False]
+    assert reports == [False, True, False]
 
 
-def test_no_server_opens_it_at_once(breaker: CircuitBreaker) -> None:
-    """A refused connection opens the breaker without further attempts."""
+def test_a_refused_connection_opens_the_breaker(breaker: CircuitBreaker) -> None:
+    """A refused connection opens the breaker at once."""
     assert breaker.record_failure("Connection refused", is_attempt=False, no_server=True)
     assert breaker.is_open
     assert not breaker.allows_invalidations
 
 
-def test_a_refusal_opens_it_and_lets_invalidations_through(breaker: CircuitBreaker, told: list[bool]) -> None:
-    """A server that refuses one command may still accept invalidations; nothing is read from it."""
+def test_a_refused_command_allows_invalidations(breaker: CircuitBreaker, reports: list[bool]) -> None:
+    """A refused command opens the breaker for reads, but invalidations are allowed until a timeout."""
     assert breaker.record_refusal("READONLY")
     assert not breaker.record_refusal("READONLY")
     assert breaker.is_open
     assert not breaker.is_closed
     assert breaker.allows_invalidations
     assert breaker.record_failure("hung", is_attempt=False) is False
-    assert not breaker.allows_invalidations, "a server that hangs costs nobody else a timeout"
-    assert breaker.record_refusal("READONLY"), "who refuses anew is noticed anew"
-    assert told == [False, True]
+    assert not breaker.allows_invalidations, "no other caller waits for a server that hangs"
+    assert breaker.record_refusal("READONLY"), "a refusal after a timeout counts again"
+    assert reports == [False, True]
 
 
-def test_a_failure_while_half_open_keeps_it_open(breaker: CircuitBreaker) -> None:
-    """A command failed while reads were still held back; the next attempt decides."""
+def test_a_failure_while_half_open_keeps_the_breaker_open(breaker: CircuitBreaker) -> None:
+    """A command that fails while the breaker is half open prevents its close."""
     breaker.record_refusal("READONLY")
     breaker.half_open()
     breaker.record_refusal("READONLY")
@@ -103,8 +103,8 @@ def test_a_failure_while_half_open_keeps_it_open(breaker: CircuitBreaker) -> Non
     assert breaker.is_open
 
 
-class Server:
-    """A server that a recovery asks; it works unless it is told otherwise."""
+class FakeServer:
+    """A server that the recovery thread tries; it works unless `is_down` is set."""
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self.breaker = breaker
@@ -119,12 +119,12 @@ class Server:
         )
 
     def release(self, keys: object, _: bytes) -> None:
-        """Be told of keys."""
+        """Record the keys of an invalidation."""
         self.half_open_sent.append(self.breaker._is_half_open)
         self.sent += keys  # type: ignore[arg-type]  # a list of keys
 
     def attempt(self) -> bool:
-        """Be asked."""
+        """Flush the outbox, or record a failure; returns whether the server works."""
         self.attempts += 1
         if self.is_down:
             self.breaker.record_failure("hung", is_attempt=True)
@@ -134,16 +134,18 @@ class Server:
 
 
 @pytest.fixture
-def server(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server behind the breaker, asked in quick succession."""
+def server(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """Yield a server behind the breaker, with pauses of at most 10 ms between attempts."""
     monkeypatch.setattr(breaker_module, "Backoff", partial(Backoff, first_seconds=0.001, max_seconds=0.01))
-    server = Server(breaker)
+    server = FakeServer(breaker)
     yield server
     server.recovery.close()
 
 
-def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreaker, told: list[bool]) -> None:
-    """The recovery thread does both without a caller, and ends."""
+def test_the_recovery_thread_flushes_and_closes(
+    server: FakeServer, breaker: CircuitBreaker, reports: list[bool]
+) -> None:
+    """The recovery thread flushes the outbox, closes the breaker without any caller, and ends."""
     server.is_down = True
     breaker.record_failure("hung", is_attempt=False)
     server.outbox.add(["k"], b"")
@@ -155,12 +157,14 @@ def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreak
     assert server.recovered.wait(stretch(5))
     assert breaker.is_closed
     assert server.sent == ["k"]
-    assert told == [False, True, False]
+    assert reports == [False, True, False]
     wait_until(lambda: server.recovery._thread is None, "the thread ends")
 
 
-def test_a_change_between_is_sent_before_it_closes(server: Server, breaker: CircuitBreaker) -> None:
-    """An invalidation that failed while reads were held back is sent before the first read."""
+def test_a_late_invalidation_is_sent_before_the_breaker_closes(
+    server: FakeServer, breaker: CircuitBreaker
+) -> None:
+    """An invalidation that is added after the first flush is sent while the breaker is still half open."""
     breaker.record_refusal("READONLY")
     attempt, is_first = server.attempt, [True]
 
@@ -177,10 +181,10 @@ def test_a_change_between_is_sent_before_it_closes(server: Server, breaker: Circ
     assert server.half_open_sent == [True]
 
 
-def test_a_failed_attempt_of_any_kind_is_not_the_last(
-    server: Server, breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
+def test_an_unexpected_error_does_not_end_the_recovery(
+    server: FakeServer, breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without the thread Redis would never be used again."""
+    """The recovery thread logs an unexpected error and tries again; otherwise Redis would stay unused."""
     attempt, errors = server.attempt, [RuntimeError("unexpected")]
 
     def fail_once() -> bool:
@@ -195,8 +199,8 @@ def test_a_failed_attempt_of_any_kind_is_not_the_last(
     assert "unexpected" in caplog.text
 
 
-def test_a_closed_recovery_starts_no_thread(server: Server) -> None:
-    """The last attempt of an ending process is not made by this thread."""
+def test_a_closed_recovery_starts_no_thread(server: FakeServer) -> None:
+    """After `close`, `start` starts no thread, because the process is ending."""
     server.recovery.close()
     server.recovery.start()
     assert server.recovery._thread is None

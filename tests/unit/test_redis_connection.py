@@ -1,4 +1,4 @@
-"""What arrives on a connection to Redis, whole, in pieces or spoilt."""
+"""Replies on a connection to Redis: whole, in pieces, invalid or missing."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ Ends = tuple[socket.socket, RedisConnection]
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """A server's socket and the connection at the other end of it."""
+    """Yield the server's socket and the connection to it."""
     ours, theirs = socket.socketpair()
     connection = RedisConnection(RedisAddress("localhost"), client_name="test", timeout_seconds=0.05)
     connection._attach(ours)
@@ -42,7 +42,7 @@ def ends() -> Iterator[Ends]:
     ],
 )
 def test_each_kind_of_reply(ends: Ends, sent: bytes, reply: Any) -> None:
-    """A text may have any bytes; nil is None."""
+    """Each RESP type is decoded; strings may contain any bytes, and nil is None."""
     server, connection = ends
     server.sendall(sent)
     assert connection.read() == reply
@@ -50,19 +50,19 @@ def test_each_kind_of_reply(ends: Ends, sent: bytes, reply: Any) -> None:
 
 
 @pytest.mark.parametrize("items", [[b"x"] * 100, [b"a\r\nb", b"$1"] * 100, [b"x", None] * 100])
-def test_many_items_arrive(ends: Ends, items: list[bytes | None]) -> None:
-    """Items with any content arrive, and so do the replies after them."""
+def test_long_arrays_are_decoded(ends: Ends, items: list[bytes | None]) -> None:
+    """Arrays of a hundred items are decoded, and the next reply is not damaged."""
     server, connection = ends
-    server.sendall(_spell(items) + b":1\r\n")
+    server.sendall(_encode_array(items) + b":1\r\n")
     assert connection.read() == items
     assert connection.read() == 1
 
 
 def test_a_reply_in_pieces_is_not_lost(ends: Ends) -> None:
-    """After a timeout in the middle of a reply, the read can be repeated."""
+    """When a read times out in the middle of a reply, a second read returns the whole reply."""
     server, connection = ends
     items: list[bytes | None] = [b"a\r\nb"] * 100
-    sent = _spell(items)
+    sent = _encode_array(items)
     for cut in (1, 3, 5, 9, len(sent) - 1):
         server.sendall(sent[:cut])
         with pytest.raises(redis.TimeoutError):
@@ -72,7 +72,7 @@ def test_a_reply_in_pieces_is_not_lost(ends: Ends) -> None:
 
 
 def test_a_push_is_no_reply(ends: Ends) -> None:
-    """A push is recognised, and skipped where a reply is expected."""
+    """`read` returns a push message as `Push`, and `read_reply` skips it."""
     server, connection = ends
     server.sendall(PUSH + PUSH + b"+OK\r\n")
     message = connection.read()
@@ -81,8 +81,8 @@ def test_a_push_is_no_reply(ends: Ends) -> None:
     assert connection.read_reply() == b"OK"
 
 
-def test_an_error_has_the_servers_words(ends: Ends) -> None:
-    """It is returned like any other reply, with its code."""
+def test_an_error_reply_has_the_servers_message(ends: Ends) -> None:
+    """An error reply is returned, not raised; it has the message and the code of the server."""
     server, connection = ends
     server.sendall(b"-NOSCRIPT No matching script\r\n-LOADING data\r\n")
     for words in ("NOSCRIPT No matching script", "LOADING data"):
@@ -93,16 +93,16 @@ def test_an_error_has_the_servers_words(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"HTTP/1.1 400\r\n", b"$-7\r\n", b"*-7\r\n", b"$x\r\n", b"*1\r\n\r\n"])
-def test_what_is_no_protocol_is_an_error(ends: Ends, sent: bytes) -> None:
-    """Bytes outside the Redis protocol raise an error at once."""
+def test_invalid_bytes_raise(ends: Ends, sent: bytes) -> None:
+    """Bytes that are not valid RESP raise InvalidResponse."""
     server, connection = ends
     server.sendall(sent)
     with pytest.raises(redis.InvalidResponse):
         connection.read()
 
 
-def test_the_end_is_an_error(ends: Ends) -> None:
-    """A closed connection is an error when reading, and sooner or later when sending."""
+def test_a_closed_connection_raises(ends: Ends) -> None:
+    """After the server has closed the connection, a read raises ConnectionError, and so does a later send."""
     server, connection = ends
     server.close()
     assert connection.is_readable()
@@ -113,70 +113,70 @@ def test_the_end_is_an_error(ends: Ends) -> None:
             connection.send(encode_command("PING"))
 
 
-def expect(connection: RedisConnection, count: int) -> list[Any]:
-    """Expect so many replies; return the list that they will be in."""
-    heard: list[Any] = []
+def add_callbacks(connection: RedisConnection, count: int) -> list[Any]:
+    """Register callbacks for the next `count` replies; return the list to which they append."""
+    received: list[Any] = []
     for _ in range(count):
-        connection.on_next_reply(heard.append)
-    return heard
+        connection.on_next_reply(received.append)
+    return received
 
 
-def test_who_expects_a_reply_gets_it_before_the_next_is_read(ends: Ends) -> None:
-    """The order is that of the commands, however the replies arrive."""
+def test_callbacks_get_earlier_replies_first(ends: Ends) -> None:
+    """A synchronous read first delivers the replies of earlier commands to their callbacks, in order."""
     server, connection = ends
-    heard = expect(connection, 2)
+    received = add_callbacks(connection, 2)
     server.sendall(b":1\r\n" + PUSH + b":2\r\n:3\r\n")
     assert connection.read_reply() == 3
-    assert heard == [1, 2]
+    assert received == [1, 2]
     assert connection.deliver_arrived()
 
 
-def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
-    """Replies that have arrived are delivered, and nothing waits for others."""
+def test_arrived_replies_are_delivered_without_waiting(ends: Ends) -> None:
+    """`deliver_arrived` delivers the replies that have arrived, and does not wait for the others."""
     server, connection = ends
-    heard = expect(connection, 2)
+    received = add_callbacks(connection, 2)
     server.sendall(b"-OOM no memory\r\n")
     assert connection.deliver_arrived()
-    assert [str(error) for error in heard] == ["OOM no memory"]
+    assert [str(error) for error in received] == ["OOM no memory"]
     server.sendall(b":2\r\n")
     assert connection.deliver_arrived()
-    assert heard[1:] == [2]
+    assert received[1:] == [2]
 
 
-def test_what_nobody_asked_for_makes_a_wire_useless(ends: Ends) -> None:
-    """The extra reply would otherwise be taken for the reply to the next command."""
+def test_an_unexpected_reply_makes_the_connection_unusable(ends: Ends) -> None:
+    """`deliver_arrived` returns False after an extra reply, which the next command would take for its own."""
     server, connection = ends
-    heard = expect(connection, 1)
+    received = add_callbacks(connection, 1)
     server.sendall(b":1\r\n:2\r\n")
     assert not connection.deliver_arrived()
-    assert heard == [1]
+    assert received == [1]
 
 
-def test_whoever_waits_learns_that_no_reply_will_come(ends: Ends) -> None:
-    """Every callback gets the error once; delivered replies are not affected."""
+def test_pending_callbacks_get_the_error_once(ends: Ends) -> None:
+    """`fail` passes the error to each callback without a reply, and does this only once."""
     server, connection = ends
-    heard = expect(connection, 3)
+    received = add_callbacks(connection, 3)
     server.sendall(b":1\r\n")
     server.close()
     with pytest.raises(redis.ConnectionError) as caught:
         connection.deliver_arrived()
     connection.fail(caught.value)
     connection.fail(caught.value)
-    assert heard == [1, caught.value, caught.value]
+    assert received == [1, caught.value, caught.value]
 
 
-def test_finishing_waits_for_what_is_expected(ends: Ends) -> None:
-    """It waits up to one timeout, then the callbacks get the error."""
+def test_drain_waits_for_replies(ends: Ends) -> None:
+    """`drain` waits one timeout for the missing replies, then passes the error to their callbacks."""
     server, connection = ends
-    heard = expect(connection, 2)
+    received = add_callbacks(connection, 2)
     server.sendall(b":1\r\n")
     connection.drain()
-    assert heard[0] == 1
-    assert isinstance(heard[1], redis.TimeoutError)
+    assert received[0] == 1
+    assert isinstance(received[1], redis.TimeoutError)
 
 
-def test_a_name_server_that_hangs_costs_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The resolver of the system takes many seconds and has no timeout."""
+def test_a_hanging_name_resolution_costs_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`connect` raises after its own timeout, because the system's resolver has none."""
     is_over = threading.Event()
     resolve = socket.getaddrinfo
 
@@ -194,21 +194,21 @@ def test_a_name_server_that_hangs_costs_one_timeout(monkeypatch: pytest.MonkeyPa
         is_over.set()
 
 
-def test_a_name_without_an_address_is_an_error() -> None:
-    """The error has the resolver's message."""
+def test_an_unknown_host_raises() -> None:
+    """A host name without an address raises ServerUnreachable."""
     connection = RedisConnection(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=10)
     with pytest.raises(ServerUnreachable):
         connection.connect()
 
 
 @pytest.mark.parametrize("keys", [["k", "schlüssel"], [b"k", b"\xff"], []])
-def test_lengths_are_of_bytes(keys: Any) -> None:
-    """The length of a part counts bytes, whatever characters a key has."""
+def test_lengths_count_bytes(keys: Any) -> None:
+    """The lengths in an encoded command count bytes, not characters."""
     names = [key.encode() if isinstance(key, str) else key for key in keys]
     whole = [b"SET", *names, b"1"]
-    assert encode_command("SET", *keys, 1) == _spell(whole)
+    assert encode_command("SET", *keys, 1) == _encode_array(whole)
 
 
-def _spell(items: list[Any]) -> bytes:
-    spelled = [b"_\r\n" if item is None else b"$%d\r\n%b\r\n" % (len(item), item) for item in items]
-    return b"*%d\r\n%b" % (len(items), b"".join(spelled))
+def _encode_array(items: list[Any]) -> bytes:
+    encoded = [b"_\r\n" if item is None else b"$%d\r\n%b\r\n" % (len(item), item) for item in items]
+    return b"*%d\r\n%b" % (len(items), b"".join(encoded))

@@ -1,4 +1,4 @@
-"""Which addresses REDIS_URL can name, and what a wrong one is answered with."""
+"""The forms of REDIS_URL that are accepted, and the error for an invalid one."""
 
 import subprocess
 import sys
@@ -63,8 +63,8 @@ DATABASE_URL = "postgresql://echo:pw@db.example:5433/echo"
         ),
     ],
 )
-def test_an_address_is_read(url: str, address: RedisAddress) -> None:
-    """Each part and each parameter is read; REDIS_PASSWORD is used when the URL has no password."""
+def test_a_url_is_parsed(url: str, address: RedisAddress) -> None:
+    """Each part and each parameter is parsed; REDIS_PASSWORD is used when the URL has no password."""
     given = None if address.password != "given" else address.password
     assert parse_redis_url(url, password=given) == address
 
@@ -136,8 +136,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("url", "words"), WRONG)
-def test_a_wrong_address_is_one_line(url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line names the setting and the wrong part or parameter."""
+def test_an_invalid_url_is_one_line(url: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one line with the setting, the invalid part, and an example."""
     monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(SettingsError) as caught:
@@ -150,7 +150,7 @@ def test_a_wrong_address_is_one_line(url: str, words: str, monkeypatch: pytest.M
 
 
 def make_settings(prefix: str) -> Settings:
-    """Return settings with several hosts."""
+    """Return settings with two Redis hosts and a key prefix."""
     return Settings(
         database_url=SecretStr(DATABASE_URL),
         redis_url=SecretStr("redis://one,two/0"),
@@ -159,8 +159,8 @@ def make_settings(prefix: str) -> Settings:
 
 
 @pytest.mark.parametrize("prefix", ["", "echo:", "{}:", "{echo:", "}{:"])
-def test_several_nodes_need_a_hash_tag(prefix: str) -> None:
-    """The line names the other setting, which has to be changed."""
+def test_several_hosts_need_a_hash_tag(prefix: str) -> None:
+    """With several hosts, a REDIS_KEY_PREFIX without a hash tag is refused."""
     with pytest.raises(SettingsError) as caught:
         make_settings(prefix)
     message = str(caught.value)
@@ -169,8 +169,8 @@ def test_several_nodes_need_a_hash_tag(prefix: str) -> None:
     assert "{echo}:" in message
 
 
-def test_several_nodes_with_a_hash_tag() -> None:
-    """All of them are nodes of one cluster."""
+def test_several_hosts_with_a_hash_tag() -> None:
+    """With a hash tag in REDIS_KEY_PREFIX, several hosts are accepted as nodes of one cluster."""
     settings = make_settings("a{b}:")
     assert settings.read_redis_address().hosts == (HostPort("one", 6379), HostPort("two", 6379))
     with pytest.raises(SettingsError):
@@ -178,7 +178,7 @@ def test_several_nodes_with_a_hash_tag() -> None:
 
 
 def test_a_command_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command prints the line and nothing else."""
+    """Each command prints only the line about the invalid REDIS_URL, and exits with status 2."""
     monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
     monkeypatch.setenv("REDIS_URL", "redis://cache?timeout=abc")
     for command in ("health", "stats", "simulate", "self-test", "maintain", "seed"):
@@ -191,7 +191,7 @@ def test_a_command_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("module", ["exporter", "dashboard"])
 def test_a_process_does_not_start(module: str, repository: Path) -> None:
-    """There is no traceback, and no process without a cache."""
+    """The exporter and the dashboard print one line about the invalid REDIS_URL, and exit with status 2."""
     done = subprocess.run(
         [sys.executable, "-m", module],
         env={"DATABASE_URL": DATABASE_URL, "REDIS_URL": "redis://cache?nosuch=1", "PATH": ""},
@@ -205,8 +205,8 @@ def test_a_process_does_not_start(module: str, repository: Path) -> None:
     assert line.startswith("REDIS_URL is 'redis://cache?nosuch=1'")
 
 
-def test_settings_that_were_not_validated_are_refused_as_well() -> None:
-    """A program that builds its settings without validation gets an error of the stack."""
+def test_unvalidated_settings_are_refused() -> None:
+    """`open_service` raises SettingsError for settings that `model_copy` changed without validation."""
     settings = Settings(database_url=SecretStr(DATABASE_URL))
     changed = settings.model_copy(update={"redis_url": SecretStr("redis://cache?nosuch=1")})
     with pytest.raises(SettingsError, match="parameter 'nosuch' is unknown"):
@@ -228,7 +228,7 @@ def test_settings_that_were_not_validated_are_refused_as_well() -> None:
     ],
 )
 def test_a_password_is_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No part of it is shown, wherever it stands in the URL."""
+    """The error shows no part of the password, wherever the URL contains the password."""
     monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(SettingsError) as caught:
@@ -237,7 +237,7 @@ def test_a_password_is_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_address_shows_no_secret() -> None:
-    """It is printed without name, password and parameters."""
+    """`str` and `repr` of an address have no user name, no password and no parameters."""
     address = parse_redis_url("rediss://bob:s3cr3t@cache:6380/2?ssl_cert_reqs=none")
     assert str(address) == "rediss://cache:6380/2"
     assert "s3cr3t" not in repr(address)
@@ -249,8 +249,8 @@ def test_an_address_shows_no_secret() -> None:
     assert str(parse_redis_url("rediss+sentinel://:s3cr3t@a/echo")) == "rediss+sentinel://a:26379/echo/0"
 
 
-def test_certificates_are_read_at_once(tmp_path: Path) -> None:
-    """A file without a certificate, and a key that needs a password, are errors of the setting."""
+def test_certificates_are_read_with_the_url(tmp_path: Path) -> None:
+    """A file without a certificate, or a certificate without its key, is an error of the URL."""
     authority = trustme.CA()
     mine = authority.issue_cert("cache")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
