@@ -1,7 +1,7 @@
-"""The pool's order, limits and healing, on connections that are stand-ins.
+"""The pool's order, limits and recovery, with stand-ins for connections.
 
-The pool runs no SQL but its ping, so a stand-in shows all it does; the same pool on a
-real server is in tests/integration/test_database.py.
+The pool runs no SQL except its ping, so a stand-in is enough. Tests of the pool with a real server are in
+tests/integration/test_database.py.
 """
 
 import os
@@ -27,7 +27,7 @@ from tests.patience import wait_until
 
 
 class StandInConnection:
-    """What the pool uses of a psycopg2 connection."""
+    """The methods and attributes of a psycopg2 connection that the pool uses."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -45,14 +45,14 @@ class StandInConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the stand-in cursor."""
+        """End the `with` block of the cursor."""
 
     def cursor(self) -> "StandInConnection":
-        """Be its own cursor."""
+        """Return this object, which is also its cursor."""
         return self
 
     def execute(self, _: str, *parameters: tuple[object, ...]) -> None:
-        """Answer a ping, or not."""
+        """Count a ping; raises if the test has set `interrupts` or `is_dead`."""
         self.pings += 1
         self.statements += parameters
         if self.interrupts:
@@ -62,15 +62,15 @@ class StandInConnection:
             raise psycopg2.OperationalError("server closed the connection")
 
     def fileno(self) -> int:
-        """Return the end of a pipe, which is as good as a socket."""
+        """Return the reading end of a pipe, in place of a socket."""
         return self._reading
 
-    def speak(self) -> None:
-        """Say something that nobody asked for, as a server that closes does."""
+    def receive(self) -> None:
+        """Make unread data arrive, as when the server closes the connection."""
         os.write(self._writing, b"x")
 
     def close(self) -> None:
-        """Note that it was closed."""
+        """Mark the connection as closed."""
         self.closed = 1
 
     def __del__(self) -> None:
@@ -80,18 +80,18 @@ class StandInConnection:
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the current time."""
         return self.now
 
 
-class Fixture:
-    """A pool with its clock and the connections it opened."""
+class PoolFixture:
+    """A pool, its clock, and the connections that it opened."""
 
     def __init__(self, *, limit: int = 2, timeout_seconds: float = 30.0) -> None:
         self.clock = Clock()
@@ -109,7 +109,7 @@ class Fixture:
         )
 
     def connect(self) -> StandInConnection:
-        """Open a stand-in, or fail."""
+        """Open a stand-in; raises `failure` if it is set, and blocks while `may_connect` is clear."""
         if self.failure is not None:
             raise self.failure
         self.connecting.set()
@@ -119,7 +119,7 @@ class Fixture:
 
 
 class Thread(threading.Thread):
-    """A thread whose result or error is kept."""
+    """A thread that keeps the exception of its target."""
 
     def __init__(self, target: Any) -> None:
         super().__init__(daemon=True)
@@ -127,7 +127,7 @@ class Thread(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Keep what the work raises."""
+        """Call the target and keep its exception."""
         try:
             self.work()
         except BaseException as error:
@@ -135,33 +135,33 @@ class Thread(threading.Thread):
 
 
 @pytest.fixture
-def fixture() -> Iterator[Fixture]:
-    """A pool of two that hands out stand-ins."""
-    made = Fixture()
+def fixture() -> Iterator[PoolFixture]:
+    """Yield a pool of at most two connections, which are stand-ins."""
+    made = PoolFixture()
     yield made
     made.pool.close(0)
 
 
-def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
-    """Return once `count` threads queue for a connection."""
+def wait_for_pending(pool: ConnectionPool, count: int) -> None:
+    """Return once the pool has `count` pending requests."""
     wait_until(lambda: pool.stats().requests_waiting == count, f"{count} threads wait", 10.0)
 
 
-def test_reuses_the_connection_that_was_used_last(fixture: Fixture) -> None:
-    """A recently used connection is preferred to one that was idle for longer."""
+def test_reuses_the_connection_that_was_used_last(fixture: PoolFixture) -> None:
+    """A checkout gets the idle connection that was checked in last."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     fixture.pool.checkin(first)
     fixture.pool.checkin(second)
     assert fixture.pool.checkout("c") is second
 
 
-def test_never_opens_more_than_its_limit(fixture: Fixture) -> None:
-    """A third checkout waits, and gets the connection that is checked in."""
+def test_never_opens_more_than_its_limit(fixture: PoolFixture) -> None:
+    """With a limit of two, a third checkout waits for a check-in and opens no connection."""
     first, _ = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     got: list[object] = []
     waiter = Thread(lambda: got.append(fixture.pool.checkout("c")))
     waiter.start()
-    wait_for_waiters(fixture.pool, 1)
+    wait_for_pending(fixture.pool, 1)
     fixture.pool.checkin(first)
     waiter.join(5)
     assert got == [first]
@@ -170,8 +170,8 @@ def test_never_opens_more_than_its_limit(fixture: Fixture) -> None:
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_hands_over_first_in_first_out(*, is_broken: bool) -> None:
-    """Of eight requests for one connection each is served in the order of arrival."""
-    fixture = Fixture(limit=1)
+    """Pending requests are served in the order of arrival, also if the connection breaks each time."""
+    fixture = PoolFixture(limit=1)
     held: Any = fixture.pool.checkout("holder")
     held.closed = int(is_broken)
     order: list[int] = []
@@ -186,7 +186,7 @@ def test_hands_over_first_in_first_out(*, is_broken: bool) -> None:
     for number in range(8):
         threads.append(Thread(lambda number=number: work(number)))
         threads[-1].start()
-        wait_for_waiters(fixture.pool, number + 1)
+        wait_for_pending(fixture.pool, number + 1)
     fixture.pool.checkin(held)
     for thread in threads:
         thread.join(5)
@@ -194,13 +194,13 @@ def test_hands_over_first_in_first_out(*, is_broken: bool) -> None:
     assert len(fixture.opened) == (9 if is_broken else 1)
 
 
-def test_a_busy_loop_does_not_overtake_who_waits() -> None:
-    """A thread that checks in and out in a loop does not get ahead of a pending request."""
-    fixture = Fixture(limit=1)
+def test_a_busy_thread_does_not_overtake_a_pending_request() -> None:
+    """A thread that checks in and at once checks out again is served after the pending request."""
+    fixture = PoolFixture(limit=1)
     held = fixture.pool.checkout("busy")
     waiter = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("waiter")))
     waiter.start()
-    wait_for_waiters(fixture.pool, 1)
+    wait_for_pending(fixture.pool, 1)
     fixture.pool.checkin(held)
     fixture.pool.checkin(fixture.pool.checkout("busy again"))
     waiter.join(5)
@@ -209,8 +209,8 @@ def test_a_busy_loop_does_not_overtake_who_waits() -> None:
 
 
 def test_timeout_names_limit_wait_and_holders() -> None:
-    """The error says how long it waited and which operation in which thread holds what."""
-    fixture = Fixture(limit=1, timeout_seconds=3)
+    """The error has the operation, its wait, the limit, and the operation, thread and time of each holder."""
+    fixture = PoolFixture(limit=1, timeout_seconds=3)
     fixture.pool.checkout("get_leaderboard")
     fixture.clock.now += 10
     started = fixture.clock.now
@@ -220,7 +220,7 @@ def test_timeout_names_limit_wait_and_holders() -> None:
 
     waiter = Thread(wait)
     waiter.start()
-    wait_for_waiters(fixture.pool, 1)
+    wait_for_pending(fixture.pool, 1)
     fixture.clock.now = started + 3
     waiter.join(5)
     assert isinstance(waiter.error, PoolTimeout)
@@ -230,8 +230,8 @@ def test_timeout_names_limit_wait_and_holders() -> None:
     assert fixture.pool.stats().requests_errors == 1
 
 
-def test_pings_only_after_idling(fixture: Fixture) -> None:
-    """A short read needs no ping; a connection that was idle for long is pinged."""
+def test_pings_only_after_idling(fixture: PoolFixture) -> None:
+    """Only a connection that was idle for PING_AFTER_IDLE_SECONDS is pinged at checkout."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.pool.checkin(fixture.pool.checkout("b"))
     assert fixture.opened[0].pings == 0
@@ -240,8 +240,8 @@ def test_pings_only_after_idling(fixture: Fixture) -> None:
     assert fixture.opened[0].pings == 1
 
 
-def test_replaces_a_connection_that_died_while_idle(fixture: Fixture) -> None:
-    """A failed ping closes the connection and opens another in its place."""
+def test_replaces_a_connection_that_died_while_idle(fixture: PoolFixture) -> None:
+    """If the ping at checkout fails, the connection is closed and a new one is opened."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.opened[0].is_dead = True
     fixture.clock.now += PING_AFTER_IDLE_SECONDS
@@ -251,8 +251,8 @@ def test_replaces_a_connection_that_died_while_idle(fixture: Fixture) -> None:
     assert (stats.pool_size, stats.connections_lost) == (1, 1)
 
 
-def test_a_failed_ping_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
-    """A connection that was used a moment ago may have broken together with the idle one."""
+def test_a_failed_ping_causes_pings_of_idle_connections(fixture: PoolFixture) -> None:
+    """After a failed ping, every idle connection is pinged at its next checkout, even a recently used one."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     fixture.pool.checkin(second)
     fixture.clock.now += PING_AFTER_IDLE_SECONDS - 1
@@ -270,19 +270,19 @@ def test_a_failed_ping_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
 
 
 @pytest.mark.parametrize("is_dead", [False, True])
-def test_a_connection_that_its_server_spoke_on_is_pinged(fixture: Fixture, *, is_dead: bool) -> None:
-    """An idle connection receives data when its server closes it, and also for a notice."""
+def test_an_idle_connection_with_unread_data_is_pinged(fixture: PoolFixture, *, is_dead: bool) -> None:
+    """An idle connection with unread data is pinged: the data is a notice, or the server has closed it."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.opened[0].is_dead = is_dead
-    fixture.opened[0].speak()
+    fixture.opened[0].receive()
     got: Any = fixture.pool.checkout("b")
     assert fixture.opened[0].pings == 1
     assert got is fixture.opened[int(is_dead)]
 
 
-def test_an_interrupt_costs_no_place() -> None:
-    """Ctrl-C in a ping or a rollback closes the connection, whose answer is still to come."""
-    fixture = Fixture(limit=1)
+def test_an_interrupt_frees_the_slot() -> None:
+    """Ctrl-C during a ping or a rollback closes the connection, which has an unread reply."""
+    fixture = PoolFixture(limit=1)
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.clock.now += PING_AFTER_IDLE_SECONDS
     fixture.opened[0].interrupts = 1
@@ -298,8 +298,8 @@ def test_an_interrupt_costs_no_place() -> None:
     assert fixture.pool.stats().pool_size == 1
 
 
-def test_a_broken_connection_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
-    """After a server restart the retry must not get the next dead connection."""
+def test_a_broken_connection_causes_pings_of_idle_connections(fixture: PoolFixture) -> None:
+    """After the check-in of a broken connection, idle connections are pinged, so a retry gets a live one."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     fixture.pool.checkin(second)
     fixture.opened[1].is_dead = True
@@ -309,18 +309,18 @@ def test_a_broken_connection_makes_the_idle_ones_suspect(fixture: Fixture) -> No
     assert fixture.pool.stats().connections_lost == 2
 
 
-def test_closes_a_connection_past_its_lifetime(fixture: Fixture) -> None:
-    """A connection is replaced after an hour, however often it is used."""
+def test_closes_a_connection_past_its_lifetime(fixture: PoolFixture) -> None:
+    """A connection that is older than MAX_LIFETIME_SECONDS is replaced at checkout."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.clock.now += MAX_LIFETIME_SECONDS
     assert fixture.pool.checkout("b") is fixture.opened[1]
     assert fixture.opened[0].closed
 
 
-def test_lifetimes_are_spread_downwards() -> None:
-    """Connections that were opened together are not closed together, and none is older than the maximum."""
+def test_lifetimes_have_jitter_below_the_maximum() -> None:
+    """Jitter shortens the lifetime of each connection to between 50 % and 100 % of the maximum."""
     spread = {"low": 0.0, "high": 0.0}
-    fixture = Fixture()
+    fixture = PoolFixture()
 
     def jitter(low: float, high: float) -> float:
         spread.update(low=low, high=high)
@@ -334,8 +334,8 @@ def test_lifetimes_are_spread_downwards() -> None:
     assert [raw.closed for raw in fixture.opened] == [1, 0]
 
 
-def test_a_failed_connect_gives_its_place_back(fixture: Fixture) -> None:
-    """After a hundred failed attempts to connect, the pool still has both slots."""
+def test_a_failed_connect_frees_its_slot(fixture: PoolFixture) -> None:
+    """After a hundred failed attempts to connect, the pool can still open two connections."""
     fixture.failure = psycopg2.OperationalError("refused")
     for _ in range(100):
         with pytest.raises(psycopg2.OperationalError):
@@ -346,9 +346,9 @@ def test_a_failed_connect_gives_its_place_back(fixture: Fixture) -> None:
     assert fixture.pool.stats().connections_errors == 100
 
 
-def test_reclaims_what_an_ended_thread_holds() -> None:
+def test_reclaims_the_connection_of_an_ended_thread() -> None:
     """The connection of a thread that ended without a check-in is closed, and its slot is freed."""
-    fixture = Fixture(limit=1)
+    fixture = PoolFixture(limit=1)
     thread = Thread(lambda: fixture.pool.checkout("leak"))
     thread.start()
     thread.join(5)
@@ -357,34 +357,34 @@ def test_reclaims_what_an_ended_thread_holds() -> None:
     assert fixture.opened[0].closed
 
 
-def test_who_waits_looks_for_ended_threads_once_an_interval() -> None:
-    """Each look visits every used connection, so pending requests share one look per interval."""
-    fixture = Fixture(limit=3, timeout_seconds=0)
+def test_maintenance_runs_once_an_interval() -> None:
+    """Fifty requests within one interval check all used connections only once."""
+    fixture = PoolFixture(limit=3, timeout_seconds=0)
     for number in range(3):
         fixture.pool.checkout(f"holder {number}")
-    looks: list[float] = []
-    fixture.pool._warn_of_leaks = lambda: looks.append(fixture.clock.now)  # type: ignore[method-assign]  # counted
+    checks: list[float] = []
+    fixture.pool._warn_of_leaks = lambda: checks.append(fixture.clock.now)  # type: ignore[method-assign]  # counted
     fixture.clock.now += RECLAIM_INTERVAL_SECONDS
     for _ in range(50):
         with pytest.raises(PoolTimeout):
             fixture.pool.checkout("late")
-    assert len(looks) == 1
+    assert len(checks) == 1
 
 
-def test_a_second_checkin_is_ignored(fixture: Fixture) -> None:
-    """Two check-ins of one connection do not give it to two threads."""
+def test_a_second_checkin_is_ignored(fixture: PoolFixture) -> None:
+    """A connection that is checked in twice is available once."""
     connection = fixture.pool.checkout("a")
     fixture.pool.checkin(connection)
     fixture.pool.checkin(connection)
     assert fixture.pool.stats().pool_available == 1
 
 
-def test_close_refuses_wakes_and_closes(fixture: Fixture) -> None:
-    """Pending requests fail at once, idle connections close, used ones are cancelled at the deadline."""
+def test_close_ends_requests_and_connections(fixture: PoolFixture) -> None:
+    """After `close(0)` requests fail, idle connections are closed, and used ones are cancelled."""
     first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
     waiter = Thread(lambda: fixture.pool.checkout("c"))
     waiter.start()
-    wait_for_waiters(fixture.pool, 1)
+    wait_for_pending(fixture.pool, 1)
     fixture.pool.close(0)
     waiter.join(5)
     assert isinstance(waiter.error, PoolClosed)
@@ -396,8 +396,8 @@ def test_close_refuses_wakes_and_closes(fixture: Fixture) -> None:
     assert fixture.pool.stats().pool_size == 0
 
 
-def test_close_waits_for_what_runs(fixture: Fixture) -> None:
-    """A unit of work that ends before the deadline is not cancelled."""
+def test_close_waits_for_a_check_in(fixture: PoolFixture) -> None:
+    """A unit of work that ends before the timeout of `close` is not cancelled."""
     connection = fixture.pool.checkout("a")
     closer = Thread(lambda: fixture.pool.close(30))
     closer.start()
@@ -409,9 +409,9 @@ def test_close_waits_for_what_runs(fixture: Fixture) -> None:
     assert fixture.opened[0].closed
 
 
-def test_close_waits_for_who_connects() -> None:
-    """A connection that is being opened is awaited, and closed when it is there."""
-    fixture = Fixture(limit=1)
+def test_close_waits_for_a_connection_being_opened() -> None:
+    """`close` waits for a connection that is being opened, and closes it after the check-in."""
+    fixture = PoolFixture(limit=1)
     fixture.may_connect.clear()
     worker = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("a")))
     worker.start()
@@ -427,9 +427,9 @@ def test_close_waits_for_who_connects() -> None:
     assert [connection.closed for connection in fixture.opened] == [1]
 
 
-def test_who_connects_for_longer_than_the_close_waits_is_refused() -> None:
-    """After the deadline a new connection is closed, and its request fails."""
-    fixture = Fixture(limit=1)
+def test_a_connection_opened_after_close_is_closed() -> None:
+    """A connection that is opened after the timeout of `close` is closed, and its request fails."""
+    fixture = PoolFixture(limit=1)
     fixture.may_connect.clear()
     worker = Thread(lambda: fixture.pool.checkout("a"))
     worker.start()
@@ -442,8 +442,8 @@ def test_who_connects_for_longer_than_the_close_waits_is_refused() -> None:
     assert fixture.pool.stats().pool_size == 0
 
 
-def test_figures_are_of_one_instant(fixture: Fixture) -> None:
-    """The size equals the available plus the used connections."""
+def test_stats_add_up(fixture: PoolFixture) -> None:
+    """The size of the pool is the number of available plus used connections."""
     fixture.pool.checkout("a")
     fixture.pool.checkin(fixture.pool.checkout("b"))
     stats = fixture.pool.stats()
@@ -451,14 +451,14 @@ def test_figures_are_of_one_instant(fixture: Fixture) -> None:
     assert (stats.pool_max, stats.requests_num, stats.connections_num) == (2, 2, 2)
 
 
-def test_a_leak_is_named_while_it_lasts_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """A pending request makes the pool log which operation has held its connection for too long."""
-    fixture = Fixture(limit=1)
+def test_a_leak_is_logged_during_and_after(caplog: pytest.LogCaptureFixture) -> None:
+    """An operation that holds a connection too long is logged while a request is pending, and at check-in."""
+    fixture = PoolFixture(limit=1)
     held = fixture.pool.checkout("report")
     fixture.clock.now += LEAK_SECONDS + 1
     waiter = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("next")))
     waiter.start()
-    wait_for_waiters(fixture.pool, 1)
+    wait_for_pending(fixture.pool, 1)
     while "report in MainThread for 61.0 s" not in caplog.text:
         threading.Event().wait(0.001)
     fixture.pool.checkin(held)
@@ -466,8 +466,10 @@ def test_a_leak_is_named_while_it_lasts_and_when_it_ends(caplog: pytest.LogCaptu
     assert "report held a connection for 61 s" in caplog.text
 
 
-def test_a_leak_is_named_although_nobody_waits(fixture: Fixture, caplog: pytest.LogCaptureFixture) -> None:
-    """The next checkout logs it once."""
+def test_a_leak_is_logged_without_pending_requests(
+    fixture: PoolFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next checkout logs, only once, an operation that holds a connection too long."""
     fixture.pool.checkout("report")
     fixture.clock.now += LEAK_SECONDS + 1
     for _ in range(2):
@@ -476,9 +478,9 @@ def test_a_leak_is_named_although_nobody_waits(fixture: Fixture, caplog: pytest.
     assert caplog.text.count("report in MainThread for 61.0 s") == 1
 
 
-def test_timeout_counts_who_is_not_named() -> None:
-    """Ten holders are named, with the number of further connections held or being opened."""
-    fixture = Fixture(limit=13, timeout_seconds=0)
+def test_timeout_counts_holders_beyond_ten() -> None:
+    """The error names ten holders, and counts the further holders and the connections being opened."""
+    fixture = PoolFixture(limit=13, timeout_seconds=0)
     for number in range(12):
         fixture.pool.checkout(f"holder {number}")
     fixture.may_connect.clear()
@@ -492,8 +494,8 @@ def test_timeout_counts_who_is_not_named() -> None:
     opening.join(5)
 
 
-def test_connections_are_not_expired_for_every_refused_write(fixture: Fixture) -> None:
-    """While a database is read-only, readers reconnect at most every two seconds."""
+def test_expire_all_has_a_minimum_interval(fixture: PoolFixture) -> None:
+    """A second `expire_all` within EXPIRE_INTERVAL_SECONDS closes no connection."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.pool.expire_all()
     fixture.pool.checkin(fixture.pool.checkout("b"))

@@ -1,4 +1,4 @@
-"""When a pool is exhausted, seen from inside and from outside its process."""
+"""Whether a pool is exhausted: its own statistics and the gauges of its process give the same result."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from core.metrics.fleet import FleetReader
 from core.records import PoolStats, PoolUse
 
 
-def gauges(limit: int, used: int, idle: int, waiting: int = 0) -> list[Sample]:
-    """Return what a process writes of its pool, among other things."""
+def make_gauges(limit: int, used: int, idle: int, waiting: int = 0) -> list[Sample]:
+    """Return the gauges of a process with a pool."""
     return [
         Sample("echo_metrics_writers", {"role": "job"}, 1),
         Sample("echo_db_pool_max_connections", {"role": "job"}, limit),
@@ -26,22 +26,22 @@ def gauges(limit: int, used: int, idle: int, waiting: int = 0) -> list[Sample]:
     ("limit", "used", "idle", "is_exhausted"),
     [(2, 2, 0, True), (2, 1, 1, False), (2, 1, 0, False), (2, 0, 0, False), (0, 0, 0, False)],
 )
-def test_inside_and_outside_agree(limit: int, used: int, idle: int, is_exhausted: bool) -> None:  # noqa: FBT001  # a parameter of the case
-    """A pool that can grow or has an idle connection is not exhausted; a process may have no pool."""
-    seen = read_pool(gauges(limit, used, idle, 1))
-    assert seen == PoolUse(limit, used + idle, idle, used, 1, is_exhausted)
+def test_statistics_and_gauges_agree(limit: int, used: int, idle: int, is_exhausted: bool) -> None:  # noqa: FBT001  # a parameter of the case
+    """A pool is exhausted if it has no idle connection and cannot grow; a limit of 0 means no pool."""
+    use = read_pool(make_gauges(limit, used, idle, 1))
+    assert use == PoolUse(limit, used + idle, idle, used, 1, is_exhausted)
     if limit:
-        assert describe_pool(PoolStats(limit, used + idle, idle, used, 1, 0, 0, 0.0, 0, 0, 0, 0)) == seen
+        assert describe_pool(PoolStats(limit, used + idle, idle, used, 1, 0, 0, 0.0, 0, 0, 0, 0)) == use
 
 
 def test_one_exhausted_pool_is_not_hidden_by_the_others() -> None:
-    """Idle connections of one process do not help another process."""
-    pools = [read_pool(gauges(2, 2, 0)), read_pool(gauges(10, 0, 5))]
+    """The sum of two pools is exhausted if one of them is, although the other has idle connections."""
+    pools = [read_pool(make_gauges(2, 2, 0)), read_pool(make_gauges(10, 0, 5))]
     assert add_up_pools(pools) == PoolUse(12, 7, 5, 2, 0, is_exhausted=True)
 
 
-def test_only_the_live_are_seen_and_not_oneself(tmp_path: Path) -> None:
-    """Gauges are read per live process, without its own; ended processes and a missing folder give none."""
+def test_gauges_are_read_from_other_live_processes(tmp_path: Path) -> None:
+    """`list_gauges` leaves out the own and ended processes, and returns nothing without a folder."""
     own, other, ended = (open_metrics("job", tmp_path) for _ in range(3))
     for number, metrics in enumerate((own, other, ended)):
         metrics.pool_max.set(number + 1)
@@ -49,7 +49,7 @@ def test_only_the_live_are_seen_and_not_oneself(tmp_path: Path) -> None:
     assert [read_pool(each).pool_max for each in own.list_gauges()] == [2]
     for missing in (tmp_path / "missing", None):
         assert FleetReader(own.writer, missing).list_gauges() == []
-    # a scrape folds what ended; the others are still there
+    # `collect` archives the files of ended processes; live processes must stay listed
     own.collect()
     assert [read_pool(each).pool_max for each in own.list_gauges()] == [2]
     own.close()

@@ -1,4 +1,4 @@
-"""The settings of a session in their three forms: options, the probe's statement, a prefix."""
+"""Session settings as start-up options of a connection, or as statements before each transaction."""
 
 import pytest
 
@@ -40,27 +40,27 @@ FACTS = SessionFacts(
     ],
 )
 def test_options_are_split_as_the_server_does(options: str, settings: list[tuple[str, str]]) -> None:
-    """All three forms are accepted, with blanks and backslashes in values."""
+    """`-c name=value`, `-cname=value` and `--name=value` are parsed, also with escaped characters."""
     assert list(parse_options(options)) == settings
 
 
 @pytest.mark.parametrize("options", ["-d 3", "-c search_path", "-c", "search_path=echo"])
-def test_an_option_without_a_name_cannot_be_set_later(options: str) -> None:
-    """It is refused, because it could not be set later."""
+def test_an_option_without_name_and_value_is_refused(options: str) -> None:
+    """An option that has not the form name=value is refused, because SET cannot repeat it."""
     with pytest.raises(OptionNotPossible):
         list(parse_options(options))
 
 
-def test_our_options_follow_those_of_the_url() -> None:
-    """The server uses the last option of a name, so ours have precedence."""
+def test_our_options_follow_the_options_of_the_url() -> None:
+    """The service's options come after the options of the URL, because the server uses the last value."""
     options = SessionSettings(URL + "-c%20timezone%3DCET", statement_timeout_ms=5).start_up_options
     assert list(parse_options(options))[:2] == [("timezone", "CET"), ("TimeZone", "UTC")]
     assert ("default_transaction_isolation", "read committed") in list(parse_options(options))
     assert ("statement_timeout", "5") in list(parse_options(options))
 
 
-def test_a_prefix_keeps_options_of_the_url_and_nothing_that_the_driver_would_replace() -> None:
-    """Our settings have precedence, the schema is the server's, and a percent sign is escaped."""
+def test_a_prefix_keeps_the_options_of_the_url() -> None:
+    """The statements keep the URL's options that the service does not set, without any percent sign."""
     url = URL + "-c%20timezone%3DCET%20-c%20my.note%3D50%25it's%20-c%20search_path%3Decho"
     prefix = SessionSettings(url, statement_timeout_ms=5).build_prefix(FACTS._replace(schema="odd'%\\name"))
     statements = prefix.removesuffix(PREFIX_END).rstrip().split("; ")
@@ -74,8 +74,8 @@ def test_a_prefix_keeps_options_of_the_url_and_nothing_that_the_driver_would_rep
 
 
 @pytest.mark.parametrize("is_linux", [True, False])
-def test_a_server_looks_for_its_client_where_it_can(*, is_linux: bool) -> None:
-    """A server on another system refuses the parameter."""
+def test_the_client_connection_check_needs_linux(*, is_linux: bool) -> None:
+    """`client_connection_check_interval` is set on Linux only, as other servers refuse the parameter."""
     facts = FACTS._replace(is_linux=is_linux)
     prefix = SessionSettings(URL, statement_timeout_ms=5).build_prefix(facts)
     assert ("client_connection_check_interval" in prefix) is is_linux
@@ -94,7 +94,7 @@ def test_a_server_looks_for_its_client_where_it_can(*, is_linux: bool) -> None:
         ("pg_temp, public", "public", None),
     ],
 )
-def test_a_schema_that_is_missing_is_named(search_path: str, schema: str, missing: str | None) -> None:
-    """Only the schema of the role may be missing, because every default path begins with it."""
+def test_a_missing_schema_is_found(search_path: str, schema: str, missing: str | None) -> None:
+    """The first schema of the search path that does not exist is returned, except the schema of "$user"."""
     facts = FACTS._replace(search_path=search_path, schema=schema, user="alice")
     assert find_missing_schema(facts) == missing

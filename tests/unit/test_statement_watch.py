@@ -1,4 +1,4 @@
-"""A statement without an answer ends, with an error that says why."""
+"""A statement without an answer from the server ends with an error that has the reason."""
 
 import gc
 import socket
@@ -12,7 +12,7 @@ from psycopg2.extensions import connection
 from core.database.statement_watch import StatementAbandoned, StatementWatch
 
 
-class Silent:
+class SilentConnection:
     """A connection whose server never answers."""
 
     error_message = None
@@ -22,23 +22,23 @@ class Silent:
         self.ours, self.theirs = socket.socketpair()
 
     def fileno(self) -> int:
-        """Return the socket."""
+        """Return the file descriptor of the client's socket."""
         return self.ours.fileno()
 
     def wait(self) -> None:
-        """Wait for an answer, as libpq does."""
+        """Wait for an answer, as libpq does; raises when the connection is closed."""
         if self.ours.recv(1) == b"":
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
     def close(self) -> None:
-        """Close both ends."""
+        """Close both sockets."""
         self.ours.close()
         self.theirs.close()
 
 
-def test_a_silent_server_is_given_up() -> None:
-    """The waiting thread gets `StatementAbandoned` instead of the driver's error."""
-    watch, silent = StatementWatch(limit_seconds=0.1), Silent()
+def test_a_silent_server_raises_statement_abandoned() -> None:
+    """The waiting thread gets `StatementAbandoned`, not the driver's error."""
+    watch, silent = StatementWatch(limit_seconds=0.1), SilentConnection()
     with pytest.raises(StatementAbandoned, match=r"no answer within 0\.05 s"):
         watch.run(cast("connection", silent), 0.05, silent.wait)
     silent.close()
@@ -46,8 +46,8 @@ def test_a_silent_server_is_given_up() -> None:
 
 
 def test_other_errors_pass() -> None:
-    """Errors from the server are not changed, and the watch keeps no statement."""
-    watch, silent = StatementWatch(limit_seconds=10), Silent()
+    """An error of the server is raised unchanged, and the watch forgets the statement."""
+    watch, silent = StatementWatch(limit_seconds=10), SilentConnection()
 
     def fail() -> None:
         raise psycopg2.ProgrammingError("no such table")
@@ -59,10 +59,10 @@ def test_other_errors_pass() -> None:
     watch.close()
 
 
-def test_a_statement_that_ends_in_time_costs_no_later_one_its_connection() -> None:
-    """The watch finds a statement that has ended, and does not cut the next one of its connection."""
+def test_an_ended_statement_is_not_cut() -> None:
+    """If a statement ends while the watch checks it, the watch does not shut down the connection."""
     now = [0.0]
-    watch, silent = StatementWatch(limit_seconds=10, clock=lambda: now[0]), Silent()
+    watch, silent = StatementWatch(limit_seconds=10, clock=lambda: now[0]), SilentConnection()
 
     def end_late() -> None:
         seen.extend(watch._running)
@@ -78,14 +78,14 @@ def test_a_statement_that_ends_in_time_costs_no_later_one_its_connection() -> No
     with pytest.raises(psycopg2.ProgrammingError, match="no such table"):
         watch.run(cast("connection", silent), 10, fail)
     silent.theirs.send(b"x")
-    assert silent.ours.recv(1) == b"x", "it is not cut"
+    assert silent.ours.recv(1) == b"x", "the connection is still open"
     silent.close()
     watch.close()
 
 
-def test_the_watch_ends() -> None:
-    """After `close` the thread ends."""
-    watch, silent = StatementWatch(limit_seconds=0.1), Silent()
+def test_close_ends_the_thread() -> None:
+    """After `close`, the thread of the watch ends."""
+    watch, silent = StatementWatch(limit_seconds=0.1), SilentConnection()
     silent.theirs.send(b"x")
     watch.run(cast("connection", silent), 10, silent.wait)
     thread = watch._thread
