@@ -1,4 +1,4 @@
-"""What is wrong in price files is mended or refused, never stored silently."""
+"""Wrong values in price files are corrected with a message, or refused; they are never stored silently."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -15,20 +15,20 @@ from tests.price_files import describe, list_days, list_rows, read, refuse
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume"
 
 
-def bars(*closes: float, symbol: str = "AAPL", days: Sequence[str] = ()) -> str:
-    """Return a file of bars that are equal to their close, on days from 2024-03-01 on."""
+def write_bars(*closes: float, symbol: str = "AAPL", days: Sequence[str] = ()) -> str:
+    """Return a file with one row per close, on days from 2024-03-01; open, high and low equal the close."""
     days = days or [f"2024-03-{day:02}" for day in range(1, len(closes) + 1)]
     rows = [f"{symbol},{day},{c},{c},{c},{c},5" for day, c in zip(days, closes, strict=True)]
     return "\n".join([HEADER, *rows, ""])
 
 
-def closes_of(path: Path, content: str, **options: Any) -> list[float]:
-    """Return the closes that a file is read to."""
+def read_closes(path: Path, content: str, **options: Any) -> list[float]:
+    """Return the closes that are read from a file."""
     return [day[4] for day in list_days(read(path, content, **options).table)]
 
 
-def test_bars_of_a_day_are_put_together_in_order_of_time(tmp_path: Path) -> None:
-    """The order of the file does not matter: first open, last close, the extremes, and the sum of volumes."""
+def test_bars_of_one_day_are_merged_in_time_order(tmp_path: Path) -> None:
+    """Three bars of one day, in any order, become one: first open, last close, extremes, sum of volumes."""
     content = (
         "Date,Open,High,Low,Close,Volume\n2024-03-04 16:00,12,13,11,12.5,100\n"
         "2024-03-04 12:00,11,12,10,11,100\n2024-03-04 09:30,10,11,9,10.5,100\n"
@@ -39,7 +39,7 @@ def test_bars_of_a_day_are_put_together_in_order_of_time(tmp_path: Path) -> None
 
 
 def test_fractions_of_volumes_add_up(tmp_path: Path) -> None:
-    """Minutes with fractions of a coin add up; a minute without a trade does not count."""
+    """Volumes of 60 minutes with 0.25 coins each sum up to 15; a minute without prices is left out."""
     minutes = range(60)
     rows = "".join(f"{1_709_510_400 + 60 * n},4,5,3,4,0.25,1\n" for n in minutes)
     header = "Timestamp,Open,High,Low,Close,Volume_(BTC),Volume_(Currency)"
@@ -49,16 +49,16 @@ def test_fractions_of_volumes_add_up(tmp_path: Path) -> None:
     assert next(build_ticks(table, "BTC-USD", ())).volume == 15
 
 
-def test_a_second_row_of_a_daily_file_is_no_bar(tmp_path: Path) -> None:
-    """A download has the last day twice, as a day and as the last trade; the sum would be wrong."""
+def test_a_second_row_of_a_day_is_refused(tmp_path: Path) -> None:
+    """A daily file with two rows for the last day is refused: the second is the last trade, not a bar."""
     rows = "".join(f"AAPL,2024-03-{day:02} 00:00:00,1,2,1,2,5\n" for day in range(1, 10))
     content = f"{HEADER}\n{rows}AAPL,2024-03-09 16:00:02,1,2,1,1.5,7\n"
     reason = refuse(tmp_path / "prices.csv", content)
     assert "AAPL on 2024-03-09: the rows prices.csv:10 and prices.csv:11 are both of this day" in reason
 
 
-def test_bars_of_one_day_come_from_one_kind_of_file(tmp_path: Path) -> None:
-    """A file of days and a file of minutes together would count each day twice."""
+def test_a_day_in_a_daily_and_a_minute_file_is_refused(tmp_path: Path) -> None:
+    """A day that a daily file and a minute file both have is refused, or its volume would count twice."""
     (tmp_path / "days.csv").write_text(f"{HEADER}\nAAPL,2024-03-04,1,2,1,2,5\n")
     minutes = "".join(f"AAPL,2024-03-04 09:3{n},1,2,1,2,5\n" for n in range(5))
     (tmp_path / "minutes.csv").write_text(f"{HEADER}\n{minutes}")
@@ -67,27 +67,28 @@ def test_bars_of_one_day_come_from_one_kind_of_file(tmp_path: Path) -> None:
     assert "are both of this day" in reason
 
 
-@pytest.mark.parametrize(("zone", "day", "close"), [(None, "2024-03-04", 3), ("Asia/Tokyo", "2024-03-05", 2)])
-def test_a_day_is_in_a_zone(tmp_path: Path, zone: str | None, day: str, close: float) -> None:
-    """The zone is that of the file or of the option; a Unix time is in UTC."""
+@pytest.mark.parametrize(
+    ("zone", "day", "opened"), [(None, "2024-03-04", 1), ("Asia/Tokyo", "2024-03-05", 2)]
+)
+def test_the_timezone_decides_the_day(tmp_path: Path, zone: str | None, day: str, opened: float) -> None:
+    """Times in UTC count for the day in UTC, or for the day in the zone of --timezone."""
     rows = "AAPL,2024-03-04 13:00:00Z,1,1,1,1,5\nAAPL,2024-03-04 14:00:00Z,3,3,3,3,5\n"
     rows += "AAPL,2024-03-04 23:30:00Z,2,2,2,2,5\nAAPL,2024-03-04 23:50:00Z,3,3,3,3,5\n"
     table = read(tmp_path / "prices.csv", f"{HEADER}\n{rows}", timezone=zone).table
     days = {row[0]: row for row in list_days(table)}
-    assert days[day][1] == (1 if zone is None else 2)
+    assert days[day][1] == opened
     assert days[day][4] == 3
-    assert close
     assert len(days) == (1 if zone is None else 2)
 
 
-def test_a_zone_needs_times_that_name_one(tmp_path: Path) -> None:
-    """Times without a zone are used as written."""
-    reason = refuse(tmp_path / "prices.csv", bars(1, 2), timezone="Asia/Tokyo")
+def test_timezone_is_refused_for_times_without_an_offset(tmp_path: Path) -> None:
+    """--timezone is refused for a file whose times have no UTC offset."""
+    reason = refuse(tmp_path / "prices.csv", write_bars(1, 2), timezone="Asia/Tokyo")
     assert "prices.csv:2: --timezone: '2024-03-01' names no zone" in reason
 
 
-def test_midnights_of_the_east_are_asked_for_their_zone(tmp_path: Path) -> None:
-    """Monday to Friday in Tokyo begin on Sunday to Thursday in UTC."""
+def test_days_from_sunday_to_thursday_need_a_timezone(tmp_path: Path) -> None:
+    """Unix times of midnight in Tokyo are Sunday to Thursday in UTC; the error asks for --timezone."""
     rows = "".join(f"7203.T,{1_709_478_000 + 86_400 * n},1,2,1,2,5\n" for n in range(5))
     reason = refuse(tmp_path / "prices.csv", f"{HEADER}\n{rows}")
     assert "its days run from Sunday to Thursday in UTC; say in which zone a day is with --timezone" in reason
@@ -106,9 +107,9 @@ def test_midnights_of_the_east_are_asked_for_their_zone(tmp_path: Path) -> None:
         (["2024-03-01", "2024-03-04", "2024-03-15"], None),
     ],
 )
-def test_weeks_and_months_are_said_to_be_so(tmp_path: Path, days: list[str], unit: str | None) -> None:
-    """They cause a warning, which --strict makes an error."""
-    content = bars(*[10.0] * len(days), days=days)
+def test_weekly_and_monthly_rows_cause_a_warning(tmp_path: Path, days: list[str], unit: str | None) -> None:
+    """A file with one row per week, month or year causes a warning, which --strict makes an error."""
+    content = write_bars(*[10.0] * len(days), days=days)
     warnings = read(tmp_path / "prices.csv", content).warnings
     if unit is None:
         assert warnings == []
@@ -121,8 +122,8 @@ SPLIT_HEADER = HEADER + ",Split Ratio"
 
 
 @pytest.mark.parametrize("ratio", ["4", "4.0", "4:1", "4-for-1", "8/2"])
-def test_a_split_column_adjusts_what_was_before(tmp_path: Path, ratio: str) -> None:
-    """All four prices are adjusted, the volume is not."""
+def test_a_split_column_adjusts_earlier_prices(tmp_path: Path, ratio: str) -> None:
+    """The four prices before a split are divided by its ratio; the volumes are not changed."""
     content = (
         f"{SPLIT_HEADER}\nAAPL,2024-03-01,100,104,96,100,5,1\nAAPL,2024-03-04,100,104,96,100,5,\n"
         f"AAPL,2024-03-05,25,26,24,25,5,{ratio}\n"
@@ -137,7 +138,7 @@ def test_a_split_column_adjusts_what_was_before(tmp_path: Path, ratio: str) -> N
 
 
 def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
-    """Many files list splits although their prices are adjusted for them already."""
+    """Prices that do not jump on the day of a listed split are already adjusted, and stay unchanged."""
     content = (
         f"{HEADER},Stock Splits\nAAPL,2024-03-01,25,26,24,25,5,0.0\nAAPL,2024-03-04,25,26,24,25,5,0.0\n"
         "AAPL,2024-03-05,25.2,26,24,25,5,4.0\n"
@@ -148,11 +149,11 @@ def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
     some = content + "AAPL,2024-03-06,50,52,48,50,5,0.5\n"
     reason = refuse(tmp_path / "prices.csv", some)
     assert "prices jump at AAPL:2024-03-06:1:2, but not at AAPL:2024-03-05:4:1; say which" in reason
-    assert closes_of(tmp_path / "prices.csv", some, splits=["AAPL:2024-03-05:1:1"]) == [50, 50, 50, 50]
+    assert read_closes(tmp_path / "prices.csv", some, splits=["AAPL:2024-03-05:1:1"]) == [50, 50, 50, 50]
 
 
-def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
-    """A file with adjusted prices is not adjusted again, whatever its prices do on the day of a split."""
+def test_an_adjusted_column_is_not_adjusted_for_splits(tmp_path: Path) -> None:
+    """In a file with adjusted prices, the split column is ignored."""
     content = f"{HEADER},Adj Close,Split Ratio\nAAPL,2024-03-04,400,400,400,400,5,50,1\n"
     content += "AAPL,2024-03-05,50,50,50,50,5,25,4\n"
     reading = read(tmp_path / "prices.csv", content)
@@ -160,9 +161,9 @@ def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
     assert reading.notes == []
 
 
-def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
-    """The warning has symbol, day, ratio, and the option that declares a split."""
-    content = bars(100, 100, 25)
+def test_a_jump_of_the_size_of_a_split_causes_a_warning(tmp_path: Path) -> None:
+    """The warning has the symbol, day and ratio, and the --split options that confirm or reject the split."""
+    content = write_bars(100, 100, 25)
     reading = read(tmp_path / "prices.csv", content)
     [warning] = reading.warnings
     assert warning == (
@@ -171,12 +172,12 @@ def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
     )
     assert [day[4] for day in list_days(reading.table)] == [100, 100, 25]
     assert "(refused by --strict)" in refuse(tmp_path / "prices.csv", content, strict=True)
-    assert closes_of(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-03:4:1"], strict=True) == [
+    assert read_closes(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-03:4:1"], strict=True) == [
         25,
         25,
         25,
     ]
-    assert closes_of(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-03:1:1"], strict=True) == [
+    assert read_closes(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-03:1:1"], strict=True) == [
         100,
         100,
         25,
@@ -190,20 +191,20 @@ def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
     [(645.57, 93.7, 7), (2213.4, 498.3, 4), (891.3, 296.07, 3), (2.5, 25.3, 0.1), (100, 62, 1.5),
      (100, 80, None),
      (100, 130, None), (100, 160, None)],
-)  # fmt: skip  # one jump a line would be a page
-def test_ratios_are_those_of_splits(before: float, after: float, ratio: float | None) -> None:
-    """The price also moves on the day of a split, so ratios are compared with a tolerance."""
+)  # fmt: skip  # one case per line would fill a page
+def test_a_price_jump_is_matched_with_a_split_ratio(before: float, after: float, ratio: float | None) -> None:
+    """A jump is matched with a split ratio within a tolerance, because the price also moves on that day."""
     assert find_ratio(float(np.log(before / after))) == ratio
 
 
 def test_a_crash_within_the_day_is_no_split(tmp_path: Path) -> None:
-    """After a split the day opens at the new price."""
+    """A day that opens near the last close and then falls by 75 % causes no warning about a split."""
     content = f"{HEADER}\nAAPL,2024-03-01,100,101,99,100,5\nAAPL,2024-03-04,98,99,24,25,5\n"
     assert read(tmp_path / "prices.csv", content).warnings == []
 
 
-def test_an_adjusted_file_is_trusted(tmp_path: Path) -> None:
-    """A jump of adjusted prices is no split; a column that adjusts nothing causes no warning."""
+def test_a_jump_in_adjusted_prices_is_no_split(tmp_path: Path) -> None:
+    """A jump in adjusted prices causes no warning, but one in a column that equals the close does."""
     header = f"{HEADER},AdjClose"
     rows = "AAPL,2024-02-29,90,90,90,90,5,45\nAAPL,2024-03-01,100,101,99,100,5,{}\n"
     rows += "AAPL,2024-03-04,50,51,49,50,5,50\n"
@@ -213,8 +214,8 @@ def test_an_adjusted_file_is_trusted(tmp_path: Path) -> None:
 
 
 def test_small_prices_keep_their_digits(tmp_path: Path) -> None:
-    """A change of 50 % is recognised at every size of the price."""
-    table = read(tmp_path / "prices.csv", bars(0.00016, 0.00024, symbol="SHIB-USD")).table
+    """Ticks for prices of 0.00016 and 0.00024 have the exact prices and a change of 50 %."""
+    table = read(tmp_path / "prices.csv", write_bars(0.00016, 0.00024, symbol="SHIB-USD")).table
     first, second = build_ticks(table, "SHIB-USD", ())
     assert (first.price, second.price) == (Decimal("0.00016"), Decimal("0.00024"))
     assert (second.change_24h, second.change_percent_24h) == (Decimal("0.00008"), Decimal(50))
@@ -224,13 +225,13 @@ def test_small_prices_keep_their_digits(tmp_path: Path) -> None:
     "price", ["183.90321350097656", "0.0000012345", "4.186662803811", "1.08345", "123456789.01"]
 )
 def test_no_price_is_rounded(tmp_path: Path, price: str) -> None:
-    """A price is stored with all digits of the file."""
+    """A price that is not adjusted is stored with all digits of the file."""
     table = read(tmp_path / "prices.csv", f"Ticker,Date,Close\nA,2024-03-04,{price}\n").table
     assert next(build_ticks(table, "A", ())).price == Decimal(price)
 
 
 def test_adjusted_prices_are_rounded(tmp_path: Path) -> None:
-    """They are computed with four decimal places, below 0.1 with six significant digits."""
+    """Adjusted prices have four decimal places, and prices below 0.1 have six significant digits."""
     header = f"{HEADER},Adj Close"
     rows = "A,2024-03-04,3,4,2,3,5,1\nA,2024-03-05,3,4,2,3,5,0.0001\n"
     table = read(tmp_path / "prices.csv", f"{header}\n{rows}").table
@@ -241,7 +242,7 @@ def test_adjusted_prices_are_rounded(tmp_path: Path) -> None:
 
 
 def test_two_rows_of_a_day_are_refused(tmp_path: Path) -> None:
-    """The error names both; --where selects one; two equal rows are accepted."""
+    """Two different rows for one day are refused, unless --where selects one; two equal rows count once."""
     content = (
         "SYMBOL,SERIES,OPEN,HIGH,LOW,CLOSE,TOTTRDQTY,TIMESTAMP\nM&M,EQ,10,11,9,10.5,100,04-MAR-2024\n"
         "M&M,BL,12,12,12,12,7,04-MAR-2024\n"
@@ -264,9 +265,9 @@ def test_two_rows_of_a_day_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_rows_of_two_files_are_refused(tmp_path: Path) -> None:
-    """The error has file and line of each."""
-    (tmp_path / "a.csv").write_text(bars(1, 2))
-    (tmp_path / "b.csv").write_text(bars(3, days=["2024-03-02"]))
+    """If two files have different rows for one day, the error has the file and line of each."""
+    (tmp_path / "a.csv").write_text(write_bars(1, 2))
+    (tmp_path / "b.csv").write_text(write_bars(3, days=["2024-03-02"]))
     assert f"{tmp_path.name}/a.csv:3 and {tmp_path.name}/b.csv:2 differ" in refuse(tmp_path, "")
 
 
@@ -279,14 +280,14 @@ def test_two_rows_of_two_files_are_refused(tmp_path: Path) -> None:
         ("100,99,101,100", "low 101 is above high 99"),
     ],
 )
-def test_a_bar_that_cannot_be_is_refused(tmp_path: Path, bar: str, reason: str) -> None:
-    """Open and close must lie between low and high."""
+def test_an_impossible_bar_is_refused(tmp_path: Path, bar: str, reason: str) -> None:
+    """A bar is refused if open or close is not between low and high, or if low is above high."""
     content = f"{HEADER}\nAAPL,2024-03-04,{bar},5\n"
     assert refuse(tmp_path / "prices.csv", content) == f"prices.csv:2: {reason}"
 
 
-def test_a_bar_may_be_off_by_a_rounding(tmp_path: Path) -> None:
-    """Vendors round each price by itself; low and high are then extended."""
+def test_a_rounding_error_widens_the_bar(tmp_path: Path) -> None:
+    """If open or close is up to 1 % outside low and high, low and high are extended."""
     content = f"{HEADER}\nAAPL,2024-03-04,23.4999999,23.62,23.5,23.620001,5\n"
     reading = read(tmp_path / "prices.csv", content)
     assert list_days(reading.table) == [("2024-03-04", 23.4999999, 23.620001, 23.4999999, 23.620001, 5)]
@@ -294,7 +295,7 @@ def test_a_bar_may_be_off_by_a_rounding(tmp_path: Path) -> None:
 
 
 def test_a_file_has_one_currency(tmp_path: Path) -> None:
-    """Pence and pounds differ; --where selects one; a currency in a column's name counts too."""
+    """A file with prices in two currencies is refused, unless --where selects one of them."""
     content = "Ticker,Date,Close,Currency\nLLOY.L,2024-03-04,46.5,GBp\nLLOY.L,2024-03-05,46.5,GBp\n"
     content += "VOD.L,2024-03-04,0.7,GBP\n"
     reason = refuse(tmp_path / "prices.csv", content)
@@ -317,7 +318,7 @@ def test_a_file_has_one_currency(tmp_path: Path) -> None:
 
 
 def test_a_symbol_has_one_currency(tmp_path: Path) -> None:
-    """Prices in pence and in pounds from several files are refused."""
+    """Two files with prices of one symbol in pence and in pounds are refused."""
     header = "Ticker,Date,Close,Currency\n"
     (tmp_path / "a.csv").write_text(header + "LLOY.L,2024-03-04,46.5,GBp\n")
     (tmp_path / "b.csv").write_text(header + "LLOY.L,2024-03-05,0.47,GBP\n")
@@ -326,18 +327,18 @@ def test_a_symbol_has_one_currency(tmp_path: Path) -> None:
     assert read(tmp_path, "").currencies == {"LLOY.L": "GBX", "VOD.L": "GBP"}
 
 
-def test_prices_times_ten_thousand_are_asked_for(tmp_path: Path) -> None:
-    """LEAN writes prices in this way, and nothing in its files says so, so the error asks for --scale."""
+def test_prices_times_ten_thousand_need_the_scale_option(tmp_path: Path) -> None:
+    """Prices times 10,000, as LEAN writes them, are refused until --scale decides."""
     content = "20240304 00:00,1000000,1010000,990000,1005000,5\n"
     options = {"columns": ["date,open,high,low,close,volume"], "symbol": "A"}
     assert "prices.csv:1: no header" in refuse(tmp_path / "prices.csv", content)
     assert "say so with --scale 10000, or --scale 1" in refuse(tmp_path / "prices.csv", content, **options)
-    assert closes_of(tmp_path / "prices.csv", content, scale=10_000.0, **options) == [100.5]
-    assert closes_of(tmp_path / "prices.csv", content, scale=1.0, **options) == [1_005_000]
+    assert read_closes(tmp_path / "prices.csv", content, scale=10_000.0, **options) == [100.5]
+    assert read_closes(tmp_path / "prices.csv", content, scale=1.0, **options) == [1_005_000]
 
 
-def test_a_suspended_day_is_no_trade(tmp_path: Path) -> None:
-    """Zeros with the last close mean a suspended day; a single zero is an error."""
+def test_a_suspended_day_is_skipped(tmp_path: Path) -> None:
+    """A row with zeros except for the close is a suspended day and is skipped; a single zero is an error."""
     content = f"{HEADER}\nA,2024-03-04,0,0,0,10,0\nA,2024-03-05,10,11,9,10,5\n"
     reading = read(tmp_path / "prices.csv", content)
     assert [day[0] for day in list_days(reading.table)] == ["2024-03-05"]

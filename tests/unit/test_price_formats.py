@@ -1,6 +1,6 @@
-"""Price files in the shapes that people publish: what each column, day and number means."""
+"""Published formats of price files: the meaning of each column, date and number."""
 
-# ruff: noqa: E501, ISC004  # headers and rows of files are one line each, and a file is several of them
+# ruff: noqa: E501, ISC004  # a line of a file stays on one line; a file is several adjacent strings
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ DOTTED = tuple(day.replace("-", ".") for day in DAYS)
 ADJUSTED = [(day, o / 2, h / 2, low / 2, c / 2, v) for day, (o, h, low, c, v) in zip(DAYS, BARS, strict=True)]
 OHLCV = "{d},{o},{h},{l},{c},{v}"
 
-# Name of the file, its content, the symbol, its days, options.
+# File name, content, symbol, expected rows, options.
 Case = tuple[str, str | bytes, str, list[tuple[Any, ...]], Mapping[str, Any]]
 FILES: dict[str, Case] = {
     "yahoo web": (
@@ -361,19 +361,19 @@ FILES: dict[str, Case] = {
         AS_GIVEN,
         {},
     ),
-    "a history that nobody described": (
+    "index column without a name": (
         "history.csv",
         write_rows(",Stock,Open,High,Low,Close,AdjClose,Volume", "{d},aapl,{o},{h},{l},{c},{a},{v}"),
         "AAPL",
         ADJUSTED,
         {},
     ),
-}  # fmt: skip  # a header is one line
+}  # fmt: skip  # a header stays on one line
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_people_publish_are_read_as_they_are(tmp_path: Path, name: str) -> None:
-    """Symbol, days and numbers are read without a warning and without an option."""
+def test_published_formats_are_read_without_warnings(tmp_path: Path, name: str) -> None:
+    """Each published format gives the expected symbol and rows, without a warning."""
     file, content, symbol, days, options = FILES[name]
     reading = read(tmp_path / file, content, **options)
     assert reading.table.symbols == (symbol,)
@@ -381,8 +381,8 @@ def test_files_that_people_publish_are_read_as_they_are(tmp_path: Path, name: st
     assert reading.warnings == []
 
 
-def test_lines_around_the_table_are_skipped_and_said(tmp_path: Path) -> None:
-    """Above are an address, a title and a blank line; below a blank line, a total and a note."""
+def test_lines_around_the_table_are_skipped_and_reported(tmp_path: Path) -> None:
+    """Title lines above the table and a total below it are skipped, and the output counts them."""
     above = "https://example.com/prices\nAAPL, daily prices\n\n"
     below = "\nTotal,,,,,303\n# end of file\n"
     content = above + write_rows("Date,Open,High,Low,Close,Volume", OHLCV) + below
@@ -399,7 +399,7 @@ def test_lines_around_the_table_are_skipped_and_said(tmp_path: Path) -> None:
     ["Adj Close", "Adj_Close", "AdjClose", "Adjusted", "Adjusted Close", "AAPL.Adjusted", "Close (adj)"],
 )
 def test_an_adjusted_column_has_many_names(tmp_path: Path, name: str) -> None:
-    """It is used under each of its names, and the output says so."""
+    """A column with any of these names is used as the adjusted close, and the output names it."""
     reading = read(
         tmp_path / "AAPL.csv",
         write_rows(f"Date,Open,High,Low,Close,{name},Volume", "{d},{o},{h},{l},{c},{a},{v}"),
@@ -408,16 +408,16 @@ def test_an_adjusted_column_has_many_names(tmp_path: Path, name: str) -> None:
     assert f"adjusted by {name!r}" in describe(reading)
 
 
-def test_newest_first_and_other_line_ends_are_the_same(tmp_path: Path) -> None:
-    """Rows are sorted by symbol and day whatever their order and line ends."""
+def test_row_order_and_line_ends_do_not_matter(tmp_path: Path) -> None:
+    """Rows with the newest first, and with any line end, are read in the order of the days."""
     lines = write_rows("Date,Open,High,Low,Close,Volume", OHLCV).splitlines()
     for end in ("\n", "\r\n", "\r"):
         content = end.join([lines[0], *reversed(lines[1:])])
         assert list_days(read(tmp_path / "AAPL.csv", content).table) == AS_GIVEN
 
 
-def test_several_symbols_may_stand_side_by_side(tmp_path: Path) -> None:
-    """So yfinance writes several symbols; one that has no prices on a day is left out of that day."""
+def test_several_symbols_are_read_from_columns(tmp_path: Path) -> None:
+    """Files of yfinance have a column per symbol; a symbol without prices on a day gets no row for it."""
     content = (
         "Price,Close,Close,High,High,Low,Low,Open,Open,Volume,Volume\n"
         "Ticker,AAPL,BRK-B,AAPL,BRK-B,AAPL,BRK-B,AAPL,BRK-B,AAPL,BRK-B\n"
@@ -456,8 +456,8 @@ def test_several_symbols_may_stand_side_by_side(tmp_path: Path) -> None:
         ("Start Date", "date", ""),
     ],
 )
-def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str) -> None:
-    """Case, spaces, punctuation, numbers, currencies and filler words are ignored; a symbol is recognised."""
+def test_a_column_name_has_a_meaning(name: str, meaning: str, affix: str) -> None:
+    """Case, punctuation, numbers, currency and filler words of a column name do not change its meaning."""
     found = parse_name(name)
     assert found is not None
     assert (found.meaning, found.affix) == (meaning, affix)
@@ -467,9 +467,9 @@ def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str)
     "name",
     ["PREV. CLOSE", "Bid Open", "Ask Close", "SMA_Close", "52W H", "Market Cap", "Close Time", "Change %",
      "Weighted_Price", "Deliverable Volume", "Unadjusted Close", "Open Interest", "high_time", "No. of Trades", "Unit price"],
-)  # fmt: skip  # one name a line would hide that they are alike
-def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
-    """A name that only contains one of the words is another column."""
+)  # fmt: skip  # the names are similar, so they stay together
+def test_columns_with_other_prices_are_ignored(name: str) -> None:
+    """A column whose name only contains a known word, such as 'Bid Open', is ignored."""
     found = parse_name(name)
     assert found is None or found.meaning == "ignored"
 
@@ -502,8 +502,8 @@ def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
         ("2006-volume-day-001.txt", None),
     ],
 )
-def test_a_file_is_named_after_its_symbol(file: str, symbol: str | None) -> None:
-    """Dates, intervals, vendors and words such as history are ignored; with two names neither is used."""
+def test_the_symbol_is_guessed_from_the_file_name(file: str, symbol: str | None) -> None:
+    """Dates, intervals, vendors and filler words are ignored; a name with two other words has no symbol."""
     assert guess_symbol(f"folder/{file}") == symbol
 
 
@@ -534,8 +534,8 @@ def test_a_file_is_named_after_its_symbol(file: str, symbol: str | None) -> None
         ("45355.5", "Excel day", 43_200),
     ],
 )
-def test_days_are_read_in_every_form(text: str, form: str, second: int) -> None:
-    """All of these texts mean 4 March 2024, and each has only one reading."""
+def test_dates_are_read_in_every_format(text: str, form: str, second: int) -> None:
+    """Each of these texts is 4 March 2024 in exactly one date format."""
     assert find_date_forms([text]) == [form]
     stamps = parse_days(to_column([text]), form)
     assert (stamps.days.tolist(), stamps.seconds.tolist()) == ([738_949], [second])
@@ -556,30 +556,30 @@ def test_days_are_read_in_every_form(text: str, form: str, second: int) -> None:
         "x",
     ],
 )
-def test_what_is_no_day_is_none(text: str) -> None:
-    """A day that the calendar does not have is refused too."""
+def test_an_invalid_date_has_no_format(text: str) -> None:
+    """An invalid date, such as 30 February, matches no date format."""
     assert find_date_forms([text]) == []
 
 
-def slashes(*days: str) -> str:
-    """Return a file with days of this text."""
+def write_dates(*days: str) -> str:
+    """Return a file with these dates."""
     return write_rows("Ticker,Date,Open,High,Low,Close,Volume", "AAPL,{d},{o},{h},{l},{c},{v}", days)
 
 
 def test_a_day_above_twelve_decides_for_the_whole_file(tmp_path: Path) -> None:
-    """This holds for a day in any line of the file, also beyond the lines that are looked at first."""
+    """One date with a day above 12, in any row, decides between MM/DD and DD/MM for the whole file."""
     days = [f"0{n % 9 + 1}/0{n // 9 % 9 + 1}/{2000 + n // 81}" for n in range(1_000)]
     rows = "".join(f"AAPL,{day},1,2,1,2,5\n" for day in [*days, "12/31/2019"])
     reading = read(tmp_path / "prices.csv", "Ticker,Date,Open,High,Low,Close,Volume\n" + rows)
     assert "'Date' as MM/DD/YYYY" in describe(reading)
     assert list_days(reading.table)[1][0] == "2000-01-02"
-    reading = read(tmp_path / "prices.csv", slashes("13.03.2024", "04.03.2024", "05.03.2024"))
+    reading = read(tmp_path / "prices.csv", write_dates("13.03.2024", "04.03.2024", "05.03.2024"))
     assert [day[0] for day in list_days(reading.table)] == ["2024-03-04", "2024-03-05", "2024-03-13"]
 
 
-def test_days_that_can_be_two_are_refused(tmp_path: Path) -> None:
-    """--date-format decides; a file that needs both DD/MM and MM/DD is always refused."""
-    undecided = slashes("03/04/2024", "03/05/2024", "03/06/2024")
+def test_ambiguous_dates_are_refused(tmp_path: Path) -> None:
+    """Ambiguous dates are refused until --date-format decides; a mix of DD/MM and MM/DD is always refused."""
+    undecided = write_dates("03/04/2024", "03/05/2024", "03/06/2024")
     reason = refuse(tmp_path / "prices.csv", undecided)
     assert reason == (
         "prices.csv:2: days such as '03/04/2024' can be MM/DD/YYYY or DD/MM/YYYY;"
@@ -589,16 +589,16 @@ def test_days_that_can_be_two_are_refused(tmp_path: Path) -> None:
     european = read(tmp_path / "prices.csv", undecided, date_format="%d/%m/%Y").table
     assert list_days(american)[1][0] == "2024-03-05"
     assert list_days(european)[1][0] == "2024-05-03"
-    both = slashes("03/13/2024", "13/03/2024", "03/06/2024")
+    both = write_dates("03/13/2024", "13/03/2024", "03/06/2024")
     assert "prices.csv:3: date '13/03/2024' is DD/MM/YYYY, but other lines are MM/DD/YYYY" in refuse(
         tmp_path / "prices.csv", both, skip_invalid=True
     )
-    later = slashes("03/13/2024", "03/14/2024", "13/03/2024")
+    later = write_dates("03/13/2024", "03/14/2024", "13/03/2024")
     assert "'13/03/2024' is DD/MM/YYYY, but other lines are MM/DD/YYYY" in refuse(
         tmp_path / "prices.csv", later, skip_invalid=True
     )
     assert "can be MM/DD/YYYY or DD/MM/YYYY or YY/MM/DD" in refuse(
-        tmp_path / "prices.csv", slashes("03/04/05", "03/05/05", "03/06/05")
+        tmp_path / "prices.csv", write_dates("03/04/05", "03/05/05", "03/06/05")
     )
 
 
@@ -619,8 +619,8 @@ def test_days_that_can_be_two_are_refused(tmp_path: Path) -> None:
         ("1.5e3", 1_500),
     ],
 )
-def test_numbers_are_read_as_people_write_them(tmp_path: Path, cell: str, close: float) -> None:
-    """Currency signs and separators of thousands are ignored."""
+def test_prices_are_read_with_signs_and_separators(tmp_path: Path, cell: str, close: float) -> None:
+    """Prices may have currency signs, thousands separators, a leading plus and an exponent."""
     content = f"Ticker,Date,Close\nAAPL,2024-03-01,1.25\nAAPL,2024-03-04,{cell}\n"
     assert list_days(read(tmp_path / "prices.csv", content).table)[1][4] == close
 
@@ -628,8 +628,8 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path, cell: str, close:
 @pytest.mark.parametrize(
     "cell", ["1.2.3", "12,34", "1,2345", "(5)", "5%", "0x10", "1_000", "inf", "1.5M", "\u0661", "5 5", "one"]
 )
-def test_what_is_no_number_is_refused(tmp_path: Path, cell: str) -> None:
-    """A price has no suffix, and digits of other scripts are refused."""
+def test_an_invalid_price_is_refused(tmp_path: Path, cell: str) -> None:
+    """A price with a suffix, with digits of other scripts, or with wrong separators is refused."""
     content = f'Ticker,Date,Close\nAAPL,2024-03-01,1.25\nAAPL,2024-03-04,"{cell}"\n'
     reason = refuse(tmp_path / "prices.csv", content, decimal=".")
     assert f"prices.csv:3: close {cell!r} is not a price" in reason
@@ -639,9 +639,9 @@ def test_what_is_no_number_is_refused(tmp_path: Path, cell: str) -> None:
     ("cell", "volume"),
     [("45.21M", 45_210_000), ("1.5k", 1_500), ("2B", 2e9), ("1,234K", 1_234_000), ("2012.25", 2012.25), ("-", 0),
      ("", 0), ("N/A", 0), ("0.00K", 0), ("1e3", 1_000)],
-)  # fmt: skip  # one volume a line would be a page
+)  # fmt: skip  # one case per line would fill a page
 def test_volumes_have_suffixes_and_fractions(tmp_path: Path, cell: str, volume: float) -> None:
-    """A missing volume counts as 0, and the output says so."""
+    """Volumes may have suffixes and fractions; a missing volume is 0, and the output counts it."""
     content = f'Ticker,Date,Close,Vol.\nAAPL,2024-03-04,1.25,"{cell}"\n'
     reading = read(tmp_path / "prices.csv", content)
     assert list_days(reading.table)[0][-1] == volume
@@ -650,8 +650,8 @@ def test_volumes_have_suffixes_and_fractions(tmp_path: Path, cell: str, volume: 
 
 
 @pytest.mark.parametrize("cell", ["", "-", "N/A", "#N/A", "null", "NaN", "None", "\u2014"])
-def test_a_row_without_prices_is_a_day_without_trade(tmp_path: Path, cell: str) -> None:
-    """The row is skipped and counted, also without the option for invalid rows."""
+def test_a_row_without_prices_is_skipped(tmp_path: Path, cell: str) -> None:
+    """A row without prices is skipped and counted, also without --skip-invalid."""
     content = (
         write_rows("Date,Open,High,Low,Close,Volume", OHLCV) + f"2024-03-18,{cell},{cell},{cell},{cell},0\n"
     )
@@ -660,8 +660,8 @@ def test_a_row_without_prices_is_a_day_without_trade(tmp_path: Path, cell: str) 
     assert f"skipped: 1 x rows without prices, first {tmp_path}/AAPL.csv:5" in describe(reading)
 
 
-def test_a_close_alone_stands_for_the_bar(tmp_path: Path) -> None:
-    """A row, or a whole file, may have the close as its only price."""
+def test_open_high_and_low_may_be_missing(tmp_path: Path) -> None:
+    """A row or a whole file may have the close as its only price; open, high and low are then missing."""
     content = (
         write_rows("date,open,high,low,close,volume,Name", OHLCV + ",DHR") + "2024-03-18,,,,12.25,0,DHR\n"
     )
@@ -673,8 +673,8 @@ def test_a_close_alone_stands_for_the_bar(tmp_path: Path) -> None:
     assert "close 'Price'; it stands for open, high and low" in describe(reading)
 
 
-def test_the_decimal_mark_is_found_or_asked_for(tmp_path: Path) -> None:
-    """1,234 alone has two readings; another number of the file decides for all."""
+def test_the_decimal_mark_is_found_or_required(tmp_path: Path) -> None:
+    """'1,234' is refused as ambiguous, unless --decimal or another number of the file decides."""
     content = "Ticker;Date;Close\nAAPL;2024-03-04;1,234\n"
     assert "prices.csv:1: '1,234' can be a decimal or thousands; say which with --decimal" in refuse(
         tmp_path / "prices.csv", content
@@ -693,14 +693,14 @@ def test_the_decimal_mark_is_found_or_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_any_separator_will_do(tmp_path: Path, separator: str) -> None:
-    """The separator is the one with which the header makes sense."""
+def test_the_separator_is_found(tmp_path: Path, separator: str) -> None:
+    """Columns may be separated by commas, semicolons, tabs or pipes."""
     content = write_rows("Ticker,Date,Open,High,Low,Close,Volume", "AAPL," + OHLCV).replace(",", separator)
     assert list_days(read(tmp_path / "prices.csv", content).table) == AS_GIVEN
 
 
-def test_symbols_are_stored_as_people_write_them(tmp_path: Path) -> None:
-    """They are stored in capitals."""
+def test_symbols_are_stored_in_capitals(tmp_path: Path) -> None:
+    """Symbols of any vendor are stored in capitals, with their punctuation."""
     written = [
         "7203.T",
         "0700.HK",
@@ -720,7 +720,7 @@ def test_symbols_are_stored_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_names_of_companies_are_no_symbols(tmp_path: Path) -> None:
-    """The name of the file is used, unless the table has several companies."""
+    """With company names instead of symbols, the file name is the symbol; two companies are refused."""
     rows = "Name,Date,Close\nApple Inc.,2024-03-04,1\n"
     assert read(tmp_path / "AAPL.csv", rows).table.symbols == ("AAPL",)
     reason = refuse(tmp_path / "AAPL.csv", rows + "Microsoft,2024-03-04,1\n")
@@ -729,8 +729,8 @@ def test_names_of_companies_are_no_symbols(tmp_path: Path) -> None:
     assert read(tmp_path / "prices.csv", both).table.symbols == ("AAPL",)
 
 
-def test_one_symbol_is_not_several(tmp_path: Path) -> None:
-    """--symbol renames the one symbol, and is refused for a file with two."""
+def test_the_symbol_option_needs_one_symbol(tmp_path: Path) -> None:
+    """--symbol renames the only symbol of a file, and is refused for a file with two."""
     content = "Ticker,Date,Close\nAAPL,2024-03-04,1\n"
     assert read(tmp_path / "prices.csv", content, symbol="nasdaq:aapl").table.symbols == ("NASDAQ:AAPL",)
     reason = refuse(tmp_path / "prices.csv", content + "MSFT,2024-03-04,1\n", symbol="X")
@@ -757,14 +757,14 @@ def test_one_symbol_is_not_several(tmp_path: Path) -> None:
         ("Ticker,Date,Bid Close,Ask Close,Open,High,Low", "no header with a date and a close"),
     ],
 )
-def test_a_header_that_is_not_understood_names_its_columns(tmp_path: Path, header: str, reason: str) -> None:
-    """The error names the option that decides."""
+def test_an_unclear_header_is_refused(tmp_path: Path, header: str, reason: str) -> None:
+    """The error names the unclear columns, or the first line, and the option that decides."""
     row = ",".join(["A", "B", "2024-03-04", "1", "2", "3", "4"][: header.count(",") + 1])
     assert reason in refuse(tmp_path / "prices.csv", f"{header}\n{row}\n")
 
 
-def test_columns_decide_what_names_do_not(tmp_path: Path) -> None:
-    """Columns are given by name or in order, with '-' for a column to ignore."""
+def test_the_columns_option_decides(tmp_path: Path) -> None:
+    """--columns gives the columns by name or in order; '-' ignores a column."""
     content = "Ticker,Symbol,Date,Kurs,High,Low,Close\nA,B,2024-03-04,1.5,2,1,2\n"
     for columns in (["symbol=Symbol,open=Kurs"], ["symbol=symbol", "open=-"]):
         table = read(tmp_path / "prices.csv", content, columns=columns).table
@@ -780,15 +780,15 @@ def test_columns_decide_what_names_do_not(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_without_header_is_asked_for_one(tmp_path: Path) -> None:
-    """The error shows its first line."""
+def test_a_file_without_header_is_refused(tmp_path: Path) -> None:
+    """The error has the first line of the file, and an example of --columns."""
     reason = refuse(tmp_path / "AAPL.csv", write_rows("", OHLCV))
     assert "the first is '2024-03-01,10,11,9,10.5,100'" in reason
     assert "--columns date,open,high,low,close,volume" in reason
 
 
 def test_the_volume_is_not_the_turnover(tmp_path: Path) -> None:
-    """The volume in shares or coins is used; a volume in money alone is refused."""
+    """The volume in shares or coins is used, not the one in money; an unclear volume is refused."""
     row = "2024-03-04,1,2,1,2,5,999\n"
     for header, symbol in (
         ("Date,Open,High,Low,Close,Volume,Quote Volume", "BTCUSDT"),
@@ -806,8 +806,8 @@ def test_the_volume_is_not_the_turnover(tmp_path: Path) -> None:
     assert "'Volume BTC' and 'Volume USD': whether it counts X or money is not clear" in reason
 
 
-def test_times_may_stand_apart(tmp_path: Path) -> None:
-    """A separate column of times gives the order of a day's bars."""
+def test_times_may_be_in_their_own_column(tmp_path: Path) -> None:
+    """A separate column of times decides the order of the bars of a day."""
     content = (
         "Symbol,Date,Time,Open,High,Low,Close\nA,2024-03-04,4:00 PM,2,3,2,3\nA,2024-03-04,9:30 AM,1,2,1,2\n"
     )
@@ -830,14 +830,14 @@ def test_times_may_stand_apart(tmp_path: Path) -> None:
         ({"where": ["series"]}, "--where is 'series'; give COLUMN=VALUE"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], reason: str) -> None:
-    """They are refused before a file is opened."""
+def test_invalid_options_are_refused(options: dict[str, Any], reason: str) -> None:
+    """Invalid options are refused before a file is opened."""
     with pytest.raises(InvalidInput, match=reason.replace("(", ".")):
         parse_options(**options)
 
 
-def test_a_split_is_written_with_its_symbol_and_day() -> None:
-    """The last three parts are day, new and old number; the symbol before them may contain a colon."""
+def test_the_split_option_is_parsed() -> None:
+    """A split is SYMBOL:DAY:NEW:OLD, and the symbol may contain a colon."""
     assert parse_split("nyse:lmt:2014-06-09:7:1") == ("NYSE:LMT", 735_393, 7)
     for wrong in ("AAPL:2014-06-09:7", "AAPL:today:7:1", "AAPL:2014-06-09:7:0", "A B:2014-06-09:7:1", ""):
         with pytest.raises(InvalidInput, match="give SYMBOL:YYYY-MM-DD:NEW:OLD"):

@@ -1,4 +1,4 @@
-"""Price files in many shapes against an independent recount with pandas."""
+"""Price files in many formats give the same ticks as an independent calculation with pandas."""
 
 import io
 import zipfile
@@ -21,12 +21,12 @@ DAYS = 60
 SPLIT_DAY = 25
 PRICES = ["Open", "High", "Low", "Close", "Adj Close"]
 
-# Name of the file, its content, options.
-Shape = Callable[[pd.DataFrame], tuple[str, str | bytes, dict[str, Any]]]
+# Returns the file name, the content and the options.
+Format = Callable[[pd.DataFrame], tuple[str, str | bytes, dict[str, Any]]]
 
 
 def make_history() -> pd.DataFrame:
-    """Return 60 weekdays of three symbols, whose adjusted close knows of a split of two to one."""
+    """Return 60 weekdays of three symbols; the adjusted close reflects a 2:1 split after 25 days."""
     generator = np.random.default_rng(11)
     frames: list[pd.DataFrame] = []
     for place, symbol in enumerate(SYMBOLS):
@@ -42,38 +42,38 @@ def make_history() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def dated(history: pd.DataFrame, form: str) -> pd.DataFrame:
-    """Return the history with its days as texts."""
+def format_dates(history: pd.DataFrame, form: str) -> pd.DataFrame:
+    """Return the history with dates as texts in a `strftime` format."""
     return history.assign(Date=history["Date"].dt.strftime(form))
 
 
-def since(history: pd.DataFrame, origin: str, unit: timedelta) -> pd.DataFrame:
-    """Return the history with its days as numbers of a unit."""
+def number_dates(history: pd.DataFrame, origin: str, unit: timedelta) -> pd.DataFrame:
+    """Return the history with dates as numbers of units since an origin."""
     return history.assign(Date=(history["Date"] - pd.Timestamp(origin)) // pd.Timedelta(unit))
 
 
-def side_by_side(history: pd.DataFrame) -> pd.DataFrame:
-    """Return a column for each price and symbol, as yfinance does for several symbols."""
+def make_symbol_columns(history: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with a column per price and symbol, as yfinance does for several symbols."""
     table = history.pivot_table(index="Date", columns="Symbol", aggfunc="first")
     return table.rename_axis(columns=["Price", "Ticker"])
 
 
-def undescribed(history: pd.DataFrame) -> tuple[str, str, dict[str, Any]]:
-    """Return a history whose columns are called Stock and AdjClose, and whose first one has no name."""
+def write_index_column(history: pd.DataFrame) -> tuple[str, str, dict[str, Any]]:
+    """Return a file with the columns Stock and AdjClose, and an index column without a name."""
     names = {"Symbol": "Stock", "Adj Close": "AdjClose"}
     return "history.csv", history.rename(columns=names).to_csv(), {}
 
 
-def with_money(history: pd.DataFrame) -> tuple[str, str, dict[str, Any]]:
-    """Return prices with a currency and groups of thousands, volumes in millions, newest first."""
+def write_money(history: pd.DataFrame) -> tuple[str, str, dict[str, Any]]:
+    """Return a file with dollar signs, thousands separators and volumes in millions, newest day first."""
     texts = history.assign(**{name: history[name].map("${:,.4f}".format) for name in PRICES})
     texts["Volume"] = (history["Volume"] / 1e6).map("{:.6f}M".format)
     names = {"Close": "Close/Last", "Volume": "Vol."}
     return "quotes.csv", texts.iloc[::-1].rename(columns=names).to_csv(index=False), {}
 
 
-def zipped(history: pd.DataFrame) -> tuple[str, bytes, dict[str, Any]]:
-    """Return an archive with a file for each symbol, which is in the file's name only."""
+def write_archive(history: pd.DataFrame) -> tuple[str, bytes, dict[str, Any]]:
+    """Return an archive with a file for each symbol; only the file names have the symbols."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("README.md", "no table")
@@ -82,17 +82,17 @@ def zipped(history: pd.DataFrame) -> tuple[str, bytes, dict[str, Any]]:
     return "histories.zip", packed.getvalue(), {}
 
 
-def excel(history: pd.DataFrame) -> tuple[str, str, dict[str, Any]]:
-    """Return what a European spreadsheet exports: a separator line, serial days and a total."""
-    table = since(history, "1899-12-30", timedelta(days=1)).to_csv(sep=";", decimal=",", index=False)
+def write_spreadsheet(history: pd.DataFrame) -> tuple[str, str, dict[str, Any]]:
+    """Return the export of a European spreadsheet: a separator line, serial days and a total."""
+    table = number_dates(history, "1899-12-30", timedelta(days=1)).to_csv(sep=";", decimal=",", index=False)
     return "export.csv", f"sep=;\n{table};;;;;;;\nTotal;;;;;;;99\n", {}
 
 
-SHAPES: dict[str, Shape] = {
-    "a history that nobody described": undescribed,
+FORMATS: dict[str, Format] = {
+    "index column without a name": write_index_column,
     "decimal comma": lambda history: (
         "prices.csv",
-        dated(history, "%d.%m.%Y").to_csv(sep=";", decimal=",", index=False),
+        format_dates(history, "%d.%m.%Y").to_csv(sep=";", decimal=",", index=False),
         {},
     ),
     "decimal comma in quotes": lambda history: ("prices.csv", history.to_csv(decimal=",", index=False), {}),
@@ -106,34 +106,46 @@ SHAPES: dict[str, Shape] = {
         history.assign(Note="Société").to_csv(sep="|", index=False).encode("cp1252"),
         {},
     ),
-    "serial days of Excel": excel,
+    "serial days of Excel": write_spreadsheet,
     "Unix time in seconds": lambda history: (
         "prices.csv",
-        since(history, "1970-01-01", timedelta(seconds=1)).to_csv(index=False),
+        number_dates(history, "1970-01-01", timedelta(seconds=1)).to_csv(index=False),
         {},
     ),
     "Unix time in milliseconds": lambda history: (
         "prices.csv",
-        since(history, "1970-01-01", timedelta(milliseconds=1))
+        number_dates(history, "1970-01-01", timedelta(milliseconds=1))
         .rename(columns={"Date": "open_time"})
         .to_csv(index=False),
         {},
     ),
-    "American days": lambda history: ("prices.csv", dated(history, "%m/%d/%Y").to_csv(index=False), {}),
-    "names of months": lambda history: ("prices.csv", dated(history, "%d-%b-%Y").to_csv(index=False), {}),
-    "money, newest first": with_money,
-    "yfinance, three header lines": lambda history: ("download.csv", side_by_side(history).to_csv(), {}),
+    "American days": lambda history: (
+        "prices.csv",
+        format_dates(history, "%m/%d/%Y").to_csv(index=False),
+        {},
+    ),
+    "names of months": lambda history: (
+        "prices.csv",
+        format_dates(history, "%d-%b-%Y").to_csv(index=False),
+        {},
+    ),
+    "money, newest first": write_money,
+    "yfinance, three header lines": lambda history: (
+        "download.csv",
+        make_symbol_columns(history).to_csv(),
+        {},
+    ),
     "yfinance, two header lines": lambda history: (
         "download.csv",
-        side_by_side(history).rename_axis(index="", columns=["", ""]).to_csv(),
+        make_symbol_columns(history).rename_axis(index="", columns=["", ""]).to_csv(),
         {},
     ),
     "yfinance by ticker": lambda history: (
         "download.csv",
-        side_by_side(history).swaplevel(axis=1).sort_index(axis=1).to_csv(),
+        make_symbol_columns(history).swaplevel(axis=1).sort_index(axis=1).to_csv(),
         {},
     ),
-    "an archive of several files": zipped,
+    "an archive of several files": write_archive,
     "no header": lambda history: (
         "prices.csv",
         history.to_csv(index=False, header=False),
@@ -142,11 +154,11 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_every_shape_has_the_figures_of_a_recount(tmp_path: Path, name: str) -> None:
-    """Prices, volumes, changes and volatility of every day are equal, and no warning is printed."""
+@pytest.mark.parametrize("name", FORMATS)
+def test_ticks_equal_those_of_pandas(tmp_path: Path, name: str) -> None:
+    """Prices, volumes, changes and volatility of all days equal those of pandas, without a warning."""
     history = make_history()
-    file, content, options = SHAPES[name](history)
+    file, content, options = FORMATS[name](history)
     reading = read(tmp_path / file, content, **options)
     assert reading.warnings == []
     table = reading.table
@@ -167,7 +179,7 @@ def test_every_shape_has_the_figures_of_a_recount(tmp_path: Path, name: str) -> 
             "low": history["Low"] * factor,
             "change_24h": by_symbol.diff(),
             "change_percent_24h": by_symbol.pct_change() * 100,
-            "volatility": returns.groupby(history["Symbol"]).transform(yearly_deviation),
+            "volatility": returns.groupby(history["Symbol"]).transform(compute_volatility),
         }
     )
     assert (ticks["price"].astype(float) == history["Adj Close"]).all()
@@ -176,13 +188,13 @@ def test_every_shape_has_the_figures_of_a_recount(tmp_path: Path, name: str) -> 
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=0.000051)
 
 
-def yearly_deviation(returns: "pd.Series[float]") -> Any:
-    """Return the annualised standard deviation of the last twenty returns in percent."""
+def compute_volatility(returns: "pd.Series[float]") -> Any:
+    """Return the annualised standard deviation of the last 20 returns, in percent."""
     return returns.rolling(20).std() * np.sqrt(252) * 100
 
 
 def list_documented_names() -> list[tuple[str, str]]:
-    """Return meaning and name from the table of columns in docs/price-files.md."""
+    """Return each meaning and column name from the table in docs/price-files.md."""
     document = Path(__file__).resolve().parents[2] / "docs" / "price-files.md"
     table = document.read_text(encoding="utf-8").partition("| --- | --- |\n")[2].partition("\n\n")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines()]
@@ -196,7 +208,7 @@ def list_documented_names() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("meanings", "name"), list_documented_names())
 def test_every_documented_name_is_understood(meanings: str, name: str) -> None:
-    """Capitals, brackets, marks and spaces do not matter."""
+    """Each documented column name has its documented meaning, also in capitals or in brackets."""
     allowed = {*meanings.split(", "), "time" if name == "Time" else ""}
     for written in (name, name.upper(), f"<{name}>", f" {name}* ", name.replace(" ", "_")):
         found = parse_name(written)

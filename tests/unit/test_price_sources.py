@@ -1,4 +1,4 @@
-"""Where price files come from: folders, archives, standard input, packed and in any encoding."""
+"""Price files from folders, archives and standard input, compressed and in any encoding."""
 
 import bz2
 import gzip
@@ -23,7 +23,7 @@ CONTENT = write_rows("Date,Open,High,Low,Close,Volume", "{d},{o},{h},{l},{c},{v}
 
 
 def zip_files(**files: bytes) -> bytes:
-    """Return an archive."""
+    """Return a zip archive of these files."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -42,14 +42,16 @@ def zip_files(**files: bytes) -> bytes:
         ("", gzip.compress),
     ],
 )
-def test_packed_files_are_unpacked(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
-    """The content decides, not the name; the symbol is that of the file inside."""
+def test_compressed_files_are_decompressed(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    """Compression is found by the content, also without a suffix; the inner file name is the symbol."""
     table = read(tmp_path / f"AAPL.csv{suffix}", pack(CONTENT)).table
     assert (table.symbols, list_days(table)) == (("AAPL",), AS_GIVEN)
 
 
-def test_a_folder_is_all_of_its_tables(tmp_path: Path) -> None:
-    """Folders below and archives are included; files without a table are left out and listed."""
+def test_a_folder_is_read_with_subfolders_and_archives(tmp_path: Path) -> None:
+    """All tables in a folder, its subfolders and archives are read; other files are left out and listed."""
     for name in ("AAPL.csv", "more/ibm.txt", "more/.hidden.csv", "README.md", "chart.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(CONTENT)
@@ -65,7 +67,7 @@ def test_a_folder_is_all_of_its_tables(tmp_path: Path) -> None:
 
 
 def test_several_files_are_one_import(tmp_path: Path) -> None:
-    """An error in the last line of the last file refuses all; equal files are described once."""
+    """Several files are read as one table, and an invalid row in the last file refuses all files."""
     for symbol in ("AAPL", "IBM", "MSFT"):
         (tmp_path / f"{symbol}.csv").write_bytes(CONTENT)
     paths = [tmp_path / f"{symbol}.csv" for symbol in ("AAPL", "IBM", "MSFT")]
@@ -77,8 +79,8 @@ def test_several_files_are_one_import(tmp_path: Path) -> None:
         read_prices(paths, now=NOW)
 
 
-def test_progress_is_that_of_all_files(tmp_path: Path) -> None:
-    """The bar counts bytes, never goes back, and ends at 100%."""
+def test_progress_counts_the_bytes_of_all_files(tmp_path: Path) -> None:
+    """The progress counts the bytes of all files, never decreases, and ends at the total."""
     for n in range(20):
         (tmp_path / f"S{n}.csv.gz").write_bytes(gzip.compress(CONTENT))
     seen: list[tuple[int, int]] = []
@@ -88,8 +90,8 @@ def test_progress_is_that_of_all_files(tmp_path: Path) -> None:
     assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
-def test_standard_input_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be compressed, and has no name that could give the symbol."""
+def test_standard_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard input may be compressed; without --symbol it needs a column of symbols."""
     for content in (CONTENT, gzip.compress(CONTENT)):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
         assert list_days(read(Path("-"), b"", symbol="AAPL").table) == AS_GIVEN
@@ -101,7 +103,7 @@ def test_standard_input_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-32"]
 )
 def test_encodings_are_found(tmp_path: Path, encoding: str) -> None:
-    """A byte order mark or zero bytes show the encoding, or that the text is not UTF-8."""
+    """The encoding is found without an option; for cp1252 the output says that it is a guess."""
     content = (
         "Note;Ticker;Datum;Schluss;Währung\nSociété;AAPL;04.03.2024;1,5;EUR\nÖl;AAPL;15.03.2024;2,5;EUR\n"
     )
@@ -112,7 +114,7 @@ def test_encodings_are_found(tmp_path: Path, encoding: str) -> None:
 
 
 def test_a_late_letter_changes_the_encoding(tmp_path: Path) -> None:
-    """The letter may be beyond the lines that are looked at first."""
+    """A letter far beyond the sample at the start of the file still decides between cp1252 and UTF-8."""
     rows = "".join(
         f"AAPL,{2000 + n // 300}-{n % 12 + 1:02}-{n % 25 + 1:02},1,-\n" for n in range(0, 6_000, 7)
     )
@@ -125,7 +127,7 @@ def test_a_late_letter_changes_the_encoding(tmp_path: Path) -> None:
 
 
 def test_an_encoding_can_be_given(tmp_path: Path) -> None:
-    """The encoding is refused for a file that is not in it."""
+    """--encoding replaces the guessed encoding; a file that is not in this encoding is refused."""
     content = "日期,代码,收盘,注\n2024-03-04,600519,1.5,茅台\n".encode("gb18030")
     assert "gb18030 (a guess)" in describe(read(tmp_path / "prices.csv", content))
     assert len(read(tmp_path / "prices.csv", content, encoding="gbk").table) == 1
@@ -166,20 +168,20 @@ ZIPPED = gzip.compress(CONTENT * 500, mtime=0)
     ],
     ids=lambda value: value if isinstance(value, str) else "content",
 )
-def test_an_unreadable_file_is_explained(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
-    """Each error has its own reason and no traceback."""
+def test_an_unreadable_file_has_a_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    """An empty, damaged or foreign file is refused with its own reason."""
     (tmp_path / name).write_bytes(content)
     assert reason in refuse(tmp_path / name, b"")
 
 
-def test_a_path_without_a_file_is_explained(tmp_path: Path) -> None:
-    """The path does not exist, or the folder has no tables."""
+def test_a_path_without_tables_is_refused(tmp_path: Path) -> None:
+    """A path that does not exist, and a folder without tables, are refused with different reasons."""
     assert refuse(tmp_path / "missing.csv", b"") == "missing.csv does not exist"
     assert "holds no table" in refuse(tmp_path, b"")
 
 
 def test_reading_needs_no_pandas(tmp_path: Path) -> None:
-    """Importing pandas takes half a second and 45 MB, and only the dashboard needs it."""
+    """Reading price files does not import pandas (0.5 s, 45 MB); `import core` does not import pyarrow."""
     (tmp_path / "AAPL.csv").write_bytes(CONTENT)
     code = (
         "import sys; from pathlib import Path; import core; assert 'pyarrow' not in sys.modules;"
@@ -190,14 +192,14 @@ def test_reading_needs_no_pandas(tmp_path: Path) -> None:
 
 
 def test_the_live_market_needs_no_pyarrow() -> None:
-    """Only the import of price files needs pyarrow, which takes memory and time."""
+    """The live simulation and the replay do not import pyarrow, which costs memory and time."""
     code = "import sys, core.simulation.simulator, core.simulation.replay; sys.exit('pyarrow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
-def test_memory_grows_by_the_table_alone(tmp_path: Path) -> None:
-    """It takes 60 bytes a row and some reserve: 2,000,000 rows of many files need far less than 400 MB."""
+def test_memory_per_row_is_bounded(tmp_path: Path) -> None:
+    """Each additional row of a price file takes less than 120 bytes of memory."""
     code = (
         "import resource, sys; from pathlib import Path;"
         "from core.price_import.reading import read_prices;"

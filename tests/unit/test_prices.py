@@ -1,4 +1,4 @@
-"""Reading the rows of price files, and building ticks, without a database."""
+"""Reads rows of price files and builds ticks, without a database."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -24,23 +24,23 @@ HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Adj Close"
 ROW = "AAPL,2013-02-28,100,110,90,105,1000,105"
 
 
-def lines(*rows: str, end: str = "\n") -> str:
-    """Return the text of a file."""
+def join_lines(*rows: str, end: str = "\n") -> str:
+    """Return the text of a file with these lines."""
     return end.join([*rows, ""])
 
 
-def rows_of(path: Path, *rows: str) -> PriceTable:
+def read_table(path: Path, *rows: str) -> PriceTable:
     """Read a file with these lines."""
-    return read(path / "prices.csv", lines(*rows)).table
+    return read(path / "prices.csv", join_lines(*rows)).table
 
 
-def fail(path: Path, *rows: str) -> str:
-    """Return why a file with these lines is refused."""
-    return refuse(path / "prices.csv", lines(*rows))
+def refuse_lines(path: Path, *rows: str) -> str:
+    """Return the message with which a file with these lines is refused."""
+    return refuse(path / "prices.csv", join_lines(*rows))
 
 
 def test_the_shipped_history_is_read_whole(repository: Path) -> None:
-    """It has 12,154 rows of five symbols, AAPL 3,270 days from 2000-03-01 to 2013-03-01."""
+    """data/market_history.csv.gz has 12,154 rows of five symbols, of which AAPL has 3,270."""
     table = read_prices(repository / "data" / "market_history.csv.gz").table
     assert table.symbols == ("AAPL", "FB", "GOOG", "IBM", "MSFT")
     assert len(table) == 12_154
@@ -50,8 +50,8 @@ def test_the_shipped_history_is_read_whole(repository: Path) -> None:
     assert (days[0], days[-1]) == (date(2000, 3, 1), date(2013, 3, 1))
 
 
-def test_a_split_is_not_a_crash(repository: Path) -> None:
-    """AAPL's two for one of 2005-02-28 moves the adjusted close by less than 5 %."""
+def test_a_split_does_not_move_the_adjusted_close(repository: Path) -> None:
+    """The 2:1 split of AAPL on 2005-02-28 moves the adjusted close by less than 5 %."""
     table = read_prices(repository / "data" / "market_history.csv.gz").table
     row = table["day"][table.rows_of(0)].tolist().index(date(2005, 2, 28).toordinal())
     before, after = table["close"][row - 1 : row + 1].tolist()
@@ -59,8 +59,8 @@ def test_a_split_is_not_a_crash(repository: Path) -> None:
 
 
 def test_all_prices_are_scaled_by_the_adjusted_close(tmp_path: Path) -> None:
-    """A quarter of the close makes a quarter of open, high and low; the volume is as it was."""
-    table = rows_of(tmp_path, HEADER, "AAPL,2013-02-28,100,110,90,92,1000,23")
+    """If the adjusted close is a quarter of the close, all prices are divided by four; the volume is not."""
+    table = read_table(tmp_path, HEADER, "AAPL,2013-02-28,100,110,90,92,1000,23")
     assert list_days(table) == [("2013-02-28", 25, 27.5, 22.5, 23, 1000)]
 
 
@@ -80,21 +80,21 @@ def test_all_prices_are_scaled_by_the_adjusted_close(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_may_be_written_in_many_ways(tmp_path: Path, header: str, row: str) -> None:
-    """Case, order, further columns, a byte order mark, quotes and spaces do not matter."""
-    assert list_rows(rows_of(tmp_path, header, row)) == [("AAPL", "2013-02-28", 100, 110, 90, 105, 1000)]
+    """Case and order of columns, further columns, a byte order mark, quotes and spaces do not matter."""
+    assert list_rows(read_table(tmp_path, header, row)) == [("AAPL", "2013-02-28", 100, 110, 90, 105, 1000)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_any_line_end_will_do(tmp_path: Path, end: str) -> None:
-    """Also on a file with blank lines and the empty rows of a spreadsheet."""
-    content = lines(HEADER, ROW, "", ",,,,,,,", ROW.replace("28", "27"), "", "  ", end=end)
+def test_any_line_end_is_accepted(tmp_path: Path, end: str) -> None:
+    """Files with LF, CRLF or CR are read, also with blank lines and rows of empty cells."""
+    content = join_lines(HEADER, ROW, "", ",,,,,,,", ROW.replace("28", "27"), "", "  ", end=end)
     assert len(read(tmp_path / "prices.csv", content).table) == 2
     assert len(read(tmp_path / "prices.csv", content.rstrip()).table) == 2
 
 
-def test_rows_are_in_the_order_of_symbol_and_day(tmp_path: Path) -> None:
-    """The order of the file does not matter; equal rows count once."""
-    table = rows_of(tmp_path, HEADER, "MSFT" + ROW[4:], ROW, ROW.replace("28", "27"), ROW)
+def test_rows_are_sorted_by_symbol_and_day(tmp_path: Path) -> None:
+    """The table is sorted by symbol and day, and equal rows count once."""
+    table = read_table(tmp_path, HEADER, "MSFT" + ROW[4:], ROW, ROW.replace("28", "27"), ROW)
     assert [row[:2] for row in list_rows(table)] == [
         ("AAPL", "2013-02-27"),
         ("AAPL", "2013-02-28"),
@@ -134,31 +134,31 @@ def test_rows_are_in_the_order_of_symbol_and_day(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_row_is_named_with_its_line(tmp_path: Path, row: str, reason: str) -> None:
-    """Blank lines before it count, as an editor counts them."""
-    assert fail(tmp_path, HEADER, ROW, "", row, ROW).startswith(f"prices.csv:4: {reason}")
+    """The error has the line number of the malformed row, counted with blank lines."""
+    assert refuse_lines(tmp_path, HEADER, ROW, "", row, ROW).startswith(f"prices.csv:4: {reason}")
 
 
 def test_the_first_malformed_row_is_named(tmp_path: Path) -> None:
-    """The file has several blocks, and later rows are malformed too."""
+    """In a file of several blocks with two malformed rows, the error names the first one."""
     rows = [f"S{n}{ROW[4:]}" for n in range(3 * BLOCK_BYTES // len(ROW))]
     place = len(rows) - 100
     rows[place], rows[place + 3] = "AAPL,x" + ROW[15:], "short"
-    assert fail(tmp_path, HEADER, *rows).startswith(f"prices.csv:{place + 2}: date 'x'")
+    assert refuse_lines(tmp_path, HEADER, *rows).startswith(f"prices.csv:{place + 2}: date 'x'")
     rows[place] = "short"
-    assert fail(tmp_path, HEADER, *rows).startswith(f"prices.csv:{place + 2}: 1 fields")
+    assert refuse_lines(tmp_path, HEADER, *rows).startswith(f"prices.csv:{place + 2}: 1 fields")
 
 
 def test_lines_inside_quotes_count(tmp_path: Path) -> None:
-    """A note of three lines moves the later rows, also where a block ends within it."""
+    """A quoted cell of three lines counts as three lines in the line number, also at the end of a block."""
     rows = [f'S{n}{ROW[4:]},"one\ntwo\nthree"' for n in range(2 * BLOCK_BYTES // len(ROW))]
-    message = fail(tmp_path, HEADER + ",note", *rows, "AAPL,x,1,1,1,1,1,1,-")
+    message = refuse_lines(tmp_path, HEADER + ",note", *rows, "AAPL,x,1,1,1,1,1,1,-")
     assert message.startswith(f"prices.csv:{3 * len(rows) + 2}: date 'x'")
 
 
 @pytest.mark.parametrize("rest", [5, 50_000])
-def test_a_quote_that_is_never_closed_is_named(tmp_path: Path, rest: int) -> None:
-    """Such a quote would hide every row after it."""
-    message = fail(tmp_path, HEADER, ROW, '"' + ROW, *[ROW] * rest)
+def test_an_unclosed_quote_is_refused(tmp_path: Path, rest: int) -> None:
+    """The error names the line with the unclosed quote, which would hide all later rows."""
+    message = refuse_lines(tmp_path, HEADER, ROW, '"' + ROW, *[ROW] * rest)
     assert message.startswith("prices.csv:3: ")
     assert "quote" in message
 
@@ -173,30 +173,30 @@ def test_a_quote_that_is_never_closed_is_named(tmp_path: Path, rest: int) -> Non
         "Average:,,1",
     ],
 )
-def test_notes_and_totals_are_skipped_and_said(tmp_path: Path, line: str) -> None:
-    """A row that was cut off is not skipped."""
-    reading = read(tmp_path / "prices.csv", lines(HEADER, ROW, line))
+def test_notes_and_totals_are_skipped_and_reported(tmp_path: Path, line: str) -> None:
+    """Notes and totals below the table are skipped and counted; a row that was cut off is refused."""
+    reading = read(tmp_path / "prices.csv", join_lines(HEADER, ROW, line))
     assert len(reading.table) == 1
     assert f"skipped: 1 x notes and totals, first {tmp_path}/prices.csv:3" in "\n".join(reading.describe())
     for cut in ("AAPL,2013-0", "MAX,2013-03-0", "AA", "AAPL,2013-03-01,100,110,90"):
-        assert "prices.csv:4: " in fail(tmp_path, HEADER, ROW, line, cut)
+        assert "prices.csv:4: " in refuse_lines(tmp_path, HEADER, ROW, line, cut)
 
 
-def test_a_header_in_the_middle_is_skipped(tmp_path: Path) -> None:
-    """Two files put together have a header in the middle."""
-    assert len(rows_of(tmp_path, HEADER, ROW, HEADER, "MSFT" + ROW[4:])) == 2
+def test_a_repeated_header_is_skipped(tmp_path: Path) -> None:
+    """A second header, as in two concatenated files, is skipped."""
+    assert len(read_table(tmp_path, HEADER, ROW, HEADER, "MSFT" + ROW[4:])) == 2
 
 
-def test_a_file_with_a_header_only_is_refused(tmp_path: Path) -> None:
-    """A file whose rows are all no trading days is refused too, with the reason for each row."""
-    assert fail(tmp_path, HEADER) == "prices.csv has no valid row; nothing was loaded"
-    message = fail(tmp_path, HEADER, "AAPL,2013-02-28,,,,,,")
+def test_a_file_without_valid_rows_is_refused(tmp_path: Path) -> None:
+    """A file without rows, or with only rows without prices, is refused; the error counts these rows."""
+    assert refuse_lines(tmp_path, HEADER) == "prices.csv has no valid row; nothing was loaded"
+    message = refuse_lines(tmp_path, HEADER, "AAPL,2013-02-28,,,,,,")
     assert "1 x rows without prices, first" in message
 
 
 def test_today_is_read_once_it_has_closed(tmp_path: Path) -> None:
-    """A tick is never in the future, and a later day is an error."""
-    content = lines(HEADER, ROW.replace("28", "27"), ROW)
+    """The row of today is skipped until trading closes at 21:00 UTC; the row of a later day is an error."""
+    content = join_lines(HEADER, ROW.replace("28", "27"), ROW)
     early = datetime(2013, 2, 28, 20, 59, tzinfo=UTC)
     reading = read(tmp_path / "prices.csv", content, now=early)
     assert [day[0] for day in list_days(reading.table)] == ["2013-02-27"]
@@ -206,8 +206,8 @@ def test_today_is_read_once_it_has_closed(tmp_path: Path) -> None:
         read(tmp_path / "prices.csv", content, now=early.replace(day=27))
 
 
-def days_with_closes(closes: Sequence[float]) -> PriceTable:
-    """Return days with these closes."""
+def make_days(closes: Sequence[float]) -> PriceTable:
+    """Return a table of consecutive days with these closes."""
     columns = {name: np.zeros(len(closes), kind) for name, kind in TYPES.items()}
     columns["day"] += np.arange(len(closes), dtype=np.int32) + 735_000
     columns["volume"] += np.arange(len(closes))
@@ -217,8 +217,8 @@ def days_with_closes(closes: Sequence[float]) -> PriceTable:
 
 
 def test_a_tick_has_the_change_against_the_day_before() -> None:
-    """The change is in money and in percent; the first day of a symbol has none."""
-    first, second = build_ticks(days_with_closes([100, 107.25]), "AAPL", ())
+    """A tick has the change since the previous close in money and in percent; the first tick has none."""
+    first, second = build_ticks(make_days([100, 107.25]), "AAPL", ())
     assert (first.change_24h, first.change_percent_24h) == (None, None)
     assert (second.change_24h, second.change_percent_24h) == (Decimal("7.25"), Decimal("7.25"))
     assert second.price == second.open == second.high == second.low == Decimal("107.25")
@@ -239,16 +239,16 @@ def test_a_tick_has_the_change_against_the_day_before() -> None:
         ("2026-07-01", "13:30", "20:00"),
     ],
 )
-def test_a_day_opens_and_closes_when_new_york_does(day: str, opened: str, closed: str) -> None:
-    """An hour earlier in daylight saving time, which began in April until 2006 and in March since."""
+def test_trading_hours_follow_new_york_time(day: str, opened: str, closed: str) -> None:
+    """Trading opens and closes one hour earlier in UTC during daylight saving time in New York."""
     moments = open_of(date.fromisoformat(day)), close_of(date.fromisoformat(day))
     assert [f"{moment:%Y-%m-%d %H:%M}" for moment in moments] == [f"{day} {opened}", f"{day} {closed}"]
     assert all(moment.tzinfo is UTC for moment in moments)
 
 
-def test_a_change_is_against_the_last_close_of_24_hours_before() -> None:
-    """In March the clock changes, so in a market that never closes the day before ended 23 hours before."""
-    table = days_with_closes([100, 110, 121, 133.1])
+def test_a_change_is_against_a_close_24_hours_before() -> None:
+    """After the clock change in March the last close is 23 hours old, so an earlier close is compared."""
+    table = make_days([100, 110, 121, 133.1])
     table["day"][:] = [date(2013, 3, day).toordinal() for day in (8, 9, 10, 11)]
     ticks = list(build_ticks(table, "BTC-USD", ()))
     assert [tick.change_24h for tick in ticks] == [None, 10, 21, Decimal("12.1")]
@@ -264,17 +264,17 @@ def test_a_change_is_against_the_last_close_of_24_hours_before() -> None:
         (1e-9, 1, "99999999900"),
     ],
 )
-def test_half_a_unit_of_percent_is_rounded_up(before: float, after: float, percent: str) -> None:
-    """The rounding is exact and equals that of the database."""
-    _, tick = build_ticks(days_with_closes([before, after]), "AAPL", ())
+def test_half_a_unit_of_percent_is_rounded_away_from_zero(before: float, after: float, percent: str) -> None:
+    """The change in percent has four decimals; a half is rounded away from zero, as in the database."""
+    _, tick = build_ticks(make_days([before, after]), "AAPL", ())
     assert tick.change_percent_24h == Decimal(percent)
 
 
 @given(st.lists(st.integers(1, 10**13), min_size=2, max_size=20))
-def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
-    """Changes that are computed from whole columns are those of exact decimals, rounded half up."""
+def test_changes_equal_exact_decimals(units: list[int]) -> None:
+    """Changes computed with numpy equal those of exact decimals, with halves rounded away from zero."""
     closes = np.array(units) / 10_000
-    _, *ticks = build_ticks(days_with_closes(closes.tolist()), "AAPL", ())
+    _, *ticks = build_ticks(make_days(closes.tolist()), "AAPL", ())
     prices = [Decimal(unit).scaleb(-4) for unit in units]
     for tick, (before, after) in zip(ticks, pairwise(prices), strict=True):
         assert tick.change_24h == after - before
@@ -282,29 +282,29 @@ def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
         assert tick.change_percent_24h is not None
         distance = abs(Fraction(tick.change_percent_24h) - exact)
         assert distance <= Fraction(1, 20_000)
-        if distance == Fraction(1, 20_000):  # half a unit is rounded away from zero
+        if distance == Fraction(1, 20_000):  # a half is rounded away from zero
             assert abs(Fraction(tick.change_percent_24h)) > abs(exact)
 
 
-def test_days_before_the_file_count() -> None:
-    """A part of a history gets the same ticks as the whole history."""
+def test_earlier_ticks_count_for_change_and_volatility() -> None:
+    """The last 20 days with the 20 ticks before them get the same ticks as in the whole history."""
     closes = [100 + 0.7919 * (n * n % 13) for n in range(60)]
-    whole = list(build_ticks(days_with_closes(closes), "AAPL", ()))
-    part = days_with_closes(closes).select(slice(40, 60))
+    whole = list(build_ticks(make_days(closes), "AAPL", ()))
+    part = make_days(closes).select(slice(40, 60))
     before = [(tick.timestamp.date(), tick.price) for tick in whole[20:40]]
     assert list(build_ticks(part, "AAPL", before)) == whole[40:]
 
 
 def test_volatility_needs_twenty_returns() -> None:
-    """It is the annualised deviation of the last twenty log returns in percent."""
+    """Volatility is the annualised standard deviation of 20 log returns, in percent; before, it is None."""
     closes = [100.0, 101.0] * 11
-    ticks = list(build_ticks(days_with_closes(closes), "AAPL", ()))
+    ticks = list(build_ticks(make_days(closes), "AAPL", ()))
     assert [tick.volatility for tick in ticks[:20]] == [None] * 20
     returns = np.diff(np.log(np.array(closes[:21])))
     expected = float(returns.std(ddof=1) * np.sqrt(252) * 100)
     assert float(ticks[20].volatility or 0) == pytest.approx(expected, abs=1e-4)
 
 
-def test_no_days_make_no_ticks() -> None:
-    """A symbol with only invalid rows is left out."""
-    assert list(build_ticks(days_with_closes([]), "AAPL", ())) == []
+def test_a_table_without_days_gives_no_ticks() -> None:
+    """A table without days gives no ticks and no error."""
+    assert list(build_ticks(make_days([]), "AAPL", ())) == []
