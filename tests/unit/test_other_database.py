@@ -1,4 +1,4 @@
-"""DATABASE_URL names another database than the stack's: nothing is mixed, and `make up` says so."""
+"""DATABASE_URL names a database that is not the stack's: the stack's other settings are then not used."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ RECORDED = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
-    """A checkout whose stack is up, as the working folder."""
+    """Return the state folder of a running stack; the checkout is the working directory."""
     monkeypatch.setitem(Settings.model_config, "env_file", (Path(".local/stack.env"), ".env"))
     monkeypatch.chdir(tmp_path)
     folder = StackFolder(tmp_path)
@@ -37,21 +37,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
     return folder
 
 
-def redis_of(settings: Settings) -> str:
-    """Return the Redis that settings name."""
+def get_redis_url(settings: Settings) -> str:
+    """Return the Redis URL of the settings in plain text."""
     return settings.redis_url.get_secret_value()
 
 
 def test_the_running_stack_is_found() -> None:
-    """Without another DATABASE_URL, everything in the record is used."""
+    """Without a DATABASE_URL of the user, the settings are those that the running stack recorded."""
     settings = Settings.load()
     assert settings.database_url.get_secret_value() == STACK_URL
-    assert (redis_of(settings), settings.stack_name) == (RECORDED["REDIS_URL"], "main-1a2b")
+    assert (get_redis_url(settings), settings.stack_name) == (RECORDED["REDIS_URL"], "main-1a2b")
 
 
 @pytest.mark.parametrize("place", ["environment", ".env", "argument"])
-def test_another_database_is_not_mixed_with_the_stack(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stack's Redis and name belong to its own database alone."""
+def test_another_database_does_not_get_the_stacks_redis(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the DATABASE_URL of another database, the stack's recorded Redis and name are not used."""
     arguments = {}
     if place == "environment":
         monkeypatch.setenv("database_url", OTHER_URL)
@@ -63,42 +63,44 @@ def test_another_database_is_not_mixed_with_the_stack(place: str, monkeypatch: p
     assert settings.database_url.get_secret_value() == OTHER_URL
     assert settings.stack_name is None
     expected = "redis://cache.example/0" if place == ".env" else Settings.model_fields["redis_url"].default
-    assert redis_of(settings) == getattr(expected, "get_secret_value", lambda: expected)()
+    assert get_redis_url(settings) == getattr(expected, "get_secret_value", lambda: expected)()
 
 
-def test_the_stacks_own_database_may_be_named(monkeypatch: pytest.MonkeyPatch, folder: StackFolder) -> None:
-    """In any spelling: the rest of the record is used, and there is no note."""
+def test_another_spelling_of_the_stacks_database(
+    monkeypatch: pytest.MonkeyPatch, folder: StackFolder
+) -> None:
+    """With a DATABASE_URL that names the stack's database as `localhost`, the recorded Redis is used."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://bob:pw@localhost:5433/echo_markets")
-    assert redis_of(Settings.load()) == RECORDED["REDIS_URL"]
+    assert get_redis_url(Settings.load()) == RECORDED["REDIS_URL"]
     assert describe_other_database(folder.root, folder.recorded()) is None
 
 
 @pytest.mark.parametrize("place", ["the environment", ".env"])
 def test_up_names_both_databases(place: str, folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line names both databases, where the other comes from, and how to make them the same."""
+    """One line names both databases, the place of the user's DATABASE_URL, and how to remove it."""
     if place == ".env":
         (folder.root / ".env").write_text(f"DATABASE_URL={OTHER_URL}\n", "utf-8")
     else:
         monkeypatch.setenv("DATABASE_URL", OTHER_URL)
-    note = describe_other_database(folder.root, folder.recorded())
-    assert note is not None
-    assert "\n" not in note
-    assert "this stack uses the database 127.0.0.1:5433/echo_markets" in note
-    assert f"DATABASE_URL in {place} is db.example:5432/game" in note
-    assert ("unset it" if place == "the environment" else "remove it there") in note
-    assert "s3cr3t" not in note
+    line = describe_other_database(folder.root, folder.recorded())
+    assert line is not None
+    assert "\n" not in line
+    assert "this stack uses the database 127.0.0.1:5433/echo_markets" in line
+    assert f"DATABASE_URL in {place} is db.example:5432/game" in line
+    assert ("unset it" if place == "the environment" else "remove it there") in line
+    assert "s3cr3t" not in line
 
 
-def test_up_says_nothing_without_another_database(folder: StackFolder) -> None:
-    """DATABASE_URL is unset, or its value is wrong."""
+def test_up_has_no_warning_without_another_database(folder: StackFolder) -> None:
+    """`make up` has no such line when DATABASE_URL is unset or invalid."""
     assert describe_other_database(folder.root, folder.recorded()) is None
     (folder.root / ".env").write_text("DATABASE_URL=mysql://nonsense\n", "utf-8")
     assert describe_other_database(folder.root, folder.recorded()) is None
 
 
 @pytest.fixture
-def deployed(folder: StackFolder) -> dict[str, str]:
-    """What `make up` records of a stack without containers, with all of its secrets."""
+def recorded(folder: StackFolder) -> dict[str, str]:
+    """Return the settings that `make up` records for a stack without containers; its secret files exist."""
     deployment = Deployment(
         settings=StackSettings.load_for(folder.root),
         folder=folder,
@@ -112,7 +114,7 @@ def deployed(folder: StackFolder) -> dict[str, str]:
     return recorded
 
 
-# A secret, and whether it is given in a file.
+# Each secret as a variable, and as a file (`X_FILE`).
 SECRETS = [
     (name, is_file)
     for name in sorted({name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)})
@@ -122,9 +124,9 @@ SECRETS = [
 
 @pytest.mark.parametrize("place", ["in the environment", "in .env"])
 @pytest.mark.parametrize(("name", "is_file"), SECRETS)
-def test_up_refuses_another_secret_than_its_own(
+def test_up_refuses_a_changed_secret(
     folder: StackFolder,
-    deployed: dict[str, str],
+    recorded: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     *,
@@ -132,7 +134,7 @@ def test_up_refuses_another_secret_than_its_own(
     is_file: bool,
     place: str,
 ) -> None:
-    """The line names the variable, its place, the place of the stack's own secret, and the remedy."""
+    """The error names the variable, its place, the file with the stack's secret, and the remedy."""
     other, variable = "s3cr3t of another", f"{name}_FILE" if is_file else name
     write_private(tmp_path / "other", other)
     value = str(tmp_path / "other") if is_file else other
@@ -140,41 +142,41 @@ def test_up_refuses_another_secret_than_its_own(
         (folder.root / ".env").write_text(f"{variable}='{value}'\n", "utf-8")
     else:
         monkeypatch.setenv(variable, value)
-    own = deployed.get(f"{name}_FILE", str(folder.stack_env) if name in deployed else None)
+    own = recorded.get(f"{name}_FILE", str(folder.stack_env) if name in recorded else None)
     if name == "DATABASE_URL" or own is None:
-        # another database has a note of its own; the rest is not the stack's
-        refuse_other_secrets(folder.root, deployed)
+        # DATABASE_URL only causes a warning; secrets that the stack does not record are not compared
+        refuse_other_secrets(folder.root, recorded)
         return
     with pytest.raises(SettingsError) as refused:
-        refuse_other_secrets(folder.root, deployed)
+        refuse_other_secrets(folder.root, recorded)
     remedy = "remove it there" if place == "in .env" else "unset it"
     expected = f"{variable} {place} is another one than this stack's, which is in {own}; {remedy}"
     assert str(refused.value) == expected
 
 
 def test_up_accepts_its_own_secrets(
-    folder: StackFolder, deployed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    folder: StackFolder, recorded: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exported copy of the recorded secrets is accepted."""
-    for name, value in deployed.items():
+    """A variable with the same secret as the stack's record is accepted, as a file or as a value."""
+    for name, value in recorded.items():
         monkeypatch.setenv(name, value)
-    refuse_other_secrets(folder.root, deployed)
+    refuse_other_secrets(folder.root, recorded)
     monkeypatch.delenv("DATABASE_PASSWORD_FILE")
     monkeypatch.setenv("DATABASE_PASSWORD", "of app.password")
-    refuse_other_secrets(folder.root, deployed)
+    refuse_other_secrets(folder.root, recorded)
 
 
-def test_secrets_of_another_database_are_left_alone(
-    folder: StackFolder, deployed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_secrets_of_another_database_are_not_compared(
+    folder: StackFolder, recorded: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They belong to DATABASE_URL, about which `make up` prints a note."""
+    """With the DATABASE_URL of another database, another DATABASE_PASSWORD is accepted too."""
     monkeypatch.setenv("DATABASE_URL", OTHER_URL)
     monkeypatch.setenv("DATABASE_PASSWORD", "s3cr3t")
-    refuse_other_secrets(folder.root, deployed)
+    refuse_other_secrets(folder.root, recorded)
 
 
-def test_migrations_of_the_stack_go_to_its_own_database(deployed: dict[str, str]) -> None:
-    """All URLs for migrations name the stack's server."""
-    places = {describe_database(deployed[name]) for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")}
+def test_migrations_of_the_stack_go_to_its_own_database(recorded: dict[str, str]) -> None:
+    """The recorded DATABASE_URL, DIRECT_URL and ADMIN_URL name the same server and database."""
+    places = {describe_database(recorded[name]) for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")}
     assert len(places) == 1
-    assert deployed["STACK_NAME"] == "main-1a2b"
+    assert recorded["STACK_NAME"] == "main-1a2b"

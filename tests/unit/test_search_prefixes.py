@@ -1,4 +1,4 @@
-"""Prefixes as patterns: escaped, folded by the server alone, right for a sigma at any place."""
+"""LIKE patterns for a search by prefix, whose case only the server folds, with the two Greek sigmas."""
 
 import pytest
 
@@ -13,21 +13,21 @@ from core.queries.users import build_prefix, match_prefix
         ("İstanbul", "İstanbul%"),
         ("ΟΔΟΣ", "ΟΔΟ_%"),
         ("ΣΊΣΥΦΟΣ", "ΣΊ_ΥΦΟ_%"),
-        ("οδος", "οδο_%"),  # Greek on purpose
+        ("οδος", "οδο_%"),  # Greek letters
         ("", "%"),
     ],
 )
-def test_letters_stay_as_they_are_typed(text: str, pattern: str) -> None:
-    """Python does not fold it; a sigma that is not the first letter may have two small forms."""
+def test_a_pattern_keeps_the_case(text: str, pattern: str) -> None:
+    """A pattern keeps the case of its letters; a wildcard replaces each sigma after the first letter."""
     prefix = build_prefix(text)
     assert prefix.pattern == pattern
     assert prefix.exact.endswith("%")
 
 
 def test_a_statement_is_refined_only_for_a_sigma() -> None:
-    """Each condition is refined; the one that the index answers stays first."""
+    """Only for a prefix with a sigma, each LIKE condition gets an additional condition after it."""
     statement = f"SELECT FROM users WHERE {match_prefix('username')} OR {match_prefix('u.name')} LIMIT 1"
     assert build_prefix("alice").refine(statement) == statement
     refined = build_prefix("ΟΔΟΣ").refine(statement)
-    assert refined.count(" LIKE translate(lower(%(exact)s), 'ς', 'σ')") == 2  # noqa: RUF001  # Greek on purpose
+    assert refined.count(" LIKE translate(lower(%(exact)s), 'ς', 'σ')") == 2  # noqa: RUF001  # Greek letters
     assert match_prefix("u.name") in refined

@@ -1,4 +1,4 @@
-"""Each container gets a folder with its own secrets, and with nothing else."""
+"""Each container gets a folder with only its own secrets."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from core.stack.secret_distribution import Receiver, copy_secrets
 
 @pytest.fixture(autouse=True)
 def _receivers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two containers that run as the user of the tests, who cannot give files away."""
+    """Define two containers that run as the user of the tests, because `chown` needs root."""
     mine = os.getuid()
     receivers = {"alice": Receiver(mine, ("a", "common")), "bob": Receiver(mine, ("b", "common"))}
     monkeypatch.setattr(secret_distribution, "RECEIVERS", receivers)
@@ -21,12 +21,12 @@ def _receivers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_copies(target: Path) -> dict[str, str]:
-    """Return what every container can read."""
+    """Return the path and content of each copied secret."""
     return {str(path.relative_to(target)): path.read_text() for path in target.glob("*/*")}
 
 
-def test_everybody_gets_what_is_theirs(tmp_path: Path) -> None:
-    """Only the receiver's user can read its copies; they change with the secret, and go with it."""
+def test_each_container_gets_its_own_secrets(tmp_path: Path) -> None:
+    """Only the container's user can read a copy; a changed secret is copied again, an empty one deleted."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()
@@ -43,9 +43,9 @@ def test_everybody_gets_what_is_theirs(tmp_path: Path) -> None:
     assert modes == {"alice": 0o500, "bob": 0o500, "a": 0o400, "b": 0o400, "common": 0o400}
 
     for folder in target.iterdir():
-        folder.chmod(0o700)  # root may write into it anyway
+        folder.chmod(0o700)  # 0o500 forbids a second copy, unless the test runs as root
     (source / "a").write_text("another", encoding="utf-8")
-    (source / "b").write_text("", encoding="utf-8")  # not used
+    (source / "b").write_text("", encoding="utf-8")  # an empty secret is not used
     copy_secrets(source, target)
     assert read_copies(target) == {
         "alice/a": "another",

@@ -1,4 +1,4 @@
-"""Secrets in files: X_FILE in the place of X."""
+"""Secrets in files: the variable X_FILE with a path replaces the variable X."""
 
 import os
 import stat
@@ -30,7 +30,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a file for its owner only."""
+    """Return a function that writes a file with mode 0600 and returns its path."""
 
     def write(content: str | bytes, *, name: str = "secret", mode: int = 0o600) -> Path:
         path = tmp_path / name
@@ -47,8 +47,8 @@ def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", [Settings, RoleSettings])
-def test_what_has_a_secret_name_is_secret(kind: type[Settings]) -> None:
-    """The type of the field decides; from it follow the file variable and the hidden value in messages."""
+def test_fields_with_secret_names_are_secret(kind: type[Settings]) -> None:
+    """Each field whose name ends with password, secret or _keys has a secret type."""
     named = {name for name in kind.model_fields if name.endswith(("password", "secret", "_keys"))}
     assert named <= set(list_secrets(kind))
 
@@ -57,7 +57,7 @@ def test_what_has_a_secret_name_is_secret(kind: type[Settings]) -> None:
 def test_every_secret_can_be_a_file(
     kind: type[Settings], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variable X_FILE is read for each of them."""
+    """The variable X_FILE is read for every secret."""
     secrets = list(list_secrets(kind))
     assert secrets
     monkeypatch.delenv("DATABASE_URL")
@@ -84,7 +84,7 @@ def test_every_secret_can_be_a_file(
 def test_one_newline_at_the_end_is_dropped(
     content: str, expected: str, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Editors add it; everything else is part of the secret."""
+    """One newline at the end of the file, which editors add, is not part of the secret; other blanks are."""
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(write(content)))
     assert Settings.load().redis_password == SecretStr(expected)
 
@@ -98,10 +98,10 @@ def test_one_newline_at_the_end_is_dropped(
         (b"x" * (MAX_BYTES + 1), "more than"),
     ],
 )
-def test_another_content_is_refused(
+def test_invalid_content_is_refused(
     content: str | bytes, words: str, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line has the setting and the path."""
+    """An empty file, one that is not UTF-8 and one that is too large are refused; the error has the path."""
     path = write(content)
     monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(path))
     with pytest.raises(SettingsError, match=words) as caught:
@@ -110,8 +110,8 @@ def test_another_content_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder is an error too."""
+def test_a_missing_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that does not exist, and the path of a folder, are refused."""
     for path, words in ((tmp_path / "nothing", "No such file"), (tmp_path, "Is a directory")):
         monkeypatch.setenv("REDIS_PASSWORD_FILE", str(path))
         with pytest.raises(SettingsError, match=f"REDIS_PASSWORD_FILE names .*cannot be read: {words}"):
@@ -122,7 +122,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_others_can_use_is_refused(
     mode: int, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line says how to protect the file, and shows nothing of its content."""
+    """A file that other users can read or write is refused; the error has its mode but not its content."""
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(write(SECRET, mode=mode)))
     with pytest.raises(SettingsError, match=rf"mode {mode:04o}\); `chmod 600` it") as caught:
         Settings.load()
@@ -131,13 +131,13 @@ def test_a_file_that_others_can_use_is_refused(
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o444, False), (0o440, False), (0o464, True), (0o446, True)])
 def test_a_file_of_an_orchestrator_may_be_readable(mode: int, *, expected: bool) -> None:
-    """It belongs to another user in a container with one user; it must not be writable."""
+    """A file of another user, as an orchestrator mounts it, may be readable for all but not writable."""
     found = os.stat_result((stat.S_IFREG | mode, 1, 1, 1, os.geteuid() + 1, 1, 5, 0, 0, 0))
     assert is_too_open(found) is expected
 
 
-def test_a_pipe_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`DATABASE_PASSWORD_FILE=<(command)` leaves no file behind."""
+def test_a_secret_is_read_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe, as in `DATABASE_PASSWORD_FILE=<(command)`, is accepted, although it can be read only once."""
     reader, writer = os.pipe()
     os.write(writer, b"from a pipe\n")
     os.close(writer)
@@ -148,8 +148,8 @@ def test_a_pipe_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         os.close(reader)
 
 
-def test_a_secret_is_given_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With both in one place it is not clear which one counts."""
+def test_a_variable_and_its_file_are_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X and X_FILE in the same place are refused, unless X is empty."""
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(write(SECRET)))
     monkeypatch.setenv("REDIS_PASSWORD", "another")
     with pytest.raises(SettingsError, match="REDIS_PASSWORD and REDIS_PASSWORD_FILE are both set"):
@@ -158,10 +158,10 @@ def test_a_secret_is_given_once(write: Write, monkeypatch: pytest.MonkeyPatch) -
     assert Settings.load().redis_password == SecretStr(SECRET)
 
 
-def test_the_environment_wins_over_a_file_of_settings(
+def test_the_environment_overrides_the_env_file(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This holds for X and for X_FILE in either place."""
+    """X or X_FILE in the environment overrides X or X_FILE in .env."""
     monkeypatch.chdir(tmp_path)
     secret = write("from the file")
     for first, second, expected in (
@@ -175,8 +175,8 @@ def test_the_environment_wins_over_a_file_of_settings(
             assert loaded.redis_password == SecretStr(expected)
 
 
-def test_a_misspelt_file_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the process would start without the password."""
+def test_a_misspelt_file_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt X_FILE is refused, because the process would start without the password."""
     monkeypatch.setenv("REDIS_PASWORD_FILE", "/run/secrets/redis")
     with pytest.raises(SettingsError, match="the closest is REDIS_PASSWORD_FILE"):
         Settings.load()
@@ -184,8 +184,8 @@ def test_a_misspelt_file_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["environment", "arguments"])
 def test_a_password_completes_a_url(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The password may be any text; a URL that has one keeps its own."""
-    given = {"database_url": URL, "database_password": SECRET, "direct_password": "of nobody"}
+    """DATABASE_PASSWORD, which may be any text, is added to a URL without a password."""
+    given = {"database_url": URL, "database_password": SECRET, "direct_password": "unused"}
     if place == "environment":
         for name, value in given.items():
             monkeypatch.setenv(name.upper(), value)
@@ -201,7 +201,7 @@ def test_a_password_completes_a_url(place: str, monkeypatch: pytest.MonkeyPatch)
     assert kept.database_url.get_secret_value() == own
 
 
-def test_a_missing_secret_says_both_ways() -> None:
-    """The error names the variable and the file variable."""
+def test_a_missing_secret_names_both_variables() -> None:
+    """The error about a missing secret names X and X_FILE."""
     with pytest.raises(SettingsError, match=r"ADMIN_URL is not set; .* or ADMIN_URL_FILE to the path"):
         RoleSettings.load()

@@ -1,4 +1,4 @@
-"""A name that is no setting is an error with the closest one, wherever it stands."""
+"""An unknown name of a setting is refused, and the error has the closest known name."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from core.errors import EchoMarketsError, SettingsError
 from core.stack.settings import StackSettings
 
 URL = "postgresql://echo:s3cr3t@db.example:5433/echo"
-# what a type checker would refuse is given on purpose
+# `Any`, because the tests pass arguments that the type checker refuses
 build: Any = Settings
 
 
@@ -34,8 +34,8 @@ def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
         ("METRIC_DIR", "METRICS_DIR"),
     ],
 )
-def test_a_misspelt_variable_is_an_error(name: str, closest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line has both names and not the value; otherwise the default would be used silently."""
+def test_a_misspelt_variable_is_refused(name: str, closest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is refused; the error has its name and the closest name, but not the value."""
     monkeypatch.setenv(name, "5")
     for read in (build, build.load, open_service):
         with pytest.raises(SettingsError) as caught:
@@ -48,8 +48,8 @@ def test_a_misspelt_variable_is_an_error(name: str, closest: str, monkeypatch: p
         assert "5" not in message
 
 
-def test_a_misspelt_variable_stands_beside_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line about the missing DATABASE_URL alone would not help."""
+def test_a_misspelt_variable_is_reported_with_the_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DATABASE_URI instead of DATABASE_URL, the error has a line about each of the two names."""
     monkeypatch.delenv("DATABASE_URL")
     monkeypatch.setenv("DATABASE_URI", URL)
     with pytest.raises(SettingsError) as caught:
@@ -60,9 +60,11 @@ def test_a_misspelt_variable_stands_beside_what_is_missing(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("value", ["7", ""])
-def test_a_variable_of_others_is_let_alone(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the right variable is set too, even to nothing, the other name belongs to another program."""
-    monkeypatch.setenv("DATABASE_CONNECTION_LIMITS", "whatever")
+def test_a_similar_variable_of_another_program_is_ignored(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A similar name is ignored if the correct variable or argument is also set, even to an empty text."""
+    monkeypatch.setenv("DATABASE_CONNECTION_LIMITS", "many")
     monkeypatch.setenv("DATABASE_CONNECTION_LIMIT", value)
     assert build().database_connection_limit == int(value or 10)
     monkeypatch.delenv("DATABASE_CONNECTION_LIMIT")
@@ -89,16 +91,16 @@ def test_a_variable_of_others_is_let_alone(value: str, monkeypatch: pytest.Monke
         "SEED_PLAYERS",
     ],
 )
-def test_other_names_are_nobodys_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These are variables that a program beside the stack may have."""
+def test_names_of_other_programs_are_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that other programs use, such as POSTGRES_HOST and DATABASE_POOL_SIZE, are ignored."""
     monkeypatch.setenv(name, "x")
     build()
     if name not in {"POSTGRES_PORT", "SEED_PLAYERS"}:
         StackSettings()
 
 
-def test_no_setting_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names of settings differ enough from each other."""
+def test_no_setting_looks_like_a_misspelt_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting's name is close enough to another setting's name to be taken for its misspelling."""
     for kind in (Settings, StackSettings):
         for name in {*Settings.model_fields, *StackSettings.model_fields}:
             assert kind._list_wrong_names({"_env_file": None}) == []
@@ -107,8 +109,8 @@ def test_no_setting_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> Non
                 assert kind._list_wrong_names({"_env_file": None}) == []
 
 
-def test_a_misspelt_name_in_a_file_is_an_error(tmp_path: Path) -> None:
-    """No other program reads `.env`."""
+def test_a_misspelt_name_in_the_env_file_is_refused(tmp_path: Path) -> None:
+    """A misspelt name in `.env` is refused, because no other program reads this file."""
     file = tmp_path / ".env"
     file.write_text("DATABASE_QUERY_TIMEOUTS=1000\n", encoding="utf-8")
     with pytest.raises(SettingsError, match="the closest is DATABASE_QUERY_TIMEOUT:"):
@@ -121,8 +123,8 @@ def test_a_misspelt_name_in_a_file_is_an_error(tmp_path: Path) -> None:
     ("name", "closest"),
     [("databse_url", "database_url"), ("DATABASE_URL", "database_url"), ("redis", "redis_url")],
 )
-def test_a_misspelt_argument_is_an_error(name: str, closest: str) -> None:
-    """This holds for the constructor, `load` and copies."""
+def test_a_misspelt_argument_is_refused(name: str, closest: str) -> None:
+    """`Settings()`, `load` and `model_copy` refuse a misspelt argument; the error has the closest name."""
     for make in (build, build.load, lambda **values: build().model_copy(update=values)):
         with pytest.raises(SettingsError, match=f"there is no setting {name}; the closest is {closest}"):
             make(**{name: SecretStr(URL)})
@@ -140,23 +142,23 @@ def test_a_misspelt_argument_is_an_error(name: str, closest: str) -> None:
         ("metrics_dir", 7),
     ],
 )
-def test_a_wrong_argument_is_an_error_of_ours(name: str, value: object) -> None:
-    """It is an `EchoMarketsError` with the variable's name."""
+def test_an_invalid_argument_raises_our_error(name: str, value: object) -> None:
+    """An invalid argument raises `EchoMarketsError` with the name of the variable, and no pydantic error."""
     with pytest.raises(EchoMarketsError, match=f"^{name.upper()} is ") as caught:
         build(**{name: value})
     assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("settings", [URL, {"database_url": URL}, 0])
-def test_what_is_not_settings_is_said(settings: Any) -> None:
-    """An example is the address alone, which may hold a password."""
+def test_settings_of_another_type_are_refused(settings: Any) -> None:
+    """`open_service` refuses a value that is not `Settings`, and does not show it: it may hold a password."""
     with pytest.raises(SettingsError, match=r"settings is a (str|dict|int); give core.Settings") as caught:
         open_service(settings)
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong argument, a wrong value and a misspelt variable give a line each."""
+def test_all_errors_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt argument, an invalid value and a misspelt variable give one line each."""
     monkeypatch.setenv("LOG_FORMATS", "json")
     with pytest.raises(SettingsError) as caught:
         build(databse_url=URL, exporter_port="metrics")

@@ -1,4 +1,4 @@
-"""What the environment may say, and what a wrong value is answered with."""
+"""Settings from the environment, and the errors about invalid values."""
 
 import logging
 
@@ -18,7 +18,7 @@ def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every variable of the design is read under its own name."""
+    """Each variable sets the field of the same name."""
     for name, value in {
         "DIRECT_URL": "postgres://echo:pw@direct/echo",
         "DATABASE_CONNECTION_LIMIT": "7",
@@ -42,8 +42,8 @@ def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.direct_url.get_secret_value() == "postgresql://echo:pw@direct/echo"
 
 
-def test_defaults_are_the_designs() -> None:
-    """With only a URL given, the documented defaults hold."""
+def test_defaults_are_the_documented_values() -> None:
+    """With only DATABASE_URL set, the settings have the documented defaults."""
     settings = Settings.load()
     assert settings.database_connection_limit == 10
     assert settings.database_connect_timeout == 60_000
@@ -76,8 +76,8 @@ def test_defaults_are_the_designs() -> None:
         ("LOG_LEVEL", "LOUD"),
     ],
 )
-def test_a_wrong_value_is_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line names the variable, the value and what is allowed."""
+def test_an_invalid_value_is_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one line with the variable, the value and the allowed values."""
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
         Settings.load()
@@ -88,14 +88,14 @@ def test_a_wrong_value_is_one_line(name: str, value: str, monkeypatch: pytest.Mo
 
 
 def test_a_missing_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without DATABASE_URL the error says what it looks like."""
+    """Without DATABASE_URL, the error has an example of the URL."""
     monkeypatch.delenv("DATABASE_URL")
     with pytest.raises(SettingsError, match="DATABASE_URL is not set; set it to postgresql://"):
         Settings.load()
 
 
-def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two mistakes are two lines, so that nobody fixes them one by one."""
+def test_all_invalid_variables_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two invalid variables give an error of two lines."""
     monkeypatch.setenv("DATABASE_POOL_TIMEOUT", "soon")
     monkeypatch.setenv("EXPORTER_PORT", "metrics")
     with pytest.raises(SettingsError) as caught:
@@ -104,7 +104,7 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose passes unset variables on as empty ones."""
+    """An empty variable counts as unset, because Compose passes unset variables as empty ones."""
     monkeypatch.setenv("REDIS_PASSWORD", "")
     monkeypatch.setenv("DATABASE_CONNECTION_LIMIT", "")
     settings = Settings.load()
@@ -120,7 +120,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         "postgresql://echo:s3@cr3t@db/echo?bad=1",
         "postgresql://db/echo?password=s3cr3t&bad=1",
         "postgresql://db/echo?auth=s3cr3t",
-        # without the host
+        # URLs without a host
         "postgresql://echo:s3cr3t/echo",
         "postgresql://echo:s3cr3t",
         "postgresql://a:5432,[::1]:s3cr3t/echo",
@@ -129,7 +129,7 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_password_is_never_shown(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither the error nor its cause, a repr or a log holds the password."""
+    """The error, its cause and the log show no part of a password in DATABASE_URL."""
     monkeypatch.setenv("DATABASE_URL", url)
     caplog.set_level(logging.DEBUG)
     with pytest.raises(SettingsError) as caught:
@@ -142,7 +142,7 @@ def test_a_password_is_never_shown(
 
 @pytest.mark.parametrize("value", ["bob:s3cr3t@db", "s3cr3t", "host=db password=s3cr3t"])
 def test_a_url_without_a_scheme_is_not_shown(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole text may be a password."""
+    """A value without a scheme is not shown, because the whole value may be a password."""
     monkeypatch.setenv("DIRECT_URL", value)
     with pytest.raises(SettingsError) as caught:
         Settings.load()
@@ -152,7 +152,7 @@ def test_a_url_without_a_scheme_is_not_shown(value: str, monkeypatch: pytest.Mon
 
 
 def test_repr_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Printing the settings shows no password."""
+    """The `repr`, `str` and JSON of settings show no password."""
     monkeypatch.setenv("REDIS_PASSWORD", "hunter2")
     settings = Settings.load()
     for text in (repr(settings), str(settings), settings.model_dump_json()):
@@ -161,9 +161,9 @@ def test_repr_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_constructor_error_hides_secrets() -> None:
-    """It is the same line as for the variable."""
+    """An invalid argument of `Settings()` gives the same error as the variable, without the password."""
     with pytest.raises(SettingsError, match="DATABASE_URL is") as caught:
-        Settings(database_url="mysql://echo:s3cr3t@db/echo")  # type: ignore[arg-type]  # wrong on purpose
+        Settings(database_url="mysql://echo:s3cr3t@db/echo")  # type: ignore[arg-type]  # the test passes a wrong type
     assert "s3cr3t" not in str(caught.value)
 
 
@@ -187,7 +187,7 @@ def test_a_constructor_error_hides_secrets() -> None:
 def test_a_url_that_libpq_would_misread_is_refused(
     url: str, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The line says what to correct, and shows no fragment of the password, as a host or otherwise."""
+    """The error says how to correct the URL, and shows no part of the password."""
     caplog.set_level(logging.DEBUG)
     for name in ("DATABASE_URL", "DIRECT_URL"):
         monkeypatch.setenv(name, url)
@@ -218,8 +218,8 @@ def test_a_url_that_libpq_would_misread_is_refused(
         "postgres://echo@db/echo",
     ],
 )
-def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These are several hosts, sockets, services, and encoded signs in passwords."""
+def test_urls_of_libpq_are_accepted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs with several hosts, a socket, a service or special characters in the password are accepted."""
     monkeypatch.setenv("DATABASE_URL", url)
     settings = Settings.load()
     assert settings.database_url.get_secret_value() == url.replace("postgres://", "postgresql://")
@@ -229,8 +229,10 @@ def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("blanks", [" ", " \t", "\n"])
 @pytest.mark.parametrize("topology", ["plain", "citus"])
-def test_blanks_name_no_replica(blanks: str, topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two empty variables with a blank between them count as unset."""
+def test_a_blank_replica_setting_is_unset(
+    blanks: str, topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DATABASE_REPLICA_URLS with only blanks counts as unset."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://db/echo")
     monkeypatch.setenv("DATABASE_REPLICA_URLS", blanks)
     monkeypatch.setenv("DATABASE_TOPOLOGY", topology)
@@ -254,10 +256,8 @@ def test_blanks_name_no_replica(blanks: str, topology: str, monkeypatch: pytest.
         ("postgresql:///echo?hostaddr=10.0.0.1,10.0.0.2", "one host"),
     ],
 )
-def test_urls_of_replicas_that_share_a_server_are_refused(
-    urls: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The spelling does not matter; the message shows no password."""
+def test_invalid_replica_urls_are_refused(urls: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is named twice, in any spelling, and a replica URL with two hosts are refused."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://primary/echo")
     monkeypatch.setenv("DATABASE_REPLICA_URLS", urls)
     with pytest.raises(SettingsError, match=reason) as caught:
@@ -274,8 +274,8 @@ def test_urls_of_replicas_that_share_a_server_are_refused(
         "postgresql:///echo?host=/run/first postgresql:///echo?host=/run/second",
     ],
 )
-def test_replicas_on_one_host_are_taken(urls: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They differ in port, socket, service, or database of a pooler."""
+def test_replicas_on_one_host_are_accepted(urls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replica URLs that differ in port, socket, service or database are accepted."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://primary/echo")
     monkeypatch.setenv("DATABASE_REPLICA_URLS", urls)
     assert len(Settings.load().list_replicas()) == 2
@@ -299,12 +299,12 @@ def test_replicas_on_one_host_are_taken(urls: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_redact(text: str, shown: str) -> None:
-    """Only the password is replaced."""
+    """`redact` replaces the password, or a part of a URL that may be one, with `***`."""
     assert redact(text) == shown
 
 
-def test_a_bulk_load_has_slower_statements_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 20,000 rows are not logged as slow; a threshold that was set is kept."""
+def test_a_bulk_load_has_a_higher_slow_query_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bulk loads log slow statements from a higher threshold, unless DATABASE_SLOW_QUERY is set."""
     assert cli._load_bulk_settings().database_slow_query == cli.BULK_SLOW_MILLISECONDS
     monkeypatch.setenv("DATABASE_SLOW_QUERY", "1000")
     assert cli._load_bulk_settings().database_slow_query == 1_000

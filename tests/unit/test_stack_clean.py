@@ -1,4 +1,4 @@
-"""`echo-markets stack clean`: what a person is asked before the data goes."""
+"""The confirmation of `echo-markets stack clean` before it deletes the data."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from core.stack.folder import StackFolder
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
-    """A checkout that has data of a stack."""
+    """Return the folder of a stack that has data."""
     (tmp_path / "compose.yaml").touch()
     monkeypatch.setattr("core.stack.commands.ROOT", tmp_path)
     folder = StackFolder(tmp_path)
@@ -20,16 +20,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
     return folder
 
 
-def test_a_script_is_not_asked(folder: StackFolder) -> None:
-    """Without a terminal the command removes everything."""
+def test_clean_does_not_ask_without_a_terminal(folder: StackFolder) -> None:
+    """Without a terminal, the command deletes the data and does not ask."""
     ended = CliRunner().invoke(main, ["stack", "clean"])
     assert (ended.exit_code, "2.0 MB" in ended.output) == (0, True)
     assert not folder.path.exists()
 
 
 @pytest.mark.parametrize("answer", ["n", "y"])
-def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """The question names the folder and how much is in it; any other answer than yes keeps it."""
+def test_clean_asks_on_a_terminal(folder: StackFolder, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """The question names the folder, its contents and its size; only the answer y deletes the data."""
     monkeypatch.setattr("core.stack.commands.is_interactive", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"], input=f"{answer}\n")
     contents = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
@@ -41,16 +41,16 @@ def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch,
     )
 
 
-def test_an_option_answers_the_question(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --yes there is no question."""
+def test_clean_does_not_ask_with_yes(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --yes, the command deletes the data and does not ask."""
     monkeypatch.setattr("core.stack.commands.is_interactive", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean", "--yes"])
     assert (ended.exit_code, "[y/N]" in ended.output) == (0, False)
     assert not folder.path.exists()
 
 
-def test_there_is_no_question_when_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout whose stack was never started has no data."""
+def test_clean_does_not_ask_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the stack was never started, the command does not ask and prints that nothing is removed."""
     (tmp_path / "compose.yaml").touch()
     monkeypatch.setattr("core.stack.commands.ROOT", tmp_path)
     monkeypatch.setattr("core.stack.commands.is_interactive", lambda: True)

@@ -1,4 +1,4 @@
-"""The folder that holds the stack's state: who can read it, and what it remembers."""
+"""The folder with the stack's state: its permissions, the recorded settings, locks, and generated secrets."""
 
 import re
 import shutil
@@ -27,47 +27,47 @@ RECORD = {
 }
 
 
-def mode_of(path: Path) -> int:
+def read_mode(path: Path) -> int:
     """Return the permissions of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
-    """A folder that exists, and a temporary folder of its own for the socket of a long path."""
+    """Return a created stack folder; long socket paths get a temporary folder in `tmp_path`."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = StackFolder(tmp_path)
     folder.create()
     return folder
 
 
-def test_is_for_its_owner_only(folder: StackFolder) -> None:
-    """Nobody else can list the folder or read the passwords in it."""
+def test_folder_is_private(folder: StackFolder) -> None:
+    """Only the owner can list the folder and read the recorded passwords."""
     folder.record({"REDIS_PASSWORD": "secret"})
-    assert (mode_of(folder.path), mode_of(folder.stack_env)) == (0o700, 0o600)
+    assert (read_mode(folder.path), read_mode(folder.stack_env)) == (0o700, 0o600)
 
 
 @pytest.mark.parametrize(
     "value", ["plain", "with space", "qu'ote", 'double"', "back\\slash", "#hash", "${HOME}"]
 )
-def test_remembers_any_value(folder: StackFolder, value: str) -> None:
-    """A recorded value is read back unchanged, whatever characters it has."""
+def test_any_value_is_recorded(folder: StackFolder, value: str) -> None:
+    """A recorded value is read back unchanged, also with quotes, backslashes, # and $."""
     folder.record({**RECORD, "METRICS_DIR": value})
     assert folder.recorded() == {**RECORD, "METRICS_DIR": value}
 
 
-def test_remembers_nothing_before_the_first_start(tmp_path: Path) -> None:
-    """Without a record the stack counts as never started."""
+def test_nothing_is_recorded_before_the_first_start(tmp_path: Path) -> None:
+    """`recorded` returns an empty dict for a stack that was never started."""
     assert StackFolder(tmp_path).recorded() == {}
 
 
-JUNK = {
+DAMAGED = {
     "nothing": b"",
     "no UTF-8": b"\xff\xfe\x00junk",
     "text": b"=== junk ===\n{}\n",
     "zeros": bytes(100),
 }
-WRONG = {
+INVALID = {
     "MODE": "podman",
     "EXPORTER_PORT": "80a",
     "VALKEY_PORT": "70000",
@@ -76,25 +76,25 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("content", JUNK.values(), ids=JUNK)
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_record_is_one_line(folder: StackFolder, content: bytes) -> None:
-    """It names the file and what to do."""
+    """The error about a damaged record is one line with the file and the remedy."""
     folder.stack_env.write_bytes(content)
     with pytest.raises(StackError, match=r"stack\.env is damaged: .*`make down` stops what runs") as caught:
         folder.recorded()
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG.items())
-def test_a_wrong_value_damages_the_record(folder: StackFolder, name: str, value: str) -> None:
-    """The line names the variable."""
+@pytest.mark.parametrize(("name", "value"), INVALID.items())
+def test_an_invalid_recorded_value_is_refused(folder: StackFolder, name: str, value: str) -> None:
+    """A record with an invalid value is refused, and the error names the variable."""
     folder.record({**RECORD, name: value})
     with pytest.raises(StackError, match=f"damaged: {name} is "):
         folder.recorded()
 
 
-def test_a_folder_is_no_record(folder: StackFolder) -> None:
-    """It cannot be removed as a file either."""
+def test_a_folder_in_the_place_of_the_record_is_refused(folder: StackFolder) -> None:
+    """A folder named stack.env is refused on reading, and `forget_record` does not delete it."""
     folder.stack_env.mkdir()
     with pytest.raises(StackError, match="is damaged"):
         folder.recorded()
@@ -103,30 +103,30 @@ def test_a_folder_is_no_record(folder: StackFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics", "run", "log", "servers", "secrets"])
-def test_a_file_in_the_place_of_a_folder_is_named(folder: StackFolder, name: str) -> None:
-    """This holds for each of the folders."""
+def test_a_file_in_the_place_of_a_folder_is_refused(folder: StackFolder, name: str) -> None:
+    """`create` refuses a file that has the name of one of its folders."""
     (folder.path / name).rmdir()
     (folder.path / name).touch()
     with pytest.raises(StackError, match=f"{folder.path / name} is no folder; remove or rename it"):
         folder.create()
 
 
-def test_a_file_in_the_place_of_all_folders_is_named(tmp_path: Path) -> None:
-    """`.local` itself is a file."""
+def test_a_file_named_local_is_refused(tmp_path: Path) -> None:
+    """`create` refuses a file that has the name of the state folder, `.local`."""
     (tmp_path / ".local").touch()
     with pytest.raises(StackError, match="is no folder"):
         StackFolder(tmp_path).create()
 
 
-def test_a_full_disk_is_a_problem(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The servers still answer, so a connection does not show the problem."""
+def test_a_full_disk_is_reported(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find_disk_problem` reports a full disk, because the servers still answer then."""
     assert folder.find_disk_problem() is None
     monkeypatch.setattr("core.stack.folder.MIN_FREE_BYTES", 10**18)
     assert re.match(r"\d+ MB are free where .*; make room", folder.find_disk_problem() or "")
 
 
-def test_the_record_replaces_a_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The secret may be in the variable or in its file; both together would be an error."""
+def test_recorded_secrets_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded X or X_FILE removes both from the environment, because X with X_FILE is an error."""
     monkeypatch.setenv("REDIS_PASSWORD", "of another server")
     monkeypatch.setenv("DIRECT_PASSWORD_FILE", "/of/another/server")
     record = {"REDIS_PASSWORD_FILE": "/secrets/redis", "DIRECT_PASSWORD": "secret"}
@@ -135,24 +135,24 @@ def test_the_record_replaces_a_secret_of_the_environment(monkeypatch: pytest.Mon
     assert not {"REDIS_PASSWORD", "DIRECT_PASSWORD_FILE"} & environment.keys()
 
 
-def test_secrets_are_for_their_owner_only(folder: StackFolder) -> None:
-    """The folder is closed again when somebody has opened it."""
+def test_secrets_are_private(folder: StackFolder) -> None:
+    """`create` sets the secrets folder to 0700 again; a password file has mode 0600."""
     load_password(folder.secrets / "app.password")
     folder.secrets.chmod(0o755)
     folder.create()
-    assert mode_of(folder.secrets) == 0o700
-    assert mode_of(folder.secrets / "app.password") == 0o600
+    assert read_mode(folder.secrets) == 0o700
+    assert read_mode(folder.secrets / "app.password") == 0o600
 
 
 def test_second_command_is_refused(folder: StackFolder) -> None:
-    """The refusal is also true during a drill, which neither starts nor stops the stack."""
+    """While one command holds the lock, a second command is refused; the error names `up` and `drill`."""
     refused = pytest.raises(StackError, match="another command, such as `up` or `drill`, is using this stack")
     with folder.lock(), refused, StackFolder(folder.root).lock():
         pass
 
 
-def test_lock_is_free_again(folder: StackFolder) -> None:
-    """A command that failed does not lock the next one out."""
+def test_lock_is_released_after_an_error(folder: StackFolder) -> None:
+    """A command that raises releases the lock."""
     with pytest.raises(ZeroDivisionError), folder.lock():
         raise ZeroDivisionError
     with folder.lock():
@@ -160,7 +160,7 @@ def test_lock_is_free_again(folder: StackFolder) -> None:
 
 
 def test_socket_of_a_long_path_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of a unix socket has a limit, and a checkout may be deeper."""
+    """If the checkout's path is too long for a unix socket, the socket is in the temporary folder."""
     monkeypatch.setattr("tempfile.tempdir", "/tmp/t")
     folder = StackFolder(tmp_path / ("x" * SOCKET_PATH_LIMIT))
     other = StackFolder(tmp_path / ("y" * SOCKET_PATH_LIMIT))
@@ -169,7 +169,7 @@ def test_socket_of_a_long_path_is_elsewhere(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the shared temporary folder another user may have created it first."""
+    """A socket folder that another user has created in the shared temporary folder is refused."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
     (tmp_path / "t").mkdir()
     monkeypatch.setattr("core.stack.folder.SOCKET_PATH_LIMIT", 1)
@@ -179,8 +179,8 @@ def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
         folder.create()
 
 
-def test_stack_has_a_name_of_its_own(folder: StackFolder, tmp_path: Path) -> None:
-    """It is the same after a restart, and another one for a copy of the folder and after `clean`."""
+def test_stack_has_a_unique_name(folder: StackFolder, tmp_path: Path) -> None:
+    """The name stays after a restart; a copy of the folder, and a folder after `clean`, get other names."""
     name = folder.load_stack_name()
     assert re.fullmatch(NAME_PATTERN, name)
     assert StackFolder(folder.root).load_stack_name() == name
@@ -197,40 +197,40 @@ def test_stack_has_a_name_of_its_own(folder: StackFolder, tmp_path: Path) -> Non
 
 
 def test_remove_deletes_everything(folder: StackFolder) -> None:
-    """The size of what is deleted is known before."""
+    """`size_bytes` counts the record, and `remove` deletes the folder."""
     folder.record({"MODE": "local"})
     assert folder.size_bytes() > 0
     folder.remove()
     assert not folder.path.exists()
 
 
-def test_private_file_is_never_open(tmp_path: Path) -> None:
-    """A rewritten file does not keep permissions that were too wide."""
+def test_rewritten_private_file_is_private(tmp_path: Path) -> None:
+    """`write_private` sets the mode to 0600, also for an existing file with mode 0644."""
     path = tmp_path / "file"
     path.write_text("old", encoding="utf-8")
     path.chmod(0o644)
     write_private(path, "new")
-    assert (path.read_text(encoding="utf-8"), mode_of(path)) == ("new", 0o600)
+    assert (path.read_text(encoding="utf-8"), read_mode(path)) == ("new", 0o600)
 
 
 def test_an_empty_password_is_refused(tmp_path: Path) -> None:
-    """A server with it would let everybody in."""
+    """An empty password file is refused, because a server with an empty password would accept anybody."""
     (tmp_path / "password").write_text("\n", encoding="utf-8")
     with pytest.raises(StackError, match="is empty"):
         load_password(tmp_path / "password")
 
 
 def test_password_is_generated_once(tmp_path: Path) -> None:
-    """A restarted server has the same password, another server another one."""
+    """`load_password` returns the same password for the same file, and another password for another file."""
     first = load_password(tmp_path / "alice")
     assert load_password(tmp_path / "alice") == first
     assert load_password(tmp_path / "bob") != first
 
 
-def test_a_key_is_made_once_and_for_its_owner_only(folder: StackFolder) -> None:
-    """Another key would make every stored address unreadable."""
+def test_encryption_keys_are_created_once(folder: StackFolder) -> None:
+    """The key file is private and never replaced: with another key, stored addresses are unreadable."""
     path = folder.create_encryption_keys()
-    assert (mode_of(path), mode_of(path.parent)) == (0o600, 0o700)
+    assert (read_mode(path), read_mode(path.parent)) == (0o600, 0o700)
     text = path.read_text(encoding="utf-8")
     assert len(Keyring.parse(text).keys) == 1
     assert folder.create_encryption_keys().read_text(encoding="utf-8") == text

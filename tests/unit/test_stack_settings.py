@@ -1,4 +1,4 @@
-"""The settings of the stack: defaults, precedence and what is said about a wrong value."""
+"""The settings of the stack: defaults, precedence, and errors about invalid values."""
 
 import os
 import subprocess
@@ -14,20 +14,20 @@ from core.stack.stack_env import Mode
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the developer's own settings."""
+    """Remove the stack's settings from the environment of the test."""
     for name in StackSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
 def write_env(root: Path, name: str, text: str) -> None:
-    """Write one of the files that settings are read from."""
+    """Write an env file, from which settings are read."""
     path = root / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
-def test_needs_no_setting_at_all(tmp_path: Path) -> None:
-    """A fresh clone starts with the documented ports, and without DATABASE_URL."""
+def test_defaults_without_any_setting(tmp_path: Path) -> None:
+    """Without any setting, the stack has the documented ports and no DATABASE_URL."""
     settings = StackSettings.load_for(tmp_path)
     assert settings.environment("local") == {
         "MODE": "local",
@@ -41,14 +41,14 @@ def test_needs_no_setting_at_all(tmp_path: Path) -> None:
     }
 
 
-def test_prometheus_listens_in_containers_only(tmp_path: Path) -> None:
-    """Only the container stack has Prometheus, and its port."""
+def test_only_the_container_stack_has_prometheus(tmp_path: Path) -> None:
+    """Only the container stack has a port for Prometheus."""
     settings = StackSettings.load_for(tmp_path)
     assert settings.ports("docker").keys() - settings.ports("local").keys() == {"PROMETHEUS_PORT"}
 
 
-def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment wins over `.env`, which wins over what the running stack recorded."""
+def test_environment_overrides_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment overrides `.env`, and `.env` overrides the record of the running stack."""
     write_env(tmp_path, ".local/stack.env", "DASHBOARD_PORT=8001\nEXPORTER_PORT=8002\nVALKEY_PORT=8003\n")
     write_env(tmp_path, ".env", "DASHBOARD_PORT=8011\nEXPORTER_PORT=8012\n")
     monkeypatch.setenv("DASHBOARD_PORT", "8021")
@@ -69,10 +69,10 @@ def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("KEEP_DATES", "2013", "true or false"),
     ],
 )
-def test_wrong_value_is_named(
+def test_invalid_value_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
 ) -> None:
-    """The error is one line with the variable, the value and what is allowed."""
+    """The error is one line with the variable, the value and the allowed values."""
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
         StackSettings.load_for(tmp_path)
@@ -80,8 +80,10 @@ def test_wrong_value_is_named(
 
 
 @pytest.mark.parametrize("mode", ["local", "docker"])
-def test_a_replica_is_chosen_in_two_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: Mode) -> None:
-    """PROFILE=replica means REPLICAS=1; REPLICAS=0 overrides what is recorded."""
+def test_replica_profile_and_number_of_replicas(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: Mode
+) -> None:
+    """PROFILE=replica means REPLICAS=1, and REPLICAS=0 removes a recorded replica."""
     monkeypatch.setenv("PROFILE", " pooler, replica")
     chosen = StackSettings.load_for(tmp_path)
     assert (chosen.profile, chosen.replicas) == ("pooler", 1)
@@ -98,31 +100,29 @@ def test_a_replica_is_chosen_in_two_ways(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_profile_without_certificates_is_refused_with_tls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
 ) -> None:
-    """Otherwise some connections of the stack would not be encrypted."""
+    """PROFILE=tls is refused together with a profile whose connections cannot be encrypted."""
     monkeypatch.setenv("PROFILE", f"tls,{profile}")
     with pytest.raises(SettingsError, match=f"PROFILE=tls does not go together with {profile}"):
         StackSettings.load_for(tmp_path)
 
 
-def test_the_number_of_dashboards_belongs_to_a_profile(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It is recorded with PROFILE=scale only, so that another number restarts the stack."""
+def test_dashboards_are_recorded_with_profile_scale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """DASHBOARDS is recorded only with PROFILE=scale, where another number must restart the stack."""
     monkeypatch.setenv("DASHBOARDS", "3")
     assert "DASHBOARDS" not in StackSettings.load_for(tmp_path).environment("docker")
     monkeypatch.setenv("PROFILE", "scale")
     assert StackSettings.load_for(tmp_path).environment("docker")["DASHBOARDS"] == "3"
 
 
-def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two servers on one port are refused before anything starts."""
+def test_one_port_for_two_servers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers with the same port are refused before any server starts."""
     monkeypatch.setenv("DASHBOARD_PORT", "9100")
     with pytest.raises(SettingsError, match="DASHBOARD_PORT is 9100, and EXPORTER_PORT is too"):
         StackSettings.load_for(tmp_path)
 
 
-def test_make_passes_the_number_of_processes_on(repository: Path) -> None:
-    """`make up WORKERS=2` is for the dashboard; WORKERS of the environment is for the tests."""
+def test_make_passes_workers_to_the_dashboard(repository: Path) -> None:
+    """`make up WORKERS=2` sets DASHBOARD_WORKERS; WORKERS in the environment, which tests use, does not."""
 
     def plan(*arguments: str, **variables: str) -> str:
         command = ["make", "--dry-run", "--no-print-directory", "up", "VENV=anywhere", *arguments]
@@ -136,13 +136,13 @@ def test_make_passes_the_number_of_processes_on(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["2", "2 3", "2; exit 7", "2'", "'$HOME'", "`exit 7`", "2#", ""])
-def test_make_passes_any_text_on(repository: Path, tmp_path: Path, workers: str) -> None:
-    """The text is passed unchanged, so that the program can refuse it by name."""
+def test_make_passes_workers_unchanged(repository: Path, tmp_path: Path, workers: str) -> None:
+    """The Makefile passes any text of WORKERS unchanged, so that the program's error can show it."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text('#!/bin/sh\nprintf %s "$DASHBOARD_WORKERS"\n')
     python.chmod(0o755)
-    # for make itself, a dollar is two
+    # make reads two dollar signs as one
     given = workers.replace("$", "$$")
     run = subprocess.run(
         ["make", "--no-print-directory", "up", f"VENV={tmp_path}", f"WORKERS={given}"],
@@ -156,10 +156,10 @@ def test_make_passes_any_text_on(repository: Path, tmp_path: Path, workers: str)
 
 
 @pytest.mark.parametrize("value", ["7", "two", "-1"])
-def test_a_wrong_number_of_replicas_is_refused_beside_the_profile(
+def test_an_invalid_number_of_replicas_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
 ) -> None:
-    """PROFILE=replica does not hide it."""
+    """An invalid REPLICAS is refused, although PROFILE=replica already decides the number."""
     monkeypatch.setenv("PROFILE", "replica")
     monkeypatch.setenv("REPLICAS", value)
     with pytest.raises(SettingsError, match=f"REPLICAS is '{value}', which is not allowed"):

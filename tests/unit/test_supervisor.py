@@ -1,4 +1,4 @@
-"""The files of supervisord: order, restarts, signals, and names of folders that look like syntax."""
+"""supervisord's configuration: order, restarts, signals, and folder names with special characters."""
 
 import configparser
 import subprocess
@@ -19,7 +19,7 @@ PROGRAMS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
-    """A checkout whose name is full of syntax."""
+    """Return a stack folder in a checkout whose name has special characters of supervisord and sh."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     root = tmp_path / "a ;#%(b)s'\"c"
     root.mkdir()
@@ -29,40 +29,40 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
 
 
 def read_config(folder: StackFolder) -> configparser.RawConfigParser:
-    """Read the configuration with supervisord's comment rules."""
+    """Parse the configuration with supervisord's comment characters."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=True)
     parser.read_string(render_config(folder, PROGRAMS))
     return parser
 
 
-def test_nothing_starts_by_itself(folder: StackFolder) -> None:
-    """`up` starts one program after the other; supervisord only restarts those that ended."""
+def test_no_program_starts_automatically(folder: StackFolder) -> None:
+    """The configuration makes supervisord restart ended programs, but leaves the first start to `up`."""
     program = read_config(folder)["program:exporter"]
     assert (program["autostart"], program["autorestart"]) == ("false", "true")
 
 
 def test_database_is_stopped_last_and_fast(folder: StackFolder) -> None:
-    """The lowest priority is stopped last, and SIGINT does not wait for clients."""
+    """PostgreSQL has the lowest priority, so it stops last, and SIGINT, which does not wait for clients."""
     config = read_config(folder)
     assert int(config["program:postgres"]["priority"]) < int(config["program:exporter"]["priority"])
     assert config["program:postgres"]["stopsignal"] == "INT"
     assert config["program:exporter"]["stopsignal"] == "TERM"
 
 
-def test_configuration_names_no_folder(folder: StackFolder) -> None:
-    """A checkout's name never reaches the configuration, which could not quote it."""
+def test_configuration_has_no_checkout_path(folder: StackFolder) -> None:
+    """The configuration does not contain the checkout's name, whose special characters it cannot quote."""
     assert folder.root.name not in render_config(folder, PROGRAMS)
 
 
 def test_logs_are_rotated(folder: StackFolder) -> None:
-    """A stack that runs for weeks does not fill the disk."""
+    """Logs are rotated at 10 MB with three backups, so that they cannot fill the disk."""
     program = read_config(folder)["program:exporter"]
     assert program["stdout_logfile"] == ".local/log/exporter.log"
     assert (program["stdout_logfile_maxbytes"], program["stdout_logfile_backups"]) == ("10MB", "3")
 
 
 def test_script_runs_the_command_as_given(folder: StackFolder) -> None:
-    """Arguments arrive as they are, and the process id left behind is the program's own."""
+    """The script passes the arguments unchanged, and the pid file has the program's own process id."""
     code = "import os, sys; print(os.getpid(), sys.argv[1:], sorted(os.environ))"
     environment = {"TZ": "UTC", "LC_ALL": "C"}
     program = Program("postgres", [sys.executable, "-c", code, "a b", "'\"$HOME;#%"], environment=environment)
@@ -75,7 +75,7 @@ def test_script_runs_the_command_as_given(folder: StackFolder) -> None:
 
 
 def test_files_are_private(folder: StackFolder) -> None:
-    """Other users can neither read nor change scripts and configuration."""
+    """The scripts and the configuration have mode 0600."""
     write_files(folder, PROGRAMS)
     files = [folder.supervisor_config, *folder.run.iterdir()]
     assert len(files) == 5
