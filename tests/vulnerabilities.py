@@ -1,6 +1,6 @@
-"""Looks the locked packages up in public advisories, and reports packages that could not be checked.
+"""Checks the locked packages for known vulnerabilities, and reports packages without data.
 
-pip-audit succeeds when an index has no data on the packages (such as a mirror without advisories) and ends
+pip-audit succeeds when an index has no data on the packages (such as a mirror without advisories), and ends
 with a traceback when there is no network. Neither result means that the packages are safe.
 """
 
@@ -17,20 +17,20 @@ CLEAN, VULNERABLE, UNKNOWN = 0, 1, 2
 
 
 def main(command: Sequence[str]) -> int:
-    """Audit every lock file with a command line of pip-audit; print what was found, return the exit code."""
+    """Run a pip-audit command for each lock file and print the results; returns the worst exit code."""
     return max(_audit(command, file) for file in LOCK_FILES)
 
 
 def _audit(command: Sequence[str], file: str) -> int:
     options = ("--requirement", file, "--disable-pip", "--require-hashes", "--format", "json")
     audit = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    code, lines = judge(audit.stdout, audit.stderr)
+    code, lines = describe_audit(audit.stdout, audit.stderr)
     sys.stdout.write(f"{Path(file).name}: " + "\n  ".join(lines) + "\n")
     return code
 
 
-def judge(output: str, errors: str) -> tuple[int, list[str]]:
-    """Return the exit code and lines that describe pip-audit's JSON, or the end of its error output."""
+def describe_audit(output: str, errors: str) -> tuple[int, list[str]]:
+    """Return the exit code and the lines for pip-audit's JSON output, or for its error output."""
     try:
         packages: Sequence[Mapping[str, Any]] = json.loads(output)["dependencies"]
     except (ValueError, KeyError):

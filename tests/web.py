@@ -1,7 +1,7 @@
-"""A small web server for the length of a `with` block, with answers that a test sets.
+"""A small web server whose responses a test sets; it runs during a `with` block.
 
-Owns serving and stopping. It replaces exporters and Prometheus servers in states that are hard to
-cause with real ones: wrong answers, slow answers, no answer.
+It replaces exporters and Prometheus servers in states that are hard to cause with real ones: invalid
+responses, slow responses, no response.
 """
 
 import threading
@@ -16,7 +16,7 @@ Respond = Callable[[str], tuple[int, bytes]]
 
 @contextmanager
 def serving(respond: Respond) -> Iterator[str]:
-    """Serve on a free port; `respond` gets the path and returns status and body. Yields the URL."""
+    """Serve on a free port and yield the URL; `respond` gets the path and returns the status and the body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # name required by BaseHTTPRequestHandler

@@ -14,7 +14,7 @@ from core.installation import MODULES
 from core.stack.compose import PUBLISHED
 from core.stack.settings import StackSettings
 
-# The extras and the dependency groups that each lock file holds beside the dependencies of the package.
+# Lock file: the extras and dependency groups that it locks in addition to the package's dependencies.
 IMAGE = ("dashboard", "exporter", "frames", "simulation")
 LOCKS = {
     "requirements.lock": (*IMAGE,),
@@ -24,14 +24,14 @@ LOCKS = {
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Return the locked lines by package name."""
+    """Return each locked line, by package name."""
     text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     return {re.split(r"\[|==", line)[0]: line for line in lines}
 
 
 def read_locked_extras(path: Path) -> dict[str, set[str]]:
-    """Return the extras that are locked, by package name."""
+    """Return the extras of each locked package, by package name."""
     text = path.read_text(encoding="utf-8")
     return {
         name: set(extras.split(","))
@@ -40,7 +40,7 @@ def read_locked_extras(path: Path) -> dict[str, set[str]]:
 
 
 def read_requirements(repository: Path, lock: str) -> set[str]:
-    """Return the names that pyproject.toml asks for and a lock file must hold."""
+    """Return the package names that pyproject.toml requires for one lock file."""
     document = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
     sets = document["project"]["optional-dependencies"] | document["dependency-groups"]
     lines = [line for name in LOCKS[lock] for line in sets[name] if isinstance(line, str)]
@@ -49,8 +49,8 @@ def read_requirements(repository: Path, lock: str) -> set[str]:
     }
 
 
-def test_extras_are_those_that_the_stack_asks_for(repository: Path) -> None:
-    """`core.installation` checks one module of each requirement of an extra."""
+def test_module_checks_cover_each_requirement_of_an_extra(repository: Path) -> None:
+    """`core.installation` checks one module for each requirement of an extra, and `all` has every extra."""
     extras = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
@@ -71,11 +71,11 @@ def test_lock_holds_every_requirement_with_its_hash(repository: Path, lock: str)
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_the_extras_that_its_packages_ask_for(repository: Path, lock: str) -> None:
-    """For pip 23, `name[extra]` is unpinned when only `name` is locked: it installs nothing."""
+    """If a locked package requires `name[extra]`, `name` is locked with this extra, as pip 23 demands."""
     extras = read_locked_extras(repository / lock)
     missing = []
     for name in read_lock(repository / lock):
-        # what is locked for another platform is not installed here
+        # a package that is locked for another platform is not installed here
         with contextlib.suppress(metadata.PackageNotFoundError):
             for line in metadata.requires(name) or ():
                 wanted = Requirement(line)
@@ -87,7 +87,7 @@ def test_lock_holds_the_extras_that_its_packages_ask_for(repository: Path, lock:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_names_no_index(repository: Path, lock: str) -> None:
-    """A lock file works with any package index."""
+    """A lock file has no URL and no package index, so it works with any index."""
     text = (repository / lock).read_text(encoding="utf-8")
     assert (
         re.findall(r"://|^\s*-{1,2}(?:index-url|extra-index-url|find-links|i|f)\b|@ ", text, re.MULTILINE)
@@ -96,14 +96,14 @@ def test_lock_names_no_index(repository: Path, lock: str) -> None:
 
 
 def test_versions_agree(repository: Path) -> None:
-    """The image, the local stack and the tests run the same versions."""
+    """The lock files of the image, the local stack and the tests have the same versions."""
     runtime, local, dev = (read_lock(repository / lock) for lock in LOCKS)
     assert [name for name, line in runtime.items() if local[name] != line] == []
     assert [name for name, line in local.items() if dev[name] != line] == []
 
 
 def test_containers_have_the_documented_defaults(repository: Path) -> None:
-    """`docker compose up` without make uses the ports and sizes of the settings."""
+    """The defaults in compose.yaml equal those of `StackSettings`, because they apply without make."""
     text = (repository / "compose.yaml").read_text(encoding="utf-8")
     settings = StackSettings(_env_file=None)  # type: ignore[call-arg]  # pydantic's own argument
     defaults = set(re.findall(r"\$\{(\w+):-([^}]*)\}", text)) - {("COMPOSE_PROJECT_NAME", "echo-markets")}

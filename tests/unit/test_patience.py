@@ -1,4 +1,4 @@
-"""How far a bound of time is stretched."""
+"""How far `stretch` extends a time bound on a loaded machine."""
 
 import os
 
@@ -13,7 +13,7 @@ from tests.patience import stretch
 def test_a_bound_is_stretched_four_times_at_most(
     monkeypatch: pytest.MonkeyPatch, load: float, seconds: float
 ) -> None:
-    """The factor is the number of programs per processor: 1 on a quiet machine, at most 4."""
+    """A time bound is multiplied by the load average per processor, at least by 1 and at most by 4."""
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert stretch(2.0) == pytest.approx(seconds)

@@ -1,4 +1,4 @@
-"""docs/private-apis.md lists the private names of other libraries that the code uses, and their tests."""
+"""docs/private-apis.md lists each private name of another library that the code uses, with its test."""
 
 import ast
 import re
@@ -9,18 +9,18 @@ PACKAGES = ("core", "dashboard", "exporter")
 PUBLIC_STREAMLIT = {"streamlit", "streamlit.errors"}
 UNDOCUMENTED = re.compile(r"streamlit(\..+)?|prometheus_client\.(mmap_dict|utils|values)")
 DOCUMENTED_UNDERSCORES = {"_replace", "_asdict", "_make", "_fields", "_getframe", "_current_frames"}
-"""Of namedtuples and CPython, which document them."""
+"""Names with an underscore that the documentation of Python has."""
 
 
 def parse_modules(repository: Path) -> Iterator[ast.Module]:
-    """Yield the syntax tree of each module."""
+    """Yield the syntax tree of each module of the product."""
     for package in PACKAGES:
         for path in (repository / package).rglob("*.py"):
             yield ast.parse(path.read_text(encoding="utf-8"))
 
 
 def find_private_imports(module: ast.Module) -> set[str]:
-    """Return the modules of other libraries that it imports and that are not documented."""
+    """Return the undocumented modules of other libraries that a module imports."""
     found = {
         node.module
         for node in ast.walk(module)
@@ -30,7 +30,7 @@ def find_private_imports(module: ast.Module) -> set[str]:
 
 
 def find_private_attributes(modules: list[ast.Module]) -> set[str]:
-    """Return the attributes with an underscore that no module of this project defines."""
+    """Return the attributes with a leading underscore that no module of this project defines."""
     used, defined = set[str](), set[str]()
     for node in (node for module in modules for node in ast.walk(module)):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
@@ -45,15 +45,15 @@ def find_private_attributes(modules: list[ast.Module]) -> set[str]:
 
 
 def test_every_private_name_is_listed(repository: Path) -> None:
-    """Imports of undocumented modules, and attributes with an underscore that are not this project's."""
+    """Each imported private module and each used private attribute is in docs/private-apis.md."""
     document = (repository / "docs" / "private-apis.md").read_text(encoding="utf-8")
     modules = list(parse_modules(repository))
     names = set[str]().union(*map(find_private_imports, modules)) | find_private_attributes(modules)
     assert {name for name in names if f"`{name}`" not in document} == set()
 
 
-def test_every_test_that_is_named_exists(repository: Path) -> None:
-    """Otherwise a test that was removed or renamed would leave a private name without a test."""
+def test_every_listed_test_exists(repository: Path) -> None:
+    """Each test that docs/private-apis.md names exists, so a rename cannot leave a private name untested."""
     document = (repository / "docs/private-apis.md").read_text(encoding="utf-8")
     sources = "\n".join(
         path.read_text(encoding="utf-8") for path in (repository / "tests").rglob("test_*.py")

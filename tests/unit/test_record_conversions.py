@@ -1,4 +1,4 @@
-"""Records for other programs: dicts, data frames, JSON, and the models of pydantic."""
+"""Conversion of records to dicts, data frames and JSON, and their use as response types of FastAPI."""
 
 import json
 from datetime import UTC, date, datetime
@@ -45,8 +45,8 @@ KINDS = [
 ]
 
 
-def test_a_record_becomes_a_dict_that_may_be_changed() -> None:
-    """Nested records and documents too; amounts, ids and times keep their types."""
+def test_asdict_returns_a_copy() -> None:
+    """`asdict` also copies nested records and documents; amounts, ids and times keep their types."""
     plain = PlayerQuest("alice", QUEST).asdict()
     assert plain["quest"]["target_value"] == CASH
     assert type(plain["quest"]["target_value"]) is Decimal
@@ -59,7 +59,7 @@ def test_a_record_becomes_a_dict_that_may_be_changed() -> None:
 
 
 def test_a_record_is_unpacked_like_a_mapping() -> None:
-    """`dict(record)` and `{**record}` have the fields in their order; there is no other key."""
+    """`dict(record)` and `{**record}` have the fields in their order; other keys raise KeyError."""
     assert list(dict(PORTFOLIO)) == list(PORTFOLIO.keys()) == list(Portfolio.__struct_fields__)
     assert {**PORTFOLIO}["day_change"] == PORTFOLIO["day_change"] == CENT
     for name in ("asdict", "nothing"):
@@ -68,8 +68,8 @@ def test_a_record_is_unpacked_like_a_mapping() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_record_can_do_all_of_it(kind: type[Record]) -> None:
-    """A new record has to be one, and each has a schema for the documents of an API."""
+def test_every_record_has_all_conversions(kind: type[Record]) -> None:
+    """Each public record type has a JSON schema and a data frame; no field hides a conversion method."""
     assert issubclass(kind, Record)
     assert not {"asdict", "keys"} & set(kind.__struct_fields__)
     assert TypeAdapter(kind).json_schema(mode="serialization")["type"] == "object"
@@ -80,7 +80,7 @@ def test_every_record_can_do_all_of_it(kind: type[Record]) -> None:
 
 
 def test_a_data_frame_has_a_column_for_each_field() -> None:
-    """The columns have the right types, and their sums equal those of the records."""
+    """Each field is a column of the matching dtype, with the values of the records."""
     frame = to_frame([PORTFOLIO] * 3)
     assert list(frame.columns) == list(Portfolio.__struct_fields__)
     assert frame.dtypes["total_value"] == np.float64
@@ -93,14 +93,14 @@ def test_a_data_frame_has_a_column_for_each_field() -> None:
 
 
 def test_amounts_can_stay_exact() -> None:
-    """As `Decimal` objects, whose sum is exact."""
+    """With `exact=True`, amounts are `Decimal` objects and their sum is exact."""
     frame = to_frame([PORTFOLIO] * 3, exact=True)
     assert frame.day_change.sum() == Decimal("0.03")
     assert type(frame.day_change[0]) is Decimal
 
 
-def test_what_is_missing_is_missing_in_its_own_way() -> None:
-    """A missing time is NaT, an amount NaN, a whole number NA without becoming a float, a text None."""
+def test_missing_values_keep_the_dtype() -> None:
+    """Missing times are NaT and missing amounts NaN; integers with a missing value are Int64, not float."""
     quests = to_frame([QUEST])
     assert pd.isna(quests.expires_at[0])
     assert str(quests.dtypes["expires_at"]) == "datetime64[us, UTC]"
@@ -113,8 +113,8 @@ def test_what_is_missing_is_missing_in_its_own_way() -> None:
     assert scores["rank"][1] == 2**53 + 1
 
 
-def test_nested_records_and_documents_have_a_place() -> None:
-    """A nested record becomes columns with its name in front; a list of records becomes dicts."""
+def test_nested_records_become_columns() -> None:
+    """The fields of a nested record become columns such as `quest.id`; a list of records becomes dicts."""
     frame = to_frame([PlayerQuest("alice", QUEST)])
     assert list(frame.columns[:3]) == ["username", "quest.id", "quest.user_id"]
     assert frame["quest.target_value"][0] == 10_000
@@ -127,14 +127,14 @@ def test_nested_records_and_documents_have_a_place() -> None:
 
 
 def test_a_volume_of_more_than_64_bits_stays_exact() -> None:
-    """The volume of a candle is a sum without an upper limit."""
+    """A candle's volume above 64 bits, which is possible for a sum, stays an exact integer."""
     candle = Candle("A", NOON, CASH, CASH, CASH, CASH, 3 * 2**63, 1)
     assert to_frame([candle]).volume[0] == 3 * 2**63
     assert to_frame([msgspec.structs.replace(candle, volume=5)]).dtypes["volume"] == np.int64
 
 
-def test_no_records_are_a_frame_without_rows() -> None:
-    """The frame has the columns of the named kind, with their types."""
+def test_no_records_give_an_empty_frame() -> None:
+    """An empty frame has the columns and dtypes of `kind`."""
     assert to_frame([]).empty
     frame = to_frame((), kind=Portfolio)
     assert list(frame.columns) == list(Portfolio.__struct_fields__)
@@ -153,8 +153,8 @@ def test_no_records_are_a_frame_without_rows() -> None:
         ([], {"exact": 1}, "exact is 1"),
     ],
 )
-def test_what_is_no_list_of_one_kind_is_refused(values: Any, options: dict[str, Any], message: str) -> None:
-    """The error names the value, and nothing is built."""
+def test_invalid_records_are_refused(values: Any, options: dict[str, Any], message: str) -> None:
+    """`to_frame` refuses mixed records and values that are no records; the error has the value."""
     with pytest.raises(InvalidInput, match=message):
         to_frame(values, **options)
 
@@ -163,7 +163,7 @@ def test_what_is_no_list_of_one_kind_is_refused(values: Any, options: dict[str, 
 
 
 def test_json_keeps_every_digit() -> None:
-    """Amounts and ids are texts, times end in Z; one record, several, or none."""
+    """In JSON, amounts and ids are texts and times end in Z; None and several records are accepted too."""
     body = Response(to_json(PORTFOLIO), media_type="application/json").body
     plain = json.loads(bytes(body))
     assert plain["total_value"] == "10000.00"
@@ -174,11 +174,11 @@ def test_json_keeps_every_digit() -> None:
     assert to_json(()) == b"[]"
     assert msgspec.json.decode(to_json(PORTFOLIO), type=Portfolio) == PORTFOLIO
     with pytest.raises(InvalidInput, match="record 0 is 5"):
-        to_json([5])  # type: ignore[list-item]  # on purpose
+        to_json([5])  # type: ignore[list-item]  # the test passes a wrong type
 
 
-def test_a_record_is_the_type_of_a_response() -> None:
-    """FastAPI validates the record, writes it as JSON by the types of its fields, and describes it."""
+def test_pydantic_validates_and_writes_records() -> None:
+    """Pydantic, which FastAPI uses, validates records and writes them as JSON."""
     adapter = TypeAdapter(tuple[PlayerQuest, ...])
     answer = (PlayerQuest("alice", QUEST),)
     assert adapter.validate_python(answer) == answer
@@ -191,8 +191,8 @@ def test_a_record_is_the_type_of_a_response() -> None:
         adapter.validate_json('[{"username": "alice"}]')
 
 
-def test_an_endpoint_may_return_records_in_every_way() -> None:
-    """The forms are a response type, a list, an optional value, no type, a dict, and JSON."""
+def test_an_endpoint_may_return_records() -> None:
+    """FastAPI endpoints can return records, with or without a response type, as a list, a dict or JSON."""
     app = FastAPI()
     answer = PlayerQuest("alice", QUEST)
 

@@ -1,4 +1,4 @@
-"""Facts that stand twice agree: records, models, loads, their checks, and the table of calls."""
+"""Tables, records, checks of bulk loads and docs/service.md agree with each other."""
 
 import re
 from pathlib import Path
@@ -14,21 +14,21 @@ from core.records import Record
 from core.service import record_checks
 from core.service.record_checks import RecordChecks
 
-# What a server says of itself differs from server to server.
-OF_THE_SERVER = {"list_slowest_statements", "list_unused_indexes"}
+# Reads about the server itself; their results differ from server to server.
+SERVER_READS = {"list_slowest_statements", "list_unused_indexes"}
 READS = re.compile(r"(count|find|get|list|search|stream)_")
 # Fields of a record that come from another table.
 JOINED = {"LeaderboardEntry": {"username"}, "AuditEvent": {"finished_at"}}
-# Columns that the service uses and does not return.
+# Columns that the service uses but does not return.
 INTERNAL = {"AuditEvent": {"start_id", "transaction_id"}, "User": {"email_index"}}
 
 
 @pytest.mark.parametrize("model", models.ALL_MODELS, ids=lambda model: str(model.__name__))
 def test_a_record_has_the_columns_of_its_table(model: type[Model]) -> None:
-    """A column that is added to a table is added to the record of the same name, and the other way round."""
+    """The fields of a record are the columns of its table, plus joined fields and minus internal columns."""
     record: type[Record] | None = getattr(records, model.__name__, None)
     if record is None:
-        # internal tables: the service returns none of their rows
+        # the service returns no rows of these tables
         counters = {models.LeaderboardCounter, models.QuestCounter}
         assert model in {*counters, models.Symbol, models.AuditSeal, models.AuditRetention}
         return
@@ -39,15 +39,15 @@ def test_a_record_has_the_columns_of_its_table(model: type[Model]) -> None:
 
 @pytest.mark.parametrize("target", [t for t in vars(loads).values() if isinstance(t, loads.Target)])
 def test_every_loaded_column_is_checked(target: loads.Target) -> None:
-    """A new column of a bulk load needs a check of its values."""
+    """Each column of a bulk load has a check of its values, unless the database derives it."""
     checks: dict[str, RecordChecks[Any]] = {
         name.lower(): value for name, value in vars(record_checks).items() if isinstance(value, RecordChecks)
     }
     assert set(target.columns) - set(target.derived) == set(checks[target.table].columns)
 
 
-def test_the_document_lists_each_call_under_its_area(repository: Path) -> None:
-    """A row of the table in docs/service.md is a file of core/service."""
+def test_the_document_lists_each_call_under_its_module(repository: Path) -> None:
+    """docs/service.md lists each public call in the row of the module of core/service that defines it."""
     document = (repository / "docs/service.md").read_text(encoding="utf-8")
     for area, calls in re.findall(r"^\| ([a-z_]+) \| (`.*`) \|$", document, re.MULTILINE):
         for call in re.findall(r"`(\w+)`", calls):
@@ -56,7 +56,7 @@ def test_the_document_lists_each_call_under_its_area(repository: Path) -> None:
 
 
 def test_every_read_is_compared_between_servers(repository: Path) -> None:
-    """A new public read gets its answer into the comparison of the servers."""
+    """tests/matrix/answers.py calls each public read, to compare the results of different servers."""
     played = (repository / "tests/matrix/answers.py").read_text(encoding="utf-8")
-    reads = {name for name in dir(EnhancedDatabaseService) if READS.match(name)} - OF_THE_SERVER
+    reads = {name for name in dir(EnhancedDatabaseService) if READS.match(name)} - SERVER_READS
     assert reads - set(re.findall(r"\bservice\.(\w+)", played)) == set()

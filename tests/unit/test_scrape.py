@@ -1,4 +1,4 @@
-"""Reading an exporter: what is summed up, and what happens when it does not answer well."""
+"""Reads the exporter's metrics: sums, quantiles, and errors of the HTTP answer."""
 
 import threading
 from datetime import UTC, datetime
@@ -25,12 +25,12 @@ INFINITY = float("inf")
 
 @pytest.fixture
 def scrape() -> Scrape:
-    """A scrape of two processes."""
+    """Return a parsed scrape with the pools of two processes."""
     return parse_scrape(TEXT, taken_at=NOW)
 
 
 def test_samples_are_summed_by_label(scrape: Scrape) -> None:
-    """Sums are by role, of one state, in total, and of a missing metric."""
+    """Samples are summed by role and state; a missing metric has the sum 0, a missing sample is None."""
     name = "echo_db_pool_connections"
     assert scrape.sum_by(name, "role", state="used") == {("dashboard",): 2, ("job",): 3}
     assert scrape.total(name) == 6
@@ -52,12 +52,12 @@ def test_samples_are_summed_by_label(scrape: Scrape) -> None:
 def test_quantiles_follow_promql(
     quantile: float, buckets: dict[float, float], expected: float | None
 ) -> None:
-    """They are linear within the bucket; above the highest bound the bound; None without observations."""
+    """Quantiles are interpolated linearly in a bucket, as in PromQL; without observations they are None."""
     assert estimate_quantile(quantile, buckets) == pytest.approx(expected)
 
 
 def test_an_exporter_is_read() -> None:
-    """The samples are those of /metrics, taken now."""
+    """`read_scrape` reads /metrics and stores the current time."""
     with serving(lambda path: (200 if path == "/metrics" else 404, TEXT.encode())) as url:
         scrape = read_scrape(url)
     assert scrape.find_status() == "degraded"
@@ -68,14 +68,14 @@ def test_an_exporter_is_read() -> None:
     ("status", "body", "words"),
     [(404, b"", "HTTP 404"), (200, b"<html>hello</html>", "text format"), (200, b"\xff\xfe", "text format")],
 )
-def test_a_strange_answer_is_named(status: int, body: bytes, words: str) -> None:
-    """A page that is no scrape gives an error with a reason."""
+def test_an_invalid_answer_has_a_reason(status: int, body: bytes, words: str) -> None:
+    """An answer other than a scrape raises FetchFailed with the reason."""
     with serving(lambda _: (status, body)) as url, pytest.raises(FetchFailed, match=words):
         read_scrape(url)
 
 
-def test_a_closed_port_is_named_without_its_address() -> None:
-    """The error has the reason, and no address, which could hold a password."""
+def test_the_error_of_a_closed_port_has_no_url() -> None:
+    """The error of a closed port has the reason but not the URL, which may contain a password."""
     port = find_free_port()
     with pytest.raises(FetchFailed) as caught:
         read_scrape(f"http://alice:s3cr3t@127.0.0.1:{port}")
@@ -83,8 +83,8 @@ def test_a_closed_port_is_named_without_its_address() -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_server_that_hangs_costs_the_timeout() -> None:
-    """The read ends at the timeout."""
+def test_a_hanging_server_costs_one_timeout() -> None:
+    """`fetch` raises after its timeout when the server sends no answer."""
     release = threading.Event()
 
     def hang(_: str) -> tuple[int, bytes]:

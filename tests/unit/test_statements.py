@@ -1,7 +1,7 @@
-"""Every statement of the queries is explained by a test, or says here why it is not.
+"""Each SQL statement of `core/queries` has a test of its plan, or a reason here why it needs none.
 
-Finds the statements itself, so that a new one cannot escape: constants of `core/queries` that are SQL, in
-any module and any mapping. A test explains a statement when it gives it to EXPLAIN or to the counts of
+Statements are found in the constants of each module, also in mappings, so that a new statement is not missed.
+A test covers a statement if it passes the statement to EXPLAIN or to the row counts of
 `tests/integration/plans.py`.
 """
 
@@ -20,15 +20,15 @@ SQL = re.compile(
     r"\s*(ALTER|ANALYZE|CREATE|DELETE|DROP|INSERT|LOCK|MERGE|SELECT|SET|TRUNCATE|UPDATE|WITH|\()\s*\w"
 )
 PLANS = ("test_summary_plans.py", "test_paging.py", "test_player_gains.py")
-"""Tests of `tests/integration` that count what a statement reads."""
+"""Test files in `tests/integration` that count the rows and blocks that a statement reads."""
 
 BY_KEY = "changes or locks rows by the primary key of their table, or by a unique one"
 TEMPLATE = "filled in to a statement that is listed itself"
 CITUS = "explained where tables are distributed, in tests/matrix/test_citus.py"
 ALL_ROWS = "an operator's or a program's task that takes every row of a table or of a leaderboard"
 SMALL = "the table of symbols, some hundred rows"
-EVERYBODY = "a report on everybody, which reads every row of a window and is cached"
-OWN = "the server's own statistics"
+ALL_PLAYERS = "a report on everybody, which reads every row of a window and is cached"
+STATISTICS = "the server's own statistics"
 
 NOT_EXPLAINED = {
     "audit.INSERT": BY_KEY,
@@ -74,21 +74,21 @@ NOT_EXPLAINED = {
     "players._COUNT": TEMPLATE,
     "portfolios.CREATE": BY_KEY,
     "portfolios.PROBE_INDEX": "settings",
-    "quest_reports.OUTCOMES": EVERYBODY,
+    "quest_reports.OUTCOMES": ALL_PLAYERS,
     "quest_reports.STORED_ORDER": "a setting",
-    "quest_reports.STUCK": EVERYBODY,
+    "quest_reports.STUCK": ALL_PLAYERS,
     "quests.INSERT": BY_KEY,
     "quests.PROGRESS": BY_KEY,
     "quests.TOTALS": "adds up all quests, and is cached",
-    "sessions.SEEN": EVERYBODY,
+    "sessions.SEEN": ALL_PLAYERS,
     "users.COUNT_KEYS": ALL_ROWS,
     "users.LIST_OTHER_KEYS": "reads on in the order of the key, when keys are rotated",
     "users.REPLACE_EMAILS": BY_KEY,
     "sessions.UNDATED": "counts the entries of an index that holds these quests alone",
-    "server_statistics._TABLES": OWN,
-    "server_statistics._UNUSED_INDEXES": OWN,
-    "server_statistics._FIND_STATEMENTS": OWN,
-    "server_statistics._SLOWEST_STATEMENTS": OWN,
+    "server_statistics._TABLES": STATISTICS,
+    "server_statistics._UNUSED_INDEXES": STATISTICS,
+    "server_statistics._FIND_STATEMENTS": STATISTICS,
+    "server_statistics._SLOWEST_STATEMENTS": STATISTICS,
     "ticks._LATEST_IN_MONTH": TEMPLATE,
     "ticks.LIST_SYMBOLS": SMALL,
     "ticks.LIST_CURRENCIES": SMALL,
@@ -119,11 +119,11 @@ NOT_EXPLAINED = {
     "users.DELETE": BY_KEY,
     "users.LOCK": BY_KEY,
 }
-"""Statements without a test of their plan, and why they need none."""
+"""Statements without a test of their plan, each with the reason."""
 
 
 def list_statements() -> Iterator[tuple[str, str]]:
-    """Yield the name and the text of each statement; those of a mapping have its name."""
+    """Yield the name and the text of each statement; all statements of a mapping have the mapping's name."""
     for module in pkgutil.iter_modules(core.queries.__path__):
         for name, value in vars(importlib.import_module(f"core.queries.{module.name}")).items():
             if name.isupper():
@@ -134,14 +134,14 @@ def list_statements() -> Iterator[tuple[str, str]]:
 
 
 def list_explained(repository: Path) -> set[str]:
-    """Return the statements, as `module.NAME`, that tests name beside a count of what is read."""
+    """Return the statements, as `module.NAME`, that the tests in PLANS name."""
     folder = repository / "tests/integration"
     texts = [(folder / name).read_text(encoding="utf-8") for name in PLANS]
     return {found for text in texts for found in re.findall(r"\b[a-z_]+\.[A-Z_]+\b", text)}
 
 
-def test_every_statement_is_explained_or_says_why_not(repository: Path) -> None:
-    """A new statement is added to a test of plans, or to the list of reasons."""
+def test_every_statement_has_a_plan_test_or_a_reason(repository: Path) -> None:
+    """Each statement is in a test of plans, in NOT_EXPLAINED, or part of another statement."""
     statements = list(list_statements())
     tested = {statement for statement, _, _ in (*HOT.values(), *FUNCTIONS.values())}
     explained = list_explained(repository)
@@ -151,22 +151,22 @@ def test_every_statement_is_explained_or_says_why_not(repository: Path) -> None:
         if text not in tested
         and name not in explained
         and name not in NOT_EXPLAINED
-        # a part of other statements is explained with them
+        # a part of another statement is tested with that statement
         and not any(text.strip() in other for _, other in statements if other != text)
     }
     assert not unknown
 
 
-def test_no_reason_outlives_its_statement(repository: Path) -> None:
-    """A reason is removed with its statement, or when a test explains the statement."""
+def test_every_reason_is_needed(repository: Path) -> None:
+    """Each entry of NOT_EXPLAINED is an existing statement that no test of plans covers."""
     tested = {statement for statement, _, _ in (*HOT.values(), *FUNCTIONS.values())}
     explained = list_explained(repository)
     excused = {name for name, text in list_statements() if text not in tested and name not in explained}
     assert NOT_EXPLAINED.keys() <= excused
 
 
-def test_a_statement_that_is_built_in_a_function_is_known(repository: Path) -> None:
-    """The test above finds statements in constants; these functions build theirs."""
+def test_functions_that_build_statements_are_listed(repository: Path) -> None:
+    """Functions with SQL in their code are listed here, because `list_statements` finds only constants."""
     building = {
         "audit_seals": {"maintain_months"},
         "loads": {"_upsert", "find_refused_key"},

@@ -1,4 +1,4 @@
-"""The tests depend on nothing of how they are started: signals, terminal, locale, time zone, home, umask."""
+"""Tests do not depend on inherited signals, terminal, locale, time zone, home folder or umask."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from rich.console import Console
 
 from core.cli import main
 
-# As in a background job of a script, on a machine that is set up differently from the usual one.
-ODD_ENVIRONMENT = {
+# Unusual values of the variables that a test run inherits.
+UNUSUAL_ENVIRONMENT = {
     "HOME": "/nonexistent",
     "LC_ALL": "C",
     "TZ": "Pacific/Kiritimati",
@@ -26,7 +26,7 @@ IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
 def test_children_can_be_interrupted() -> None:
-    """A process that a test starts ends on SIGINT and SIGHUP."""
+    """A process that a test starts ends on SIGINT, SIGQUIT and SIGHUP."""
     for number in IGNORED:
         with subprocess.Popen(
             [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1
@@ -38,7 +38,7 @@ def test_children_can_be_interrupted() -> None:
 
 
 def test_output_is_plain() -> None:
-    """Neither colours nor the width of a terminal get into what commands print."""
+    """The output of commands has no colours and does not depend on the width of the terminal."""
     console = Console(width=100)
     with console.capture() as capture:
         console.print("[bold]plain[/bold] " + "x" * 60)
@@ -47,8 +47,8 @@ def test_output_is_plain() -> None:
 
 
 @pytest.mark.slow
-def test_a_background_run_on_an_odd_machine_is_the_same(repository: Path) -> None:
-    """The tests above pass where every inherited setting is another one."""
+def test_an_unusual_environment_changes_no_result(repository: Path) -> None:
+    """The two tests above pass with ignored signals, another umask and unusual environment variables."""
 
     def inherit() -> None:
         os.umask(0o077)
@@ -59,11 +59,11 @@ def test_a_background_run_on_an_odd_machine_is_the_same(repository: Path) -> Non
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", " or ".join(names)],
         cwd=repository,
-        env={**os.environ, **ODD_ENVIRONMENT},
+        env={**os.environ, **UNUSUAL_ENVIRONMENT},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=inherit,  # no thread of this process forks at the same time
+        preexec_fn=inherit,  # safe: no other thread forks at the same time
     )
     assert (ended.returncode, "2 passed" in ended.stdout) == (0, True), ended.stdout

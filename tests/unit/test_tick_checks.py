@@ -1,4 +1,4 @@
-"""Checks of ticks: many at once are judged as each alone is."""
+"""A batch of ticks is checked with the same results as each tick alone."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -25,12 +25,12 @@ BAR = Tick(
     symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, change_24h=Decimal(-1),
     change_percent_24h=Decimal("-9.0909"), volatility=Decimal(20), open=Decimal(11), high=Decimal(12),
     low=Decimal(9),
-)  # fmt: skip  # one value a line would hide that they are one bar
+)  # fmt: skip  # a compact list of the values of one bar
 PRICES: tuple[Any, ...] = (
     Decimal("0.01"), Decimal(10), MAX_PRICE, MAX_PRICE + 1, Decimal(0), Decimal(-1), Decimal("NaN"),
     Decimal("sNaN"), Decimal("Infinity"), None, 10, 1.5, "10", True,
-)  # fmt: skip  # one value a line would hide that each is another trap
-ODD: dict[str, tuple[Any, ...]] = {
+)  # fmt: skip  # a compact list of valid and invalid prices
+VALUES: dict[str, tuple[Any, ...]] = {
     "symbol": ("AAPL", "BRK.B", "", "aapl", "A" * 11, None, 5, ["A"]),
     "timestamp": (
         NOON,
@@ -58,14 +58,14 @@ ODD: dict[str, tuple[Any, ...]] = {
 
 @st.composite
 def ticks(draw: Callable[..., Any]) -> Tick:
-    """A plain tick, a quote or a bar, with up to two values that may be odd."""
-    names = draw(st.lists(st.sampled_from(sorted(ODD)), max_size=2))
+    """Draw a valid quote or bar, with up to two fields replaced by valid or invalid values."""
+    names = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=2))
     plain: Tick = draw(st.sampled_from((PLAIN, BAR)))
-    return msgspec.structs.replace(plain, **{name: draw(st.sampled_from(ODD[name])) for name in names})
+    return msgspec.structs.replace(plain, **{name: draw(st.sampled_from(VALUES[name])) for name in names})
 
 
-def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
-    """Return what a batch comes to, or the words about its first wrong tick."""
+def check_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
+    """Return the valid ticks by key, or the error about the first invalid tick."""
     found: dict[Any, Tick] = {}
     for place, tick in enumerate(batch):
         try:
@@ -77,20 +77,20 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
 
 
 @given(st.lists(ticks(), max_size=5))
-def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
-    """Both ways return the same values, and name the first wrong tick with the same message."""
+def test_a_batch_is_checked_like_single_ticks(batch: list[Tick]) -> None:
+    """A batch and single checks return the same ticks, or the same error about the first invalid tick."""
     try:
         found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch, NOON)}
     except InvalidInput as error:
         found = str(error)
-    assert found == judge_one_by_one(batch)
+    assert found == check_one_by_one(batch)
 
 
 @pytest.mark.parametrize(
     "plain", [PLAIN, BAR, msgspec.structs.replace(BAR, change_24h=None, volatility=None)]
 )
-def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plain: Tick) -> None:
-    """None of them is checked by itself."""
+def test_valid_ticks_are_checked_together(monkeypatch: pytest.MonkeyPatch, plain: Tick) -> None:
+    """A batch of valid ticks is returned unchanged without a call of `check_one`."""
     monkeypatch.delattr(record_checks, "check_one")
     batch = [
         msgspec.structs.replace(plain, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
@@ -98,14 +98,14 @@ def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plai
     assert check_ticks(batch, NOON) == batch
 
 
-def test_the_last_of_one_time_wins() -> None:
-    """The last tick of a symbol and time wins, whatever was given before."""
+def test_the_last_tick_of_a_time_wins() -> None:
+    """Of two ticks with the same symbol and time, the last one is returned."""
     later = msgspec.structs.replace(PLAIN, price=Decimal(11))
     assert check_ticks([PLAIN, later], NOON) == [later]
 
 
-@pytest.mark.parametrize("given_", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
-def test_what_is_no_list_of_ticks_is_named(given_: Any) -> None:
-    """The message says what was given and what is wanted."""
+@pytest.mark.parametrize("argument", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
+def test_an_argument_of_another_type_is_refused(argument: Any) -> None:
+    """`check_ticks` refuses an argument that is not a list of ticks."""
     with pytest.raises(InvalidInput, match="tick"):
-        check_ticks(given_, NOON)
+        check_ticks(argument, NOON)

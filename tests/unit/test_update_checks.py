@@ -1,4 +1,4 @@
-"""Checks of portfolio updates: many at once are judged as each alone is."""
+"""A batch of portfolio updates is checked with the same results as each update alone."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -25,8 +25,8 @@ AMOUNTS: tuple[Any, ...] = (
     Decimal("0.01"), Decimal("-0"), Decimal("1E+5"), Decimal("0.005"), Decimal("0.015"), Decimal(-1),
     MIN_MONEY, MAX_MONEY, MAX_MONEY + 1, Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"),
     None, 10, 1.5, "10", True, [],
-)  # fmt: skip  # one value a line would hide that each is another trap
-ODD: dict[str, tuple[Any, ...]] = {
+)  # fmt: skip  # a compact list of valid and invalid amounts
+VALUES: dict[str, tuple[Any, ...]] = {
     "user_id": (ALICE, BOB, str(BOB), BOB.hex, "bob", None, 5, [ALICE]),
     "session_date": (
         DAY,
@@ -45,13 +45,13 @@ ODD: dict[str, tuple[Any, ...]] = {
 
 @st.composite
 def portfolio_updates(draw: Callable[..., Any]) -> PortfolioUpdate:
-    """A plain update with up to two values that may be odd."""
-    names = draw(st.lists(st.sampled_from(sorted(ODD)), max_size=2))
-    return msgspec.structs.replace(PLAIN, **{name: draw(st.sampled_from(ODD[name])) for name in names})
+    """Draw a valid update, with up to two fields replaced by valid or invalid values."""
+    names = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=2))
+    return msgspec.structs.replace(PLAIN, **{name: draw(st.sampled_from(VALUES[name])) for name in names})
 
 
-def judge_one_by_one(batch: list[PortfolioUpdate]) -> list[PortfolioUpdate] | str:
-    """Return what a batch comes to, or the words about its first wrong update."""
+def check_one_by_one(batch: list[PortfolioUpdate]) -> list[PortfolioUpdate] | str:
+    """Return the valid updates in key order, or the error about the first invalid update."""
     found: dict[tuple[str, date], PortfolioUpdate] = {}
     for place, update in enumerate(batch):
         try:
@@ -63,17 +63,17 @@ def judge_one_by_one(batch: list[PortfolioUpdate]) -> list[PortfolioUpdate] | st
 
 
 @given(st.lists(portfolio_updates(), max_size=5))
-def test_many_are_judged_as_each_alone(batch: list[PortfolioUpdate]) -> None:
-    """Both ways return the same values, and name the first wrong update with the same message."""
+def test_a_batch_is_checked_like_single_updates(batch: list[PortfolioUpdate]) -> None:
+    """A batch and single checks return the same updates, or the same error about the first invalid update."""
     try:
         found: list[PortfolioUpdate] | str = check_updates(batch, NOON)
     except InvalidInput as error:
         found = str(error)
-    assert found == judge_one_by_one(batch)
+    assert found == check_one_by_one(batch)
 
 
-def test_plain_updates_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of them is checked by itself, with cash or without."""
+def test_valid_updates_are_checked_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch of valid updates, the last one of each user is returned without a call of `check_one`."""
     monkeypatch.delattr(record_checks, "check_one")
     for cash in (None, Decimal(5)):
         batch = [
@@ -84,8 +84,8 @@ def test_plain_updates_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
         assert check_updates(batch, NOON) == [batch[1], batch[3]]
 
 
-@pytest.mark.parametrize("given_", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
-def test_what_is_no_list_of_updates_is_named(given_: Any) -> None:
-    """The message says what was given and what is wanted."""
+@pytest.mark.parametrize("argument", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
+def test_an_argument_of_another_type_is_refused(argument: Any) -> None:
+    """`check_updates` refuses an argument that is not a list of updates."""
     with pytest.raises(InvalidInput, match="update"):
-        check_updates(given_, NOON)
+        check_updates(argument, NOON)

@@ -1,4 +1,4 @@
-"""What both web servers agree on about a request: its host, its encoding, and who the client is."""
+"""What the dashboard's and the exporter's server derive from a request: host, encoding and client."""
 
 import asyncio
 from typing import Any
@@ -12,14 +12,16 @@ from core.web.requests import KnownHosts, parse_host
 from dashboard.server.proxy import ProxyHeaders
 
 
-async def answer_client(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what the layers in front have left of the request."""
+async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond with the client, the scheme and the header names of the request."""
     names = b",".join(name for name, _ in scope["headers"]).decode()
     await PlainTextResponse(f"{scope['client'][0]} {scope['scheme']} {names}")(scope, receive, send)
 
 
-def ask(app: Any, *headers: tuple[str, str], client: str = "10.0.0.1", path: str = "/") -> tuple[int, str]:
-    """Send one request and return status and text."""
+def send_request(
+    app: Any, *headers: tuple[str, str], client: str = "10.0.0.1", path: str = "/"
+) -> tuple[int, str]:
+    """Send one request to an ASGI app; return the status and the text of the response."""
     scope = {
         "type": "http",
         "path": path,
@@ -37,7 +39,7 @@ def ask(app: Any, *headers: tuple[str, str], client: str = "10.0.0.1", path: str
         return {"type": "http.request"}
 
     asyncio.run(app(scope, receive, send))
-    # gzip is no text
+    # `replace`, because a gzip body is not UTF-8
     return sent[0]["status"], sent[1]["body"].decode(errors="replace")
 
 
@@ -59,8 +61,8 @@ def ask(app: Any, *headers: tuple[str, str], client: str = "10.0.0.1", path: str
         ("ⓛocalhost", None),
     ],
 )
-def test_a_host_has_one_form(header: str, host: str | None) -> None:
-    """A name or an address, with a port; other forms, which readers parse differently, are refused."""
+def test_an_invalid_host_header_is_refused(header: str, host: str | None) -> None:
+    """`parse_host` returns the name or address without its port, and None for an invalid Host header."""
     assert parse_host(header) == host
 
 
@@ -94,18 +96,18 @@ def test_a_host_has_one_form(header: str, host: str | None) -> None:
         (",;=;,", "identity"),
     ],
 )
-def test_the_encoding_is_the_one_that_is_liked_best(header: str | None, chosen: str | None) -> None:
-    """Quality 0 is a refusal, `*` stands for unnamed encodings, and identity is the last choice."""
+def test_the_accepted_encoding_is_chosen(header: str | None, chosen: str | None) -> None:
+    """`q=0` excludes an encoding, `*` means all others, and identity is chosen last; no choice is a 406."""
     assert parse_accepted(header).choose() == chosen
     given = [] if header is None else [("accept-encoding", header)]
-    status, _ = ask(ChosenEncoding(answer_client), *given)
+    status, _ = send_request(ChosenEncoding(respond), *given)
     assert status == (406 if chosen is None else 200)
 
 
-def test_two_headers_are_one_list() -> None:
-    """The second header continues the first (RFC 9110, 5.3)."""
+def test_two_headers_form_one_list() -> None:
+    """Two Accept-Encoding headers form one list (RFC 9110, 5.3)."""
     headers = [("accept-encoding", "identity;q=0"), ("accept-encoding", "gzip;q=0")]
-    assert ask(ChosenEncoding(answer_client), *headers)[0] == 406
+    assert send_request(ChosenEncoding(respond), *headers)[0] == 406
 
 
 @pytest.mark.parametrize(
@@ -123,11 +125,11 @@ def test_two_headers_are_one_list() -> None:
         ("", False, 421),
     ],
 )
-def test_a_foreign_name_does_not_reach_the_exporter(host: str, *, is_open: bool, status: int) -> None:
-    """A name that resolves to this machine is refused; probes are answered under any name."""
-    app = KnownHosts(answer_client, names=["exporter"], is_open=is_open)
-    assert ask(app, ("host", host))[0] == status
-    assert ask(app, ("host", host), path="/livez")[0] == 200
+def test_an_unknown_host_is_refused(host: str, *, is_open: bool, status: int) -> None:
+    """A request with an unknown host name is refused with 421 (DNS rebinding); probes accept every name."""
+    app = KnownHosts(respond, names=["exporter"], is_open=is_open)
+    assert send_request(app, ("host", host))[0] == status
+    assert send_request(app, ("host", host), path="/livez")[0] == 200
 
 
 NAME = "x-forwarded-for"
@@ -141,14 +143,14 @@ SPOOFED = (NAME, "192.0.2.66")
         ("10.0.0.9", [("x-forwarded-proto", "https"), ("x-forwarded-host", "a")], "10.0.0.9 http "),
         ("10.0.0.1", [(NAME, "192.0.2.66, 198.51.100.7")], f"198.51.100.7 http {NAME}"),
         ("10.0.0.1", [SPOOFED, (NAME, "198.51.100.7")], f"198.51.100.7 http {NAME},{NAME}"),
-        # a proxy behind a proxy, both known
+        # two trusted proxies in a chain
         ("10.0.0.1", [(NAME, "192.0.2.66, 198.51.100.7, 172.16.9.9")], f"198.51.100.7 http {NAME}"),
         ("10.0.0.1", [("x-forwarded-proto", "https")], "10.0.0.1 https x-forwarded-proto"),
     ],
 )
-def test_only_the_proxy_says_who_the_client_is(
+def test_only_a_trusted_proxy_names_the_client(
     client: str, headers: list[tuple[str, str]], seen: str
 ) -> None:
-    """The client is the rightmost entry that is no proxy; headers of other peers are removed."""
-    app = ProxyHeaders(answer_client, proxies=("10.0.0.1", "172.16.0.0/12"))
-    assert ask(app, *headers, client=client) == (200, seen)
+    """The client is the rightmost address that is no trusted proxy; other peers' headers are removed."""
+    app = ProxyHeaders(respond, proxies=("10.0.0.1", "172.16.0.0/12"))
+    assert send_request(app, *headers, client=client) == (200, seen)
