@@ -1,1 +1,1 @@
-"""Tests; see the folder's name for what they need."""
+"""End-to-end tests: they start whole programs and use them through `make`, HTTP or a browser."""

@@ -1,7 +1,7 @@
-"""How the tests drive the dashboard in a browser.
+"""Helpers to use the dashboard in a browser.
 
-Owns launching Chromium, waiting until Streamlit has drawn a page, and reading what it
-drew. Asserts nothing about the product.
+Launches Chromium, waits until Streamlit has drawn a page, and reads the page. Contains no assertion about the
+product.
 """
 
 import re
@@ -33,7 +33,7 @@ ROW_PIXELS = 38
 
 @contextmanager
 def run_browser() -> Iterator[Browser]:
-    """Run Chromium without a window."""
+    """Yield a Chromium browser without a window."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(SWITCHES))
         yield browser
@@ -43,8 +43,8 @@ def run_browser() -> Iterator[Browser]:
 def visit(page: Page, url: str) -> None:
     """Open an address and wait until the page is complete.
 
-    Tries again when Chromium dropped loads, its scripts included, because a network
-    interface of the machine came or went meanwhile.
+    Chromium aborts requests (ERR_NETWORK_CHANGED) when a network interface of the machine appears or
+    disappears; the page is then opened again.
     """
     failures: list[str] = []
     page.on("requestfailed", lambda request: failures.append(request.failure or ""))
@@ -62,14 +62,14 @@ def visit(page: Page, url: str) -> None:
 
 
 def wait_until_complete(page: Page) -> None:
-    """Wait until the script has run and everything is drawn."""
+    """Wait until Streamlit has run the page's script and drawn every element."""
     page.wait_for_selector(READY)
-    # not wait_for_function, which the content security policy keeps from evaluating its text
+    # not wait_for_function: the content security policy forbids JavaScript's eval, which it uses
     expect(page.locator(BUSY)).to_have_count(0, timeout=WAIT_MS)
 
 
 def read_cells(page: Page) -> list[str]:
-    """Return the cells of the first table, from its text alternative, once it has rows."""
+    """Wait until the first table has rows; return its cells' texts, which the page has for screen readers."""
     cells = page.locator("[data-testid=stDataFrame] canvas table td")
     cells.first.wait_for(state="attached")
     return cells.all_inner_texts()
@@ -81,7 +81,7 @@ def read_parameters(page: Page) -> dict[str, str]:
 
 
 def choose_row(page: Page, *, row: int) -> None:
-    """Click into a row of the first table, the first one below the header being 1."""
+    """Click into a row of the first table; row 1 is the first row below the header."""
     box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
     assert box
     page.mouse.click(box["x"] + 240, box["y"] + (row + 0.5) * ROW_PIXELS)

@@ -1,7 +1,7 @@
-"""A copy of this checkout in a temporary folder, with ports and state of its own.
+"""A copy of this checkout in a temporary folder, with its own ports and `.local` folder.
 
-Owns copying, calling `make` and looking for what is left behind. It uses the
-virtual environment that runs the tests, so nothing is installed again.
+Copies the files, calls `make` in the copy, and finds processes and ports that are still in use after a stop.
+The copy uses the virtual environment that runs the tests, so nothing is installed again.
 """
 
 import http.client
@@ -32,7 +32,7 @@ MAKE_SECONDS = 240
 
 
 class Checkout:
-    """One copy and its stack."""
+    """One copy of the checkout and the stack that runs from it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -41,7 +41,7 @@ class Checkout:
         fields = (*Settings.model_fields, *StackSettings.model_fields, *RoleSettings.model_fields)
         names = {f"{name.upper()}{suffix}" for name in fields for suffix in ("", "_FILE")}
         inherited = {name: value for name, value in os.environ.items() if name not in names}
-        # what `make` hands down when it runs these tests is not for the copy
+        # variables that `make test` sets must not reach `make` in the copy
         for name in (
             "MAKEFLAGS",
             "MAKELEVEL",
@@ -63,15 +63,15 @@ class Checkout:
         }
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a target to its end; output and errors are in `stdout`."""
+        """Run a `make` target to its end; the result's `stdout` also has the errors."""
         return self._run("make", "--no-print-directory", *arguments, **environment)
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run an `echo-markets` command in the copy; output and errors are in `stdout`."""
+        """Run an `echo-markets` command in the copy; the result's `stdout` also has the errors."""
         return self.python("-m", "core.cli", *arguments, **environment)
 
     def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run Python in the copy; output and errors are in `stdout`."""
+        """Run Python in the copy; the result's `stdout` also has the errors."""
         return self._run(sys.executable, *arguments, **environment)
 
     def _run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -88,13 +88,13 @@ class Checkout:
         )
 
     def up(self, **environment: str) -> str:
-        """Bring the stack up and return what was shown."""
+        """Run `make up`, assert that it succeeded, and return its output."""
         result = self.make("up", **environment)
         assert result.returncode == 0, result.stdout
         return result.stdout
 
     def get(self, name: str, path: str) -> tuple[int, str]:
-        """Return status and body of a GET from `exporter` or `dashboard`."""
+        """Return the status and body of a GET request to a program, such as `exporter` or `dashboard`."""
         connection = http.client.HTTPConnection(LOOPBACK, self.ports[f"{name.upper()}_PORT"], timeout=10)
         try:
             connection.request("GET", path)
@@ -104,13 +104,13 @@ class Checkout:
             connection.close()
 
     def pid(self, name: str) -> int:
-        """Return the process id of a program of the running stack."""
+        """Return the process id of a program of the running stack, such as `postgres` or `supervisor`."""
         folder = self.root / ".local"
         file = folder / "supervisord.pid" if name == "supervisor" else folder / "run" / f"{name}.pid"
         return int(file.read_text(encoding="utf-8"))
 
     def count(self, table: str) -> int:
-        """Return how many rows a table of the running stack has."""
+        """Return the number of rows of a table in the running stack's database."""
         number = self.select(f"SELECT count(*) FROM {table}")
         assert isinstance(number, int)
         return number
@@ -136,7 +136,7 @@ class Checkout:
         return document
 
     def left_processes(self) -> list[str]:
-        """Return the processes that work in this copy."""
+        """Return the names of the processes whose working directory is in this copy."""
         return [process.info["name"] for process in psutil.process_iter(["name"]) if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -147,7 +147,7 @@ class Checkout:
 
 
 def copy_checkout(target: Path) -> Checkout:
-    """Copy what a clone of the present state would have."""
+    """Copy the files that git tracks or would add, and return the copy."""
     if shutil.which("git") is None or shutil.which("make") is None:
         pytest.skip("git and make are needed to copy the checkout and to start its stack")
     command = [
@@ -171,6 +171,6 @@ def copy_checkout(target: Path) -> Checkout:
 
 
 def assert_nothing_left(checkout: Checkout) -> None:
-    """Fail when a process or a listening port of the stack is left."""
+    """Assert that no process of the stack runs and that all its ports are free."""
     assert checkout.left_processes() == []
     assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []

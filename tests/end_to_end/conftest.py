@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: the browser, and a small game that a dashboard shows."""
+"""Fixtures of the end-to-end tests: a browser, and a dashboard that shows a small game."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,16 @@ from tests.market import open_market
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
+    """Yield Debian's Chromium without a window; skip the tests if it is not installed."""
     if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+        pytest.skip(f"no browser: {CHROMIUM} is missing; install it with `apt-get install chromium`")
     with run_browser() as browser:
         yield browser
 
 
 @pytest.fixture(scope="module")
 def url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with a small game and a small market."""
+    """Yield the URL of a database with a small game and a small market."""
     with created_database(postgres_server, template=template_database) as url:
         with open_database(url) as service:
             play_game(service)
@@ -34,7 +34,7 @@ def url(postgres_server: PostgresServer, template_database: str) -> Iterator[str
 
 @pytest.fixture(scope="module")
 def dashboard(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A dashboard on that database, without a cache."""
+    """Yield a running dashboard on the database of `url`, without Redis."""
     folder = tmp_path_factory.mktemp("dashboard")
     with run_dashboard(folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
         yield dashboard

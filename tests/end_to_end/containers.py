@@ -1,6 +1,7 @@
-"""How the tests of containers reach the engine, and a copy of the checkout whose stack runs in it.
+"""Helpers of the container tests: docker commands, and a copy of the checkout whose stack runs in containers.
 
-Owns the name of the project, what is removed afterwards, and what every container of the stack keeps to.
+Owns the Compose project's name, its removal after the tests, and the restrictions that every container of the
+stack must have.
 """
 
 import json
@@ -23,31 +24,31 @@ from tests.end_to_end.checkout import Checkout, copy_checkout
 IMAGES = ("postgres:17", "redis:8", "python:3.13-slim", "prom/prometheus:latest")
 PROJECT = f"echo-markets-test-{os.getpid()}"
 PROJECT_LABEL = f"label=com.docker.compose.project={PROJECT}"
-UP_SECONDS = 600  # the image is built
+UP_SECONDS = 600  # includes building the image
 
 
 def docker(*arguments: str) -> str:
-    """Run a docker command and return what it prints."""
+    """Run a docker command and return its output without the errors."""
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def inspect(service: str, number: int = 1) -> dict[str, Any]:
-    """Return what the engine knows about a container of a service."""
+    """Return the `docker inspect` document of a service's container."""
     [found] = json.loads(docker("inspect", f"{PROJECT}-{service}-{number}"))
     return dict(found)
 
 
 def is_healthy(service: str, number: int = 1, *, after: str = "") -> bool:
-    """Say whether a container runs, passes its check and started after a moment of the engine's clock."""
+    """Return whether a container runs, is healthy and was started after the time `after`."""
     state = inspect(service, number)["State"]
     health = state.get("Health", {}).get("Status", "healthy")
     return bool(state["Status"] == "running" and health == "healthy" and state["StartedAt"] > after)
 
 
 def kill_process(service: str, number: int = 1) -> str:
-    """End a container's process as when memory runs out; return when it had started."""
+    """Kill a container's first process, as the kernel does when memory runs out; return its start time."""
     state = inspect(service, number)["State"]
-    # from outside of the container: inside of it nobody can kill the first process
+    # from outside of the container: process 1 ignores SIGKILL from its own container
     kill = f"import os; os.kill({state['Pid']}, 9)"
     docker("run", "--rm", "--privileged", "--pid=host", "--user=0:0", f"{PROJECT}-app", "python", "-c", kill)
     return str(state["StartedAt"])
@@ -55,11 +56,11 @@ def kill_process(service: str, number: int = 1) -> str:
 
 @contextmanager
 def run_checkout() -> Iterator[Checkout]:
-    """A copy of the checkout with a project name of its own; containers, volumes and images go afterwards."""
+    """Yield a copy of the checkout for `MODE=docker`, and remove all that its stack created at the end."""
     if fault := find_engine_problem():
         pytest.skip(f"no container engine: {fault}")
     if missing := [image for image in IMAGES if not docker("image", "ls", "--quiet", image)]:
-        pytest.skip(f"not on this machine: {', '.join(missing)}; `docker pull` brings them")
+        pytest.skip(f"not on this machine: {', '.join(missing)}; get them with `docker pull`")
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         checkout = copy_checkout(Path(folder) / "checkout")
         checkout.make_seconds = UP_SECONDS
@@ -73,8 +74,8 @@ def run_checkout() -> Iterator[Checkout]:
             docker("image", "rm", f"{PROJECT}-{kind}")
 
 
-def assert_can_do_little(checkout: Checkout, service: str) -> None:
-    """Fail unless a container is bounded, read-only, no root, on this machine only, and shows no password."""
+def assert_is_restricted(checkout: Checkout, service: str) -> None:
+    """Assert that a container is not root, read-only, bounded, on loopback only and shows no password."""
     found = inspect(service)
     host = found["HostConfig"]
     assert found["Config"]["User"].split(":")[0] in {str(APPLICATION_USER), "999", "65534"}, service

@@ -1,8 +1,7 @@
-"""The stack as others install it: a wheel, built from the sdist, in a virtual environment of its own.
+"""Builds the wheel and the sdist, installs them in virtual environments, and runs them outside the checkout.
 
-Owns building, installing without a package index, and running what is installed outside of the
-checkout. Third-party packages are those of the environment that runs the tests: links to the ones
-that the distribution requires, and to no others.
+Installs without a package index: the required third-party packages, and no others, are linked from the
+environment that runs the tests.
 """
 
 import email
@@ -28,17 +27,17 @@ STOP_SECONDS = 10
 
 
 def build_wheel(source: Path, target: Path) -> Path:
-    """Build a wheel as a package manager does; it gets nothing but `source`."""
+    """Build a wheel from `source` alone, with the PEP 517 hook; return its path."""
     return _build("build_wheel", source, target)
 
 
 def build_sdist(source: Path, target: Path) -> Path:
-    """Build a source distribution."""
+    """Build a source distribution (sdist) and return its path."""
     return _build("build_sdist", source, target)
 
 
 def _build(hook: str, source: Path, target: Path) -> Path:
-    # the hooks of PEP 517; the name of the file that they made is the last line
+    # a hook of PEP 517; the last line of the output is the name of the built file
     program = f"from setuptools import build_meta; print(build_meta.{hook}({str(target)!r}))"
     built = subprocess.run(
         [sys.executable, "-c", program], cwd=source, capture_output=True, text=True, check=False
@@ -48,7 +47,7 @@ def _build(hook: str, source: Path, target: Path) -> Path:
 
 
 def unpack(sdist: Path, target: Path) -> Path:
-    """Unpack a source distribution and return its folder."""
+    """Unpack an sdist and return the folder with its files."""
     with tarfile.open(sdist) as archive:
         archive.extractall(target, filter="data")
     [folder] = target.iterdir()
@@ -56,9 +55,9 @@ def unpack(sdist: Path, target: Path) -> Path:
 
 
 class Installation:
-    """A virtual environment with a wheel or sdist and its requirements, and an empty folder to run it from.
+    """A virtual environment with a wheel or sdist and its requirements, and an empty working folder.
 
-    `extras` are those of the distribution; `tools` are further distributions, such as pytest.
+    `extras` are extras of the wheel or sdist; `tools` are more distributions to install, such as pytest.
     """
 
     def __init__(
@@ -90,11 +89,11 @@ class Installation:
 
     @property
     def site_packages(self) -> Path:
-        """Where the wheel's files are."""
+        """The folder with the installed packages."""
         return Path(sysconfig.get_path("purelib", vars={"base": str(self.environment_folder)}))
 
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment with these settings and no others; errors are in `stdout`."""
+        """Run a program of the environment with only these settings; `stdout` also has the errors."""
         program, *arguments = command
         return subprocess.run(
             [str(self.environment_folder / "bin" / program), *arguments],
@@ -110,7 +109,7 @@ class Installation:
 
     @contextmanager
     def running(self, module: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a module until the end of the block."""
+        """Run a module with only these settings, and stop it at the end of the block."""
         process = subprocess.Popen(
             [str(self.python), "-m", module], cwd=self.working_folder, env=clean_environment(settings)
         )
@@ -143,7 +142,7 @@ def read_requirements(archive: Path) -> list[str]:
 
 
 def list_required(own: Sequence[str], extras: Iterable[str], tools: Iterable[str]) -> set[str]:
-    """Return the distributions that the requirements of ours install here with these extras and tools."""
+    """Return the distributions that the requirements in `own`, these extras and these tools need here."""
     waiting = [("echo-markets", extra) for extra in ("", *extras)] + [(tool, "") for tool in tools]
     found: set[tuple[str, str]] = set()
     while waiting:
@@ -159,7 +158,7 @@ def list_required(own: Sequence[str], extras: Iterable[str], tools: Iterable[str
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment that has these settings and no others, nor a path to the checkout."""
+    """Return environment variables with only these settings, and without Python paths of the tests."""
     names = {name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)}
     left_out = names | {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     return {**{name: value for name, value in os.environ.items() if name not in left_out}, **settings}

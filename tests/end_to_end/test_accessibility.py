@@ -1,4 +1,4 @@
-"""Every page of the dashboard, checked by axe-core in a browser."""
+"""axe-core checks the accessibility of every page of the dashboard in a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ WIDTHS = (1440, 390)
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The checker's script."""
+    """Return the script of axe-core; skip the tests if it cannot be fetched."""
     try:
         return fetch_axe(tmp_path_factory.mktemp("axe"))
     except AxeMissing as error:
@@ -33,7 +33,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 def dashboard(
     postgres_server: PostgresServer, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dashboard]:
-    """A dashboard on a finished game, whose visitor is an operator: every part is drawn."""
+    """Yield a dashboard on a finished game; the visitor is an operator, so that every section is drawn."""
     folder = tmp_path_factory.mktemp("dashboard")
     with created_database(postgres_server, template=template_database) as url:
         with open_database(url) as service:
@@ -46,13 +46,13 @@ def dashboard(
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("path", [*SCRIPTS, "portfolios?player=alice"])
-def test_nothing_worse_than_a_minor_violation(
+def test_pages_have_only_minor_violations(
     axe: str, browser: Browser, dashboard: Dashboard, *, path: str, theme: str
 ) -> None:
-    """On a desk and on a phone; what is found is named with its place."""
+    """No page has a moderate or worse violation, in both themes, at the widths of a desktop and a phone."""
     found = []
     for width in WIDTHS:
-        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)  # type: ignore[arg-type]  # one of the two
+        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)  # type: ignore[arg-type]  # "light" or "dark"
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         visit(page, f"{dashboard.url}/{path}")
@@ -65,7 +65,7 @@ def test_nothing_worse_than_a_minor_violation(
 
 
 def test_the_check_can_fail(axe: str, browser: Browser, tmp_path: Path) -> None:
-    """The checker reports a picture without a text, so a pass means something."""
+    """axe-core reports an image without alternative text, so the checks of the pages can fail."""
     bad = tmp_path / "bad.html"
     bad.write_text('<!doctype html><html lang="en"><title>x</title><main><h1>x</h1><img src="x.png"></main>')
     page = browser.new_page()

@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes a real exporter and evaluates the rules as they are."""
+"""A real Prometheus scrapes a real exporter and evaluates the shipped alert and recording rules."""
 
 import json
 import os
@@ -26,8 +26,8 @@ RULES = Path(__file__).parents[2] / "exporter" / "prometheus"
 DEADLINE_SECONDS = 60.0
 
 
-class Monitored:
-    """An exporter with its PostgreSQL, and a Prometheus that scrapes it every second."""
+class MonitoredDatabase:
+    """PostgreSQL, an exporter, and a Prometheus that scrapes the exporter every second."""
 
     def __init__(self, folder: Path, prometheus: str, make_folder: Callable[[], Path]) -> None:
         self.exporter_port, self.prometheus_port = find_free_port(), find_free_port()
@@ -36,7 +36,7 @@ class Monitored:
             servers.push(self._postgres)
             self._servers = servers
             self._start(folder, prometheus, make_folder())
-            # from here on `close` stops them
+            # every server has started: from now on `close` stops them
             self._servers = servers.pop_all()
 
     def _start(self, folder: Path, prometheus: str, servers: Path) -> None:
@@ -67,35 +67,35 @@ class Monitored:
         self._servers.callback(process.terminate)
 
     def stop_postgres(self) -> None:
-        """Stop the database; what watches it goes on."""
+        """Stop PostgreSQL; exporter and Prometheus keep running."""
         self._postgres.close()
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop Prometheus, the exporter and PostgreSQL."""
         self._servers.close()
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return what Prometheus answers, None while it does not."""
+        """Return the data of a Prometheus API call, or None while Prometheus does not answer."""
         url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/{path}?{urlencode(parameters)}"
         try:
-            answer = httpx2.get(url)
-            return answer.json()["data"] if answer.status_code == 200 else None
+            response = httpx2.get(url)
+            return response.json()["data"] if response.status_code == 200 else None
         except (httpx2.TransportError, json.JSONDecodeError):
             return None
 
     def firing(self) -> set[str]:
-        """Return the names of the alerts that fire."""
+        """Return the names of the firing alerts."""
         alerts = (self.get("alerts") or {"alerts": []})["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def query(self, expression: str) -> list[Any]:
-        """Return the result of a query."""
+        """Return the result of a PromQL query."""
         found = self.get("query", query=expression)
         return found["result"] if found else []
 
 
 def write_configuration(folder: Path, exporter_port: int) -> Path:
-    """Copy configuration and rules; only where the exporter is and how long a test waits differ."""
+    """Copy the Prometheus configuration and rules, with the test's exporter address and shorter intervals."""
     for name in ("recording_rules.yml", "alerts.yml"):
         shutil.copy(RULES / name, folder / name)
     alerts = folder / "alerts.yml"
@@ -116,12 +116,12 @@ def write_configuration(folder: Path, exporter_port: int) -> Path:
 
 
 @pytest.fixture
-def monitored(tmp_path: Path, server_directory: Callable[[], Path]) -> Iterator[Monitored]:
-    """A database that is watched."""
+def monitored(tmp_path: Path, server_directory: Callable[[], Path]) -> Iterator[MonitoredDatabase]:
+    """Yield a PostgreSQL that an exporter and Prometheus monitor; skip the test without Prometheus."""
     prometheus = shutil.which("prometheus")
     if prometheus is None:
-        pytest.skip("prometheus is not installed; the Debian package of that name has it")
-    monitored = Monitored(tmp_path, prometheus, server_directory)
+        pytest.skip("prometheus is not installed; install the Debian package `prometheus`")
+    monitored = MonitoredDatabase(tmp_path, prometheus, server_directory)
     try:
         yield monitored
     finally:
@@ -129,8 +129,8 @@ def monitored(tmp_path: Path, server_directory: Callable[[], Path]) -> Iterator[
 
 
 @pytest.mark.slow
-def test_a_stopped_database_fires_its_alert(monitored: Monitored) -> None:
-    """Every rule is loaded and evaluates without an error; only the alerts of the fault fire."""
+def test_a_stopped_database_fires_its_alert(monitored: MonitoredDatabase) -> None:
+    """Every rule evaluates; when PostgreSQL stops, EchoDatabaseDown fires and EchoExporterAbsent does not."""
     wait_until(
         lambda: bool(monitored.query('echo_service_up{service="database"} == 1')),
         "a scrape",
@@ -143,8 +143,8 @@ def test_a_stopped_database_fires_its_alert(monitored: Monitored) -> None:
     assert "EchoExporterAbsent" not in monitored.firing()
 
 
-def all_rules_are_healthy(monitored: Monitored) -> bool:
-    """Say whether Prometheus has evaluated every rule of the files without an error."""
+def all_rules_are_healthy(monitored: MonitoredDatabase) -> bool:
+    """Return whether Prometheus has evaluated every rule of the rule files without an error."""
     written = sum(
         len(re.findall(r"(?m)^\s+- (?:alert|record): ", (RULES / name).read_text()))
         for name in ("recording_rules.yml", "alerts.yml")

@@ -1,6 +1,7 @@
-"""`make up PROFILE=replica,pooler,scale,sentinel`: four topologies at once, each of which loses a container.
+"""`make up PROFILE=replica,pooler,scale,sentinel`: four profiles together; a container of each fails.
 
-The tests share one stack, in any order: each brings it up first, which is quick when it is up already.
+The tests share one stack and run in any order: each test first runs `make up`, which is quick if the stack is
+already up.
 """
 
 import http.client
@@ -21,7 +22,7 @@ from tests.end_to_end.browsing import visit, wait_until_complete
 from tests.end_to_end.checkout import Checkout
 from tests.end_to_end.containers import (
     PROJECT,
-    assert_can_do_little,
+    assert_is_restricted,
     docker,
     inspect,
     is_healthy,
@@ -42,7 +43,7 @@ CLIENTS = """
         WHERE usename IN ('echo_markets_app', 'echo_markets_monitor', 'echo_markets_replication') GROUP BY 1
     ) AS clients"""
 NEWEST_TICK = "SELECT max(timestamp) FROM ticks"
-ASK_SENTINEL = (
+SENTINEL_COMMAND = (
     "REDISCLI_AUTH=$(sed -n 's/^sentinel sentinel-pass //p' /run/secrets/sentinel.conf)"
     " redis-cli -p 26379 --user sentinel --json sentinel"
 )
@@ -50,14 +51,14 @@ ASK_SENTINEL = (
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
-    """One stack for all tests of this file."""
+    """Yield one checkout for all tests of this module, with PROFILE set."""
     with run_checkout() as checkout:
         checkout.environment["PROFILE"] = PROFILE
         yield checkout
 
 
 def read_metric(checkout: Checkout, name: str, *labels: str) -> float:
-    """Return the sum of a metric over all processes, of the samples that have these labels."""
+    """Return the sum of the samples of a metric that have these labels."""
     return sum(
         float(line.rpartition(" ")[2])
         for line in checkout.get("exporter", "/metrics")[1].splitlines()
@@ -65,59 +66,59 @@ def read_metric(checkout: Checkout, name: str, *labels: str) -> float:
     )
 
 
-def call(service: str, expression: str, *arguments: str) -> str:
-    """Call the service `s` in a container, where the servers of a failover have their names."""
+def call_service(service: str, expression: str, *arguments: str) -> str:
+    """Evaluate an expression with the service `s` in a container of the stack; return the output."""
     code = f"import sys; from core import open_service\nwith open_service() as s: print({expression})"
     return docker("exec", f"{PROJECT}-{service}-1", "python", "-c", code, *arguments)
 
 
 def read_name(service: str, user: str) -> str:
-    """Return the name of a player as a container reads it."""
-    return call(service, "s.get_user_by_id(sys.argv[1]).name", user)
+    """Return a player's name, read by the service in a container."""
+    return call_service(service, "s.get_user_by_id(sys.argv[1]).name", user)
 
 
-def ask_sentinel(command: str) -> Any:
-    """Return what the second sentinel says of the service."""
+def query_sentinel(command: str) -> Any:
+    """Return the reply of the second sentinel to a SENTINEL command about the primary."""
     answer = docker(
-        "exec", f"{PROJECT}-sentinel-2-1", "sh", "-c", f"{ASK_SENTINEL} {command} {SENTINEL_SERVICE}"
+        "exec", f"{PROJECT}-sentinel-2-1", "sh", "-c", f"{SENTINEL_COMMAND} {command} {SENTINEL_SERVICE}"
     )
     return json.loads(answer)
 
 
 def has_primary(*, other_than: str) -> bool:
-    """Say whether the sentinels have elected another Redis."""
-    return bool(ask_sentinel("get-master-addr-by-name")[0] != other_than)
+    """Return whether the sentinels have elected another primary."""
+    return bool(query_sentinel("get-master-addr-by-name")[0] != other_than)
 
 
-def follows(service: str) -> bool:
-    """Say whether the sentinels know a Redis as a replica with a link to its primary."""
+def is_connected_replica(service: str) -> bool:
+    """Return whether the sentinels list a Redis as a replica that is connected to its primary."""
     return any(
-        found["ip"] == service and found["master-link-status"] == "ok" for found in ask_sentinel("replicas")
+        found["ip"] == service and found["master-link-status"] == "ok" for found in query_sentinel("replicas")
     )
 
 
 def wait_until_healthy(checkout: Checkout) -> None:
-    """Return once the health document says so."""
+    """Wait until the health document's status is "healthy"."""
     assert wait_until(lambda: checkout.health()["status"] == "healthy", seconds=stretch(HEAL_SECONDS)), (
         checkout.health()
     )
 
 
-def grows(checkout: Checkout) -> bool:
-    """Say whether the simulator writes new ticks within a while."""
+def writes_ticks(checkout: Checkout) -> bool:
+    """Return whether the simulator writes a new tick within 60 s."""
     before = checkout.select(NEWEST_TICK)
     return wait_until(lambda: checkout.select(NEWEST_TICK) != before, seconds=stretch(HEAL_SECONDS))
 
 
 def test_all_profiles_run_together(checkout: Checkout) -> None:
-    """All of it is healthy, and what the profiles add can do as little as the rest."""
+    """With all four profiles the stack is healthy, and the containers of the profiles are restricted."""
     checkout.up()
     status = checkout.make("status")
     assert status.returncode == 0, status.stdout
     for service in (name for names in SERVICES.values() for name in names):
-        assert_can_do_little(checkout, service)
+        assert_is_restricted(checkout, service)
     assert "already running" in checkout.up()
-    # a page whose name leads to this machine reads nothing
+    # DNS rebinding: a request with a foreign host name is refused
     connection = http.client.HTTPConnection(LOOPBACK, checkout.ports["DASHBOARD_PORT"], timeout=10)
     connection.request("GET", "/", headers={"Host": "evil.example"})
     assert connection.getresponse().status == HTTPStatus.MISDIRECTED_REQUEST
@@ -125,7 +126,7 @@ def test_all_profiles_run_together(checkout: Checkout) -> None:
 
 
 def test_programs_reach_the_primary_through_the_pooler_only(checkout: Checkout) -> None:
-    """Only the replica connects directly, as its role; a killed pooler costs no program its life."""
+    """Programs connect only through PgBouncer, and a killed PgBouncer restarts no program."""
     checkout.up()
     [pooler] = inspect("pooler")["NetworkSettings"]["Networks"].values()
     replica = inspect("replica")["NetworkSettings"]["Networks"][f"{PROJECT}_data"]
@@ -140,12 +141,12 @@ def test_programs_reach_the_primary_through_the_pooler_only(checkout: Checkout) 
     began = kill_process("pooler")
     assert wait_until(lambda: is_healthy("pooler", after=began), seconds=stretch(HEAL_SECONDS))
     wait_until_healthy(checkout)
-    assert grows(checkout)
+    assert writes_ticks(checkout)
     assert [inspect(name)["State"]["StartedAt"] for name in programs] == before
 
 
-def test_reads_run_on_the_replica_while_there_is_one(checkout: Checkout) -> None:
-    """Without the replica the primary answers; a new replica copies the primary and is used again."""
+def test_reads_run_on_the_replica_while_it_runs(checkout: Checkout) -> None:
+    """Reads run on the primary while the replica is stopped, and otherwise on the replica."""
     checkout.up()
 
     def count_reads() -> float:
@@ -160,14 +161,14 @@ def test_reads_run_on_the_replica_while_there_is_one(checkout: Checkout) -> None
         lambda: read_metric(checkout, "echo_db_replica_out", 'role="simulator"') == 1,
         seconds=stretch(HEAL_SECONDS),
     )
-    assert grows(checkout)
+    assert writes_ticks(checkout)
     docker("start", f"{PROJECT}-replica-1")
     assert wait_until(lambda: is_healthy("replica"), seconds=stretch(HEAL_SECONDS))
     assert is_used_again(count_reads())
 
 
-def test_a_killed_dashboard_costs_its_visitors_a_reconnect(checkout: Checkout, browser: Browser) -> None:
-    """Their page continues at the other dashboard, whichever of the two ends."""
+def test_a_page_continues_after_its_dashboard_is_killed(checkout: Checkout, browser: Browser) -> None:
+    """When either of two dashboards is killed, an open page continues on the other."""
     checkout.up()
     page = browser.new_page()
     visit(page, f"http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}/")
@@ -175,7 +176,7 @@ def test_a_killed_dashboard_costs_its_visitors_a_reconnect(checkout: Checkout, b
     for number in DASHBOARDS:
         assert wait_until(partial(is_healthy, "dashboard", number), seconds=stretch(HEAL_SECONDS))
         began = kill_process("dashboard", number)
-        assert wait_until(partial(answers, checkout), seconds=stretch(HEAL_SECONDS))
+        assert wait_until(partial(is_dashboard_reachable, checkout), seconds=stretch(HEAL_SECONDS))
         wait_until_complete(page)
         is_back = partial(is_healthy, "dashboard", number, after=began)
         assert wait_until(is_back, seconds=stretch(HEAL_SECONDS))
@@ -183,8 +184,8 @@ def test_a_killed_dashboard_costs_its_visitors_a_reconnect(checkout: Checkout, b
     page.close()
 
 
-def answers(checkout: Checkout) -> bool:
-    """Say whether HAProxy has a dashboard that answers."""
+def is_dashboard_reachable(checkout: Checkout) -> bool:
+    """Return whether a dashboard answers through HAProxy."""
     try:
         return checkout.get("dashboard", "/livez")[0] == HTTPStatus.OK
     except (OSError, http.client.HTTPException):
@@ -192,24 +193,24 @@ def answers(checkout: Checkout) -> bool:
 
 
 def test_sentinels_promote_the_other_redis(checkout: Checkout) -> None:
-    """Nothing is stale, and the former primary follows; then the same in the other direction."""
+    """After the primary Redis is killed, a read is not stale and the old primary becomes a replica."""
     checkout.up()
-    alice = call("simulator", "s.create_user(username=sys.argv[1]).id", "alice")
-    for name in ("there", "and back"):
-        primary = ask_sentinel("get-master-addr-by-name")[0]
+    alice = call_service("simulator", "s.create_user(username=sys.argv[1]).id", "alice")
+    for name in ("first failover", "second failover"):
+        primary = query_sentinel("get-master-addr-by-name")[0]
         read_name("dashboard", alice)  # fills the cache
         docker("kill", f"{PROJECT}-{primary}-1")
         assert wait_until(partial(has_primary, other_than=primary), seconds=stretch(HEAL_SECONDS))
-        call("simulator", "s.update_user_profile(sys.argv[1], name=sys.argv[2])", alice, name)
+        call_service("simulator", "s.update_user_profile(sys.argv[1], name=sys.argv[2])", alice, name)
         assert read_name("dashboard", alice) == name
         wait_until_healthy(checkout)
         docker("start", f"{PROJECT}-{primary}-1")
-        assert wait_until(partial(follows, primary), seconds=stretch(HEAL_SECONDS))
+        assert wait_until(partial(is_connected_replica, primary), seconds=stretch(HEAL_SECONDS))
         assert read_name("dashboard", alice) == name
 
 
-def test_commands_of_this_machine_run_where_the_primary_has_a_name(checkout: Checkout) -> None:
-    """`make migrate` and `make seed` change cached rows, so both commands must find the Redis in use."""
+def test_make_commands_reach_the_servers_of_the_containers(checkout: Checkout) -> None:
+    """`make migrate` and `stack run` work although only containers can resolve the primary's name."""
     checkout.up()
     shown = checkout.make("migrate", "ARGS=status")
     assert shown.returncode == 0, shown.stdout

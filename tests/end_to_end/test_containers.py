@@ -1,6 +1,7 @@
-"""`make up MODE=docker`: the same stack in containers, where an engine and its images are at hand.
+"""`make up MODE=docker`: the stack in containers; skipped without a container engine or its images.
 
-The tests share one stack, in any order: each brings it up first, which is quick when it is up already.
+The tests share one stack and run in any order: each test first runs `make up`, which is quick if the stack is
+already up.
 """
 
 import base64
@@ -24,7 +25,7 @@ from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout
 from tests.end_to_end.containers import (
     PROJECT,
     PROJECT_LABEL,
-    assert_can_do_little,
+    assert_is_restricted,
     docker,
     inspect,
     is_healthy,
@@ -39,9 +40,8 @@ SCRAPE_SECONDS = 60
 HEAL_SECONDS = 60
 RULES = ("recording_rules.yml", "alerts.yml")
 STAYING = sorted(SERVICES - ONE_SHOT)
-# Docker's own names of what the containers must have
 SERVER_PORTS = {"postgres": 5432, "redis": 6379}
-# of sessions that have ended: a simulator goes on with today's
+# A checksum of ended sessions: a running simulator still changes today's.
 LEADERBOARDS = """
     SELECT md5(string_agg(concat_ws(',', category, session_date, user_id, score), ';'
                           ORDER BY category, session_date, user_id))
@@ -58,13 +58,13 @@ for address in sys.argv[1:]:
 
 
 def run_in(network: str, code: str, *arguments: str) -> str:
-    """Run Python in a container of its own on a network of the stack; return what it prints."""
+    """Run Python in a new container on one network of the stack; return the output."""
     image = f"{PROJECT}-app"
     return docker("run", "--rm", "--network", f"{PROJECT}_{network}", image, "python", "-c", code, *arguments)
 
 
-def are_targets_up(checkout: Checkout, scheme: str = "http") -> bool:
-    """Say whether Prometheus scrapes the exporter, over this scheme."""
+def is_exporter_scraped(checkout: Checkout, scheme: str = "http") -> bool:
+    """Return whether Prometheus scrapes the exporter with this scheme (http or https)."""
     answer = json.loads(checkout.get("prometheus", "/api/v1/targets")[1])
     [target] = answer["data"]["activeTargets"]
     return bool(target["health"] == "up" and target["scrapeUrl"].startswith(f"{scheme}:"))
@@ -72,24 +72,24 @@ def are_targets_up(checkout: Checkout, scheme: str = "http") -> bool:
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
-    """One stack for all tests of this file."""
+    """Yield one checkout for all tests of this module."""
     with run_checkout() as checkout:
         yield checkout
 
 
 def test_everything_is_served(checkout: Checkout, browser: Browser) -> None:
-    """Health answers, a page opens in the browser, and Prometheus has its target and its rules."""
+    """After `make up` the stack is healthy, a page opens, and Prometheus has its target and its rules."""
     checkout.up()
     assert checkout.health()["status"] == "healthy"
     assert checkout.get("dashboard", "/readyz")[0] == 200
-    assert checkout.count("users") >= PLAYERS  # others join on the days up to today
+    assert checkout.count("users") >= PLAYERS  # more players join on the days up to today
     assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4
     page = browser.new_page()
     visit(page, f"http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}/")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     expect(page.locator("[data-testid=stException]")).to_have_count(0)
     page.close()
-    assert wait_until(lambda: are_targets_up(checkout), seconds=stretch(SCRAPE_SECONDS))
+    assert wait_until(lambda: is_exporter_scraped(checkout), seconds=stretch(SCRAPE_SECONDS))
     groups = json.loads(checkout.get("prometheus", "/api/v1/rules")[1])["data"]["groups"]
     assert {Path(group["file"]).name for group in groups} == set(RULES)
     assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
@@ -98,11 +98,11 @@ def test_everything_is_served(checkout: Checkout, browser: Browser) -> None:
     assert "already running" in checkout.up()
 
 
-def test_containers_can_do_little(checkout: Checkout) -> None:
-    """The engine runs them read-only, without root or capabilities, bounded, on this machine only."""
+def test_containers_are_restricted(checkout: Checkout) -> None:
+    """Containers run read-only, without root, without capabilities, with limits, on loopback ports."""
     checkout.up()
     for service in SERVICES - {"secrets"}:
-        assert_can_do_little(checkout, service)
+        assert_is_restricted(checkout, service)
     user, writing = "print(open('/proc/self/status').read())", "open('/app/x', 'w')"
     inside = docker("exec", f"{PROJECT}-dashboard-1", "python", "-c", user)
     assert "CapEff:\t0000000000000000" in inside
@@ -113,7 +113,7 @@ def test_containers_can_do_little(checkout: Checkout) -> None:
 
 
 def test_each_container_has_its_own_secrets(checkout: Checkout) -> None:
-    """Only the server and what creates the roles have the superuser's password."""
+    """Each container has only the secrets that it needs."""
     checkout.up()
     held = {name: docker("exec", f"{PROJECT}-{name}-1", "ls", "/run/secrets").split() for name in STAYING}
     assert held["postgres"] == ["postgres.password"]
@@ -123,8 +123,8 @@ def test_each_container_has_its_own_secrets(checkout: Checkout) -> None:
     assert held["prometheus"] == []
 
 
-def test_servers_are_reached_by_programs_only(checkout: Checkout) -> None:
-    """Prometheus's network reaches no server by name or address, and nothing outside."""
+def test_only_programs_reach_the_servers(checkout: Checkout) -> None:
+    """Only the network `data` reaches PostgreSQL and Redis, and no network reaches the internet."""
     checkout.up()
     servers = [
         f"{host}:{port}"
@@ -141,8 +141,8 @@ def test_servers_are_reached_by_programs_only(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("service", STAYING)
-def test_a_container_whose_process_is_killed_heals(checkout: Checkout, service: str) -> None:
-    """A process that SIGKILL ends, as when memory runs out, is started again without help."""
+def test_a_killed_container_is_restarted(checkout: Checkout, service: str) -> None:
+    """A container whose process gets SIGKILL, as when memory runs out, is restarted and healthy again."""
     checkout.up()
     began = kill_process(service)
     assert wait_until(lambda: is_healthy(service, after=began), seconds=stretch(HEAL_SECONDS)), docker(
@@ -153,8 +153,8 @@ def test_a_container_whose_process_is_killed_heals(checkout: Checkout, service: 
     )
 
 
-def test_make_up_starts_what_docker_kill_stopped(checkout: Checkout) -> None:
-    """`docker kill` is a decision, so `make up` must repair it; the dashboard serves without Redis."""
+def test_make_up_starts_containers_after_docker_kill(checkout: Checkout) -> None:
+    """After `docker kill`, which the engine does not undo, the health is degraded until `make up`."""
     checkout.up()
     docker("kill", f"{PROJECT}-redis-1", f"{PROJECT}-simulator-1")
     assert wait_until(lambda: checkout.health()["status"] == "degraded", seconds=stretch(HEAL_SECONDS))
@@ -164,7 +164,7 @@ def test_make_up_starts_what_docker_kill_stopped(checkout: Checkout) -> None:
 
 
 def test_data_survives_down_and_up(checkout: Checkout) -> None:
-    """`make down` leaves nothing but the volumes, and the next `make up` has the same data."""
+    """`make down` removes everything except the volumes, and the next `make up` has the same data."""
     checkout.up()
     players, portfolios = checkout.count("users"), checkout.count("portfolios")
     assert checkout.make("down").returncode == 0
@@ -177,8 +177,8 @@ def test_data_survives_down_and_up(checkout: Checkout) -> None:
     assert checkout.count("portfolios") >= portfolios
 
 
-def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
-    """After `make certs && make up PROFILE=tls` each server refuses a client without TLS."""
+def test_profile_tls_refuses_plain_connections(checkout: Checkout) -> None:
+    """With `PROFILE=tls`, PostgreSQL and Redis refuse plain connections; Prometheus scrapes over HTTPS."""
     assert checkout.make("down").returncode == 0
     refused = checkout.make("up", PROFILE="tls")
     assert refused.returncode != 0
@@ -188,7 +188,7 @@ def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
     try:
         status = checkout.make("status")
         assert status.returncode == 0, status.stdout
-        assert wait_until(lambda: are_targets_up(checkout, "https"), seconds=stretch(SCRAPE_SECONDS))
+        assert wait_until(lambda: is_exporter_scraped(checkout, "https"), seconds=stretch(SCRAPE_SECONDS))
         assert checkout.count("users") >= PLAYERS
         health = checkout.run("health")
         assert health.returncode == 0, health.stdout
@@ -203,8 +203,8 @@ def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
         assert checkout.make("down").returncode == 0
 
 
-def test_compose_warns_of_nothing(checkout: Checkout) -> None:
-    """The plain command prints no warning in any profile when nothing is set."""
+def test_compose_prints_no_warning(checkout: Checkout) -> None:
+    """`docker compose config` prints no warning with any profile when no variable is set."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     together = [name for name in PROFILES if name != "tls"]
     for profiles in ([], together, *([name] for name in PROFILES)):
@@ -217,8 +217,8 @@ def test_compose_warns_of_nothing(checkout: Checkout) -> None:
         assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_the_secrets_of_a_sign_in_are_files(checkout: Checkout) -> None:
-    """Only the dashboard reads them; no container has a secret, or its path here, as a variable."""
+def test_sign_in_secrets_are_files(checkout: Checkout) -> None:
+    """Only the dashboard's container has the OIDC secrets, as files; no container shows a secret's value."""
     assert checkout.make("down").returncode == 0
     names = ("OIDC_CLIENT_SECRET", "OIDC_COOKIE_SECRET")
     values = [f"{name.lower()}-of-the-sign-in-{PROJECT}" for name in names]
@@ -244,15 +244,15 @@ def test_the_secrets_of_a_sign_in_are_files(checkout: Checkout) -> None:
         held = docker("exec", f"{PROJECT}-dashboard-1", "sh", "-c", "cat /run/secrets/oidc.*")
         assert held == "".join(values)
         assert "oidc" not in docker("exec", f"{PROJECT}-simulator-1", "ls", "/run/secrets")
-        # nothing is shown before a sign-in
+        # without a sign-in, a download is refused
         assert checkout.get("dashboard", "/download/retention.csv")[0] in {302, 303, 307, 401, 403}
     finally:
         settings.unlink()
         assert checkout.make("down").returncode == 0
 
 
-def test_clean_leaves_nothing_and_a_backup_brings_it_back(checkout: Checkout) -> None:
-    """`make clean` removes volumes and secrets; the restored stack has the same leaderboards."""
+def test_restore_after_clean_brings_the_data_back(checkout: Checkout) -> None:
+    """`make clean` removes volumes and secrets; after `make restore` the leaderboards are the same."""
     checkout.up()
     before = checkout.select(LEADERBOARDS)
     players = checkout.count("users")

@@ -1,4 +1,4 @@
-"""What a dashboard reports while somebody looks at it, seen from outside, and after SIGKILL."""
+"""The metrics of a dashboard process, read by another process, while a page is open and after SIGKILL."""
 
 from pathlib import Path
 
@@ -17,8 +17,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 DEADLINE_SECONDS = 30.0
 
 
-def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path, browser: Browser) -> None:
-    """Sessions and renders count while a page is open; after SIGKILL only the renders stay."""
+def test_metrics_while_a_page_is_open_and_after_sigkill(
+    settings: Settings, tmp_path: Path, browser: Browser
+) -> None:
+    """An open page counts as a session and a render; after SIGKILL only the render counter stays."""
     reader = FleetReader(MetricWriter(), tmp_path / "metrics")
 
     def value(name: str, **labels: str) -> float | None:

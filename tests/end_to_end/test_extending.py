@@ -1,4 +1,4 @@
-"""What docs/extending.md shows works: its steps are applied to a copy of the checkout, which is then used."""
+"""The steps of docs/extending.md work: they are applied to a copy of the checkout, and the copy is tested."""
 
 import os
 import re
@@ -18,8 +18,8 @@ STEP = re.compile(
     r"""^```(?:python|text) (\S+)(?: (after|before|replace)=(["'])(.+?)\3)?\n(.*?)^```$""",
     re.DOTALL | re.MULTILINE,
 )
-# Reads a currency three times, and again after it was changed and after its symbol was deleted; prints the
-# values and the number of loads.
+# Reads a currency three times, after a change of it, and after its symbol was deleted; prints the values and
+# the number of loads of the first three reads.
 CURRENCIES = """
 from core import open_service
 from core.queries import ticks
@@ -37,8 +37,8 @@ with open_service() as service:
     print(service.get_symbol_currency("AAPL"))
 """
 
-# Tests of documents, and those that compare a list with the code.
-LISTS = (
+# Tests that compare documents or lists with the code.
+DOCUMENT_TESTS = (
     "tests/unit/test_documents.py",
     "tests/unit/test_records.py",
     "tests/unit/test_cache_kinds.py",
@@ -56,18 +56,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout with every step of the page."""
+    """Return a copy of the checkout to which every step of the page is applied."""
     root = tmp_path_factory.mktemp("extended")
     copy_checkout(root)
     for name, place, _, anchor, lines in STEP.findall((root / PAGE).read_text("utf-8")):
-        insert(root / name, place, anchor, lines)
+        insert_lines(root / name, place, anchor, lines)
     ended = run(root, "-m", "tests.reference")
     assert ended.returncode == 0, ended.stdout
     return root
 
 
-def insert(file: Path, place: str, anchor: str, lines: str) -> None:
-    """Insert lines before or after the line with a text, indented like it, in its place, or at the end."""
+def insert_lines(file: Path, place: str, anchor: str, lines: str) -> None:
+    """Insert lines after or before the line with `anchor`, in place of `anchor`, or at the file's end."""
     text = file.read_text("utf-8")
     anchor = anchor.replace(r"\n", "\n")
     if not place:
@@ -85,7 +85,7 @@ def insert(file: Path, place: str, anchor: str, lines: str) -> None:
 
 
 def run(root: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in the copy; an editable install of this checkout comes later on the path."""
+    """Run Python in the copy; PYTHONPATH puts the copy before an editable install of this checkout."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=root,
@@ -101,7 +101,7 @@ def run(root: Path, *command: str, **environment: str) -> subprocess.CompletedPr
 def test_the_command_reads_its_setting(
     extended: Path, settings: Settings, service: EnhancedDatabaseService
 ) -> None:
-    """It fails with its own error first, and then prints as many sessions as the setting says."""
+    """The example command fails without sessions, and prints at most SESSIONS_SHOWN sessions."""
     environment = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "ENABLE_REDIS_CACHE": "false",
@@ -119,7 +119,7 @@ def test_the_command_reads_its_setting(
 def test_the_cached_read_is_cached_and_invalidated(
     extended: Path, settings: Settings, service: EnhancedDatabaseService
 ) -> None:
-    """Only the first read asks PostgreSQL, and a read after a write returns the new value."""
+    """Of three reads only the first loads from PostgreSQL, and a read after a write returns the new value."""
     assert settings.redis_password is not None
     environment = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -132,6 +132,6 @@ def test_the_cached_read_is_cached_and_invalidated(
 
 
 def test_the_steps_are_complete(extended: Path) -> None:
-    """Documents and code agree again, lists of calls, errors and kinds included: no file is missing."""
-    ended = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LISTS)
+    """After the steps, the tests that compare documents and lists with the code pass."""
+    ended = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", *DOCUMENT_TESTS)
     assert ended.returncode == 0, ended.stdout

@@ -1,4 +1,4 @@
-"""The installed wheel and sdist have every file that they read, and work outside the checkout."""
+"""The wheel and the sdist contain every file that they read, and work outside the checkout."""
 
 import os
 import re
@@ -32,16 +32,16 @@ from tests.end_to_end.installation import (
 pytestmark = pytest.mark.slow
 
 START_SECONDS = 60
-# Of `import core` and the command line, with everything that these packages need themselves.
-MOST_BASE_PACKAGES = 30
-# Folders of the checkout that a wheel keeps inside of `core`.
+# Largest number of packages, dependencies of dependencies included, for an installation without extras.
+MAX_BASE_PACKAGES = 30
+# Folders of the checkout and their places in the wheel.
 MOVED = {"migrations": "core/migrations", "data": "core/data", "docs": "core/docs"}
 ENTRY = "core/entry/"
 SHIPPED_DOCUMENT = "docs/troubleshooting.md"
 
 
 class Built(NamedTuple):
-    """A copy of the checkout and what was built from it."""
+    """A copy of the checkout, the sdist built from it, and the wheel built from the sdist."""
 
     source: Path
     sdist: Path
@@ -50,7 +50,7 @@ class Built(NamedTuple):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The sdist of a copy of the checkout, and the wheel that is built from the sdist alone."""
+    """Return the sdist of a copy of the checkout, and the wheel that is built from this sdist alone."""
     root = tmp_path_factory.mktemp("built")
     source = copy_checkout(root / "checkout").root
     sdist = build_sdist(source, root / "sdist")
@@ -59,21 +59,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="module")
 def installation(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The wheel in an environment of its own."""
+    """Return a virtual environment with the wheel and all extras."""
     return Installation(tmp_path_factory.mktemp("installation"), built.wheel)
 
 
 @pytest.fixture(scope="module")
 def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database of this module, without any table at first."""
+    """Yield the URL of a database that the tests of this module share; at first it has no table."""
     with created_database(postgres_server) as url:
         yield url
 
 
 @pytest.fixture
 def settings_of_servers(database_url: str, valkey_server: ValkeyServer) -> dict[str, str]:
-    """The environment variables that name the servers, and a port where no exporter listens."""
-    # a test before this one may have used the keys for the database of another server
+    """Return environment variables that name the servers, and a free port for the exporter."""
+    # an earlier test may have left cached values of another database
     clear_cache(valkey_server)
     return {
         "DATABASE_URL": database_url,
@@ -84,19 +84,19 @@ def settings_of_servers(database_url: str, valkey_server: ValkeyServer) -> dict[
 
 
 def list_files(wheel: Path) -> set[str]:
-    """Return the names of a wheel's files, without its metadata."""
+    """Return the names of a wheel's files except its metadata."""
     return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
 
 def list_source(source: Path) -> set[str]:
-    """Return the files of a copy of the checkout; builds leave files of their own."""
+    """Return the files of a copy of the checkout, without the files that builds have created."""
     built = {"build", "echo_markets.egg-info", "__pycache__"}
     paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file())
     return {path.as_posix() for path in paths if not built.intersection(path.parts)}
 
 
-def place_in_wheel(name: str) -> str | None:
-    """Return where a wheel has a file of the checkout; None for one that is not installed."""
+def find_path_in_wheel(name: str) -> str | None:
+    """Return a file's path in the wheel, or None if the wheel does not contain the file."""
     top, _, rest = name.partition("/")
     if name.startswith(ENTRY):
         return f"echo_markets/{name.removeprefix(ENTRY)}"
@@ -108,17 +108,17 @@ def place_in_wheel(name: str) -> str | None:
 
 
 def test_wheel_has_every_file_of_the_packages(built: Built) -> None:
-    """Every module, asset and rule of a package is installed, and nothing beside the packages."""
-    assert list_files(built.wheel) == set(filter(None, map(place_in_wheel, list_source(built.source))))
+    """The wheel contains every file of the packages and no other file."""
+    assert list_files(built.wheel) == set(filter(None, map(find_path_in_wheel, list_source(built.source))))
 
 
-def test_wheel_of_the_checkout_is_that_of_the_sdist(built: Built, tmp_path: Path) -> None:
-    """A build from the repository has the same files as a build from the sdist."""
+def test_wheels_of_checkout_and_sdist_are_the_same(built: Built, tmp_path: Path) -> None:
+    """A wheel built from the checkout has the same files as a wheel built from the sdist."""
     assert list_files(build_wheel(built.source, tmp_path)) == list_files(built.wheel)
 
 
-def test_sdist_is_the_checkout(built: Built) -> None:
-    """An unpacked sdist can start the stack and run the tests."""
+def test_sdist_has_every_file_of_the_checkout(built: Built) -> None:
+    """The sdist contains every file of the checkout, except CI configuration and three tool files."""
     with tarfile.open(built.sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     tooling = {".dockerignore", ".gitignore", ".pre-commit-config.yaml"}
@@ -126,8 +126,8 @@ def test_sdist_is_the_checkout(built: Built) -> None:
     assert {name for name in missing if not name.startswith((".ci/", ".github/"))} == tooling
 
 
-def test_image_is_built_from_what_its_context_has(built: Built, tmp_path: Path) -> None:
-    """`.dockerignore` excludes no file that the wheel needs."""
+def test_dockerignore_excludes_no_needed_file(built: Built, tmp_path: Path) -> None:
+    """A wheel built from the files that `.dockerignore` allows is complete."""
     lines = (built.source / ".dockerignore").read_text("utf-8").splitlines()
     allowed = tuple(line.removeprefix("!") for line in lines if line.startswith("!"))
     context = tmp_path / "context"
@@ -138,10 +138,10 @@ def test_image_is_built_from_what_its_context_has(built: Built, tmp_path: Path) 
     assert list_files(build_wheel(context, tmp_path / "wheel")) == list_files(built.wheel)
 
 
-def test_installed_stack_serves_an_empty_database(
+def test_installed_commands_work_on_an_empty_database(
     installation: Installation, settings_of_servers: dict[str, str]
 ) -> None:
-    """The wheel alone migrates, imports, seeds and serves a healthy exporter."""
+    """On an empty database, the installed commands migrate, import prices, seed and serve the exporter."""
 
     def echo_markets(*arguments: str) -> tuple[int, str]:
         ended = installation.run("echo-markets", *arguments, **settings_of_servers)
@@ -153,7 +153,7 @@ def test_installed_stack_serves_an_empty_database(
     status, shown = echo_markets("migrate")
     note, *applied = shown.splitlines()
     assert (status, applied) == (0, [f"applied {name}" for name in names]), shown
-    assert note.endswith("privileges are left as they are"), "one role owns all"
+    assert note.endswith("privileges are left as they are"), "one role owns everything"
     assert echo_markets("migrate", "status")[0] == 0
     status, shown = echo_markets("health")
     assert status == 0, shown
@@ -165,7 +165,7 @@ def test_installed_stack_serves_an_empty_database(
     assert (status, "2 sessions" in shown) == (0, True), shown
     exporter_url = f"http://{LOOPBACK}:{settings_of_servers['EXPORTER_PORT']}"
     with installation.running("exporter", **settings_of_servers):
-        assert wait_until(lambda: answers(f"{exporter_url}/readyz"), seconds=START_SECONDS)
+        assert wait_until(lambda: is_served(f"{exporter_url}/readyz"), seconds=START_SECONDS)
         status, shown = echo_markets("stats")
         assert (status, "from the exporter" in shown) == (0, True), shown
 
@@ -173,20 +173,20 @@ def test_installed_stack_serves_an_empty_database(
 def test_installed_dashboard_has_its_assets(
     installation: Installation, settings_of_servers: dict[str, str]
 ) -> None:
-    """Fonts and theme are served, and the troubleshooting page has its text."""
+    """The installed dashboard serves its fonts and has the text of the troubleshooting page."""
     port = find_free_port()
     url = f"http://{LOOPBACK}:{port}"
     with installation.running("dashboard", DASHBOARD_PORT=str(port), **settings_of_servers):
-        assert wait_until(lambda: answers(f"{url}/livez"), seconds=START_SECONDS)
+        assert wait_until(lambda: is_served(f"{url}/livez"), seconds=START_SECONDS)
         for name in ("inter-latin-wght-normal.woff2", "inter-latin-ext-wght-normal.woff2"):
-            assert answers(f"{url}/app/static/{name}")
+            assert is_served(f"{url}/app/static/{name}")
     program = "from dashboard.pages.operations.advice import read_sections; print(len(read_sections()))"
     assert int(installation.run("python", "-c", program).stdout) > 10
 
 
 @pytest.fixture(scope="module")
 def base_installation(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The sdist in an environment of its own, without any extra."""
+    """Return a virtual environment with the sdist and no extras."""
     root = tmp_path_factory.mktemp("base_installation")
     return Installation(root, built.sdist, extras=(), tools=("setuptools",))
 
@@ -195,16 +195,16 @@ def base_installation(built: Built, tmp_path_factory: pytest.TempPathFactory) ->
 def own_settings(
     settings_of_servers: dict[str, str], postgres_server: PostgresServer
 ) -> Iterator[dict[str, str]]:
-    """The settings with a database and a part of the cache that no other test uses."""
+    """Yield settings with a database and a Redis key prefix for one test."""
     with created_database(postgres_server) as url:
         yield {**settings_of_servers, "DATABASE_URL": url, "REDIS_KEY_PREFIX": "own:"}
 
 
-def test_a_library_user_installs_little(
+def test_an_installation_without_extras_is_small(
     base_installation: Installation, own_settings: dict[str, str]
 ) -> None:
-    """Without extras there are few packages, and the service and its commands work with them."""
-    assert len(base_installation.required) <= MOST_BASE_PACKAGES, sorted(base_installation.required)
+    """An installation without extras has at most 30 packages; its service and commands work."""
+    assert len(base_installation.required) <= MAX_BASE_PACKAGES, sorted(base_installation.required)
     assert not base_installation.required & {"numpy", "pandas", "pyarrow", "streamlit", "uvicorn"}
     for command in ("migrate", "self-test"):
         ended = base_installation.run("echo-markets", command, **own_settings)
@@ -236,7 +236,7 @@ def test_a_missing_extra_is_named(
     command: tuple[str, ...],
     extra: str,
 ) -> None:
-    """The last line names the missing extra; programs of the stack print only that line."""
+    """Without the needed extra, the last line of the output names it; a program prints only this line."""
     ended = base_installation.run(*command, **settings_of_servers)
     lines = ended.stdout.splitlines()
     assert ended.returncode == 1, ended.stdout
@@ -247,26 +247,26 @@ def test_a_missing_extra_is_named(
 def test_exporter_runs_with_its_extra_alone(
     built: Built, tmp_path: Path, own_settings: dict[str, str]
 ) -> None:
-    """A host that only serves metrics installs neither pandas nor Streamlit."""
+    """The exporter runs with the extra `exporter` alone, without pandas and Streamlit."""
     installation = Installation(tmp_path, built.wheel, extras=("exporter",))
     assert not installation.required & {"numpy", "pandas", "pyarrow", "streamlit"}
     assert installation.run("echo-markets", "migrate", **own_settings).returncode == 0
     url = f"http://{LOOPBACK}:{own_settings['EXPORTER_PORT']}"
     with installation.running("exporter", **own_settings):
-        assert wait_until(lambda: answers(f"{url}/readyz"), seconds=START_SECONDS)
-        assert answers(f"{url}/metrics")
+        assert wait_until(lambda: is_served(f"{url}/readyz"), seconds=START_SECONDS)
+        assert is_served(f"{url}/metrics")
 
 
-def test_installation_without_migrations_says_so(
+def test_missing_migrations_are_an_error(
     installation: Installation, settings_of_servers: dict[str, str]
 ) -> None:
-    """An incomplete installation is not reported as an up-to-date schema."""
+    """If the installed package has no migrations, `migrate` and `health` fail with a message."""
     folder = installation.site_packages / "core" / "migrations"
     aside = folder.rename(folder.with_name("aside"))
-    # another project's folder of that name is not taken for ours
-    stranger = installation.site_packages / "migrations"
-    stranger.mkdir()
-    (stranger / "0001_strangers.py").write_text("def up(migrator, db): raise SystemExit\n", "utf-8")
+    # a folder `migrations` of another project must not be used
+    foreign = installation.site_packages / "migrations"
+    foreign.mkdir()
+    (foreign / "0001_foreign.py").write_text("def up(migrator, db): raise SystemExit\n", "utf-8")
     try:
         for direction in ("up", "status", "down"):
             ended = installation.run("echo-markets", "migrate", direction, **settings_of_servers)
@@ -279,8 +279,8 @@ def test_installation_without_migrations_says_so(
         assert (health.returncode, "no migrations found" in " ".join(health.stdout.split())) == (1, True)
     finally:
         aside.rename(folder)
-        (stranger / "0001_strangers.py").unlink()
-        stranger.rmdir()
+        (foreign / "0001_foreign.py").unlink()
+        foreign.rmdir()
 
 
 @pytest.mark.parametrize("file", ["core/__init__.py", "core.py"])
@@ -298,7 +298,7 @@ def test_installation_without_migrations_says_so(
 def test_another_package_called_core_is_named(
     installation: Installation, tmp_path: Path, command: tuple[str, ...], file: str
 ) -> None:
-    """One line says which `core` was found, where ours is, and the remedy."""
+    """If another package `core` is found first, one line names its path, the right path and the remedy."""
     other = tmp_path / file
     other.parent.mkdir(exist_ok=True)
     other.write_text("raise SystemExit('the other package was run')\n", "utf-8")
@@ -313,8 +313,8 @@ def test_another_package_called_core_is_named(
         assert (ended.returncode, ended.stdout) == (2, f"{line}\n")
 
 
-def test_a_folder_called_core_is_no_package(installation: Installation, tmp_path: Path) -> None:
-    """A folder `core` without code, which many projects have, does not hide the package."""
+def test_a_folder_called_core_does_not_hide_the_package(installation: Installation, tmp_path: Path) -> None:
+    """A folder `core` without Python files on the path does not hide the package `core`."""
     (tmp_path / "core").mkdir()
     ended = installation.run("echo-markets", "--version", PYTHONPATH=str(tmp_path))
     assert ended.returncode == 0, ended.stdout
@@ -323,7 +323,7 @@ def test_a_folder_called_core_is_no_package(installation: Installation, tmp_path
 
 
 def test_image_knows_its_revision(built: Built, installation: Installation) -> None:
-    """The Dockerfile writes the revision to the file that the installed package reads."""
+    """The installed package reads the revision that the command in the Dockerfile writes."""
     [line] = re.findall(
         r"&& cd \S+/site-packages && (echo .*REVISION.*)$",
         (built.source / "Dockerfile").read_text("utf-8"),
@@ -342,8 +342,8 @@ def test_image_knows_its_revision(built: Built, installation: Installation) -> N
         (installation.site_packages / "REVISION").unlink()
 
 
-def test_servers_refuse_arguments(installation: Installation) -> None:
-    """An argument that no program reads is refused, so nobody takes it for a setting."""
+def test_exporter_and_dashboard_refuse_arguments(installation: Installation) -> None:
+    """Exporter and dashboard take no arguments: they exit with 2 and name the documents of the settings."""
     for program in ("exporter", "dashboard"):
         ended = installation.run("python", "-m", program, "--port", "9200")
         assert ended.returncode == 2
@@ -353,8 +353,8 @@ def test_servers_refuse_arguments(installation: Installation) -> None:
         )
 
 
-def test_installed_stack_commands_name_the_checkout(installation: Installation) -> None:
-    """Commands of the whole stack say in one line that they need the repository."""
+def test_stack_commands_need_a_checkout(installation: Installation) -> None:
+    """`echo-markets stack` commands of an installed package fail with one line: they need a checkout."""
     for command in ("up", "down", "status", "clean", "logs"):
         ended = installation.run("echo-markets", "stack", command)
         assert ended.returncode == 1
@@ -363,10 +363,10 @@ def test_installed_stack_commands_name_the_checkout(installation: Installation) 
         )
 
 
-def answers(url: str) -> bool:
-    """Say whether a GET is answered with 200."""
+def is_served(url: str) -> bool:
+    """Return whether a GET request returns status 200."""
     try:
-        with urlopen(url, timeout=5) as answer:  # loopback only
-            return bool(answer.status == 200)
+        with urlopen(url, timeout=5) as response:  # loopback only
+            return bool(response.status == 200)
     except (URLError, OSError):
         return False

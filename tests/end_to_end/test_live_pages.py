@@ -1,4 +1,4 @@
-"""Overview, Market and Quests in a real browser: links, live parts, and a database that goes away."""
+"""Overview, Market and Quests in a real browser: links, live sections, and an outage of the database."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,12 +31,12 @@ from tests.market import open_market
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 REFRESH_MS = 60_000
-"""A part refreshes within seconds; a loaded machine gets more."""
+"""A section refreshes within seconds; this limit allows for a busy machine."""
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of a desktop's size, west of Greenwich."""
+    """Yield a browser page of a desktop's size in the time zone of Los Angeles."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, timezone_id="America/Los_Angeles")
     context.set_default_timeout(WAIT_MS)
     yield context.new_page()
@@ -44,19 +44,19 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def wait_for_parameters(page: Page, expected: dict[str, str]) -> None:
-    """Wait until the address has these query parameters and no others."""
+    """Wait until the page's address has exactly these query parameters."""
     page.wait_for_url(lambda url: dict(parse_qsl(urlsplit(url).query)) == expected)
 
 
 def read_table(page: Page, number: int) -> list[str]:
-    """Return the cells of a table of the page, once it has rows."""
+    """Wait until a table of the page has rows, and return the texts of its cells."""
     cells = page.locator("[data-testid=stDataFrame]").nth(number).locator("canvas table td")
     cells.first.wait_for(state="attached")
     return cells.all_inner_texts()
 
 
-def test_the_overview_opens_first_and_leads_everywhere(page: Page, dashboard: Dashboard) -> None:
-    """Every page is in the navigation; a leader's name opens the player."""
+def test_the_overview_opens_first_and_links_to_every_page(page: Page, dashboard: Dashboard) -> None:
+    """The overview opens first; it links to the other pages and to the player who leads."""
     visit(page, dashboard.url)
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     expect(page).to_have_title("Overview - Echo Markets")
@@ -70,8 +70,8 @@ def test_the_overview_opens_first_and_leads_everywhere(page: Page, dashboard: Da
     expect(page).to_have_title("alice - Echo Markets")
 
 
-def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard) -> None:
-    """The chart follows the chosen row, and so does the address."""
+def test_a_click_on_a_market_row_selects_its_symbol(page: Page, dashboard: Dashboard) -> None:
+    """A click on a row of the Market page shows its symbol in the chart and in the address."""
     visit(page, f"{dashboard.url}/market")
     read_cells(page)
     box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
@@ -87,8 +87,8 @@ def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard
     wait_for_parameters(page, {"symbol": "IBM", "range": "1 year"})
 
 
-def test_a_row_of_the_events_chooses_its_event(page: Page, dashboard: Dashboard) -> None:
-    """The address names it beside the filters, so that another window shows the same one."""
+def test_a_click_on_an_event_row_selects_the_event(page: Page, dashboard: Dashboard) -> None:
+    """A click on an event row shows the event; its address shows the same event in another window."""
     visit(page, f"{dashboard.url}/market?window=6+hours")
     titles = read_table(page, 1)[2::6]
     wait_until_complete(page)
@@ -109,8 +109,8 @@ def test_a_row_of_the_events_chooses_its_event(page: Page, dashboard: Dashboard)
     expect(page.locator("strong", has_text=titles[0])).to_be_visible()
 
 
-def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard: Dashboard) -> None:
-    """The choice is in the address, and survives another page and another window."""
+def test_filters_are_kept_on_other_pages_and_in_the_address(page: Page, dashboard: Dashboard) -> None:
+    """Chosen filters are in the address, stay after a visit to another page, and apply in another window."""
     visit(page, f"{dashboard.url}/market?symbol=IBM&sentiment=POSITIVE")
     expected = {"symbol": "IBM", "sentiment": "Positive"}
     wait_for_parameters(page, expected)
@@ -127,8 +127,8 @@ def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard:
     assert "FB fell 5.3%" not in titles
 
 
-def test_a_live_part_refreshes_and_keeps_what_is_typed(page: Page, dashboard: Dashboard, url: str) -> None:
-    """A price changes by itself, while an open filter keeps the letters that were typed."""
+def test_a_live_section_refreshes_and_keeps_typed_letters(page: Page, dashboard: Dashboard, url: str) -> None:
+    """A new price appears without a reload, and a filter keeps the letters that were typed."""
     visit(page, f"{dashboard.url}/market?symbol=AAPL")
     read_cells(page)
     box = page.get_by_role("combobox", name="Affected symbol")
@@ -140,8 +140,8 @@ def test_a_live_part_refreshes_and_keeps_what_is_typed(page: Page, dashboard: Da
     expect(box).to_have_value("IB")
 
 
-def test_pause_is_part_of_the_link(page: Page, dashboard: Dashboard) -> None:
-    """A pause on one page holds on all pages; the link opens paused."""
+def test_pause_is_in_the_address(page: Page, dashboard: Dashboard) -> None:
+    """Pausing live updates on one page sets `live=false` in the address and pauses the other pages."""
     visit(page, f"{dashboard.url}/quests")
     page.get_by_text("Live", exact=True).click()
     expect(page.get_by_text("paused")).to_have_count(1)
@@ -150,10 +150,10 @@ def test_pause_is_part_of_the_link(page: Page, dashboard: Dashboard) -> None:
     expect(page.get_by_text("paused")).to_have_count(3)
 
 
-def test_open_parts_outlive_their_database(
+def test_open_sections_keep_their_values_without_the_database(
     page: Page, tmp_path: Path, server_directory: Callable[[], Path]
 ) -> None:
-    """Without the database each section keeps its last values and says so, until it is back."""
+    """While PostgreSQL is stopped, each section shows its last known values with a notice."""
     folder, port = server_directory(), find_free_port()
     with ExitStack() as stack:
         with running_game(folder, port) as url:
@@ -162,19 +162,19 @@ def test_open_parts_outlive_their_database(
             )
             visit(page, f"{dashboard.url}/market?symbol=IBM&events=10")
             expect(page.get_by_text("IBM at ")).to_be_visible()
-        trouble = page.get_by_text("Last known values of")
-        expect(trouble.first).to_be_visible(timeout=REFRESH_MS)
+        notice = page.get_by_text("Last known values of")
+        expect(notice.first).to_be_visible(timeout=REFRESH_MS)
         expect(page.get_by_text("IBM at ")).to_be_visible()
         expect(page.get_by_text("Traceback")).to_have_count(0)
         with run_postgres(folder, port=port, options=FAST):
-            expect(trouble).to_have_count(0, timeout=REFRESH_MS)
+            expect(notice).to_have_count(0, timeout=REFRESH_MS)
             expect(page.get_by_text("IBM at ")).to_be_visible()
             assert read_parameters(page) == {"symbol": "IBM", "events": "10"}
 
 
 @contextmanager
 def running_game(folder: Path, port: int) -> Iterator[str]:
-    """Serve a PostgreSQL with a small game and market; yields its URL."""
+    """Run a PostgreSQL server with a small game and market; yield its URL."""
     with run_postgres(folder, port=port, options=FAST) as server:
         Migrator(Settings(database_url=SecretStr(server.url()))).up()
         with open_database(server.url()) as service:

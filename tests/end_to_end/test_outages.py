@@ -1,4 +1,4 @@
-"""All pages in a browser while PostgreSQL or Valkey hangs or is gone: they keep their content and heal."""
+"""Every page keeps its content in a browser while PostgreSQL or Valkey hangs or is killed, and recovers."""
 
 import os
 import re
@@ -33,11 +33,11 @@ LAST_KNOWN = re.compile(r"Last known values of .*\d\d:\d\d:\d\d UTC; .*; next tr
 BYPASS = re.compile("the cache is not used")
 NOTICED_SECONDS = 5.0
 HEALED_SECONDS = 10.0
-"""Two checks of the health, and a server that has just begun to answer."""
+"""Time for two health checks and the start of the server."""
 
 
 class Server:
-    """PostgreSQL or Valkey, which a test may stop, kill and start again on the same port."""
+    """A PostgreSQL or Valkey server that a test may stop, kill and start again on the same port."""
 
     def __init__(self, run: Callable[[], AbstractContextManager[PostgresServer | ValkeyServer]]) -> None:
         self._run = run
@@ -45,25 +45,25 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Serve."""
+        """Start the server."""
         self.running = self._stack.enter_context(self._run())
 
     def end(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._stack.close()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and its processes."""
+        """Send a signal to the server and its child processes."""
         server = psutil.Process(self.running.pid)
         for process in (server, *server.children(recursive=True)):
-            # PostgreSQL's processes end by themselves without their first one
+            # when the postmaster is killed, its child processes end by themselves
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
 
 @contextmanager
 def hanging(server: Server) -> Iterator[None]:
-    """Stop a server: its connections stay open, and nothing answers."""
+    """Hold a server with SIGSTOP for the length of the block: connections stay open but get no answer."""
     server.signal(signal.SIGSTOP)
     try:
         yield
@@ -73,7 +73,7 @@ def hanging(server: Server) -> Iterator[None]:
 
 @contextmanager
 def gone(server: Server) -> Iterator[None]:
-    """Kill a server, as the kernel does when memory runs out, and start it again."""
+    """Kill a server with SIGKILL, and start it again at the end of the block."""
     server.signal(signal.SIGKILL)
     server.end()
     try:
@@ -83,7 +83,7 @@ def gone(server: Server) -> Iterator[None]:
 
 
 class Stack(NamedTuple):
-    """The servers, and every page of the dashboard in a tab of its own."""
+    """The servers, and one browser tab for every page of the dashboard."""
 
     postgres: Server
     valkey: Server
@@ -96,7 +96,7 @@ class Stack(NamedTuple):
 def stack(
     browser: Browser, server_directory: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """A small game, open in the browser."""
+    """Yield servers with a small game, and every page of their dashboard open in the browser."""
     with ExitStack() as stack:
         postgres = Server(partial(run_postgres, server_directory(), port=find_free_port(), options=FAST))
         stack.callback(postgres.end)
@@ -128,31 +128,33 @@ def stack(
 
 
 def read_content(page: Page) -> tuple[list[str], list[str]]:
-    """Return the titles of a page and the figures of its metric cards."""
+    """Return the headings of a page and the values of its metric cards."""
     titles = page.locator("[data-testid=stMain] :is(h1, h2)")
     return titles.all_inner_texts(), page.locator("[data-testid=stMetricValue]").all_inner_texts()
 
 
 @pytest.mark.parametrize("fault", [hanging, gone])
 @pytest.mark.parametrize(
-    ("name", "note"), [("postgres", LAST_KNOWN), ("valkey", BYPASS)], ids=["postgres", "valkey"]
+    ("name", "notice"), [("postgres", LAST_KNOWN), ("valkey", BYPASS)], ids=["postgres", "valkey"]
 )
-def test_every_page_keeps_its_content_through_an_outage(
-    stack: Stack, name: str, note: re.Pattern[str], fault: Callable[[Server], AbstractContextManager[None]]
+def test_every_page_keeps_its_content_during_an_outage(
+    stack: Stack, name: str, notice: re.Pattern[str], fault: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
-    """Every open page and a new visitor see figures with a note; the notes go after it without a click."""
+    """During an outage every page, open or new, shows its values and a notice; the notice then disappears."""
     server: Server = getattr(stack, name)
     before = {path: read_content(page) for path, page in stack.pages.items()}
     assert all(titles for titles, _ in before.values())
     with fault(server):
-        # the pages wait side by side, so the first one that is looked at bounds all others
+        # all pages wait at the same time, so each later check has had more time
         for path, page in stack.pages.items():
-            expect(page.get_by_text(note).first, path).to_be_visible(timeout=stretch(NOTICED_SECONDS) * 1000)
-        newcomer = stack.context.new_page()
-        visit(newcomer, stack.url)
-        expect(newcomer.get_by_text(note).first).to_be_visible()
-        for path, page in {**stack.pages, next(iter(PAGES)): newcomer}.items():
+            expect(page.get_by_text(notice).first, path).to_be_visible(
+                timeout=stretch(NOTICED_SECONDS) * 1000
+            )
+        new_page = stack.context.new_page()
+        visit(new_page, stack.url)
+        expect(new_page.get_by_text(notice).first).to_be_visible()
+        for path, page in (*stack.pages.items(), (next(iter(PAGES)), new_page)):
             assert read_content(page) == before[path], path
-    for path, page in {**stack.pages, "newcomer": newcomer}.items():
-        expect(page.get_by_text(note), path).to_have_count(0, timeout=stretch(HEALED_SECONDS) * 1000)
-    newcomer.close()
+    for path, page in {**stack.pages, "new page": new_page}.items():
+        expect(page.get_by_text(notice), path).to_have_count(0, timeout=stretch(HEALED_SECONDS) * 1000)
+    new_page.close()

@@ -1,4 +1,4 @@
-"""The pytest plugin, used by a separate project with the wheel installed."""
+"""A separate project uses the pytest plugin of the installed wheel."""
 
 import re
 import tempfile
@@ -79,10 +79,10 @@ def test_nothing_was_imported():
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Installation]:
-    """The wheel in an environment of its own, with what docs/testing.md asks for."""
+    """Yield an environment with the wheel, its extra `local` and pytest, as docs/testing.md describes."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         root = Path(folder)
-        # pytest's own folders are closed to the account that runs PostgreSQL for root
+        # as root, PostgreSQL runs under another account, which must be able to enter this folder
         root.chmod(0o755)
         wheel = build_wheel(copy_checkout(root / "checkout").root, root / "wheel")
         yield Installation(root, wheel, extras=("local",), tools=("pytest", "pytest-xdist"))
@@ -90,24 +90,24 @@ def installation() -> Iterator[Installation]:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project whose developer has settings of a production database."""
+    """Return an empty project whose environment variables name a production database."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://db.example/production")
     monkeypatch.setenv("REDIS_KEY_PREFIX", "production:")
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    # as strict as a project can be
+    # the plugin must also work with pytest's strictest options
     pytester.makeini("[pytest]\naddopts = --strict-markers --strict-config\nfilterwarnings = error\n")
     return pytester
 
 
 def run(project: pytest.Pytester, installation: Installation, *arguments: str) -> pytest.RunResult:
-    """Run the project's tests as its developer would, with no plugin but ours and pytest's own."""
+    """Run the project's tests with the plugin of the wheel and pytest's own plugins only."""
     plugins = ("randomly", "xdist", "cov", "timeout", "anyio", "hypothesispytest", "playwright", "base_url")
-    left_out = [part for name in plugins for part in ("-p", f"no:{name}")]
-    return project.run(str(installation.python), "-m", "pytest", *left_out, *arguments)
+    disabled = [part for name in plugins for part in ("-p", f"no:{name}")]
+    return project.run(str(installation.python), "-m", "pytest", *disabled, *arguments)
 
 
 def read_example(repository: Path) -> str:
-    """Return the example test of docs/testing.md."""
+    """Return the code of the example test in docs/testing.md."""
     text = (repository / "docs/testing.md").read_text("utf-8")
     found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert found is not None
@@ -117,7 +117,7 @@ def read_example(repository: Path) -> str:
 def test_the_documented_example_passes(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """The example of docs/testing.md passes as printed."""
+    """The example test of docs/testing.md passes unchanged."""
     project.makepyfile(test_game=read_example(repository))
     run(project, installation).assert_outcomes(passed=2)
 
@@ -125,29 +125,29 @@ def test_the_documented_example_passes(
 def test_every_fixture_is_documented(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """docs/testing.md lists the fixtures that `pytest --fixtures` lists."""
+    """docs/testing.md names exactly the fixtures of the plugin that `pytest --fixtures` lists."""
     shown = run(project, installation, "--fixtures").outlines
     fixtures = {line.split()[0] for line in shown if line.startswith("echo_markets_")}
     document = (repository / "docs/testing.md").read_text("utf-8")
     assert fixtures == set(re.findall(r"`(echo_markets_\w+)`", document))
 
 
-def test_a_test_finds_nothing_of_another(project: pytest.Pytester, installation: Installation) -> None:
-    """A test finds no rows, open transactions or cached values of another test, and no own settings."""
+def test_each_test_is_isolated(project: pytest.Pytester, installation: Installation) -> None:
+    """A test sees no rows, transactions or cached values of another test, and no environment settings."""
     project.makepyfile(test_game=ISOLATION)
     run(project, installation).assert_outcomes(passed=7)
 
 
-def test_who_does_not_use_it_does_not_pay(project: pytest.Pytester, installation: Installation) -> None:
-    """A run without the fixtures imports no module of the stack or of its dependencies."""
+def test_an_unused_plugin_imports_nothing(project: pytest.Pytester, installation: Installation) -> None:
+    """A test run that uses no fixture of the plugin imports no module of the stack or of its dependencies."""
     project.makepyfile(test_game=UNUSED)
     run(project, installation).assert_outcomes(passed=1)
 
 
-def test_a_project_with_its_own_core_is_not_disturbed(
+def test_a_project_with_its_own_core_keeps_working(
     project: pytest.Pytester, installation: Installation
 ) -> None:
-    """Its tests run; one that asks for a fixture is told which `core` was found."""
+    """A project's own package `core` works; a test that uses the plugin fails and names that package."""
     project.mkpydir("core").joinpath("game.py").write_text("ANSWER = 42\n", "utf-8")
     project.makepyfile(
         test_game="""
@@ -162,10 +162,10 @@ def test_a_project_with_its_own_core_is_not_disturbed(
     )
 
 
-def test_several_workers_have_servers_of_their_own(
+def test_each_xdist_worker_has_its_own_servers(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """With pytest-xdist each worker starts its own servers."""
+    """With two pytest-xdist workers the tests pass, because each worker starts its own servers."""
     project.makepyfile(test_one=read_example(repository), test_two=read_example(repository))
     command = (str(installation.python), "-m", "pytest", "-p", "no:randomly", "-n", "2", "--dist", "loadfile")
     project.run(*command).assert_outcomes(passed=4)

@@ -1,4 +1,4 @@
-"""What the browser does around a page: connection, history, theme, addresses, paper."""
+"""Everything around a page's content: connection, history, theme, addresses, print, screen sizes."""
 
 import re
 import signal
@@ -31,67 +31,67 @@ from tests.game import open_database, play_game
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NOTICED_MS = 6_000
-"""Within five seconds, and a second for this machine."""
+"""A lost connection is shown within five seconds; one more second for a busy machine."""
 FIRST_VISIT_BYTES = 1_350_000
-"""Decision 13 has what is measured; one more library of Streamlit's for charts is more than the rest."""
+"""Decision 13 has the measured size (1,248 kB). One more Streamlit chart library would exceed the limit."""
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of a desktop's size, in a light system."""
+    """Yield a browser page of a desktop's size on a system with a light theme."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, color_scheme="light")
     context.set_default_timeout(WAIT_MS)
     yield context.new_page()
     context.close()
 
 
-def test_a_lost_connection_is_said_and_the_note_goes(page: Page, dashboard: Dashboard) -> None:
-    """Within five seconds a note shows the time, and no health; it goes without a click."""
+def test_a_lost_connection_shows_a_notice(page: Page, dashboard: Dashboard) -> None:
+    """A lost connection shows a notice in place of the health within 5 s; the notice disappears by itself."""
     visit(page, dashboard.url)
-    note = page.get_by_text(re.compile(r"No connection to the dashboard since \d\d:\d\d:\d\d UTC"))
+    notice = page.get_by_text(re.compile(r"No connection to the dashboard since \d\d:\d\d:\d\d UTC"))
     health = page.locator(".st-key-health")
-    expect(note).to_have_count(0)
+    expect(notice).to_have_count(0)
     expect(health).to_be_visible()
     page.context.set_offline(True)
-    expect(note).to_be_visible(timeout=NOTICED_MS)
+    expect(notice).to_be_visible(timeout=NOTICED_MS)
     expect(health).to_be_hidden()
     page.context.set_offline(False)
-    expect(note).to_have_count(0, timeout=NOTICED_MS)
+    expect(notice).to_have_count(0, timeout=NOTICED_MS)
     expect(health).to_be_visible()
 
 
 def test_a_dashboard_that_hangs_is_a_lost_connection(page: Page, dashboard: Dashboard) -> None:
-    """A dashboard that hangs keeps its sockets open but answers nothing."""
+    """A dashboard that hangs (SIGSTOP) with open sockets counts as a lost connection."""
     visit(page, dashboard.url)
-    note = page.get_by_text("No connection to the dashboard since")
+    notice = page.get_by_text("No connection to the dashboard since")
     dashboard.process.send_signal(signal.SIGSTOP)
     try:
-        expect(note).to_be_visible(timeout=NOTICED_MS)
+        expect(notice).to_be_visible(timeout=NOTICED_MS)
     finally:
         dashboard.process.send_signal(signal.SIGCONT)
-    expect(note).to_have_count(0, timeout=NOTICED_MS)
+    expect(notice).to_have_count(0, timeout=NOTICED_MS)
 
 
-def test_a_page_outlives_a_restart_of_the_dashboard(
+def test_a_page_recovers_after_a_restart_of_the_dashboard(
     page: Page, postgres_server: PostgresServer, template_database: str, tmp_path: Path
 ) -> None:
-    """After the restart the note goes and the figures return, under the same address."""
+    """After a restart of the dashboard, an open page shows its content again, with the same address."""
     with created_database(postgres_server, template=template_database) as url:
         with open_database(url) as service:
             play_game(service)
         with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as first:
             visit(page, f"{first.url}/leaderboards?top=10")
-        note = page.get_by_text("No connection to the dashboard since")
-        expect(note).to_be_visible(timeout=NOTICED_MS)
+        notice = page.get_by_text("No connection to the dashboard since")
+        expect(notice).to_be_visible(timeout=NOTICED_MS)
         port = int(first.url.rpartition(":")[2])
         with run_dashboard(tmp_path, port=port, DATABASE_URL=url, ENABLE_REDIS_CACHE="false"):
-            expect(note).to_have_count(0, timeout=WAIT_MS)
+            expect(notice).to_have_count(0, timeout=WAIT_MS)
             expect(page.get_by_role("heading", name="Leaderboards", exact=True)).to_be_visible()
             assert read_parameters(page) == {"top": "10"}
 
 
-def test_overview_is_an_address(page: Page, dashboard: Dashboard) -> None:
-    """The overview has an address of its own, and keeps its query string."""
+def test_overview_has_an_address(page: Page, dashboard: Dashboard) -> None:
+    """The address /overview opens the overview and keeps the query string."""
     visit(page, f"{dashboard.url}/overview?live=false")
     expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
     expect(page.get_by_text("Page not found")).to_have_count(0)
@@ -99,10 +99,8 @@ def test_overview_is_an_address(page: Page, dashboard: Dashboard) -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS)
-def test_a_page_that_is_opened_directly_asks_for_nothing_that_is_missing(
-    page: Page, dashboard: Dashboard, path: str
-) -> None:
-    """No request fails, and the browser's console has no error."""
+def test_a_page_opened_directly_has_no_failed_request(page: Page, dashboard: Dashboard, path: str) -> None:
+    """Opening a page directly causes no failed request and no error in the browser's console."""
     failed: list[str] = []
     page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
     page.on("console", lambda message: failed.append(message.text) if message.type == "error" else None)
@@ -112,8 +110,8 @@ def test_a_page_that_is_opened_directly_asks_for_nothing_that_is_missing(
     assert [text for text in failed if NETWORK_CHANGED not in text] == []
 
 
-def test_back_leads_to_views(page: Page, dashboard: Dashboard) -> None:
-    """Going back skips the letters of a typed name, and returns to the view before a filter was chosen."""
+def test_back_undoes_a_search_and_a_filter(page: Page, dashboard: Dashboard) -> None:
+    """The back button undoes a whole typed name, then a chosen filter; forward restores both."""
     visit(page, f"{dashboard.url}/leaderboards?top=10")
     page.get_by_role("radio", name="50", exact=True).or_(
         page.get_by_role("button", name="50", exact=True)
@@ -137,8 +135,8 @@ def test_back_leads_to_views(page: Page, dashboard: Dashboard) -> None:
     assert read_parameters(page) == {"top": "50", "find": "alice"}
 
 
-def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashboard) -> None:
-    """The choice holds on every page and after a reload; the system's theme can be chosen again."""
+def test_a_chosen_theme_is_kept(page: Page, dashboard: Dashboard) -> None:
+    """A chosen theme applies to every page after a reload, and the system's theme can be chosen again."""
 
     def read_background() -> str:
         return str(page.locator("[data-testid=stApp]").evaluate("e => getComputedStyle(e).backgroundColor"))
@@ -146,7 +144,7 @@ def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashbo
     visit(page, f"{dashboard.url}/market?symbol=IBM")
     assert not is_dark(read_background())
     page.get_by_label("Theme").select_option("Dark")
-    # set when the page has loaded again; the change of an address counts as a navigation too
+    # the reloaded page sets this attribute; a wait for navigation would end at a change of the address
     expect(page.locator("html")).to_have_attribute("data-echo-theme", "dark")
     expect(page.get_by_text("IBM at ")).to_be_visible(timeout=WAIT_MS)
     assert is_dark(read_background())
@@ -159,7 +157,7 @@ def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashbo
 
 
 def test_a_slow_network_shows_text_at_once(page: Page, dashboard: Dashboard) -> None:
-    """At 50 kB/s there is text within three seconds, long before the scripts are loaded."""
+    """At 50 kB/s a page shows text within three seconds, before its scripts are loaded."""
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")
     network.send(
@@ -173,7 +171,7 @@ def test_a_slow_network_shows_text_at_once(page: Page, dashboard: Dashboard) -> 
 
 
 def test_a_first_visit_stays_small(page: Page, dashboard: Dashboard) -> None:
-    """The limit is for all that an empty browser loads for the overview, headers included."""
+    """The first visit of the overview loads less than FIRST_VISIT_BYTES, headers included."""
     sizes: list[float] = []
     network = page.context.new_cdp_session(page)
     network.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
@@ -183,8 +181,8 @@ def test_a_first_visit_stays_small(page: Page, dashboard: Dashboard) -> None:
     assert sum(sizes) < FIRST_VISIT_BYTES
 
 
-def test_paper_has_no_bars_over_the_titles(page: Page, dashboard: Dashboard) -> None:
-    """On paper, the bars that stay in place on the screen are hidden: they would cover the content."""
+def test_print_hides_fixed_bars(page: Page, dashboard: Dashboard) -> None:
+    """A printed page has no header bar and no theme switch, which would cover the content."""
     visit(page, dashboard.url)
     page.emulate_media(media="print")
     expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
@@ -199,16 +197,16 @@ COUNT_LINES = """all => all.map(e => {
   const tops = [...range.getClientRects()].filter(r => r.width).map(r => Math.round(r.top));
   return [e.innerText, new Set(tops).size];
 }).filter(([_, lines]) => lines > 1)"""
-"""JavaScript: the texts that wrap."""
+"""JavaScript: returns the texts that take more than one line, with their number of lines."""
 
 FIND_CUT = """all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1
   && getComputedStyle(e).overflowX !== 'visible').map(e => e.innerText)"""
-"""JavaScript: the texts whose end is not shown."""
+"""JavaScript: returns the texts that are cut off."""
 
 
-def test_paper_shows_whole_figures(page: Page, dashboard: Dashboard) -> None:
-    """A printed table has the width of the page, no number is broken, and nothing is pale."""
-    page.set_viewport_size({"width": 720, "height": 1000})  # of a sheet of A4
+def test_print_shows_whole_values(page: Page, dashboard: Dashboard) -> None:
+    """On paper, tables fill the page, metric values stay on one line, and stale elements are not faded."""
+    page.set_viewport_size({"width": 720, "height": 1000})  # an A4 sheet
     for path in ("", "portfolios?player=alice", "market"):
         visit(page, f"{dashboard.url}/{path}")
         page.emulate_media(media="print")
@@ -226,8 +224,8 @@ def test_paper_shows_whole_figures(page: Page, dashboard: Dashboard) -> None:
         page.emulate_media(media="screen")
 
 
-def test_paper_shows_every_column(page: Page, dashboard: Dashboard) -> None:
-    """A printed wide table shrinks as a whole, a chart fills its column, and buttons are left out."""
+def test_print_shows_every_column(page: Page, dashboard: Dashboard) -> None:
+    """On paper, a wide table is scaled down, charts fill their columns, and buttons are hidden."""
     page.set_viewport_size({"width": 720, "height": 1000})
     visit(page, f"{dashboard.url}/leaderboards")
     canvas = page.locator("[data-testid=stDataFrame] canvas").first
@@ -240,20 +238,20 @@ def test_paper_shows_every_column(page: Page, dashboard: Dashboard) -> None:
     for button in page.locator(".st-key-live, .st-key-refresh, [data-testid=stLinkButton]").all():
         expect(button).to_be_hidden()
     page.locator("[data-testid=stVegaLiteChart] svg").first.wait_for(state="attached")
-    parts = page.locator("[data-testid=stVegaLiteChart] svg").evaluate_all(
+    shares = page.locator("[data-testid=stVegaLiteChart] svg").evaluate_all(
         "all => all.map(e => e.getBoundingClientRect().width"
         " / e.closest('[data-testid=stColumn]').getBoundingClientRect().width)"
     )
-    assert all(part > 0.9 for part in parts)
+    assert all(share > 0.9 for share in shares)
 
 
-def test_paper_enlarges_no_chart(page: Page, dashboard: Dashboard) -> None:
-    """A printed chart that stands beside a table on the screen uses the whole width."""
+def test_print_does_not_enlarge_charts(page: Page, dashboard: Dashboard) -> None:
+    """A printed chart is at most 5 % larger than on the screen, and at least 60 % as wide."""
     visit(page, f"{dashboard.url}/leaderboards")
     chart = page.locator("[data-testid=stVegaLiteChart] svg").first
     chart.wait_for(state="attached")
     drawn = chart.bounding_box()
-    # a copy, because Vega draws its own chart anew for the new box, and a printer does not wait for that
+    # measure a copy: Vega would redraw its chart for the new size, but printing does not wait for this
     chart.evaluate("e => { e.setAttribute('data-drawn', ''); e.replaceWith(e.cloneNode(true)) }")
     page.emulate_media(media="print")
     printed = page.locator("svg[data-drawn]").bounding_box()
@@ -264,10 +262,10 @@ def test_paper_enlarges_no_chart(page: Page, dashboard: Dashboard) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 1000), (720, 450), (640, 400), (390, 844)])
-def test_no_label_or_figure_of_a_card_is_cut(
+def test_no_text_of_a_metric_card_is_cut(
     browser: Browser, dashboard: Dashboard, width: int, height: int
 ) -> None:
-    """Nothing is cut on a desktop, at 200 % zoom or on a phone, not even with an ellipsis."""
+    """No text of a metric card is cut off on a desktop, at 200 % zoom or on a phone."""
     context = browser.new_context(viewport={"width": width, "height": height})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -281,8 +279,8 @@ def test_no_label_or_figure_of_a_card_is_cut(
     context.close()
 
 
-def test_choices_that_wrap_have_whole_edges(browser: Browser, dashboard: Dashboard) -> None:
-    """Also the last one of a line whose successor, on the next line, is chosen."""
+def test_wrapped_options_have_complete_borders(browser: Browser, dashboard: Dashboard) -> None:
+    """Every option has a right border, also a line's last option before a chosen one on the next line."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -294,8 +292,8 @@ def test_choices_that_wrap_have_whole_edges(browser: Browser, dashboard: Dashboa
     context.close()
 
 
-def test_forced_colours_show_what_is_chosen(browser: Browser, dashboard: Dashboard) -> None:
-    """Such as those of a high-contrast mode, which remove backgrounds."""
+def test_forced_colours_show_the_chosen_option(browser: Browser, dashboard: Dashboard) -> None:
+    """With forced colours (high-contrast mode), the chosen option has another background than the others."""
     context = browser.new_context(forced_colors="active")
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -313,8 +311,8 @@ def test_forced_colours_show_what_is_chosen(browser: Browser, dashboard: Dashboa
     context.close()
 
 
-def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboard: Dashboard) -> None:
-    """At half of that width, a table of prices would lose its trends."""
+def test_a_table_in_a_column_fills_a_tablet(page: Page, dashboard: Dashboard) -> None:
+    """On a tablet, a table in a column takes the full width; at half of it, the trends would be hidden."""
     page.set_viewport_size({"width": 720, "height": 900})
     visit(page, dashboard.url)
     table = page.locator("[data-testid=stColumn] [data-testid=stDataFrame]").first.bounding_box()
@@ -323,7 +321,7 @@ def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboar
 
 
 def test_the_menu_of_a_phone_hides_the_theme(browser: Browser, dashboard: Dashboard) -> None:
-    """The arrow that closes the menu takes the place of the theme switch."""
+    """On a phone, the open menu hides the theme switch, because its close button is in the same place."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -335,7 +333,7 @@ def test_the_menu_of_a_phone_hides_the_theme(browser: Browser, dashboard: Dashbo
 
 
 def build_ended_quest(user_id: UUID) -> Quest:
-    """Return a quest of one day of the game that was half done when its time was over."""
+    """Return a quest of the game's last day that expired when it was half done."""
     return Quest(
         id=uuid4(),
         user_id=user_id,
@@ -353,25 +351,25 @@ def build_ended_quest(user_id: UUID) -> Quest:
 
 
 def measure_contrast(colours: list[list[float]]) -> float:
-    """Return the contrast of two colours by the WCAG formula, each as red, green and blue from 0 to 1."""
+    """Return the WCAG contrast ratio of two colours; each colour is red, green and blue from 0 to 1."""
 
-    def weigh(colour: list[float]) -> float:
+    def compute_luminance(colour: list[float]) -> float:
         parts = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
-    low, high = sorted(map(weigh, colours))
+    low, high = sorted(map(compute_luminance, colours))
     return (high + 0.05) / (low + 0.05)
 
 
 def read_colour(text: str) -> list[float]:
-    """Return red, green and blue of a computed colour, from 0 to 1."""
+    """Return red, green and blue of a CSS colour, from 0 to 1."""
     parts = [float(part) for part in re.findall(r"[\d.]+", text)][:3]
     return parts if text.startswith("color(") else [part / 255 for part in parts]
 
 
 @pytest.fixture(scope="module")
 def ended_quest(url: str) -> None:
-    """A quest that ended in 2013, half done: the chart of the Quests page has a bar."""
+    """Store a quest that expired in 2013, so that the chart of the Quests page has a bar."""
     with open_database(url) as service:
         alice = service.get_user_by_username("alice")
         service.load_quests([build_ended_quest(alice.id)])
@@ -390,7 +388,7 @@ def ended_quest(url: str) -> None:
     ],
 )
 def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: str, theme: str) -> None:
-    """Axes and legends have contrast with the page also when its theme is not that of the system."""
+    """Texts of chart axes and legends have a contrast of at least 4.5 with the page, in both themes."""
     page.context.add_init_script(f"localStorage.setItem('echo-markets-theme', '{theme}')")
     visit(page, f"{dashboard.url}/{path}")
     texts = page.locator("[data-testid=stVegaLiteChart] svg :is(.role-axis, .role-legend) text")
@@ -401,7 +399,7 @@ def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: st
 
 
 def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, dashboard: Dashboard) -> None:
-    """Filters are folded under a switch that names them, and can be unfolded."""
+    """On a phone, the leaderboard begins on the first screen, and a click unfolds the filters."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -436,7 +434,7 @@ WITH_TABLES = pytest.mark.parametrize(
 def test_a_small_screen_scrolls_no_table_sideways(
     browser: Browser, dashboard: Dashboard, path: str, width: int
 ) -> None:
-    """A phone and a tablet show the columns that fit, also in folded tables."""
+    """On a phone and a tablet, no table scrolls sideways, also no table in a folded section."""
     context = browser.new_context(viewport={"width": width, "height": 8_000})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -453,7 +451,7 @@ def test_a_small_screen_scrolls_no_table_sideways(
 
 @WITH_TABLES
 def test_a_wider_screen_shows_more_columns(browser: Browser, dashboard: Dashboard, path: str) -> None:
-    """A tablet shows more than a phone, and a desk shows all."""
+    """A table has more columns on a tablet than on a phone, and at least as many on a desktop."""
     context = browser.new_context()
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
@@ -464,13 +462,13 @@ def test_a_wider_screen_shows_more_columns(browser: Browser, dashboard: Dashboar
         visit(page, f"{dashboard.url}/{path}")
         expect(headings.first).to_be_attached()
         columns.append(headings.count())
-    phone, tablet, desk = columns
-    assert phone < tablet <= desk
+    phone, tablet, desktop = columns
+    assert phone < tablet <= desktop
     context.close()
 
 
 def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
-    """A screen reader can name every button, Streamlit's own included."""
+    """Every visible button, Streamlit's own included, has a name for screen readers."""
     for path in SCRIPTS:
         visit(page, f"{dashboard.url}/{path}")
         nameless = page.locator("button:visible").evaluate_all(
@@ -480,12 +478,12 @@ def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
         assert nameless == [], path
 
 
-def test_a_table_offers_no_file_of_its_own(page: Page, dashboard: Dashboard) -> None:
-    """Streamlit's own file would have cells that a spreadsheet runs; the page's files are safe."""
+def test_streamlits_csv_button_is_hidden(page: Page, dashboard: Dashboard) -> None:
+    """Streamlit's CSV button of a table is hidden, because its file may contain spreadsheet formulas."""
     visit(page, f"{dashboard.url}/leaderboards")
     wait_until_complete(page)
     page.get_by_test_id("stDataFrame").first.hover()
     expect(page.get_by_role("button", name="Search").first).to_be_visible()
     button = page.get_by_role("button", name="Download as CSV", include_hidden=True)
-    assert button.count() > 0, "Streamlit has renamed it"
+    assert button.count() > 0, "Streamlit has renamed the button"
     assert not any(each.is_visible() for each in button.all())

@@ -1,4 +1,4 @@
-"""Signing in at a provider, in a real browser, and what an operator then may do."""
+"""Sign-in with an OpenID Connect provider in a real browser, and the rights of operators and viewers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +29,8 @@ VIEWER = {"sub": "2", "name": "Victor Viewer", "email": "victor@example.com", "e
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _patience() -> Iterator[None]:
-    """A machine that is busy with other tests takes seconds for a page."""
+def _long_expect_timeout() -> Iterator[None]:
+    """Allow 30 s for each expectation, because a busy machine needs seconds for a page."""
     expect.set_options(timeout=WAIT_MS)
     yield
     expect.set_options(timeout=None)
@@ -38,7 +38,7 @@ def _patience() -> Iterator[None]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser that nobody has signed in with."""
+    """Yield a browser context without cookies."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     context.set_default_timeout(WAIT_MS)
     yield context
@@ -47,7 +47,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    """A provider that knows this test's dashboard."""
+    """Yield an OpenID Connect provider with the redirect address of this test's dashboard."""
     with run_provider(f"http://{LOOPBACK}:{find_free_port()}/oauth2callback") as provider:
         yield provider
 
@@ -56,7 +56,7 @@ def provider() -> Iterator[Provider]:
 def dashboard(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path, provider: Provider
 ) -> Iterator[Dashboard]:
-    """A dashboard that asks for a sign-in at the provider."""
+    """Yield a dashboard that requires a sign-in with the provider."""
     play_game(service)
     settings = provider.settings() | {"OIDC_OPERATOR_CLAIM": "groups=operators"}
     settings |= {"DATABASE_URL": database_url, "ENABLE_REDIS_CACHE": "false"}
@@ -65,15 +65,15 @@ def dashboard(
 
 
 def sign_in(page: Page, dashboard: Dashboard) -> None:
-    """Sign in as whoever the provider says, and wait for the first page."""
+    """Sign in as the user in `provider.claims`, and wait for the first page."""
     visit(page, dashboard.url)
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator(".st-key-visitor")).to_contain_text("Signed in")
     wait_until_complete(page)
 
 
-def test_nothing_is_seen_before_signing_in(context: BrowserContext, dashboard: Dashboard) -> None:
-    """Whichever page is opened, there are neither figures nor a menu."""
+def test_no_data_before_a_sign_in(context: BrowserContext, dashboard: Dashboard) -> None:
+    """Before a sign-in, every page shows only the sign-in button, no data and no menu."""
     page = context.new_page()
     for path in ("/", "/portfolios?player=alice"):
         visit(page, dashboard.url + path)
@@ -82,10 +82,10 @@ def test_nothing_is_seen_before_signing_in(context: BrowserContext, dashboard: D
         expect(page.get_by_role("link", name="Portfolios")).to_have_count(0)
 
 
-def test_an_operator_acts_and_it_is_written_down(
+def test_an_operators_action_is_recorded(
     context: BrowserContext, dashboard: Dashboard, provider: Provider, execute: Execute
 ) -> None:
-    """After one confirmation it is done, and recorded under the address from the provider."""
+    """An operator's action runs after one confirmation and is recorded with the provider's e-mail address."""
     provider.claims = OPERATOR
     page = context.new_page()
     sign_in(page, dashboard)
@@ -101,7 +101,7 @@ def test_an_operator_acts_and_it_is_written_down(
 
 
 def test_a_viewer_has_no_actions(context: BrowserContext, dashboard: Dashboard, provider: Provider) -> None:
-    """Signed in without the claim, the page says who may act and offers nothing."""
+    """A user without the operator claim sees a notice on the Operations page and no action buttons."""
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)
@@ -110,10 +110,10 @@ def test_a_viewer_has_no_actions(context: BrowserContext, dashboard: Dashboard, 
     expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
 
 
-def test_an_old_sign_in_makes_no_operator(
+def test_operator_rights_end_after_half_a_day(
     context: BrowserContext, dashboard: Dashboard, provider: Provider
 ) -> None:
-    """Half a day after signing in, the figures are still there, but the actions are not."""
+    """A user who signed in 13 hours ago has no operator rights and sees no action buttons."""
     provider.claims, provider.age_seconds = OPERATOR, 13 * 3600
     page = context.new_page()
     sign_in(page, dashboard)
@@ -122,30 +122,30 @@ def test_an_old_sign_in_makes_no_operator(
     expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
 
 
-def test_signing_out_ends_it(
+def test_sign_out_requires_a_new_sign_in(
     context: BrowserContext, dashboard: Dashboard, provider: Provider, execute: Execute
 ) -> None:
-    """Afterwards the browser has to sign in again; both events are in the audit log."""
+    """After a sign-out the browser must sign in again; the audit log has one sign-in and one sign-out."""
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)
-    # the page asks for a sign-in at once; the cookie goes when the browser has followed the redirect
+    # the sign-in button appears at once, but the cookie is removed only after the redirect
     with page.expect_response("**/auth/logout"):
         page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     visit(page, f"{dashboard.url}/portfolios?player=alice")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert "Traceback" not in dashboard.log.read_text()
-    # once each, however often the page ran
+    # one row for each event, although Streamlit ran the page several times
     assert execute("SELECT actor, action, outcome FROM audit_events ORDER BY created_at") == [
         ("victor@example.com", "sign_in", "done"), ("victor@example.com", "sign_out", "done"),
-    ]  # fmt: skip  # in pairs
+    ]  # fmt: skip  # one row a line would be longer
 
 
-def test_a_sign_out_counts_that_the_browser_did_not_follow(
+def test_a_kept_cookie_is_invalid_after_sign_out(
     context: BrowserContext, dashboard: Dashboard, provider: Provider
 ) -> None:
-    """A cookie that the browser kept, or a copy of it, opens nothing after the sign-out."""
+    """After a sign-out whose redirect the browser did not follow, the kept cookie opens no page."""
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)

@@ -1,7 +1,7 @@
-"""`make up` and its siblings in a fresh copy of the checkout, on real servers.
+"""`make up` and the other `make` targets of the local stack, in a new copy of the checkout.
 
-The tests share one stack, in any order: each brings it up first, which is quick
-when it is up already, and none depends on what another has left.
+The tests share one stack and run in any order: each test first brings the stack into the state that it needs,
+with `make up` or `make down`.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from tests.patience import stretch
 
 pytestmark = pytest.mark.slow
 
-RESTART_SECONDS = 20  # what a second `make up` may take
+RESTART_SECONDS = 20  # limit of a `make up` after the first
 RESTARTS = 3
 
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
-    """A copy of the checkout, whose stack is gone afterwards."""
+    """Yield a copy of the checkout; at the end, assert that `make clean` leaves nothing of its stack."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         checkout = copy_checkout(Path(folder) / "checkout")
         yield checkout
@@ -43,7 +43,7 @@ def checkout() -> Iterator[Checkout]:
 
 
 def restart(checkout: Checkout) -> float:
-    """Stop the stack, look for what is left, and return the seconds that starting it again took."""
+    """Stop the stack, assert that nothing of it is left, and return the seconds that a new start takes."""
     assert checkout.make("down").returncode == 0
     assert_nothing_left(checkout)
     started = time.monotonic()
@@ -51,26 +51,26 @@ def restart(checkout: Checkout) -> float:
     return time.monotonic() - started
 
 
-def test_help_lists_every_target(checkout: Checkout) -> None:
-    """`make` without a target lists every target."""
+def test_help_lists_the_targets(checkout: Checkout) -> None:
+    """`make` without a target lists the other targets."""
     shown = checkout.make().stdout
     targets = "up down status logs clean test check migrate seed bench lint format lock"
     assert [name for name in targets.split() if f"make {name} " not in shown] == []
 
 
-def test_up_shows_players_and_answers(checkout: Checkout) -> None:
-    """After `make up` there are players, and every address that it prints answers."""
+def test_up_starts_a_healthy_stack_with_players(checkout: Checkout) -> None:
+    """After `make up`, dashboard and exporter answer, and the database has players and portfolios."""
     shown = checkout.up()
     assert f"http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}" in shown
     assert checkout.get("dashboard", "/")[0] == 200
     assert checkout.get("dashboard", "/readyz")[0] == 200
     assert "echo_service_up" in checkout.get("exporter", "/metrics")[1]
     assert checkout.health()["status"] == "healthy"
-    assert checkout.count("users") >= PLAYERS  # others join on the days up to today
-    assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4  # nobody plays every day
+    assert checkout.count("users") >= PLAYERS  # more players join on the days up to today
+    assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4  # no player plays every day
 
 
-def test_the_history_can_keep_its_dates() -> None:
+def test_keep_dates_replays_sessions_on_their_own_days() -> None:
     """`make up KEEP_DATES=1` replays the last imported sessions on their own days."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         checkout = copy_checkout(Path(folder) / "checkout")
@@ -87,7 +87,7 @@ def test_the_history_can_keep_its_dates() -> None:
 
 
 def test_second_up_changes_nothing(checkout: Checkout) -> None:
-    """A second `make up` leaves the running stack alone and says so."""
+    """A second `make up` prints that the stack is already running and restarts no program."""
     checkout.up()
     programs = ("postgres", "valkey", "exporter", "dashboard", "simulator", "supervisor")
     before = [checkout.pid(name) for name in programs]
@@ -98,8 +98,8 @@ def test_second_up_changes_nothing(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("name", ["postgres", "dashboard", "simulator"])
-def test_killed_program_comes_back(checkout: Checkout, name: str) -> None:
-    """A program that dies is restarted, and `make up` returns when it works again."""
+def test_a_killed_program_is_restarted(checkout: Checkout, name: str) -> None:
+    """A killed program is restarted, and `make up` returns once the stack is healthy."""
     checkout.up()
     before = checkout.pid(name)
     os.kill(before, signal.SIGKILL)
@@ -109,8 +109,8 @@ def test_killed_program_comes_back(checkout: Checkout, name: str) -> None:
     assert checkout.health()["status"] == "healthy"
 
 
-def test_killed_supervisor_is_repaired(checkout: Checkout) -> None:
-    """Programs without their supervisor are found and started afresh."""
+def test_up_repairs_a_killed_supervisor(checkout: Checkout) -> None:
+    """After the supervisor is killed, `make up` starts a complete stack again and keeps the data."""
     checkout.up()
     players = checkout.count("users")
     os.kill(checkout.pid("supervisor"), signal.SIGKILL)
@@ -122,33 +122,33 @@ def test_killed_supervisor_is_repaired(checkout: Checkout) -> None:
     assert checkout.count("users") == players
 
 
-def test_down_leaves_nothing_and_keeps_the_data(checkout: Checkout) -> None:
-    """No process and no used port is left; the next `make up` is quick and has the same players."""
+def test_down_stops_everything_and_keeps_the_data(checkout: Checkout) -> None:
+    """`make down` leaves no process and no used port; the next `make up` is quick and has the data."""
     checkout.up()
     players, portfolios = checkout.count("users"), checkout.count("portfolios")
-    # what else the machine does is not the stack's fault: one quick restart shows what it can do
+    # one quick restart of three is enough, because other programs may delay single restarts
     assert any(restart(checkout) < stretch(RESTART_SECONDS) for _ in range(RESTARTS))
     assert checkout.count("users") == players
     assert checkout.count("portfolios") >= portfolios
 
 
 def test_down_twice_is_no_error(checkout: Checkout) -> None:
-    """A `make down` with nothing to stop succeeds."""
+    """`make down` succeeds when nothing is running."""
     checkout.make("down")
     result = checkout.make("down")
     assert (result.returncode, result.stdout.strip()) == (0, "nothing is running")
 
 
-def test_down_finds_what_a_killed_supervisor_left(checkout: Checkout) -> None:
-    """Programs without a supervisor are stopped as well."""
+def test_down_stops_programs_without_a_supervisor(checkout: Checkout) -> None:
+    """`make down` also stops programs whose supervisor was killed."""
     checkout.up()
     os.kill(checkout.pid("supervisor"), signal.SIGKILL)
     assert checkout.make("down").returncode == 0
     assert_nothing_left(checkout)
 
 
-def test_down_spares_processes_of_others(checkout: Checkout) -> None:
-    """After a reboot a process id in an old file belongs to somebody else."""
+def test_down_spares_other_processes(checkout: Checkout) -> None:
+    """`make down` and `make up` do not stop another program whose process id is in an old pid file."""
     checkout.up()
     checkout.make("down")
     with subprocess.Popen(["sleep", "60"]) as other:
@@ -162,7 +162,7 @@ def test_down_spares_processes_of_others(checkout: Checkout) -> None:
 
 
 def test_interrupted_up_can_be_stopped(checkout: Checkout) -> None:
-    """Ctrl-C during `make up` leaves nothing that `make down` does not find."""
+    """After Ctrl-C during `make up`, `make down` stops everything that was started."""
     checkout.make("clean")
     pid_file = checkout.root / ".local/run/postgres.pid"
     with subprocess.Popen(
@@ -180,8 +180,8 @@ def test_interrupted_up_can_be_stopped(checkout: Checkout) -> None:
     assert_nothing_left(checkout)
 
 
-def test_taken_ports_are_named_before_anything_starts(checkout: Checkout) -> None:
-    """The message names the port and the setting that changes it."""
+def test_a_taken_port_is_reported_before_the_start(checkout: Checkout) -> None:
+    """If a port is taken, `make up` names the port and its setting and starts nothing."""
     checkout.make("down")
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
@@ -191,8 +191,8 @@ def test_taken_ports_are_named_before_anything_starts(checkout: Checkout) -> Non
     assert_nothing_left(checkout)
 
 
-def test_wrong_setting_is_one_line(checkout: Checkout) -> None:
-    """A wrong value is named, without a traceback and with exit status 2."""
+def test_a_wrong_setting_is_reported_in_one_line(checkout: Checkout) -> None:
+    """An invalid setting is reported in one line, without a traceback."""
     result = checkout.make("up", EXPORTER_PORT="metrics")
     assert result.stdout.splitlines()[0] == (
         "error: EXPORTER_PORT is 'metrics', which is not allowed; set it to a port from 1 to 65535"
@@ -201,8 +201,8 @@ def test_wrong_setting_is_one_line(checkout: Checkout) -> None:
     assert "Traceback" not in result.stdout
 
 
-def test_changed_port_moves_the_program(checkout: Checkout) -> None:
-    """`make up` with another port restarts the stack there."""
+def test_a_changed_port_moves_the_exporter(checkout: Checkout) -> None:
+    """`make up` with another EXPORTER_PORT moves the exporter to this port."""
     checkout.up()
     port = find_free_port()
     assert f":{port}" in checkout.up(EXPORTER_PORT=str(port))
@@ -211,7 +211,7 @@ def test_changed_port_moves_the_program(checkout: Checkout) -> None:
 
 
 def test_two_checkouts_run_side_by_side(checkout: Checkout) -> None:
-    """Another copy with other ports neither disturbs nor sees the first."""
+    """Stacks of two checkouts run side by side, and `make clean` of one does not stop the other."""
     checkout.up()
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         other = copy_checkout(Path(folder) / "checkout")
@@ -225,8 +225,8 @@ def test_two_checkouts_run_side_by_side(checkout: Checkout) -> None:
     assert checkout.make("status").returncode == 0
 
 
-def test_a_record_of_yesterday_does_not_show_another_stack(checkout: Checkout) -> None:
-    """A checkout whose stack ended without `make down` does not show another one on the same ports."""
+def test_an_old_record_does_not_lead_to_another_stack(checkout: Checkout) -> None:
+    """Commands of a checkout with an old record refuse to use another checkout's stack on the same ports."""
     checkout.up()
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         other = copy_checkout(Path(folder) / "checkout")
@@ -249,8 +249,8 @@ def test_a_record_of_yesterday_does_not_show_another_stack(checkout: Checkout) -
         assert f"belongs to another stack, {name}@" in refused.stdout
 
 
-def test_up_says_which_database_commands_use(checkout: Checkout) -> None:
-    """With DATABASE_URL and DIRECT_URL in `.env` the stack runs on its own server, and says so."""
+def test_up_notes_a_database_url_that_the_stack_ignores(checkout: Checkout) -> None:
+    """If `.env` sets DATABASE_URL, `make up` uses its own PostgreSQL and says so, without the password."""
     checkout.make("down")
     file = checkout.root / ".env"
     url = f"postgresql://alice:s3cr3t@127.0.0.1:{find_free_port()}/game"
@@ -271,10 +271,10 @@ def test_up_says_which_database_commands_use(checkout: Checkout) -> None:
     assert "note: " not in checkout.up()
 
 
-def test_logs_show_what_was_written(checkout: Checkout) -> None:
-    """`make logs` shows the output of all programs, with NAME that of one."""
+def test_logs_show_the_output_of_programs(checkout: Checkout) -> None:
+    """`make logs` shows the output of all programs, and with NAME the output of one program."""
     checkout.up()
-    # the last line that PostgreSQL wrote, however much it has written since it started
+    # makes PostgreSQL write a known line, which is then the newest
     checkout.select("SELECT pg_reload_conf()")
     assert "received SIGHUP" in checkout.make("logs").stdout
     assert "received SIGHUP" not in checkout.make("logs", "NAME=valkey").stdout
@@ -282,15 +282,15 @@ def test_logs_show_what_was_written(checkout: Checkout) -> None:
 
 
 def test_migrate_acts_on_the_running_stack(checkout: Checkout) -> None:
-    """`make migrate` finds the stack's database by itself."""
+    """`make migrate` uses the running stack's database."""
     checkout.up()
     result = checkout.make("migrate", "ARGS=status")
     assert result.returncode == 0, result.stdout
     assert "applied" in result.stdout
 
 
-def test_seed_does_not_replace_what_was_played(checkout: Checkout) -> None:
-    """Seeding over the sessions from the last replayed day to today needs consent."""
+def test_seed_does_not_replace_played_sessions(checkout: Checkout) -> None:
+    """`make seed` refuses to replace sessions that were played, unless it has `--replace`."""
     checkout.up()
     refused = checkout.make("seed", "ARGS=--players 3 --sessions 2")
     assert refused.returncode != 0
@@ -302,16 +302,16 @@ def test_seed_does_not_replace_what_was_played(checkout: Checkout) -> None:
     assert again.returncode == 0, again.stdout
 
 
-def test_commands_of_the_running_stack_need_one(checkout: Checkout) -> None:
-    """Without a running stack the message says how to start it."""
+def test_migrate_needs_a_running_stack(checkout: Checkout) -> None:
+    """Without a running stack, `make migrate` fails and names `make up`."""
     checkout.make("down")
     result = checkout.make("migrate")
     assert result.returncode != 0
     assert "`make up` starts it" in result.stdout
 
 
-def test_passwords_are_nowhere_to_be_seen(checkout: Checkout) -> None:
-    """Neither a log nor a command line shows what is in the private files."""
+def test_passwords_are_not_shown(checkout: Checkout) -> None:
+    """No password is in the output of `make up`, in a log or in the command line of a process."""
     shown = checkout.up()
     passwords = [
         file.read_text(encoding="utf-8").strip() for file in checkout.root.glob(".local/*/*.password")
@@ -321,11 +321,11 @@ def test_passwords_are_nowhere_to_be_seen(checkout: Checkout) -> None:
     commands = " ".join(
         " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
     )
-    assert [place for place in (shown, logs, commands) if any(word in place for word in passwords)] == []
+    assert [text for text in (shown, logs, commands) if any(password in text for password in passwords)] == []
 
 
 def test_old_python_is_refused(checkout: Checkout) -> None:
-    """A Python that is too old is named, with the variable that chooses another."""
+    """`make install` refuses a Python that is too old and names the variable PYTHON."""
     environment = {name: value for name, value in checkout.environment.items() if name != "VENV"}
     result = subprocess.run(
         ["make", "install", "PYTHON=false"],
@@ -339,15 +339,15 @@ def test_old_python_is_refused(checkout: Checkout) -> None:
     assert not (checkout.root / ".venv").exists()
 
 
-def test_nothing_is_installed_to_stop_nothing(checkout: Checkout) -> None:
-    """Without an environment nothing can run: `make down` says so, and `make status` fails."""
+def test_down_without_a_virtual_environment_succeeds(checkout: Checkout) -> None:
+    """Without a virtual environment, `make down` succeeds with a message, and `make status` fails."""
     down, status = (checkout.make(target, VENV=str(checkout.root / "none")) for target in ("down", "status"))
     assert (down.returncode == 0, status.returncode == 0) == (True, False)
     assert "nothing is installed here" in down.stdout
 
 
-# A program of somebody else beside the stack: it reads past the cache, and gets duplicates refused, all day.
-BESIDE = """
+# Another program that uses the stack: it reads from PostgreSQL and tries to create a username that exists.
+OTHER_PROGRAM = """
 import sys, time
 from core import open_service
 from core.errors import InvalidInput
@@ -363,14 +363,14 @@ with open_service(role=sys.argv[1]) as service:
 """
 
 
-def test_a_drill_changes_what_it_should_and_nothing_else(checkout: Checkout) -> None:
-    """A pool that is used up shows in the metrics, and is free again after the drill."""
+def test_the_pool_drill_ignores_errors_of_other_programs(checkout: Checkout) -> None:
+    """`make chaos-pool` sees pool timeouts grow during the drill only, even if other programs get errors."""
     checkout.up()
     with contextlib.ExitStack() as stack:
         for role in ("job", "my-api"):
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", BESIDE, role],
+                    [sys.executable, "-c", OTHER_PROGRAM, role],
                     cwd=checkout.root,
                     env={**checkout.environment, "ENABLE_REDIS_CACHE": "false"},
                     stdout=subprocess.PIPE,

@@ -1,6 +1,6 @@
-"""The local stack's roles and secrets, and what `make` says when somebody has damaged its folder.
+"""The local stack's database roles and secrets, and `make` when files in `.local` are damaged or missing.
 
-The stack is brought up on the data of the release before, which ran everything as superuser.
+The stack starts on data of the previous release, in which every program was superuser.
 """
 
 import os
@@ -35,7 +35,7 @@ USERS = """
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
-    """A copy of the checkout with a database of the release before, and its stack."""
+    """Yield a copy of the checkout with a database of the previous release."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         checkout = copy_checkout(Path(folder) / "checkout")
         servers = checkout.root / ".local/servers"
@@ -46,17 +46,17 @@ def checkout() -> Iterator[Checkout]:
             url = server.url("echo_markets")
             Migrator(Settings(database_url=SecretStr(url))).up()
             with open_cursor(url) as cursor:
-                cursor.execute("INSERT INTO market_events (type, title) VALUES ('NEWS', 'of before')")
+                cursor.execute("INSERT INTO market_events (type, title) VALUES ('NEWS', 'previous release')")
         yield checkout
         result = checkout.make("clean")
         assert result.returncode == 0, result.stdout
         assert_nothing_left(checkout)
 
 
-def test_a_database_of_the_release_before_is_taken_over(checkout: Checkout) -> None:
-    """The rows and the superuser's password are kept, and the owner role owns everything."""
+def test_a_database_of_the_previous_release_is_kept(checkout: Checkout) -> None:
+    """`make up` keeps the rows of the previous release's database, and gives its tables to the owner role."""
     checkout.up()
-    assert checkout.select("SELECT count(*) FROM market_events WHERE title = 'of before'") == 1
+    assert checkout.select("SELECT count(*) FROM market_events WHERE title = 'previous release'") == 1
     assert checkout.count("users") >= PLAYERS
     owners = (
         "SELECT string_agg(DISTINCT relowner::regrole::text, ',') FROM pg_class WHERE relname = ANY('{}')"
@@ -66,7 +66,7 @@ def test_a_database_of_the_release_before_is_taken_over(checkout: Checkout) -> N
 
 
 def test_each_program_has_its_role(checkout: Checkout) -> None:
-    """No server is superuser or owner of tables; the exporter cannot even read players."""
+    """No program connects as superuser or owner role; the simulator has the application role."""
     checkout.up()
     found: dict[str, str] = {}
 
@@ -84,8 +84,8 @@ def test_each_program_has_its_role(checkout: Checkout) -> None:
     assert checkout.health()["status"] == "healthy"
 
 
-def test_faults_lose_nothing_and_serve_nothing_stale(checkout: Checkout) -> None:
-    """Two faults of `make chaos-all` run with a writer and readers in the application role."""
+def test_faults_cause_no_lost_write_and_no_stale_read(checkout: Checkout) -> None:
+    """Two faults of `make chaos-all` lose no write and cause no stale read in the application role."""
     checkout.up()
     faults = ("everything paused", "postgres killed")
     result = checkout.python("-m", "tests.chaos.local", *(f"--only={fault}" for fault in faults))
@@ -95,8 +95,8 @@ def test_faults_lose_nothing_and_serve_nothing_stale(checkout: Checkout) -> None
     assert lost_and_stale == dict.fromkeys(faults, ("0", "0"))
 
 
-def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:
-    """The record holds paths of secrets only; no other user can read the record or the secrets."""
+def test_secrets_are_only_in_private_files(checkout: Checkout) -> None:
+    """The stack's record contains no secret, and only the owner can read the secret files."""
     checkout.up()
     folder = checkout.root / ".local/secrets"
     files = [*folder.iterdir(), checkout.root / ".local/servers/postgres.password"]
@@ -113,7 +113,7 @@ def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:
 
 
 def test_no_secret_is_in_a_log(checkout: Checkout) -> None:
-    """PostgreSQL logs every statement, including those that make the roles, but no password."""
+    """No log contains a secret, although PostgreSQL logs every statement (`log_statement = all`)."""
     checkout.up()
     local = checkout.root / ".local"
     secrets = {
@@ -125,8 +125,8 @@ def test_no_secret_is_in_a_log(checkout: Checkout) -> None:
     assert [path for path, secret in secrets.items() if any(secret in log for log in logs)] == []
 
 
-def test_passwords_are_changed_by_new_files(checkout: Checkout) -> None:
-    """After `make down` and removing the files, `make up` has new ones, but not for the superuser."""
+def test_removed_password_files_give_new_passwords(checkout: Checkout) -> None:
+    """If password files are removed while the stack is down, `make up` creates and uses new passwords."""
     checkout.up()
     folder = checkout.root / ".local/secrets"
     old = (folder / "app.password").read_text(encoding="utf-8")
@@ -141,8 +141,8 @@ def test_passwords_are_changed_by_new_files(checkout: Checkout) -> None:
         psycopg2.connect(url, password=old)
 
 
-def test_a_damaged_record_stops_nothing_from_being_stopped(checkout: Checkout) -> None:
-    """`status` and `up` say in one line what to do; `down` stops everything."""
+def test_down_works_with_a_damaged_record(checkout: Checkout) -> None:
+    """With a damaged record, `status`, `up` and `migrate` name `make down`, which stops everything."""
     checkout.up()
     record = checkout.root / ".local/stack.env"
     record.write_bytes(b"\xff\x00 junk")
@@ -158,8 +158,8 @@ def test_a_damaged_record_stops_nothing_from_being_stopped(checkout: Checkout) -
     assert_nothing_left(checkout)
 
 
-def test_programs_without_any_file_are_stopped(checkout: Checkout) -> None:
-    """The programs are found although their supervisor and their process ids are gone."""
+def test_down_stops_programs_without_pid_files(checkout: Checkout) -> None:
+    """`make down` stops programs whose supervisor was killed and whose pid files are removed."""
     checkout.up()
     os.kill(checkout.pid("supervisor"), signal.SIGKILL)
     for path in (checkout.root / ".local/run").iterdir():
@@ -171,8 +171,8 @@ def test_programs_without_any_file_are_stopped(checkout: Checkout) -> None:
     assert_nothing_left(checkout)
 
 
-def test_a_stack_without_its_record_is_noticed(checkout: Checkout) -> None:
-    """`status` does not claim that nothing runs, and `down` also ends the supervisor."""
+def test_a_stack_without_its_record_is_reported(checkout: Checkout) -> None:
+    """Without its record and supervisor pid file, a stack is reported by `status` and stopped by `down`."""
     checkout.up()
     for name in ("stack.env", "supervisord.pid"):
         (checkout.root / ".local" / name).unlink()
@@ -183,8 +183,8 @@ def test_a_stack_without_its_record_is_noticed(checkout: Checkout) -> None:
     assert_nothing_left(checkout)
 
 
-def test_a_file_in_the_place_of_the_metrics_is_one_line(checkout: Checkout) -> None:
-    """`make up` names the file before it starts anything."""
+def test_a_file_in_place_of_the_metrics_folder_is_reported(checkout: Checkout) -> None:
+    """If the metrics folder is a file, `make up` names it and starts nothing."""
     checkout.make("down")
     metrics = checkout.root / ".local/metrics"
     metrics.rename(metrics.with_name("kept"))

@@ -1,4 +1,4 @@
-"""`make up REPLICAS=1 WORKERS=2`: a replica of the embedded PostgreSQL, two processes of the dashboard."""
+"""`make up REPLICAS=1 WORKERS=2`: one replica of the embedded PostgreSQL and two dashboard processes."""
 
 import os
 import re
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 TOPOLOGY = ("REPLICAS=1", "WORKERS=2")
 ROLE = "my-api"
 WAIT_SECONDS = 20.0
-# Ends with the error of the first call that is not answered.
+# Reads until a call fails; the process then ends with the error.
 READER = f"""
 import time
 from core import open_service
@@ -36,7 +36,7 @@ with open_service(role="{ROLE}") as service:
 
 @pytest.fixture
 def checkout() -> Iterator[Checkout]:
-    """A copy of the checkout, whose stack is gone afterwards."""
+    """Yield a copy of the checkout, and run `make clean` in it afterwards."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         checkout = copy_checkout(Path(folder) / "checkout")
         yield checkout
@@ -45,7 +45,7 @@ def checkout() -> Iterator[Checkout]:
 
 @contextmanager
 def reading(checkout: Checkout) -> Iterator[None]:
-    """Let another program read past the cache, and fail when a call was not answered."""
+    """Run another program that reads from the database; fail if one of its calls failed."""
     with subprocess.Popen(
         [sys.executable, "-c", READER],
         cwd=checkout.root,
@@ -63,7 +63,7 @@ def reading(checkout: Checkout) -> Iterator[None]:
 
 
 def count_reads(checkout: Checkout, server: str) -> int:
-    """Return how many reads of the other program ran on a server, says the exporter."""
+    """Return the number of the other program's reads on `primary` or `replica`, from the exporter."""
     metrics = checkout.get("exporter", "/metrics")[1]
     lines = re.findall(r"^echo_db_reads_total\{(.*)\} (\S+)$", metrics, re.MULTILINE)
     labels = (f'role="{ROLE}"', f'server="{server}"')
@@ -71,13 +71,13 @@ def count_reads(checkout: Checkout, server: str) -> int:
 
 
 def wait_for_reads(checkout: Checkout, server: str, *, since: int) -> None:
-    """Return once more reads have run on a server than before."""
+    """Wait until more than `since` reads have run on a server."""
     is_done = wait_until(lambda: count_reads(checkout, server) > since, seconds=stretch(WAIT_SECONDS))
     assert is_done, f"no read ran on the {server}"
 
 
 def test_a_replica_and_two_workers(checkout: Checkout) -> None:
-    """The replica answers reads, and the primary while it is dead; `make down` leaves nothing."""
+    """Reads run on the replica, and on the primary while the replica is dead; no read fails."""
     result = checkout.make("up", *TOPOLOGY)
     assert result.returncode == 0, result.stdout
     assert len(psutil.Process(checkout.pid("dashboard")).children()) == 2
