@@ -38,7 +38,7 @@ def write_rows(header: str, form: str, days: Sequence[str] = DAYS, **values: Any
 
 
 def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: Any) -> PriceReading:
-    """Write `content` to the file unless it is empty, and read the file with options of the command line."""
+    """Write `content`, unless it is empty, to the file, and read the file with these command-line options."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if content:
         path.write_bytes(content.encode() if isinstance(content, str) else content)

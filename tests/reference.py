@@ -119,7 +119,7 @@ def show_annotation(kind: Any) -> str:
 
 
 def clean(documented: Any) -> str:
-    """Return a docstring without its indentation."""
+    """Return the docstring of an object without its indentation."""
     return inspect.getdoc(documented) or ""
 
 

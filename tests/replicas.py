@@ -1,4 +1,4 @@
-"""A real primary with a streaming replica, and ways to disturb the replica.
+"""Runs a PostgreSQL primary with a streaming replica, and disturbs the replica.
 
 The primary flushes its WAL at commit, as in production: WAL that is not flushed is not sent to a replica.
 """
@@ -34,7 +34,7 @@ OPTIONS = {"fsync": "off", "full_page_writes": "off"}
 
 
 class ReplicaPair(NamedTuple):
-    """A primary and a replica of it."""
+    """A primary and its replica."""
 
     primary: PostgresServer
     replica: PostgresServer
@@ -52,12 +52,12 @@ class ReplicaPair(NamedTuple):
         )
 
     def paused(self) -> AbstractContextManager[None]:
-        """Pause replay on the replica, which still receives the WAL."""
+        """Pause replay on the replica for the duration of a `with` block; it still receives the WAL."""
         return paused_replay(self.replica.url(DATABASE))
 
     @contextmanager
     def stopped_receiver(self) -> Iterator[None]:
-        """Stop the replica's WAL receiver process with SIGSTOP."""
+        """Stop the replica's WAL receiver with SIGSTOP for the duration of a `with` block."""
         with connected(self.replica.url(DATABASE)) as run:
             # there is no receiver while the replica connects
             pids = [pid for (pid,) in run("SELECT pid FROM pg_stat_wal_receiver")]
@@ -71,12 +71,12 @@ class ReplicaPair(NamedTuple):
                     os.kill(pid, signal.SIGCONT)
 
     def wait_until_replayed(self) -> None:
-        """Wait until the replica has replayed everything that was committed."""
+        """Wait until the replica has replayed all WAL that the primary has flushed."""
         wait_until_replayed(self.primary, self.replica)
 
 
 def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> None:
-    """Wait until a replica has replayed everything that was committed."""
+    """Wait until a replica has replayed all WAL that the primary has flushed."""
     with connected(primary.url()) as run:
         [(lsn,)] = run("SELECT pg_current_wal_flush_lsn()::text")
     with connected(replica.url()) as run:
@@ -89,7 +89,7 @@ def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> Non
 
 @contextmanager
 def paused_replay(url: str) -> Iterator[None]:
-    """Pause replay on a replica, which still receives the WAL."""
+    """Pause replay on a replica for the duration of a `with` block; it still receives the WAL."""
     with connected(url) as run:
         run("SELECT pg_wal_replay_pause()")
         wait_until(
@@ -105,7 +105,7 @@ def paused_replay(url: str) -> Iterator[None]:
 def run_replica(
     directory: Path, primary: PostgresServer, *, port: int | None = None, through: int | None = None
 ) -> Iterator[PostgresServer]:
-    """Serve a replica whose files are in `directory`; an empty directory is filled from the primary.
+    """Yield a running replica whose files are in `directory`; an empty directory is filled from the primary.
 
     The replica connects to the primary on the port `through` (such as that of a proxy); None: directly.
     """
@@ -129,7 +129,7 @@ def run_replica(
 
 @contextmanager
 def run_pair(make_directory: Callable[[], Path]) -> Iterator[ReplicaPair]:
-    """Serve a primary and a replica."""
+    """Yield a running primary and its replica."""
     with (
         run_postgres(make_directory(), options=OPTIONS) as primary,
         run_replica(make_directory(), primary) as replica,
@@ -139,7 +139,7 @@ def run_pair(make_directory: Callable[[], Path]) -> Iterator[ReplicaPair]:
 
 @contextmanager
 def hung(server: PostgresServer) -> Iterator[None]:
-    """Stop every process of a server with SIGSTOP for the length of a `with` block."""
+    """Stop every process of a server with SIGSTOP for the duration of a `with` block."""
     parent = psutil.Process(server.pid)
     stopped = [parent, *parent.children(recursive=True)]
     for process in stopped:
@@ -155,7 +155,7 @@ def hung(server: PostgresServer) -> Iterator[None]:
 
 @contextmanager
 def disturbed(pair: ReplicaPair) -> Iterator[None]:
-    """During the block, pause replay, delay replay and stop the receiver, in turn and for short times."""
+    """During a `with` block, pause replay, stop the WAL receiver and delay replay, again and again."""
     stopping = threading.Event()
 
     def disturb() -> None:
@@ -181,7 +181,7 @@ def disturbed(pair: ReplicaPair) -> Iterator[None]:
 
 
 def count_reads(service: EnhancedDatabaseService) -> dict[tuple[str, str], int]:
-    """Return the number of reads by server and reason."""
+    """Return the values of `echo_db_reads_total` by its labels server and reason."""
     return {
         (sample.labels["server"], sample.labels["reason"]): int(sample.value)
         for family in service.metrics.collect_own()

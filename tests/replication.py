@@ -1,4 +1,4 @@
-"""A primary and its standby for failover tests: kill, cut off, promote, start again."""
+"""Runs a primary and its standby for failover tests, and kills, promotes and restarts them."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ class Pair:
         postmaster = psutil.Process(self.primary.pid)
         for process in (postmaster, *postmaster.children()):
             process.kill()
-        # until the parent has waited for the process, its lock file still counts as in use
+        # until this process has waited for its child, PostgreSQL considers postmaster.pid as in use
         os.waitpid(postmaster.pid, 0)
 
     def promote(self) -> float:
@@ -95,7 +95,7 @@ class Pair:
 
 @contextmanager
 def run_postgres_on(host: Host, directory: Path) -> Iterator[PostgresServer]:
-    """Serve a PostgreSQL on another host that accepts clients and standbys from this machine."""
+    """Yield a PostgreSQL on another host that accepts clients and standbys from this machine."""
     files = prepare_postgres(directory)
     with (files.data / "pg_hba.conf").open("a", encoding="utf-8") as rules:
         rules.writelines(

@@ -1,4 +1,4 @@
-"""The roles of the database in tests: their passwords, and databases that belong to the owner."""
+"""The database roles in tests: their passwords, and databases that belong to the owner role."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,18 +18,18 @@ PASSWORDS = {name: f"{name}'s @/%s pass" for name in LOGINS}
 
 
 def url_as(role: str, url: str) -> str:
-    """Return the URL of a database without a password, as another role."""
+    """Return the URL with `role` as its user, without a password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}"))
 
 
 def url_with_password(role: str, url: str) -> str:
-    """Return the URL of a database, with password, for one of the login roles."""
+    """Return the URL with a login role as its user, and the role's password."""
     return url_as(f"{role}:{quote(PASSWORDS[role], safe='')}", url)
 
 
 def settings_as(role: str, url: str, **values: object) -> Settings:
-    """Return settings as this role; migrations connect as the owner."""
+    """Return settings with which the service connects as `role` and migrations connect as the owner role."""
     return Settings(
         database_url=SecretStr(url_as(role, url)),
         database_password=SecretStr(PASSWORDS[role]),
@@ -41,7 +41,7 @@ def settings_as(role: str, url: str, **values: object) -> Settings:
 
 
 def give_to_roles(admin_url: str) -> None:
-    """Create the roles, give them the database, and migrate it; can be called again."""
+    """Create the roles, hand the database over to them, and migrate it; can be called again."""
     with open_administrator(admin_url) as admin:
         create_roles(admin, PASSWORDS)
         hand_over(admin)

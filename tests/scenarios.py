@@ -1,7 +1,8 @@
-"""Game data sets that differ in attendance, dates and states, and their rows as data frames.
+"""Scenarios: data sets of a game, which differ in the players of each session, the dates and the quests.
 
-Owns the rows from which tests recompute figures. The rows are written with the bulk loads and depend only on
-the scenario and the time `now`. Each scenario has an open session (today) unless its name says otherwise.
+Owns the rows from which tests recompute figures, and reads them as data frames. The rows are written with
+the bulk loads and depend only on the scenario and the time `now`. Each scenario has an open session (today)
+unless its name says otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ TICK_TIMES: Final = (Decimal("0.6"), Decimal("0.7"), Decimal("0.85"))
 
 
 class Scenario(NamedTuple):
-    """Attendance: `attends(player, age)` returns whether a player plays the session `age` days ago."""
+    """Players and sessions. `attends(player, age)` says whether a player plays the session `age` days ago."""
 
     players: int
     ages: tuple[int, ...]
@@ -55,29 +56,29 @@ class Scenario(NamedTuple):
 
 
 def _comes_and_goes(player: int, age: int) -> bool:
-    """Return whether a player plays: some always, some stopped, joined late or came back; the last never."""
+    """Return whether a player of "players come and go" plays a session; the last player plays none."""
     plays = (
         True,  # alice: every session
         age % 2 == 0,  # bob: every other day
-        age >= 35,  # charlie: lost
-        age >= 8,  # dave: silent for a week
-        age <= 3,  # erin: new
-        age == 0,  # frank: first session is today's
-        age >= 20 or age <= 2,  # grace: came back
-        age in {40, 21, 1},  # heidi: now and then
-        age != 0,  # ivan: not yet today
+        age >= 35,  # charlie: stopped more than a month ago
+        age >= 8,  # dave: stopped a week ago
+        age <= 3,  # erin: new since three days
+        age == 0,  # frank: only today's session
+        age >= 20 or age <= 2,  # grace: came back two days ago
+        age in {40, 21, 1},  # heidi: three sessions
+        age != 0,  # ivan: every session except today's
         age % 7 in {2, 3},  # judy: twice a week
-        age == 30,  # ken: once
+        age == 30,  # ken: one session
     )
     return player < len(plays) and plays[player]
 
 
-_HELD: Final = tuple(age for age in range(45) if age not in {4, 5, 6, 11, 12, 25})
-"""Ages of sessions, with gaps of three, two and one days; 45 days cover two months and seven weeks."""
+_SESSION_AGES: Final = tuple(age for age in range(45) if age not in {4, 5, 6, 11, 12, 25})
+"""Ages of the sessions in days, with gaps of three, two and one days; they cover seven weeks."""
 
 SCENARIOS: Final = {
-    "players come and go": Scenario(12, _HELD, _comes_and_goes),
-    "no open session": Scenario(8, _HELD[1:], _comes_and_goes),
+    "players come and go": Scenario(12, _SESSION_AGES, _comes_and_goes),
+    "no open session": Scenario(8, _SESSION_AGES[1:], _comes_and_goes),
     "only an open session": Scenario(5, (0,), lambda player, _: player < 4),
     "ties": Scenario(6, (0, 1, 2, 9), lambda player, _: player < 5, Decimal(7)),
     "one player": Scenario(1, (0, 1, 3, 8), lambda _, age: age != 1),
@@ -87,12 +88,12 @@ SCENARIOS: Final = {
 
 
 def write_scenario(service: EnhancedDatabaseService, name: str, now: datetime) -> None:
-    """Write the rows of a scenario as of `now`; the database must be empty."""
+    """Write the rows of a scenario at the time `now`; the database must be empty."""
     _Writer(name, now).write(service)
 
 
 def read_table(execute: Execute, table: str) -> pd.DataFrame:
-    """Return all rows of a table, read without the service: numbers as Decimal, times aware, ids as text."""
+    """Read all rows of a table without the service: numbers as Decimal, times with zone, ids as text."""
     columns = [
         name
         for (name,) in execute(
@@ -182,7 +183,7 @@ class _Writer:
             )
 
     def _play(self, player: int, age: int) -> tuple[Portfolio, list[Position], list[Trade]]:
-        """Buy at the first price of the session, perhaps sell some at the second; hold the rest."""
+        """Return what a player does in a session: buy at the first price, perhaps sell some at the second."""
         user, day = self._users[player], self._day(age)
         cash, positions, trades = STARTING_CASH, [], []
         # with equal shares all players hold the same; otherwise one player in four does not trade at all
@@ -221,7 +222,7 @@ class _Writer:
         return Trade(next(self._ids), user.id, day, tick.symbol, side, quantity, tick.price, tick.timestamp)
 
     def _build_entries(self, portfolio: Portfolio) -> Iterator[LeaderboardEntry]:
-        player = next(place for place, user in enumerate(self._users) if user.id == portfolio.user_id)
+        player = next(index for index, user in enumerate(self._users) if user.id == portfolio.user_id)
         scores = {
             "daily_returns": portfolio.day_change_percent,
             "total_value": portfolio.total_value,
@@ -241,17 +242,17 @@ class _Writer:
             )
 
     def _build_quests(self) -> Iterator[Quest]:
-        """Yield quests of each fifth session: completed, expired, overdue, running, untouched, endless."""
-        for place, (player, age) in enumerate(self._list_sessions()):
-            if place % 5:
+        """Yield a quest for each fifth session of a player, in all states, some without an expiry time."""
+        for number, (player, age) in enumerate(self._list_sessions()):
+            if number % 5:
                 continue
             given = self._time(self._day(age), Decimal("0.5"))
-            kind, target = QUEST_TYPES[place // 5 % 3], Decimal(10)
+            kind, target = QUEST_TYPES[number // 5 % 3], Decimal(10)
             is_old = age > 3
-            status = ("COMPLETED", "EXPIRED", "COMPLETED", "ACTIVE")[place // 5 % 4] if is_old else "ACTIVE"
+            status = ("COMPLETED", "EXPIRED", "COMPLETED", "ACTIVE")[number // 5 % 4] if is_old else "ACTIVE"
             if status == "COMPLETED":
                 self._completed[player] += 1
-            progress = target if status == "COMPLETED" else Decimal(place // 5 % 3 * 4)
+            progress = target if status == "COMPLETED" else Decimal(number // 5 % 3 * 4)
             yield Quest(
                 id=next(self._ids),
                 user_id=self._users[player].id,
@@ -261,14 +262,14 @@ class _Writer:
                 target_value=target,
                 current_progress=progress,
                 status=status,
-                reward_type=("cash", "badge", None)[place // 5 % 3],
-                reward_value=(Decimal(50), Decimal(1), None)[place // 5 % 3],
+                reward_type=("cash", "badge", None)[number // 5 % 3],
+                reward_value=(Decimal(50), Decimal(1), None)[number // 5 % 3],
                 created_at=given,
                 # an overdue quest stays ACTIVE until maintenance marks it as expired
-                expires_at=None if place // 5 % 7 == 0 else given + timedelta(days=3),
+                expires_at=None if number // 5 % 7 == 0 else given + timedelta(days=3),
                 # a third has no completion time, like quests completed before this column existed
-                completed_at=given + timedelta(hours=1 + place % 50)
-                if status == "COMPLETED" and place % 3
+                completed_at=given + timedelta(hours=1 + number % 50)
+                if status == "COMPLETED" and number % 3
                 else None,
             )
 

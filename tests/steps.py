@@ -1,7 +1,7 @@
-"""Counts the steps of code instead of its time, because steps do not depend on the load of a machine.
+"""Counts bytecode instructions instead of time, because they do not depend on the load of the machine.
 
-Counts Python bytecode instructions, and the peak of allocated memory, which reveals loops inside
-built-in functions that copy (`dict(x)`, `list(x)`, `sorted(x)`).
+Also measures the peak of allocated memory, because copies by built-in functions (`dict(x)`, `list(x)`,
+`sorted(x)`) execute one instruction for any number of items.
 """
 
 import gc
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def count_steps(act: Callable[[], object]) -> int:
-    """Return how many bytecode instructions of this thread a call runs."""
+    """Return the number of bytecode instructions that a call executes in this thread."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -36,7 +36,7 @@ def count_steps(act: Callable[[], object]) -> int:
 
 
 def measure_peak(act: Callable[[], object]) -> int:
-    """Return the peak memory of a call in bytes, minus the memory before the call."""
+    """Return the peak of allocated memory during a call in bytes, minus the memory before the call."""
     is_mine = not tracemalloc.is_tracing()
     if is_mine:
         tracemalloc.start()

@@ -1,7 +1,6 @@
-"""Runs a command as a person would: on a terminal, with typed answers.
+"""Runs an `echo-markets` command on a pseudo-terminal and types an answer.
 
-Owns the pseudo-terminal. Returns the standard output of the command separately from the text that it
-shows on the terminal.
+Owns the pseudo-terminal, which is the command's standard input and standard error. Standard output is a pipe.
 """
 
 import os
@@ -15,19 +14,19 @@ from typing import NamedTuple
 RUN_SECONDS = 60
 
 
-class Typed(NamedTuple):
-    """The result of a command: exit status, standard output, and the text on the terminal."""
+class CommandResult(NamedTuple):
+    """The result of a command: exit status, standard output, and the text that the terminal showed."""
 
     status: int
     output: str
     shown: str
 
 
-def run_on_terminal(*arguments: str, answer: str, environment: Mapping[str, str]) -> Typed:
+def run_on_terminal(*arguments: str, answer: str, environment: Mapping[str, str]) -> CommandResult:
     """Run an `echo-markets` command, type `answer` and a newline, and wait for its end."""
     master, slave = os.openpty()
     parts: list[bytes] = []
-    # read in a thread: a command blocks when nobody reads its terminal
+    # read in a thread, because a command blocks when the terminal's buffer is full
     reader = threading.Thread(target=_read_into, args=(parts, master))
     with subprocess.Popen(
         [sys.executable, "-m", "core.cli", *arguments],
@@ -43,7 +42,7 @@ def run_on_terminal(*arguments: str, answer: str, environment: Mapping[str, str]
         output, _ = process.communicate(timeout=RUN_SECONDS)
     reader.join()
     os.close(master)
-    return Typed(process.returncode, output, b"".join(parts).decode().replace("\r\n", "\n"))
+    return CommandResult(process.returncode, output, b"".join(parts).decode().replace("\r\n", "\n"))
 
 
 def _read_into(parts: list[bytes], master: int) -> None:

@@ -1,4 +1,4 @@
-"""Recomputes change and volatility of every stored tick with pandas, from times and prices only."""
+"""Recomputes 24-hour change and volatility of every stored tick in Python, from times and prices only."""
 
 from typing import Any
 
@@ -39,13 +39,13 @@ def _recount(ticks: pd.DataFrame) -> pd.DataFrame:
 
 
 def deviate(closes: list[float]) -> float | None:
-    """Return the deviation of the last twenty daily log returns, annualised in percent; None with fewer."""
+    """Return the annualised volatility in percent: of the last 20 daily log returns; None with fewer."""
     returns = np.diff(np.log(closes[-21:]))
     return None if len(returns) < 20 else float(np.std(returns, ddof=1) * np.sqrt(252) * 100)
 
 
 def assert_ticks_add_up(ticks: Any) -> None:
-    """Assert that stored and recomputed values are equal, and that the same values are missing."""
+    """Assert that the stored values equal the recomputed ones, including the missing values."""
     for stored, expected in (
         ("change_24h", "expected_change"),
         ("change_percent_24h", "expected_percent"),

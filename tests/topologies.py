@@ -1,4 +1,4 @@
-"""Draws the topologies of docs/topologies.md: the boxes and arrows of each, as SVG files of docs/images.
+"""Draws the topologies of docs/topologies.md with boxes and arrows, as SVG files in docs/images.
 
 `tests.reference` writes the files. Boxes are placed on a grid; their columns and rows may be fractions.
 """
@@ -24,7 +24,7 @@ TIP = (
 
 
 class Box(NamedTuple):
-    """A program, a server or a proxy, and its place on the grid."""
+    """A program, a server or a proxy, and its column and row on the grid."""
 
     name: str
     column: float
@@ -170,7 +170,7 @@ PICTURES = {
 
 
 def draw_pictures() -> dict[str, str]:
-    """Return the text of each file by its path."""
+    """Return the SVG text of each file by its path."""
     return {f"docs/images/topology-{name}.svg": draw(picture) for name, picture in PICTURES.items()}
 
 
@@ -197,9 +197,9 @@ def draw(picture: Picture) -> str:
 def _draw_box(box: Box) -> str:
     x, y = box.middle
     left, top = x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2
-    place = f'x="{left:g}" y="{top:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
+    frame = f'x="{left:g}" y="{top:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
     text = f'<text x="{x:g}" y="{y + 4.5:g}">{escape(box.name.strip())}</text>'
-    return f'<rect class="{box.kind}" {place} rx="6"/>{text}'
+    return f'<rect class="{box.kind}" {frame} rx="6"/>{text}'
 
 
 def _draw_arrows(picture: Picture) -> Iterator[str]:

@@ -24,7 +24,7 @@ TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 
 
 def is_value(client: redis.Redis, user: User) -> bool:
-    """Return whether Redis has a value for the profile of a user, not a lease, a fence or nothing."""
+    """Return whether Redis holds the profile of a user, and not only a lease or a fence for its key."""
     stored = client.get(f"user:{user.id}")
     return isinstance(stored, bytes) and stored.startswith(b"V")
 
@@ -236,7 +236,7 @@ def test_a_writer_killed_at_any_step_leaves_nothing_stale(
 def test_a_table_can_be_loaded_twice_in_one_transaction(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """The second load into a table has only its own rows, not the staged rows of the first load."""
+    """The second load of a table in a transaction does not contain the staged rows of the first load."""
     portfolios = [service.get_current_portfolio(alice.id)]
     with service.transaction():
         assert service.load_portfolios(portfolios) == 0

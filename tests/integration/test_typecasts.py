@@ -1,4 +1,4 @@
-"""The project's converters of uuid and jsonb columns return the same values as those of psycopg2."""
+"""The service converts uuid and jsonb columns to the same Python values as psycopg2's converters."""
 
 import json
 from uuid import UUID, uuid4

@@ -103,7 +103,7 @@ def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice
 def test_search_finds_prefixes_of_the_highest_code_points(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """A search finds every username with the prefix, even if it ends with the highest code points."""
+    """A search finds every username with the prefix, even if the prefix ends with the highest code point."""
     prefixes = ["a", "z", "\u00e9", "\ud7ff", "\ue000", "\uffff", "\U0010fffe", "\U0010ffff"]
     prefixes += [f"b{letter}" for letter in prefixes] + ["b\U0010ffff\U0010ffff"]
     names = [f"{prefix}{rest}" for prefix in prefixes for rest in ("", "a", "\U0010ffff", "\U0010ffffz")]
@@ -127,7 +127,7 @@ def test_update_changes_only_the_given_columns(service: EnhancedDatabaseService,
 def test_update_refuses_other_columns(
     service: EnhancedDatabaseService, alice: User, changes: dict[str, Any]
 ) -> None:
-    """An update of no column, of the id or of an unknown column raises an error and changes nothing."""
+    """An update without a column, of the id or of an unknown column raises an error and changes nothing."""
     with pytest.raises(InvalidInput, match="cannot change"):
         service.update_user_profile(alice.id, **changes)
     assert service.get_user_by_id(alice.id) == alice
@@ -146,7 +146,7 @@ def test_touch_sets_last_active(service: EnhancedDatabaseService, alice: User) -
 def test_delete_removes_all_rows_of_a_user(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """Portfolios, quests and leaderboard entries are deleted with the user, also from the cache."""
+    """A user's portfolios, quests and leaderboard entries are deleted with the user, also from the cache."""
     service.get_current_portfolio(alice.id)
     service.create_quest(alice.id, type="T", title="Quest", target_value=Decimal(1))
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))

@@ -1,4 +1,4 @@
-"""Arguments of a wrong type, or outside every range, raise `InvalidInput` and no error of a library."""
+"""Arguments of a wrong type or far out of range raise `InvalidInput`, not an error of Python or a library."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -60,7 +60,7 @@ WRONG_CALLS: dict[str, Callable[[Any, User], object]] = {
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
 def test_a_wrong_argument_is_refused(service: EnhancedDatabaseService, alice: User, name: str) -> None:
-    """A call with a wrong argument raises `InvalidInput` and changes nothing."""
+    """A call with a wrong argument raises `InvalidInput` and does not change the user."""
     with pytest.raises(InvalidInput):
         WRONG_CALLS[name](service, alice)
     assert service.get_user_by_id(alice.id) == alice

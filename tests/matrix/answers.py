@@ -39,24 +39,24 @@ TRICKY = "\\'; -- \\\\'' \\n E'x' %s %% _"
 TITLE = "naïve “quotes”, \\ and 日本"
 
 
-class Answers:
-    """The normalized result of each call, by a name for the call; `ignores_zone` omits the zones of times."""
+class Recorder:
+    """Records the normalized result of each call by name; with `ignores_zone` times have no zone."""
 
     def __init__(self, *, ignores_zone: bool = False) -> None:
         self._ignores_zone = ignores_zone
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self._ids: dict[UUID, str] = {}
 
     def record(self, name: str, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
         """Make a call, record its result or the class of its error, and return the result."""
         try:
-            answer = call(*arguments, **options)
+            result = call(*arguments, **options)
         except EchoMarketsError as error:
-            answer = None
-            self.found[name] = type(error).__name__
+            result = None
+            self.results[name] = type(error).__name__
         else:
-            self.found[name] = self._normalize(answer)
-        return answer
+            self.results[name] = self._normalize(result)
+        return result
 
     def _normalize_time(self, value: datetime) -> str:
         is_now = abs(datetime.now(UTC) - value) < timedelta(hours=1)
@@ -80,24 +80,25 @@ class Answers:
 def play(service: EnhancedDatabaseService, *, ignores_zone: bool = False) -> dict[str, Any]:
     """Make every call on an empty database; return the recorded results by name."""
     service._clock = lambda: NOW
-    answers = Answers(ignores_zone=ignores_zone)
-    ids = _play_users(service, answers)
-    _play_portfolios(service, answers, ids)
-    _play_leaderboards(service, answers, ids)
-    _play_market(service, answers)
-    _play_quests(service, answers, ids)
-    _play_events(service, answers)
-    _play_rest(service, answers, ids)
-    return answers.found
+    recorder = Recorder(ignores_zone=ignores_zone)
+    ids = _play_users(service, recorder)
+    _play_portfolios(service, recorder, ids)
+    _play_leaderboards(service, recorder, ids)
+    _play_market(service, recorder)
+    _play_quests(service, recorder, ids)
+    _play_events(service, recorder)
+    _play_rest(service, recorder, ids)
+    return recorder.results
 
 
-def _play_users(service: EnhancedDatabaseService, answers: Answers) -> dict[str, UUID]:
+def _play_users(service: EnhancedDatabaseService, recorder: Recorder) -> dict[str, UUID]:
     users = [
-        answers.record(f"create_user {name}", service.create_user, username=name, name=name) for name in NAMES
+        recorder.record(f"create_user {name}", service.create_user, username=name, name=name)
+        for name in NAMES
     ]
     ids = {user.username: user.id for user in users}
-    answers.record("touch", lambda: service.touch_last_active(ids["alice"]))
-    answers.record(
+    recorder.record("touch", lambda: service.touch_last_active(ids["alice"]))
+    recorder.record(
         "update", lambda: service.update_user_profile(ids["zoë"], email="z@example.com", name="Zoë % _")
     )
     loaded = [
@@ -113,44 +114,44 @@ def _play_users(service: EnhancedDatabaseService, answers: Answers) -> dict[str,
         )
         for n in range(1, 40)
     ]
-    answers.record("load_users", lambda: service.load_users([*loaded, *loaded]))
+    recorder.record("load_users", lambda: service.load_users([*loaded, *loaded]))
     for text in (*NAMES, *FOLDED, "a", "B", "%", "b_", "load-0", "nobody"):
-        answers.record(f"search_users {text}", service.search_users, text, limit=5)
-        answers.record(f"by name {text}", service.get_user_by_username, text)
-    answers.record("by e-mail", service.list_users_by_email, "Z@example.com")
-    answers.record("keys", service.list_encryption_keys)
-    answers.record("users", lambda: [user.username for user in service.list_users(limit=60)])
-    answers.record("all users", lambda: sum(1 for _ in service.stream_users()))
+        recorder.record(f"search_users {text}", service.search_users, text, limit=5)
+        recorder.record(f"by name {text}", service.get_user_by_username, text)
+    recorder.record("by e-mail", service.list_users_by_email, "Z@example.com")
+    recorder.record("keys", service.list_encryption_keys)
+    recorder.record("users", lambda: [user.username for user in service.list_users(limit=60)])
+    recorder.record("all users", lambda: sum(1 for _ in service.stream_users()))
     return ids
 
 
-def _play_portfolios(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+def _play_portfolios(service: EnhancedDatabaseService, recorder: Recorder, ids: dict[str, UUID]) -> None:
     for day in DAYS:
         for name in NAMES[:4]:
-            answers.record(f"open {name} {day}", service.get_current_portfolio, ids[name], day)
+            recorder.record(f"open {name} {day}", service.get_current_portfolio, ids[name], day)
     updates = [
         PortfolioUpdate(ids[name], day, Decimal(10_000 + 100 * n), Decimal(n), None if n % 2 else Decimal(7))
         for day in DAYS
         for n, name in enumerate(NAMES)
     ]
     result = service.batch_update_portfolios(updates)
-    answers.record("batch_update_portfolios", lambda: (result.updated, len(result.missing)))
-    answers.record(
+    recorder.record("batch_update_portfolios", lambda: (result.updated, len(result.missing)))
+    recorder.record(
         "update_portfolio_value",
         lambda: service.update_portfolio_value(ids["alice"], DAYS[2], Decimal("9999.99"), Decimal("-1.01")),
     )
-    history = answers.record("history", lambda: service.get_portfolio_history(ids["alice"]))
-    answers.record("load_portfolios", lambda: service.load_portfolios(history))
-    answers.record("current", lambda: service.get_current_portfolio(ids["alice"]))
-    answers.record("find", lambda: service.find_portfolio(ids["Bob"], DAYS[0] - timedelta(days=1)))
-    answers.record("get", lambda: service.get_portfolio(ids["Bob"], DAYS[0]))
-    answers.record("portfolios", lambda: service.list_portfolios(DAYS[0]))
-    answers.record("all portfolios", lambda: list(service.stream_portfolios(DAYS[0])))
-    answers.record("list_session_dates", service.list_session_dates)
-    _play_trades(service, answers, ids)
+    history = recorder.record("history", lambda: service.get_portfolio_history(ids["alice"]))
+    recorder.record("load_portfolios", lambda: service.load_portfolios(history))
+    recorder.record("current", lambda: service.get_current_portfolio(ids["alice"]))
+    recorder.record("find", lambda: service.find_portfolio(ids["Bob"], DAYS[0] - timedelta(days=1)))
+    recorder.record("get", lambda: service.get_portfolio(ids["Bob"], DAYS[0]))
+    recorder.record("portfolios", lambda: service.list_portfolios(DAYS[0]))
+    recorder.record("all portfolios", lambda: list(service.stream_portfolios(DAYS[0])))
+    recorder.record("list_session_dates", service.list_session_dates)
+    _play_trades(service, recorder, ids)
 
 
-def _play_trades(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+def _play_trades(service: EnhancedDatabaseService, recorder: Recorder, ids: dict[str, UUID]) -> None:
     players, amount = [ids[name] for name in NAMES[:2]], Decimal("1.5")
     # 23:59 and 00:01 UTC, so the trades belong to two days
     times = (NOW - timedelta(minutes=31), NOW - timedelta(minutes=29))
@@ -161,20 +162,20 @@ def _play_trades(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
     positions = [
         Position(trade.user_id, trade.session_date, trade.symbol, amount, trade.price) for trade in trades
     ]
-    answers.record("load_trades", lambda: service.load_trades(trades))
-    answers.record("load_positions", lambda: service.load_positions(positions))
+    recorder.record("load_trades", lambda: service.load_trades(trades))
+    recorder.record("load_positions", lambda: service.load_positions(positions))
     for day in DAYS[1:]:
-        answers.record(f"positions {day}", service.list_positions, players, day)
-        answers.record(f"trades {day}", service.list_trades, players, day)
-        answers.record(f"all positions {day}", lambda day=day: list(service.stream_positions(day)))
-        answers.record(f"all trades {day}", lambda day=day: list(service.stream_trades(day)))
+        recorder.record(f"positions {day}", service.list_positions, players, day)
+        recorder.record(f"trades {day}", service.list_trades, players, day)
+        recorder.record(f"all positions {day}", lambda day=day: list(service.stream_positions(day)))
+        recorder.record(f"all trades {day}", lambda day=day: list(service.stream_trades(day)))
 
 
-def _play_leaderboards(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+def _play_leaderboards(service: EnhancedDatabaseService, recorder: Recorder, ids: dict[str, UUID]) -> None:
     for day in DAYS:
         # write the scores one by one, so that ties have the same order on every server
         for n, name in enumerate(NAMES):
-            answers.record(
+            recorder.record(
                 f"score {name} {day}",
                 service.update_leaderboard_entry,
                 ids[name],
@@ -184,9 +185,9 @@ def _play_leaderboards(service: EnhancedDatabaseService, answers: Answers, ids: 
                 {"name": name},
             )
     batch = [LeaderboardUpdate(user_id, Decimal(1)) for user_id in ids.values()]
-    answers.record("batch", lambda: service.batch_update_leaderboard("total_value", batch, DAYS[1]))
+    recorder.record("batch", lambda: service.batch_update_leaderboard("total_value", batch, DAYS[1]))
     for order in ("rank", "-rank", "username", "-username"):
-        answers.record(
+        recorder.record(
             f"leaderboard {order}",
             service.list_leaderboard,
             LEADERBOARD,
@@ -195,8 +196,8 @@ def _play_leaderboards(service: EnhancedDatabaseService, answers: Answers, ids: 
             limit=6,
         )
     for text in (*NAMES, *FOLDED, "b", "b_", "O'"):
-        answers.record(f"leaderboard of {text}", service.list_leaderboard, LEADERBOARD, DAYS[1], prefix=text)
-        answers.record(f"count of {text}", service.count_leaderboard, LEADERBOARD, DAYS[1], prefix=text)
+        recorder.record(f"leaderboard of {text}", service.list_leaderboard, LEADERBOARD, DAYS[1], prefix=text)
+        recorder.record(f"count of {text}", service.count_leaderboard, LEADERBOARD, DAYS[1], prefix=text)
     for name, call in {
         "top": lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 5),
         "page": lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 5, offset=4),
@@ -213,10 +214,10 @@ def _play_leaderboards(service: EnhancedDatabaseService, answers: Answers, ids: 
         "load": lambda: service.load_leaderboard_entries(service.get_leaderboard(LEADERBOARD, DAYS[1])),
         "sessions": service.get_session_summaries,
     }.items():
-        answers.record(f"leaderboard: {name}", call)
+        recorder.record(f"leaderboard: {name}", call)
 
 
-def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
+def _play_market(service: EnhancedDatabaseService, recorder: Recorder) -> None:
     # every 50 minutes from 7 March to `NOW`; daylight saving time begins on 8 March in America
     times = [NOW - timedelta(minutes=50 * n) for n in range(110)]
     symbols = ("AAPL", "BRK.A", "BRK-B", "B")
@@ -225,14 +226,14 @@ def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
         for index, symbol in enumerate(symbols)
         for n, time in enumerate(times)
     ]
-    answers.record("insert_market_ticks", lambda: service.insert_market_ticks(ticks[:50]))
-    answers.record("insert many", lambda: service.insert_market_ticks(ticks))
-    answers.record("load_market_ticks", lambda: service.load_market_ticks([*ticks, *ticks]))
-    answers.record("insert one", lambda: service.insert_market_tick("AAPL", Decimal("1.5"), timestamp=NOW))
-    answers.record("latest", service.get_latest_market_data)
-    answers.record("latest of some", lambda: service.get_latest_market_data(["B", "BRK-B", "NONE"]))
+    recorder.record("insert_market_ticks", lambda: service.insert_market_ticks(ticks[:50]))
+    recorder.record("insert many", lambda: service.insert_market_ticks(ticks))
+    recorder.record("load_market_ticks", lambda: service.load_market_ticks([*ticks, *ticks]))
+    recorder.record("insert one", lambda: service.insert_market_tick("AAPL", Decimal("1.5"), timestamp=NOW))
+    recorder.record("latest", service.get_latest_market_data)
+    recorder.record("latest of some", lambda: service.get_latest_market_data(["B", "BRK-B", "NONE"]))
     for bucket in ("1h", "1d", "1w"):
-        answers.record(
+        recorder.record(
             f"candles {bucket}",
             service.get_price_history,
             "AAPL",
@@ -240,22 +241,22 @@ def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
             NOW,
             bucket,
         )
-    answers.record("returns", lambda: service.get_market_returns(DAYS[0] - timedelta(days=2), DAYS[2]))
-    answers.record("statistics", service.get_price_statistics)
-    answers.record(
+    recorder.record("returns", lambda: service.get_market_returns(DAYS[0] - timedelta(days=2), DAYS[2]))
+    recorder.record("statistics", service.get_price_statistics)
+    recorder.record(
         "prices at", lambda: service.list_prices_at([("AAPL", NOW), ("B", NOW - timedelta(days=2))])
     )
-    answers.record("sparklines", lambda: service.get_sparklines(points=5, step="12h"))
-    answers.record("ticks", lambda: service.list_market_ticks("AAPL", start=NOW - timedelta(hours=9)))
-    answers.record("all ticks", lambda: sum(1 for _ in service.stream_market_ticks("B", end=NOW)))
-    answers.record("currencies", service.get_symbol_currencies)
-    answers.record("moved weeks", service.get_moved_weeks)
-    answers.record("partitions", lambda: service.maintain_partitions(months_ahead=3).dropped)
+    recorder.record("sparklines", lambda: service.get_sparklines(points=5, step="12h"))
+    recorder.record("ticks", lambda: service.list_market_ticks("AAPL", start=NOW - timedelta(hours=9)))
+    recorder.record("all ticks", lambda: sum(1 for _ in service.stream_market_ticks("B", end=NOW)))
+    recorder.record("currencies", service.get_symbol_currencies)
+    recorder.record("moved weeks", service.get_moved_weeks)
+    recorder.record("partitions", lambda: service.maintain_partitions(months_ahead=3).dropped)
 
 
-def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+def _play_quests(service: EnhancedDatabaseService, recorder: Recorder, ids: dict[str, UUID]) -> None:
     quests = [
-        answers.record(
+        recorder.record(
             f"quest {n}",
             service.create_quest,
             ids["Bob"],
@@ -268,11 +269,11 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         )
         for n, kind in enumerate(("trade", "Trade", "a-b", "a_b"))
     ]
-    answers.record("progress", lambda: service.update_quest_progress(quests[1].id, Decimal(2)))
-    answers.record("active", lambda: service.get_user_active_quests(ids["Bob"]))
-    answers.record("totals", service.get_quest_totals)
-    answers.record("expiring", service.list_expiring_quests)
-    answers.record("of user", lambda: service.get_user_quests(ids["Bob"]))
+    recorder.record("progress", lambda: service.update_quest_progress(quests[1].id, Decimal(2)))
+    recorder.record("active", lambda: service.get_user_active_quests(ids["Bob"]))
+    recorder.record("totals", service.get_quest_totals)
+    recorder.record("expiring", service.list_expiring_quests)
+    recorder.record("of user", lambda: service.get_user_quests(ids["Bob"]))
     bulk = [
         Quest(
             UUID(int=n), ids["zoë"], "bulk", TITLE, None, Decimal(n), Decimal(0), "ACTIVE", None, None,
@@ -280,29 +281,29 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         )
         for n in range(1, 30)
     ]  # fmt: skip  # one argument a line would make the record harder to read
-    answers.record("load_quests", lambda: service.load_quests(bulk))
-    answers.record("quests", lambda: service.list_quests(limit=3))
-    answers.record("all quests", lambda: sum(1 for _ in service.stream_quests()))
-    answers.record("completed", lambda: list(service.count_completed_quests([ids["Bob"]]).values()))
-    answers.record("undated", service.count_undated_quests)
-    answers.record("outcomes", service.list_quest_outcomes)
-    answers.record("times", lambda: service.get_completion_times().completed)
-    answers.record("returns", service.get_quest_returns)
-    answers.record("stuck", lambda: service.list_stuck_quests(type="bulk"))
-    answers.record("player report", lambda: service.get_player_report().windows)
-    answers.record("player days", service.list_player_days)
-    answers.record(
+    recorder.record("load_quests", lambda: service.load_quests(bulk))
+    recorder.record("quests", lambda: service.list_quests(limit=3))
+    recorder.record("all quests", lambda: sum(1 for _ in service.stream_quests()))
+    recorder.record("completed", lambda: list(service.count_completed_quests([ids["Bob"]]).values()))
+    recorder.record("undated", service.count_undated_quests)
+    recorder.record("outcomes", service.list_quest_outcomes)
+    recorder.record("times", lambda: service.get_completion_times().completed)
+    recorder.record("returns", service.get_quest_returns)
+    recorder.record("stuck", lambda: service.list_stuck_quests(type="bulk"))
+    recorder.record("player report", lambda: service.get_player_report().windows)
+    recorder.record("player days", service.list_player_days)
+    recorder.record(
         "silent", lambda: [p.username for p in service.list_silent_players(days=1, order="username")]
     )
-    answers.record("silent count", lambda: service.count_silent_players(days=1))
-    answers.record("all silent", lambda: sum(1 for _ in service.stream_silent_players(days=1)))
-    answers.record("seen", lambda: service.get_seen_players(days=2))
-    answers.record("expire", service.expire_quests)
+    recorder.record("silent count", lambda: service.count_silent_players(days=1))
+    recorder.record("all silent", lambda: sum(1 for _ in service.stream_silent_players(days=1)))
+    recorder.record("seen", lambda: service.get_seen_players(days=2))
+    recorder.record("expire", service.expire_quests)
 
 
-def _play_events(service: EnhancedDatabaseService, answers: Answers) -> None:
+def _play_events(service: EnhancedDatabaseService, recorder: Recorder) -> None:
     for n, kind in enumerate(("SPLIT", "earnings", "a-b", "a_b")):
-        answers.record(
+        recorder.record(
             f"event {kind}",
             service.create_market_event,
             type=kind,
@@ -314,17 +315,17 @@ def _play_events(service: EnhancedDatabaseService, answers: Answers) -> None:
         MarketEvent(UUID(int=n), "bulk", TITLE, None, ("A", "NULL"), None, "NEUTRAL", NOW - timedelta(days=n))
         for n in range(1, 30)
     ]
-    answers.record("load_market_events", lambda: service.load_market_events(loaded))
-    answers.record("recent", lambda: service.get_recent_market_events(8))
-    answers.record("types", service.list_market_event_types)
-    answers.record("all events", lambda: list(service.stream_market_events(type="bulk")))
-    answers.record("effect", lambda: service.find_event_effect(loaded[0].id, timedelta(hours=1)))
-    answers.record(
+    recorder.record("load_market_events", lambda: service.load_market_events(loaded))
+    recorder.record("recent", lambda: service.get_recent_market_events(8))
+    recorder.record("types", service.list_market_event_types)
+    recorder.record("all events", lambda: list(service.stream_market_events(type="bulk")))
+    recorder.record("effect", lambda: service.find_event_effect(loaded[0].id, timedelta(hours=1)))
+    recorder.record(
         "events since", lambda: service.list_market_events(symbol="NULL", since=NOW - timedelta(days=3))
     )
 
 
-def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+def _play_rest(service: EnhancedDatabaseService, recorder: Recorder, ids: dict[str, UUID]) -> None:
     def roll_back() -> None:
         with service.transaction():
             service.update_user_profile(ids["alice"], name="given up")
@@ -337,34 +338,38 @@ def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str
             # Quotes and backslashes in a later statement. Behind a pooler the service sends its session
             # settings with the first statement of a transaction.
             service.update_user_profile(ids["zoë"], name=TRICKY, preferences={"name": TRICKY})
-            answers.record("refused inside", lambda: service.create_user(username="alice"))
+            recorder.record("refused inside", lambda: service.create_user(username="alice"))
             service.load_market_events([])
             service.update_leaderboard_entry(ids["alice"], LEADERBOARD, Decimal(50), DAYS[1])
 
-    answers.record("rolled back", roll_back)
-    answers.record("after it", lambda: service.get_user_by_id(ids["alice"]).name)
-    answers.record("committed", commit)
-    answers.record("tricky", lambda: service.get_user_by_id(ids["zoë"]))
+    recorder.record("rolled back", roll_back)
+    recorder.record("after it", lambda: service.get_user_by_id(ids["alice"]).name)
+    recorder.record("committed", commit)
+    recorder.record("tricky", lambda: service.get_user_by_id(ids["zoë"]))
     assert service.get_user_by_id(ids["zoë"]).name == TRICKY
-    answers.record("then", lambda: service.get_user_by_id(ids["alice"]).name)
-    answers.record("leaderboard after it", lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 3))
-    answers.record("active players", lambda: service.count_active_players(NOW - timedelta(days=1)))
-    answers.record("gains", lambda: service.get_player_gains(ids["alice"], DAYS[0], DAYS[2]))
-    answers.record("tables", lambda: [row.table for row in service.list_table_sizes()])
+    recorder.record("then", lambda: service.get_user_by_id(ids["alice"]).name)
+    recorder.record("leaderboard after it", lambda: service.get_leaderboard(LEADERBOARD, DAYS[1], 3))
+    recorder.record("active players", lambda: service.count_active_players(NOW - timedelta(days=1)))
+    recorder.record("gains", lambda: service.get_player_gains(ids["alice"], DAYS[0], DAYS[2]))
+    recorder.record("tables", lambda: [row.table for row in service.list_table_sizes()])
     with service.audited(actor="alice", action="warm_cache", target=TITLE):
         pass
-    answers.record("audit", lambda: [event.target for event in service.list_audit_events()])
-    answers.record("all audit", lambda: [event.outcome for event in service.stream_audit_events()])
+    recorder.record("audit", lambda: [event.target for event in service.list_audit_events()])
+    recorder.record("all audit", lambda: [event.outcome for event in service.stream_audit_events()])
     with service.acting_as("alice", request_id="request"):
-        answers.record("audited profile", lambda: service.update_user_profile(ids["alice"], name=TRICKY).name)
-    answers.record(
+        recorder.record(
+            "audited profile", lambda: service.update_user_profile(ids["alice"], name=TRICKY).name
+        )
+    recorder.record(
         "audit changes",
-        lambda: [(each.after, each.request_id) for each in service.list_audit_changes(row_key=ids["alice"])],
+        lambda: [
+            (change.after, change.request_id) for change in service.list_audit_changes(row_key=ids["alice"])
+        ],
     )
-    answers.record("all audit changes", lambda: [each.before for each in service.stream_audit_changes()])
-    answers.record("sealed", lambda: service.seal_audit_log().events)
-    answers.record("verified", lambda: service.verify_audit_log().broken)
-    answers.record("audit maintained", lambda: service.maintain_audit_log().dropped)
-    answers.record("delete_user", lambda: service.delete_user(ids["Bob"]))
-    answers.record("gone", lambda: service.get_user_by_id(ids["Bob"]))
-    answers.record("delete_market_ticks", lambda: service.delete_market_ticks("BRK-B"))
+    recorder.record("all audit changes", lambda: [change.before for change in service.stream_audit_changes()])
+    recorder.record("sealed", lambda: service.seal_audit_log().events)
+    recorder.record("verified", lambda: service.verify_audit_log().broken)
+    recorder.record("audit maintained", lambda: service.maintain_audit_log().dropped)
+    recorder.record("delete_user", lambda: service.delete_user(ids["Bob"]))
+    recorder.record("gone", lambda: service.get_user_by_id(ids["Bob"]))
+    recorder.record("delete_market_ticks", lambda: service.delete_market_ticks("BRK-B"))

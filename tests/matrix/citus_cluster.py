@@ -1,7 +1,7 @@
 """Creates databases on a Citus cluster for the duration of a `with` block.
 
-Owns the creation of a database on every node. CITUS_URL names the coordinator of the cluster. Its nodes must
-have set citus.enable_unsafe_triggers to on.
+Owns the creation of a database on every node. CITUS_URL names the coordinator of the cluster. Every node
+needs citus.enable_unsafe_triggers = on.
 """
 
 import os
@@ -32,7 +32,7 @@ def require_citus() -> str:
 
 @contextmanager
 def created_citus_database(url: str, *, workers: int | None = None) -> Iterator[Settings]:
-    """Create an empty database on the coordinator and on `workers` (None: all); yield its settings."""
+    """Create an empty database on the coordinator and on `workers` workers (None: all); yield settings."""
     coordinator = urlsplit(url)
     with connected(url) as execute:
         nodes = [(host, int(port)) for host, port in execute(NODES)][:workers]

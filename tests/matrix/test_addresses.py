@@ -18,7 +18,7 @@ FIND = """
 def test_statistics_of_statements_have_no_address(
     make_target: Callable[[Variant], Target], variant: Variant
 ) -> None:
-    """Statistics have no address, whether a bulk load uses COPY or, without temporary tables, a document."""
+    """The statements of COPY, and of JSON documents for roles without temporary tables, have no address."""
     target = make_target(variant)
     with open_service(target.settings) as service:
         write_every_way(service)

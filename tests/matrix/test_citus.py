@@ -1,4 +1,4 @@
-"""Tests of the service on a Citus cluster, whose nodes share the rows of its tables."""
+"""Tests of the service on a Citus cluster, which distributes the rows of its tables over several servers."""
 
 import random
 import re

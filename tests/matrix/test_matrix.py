@@ -116,7 +116,7 @@ def test_statements_of_all_threads_have_the_pinned_settings(service: EnhancedDat
 
     def read_settings() -> None:
         for _ in range(20):
-            with service._database.session("ask") as database:
+            with service._database.session("test") as database:
                 for _ in range(3):
                     found.add(database.execute_sql(query).fetchone())
 

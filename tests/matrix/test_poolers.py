@@ -25,7 +25,7 @@ def run_short_transactions(service: EnhancedDatabaseService, errors: list[BaseEx
     """Run five short transactions, each on a connection of the pool; append an error to `errors`."""
     try:
         for _ in range(5):
-            with service._database.transaction_of("ask") as database:
+            with service._database.transaction_of("test") as database:
                 database.execute_sql("SELECT pg_sleep(0.01)")
     except BaseException as error:
         errors.append(error)

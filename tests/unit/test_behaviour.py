@@ -75,7 +75,7 @@ def test_mean_reversion_buys_the_largest_losses() -> None:
 
 
 def test_buy_and_hold_keeps_its_symbols() -> None:
-    """Buy and hold buys the same symbols for different prices."""
+    """The strategy buy_and_hold buys the same symbols after different price changes."""
     first = list_bought(traits_of("buy_and_hold", symbols=2), make_closes(110, 120, 90))
     assert len(first) == 2
     assert list_bought(traits_of("buy_and_hold", symbols=2), make_closes(90, 80, 300)) == first
@@ -157,7 +157,7 @@ def sessions(draw: st.DrawFn) -> tuple[Integers, Integers, Integers, Integers]:
 def test_value_is_cash_plus_holdings_to_the_cent(
     session: tuple[Integers, Integers, Integers, Integers],
 ) -> None:
-    """A portfolio's value equals cash plus holdings in `Decimal`; at most the invested percent is spent."""
+    """A portfolio's value is cash plus holdings, as in `Decimal`; at most the invested percent is spent."""
     weights, percent, opens, closes = session
     result = value_holdings(buy_shares(weights, percent, opens), closes)
     for player, shares in enumerate(result.holdings.shares.tolist()):

@@ -65,7 +65,7 @@ def test_a_baseline_of_zero_gives_no_ratio() -> None:
 
 
 def test_a_median_uses_the_rounds_with_the_figure() -> None:
-    """The median of a figure is that of the rounds that have the figure."""
+    """The median of a figure uses only the rounds in which the figure was measured."""
     assert median_figures([{"a": 1, "b": 5}, {"a": 3}, {"a": 2}]) == {"a": 2, "b": 5}
 
 
@@ -123,7 +123,7 @@ def test_the_same_seed_makes_the_same_calls() -> None:
 
 
 def test_leaderboards_are_among_the_hottest_keys() -> None:
-    """A leaderboard has 12 to 25 % of all requests, and the requests are for more than 500 keys."""
+    """One leaderboard gets 12 to 25 % of 20,000 requests, and more than 500 keys are requested."""
     keys = Choices(SCALES["small"], 7).pick_keys(20_000)
     share = {limit: keys.count(limit) / len(keys) for limit in HOT_LIMITS.values()}
     assert 0.12 < share[50] < 0.25

@@ -52,7 +52,7 @@ def test_batches_are_written_in_order() -> None:
 
 
 def test_an_error_stops_the_writer() -> None:
-    """After a batch has failed, no later batch is written, and the block raises the error."""
+    """After a batch has failed, no later batch is written, and the `with` block raises the error."""
     written: list[int] = []
 
     def load(batch: Sequence[int]) -> int:
@@ -68,7 +68,7 @@ def test_an_error_stops_the_writer() -> None:
 
 
 def test_the_error_of_the_last_batch_is_raised() -> None:
-    """The error of the last batch is raised at the end of the block."""
+    """The error of the last batch is raised at the end of the `with` block."""
 
     def load(_: Sequence[int]) -> int:
         raise ValueError("late")

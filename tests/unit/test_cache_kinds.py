@@ -17,7 +17,7 @@ from core.cache.kinds import (
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_kind_has_a_family_and_a_name(kind: CacheKind) -> None:
-    """Every key of a kind begins with a family that the invalidation feed subscribes to, and has its name."""
+    """Every key of a kind begins with one of `FAMILIES`, and `find_kind_name` returns the kind's name."""
     keys = (f"{kind.name}:1", version_key(kind), version_key(kind, "a", 1))
     assert [find_kind_name(key) for key in keys] == [kind.name] * 3
     assert all(key.startswith(FAMILIES) for key in keys)

@@ -107,7 +107,7 @@ def test_arbitrary_bytes_are_a_miss(stored: bytes) -> None:
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
 def test_a_corrupted_value_is_a_miss_or_itself(position: int, noise: bytes) -> None:
-    """A truncated value is a miss; an overwritten one is a miss or is unchanged."""
+    """A truncated value is a miss; an overwritten one is a miss, or decodes to the original value."""
     stored = CODEC.encode((ENTRY,), HEAD)
     position %= len(stored)
     assert CODEC.decode(stored[:position], HEAD) is None

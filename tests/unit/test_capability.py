@@ -1,4 +1,4 @@
-"""The judgement of the replies to a capability check, and the texts that describe it."""
+"""How the capability check judges the replies of a server, and how it describes an error."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ HEALTHY_REPLIES: dict[str, Any] = {
 
 
 def judge_with(**changed: Any) -> ErrorReply | None:
-    """Judge the replies of a healthy server, with the replies in `changed` instead of some of them."""
+    """Judge the replies of a healthy server, of which the replies in `changed` replace some."""
     return evaluate(STEPS, [{**HEALTHY_REPLIES, **changed}[step.name] for step in STEPS])
 
 

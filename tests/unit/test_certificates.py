@@ -20,7 +20,7 @@ def list_new(folder: Path, now: datetime) -> tuple[str, ...]:
 
 
 def test_certificates_are_created_once(tmp_path: Path) -> None:
-    """Certificates for container name and localhost are created once; only the owner can read the files."""
+    """Certificates for container names and localhost are created once; only the owner can read the files."""
     folder = tmp_path / "certificates"
     assert list_new(folder, NOW) == ALL
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
@@ -35,7 +35,7 @@ def test_certificates_are_created_once(tmp_path: Path) -> None:
 
 
 def test_certificates_are_renewed_a_month_before_they_expire(tmp_path: Path) -> None:
-    """A certificate is renewed 30 days before it expires; when the authority is renewed, all are."""
+    """A certificate is renewed 30 days before it expires, and all of them when the authority is renewed."""
     list_new(tmp_path, NOW)
     assert list_new(tmp_path, NOW + timedelta(days=397 - 31)) == ()
     assert list_new(tmp_path, NOW + timedelta(days=397 - 29)) == SERVERS

@@ -10,8 +10,8 @@ from core.cache.near import Entries, FailSafeValues
 NAMES = [f"k{number}" for number in range(8)]
 STEPS: st.SearchStrategy[tuple[str, list[str]]] = st.one_of(
     st.tuples(st.just("ticket"), st.just([])),
-    st.tuples(st.just("note"), st.lists(st.sampled_from(NAMES), max_size=6)),
-    st.tuples(st.just("note all"), st.just([])),
+    st.tuples(st.just("record"), st.lists(st.sampled_from(NAMES), max_size=6)),
+    st.tuples(st.just("record all"), st.just([])),
 )
 
 
@@ -29,25 +29,25 @@ def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
 
 @given(st.lists(STEPS, max_size=40))
 def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
-    """A ticket lists at least every key that changed since, however few names the log remembers."""
+    """A ticket lists at least every key that changed after it was taken, although the log forgets names."""
     changes = ChangeLog(remembered_names=2)
     tickets: list[tuple[int, set[str]]] = []
     for step, names in steps:
         if step == "ticket":
             tickets.append((changes.take_ticket(), set()))
-        elif step == "note":
+        elif step == "record":
             changes.record(names)
         else:
             changes.record_all()
         for _, changed in tickets:
-            changed.update(NAMES if step == "note all" else names)
+            changed.update(NAMES if step == "record all" else names)
         for ticket, changed in tickets:
             assert changed <= set(changes.list_changed(ticket, NAMES))
 
 
 @given(st.lists(st.sampled_from(NAMES), max_size=30))
 def test_remembered_changes_are_exact(names: list[str]) -> None:
-    """While the log remembers every name, a ticket lists exactly the keys that changed since."""
+    """While the log remembers every name, a ticket lists exactly the keys that changed after it was taken."""
     changes = ChangeLog(remembered_names=len(NAMES))
     for number, name in enumerate(names):
         ticket = changes.take_ticket()

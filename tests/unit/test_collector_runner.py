@@ -108,7 +108,7 @@ def test_a_failed_collector_does_not_affect_the_others(server: Server) -> None:
 
 
 def test_a_lost_connection_fails_the_later_collectors(server: Server) -> None:
-    """After a lost connection the later collectors of a scrape fail; the next scrape opens a new one."""
+    """After a lost connection the later collectors of a scrape fail; the next scrape opens a connection."""
     collectors = [Collector("bad", lose, 0), Collector("after", Connection.collect, 0)]
     runner = CollectorRunner(server.connect, collectors)
     found = scrape(runner)
@@ -138,7 +138,7 @@ def test_a_collector_recovers_with_its_server(server: Server) -> None:
 
 
 def test_a_server_that_hangs_costs_one_thread_and_the_deadline(server: Server) -> None:
-    """Scrapes of a server that hangs end at their deadline and use one thread; kept results are shown."""
+    """Scrapes of a server that hangs end at the deadline, use one thread, and return the kept outcomes."""
     runner = CollectorRunner(
         server.connect, [Collector("slow", Connection.collect, 60), Collector("quick", Connection.collect, 0)]
     )

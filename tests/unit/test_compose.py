@@ -130,7 +130,7 @@ def test_the_data_of_containers_needs_their_engine(tmp_path: Path, monkeypatch: 
 
 
 def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
-    """Embedded servers work with PROFILE=replica; the profile pooler raises an error."""
+    """In local mode PROFILE=replica is accepted, and PROFILE=pooler raises an error."""
     folder = StackFolder(tmp_path)
     console = Console(quiet=True)
     assert isinstance(

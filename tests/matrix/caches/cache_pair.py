@@ -90,7 +90,7 @@ class CachePair:
         return stale
 
     def both_use_cache(self, *, near: bool = True) -> bool:
-        """Return whether both processes have a cache hit: with `near`, in the near cache if they have one."""
+        """Return whether both processes have a cache hit; with `near`, near caches must have the hit."""
         for cache, settings in ((self.writer, self.settings), (self.reader, self._readers)):
             before = cache.stats().caches["user"]
             self.read(cache=cache)
@@ -124,7 +124,7 @@ class CachePair:
 
 
 def collect_stale(pair: CachePair, stale: list[str]) -> bool:
-    """Write and read once more, and append a stale read to `stale`; always True, for `wait_until`."""
+    """Write and read once, and append stale reads to `stale`; return True, for use in a condition."""
     stale += pair.find_stale(rounds=1)
     return True
 

@@ -103,7 +103,7 @@ class Sentinel:
 
 
 class Sentinels:
-    """Two servers, primary and replica, and the sentinels that watch them."""
+    """A primary, its replica, and the sentinels that monitor them."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ def run_sentinels(
         ports = [find_free_port() for _ in range(SENTINELS)]
         names = [secrets.token_hex(20) for _ in ports]
         sentinels = []
-        for place, (port, name) in enumerate(zip(ports, names, strict=True)):
+        for index, (port, name) in enumerate(zip(ports, names, strict=True)):
             configuration = [
                 f"bind {LOOPBACK}",
                 *([f"port {port}"] if tls is None else map(" ".join, tls.list_directives(port).items())),
@@ -203,7 +203,7 @@ def run_sentinels(
                 *(
                     f"sentinel known-sentinel {SERVICE} {LOOPBACK} {ports[other]} {names[other]}"
                     for other in range(SENTINELS)
-                    if other != place
+                    if other != index
                 ),
                 *lines,
             ]

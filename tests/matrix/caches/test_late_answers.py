@@ -32,7 +32,7 @@ def pair(proxy: Proxy) -> Iterator[CachePair]:
 
 
 def test_one_late_reply_is_no_outage(pair: CachePair, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
-    """A late reply delays one call; the breaker stays closed and the cache is used again within 1 s."""
+    """A late reply delays one call; the circuit breaker stays closed and the next calls use the cache."""
     changes: list[bool] = []
     for cache in (pair.writer, pair.reader):
         assert cache._shared is not None
@@ -85,7 +85,7 @@ def test_a_server_that_hangs_costs_each_caller_one_timeout(pair: CachePair, serv
 def test_an_outage_ends_when_the_server_answers(
     pair: CachePair, server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outage ends within 3 s after the server answers again, although no caller tries Redis."""
+    """The circuit breaker closes within 3 s after the server answers again, although no caller uses Redis."""
     with server.hung():
         pair.read()
         assert pair.reader.stats().state == "enabled", "one late reply is no outage"
@@ -136,7 +136,7 @@ def test_a_connection_closed_in_its_handshake_is_no_outage(
 def test_an_invalidation_on_a_closed_connection_is_sent_again(
     server: RedisServer, caplog: pytest.LogCaptureFixture, *, is_sent: bool
 ) -> None:
-    """If the connection closes before or after an invalidation is sent, it is sent again on another one."""
+    """If a connection closes while an invalidation is sent, it is sent again on another connection."""
     with run_proxy(server.port) as proxy:
         url = f"redis://{LOOPBACK}:{proxy.port}"
         with CachePair(make_settings(url), reader=make_settings(server.url(), near=0)) as pair:

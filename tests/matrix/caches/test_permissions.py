@@ -263,7 +263,7 @@ def test_a_refused_feed_leaves_only_redis(
 
 
 def test_permissions_that_the_cache_does_not_need(server: RedisServer) -> None:
-    """The cache works without SCRIPT, GET, CLIENT SETNAME, and without @dangerous commands except INFO."""
+    """The cache works without SCRIPT, GET and CLIENT SETNAME, and without @dangerous commands except INFO."""
     url = server.url(set_user(server, "-script", "-get", "-client|setname", "-@dangerous", "+info"))
     with CachePair(make_settings(url)) as pair:
         pair.assert_recovered()
@@ -292,11 +292,11 @@ def test_the_acl_file_of_the_containers_is_enough(
     with CachePair(make_settings(server.url("echo:of%20echo"))) as pair:
         pair.assert_recovered()
         assert pair.reader.stats().reason is None
-    with redis.Redis.from_url(server.url()) as stranger:
-        assert stranger.ping()
+    with redis.Redis.from_url(server.url()) as anonymous:
+        assert anonymous.ping()
         for command in (("GET", "user:1"), ("INFO",), ("ACL", "LIST"), ("CONFIG", "GET", "dir")):
             with pytest.raises(redis.exceptions.NoPermissionError):
-                stranger.execute_command(*command)
+                anonymous.execute_command(*command)
     with redis.Redis.from_url(server.url("echo:of%20echo")) as program:
         for command in (
             ("FLUSHALL",),

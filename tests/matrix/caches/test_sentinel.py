@@ -27,7 +27,7 @@ def sentinels(program: str, server_directory: Callable[[], Path]) -> Iterator[Se
 
 @pytest.fixture
 def pair(sentinels: Sentinels) -> Iterator[CachePair]:
-    """Yield a writer and a reader without near cache: a near cache may lag while its primary hangs."""
+    """Yield a writer, and a reader without a near cache, because it would lag while its primary hangs."""
     with CachePair(make_settings(sentinels.url()), make_settings(sentinels.url(), near=0)) as pair:
         pair.warm()
         yield pair
@@ -115,7 +115,7 @@ def test_an_unknown_service(sentinels: Sentinels) -> None:
 
 
 def test_passwords_of_servers_and_sentinels(program: str, server_directory: Callable[[], Path]) -> None:
-    """A wrong password of servers or sentinels is refused; the reason for sentinels names the setting."""
+    """A wrong password is refused by servers and sentinels; the reason names REDIS_SENTINEL_PASSWORD."""
     with run_sentinels(
         program, server_directory, password="of echo", sentinel_password="of sentinels"
     ) as sentinels:
@@ -156,7 +156,7 @@ def guarded(program: str, server_directory: Callable[[], Path]) -> Iterator[Sent
 
 
 def test_a_program_may_only_ask_for_the_primary(guarded: Sentinels) -> None:
-    """With a program's password a client may ask for the primary and nothing else; without one only PING."""
+    """A client with a program's password may only ask for the primary; a client without one may only PING."""
     port = guarded.sentinels[1].port
     query = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
     with redis.Redis(port=port, username=USER, password="of programs", protocol=2) as program:
