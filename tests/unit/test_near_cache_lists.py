@@ -1,4 +1,4 @@
-"""The near cache keeps the result of a `get_many` that is repeated, until one of the values ends."""
+"""The near cache keeps the result of a repeated `get_many` until a value is invalidated or expires."""
 
 from itertools import islice, permutations
 from typing import Any
@@ -42,7 +42,7 @@ def read_until_kept(near: NearCache, keys: tuple[str, ...] = KEYS) -> None:
 
 
 def test_a_result_is_kept_from_the_second_read_on(near: NearCache) -> None:
-    """The kept result has the values in the order of the keys, without absent rows."""
+    """From the second read on, a result is kept, in the order of the keys and without absent rows."""
     admit(near, KEYS[1], ABSENT)
     read_until_kept(near)
     assert near.find_result(KEYS) == {key: number for number, key in enumerate(KEYS) if number != 1}
@@ -68,7 +68,7 @@ def test_an_invalidated_version_key_drops_the_result(near: NearCache) -> None:
 
 
 def test_an_evicted_value_drops_the_result(near: NearCache) -> None:
-    """A kept result is not returned after one of its values was evicted, because its key is not watched."""
+    """A kept result is dropped when a value is evicted: an invalidation of the value would be ignored."""
     read_until_kept(near)
     for number in range(3):
         admit(near, f"other{number}", number)

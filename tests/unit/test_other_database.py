@@ -43,7 +43,7 @@ def get_redis_url(settings: Settings) -> str:
 
 
 def test_the_running_stack_is_found() -> None:
-    """Without a DATABASE_URL of the user, the settings are those that the running stack recorded."""
+    """If the user sets no DATABASE_URL, the settings are those that the running stack recorded."""
     settings = Settings.load()
     assert settings.database_url.get_secret_value() == STACK_URL
     assert (get_redis_url(settings), settings.stack_name) == (RECORDED["REDIS_URL"], "main-1a2b")
@@ -77,7 +77,7 @@ def test_another_spelling_of_the_stacks_database(
 
 @pytest.mark.parametrize("place", ["the environment", ".env"])
 def test_up_names_both_databases(place: str, folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line names both databases, the place of the user's DATABASE_URL, and how to remove it."""
+    """One line names both databases, where the user's DATABASE_URL is set, and how to remove it."""
     if place == ".env":
         (folder.root / ".env").write_text(f"DATABASE_URL={OTHER_URL}\n", "utf-8")
     else:
@@ -92,7 +92,7 @@ def test_up_names_both_databases(place: str, folder: StackFolder, monkeypatch: p
 
 
 def test_up_has_no_warning_without_another_database(folder: StackFolder) -> None:
-    """`make up` has no such line when DATABASE_URL is unset or invalid."""
+    """If DATABASE_URL is unset or invalid, `make up` prints no line about another database."""
     assert describe_other_database(folder.root, folder.recorded()) is None
     (folder.root / ".env").write_text("DATABASE_URL=mysql://nonsense\n", "utf-8")
     assert describe_other_database(folder.root, folder.recorded()) is None
@@ -134,7 +134,7 @@ def test_up_refuses_a_changed_secret(
     is_file: bool,
     place: str,
 ) -> None:
-    """The error names the variable, its place, the file with the stack's secret, and the remedy."""
+    """The error has the variable, where it is set, the file with the stack's secret, and the remedy."""
     other, variable = "s3cr3t of another", f"{name}_FILE" if is_file else name
     write_private(tmp_path / "other", other)
     value = str(tmp_path / "other") if is_file else other

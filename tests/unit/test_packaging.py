@@ -50,7 +50,7 @@ def read_requirements(repository: Path, lock: str) -> set[str]:
 
 
 def test_module_checks_cover_each_requirement_of_an_extra(repository: Path) -> None:
-    """`core.installation` checks one module for each requirement of an extra, and `all` has every extra."""
+    """`core.installation` lists one module per requirement of an extra; the extra `all` has all extras."""
     extras = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]

@@ -209,7 +209,7 @@ def test_a_busy_thread_does_not_overtake_a_pending_request() -> None:
 
 
 def test_timeout_names_limit_wait_and_holders() -> None:
-    """The error has the operation, its wait, the limit, and the operation, thread and time of each holder."""
+    """The error has the waiting operation, the wait, the limit, and each holder's operation and thread."""
     fixture = PoolFixture(limit=1, timeout_seconds=3)
     fixture.pool.checkout("get_leaderboard")
     fixture.clock.now += 10
@@ -318,7 +318,7 @@ def test_closes_a_connection_past_its_lifetime(fixture: PoolFixture) -> None:
 
 
 def test_lifetimes_have_jitter_below_the_maximum() -> None:
-    """Jitter shortens the lifetime of each connection to between 50 % and 100 % of the maximum."""
+    """Jitter shortens lifetimes by less than half, so that connections are not all closed together."""
     spread = {"low": 0.0, "high": 0.0}
     fixture = PoolFixture()
 
@@ -358,7 +358,7 @@ def test_reclaims_the_connection_of_an_ended_thread() -> None:
 
 
 def test_maintenance_runs_once_an_interval() -> None:
-    """Fifty requests within one interval check all used connections only once."""
+    """Fifty checkouts within one interval check the used connections for leaks only once."""
     fixture = PoolFixture(limit=3, timeout_seconds=0)
     for number in range(3):
         fixture.pool.checkout(f"holder {number}")

@@ -35,13 +35,13 @@ def test_statistics_and_gauges_agree(limit: int, used: int, idle: int, is_exhaus
 
 
 def test_one_exhausted_pool_is_not_hidden_by_the_others() -> None:
-    """The sum of two pools is exhausted if one of them is, although the other has idle connections."""
+    """The sum of two pools is exhausted if one pool is, although the other pool has idle connections."""
     pools = [read_pool(make_gauges(2, 2, 0)), read_pool(make_gauges(10, 0, 5))]
     assert add_up_pools(pools) == PoolUse(12, 7, 5, 2, 0, is_exhausted=True)
 
 
 def test_gauges_are_read_from_other_live_processes(tmp_path: Path) -> None:
-    """`list_gauges` leaves out the own and ended processes, and returns nothing without a folder."""
+    """`list_gauges` leaves out its own process and ended processes, and is empty without a folder."""
     own, other, ended = (open_metrics("job", tmp_path) for _ in range(3))
     for number, metrics in enumerate((own, other, ended)):
         metrics.pool_max.set(number + 1)

@@ -71,7 +71,7 @@ def test_a_day_in_a_daily_and_a_minute_file_is_refused(tmp_path: Path) -> None:
     ("zone", "day", "opened"), [(None, "2024-03-04", 1), ("Asia/Tokyo", "2024-03-05", 2)]
 )
 def test_the_timezone_decides_the_day(tmp_path: Path, zone: str | None, day: str, opened: float) -> None:
-    """Times in UTC count for the day in UTC, or for the day in the zone of --timezone."""
+    """A time belongs to its day in UTC, or to its day in the zone of --timezone."""
     rows = "AAPL,2024-03-04 13:00:00Z,1,1,1,1,5\nAAPL,2024-03-04 14:00:00Z,3,3,3,3,5\n"
     rows += "AAPL,2024-03-04 23:30:00Z,2,2,2,2,5\nAAPL,2024-03-04 23:50:00Z,3,3,3,3,5\n"
     table = read(tmp_path / "prices.csv", f"{HEADER}\n{rows}", timezone=zone).table
@@ -204,7 +204,7 @@ def test_a_crash_within_the_day_is_no_split(tmp_path: Path) -> None:
 
 
 def test_a_jump_in_adjusted_prices_is_no_split(tmp_path: Path) -> None:
-    """A jump in adjusted prices causes no warning, but one in a column that equals the close does."""
+    """A jump in adjusted prices causes no warning, unless the adjusted close always equals the close."""
     header = f"{HEADER},AdjClose"
     rows = "AAPL,2024-02-29,90,90,90,90,5,45\nAAPL,2024-03-01,100,101,99,100,5,{}\n"
     rows += "AAPL,2024-03-04,50,51,49,50,5,50\n"

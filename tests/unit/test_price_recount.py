@@ -26,7 +26,7 @@ Format = Callable[[pd.DataFrame], tuple[str, str | bytes, dict[str, Any]]]
 
 
 def make_history() -> pd.DataFrame:
-    """Return 60 weekdays of three symbols; the adjusted close reflects a 2:1 split after 25 days."""
+    """Return prices of three symbols on 60 weekdays; the adjusted close reflects a 2:1 split on day 25."""
     generator = np.random.default_rng(11)
     frames: list[pd.DataFrame] = []
     for place, symbol in enumerate(SYMBOLS):

@@ -13,7 +13,7 @@ DOCUMENTED_UNDERSCORES = {"_replace", "_asdict", "_make", "_fields", "_getframe"
 
 
 def parse_modules(repository: Path) -> Iterator[ast.Module]:
-    """Yield the syntax tree of each module of the product."""
+    """Yield the syntax tree of each module in PACKAGES."""
     for package in PACKAGES:
         for path in (repository / package).rglob("*.py"):
             yield ast.parse(path.read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def find_private_imports(module: ast.Module) -> set[str]:
 
 
 def find_private_attributes(modules: list[ast.Module]) -> set[str]:
-    """Return the attributes with a leading underscore that no module of this project defines."""
+    """Return the attributes with a leading underscore that these modules use and none of them defines."""
     used, defined = set[str](), set[str]()
     for node in (node for module in modules for node in ast.walk(module)):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):

@@ -93,7 +93,7 @@ def test_a_data_frame_has_a_column_for_each_field() -> None:
 
 
 def test_amounts_can_stay_exact() -> None:
-    """With `exact=True`, amounts are `Decimal` objects and their sum is exact."""
+    """With `exact=True`, the amounts in a data frame are `Decimal` objects, and their sum is exact."""
     frame = to_frame([PORTFOLIO] * 3, exact=True)
     assert frame.day_change.sum() == Decimal("0.03")
     assert type(frame.day_change[0]) is Decimal

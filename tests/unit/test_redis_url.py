@@ -237,7 +237,7 @@ def test_a_password_is_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_address_shows_no_secret() -> None:
-    """`str` and `repr` of an address have no user name, no password and no parameters."""
+    """The text of an address has no user name, password or parameters; its `repr` has no password."""
     address = parse_redis_url("rediss://bob:s3cr3t@cache:6380/2?ssl_cert_reqs=none")
     assert str(address) == "rediss://cache:6380/2"
     assert "s3cr3t" not in repr(address)

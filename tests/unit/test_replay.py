@@ -31,7 +31,7 @@ def make_candle(symbol: str, day: date, opened: int, closed: int) -> Candle:
 
 
 def make_history(days: int = DAYS) -> PriceHistory:
-    """Return weekdays of three symbols with random prices; FB starts on the eleventh weekday."""
+    """Return random prices of three symbols on weekdays; FB starts on the eleventh weekday."""
     generator = np.random.Generator(np.random.PCG64(11))
     calendar = [date(2012, 1, 2) + timedelta(days=n) for n in range(2 * days)]
     weekdays = [day for day in calendar if day.weekday() < 5][:days]
@@ -176,7 +176,7 @@ MONDAY = date(2012, 1, 16)
 
 
 def test_weekly_quests_complete_at_their_target() -> None:
-    """Quests complete after three wins, a gain of 200.00, and three sessions above the average."""
+    """The weekly quests need three wins, a gain of 200.00, and three sessions above the average."""
     quests = ReplayQuests(tuple(player_ids(range(3))), seed=1)
     wins = [(1, 19_999, 0), (1, 0, 20_000), (0, 20_000, 30_000), (1, -1, 5)]
     assert play_days(quests, MONDAY, *wins[:3]) == []
@@ -237,7 +237,7 @@ def make_moves(*closes: int) -> PriceHistory:
 
 
 def test_ids_ignore_daylight_saving_time() -> None:
-    """The time in an id is 14:30 or 21:00 UTC on every day, also during daylight saving time."""
+    """Ids contain 14:30 UTC for the open and 21:00 UTC for the close, also in daylight saving time."""
     numbers = np.array([7])
     for day in (date(2013, 3, 8), date(2013, 3, 11), date(2013, 7, 1)):
         for moment, hour, minute in ((open_of(day), 14, 30), (close_of(day), 21, 0)):

@@ -25,7 +25,7 @@ def test_the_page_has_the_tables_of_the_script(repository: Path) -> None:
 
 
 def test_demand_grows_with_the_players() -> None:
-    """With ten times the players, reads, CPU and Redis memory grow ten times, and the near cache stays."""
+    """Ten times the players need ten times the reads, CPU and Redis memory, but the same near cache."""
     few, many = compute(PLAYERS[0]), compute(PLAYERS[0] * 10)
     assert many.reads == pytest.approx(few.reads * 10)
     assert many.server_cores == pytest.approx(few.server_cores * 10)
@@ -46,7 +46,7 @@ def test_a_unit_cost_affects_one_resource() -> None:
 
 
 def test_the_largest_game_does_not_fit_on_one_server() -> None:
-    """The smallest number of players fits on one server; the largest exceeds three of its limits."""
+    """One server is enough for the smallest number of players; the largest exceeds at least three limits."""
     small, large = compute(PLAYERS[0]), compute(PLAYERS[-1])
     assert all(limit.used(small) <= limit.most for limit in LIMITS)
     assert {limit.name for limit in LIMITS if limit.used(large) > limit.most} >= {

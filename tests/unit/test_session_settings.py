@@ -46,7 +46,7 @@ def test_options_are_split_as_the_server_does(options: str, settings: list[tuple
 
 @pytest.mark.parametrize("options", ["-d 3", "-c search_path", "-c", "search_path=echo"])
 def test_an_option_without_name_and_value_is_refused(options: str) -> None:
-    """An option that has not the form name=value is refused, because SET cannot repeat it."""
+    """An option without a name and a value is refused, because SET cannot apply it later."""
     with pytest.raises(OptionNotPossible):
         list(parse_options(options))
 

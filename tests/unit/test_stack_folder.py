@@ -119,14 +119,14 @@ def test_a_file_named_local_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`find_disk_problem` reports a full disk, because the servers still answer then."""
+    """`find_disk_problem` reports a full disk, which health checks of the servers do not notice."""
     assert folder.find_disk_problem() is None
     monkeypatch.setattr("core.stack.folder.MIN_FREE_BYTES", 10**18)
     assert re.match(r"\d+ MB are free where .*; make room", folder.find_disk_problem() or "")
 
 
 def test_recorded_secrets_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorded X or X_FILE removes both from the environment, because X with X_FILE is an error."""
+    """A recorded X or X_FILE replaces X and X_FILE of the environment: both together are an error."""
     monkeypatch.setenv("REDIS_PASSWORD", "of another server")
     monkeypatch.setenv("DIRECT_PASSWORD_FILE", "/of/another/server")
     record = {"REDIS_PASSWORD_FILE": "/secrets/redis", "DIRECT_PASSWORD": "secret"}

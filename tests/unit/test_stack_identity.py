@@ -42,13 +42,13 @@ def test_an_id_shows_neither_address_nor_password() -> None:
     ],
 )
 def test_ids_are_compared_by_name_or_database(other: tuple[str | None, str], *, is_same: bool) -> None:
-    """Two ids with names are equal if the names are; otherwise host, port, database and schema decide."""
+    """Ids with names are equal if their names are; otherwise host, port, database and schema decide."""
     ours, theirs = build_identity("main", URL), build_identity(*other)
     assert (ours.is_same(theirs), theirs.is_same(ours)) == (is_same, is_same)
 
 
 def test_localhost_equals_127_0_0_1() -> None:
-    """`localhost` and 127.0.0.1 are the same host, and a missing port is 5432."""
+    """`localhost` and 127.0.0.1 are the same host, and a URL without a port means 5432."""
     assert describe_database("postgresql://localhost/echo") == describe_database(
         "postgresql://127.0.0.1:5432/echo"
     )

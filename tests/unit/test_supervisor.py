@@ -42,7 +42,7 @@ def test_no_program_starts_automatically(folder: StackFolder) -> None:
 
 
 def test_database_is_stopped_last_and_fast(folder: StackFolder) -> None:
-    """PostgreSQL has the lowest priority, so it stops last, and SIGINT, which does not wait for clients."""
+    """PostgreSQL stops last, and by SIGINT, which does not wait for clients to disconnect."""
     config = read_config(folder)
     assert int(config["program:postgres"]["priority"]) < int(config["program:exporter"]["priority"])
     assert config["program:postgres"]["stopsignal"] == "INT"

@@ -1,4 +1,4 @@
-"""A batch of ticks is checked with the same results as each tick alone."""
+"""Checking a batch of ticks gives the same results as checking each tick alone."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone

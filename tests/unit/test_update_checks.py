@@ -1,4 +1,4 @@
-"""A batch of portfolio updates is checked with the same results as each update alone."""
+"""Checking a batch of portfolio updates gives the same results as checking each update alone."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
