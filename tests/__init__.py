@@ -1,1 +1,1 @@
-"""The tests of the stack: unit, integration and end to end."""
+"""Unit, integration, fault, coherence and end-to-end tests, and benchmarks."""

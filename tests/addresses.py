@@ -1,4 +1,4 @@
-"""E-mail addresses that tests store with every call and then search for where they must not appear."""
+"""E-mail addresses that tests store with every call, and the search for unencrypted parts of them."""
 
 from msgspec.structs import replace
 
@@ -6,17 +6,17 @@ from core import EnhancedDatabaseService
 from core.records import User, freeze
 from core.service.writes import new_id
 
-# Parts of the addresses; these texts occur nowhere else.
-SECRETS = ("zanzibar", "quokka", "example.org")
+# Parts of the addresses in lower case; no other stored text contains these words.
+ADDRESS_PARTS = ("zanzibar", "quokka", "example.org")
 FIRST, SECOND = "Zanzibar@Example.org", "quokka@example.org"
 
 
-def list_found(text: str) -> list[str]:
-    """Return the parts of addresses that a text contains."""
-    return [secret for secret in SECRETS if secret in text.lower()]
+def list_address_parts(text: str) -> list[str]:
+    """Return the parts of the addresses that a text contains."""
+    return [part for part in ADDRESS_PARTS if part in text.lower()]
 
 
-def write_every_way(service: EnhancedDatabaseService) -> list[User]:
+def write_with_every_call(service: EnhancedDatabaseService) -> list[User]:
     """Store addresses with every call that accepts one; read them with every call that returns users."""
     alice = service.create_user(username="alice", email=FIRST)
     service.create_user(username="bob")

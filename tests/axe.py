@@ -1,7 +1,7 @@
-"""axe-core: the accessibility checker, fetched from npm for each test run and not stored.
+"""Check the accessibility of pages with axe-core, which is downloaded from npm for each test run.
 
-Owns fetching its script and running it on a page in a browser. Each test decides which findings
-make it fail.
+Owns the download of the script and its run on a page in a browser. Each test decides which violations make it
+fail.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from playwright.sync_api import Page
 
 PACKAGE = "axe-core@4.11.0"
-"""A fixed version: a new rule of axe-core must not fail a test run without a change in this repository."""
+"""Package with a fixed version, so that a new rule of axe-core cannot fail the tests by itself."""
 
 FETCH_SECONDS = 120
 SCRIPT = "package/axe.min.js"
@@ -23,11 +23,11 @@ RUN = "options => axe.run(document, options)"
 
 
 class AxeMissing(Exception):
-    """The checker cannot be fetched on this machine; the message says why."""
+    """axe-core cannot be downloaded on this machine; the message gives the reason."""
 
 
 class Finding(NamedTuple):
-    """A rule that a page violates, the impact, and the place in the page."""
+    """A rule that a page violates, the impact, and the elements that violate it, with the reasons."""
 
     rule: str
     impact: str
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 
 def fetch_axe(folder: Path) -> str:
-    """Return the checker's script; raises `AxeMissing` without npm or its registry."""
+    """Return the script of axe-core; raises `AxeMissing` if npm or its registry is missing."""
     npm = shutil.which("npm")
     if npm is None:
         raise AxeMissing("npm is not installed; `apt-get install npm` brings it")
@@ -59,7 +59,10 @@ def fetch_axe(folder: Path) -> str:
 
 
 def find_violations(page: Page, script: str) -> list[Finding]:
-    """Check the current state of a page; bypasses its content policy, which would refuse the script."""
+    """Return the rules that a page violates in its current state.
+
+    The script is evaluated directly, because the Content Security Policy of the page would block it.
+    """
     page.evaluate(script)
     result = page.evaluate(RUN, {"runOnly": STANDARDS, "resultTypes": ["violations"]})
     return [

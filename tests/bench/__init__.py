@@ -1,1 +1,1 @@
-"""Measurements of the service against other implementations of the same calls: `make bench`."""
+"""Compare the service with other implementations of the same calls: `make bench`."""

@@ -1,7 +1,6 @@
-"""`python -m tests.bench`: the service against other implementations of the same calls.
+"""`python -m tests.bench`: compare the service with other implementations of the same calls.
 
-Owns the command line and the output; servers, rows, contenders and workloads have their own
-modules.
+Owns the command line and the output. Servers, rows, contenders and workloads have their own modules.
 """
 
 import os
@@ -17,7 +16,7 @@ from tests.bench.data import SCALES, Choices, Scale, fill_tables
 from tests.bench.figures import Summary, choose_baseline, summarise, to_document
 from tests.bench.line_up import BASELINE, BASELINES, WORKLOADS, Entrant, open_entrants
 from tests.bench.report import make_table
-from tests.bench.rounds import check_answers, run_rounds
+from tests.bench.rounds import check_results, run_rounds
 from tests.bench.servers import run_servers
 
 # width of a table that is written to a file, in characters
@@ -26,12 +25,12 @@ WIDTH = 150
 
 @click.command()
 @click.option("--scale", type=click.Choice(list(SCALES)), default="full", show_default=True)
-@click.option("--rounds", type=click.IntRange(1), help="How many rounds; the scale's own by default.")
+@click.option("--rounds", type=click.IntRange(1), help="Number of rounds; the default depends on the scale.")
 @click.option("--only", "only", multiple=True, type=click.Choice(list(WORKLOADS)), help="Only this workload.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures here.")
-@click.option("--seed", default=1, show_default=True, help="Which calls are made.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the figures.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the random calls.")
 def main(scale: str, rounds: int | None, only: tuple[str, ...], json_file: Path | None, seed: int) -> None:
-    """Measure every contender on newly started servers; print times, without pass or fail."""
+    """Start servers, measure every contender and print the times; no time makes the command fail."""
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
@@ -66,8 +65,8 @@ def _measure(
         choices = Choices(scale, seed)
         entrants = open_entrants(settings, skipped=lambda name, why: console.print(f"without {name}: {why}"))
         try:
-            status.update("comparing answers")
-            check_answers(settings, entrants, choices)
+            status.update("comparing results")
+            check_results(settings, entrants, choices)
             turns = run_rounds(
                 settings,
                 entrants,
@@ -76,8 +75,8 @@ def _measure(
                 rounds=rounds,
                 on_turn=lambda *turn: status.update("{}: {}, round {}".format(*turn)),
             )
-            kept, quickest = choose_baseline(list(turns), baseline=BASELINE, candidates=list(BASELINES))
-            drivers = {workload: BASELINES[name] for workload, name in quickest.items()}
+            kept, fastest = choose_baseline(list(turns), baseline=BASELINE, candidates=list(BASELINES))
+            drivers = {workload: BASELINES[name] for workload, name in fastest.items()}
             return summarise(kept, baseline=BASELINE, made_with=drivers)
         finally:
             _close(entrants)

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.audit`: what the audit log costs writers.
+"""`python -m tests.bench.audit`: measure how much the audit log slows down writes.
 
-Each write is made in three ways in every round, in changing order: without the triggers, with the triggers
-but without an actor, and with an actor. The quickest turns are compared, because other load on the machine
-only makes turns slower.
+Each round makes each write in three ways, in changing order: without the audit triggers, with the triggers
+but without an actor, and with both. The fastest turns are compared, because other load on the machine can
+only make a turn slower.
 """
 
 import time
@@ -20,7 +20,7 @@ from core.records import LeaderboardUpdate, PortfolioUpdate, User
 from tests.bench.servers import run_servers
 
 DAY = date(2026, 3, 2)
-WAYS = ("without triggers", "nobody named", "a person named")
+WAYS = ("without triggers", "without actor", "with actor")
 TABLES = ("users", "portfolios", "quests", "leaderboard_entries")
 # Many short turns, so that other load on the machine affects every way equally.
 SINGLE_CALLS, SINGLE_ROUNDS = 20, 60
@@ -31,7 +31,7 @@ Write = Callable[[int], object]
 
 
 def list_writes(service: EnhancedDatabaseService, users: list[User]) -> Iterator[tuple[str, int, Write]]:
-    """Yield name, number of calls in a turn, and the call, which writes different values each time."""
+    """Yield the name, the calls per turn and the function of each write; the function takes a new number."""
     player = users[0].id
     quest = service.create_quest(player, type="T", title="T", target_value=Decimal(10) ** 12)
 
@@ -60,7 +60,7 @@ def list_writes(service: EnhancedDatabaseService, users: list[User]) -> Iterator
 @click.command()
 @click.option("--players", default=10_000, show_default=True)
 def main(players: int) -> None:
-    """Print the time of each way, and its ratio to the way without triggers."""
+    """Print the time of each write in the three ways, and the ratio to the time without triggers."""
     with run_servers() as settings, open_service(settings) as service:
         with service.transaction():
             users = [service.create_user(username=f"player{n}") for n in range(players)]
@@ -95,16 +95,16 @@ def _compare(
         for way in WAYS[turn % 3 :] + WAYS[: turn % 3]:
             switch(way)
             with service.acting_as("operator") if way == WAYS[2] else nullcontext():
-                # not measured: after a switch the server plans its functions again
+                # this call is not measured: after ALTER TABLE the server plans the trigger functions again
                 write(next(numbers))
                 started = time.perf_counter()
                 for _ in range(calls):
                     write(next(numbers))
                 seconds[way].append((time.perf_counter() - started) / calls)
-    quickest = [min(seconds[way]) for way in WAYS]
+    fastest = [min(seconds[way]) for way in WAYS]
     figures = ", ".join(
-        f"{way} {value * 1000:.2f} ms ({value / quickest[0]:.2f})"
-        for way, value in zip(WAYS, quickest, strict=True)
+        f"{way} {value * 1000:.2f} ms ({value / fastest[0]:.2f})"
+        for way, value in zip(WAYS, fastest, strict=True)
     )
     return f"{name}: {figures}"
 

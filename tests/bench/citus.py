@@ -1,8 +1,8 @@
-"""`python -m tests.bench.citus`: calls on one and two workers of a Citus cluster, and without Citus.
+"""`python -m tests.bench.citus`: compare calls on Citus with one and two workers, and without Citus.
 
-Owns the calls that are compared. All three databases are on the servers of CITUS_URL, so they have the same
-version, and they have the same rows. The plain database is on the coordinator, without the Citus extension.
-The databases take turns, and each ratio compares two times of the same round.
+Owns the calls that are compared. All three databases have the same rows and are on the servers of CITUS_URL,
+so that the version of PostgreSQL is the same. The plain database is on the coordinator, without the Citus
+extension. The databases take turns, and each ratio compares two times of the same round.
 """
 
 import os
@@ -36,7 +36,7 @@ NOW = datetime.now(UTC)
 TODAY = NOW.date()
 Call = Callable[[EnhancedDatabaseService, list[UUID], int], object]
 
-HOT: dict[str, Call] = {
+MEASURED_CALLS: dict[str, Call] = {
     "a profile": lambda s, ids, n: s.get_user_by_id(ids[n % PLAYERS]),
     "an activity": lambda s, ids, n: s.touch_last_active(ids[n % PLAYERS]),
     "a portfolio": lambda s, ids, n: s.get_portfolio(ids[n % PLAYERS], TODAY),
@@ -67,7 +67,7 @@ HOT: dict[str, Call] = {
 @click.command()
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
 def main(rounds: int) -> None:
-    """Measure each call on the plain database and on the distributed ones."""
+    """Measure each call on the plain database and on both distributed databases."""
     url = os.environ.get("CITUS_URL")
     if not url:
         raise click.UsageError("set CITUS_URL to the coordinator of a Citus cluster with two workers")
@@ -85,7 +85,7 @@ def main(rounds: int) -> None:
         ids = {name: prepare(service) for name, service in services.items()}
         table = Table("call", "plain", *(f"{name}, ratio" for name in list(services)[1:]), box=None)
         numbers = count()
-        for name, call in HOT.items():
+        for name, call in MEASURED_CALLS.items():
             calls = max(1, CALLS // 10) if str(BATCH) in name else CALLS
             times = [
                 {
@@ -137,7 +137,7 @@ def prepare(service: EnhancedDatabaseService) -> list[UUID]:
 def measure(
     service: EnhancedDatabaseService, call: Call, ids: list[UUID], numbers: Iterator[int], calls: int
 ) -> float:
-    """Return the seconds that one call takes."""
+    """Return the mean seconds of one call."""
     start = time.perf_counter()
     for _ in range(calls):
         call(service, ids, next(numbers))

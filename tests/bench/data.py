@@ -1,6 +1,6 @@
-"""The data of the benchmark: the rows, their number, and the choice of keys for each call.
+"""The rows of the benchmark, and the random choice of keys and values for each call.
 
-Owns filling the tables and every random choice; the same seed gives the same choices. Never
+Owns the statements that fill the tables and every random choice; the same seed gives the same choices. Never
 measures.
 """
 
@@ -22,14 +22,15 @@ DAY = date(2026, 3, 2)
 OPENING = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 LIMIT = 50
 SEARCH_LIMIT = 20
-# A leaderboard of usual size, for writes of single scores; each of its players has one quest.
+# A leaderboard of usual size, for writes of single scores. Each player on this leaderboard has one quest.
 SMALL_CATEGORY = "weekly_returns"
 SMALL_PLAYERS = 3_000
-# The leaderboards among the hottest keys of the mixed load: place -> limit. All other keys are portfolios.
+# The keys of the mixed load are numbered from the hottest to the coldest. At these numbers the key is a
+# leaderboard with a limit, at all other numbers a portfolio: number -> limit.
 HOT_LIMITS = {1: 50, 4: 10, 16: 100, 64: 25}
 LIMITS = tuple(HOT_LIMITS.values())
-# The hottest of 20,000 keys gets a seventh of all calls.
-ZIPF_CONSTANT = 1.1
+# Exponent of the Zipf distribution: the hottest of 20,000 keys gets a seventh of all calls.
+ZIPF_EXPONENT = 1.1
 
 FILL = """
 INSERT INTO users (id, username)
@@ -53,7 +54,7 @@ ORDER BY n DESC, s;
 
 
 class Scale(NamedTuple):
-    """The number of rows, and the length of each turn of each workload."""
+    """The numbers of rows, and the numbers of calls in a turn of each workload."""
 
     players: int
     symbols: int
@@ -102,48 +103,48 @@ class Choices:
     def __init__(self, scale: Scale, seed: int) -> None:
         self.scale = scale
         self._random = random.Random(seed)
-        weights = (1 / place**ZIPF_CONSTANT for place in range(1, scale.keys + 1))
+        weights = (1 / number**ZIPF_EXPONENT for number in range(1, scale.keys + 1))
         self._cumulated = list(itertools.accumulate(weights))
-        # players from the whole table, not only from its first pages; the hottest first
+        # players from the whole table, and not only from its first pages; the hottest key first
         players = [player_id(n) for n in self._random.sample(range(1, scale.players + 1), scale.keys)]
         self._keys: list[UUID | int] = [
-            HOT_LIMITS.get(place, player) for place, player in enumerate(players, start=1)
+            HOT_LIMITS.get(number, player) for number, player in enumerate(players, start=1)
         ]
         self._seconds = itertools.count(1)
         self.numbers = itertools.count(1)
 
     def pick_players(self, count: int) -> list[UUID]:
-        """Return distinct players, chosen uniformly."""
+        """Return the ids of different players, each with the same probability."""
         return [player_id(n) for n in self._random.sample(range(1, self.scale.players + 1), count)]
 
     def pick_keys(self, count: int) -> list[UUID | int]:
-        """Return keys, the hot ones more often: the player of a portfolio or the limit of a leaderboard."""
+        """Return keys by Zipf distribution: the player id of a portfolio or the limit of a leaderboard."""
         total = self._cumulated[-1]
-        places = (bisect.bisect(self._cumulated, self._random.random() * total) for _ in range(count))
-        return [self._keys[min(place, len(self._keys) - 1)] for place in places]
+        indexes = (bisect.bisect(self._cumulated, self._random.random() * total) for _ in range(count))
+        return [self._keys[min(index, len(self._keys) - 1)] for index in indexes]
 
     def pick_small(self, count: int) -> list[int]:
-        """Return numbers of players of the small leaderboard; numbers repeat."""
+        """Return random numbers of players on the small leaderboard; a number can occur twice."""
         return self._random.choices(range(1, SMALL_PLAYERS + 1), k=count)
 
     def make_scores(self, count: int) -> list[Decimal]:
-        """Return scores as they are on a leaderboard."""
+        """Return random scores with two decimals."""
         return [Decimal(self._random.randrange(-10_000_000, 10_000_000)) / 100 for _ in range(count)]
 
     def make_prefixes(self, count: int) -> list[str]:
-        """Return prefixes of names, each shared by about one player in a hundred."""
+        """Return prefixes of usernames; about one player in a hundred has each prefix."""
         return [f"player{self._random.randrange(10, 100)}" for _ in range(count)]
 
     def pick_flags(self, count: int, share: float) -> list[bool]:
-        """Return a flag for each of `count` calls, True for a random `share` of them."""
+        """Return `count` flags, each of which is True with the probability `share`."""
         return [self._random.random() < share for _ in range(count)]
 
     def pick_symbols(self, count: int) -> list[str]:
-        """Return distinct symbols."""
+        """Return different symbols."""
         return [f"S{n}" for n in self._random.sample(range(1, self.scale.symbols + 1), count)]
 
     def make_updates(self, count: int) -> list[PortfolioUpdate]:
-        """Return new values for the portfolios of distinct players."""
+        """Return new values for the portfolios of different players."""
         cents = self._random.randrange(100)
         change = Decimal(cents) / 100
         return [
@@ -151,7 +152,7 @@ class Choices:
         ]
 
     def make_ticks(self, count: int) -> list[Tick]:
-        """Return ticks of all symbols in turn, one second apart and later than all earlier ones."""
+        """Return ticks of all symbols for one second after the other, later than all earlier ticks."""
         ticks: list[Tick] = []
         while len(ticks) < count:
             time = OPENING + timedelta(seconds=next(self._seconds))
@@ -164,31 +165,31 @@ class Choices:
 
 
 def player_id(number: int) -> UUID:
-    """Return the id that FILL gives a player."""
+    """Return the id of the player with this number, as in FILL."""
     return UUID(f"00000000-0000-7000-8000-{number:012x}")
 
 
 def quest_id(number: int) -> UUID:
-    """Return the id that FILL gives a player's quest."""
+    """Return the id of the quest of the player with this number, as in FILL."""
     return UUID(f"00000000-0000-7000-9000-{number:012x}")
 
 
 def total_of(row: object, name: str) -> Decimal:
-    """Return one number of a contender's answer, which is a mapping or an object."""
+    """Return one field of a row as a number; the row is a mapping or an object."""
     return Decimal(str(field_of(row, name)))
 
 
 def field_of(row: object, name: str) -> object:
-    """Return one field of a contender's answer: a mapping's item or an object's attribute."""
+    """Return one field of a row; the row is a mapping or an object."""
     return row[name] if isinstance(row, dict) else getattr(row, name)
 
 
 def describe_rows(rows: Sequence[object], *names: str) -> list[tuple[str, ...]]:
-    """Return fields of rows as texts, so that the answers of contenders can be compared."""
-    return [tuple(_spell(field_of(row, name)) for name in names) for row in rows]
+    """Return fields of rows as texts, so that the rows of different contenders can be compared."""
+    return [tuple(_format(field_of(row, name)) for name in names) for row in rows]
 
 
-def _spell(value: object) -> str:
+def _format(value: object) -> str:
     text = str(value)
     try:
         return str(Decimal(text).normalize())

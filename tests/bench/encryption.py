@@ -1,11 +1,11 @@
-"""`python -m tests.bench.encryption`: cost of encrypted e-mail addresses, compared with users without one.
+"""`python -m tests.bench.encryption`: compare users with an encrypted e-mail address and users without one.
 
-Owns the pairs of calls that are compared. Both calls take turns in each round; each ratio is of one round.
+Owns the pairs of calls that are compared. The two calls of a pair take turns, and each ratio compares two
+times of the same round.
 """
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -21,11 +21,12 @@ from core import EnhancedDatabaseService, open_service
 from core.records import User
 from core.service.writes import new_id
 from tests.bench.growth import wait_for_near
+from tests.bench.isolation import clock
 from tests.bench.servers import run_servers
 
 ROUNDS = 60
 LOADED = 1_000
-# Calls per turn: a turn takes at most a tenth of a second.
+# Number of calls per turn, so that a turn takes at most 0.1 s.
 CALLS = {"create": 20, "load 1,000": 1, "get": 100, "get, shared cache": 300, "get, near cache": 5_000}
 
 Call = Callable[[], object]
@@ -34,7 +35,7 @@ Call = Callable[[], object]
 @click.command()
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
 def main(rounds: int) -> None:
-    """Measure each call with an address and without one."""
+    """Measure each call for users with and without an e-mail address."""
     table = Table("call", "without", "with", "ratio", box=None)
     with open_services() as services:
         for name, (plain, encrypted) in list_pairs(*services).items():
@@ -50,7 +51,7 @@ def main(rounds: int) -> None:
 
 @contextmanager
 def open_services() -> Iterator[list[EnhancedDatabaseService]]:
-    """Open a service without a cache, one with the shared cache alone, and one with both tiers."""
+    """Yield a service without a cache, a service with the shared cache, and a service with both tiers."""
     changes: tuple[dict[str, Any], ...] = ({"enable_redis_cache": False}, {"near_cache_size": 0}, {})
     with run_servers() as settings, ExitStack() as stack:
         services = [
@@ -61,20 +62,22 @@ def open_services() -> Iterator[list[EnhancedDatabaseService]]:
 
 
 def list_pairs(
-    bare: EnhancedDatabaseService, shared: EnhancedDatabaseService, near: EnhancedDatabaseService
+    uncached: EnhancedDatabaseService, shared: EnhancedDatabaseService, near: EnhancedDatabaseService
 ) -> dict[str, tuple[Call, Call]]:
-    """Return each call without an address and with one."""
+    """Return each call twice: for a user without an e-mail address, and for a user with one."""
     numbers = count()
-    users = [bare.create_user(username=f"reader{n}", email=email) for n, email in enumerate((None, "a@b.c"))]
+    users = [
+        uncached.create_user(username=f"reader{n}", email=email) for n, email in enumerate((None, "a@b.c"))
+    ]
 
     def create(email: str | None) -> Call:
-        return lambda: bare.create_user(username=f"player{next(numbers)}", email=email)
+        return lambda: uncached.create_user(username=f"player{next(numbers)}", email=email)
 
     def load(domain: str | None) -> Call:
         def run() -> None:
             now, turn = datetime.now(UTC), next(numbers)
             names = [f"loaded{turn}-{n}" for n in range(LOADED)]
-            bare.load_users(
+            uncached.load_users(
                 User(new_id(), name, None, domain and name + domain, None, frozendict(), now, now)
                 for name in names
             )
@@ -88,14 +91,14 @@ def list_pairs(
     return {
         "create": (create(None), create("alice@example.com")),
         "load 1,000": (load(None), load("@example.com")),
-        "get": get(bare),
+        "get": get(uncached),
         "get, shared cache": get(shared),
         "get, near cache": get(near),
     }
 
 
 def measure(plain: Call, encrypted: Call, *, rounds: int, calls: int) -> list[tuple[float, float]]:
-    """Return the seconds per call of both, round by round; they alternate in which goes first."""
+    """Return the seconds per call of `plain` and `encrypted` for each round; their order alternates."""
     figures = []
     for call in (plain, encrypted):
         clock(call, 1 + calls // 10)
@@ -106,14 +109,6 @@ def measure(plain: Call, encrypted: Call, *, rounds: int, calls: int) -> list[tu
             before, after = clock(plain, calls), clock(encrypted, calls)
         figures.append((before, after))
     return figures
-
-
-def clock(call: Call, calls: int) -> float:
-    """Return the seconds of one call."""
-    started = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - started) / calls
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The measured figures and the arithmetic on them.
+"""The measured figures, their medians and their ratios.
 
-Owns medians and ratios. A ratio compares two contenders within one round, when the load on the
-machine was the same for both; the result is the median of these ratios.
+A ratio compares two contenders in the same round, because other load on the machine is then about the same.
+The result is the median of these ratios.
 """
 
 import statistics
@@ -15,7 +15,7 @@ QUANTILES = 100
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One turn of one contender in one round: figures by name; `seconds` is always present."""
+    """The figures of one contender on one workload in one round; `seconds` is always present."""
 
     workload: str
     contender: str
@@ -24,45 +24,45 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """One contender on one workload: medians of its figures, and their ratios to the baseline's."""
+    """The medians of one contender on one workload, and the ratios to the figures of the baseline."""
 
     workload: str
     contender: str
     medians: Mapping[str, float]
     ratios: Mapping[str, float]
     made_with: str = ""
-    """The driver with which the baseline was quicker."""
+    """The driver of the baseline: of two drivers, the faster one on this workload."""
 
 
 def choose_baseline(
     turns: Sequence[Turn], *, baseline: str, candidates: Sequence[str]
 ) -> tuple[list[Turn], dict[str, str]]:
-    """Return the turns, and the candidate that was quickest in each workload.
+    """Return the turns with one baseline, and the fastest candidate of each workload.
 
-    In each workload, the turns of the quickest candidate become the baseline's; turns of other candidates are
-    left out.
+    On each workload, the turns of the fastest candidate get the name of the baseline. The turns of the other
+    candidates are left out.
     """
     seconds: dict[str, dict[str, list[float]]] = {}
     for turn in turns:
         if turn.contender in candidates:
             of_workload = seconds.setdefault(turn.workload, {})
             of_workload.setdefault(turn.contender, []).append(turn.figures["seconds"])
-    quickest = {
+    fastest = {
         workload: min((statistics.median(values), name) for name, values in found.items())[1]
         for workload, found in seconds.items()
     }
     kept = [
         msgspec.structs.replace(turn, contender=baseline) if turn.contender in candidates else turn
         for turn in turns
-        if turn.contender not in candidates or turn.contender == quickest[turn.workload]
+        if turn.contender not in candidates or turn.contender == fastest[turn.workload]
     ]
-    return kept, quickest
+    return kept, fastest
 
 
 def summarise(
     turns: Iterable[Turn], *, baseline: str, made_with: Mapping[str, str] = MappingProxyType({})
 ) -> list[Summary]:
-    """Return a summary for each workload and contender, in the order of their first turns."""
+    """Return one summary for each workload and contender, in the order of their first turns."""
     by_pair: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
     for turn in turns:
         by_pair.setdefault((turn.workload, turn.contender), {})[turn.round] = turn.figures
@@ -79,7 +79,7 @@ def summarise(
 
 
 def median_figures(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median of each figure over the rounds that have it."""
+    """Return the median of each figure over the rounds that have this figure."""
     values: dict[str, list[float]] = {}
     for figures in rounds:
         for name, value in figures.items():
@@ -90,7 +90,7 @@ def median_figures(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
 def divide_rounds(
     rounds: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]]
 ) -> list[dict[str, float]]:
-    """Divide figures by those of the baseline in the same round; omit figures whose baseline is 0."""
+    """Divide each figure by that of the baseline in the same round; omit a figure whose baseline is 0."""
     return [
         {
             name: value / baseline[number][name]
@@ -108,5 +108,5 @@ def percentile(seconds: Sequence[float], percent: int) -> float:
 
 
 def to_document(summaries: Sequence[Summary], **about: Any) -> bytes:
-    """Return the content of the result file as JSON: `about` (how it was measured), then every summary."""
+    """Return the result file as JSON: `about` (how it was measured), then every summary."""
     return msgspec.json.format(msgspec.json.encode({**about, "results": summaries}), indent=2) + b"\n"

@@ -1,7 +1,7 @@
-"""Processes that write metrics, for measuring the exporter that reads them.
+"""Processes that write metrics, with which the cost of a scrape is measured.
 
-Writes what one process of the product writes: every operation, every cache and every histogram
-bound. Run as a program, it fills FOLDER, reports that, and stays until its standard input ends.
+Each process writes the metrics of a busy process of the stack: every operation, cache and histogram bucket.
+Run as a program, this module fills a folder, prints `filled`, and runs until its standard input ends.
 """
 
 import sys
@@ -25,16 +25,16 @@ OPERATIONS = {
     "job": ("create_", "insert_", "batch_", "maintain_"),
     "exporter": (),
 }
-"""Prefixes of the operations of each role; operations are named after the service's methods."""
+"""Role -> prefixes of its operations; an operation has the name of a method of the service."""
 
 
 def list_operations(role: Role) -> list[str]:
-    """Return the operations that a process of this role calls."""
+    """Return the names of the operations that a process with this role calls."""
     return [name for name in dir(EnhancedDatabaseService) if name.startswith(OPERATIONS[role])]
 
 
 def fill(metrics: Metrics) -> None:
-    """Increment every series that a busy process has."""
+    """Write every series that a busy process has."""
     for operation in list_operations(metrics.role):
         for seconds in SECONDS_BUCKETS:
             metrics.observe_operation(operation, seconds)
@@ -51,7 +51,7 @@ def fill(metrics: Metrics) -> None:
 
 @contextmanager
 def run_writers(folder: Path, count: int) -> Iterator[list["Popen[str]"]]:
-    """Run `count` processes that have filled `folder` and hold their locks."""
+    """Yield `count` running processes that have written their metrics to `folder`."""
     with ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -75,7 +75,7 @@ def run_writers(folder: Path, count: int) -> Iterator[list["Popen[str]"]]:
 
 
 def main() -> None:
-    """Fill a folder (first argument) as a role (second argument), and stay until standard input ends."""
+    """Write metrics to the folder of argument 1 with the role of argument 2; run until stdin ends."""
     role = next(role for role in ROLES if role == sys.argv[2])
     metrics = open_metrics(role, Path(sys.argv[1]))
     fill(metrics)

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.growth`: how the cost of an operation grows with the size of its data.
+"""`python -m tests.bench.growth`: measure how the cost of an operation grows with the size of its data.
 
-Owns the operations of cache, pool and metrics on structures of a given size, and the table of
-their times at 1,000, 10,000 and 100,000 entries. `tests/unit/test_growth.py` counts their steps.
-Times are CPU times of the thread and are compared within a round; there is no pass or fail.
+Owns the operations of cache, pool and metrics, and the table of their CPU times with 1,000, 10,000 and
+100,000 entries. Each ratio compares two times of the same round. There is no pass or fail;
+`tests/unit/test_growth.py` counts the steps of the same operations.
 """
 
 import os
@@ -40,16 +40,17 @@ SIZES = (1_000, 10_000, 100_000)
 ROUNDS = 15
 FOREVER = 1e9
 DAY = date(2026, 3, 2)
-# ALONE leaderboards have a version key each, and HUNDREDS version keys have a hundred leaderboards each;
-# portfolios depend on no version key
-ALONE = 100
-HUNDREDS = 5
+# Number of leaderboards that alone depend on a version key.
+SINGLE_DEPENDENTS = 100
+# Number of version keys on each of which a hundred leaderboards depend. Portfolios depend on no version key.
+SHARED_VERSION_KEYS = 5
+# Number of keys in one push.
 PUSHED = 1_000
 CALLS_OF_SERVICE = 100
 
 
 class Trial(NamedTuple):
-    """Calls of one operation on a structure, and a function that restores the size of the structure."""
+    """The calls of one operation on a structure, and the function that restores its size afterwards."""
 
     act: Callable[[int], object]
     calls: int = 50
@@ -60,15 +61,15 @@ Prepare = Callable[[int], Trial]
 
 
 def values_of(size: int) -> dict[str, tuple[str, ...]]:
-    """Return `size` keys, each with the version keys on which its value depends."""
-    leaderboards = {f"leaderboard:h{n}": (f"version:h{n // 100}",) for n in range(100 * HUNDREDS)}
-    leaderboards |= {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(ALONE)}
+    """Return `size` cache keys, each with the version keys on which its value depends."""
+    leaderboards = {f"leaderboard:h{n}": (f"version:h{n // 100}",) for n in range(100 * SHARED_VERSION_KEYS)}
+    leaderboards |= {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(SINGLE_DEPENDENTS)}
     portfolios: dict[str, tuple[str, ...]] = {f"portfolio:{n}": () for n in range(size - len(leaderboards))}
     return leaderboards | portfolios
 
 
 def open_near(size: int) -> NearCache:
-    """Return a full near cache in which the portfolios were used last."""
+    """Return a full near cache, to which the portfolios were admitted last."""
     near = NearCache(ChangeLog(), max_entries=size, ttl_seconds=FOREVER)
     near.open()
     fill_near(near, values_of(size))
@@ -76,19 +77,19 @@ def open_near(size: int) -> NearCache:
 
 
 def fill_near(near: NearCache, values: dict[str, tuple[str, ...]]) -> None:
-    """Admit values."""
+    """Admit a value for each key to a near cache."""
     for key, depends_on in values.items():
         near.end_read(near.begin_read(), {key: key}, depends_on)
 
 
 def hit(size: int) -> Trial:
-    """Read a value from the near cache."""
+    """Measure a hit of the near cache."""
     near = open_near(size)
     return Trial(lambda n: near.get(f"portfolio:{n}"), 400)
 
 
 def miss(size: int) -> Trial:
-    """Miss a value in the near cache, and begin a read."""
+    """Measure a miss of the near cache and the begin of a read."""
     near = open_near(size)
 
     def act(number: int) -> None:
@@ -99,7 +100,7 @@ def miss(size: int) -> Trial:
 
 
 def evict(size: int) -> Trial:
-    """Admit a value into a full near cache."""
+    """Measure the admission of a value to a full near cache, which evicts another value."""
     near = open_near(size)
     numbers = iter(range(10**9))
 
@@ -110,7 +111,7 @@ def evict(size: int) -> Trial:
 
 
 def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
-    """Invalidate keys and the values that depend on them, then read all of them again."""
+    """Return a function that measures the invalidation of keys and of all values that depend on them."""
 
     def prepare(size: int) -> Trial:
         near = open_near(size)
@@ -125,43 +126,41 @@ def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
     return prepare
 
 
-def forget(size: int) -> Trial:
-    """Drop the fail-safe values that a write of a leaderboard makes stale."""
+def invalidate_fail_safe(size: int) -> Trial:
+    """Measure the invalidation of fail-safe values by a write of a leaderboard."""
     fail_safe = FailSafeValues(max_entries=size, seconds=FOREVER)
 
-    def remember(values: dict[str, tuple[str, ...]]) -> None:
+    def add(values: dict[str, tuple[str, ...]]) -> None:
         for key, depends_on in values.items():
             fail_safe.remember(fail_safe.take_ticket(), {key: key}, depends_on)
 
-    remember(values_of(size))
+    add(values_of(size))
     few: dict[str, tuple[str, ...]] = {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(50)}
-    return Trial(
-        lambda n: fail_safe.invalidate([f"version:a{n}", f"portfolio:{n}"]), 50, partial(remember, few)
-    )
+    return Trial(lambda n: fail_safe.invalidate([f"version:a{n}", f"portfolio:{n}"]), 50, partial(add, few))
 
 
 def flush(size: int) -> Trial:
-    """Drop all values of the near cache."""
+    """Measure the removal of all values of the near cache."""
     near = open_near(size)
     return Trial(lambda _: near.clear(), 1, partial(fill_near, near, values_of(size)))
 
 
-def share(size: int) -> Trial:
-    """Read a key through single-flight while reads of many other keys are in progress."""
+def run_single_flight(size: int) -> Trial:
+    """Measure a read through single-flight while reads of many other keys are running."""
     single_flight = SingleFlight(ChangeLog())
     for number in range(size):
-        single_flight.do(f"k{number}", (), partial(keep_call, single_flight, f"k{number}"))
+        single_flight.do(f"k{number}", (), partial(keep_running, single_flight, f"k{number}"))
     return Trial(lambda n: single_flight.do(f"own{n}", ("version",), lambda: n), 200)
 
 
-def keep_call(single_flight: SingleFlight, key: str) -> None:
-    """Put a read that never ends into the single-flight, under this key."""
+def keep_running(single_flight: SingleFlight, key: str) -> None:
+    """Replace the running read of a key by a read that never ends."""
     call = single_flight._running[key]
     single_flight._running[key] = type(call)(call.names, call.ticket)
 
 
 def fail_to_flush(size: int) -> Trial:
-    """Try to flush the invalidation outbox to a Redis that does not answer."""
+    """Measure a flush of the invalidation outbox that fails because Redis does not answer."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError
@@ -175,12 +174,12 @@ def fail_to_flush(size: int) -> Trial:
             outbox.flush(scripts)
         except ConnectionError:
             return
-        raise AssertionError("it was sent")
+        raise AssertionError("the flush has succeeded")
 
     return Trial(act, 5)
 
 
-class StandIn:
+class FakeConnection:
     """A connection without a server."""
 
     closed = 0
@@ -192,18 +191,18 @@ class StandIn:
         self._descriptor = descriptor
 
     def fileno(self) -> int:
-        """Return a descriptor at which nothing ever arrives."""
+        """Return a file descriptor that is never readable."""
         return self._descriptor
 
     def close(self) -> None:
-        """Do nothing."""
+        """Do nothing: there is no server."""
 
 
 def open_pool(limit: int, used: int) -> ConnectionPool:
-    """Return a pool with `used` connections checked out; its clock stands still."""
+    """Return a pool with `used` connections checked out, and with a clock that never advances."""
     descriptor, _ = os.pipe()
     pool = ConnectionPool(
-        lambda: cast("ServerConnection", StandIn(descriptor)),
+        lambda: cast("ServerConnection", FakeConnection(descriptor)),
         limit=limit,
         timeout_seconds=0,
         metrics=Metrics("job"),
@@ -215,14 +214,14 @@ def open_pool(limit: int, used: int) -> ConnectionPool:
 
 
 def check_out(size: int) -> Trial:
-    """Check a connection out and in again while all others are in use."""
+    """Measure a check-out and check-in while all other connections are checked out."""
     pool = open_pool(limit=size + 1, used=size)
     pool.checkin(pool.checkout("first"))
     return Trial(lambda _: pool.checkin(pool.checkout("next")), 200)
 
 
-def give_up(size: int) -> Trial:
-    """Wait for a connection behind many pending requests, until the timeout."""
+def time_out(size: int) -> Trial:
+    """Measure a check-out that times out behind many pending requests."""
     pool = open_pool(limit=1, used=1)
     pool._pending.update(dict.fromkeys(PendingRequest() for _ in range(size)))
 
@@ -231,13 +230,13 @@ def give_up(size: int) -> Trial:
             pool.checkout("late")
         except PoolTimeout:
             return
-        raise AssertionError("there was one")
+        raise AssertionError("the pool had an idle connection")
 
     return Trial(act, 100)
 
 
 def scrape(size: int) -> Trial:
-    """Collect the metrics of a process with a full cache."""
+    """Measure the collection of the metrics of a process with a full cache."""
     metrics = Metrics("job")
     settings = Settings(
         database_url=SecretStr("postgresql://nobody@localhost/none"),
@@ -265,9 +264,9 @@ def fill_cache(cache: Any, size: int) -> None:
 
 
 def push(number: int) -> list[str]:
-    """Return the keys of one message, a tenth of which are cached."""
-    part = [f"portfolio:{number * 100 + n}" for n in range(PUSHED // 10)]
-    return [*part, *(f"user:{n}" for n in range(PUSHED - len(part)))]
+    """Return the keys of one push; one tenth of these keys is cached."""
+    cached = [f"portfolio:{number * 100 + n}" for n in range(PUSHED // 10)]
+    return [*cached, *(f"user:{n}" for n in range(PUSHED - len(cached)))]
 
 
 OPERATIONS: dict[str, Prepare] = {
@@ -276,14 +275,16 @@ OPERATIONS: dict[str, Prepare] = {
     "evict": evict,
     "invalidate a key": invalidate(lambda number: [f"portfolio:{number}"]),
     "invalidate a version key with 1 dependent": invalidate(lambda number: [f"version:a{number}"]),
-    "invalidate a version key with 100 dependents": invalidate(lambda n: [f"version:h{n}"], HUNDREDS),
+    "invalidate a version key with 100 dependents": invalidate(
+        lambda n: [f"version:h{n}"], SHARED_VERSION_KEYS
+    ),
     "push of 1,000 keys": invalidate(push, 3),
     "flush": flush,
-    "forget fail-safe values": forget,
-    "share a read": share,
-    "fail to send what is owed": fail_to_flush,
+    "invalidate fail-safe values": invalidate_fail_safe,
+    "read through single-flight": run_single_flight,
+    "fail to flush the outbox": fail_to_flush,
     "checkout and check-in": check_out,
-    "give up waiting for a connection": give_up,
+    "check-out that times out": time_out,
     "scrape": scrape,
 }
 
@@ -292,7 +293,7 @@ OPERATIONS: dict[str, Prepare] = {
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
 @click.option("--largest", type=click.IntRange(min(SIZES)), default=max(SIZES), show_default=True)
 def main(rounds: int, largest: int) -> None:
-    """Measure each operation at every size, as ratios to the smallest."""
+    """Measure each operation with every size; print the ratios to the smallest size."""
     sizes = [size for size in SIZES if size <= largest]
     console = Console(width=100)
     table = Table("operation", f"us at {sizes[0]:,}", *(f"ratio at {size:,}" for size in sizes[1:]), box=None)
@@ -309,12 +310,12 @@ def main(rounds: int, largest: int) -> None:
 
 
 def measure(trials: Sequence[Trial], rounds: int) -> list[list[float]]:
-    """Return the CPU seconds per call of each trial, round by round; the trials take turns."""
+    """Return the CPU seconds per call of each trial for each round; the trials take turns."""
     return [[clock(trial) for trial in trials] for _ in range(rounds)]
 
 
 def clock(trial: Trial) -> float:
-    """Return the CPU time of this thread per call."""
+    """Return the mean CPU seconds of this thread for one call of a trial."""
     started = time.thread_time()
     for number in range(trial.calls):
         trial.act(number)
@@ -324,22 +325,22 @@ def clock(trial: Trial) -> float:
 
 
 def describe(rounds: Sequence[Sequence[float]]) -> list[str]:
-    """Return the first size's microseconds, and each other size's ratio to it."""
+    """Return the median microseconds of the first size, and the median ratio of each other size."""
     first = statistics.median(row[0] for row in rounds)
-    ratios = [statistics.median(row[place] / row[0] for row in rounds) for place in range(1, len(rounds[0]))]
+    ratios = [statistics.median(row[index] / row[0] for row in rounds) for index in range(1, len(rounds[0]))]
     return [f"{first * 1e6:.2f}", *(f"{ratio:.2f}" for ratio in ratios)]
 
 
-# -- the same through the service, on real servers ------------------------------------
+# -- operations of the service, on real servers ---------------------------------------
 
 
 @contextmanager
 def open_services(sizes: Sequence[int]) -> Iterator[list[EnhancedDatabaseService]]:
-    """Open one service per size, all on one database; near cache and fail-safe values are full."""
+    """Yield one service per size, all on one database, with full near caches and fail-safe values."""
     with run_servers() as settings, ExitStack() as stack:
         services = []
         for number, size in enumerate(sizes):
-            # each service has its own key prefix, so that no feed gets the invalidations of another
+            # each service has its own key prefix, so that no feed gets the invalidations of another service
             own = {"near_cache_size": size, "near_cache_ttl": 600_000, "redis_key_prefix": f"{number}:"}
             service = stack.enter_context(open_service(settings.model_copy(update=own)))
             wait_for_near(service)
@@ -349,22 +350,22 @@ def open_services(sizes: Sequence[int]) -> Iterator[list[EnhancedDatabaseService
 
 
 def wait_for_near(service: EnhancedDatabaseService) -> None:
-    """Return once the near cache serves values."""
+    """Wait until the near cache serves values."""
     deadline = time.monotonic() + 10
     while not service._cache._near.is_live:
         if time.monotonic() > deadline:
-            raise TimeoutError("the near tier does not serve")
+            raise TimeoutError("the near cache does not serve")
         time.sleep(0.001)
 
 
 def add_player(service: EnhancedDatabaseService) -> UUID:
-    """Create a player of this service."""
+    """Create a player and return the id."""
     prefix = service._cache._shared._add_prefix([""])[0] if service._cache._shared is not None else ""
     return service.create_user(username=f"growth{prefix.rstrip(':')}-{time.monotonic_ns()}").id
 
 
 def write_leaderboard(service: EnhancedDatabaseService) -> Trial:
-    """Write one score."""
+    """Measure a write of one score."""
     player = add_player(service)
     scores = iter(range(10**9))
     return Trial(
@@ -374,7 +375,7 @@ def write_leaderboard(service: EnhancedDatabaseService) -> Trial:
 
 
 def read_leaderboard(service: EnhancedDatabaseService) -> Trial:
-    """Read a leaderboard that is neither in the near cache nor in Redis."""
+    """Measure a read of a leaderboard that is neither in the near cache nor in Redis."""
     service.update_leaderboard_entry(add_player(service), "growth", Decimal(1), DAY)
 
     def act(_: int) -> None:
@@ -386,7 +387,7 @@ def read_leaderboard(service: EnhancedDatabaseService) -> Trial:
 
 CALLS: dict[str, Callable[[EnhancedDatabaseService], Trial]] = {
     "service: write a score": write_leaderboard,
-    "service: read a leaderboard that was dropped": read_leaderboard,
+    "service: read an invalidated leaderboard": read_leaderboard,
 }
 
 

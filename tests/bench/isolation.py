@@ -1,7 +1,7 @@
-"""`python -m tests.bench.isolation`: cost of a player's view, compared with the same call of the service.
+"""`python -m tests.bench.isolation`: compare calls of a view (`as_user`) with the same calls of the service.
 
-Owns the compared reads of one row: without the cache, from the shared cache and from the near cache. Both
-calls take turns on one connection; each ratio compares two times of the same round.
+Owns the compared reads: without the cache, from the shared cache and from the near cache. The two calls take
+turns on one connection, and each ratio compares two times of the same round.
 """
 
 import os
@@ -23,19 +23,19 @@ from tests.bench.servers import run_servers
 from tests.roles import give_to_roles, settings_as
 
 ROUNDS = 60
-MOST = 1.15
+MAX_RATIO = 1.15
 PLAYERS = 2_000
-# Calls per round: a tenth of a second at most for each of the two.
-CALLS = {"past the cache": 100, "shared cache": 300, "near cache": 5_000}
+# Number of calls per turn, so that a turn takes at most 0.1 s.
+CALLS = {"without cache": 100, "shared cache": 300, "near cache": 5_000}
 SETTINGS: dict[str, dict[str, object]] = {
-    "past the cache": {"enable_redis_cache": False},
+    "without cache": {"enable_redis_cache": False},
     "shared cache": {"near_cache_size": 0},
     "near cache": {},
 }
 
 
 class Pair(NamedTuple):
-    """A call of the service, and the same call of a view."""
+    """A call of the service, and the same call of a view of one player."""
 
     of_service: Callable[[], object]
     of_view: Callable[[], object]
@@ -44,15 +44,15 @@ class Pair(NamedTuple):
 @click.command()
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
 def main(rounds: int) -> None:
-    """Measure each read in both ways."""
-    table = Table("read", "from", "service", "view", "ratio", f"at most {MOST}?", box=None)
+    """Measure each read through the service and through a view."""
+    table = Table("read", "from", "service", "view", "ratio", f"at most {MAX_RATIO}?", box=None)
     with open_services() as services:
         for source, service in services.items():
             for name, pair in list_pairs(service).items():
                 figures = measure(pair, rounds, CALLS[source])
                 ratio = statistics.median(view / plain for plain, view in figures)
                 times = [f"{statistics.median(column) * 1e6:.2f} us" for column in zip(*figures, strict=True)]
-                table.add_row(name, source, *times, f"{ratio:.3f}", "yes" if ratio <= MOST else "no")
+                table.add_row(name, source, *times, f"{ratio:.3f}", "yes" if ratio <= MAX_RATIO else "no")
     console = Console(width=100)
     console.print(table)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -61,7 +61,7 @@ def main(rounds: int) -> None:
 
 @contextmanager
 def open_services() -> Iterator[dict[str, EnhancedDatabaseService]]:
-    """Open one service per cache tier on a database with roles and a thousand players."""
+    """Yield one service per cache tier, on a database with roles and 2,000 players."""
     with run_servers() as settings, ExitStack() as stack:
         url = settings.database_url.get_secret_value()
         give_to_roles(url)
@@ -70,7 +70,7 @@ def open_services() -> Iterator[dict[str, EnhancedDatabaseService]]:
             source: stack.enter_context(open_service(settings_as(APP, url, **cache, **changes)))
             for source, changes in SETTINGS.items()
         }
-        first = services["past the cache"]
+        first = services["without cache"]
         with first.transaction():
             for number in range(PLAYERS):
                 first.get_current_portfolio(first.create_user(username=f"player{number}").id)
@@ -81,7 +81,7 @@ def open_services() -> Iterator[dict[str, EnhancedDatabaseService]]:
 
 
 def list_pairs(service: EnhancedDatabaseService) -> dict[str, Pair]:
-    """Return the reads that return one row of a player."""
+    """Return the reads of one player that are compared."""
     user = service.get_user_by_username("player7")
     view, today = service.as_user(user.id), datetime.now(UTC).date()
     return {
@@ -92,7 +92,7 @@ def list_pairs(service: EnhancedDatabaseService) -> dict[str, Pair]:
 
 
 def measure(pair: Pair, rounds: int, calls: int) -> list[tuple[float, float]]:
-    """Return the seconds per call of both, round by round; they alternate in which goes first."""
+    """Return the seconds per call of both calls for each round; their order alternates."""
     figures = []
     for call in pair:
         clock(call, calls // 10)
@@ -106,7 +106,7 @@ def measure(pair: Pair, rounds: int, calls: int) -> list[tuple[float, float]]:
 
 
 def clock(call: Callable[[], object], calls: int) -> float:
-    """Return the seconds of one call."""
+    """Return the mean seconds of one call."""
     started = time.perf_counter()
     for _ in range(calls):
         call()

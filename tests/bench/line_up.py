@@ -1,6 +1,6 @@
-"""The contenders that take part, and the workloads.
+"""The lists of contenders and workloads.
 
-Owns both lists, and leaves out a contender whose packages are not installed.
+A contender whose packages are not installed is left out.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,10 +32,10 @@ from tests.bench.workloads import (
     measure_writers,
 )
 
-# contender -> its driver; in each workload, the quicker of the two is the baseline
 BASELINE = "raw"
+# contender -> its driver; on each workload, the faster one of these two contenders becomes the baseline
 BASELINES = MappingProxyType({"raw, psycopg2": "psycopg2", "raw, psycopg 3": "psycopg 3"})
-# module and class of each contender; a module is imported only when its turn comes
+# (module, class) of each contender; a module is imported only when its contender is opened
 CONTENDERS = (
     ("raw", "RawPsycopg2"),
     ("raw", "RawPsycopg3"),
@@ -71,14 +71,14 @@ WORKLOADS: Mapping[str, Measure] = MappingProxyType(
 
 
 class Entrant(NamedTuple):
-    """A contender that takes part, and the number of its own Valkey database."""
+    """An open contender, and the number of its own Valkey database."""
 
     contender: Contender
     number: int
 
 
 def open_entrants(settings: Settings, *, skipped: Callable[[str, str], None]) -> list[Entrant]:
-    """Open every contender that can take part; tell `skipped` the name and reason of the others."""
+    """Open every contender; call `skipped` with the name and reason of each that cannot be opened."""
     entrants = []
     for number, (module, name) in enumerate(CONTENDERS):
         try:

@@ -1,9 +1,9 @@
-"""The mixed load: eight threads, 95 % reads and 5 % writes, hot keys more often, caches empty at first.
+"""The mixed load: eight threads with 95 % reads and 5 % writes, skewed to hot keys, on empty caches.
 
-Owns the threads and the definition of stale: a read is stale if it started after a write was
-acknowledged and returned an older value. Each write of a portfolio has a higher value than the one
-before, and each write of a leaderboard a higher score than all before, so the value identifies the write.
-Source of the mix: YCSB, workload B, with leaderboards among the hottest keys.
+Owns the threads and the definition of stale: a read is stale if it started after a write was acknowledged and
+returned an older value. Each write of a portfolio or leaderboard has a higher value than all writes before,
+so the value identifies the write. Source of the shares: YCSB, workload B; some of the hottest keys are
+leaderboards.
 """
 
 import itertools
@@ -22,21 +22,21 @@ from tests.bench.workloads import Stage
 THREADS = 8
 WRITE_SHARE = 0.05
 START_SECONDS = 60
-# players whose scores one thread writes; no two threads write the same entry
-PLAYERS_OF_A_THREAD = 50
-# offset between turns, so that each turn writes higher values than all earlier turns
-VALUES_OF_A_TURN = 1_000_000
+# number of players whose scores one thread writes; no two threads write the same entry
+PLAYERS_PER_THREAD = 50
+# distance between the first values of two turns, so that a turn writes higher values than all earlier turns
+VALUES_PER_TURN = 1_000_000
 
 
 class _Call(NamedTuple):
-    """A call of a thread; `key` is the player of a portfolio or the limit of a leaderboard."""
+    """One call; `key` is the player id of a portfolio or the limit of a leaderboard."""
 
     key: UUID | int
     is_write: bool
 
 
 class _Versions:
-    """The last acknowledged value of each key; a portfolio has at most one writer at a time."""
+    """The last acknowledged value of each key; two threads never write a portfolio at the same time."""
 
     def __init__(self, first: int) -> None:
         self._first = first
@@ -47,7 +47,7 @@ class _Versions:
         self.score = 0
 
     def write_portfolio(self, contender: Contender, player: UUID) -> float:
-        """Write the next value of a portfolio; return the seconds that the write took."""
+        """Write the next value of a portfolio; return the seconds of the write."""
         with self._guard:
             lock = self._locks.setdefault(player, threading.Lock())
         with lock:
@@ -59,7 +59,7 @@ class _Versions:
         return seconds
 
     def write_score(self, contender: Contender, player: UUID) -> float:
-        """Give a player the highest score so far; return the seconds that the write took."""
+        """Write a score that is higher than all earlier scores; return the seconds of the write."""
         value = next(self._scores)
         started = time.perf_counter()
         contender.update_score(player, Decimal(value), CATEGORY)
@@ -68,13 +68,13 @@ class _Versions:
             self.score = max(self.score, value)
         return seconds
 
-    def find(self, key: UUID | int) -> int:
-        """Return the last value that was acknowledged, or 0."""
+    def get_acknowledged(self, key: UUID | int) -> int:
+        """Return the last acknowledged value of a key, or 0."""
         return self.score if isinstance(key, int) else self.portfolios.get(key, 0)
 
 
 class _Outcome(NamedTuple):
-    """The results of one thread."""
+    """The seconds of all calls of one thread, the keys of its stale reads, and one item per read."""
 
     seconds: list[float]
     stale: list[UUID | int]
@@ -82,13 +82,13 @@ class _Outcome(NamedTuple):
 
 
 def measure_mixed(stage: Stage) -> Mapping[str, float]:
-    """Run the load on empty caches; then count keys that stay stale."""
+    """Run the load on empty caches, then count the written keys that still return an old value."""
     count = stage.choices.scale.mixed_calls
     keys = stage.choices.pick_keys(count)
     flags = stage.choices.pick_flags(count, WRITE_SHARE)
     calls = [_Call(*pair) for pair in zip(keys, flags, strict=True)]
-    players = stage.choices.pick_players(THREADS * PLAYERS_OF_A_THREAD)
-    versions = _Versions(next(stage.choices.numbers) * VALUES_OF_A_TURN)
+    players = stage.choices.pick_players(THREADS * PLAYERS_PER_THREAD)
+    versions = _Versions(next(stage.choices.numbers) * VALUES_PER_TURN)
     outcomes, elapsed = _run(stage, calls, versions, players)
     seconds = [value for outcome in outcomes for value in outcome.seconds]
     reads = sum(len(outcome.reads) for outcome in outcomes)
@@ -98,7 +98,7 @@ def measure_mixed(stage: Stage) -> Mapping[str, float]:
         "p50": percentile(seconds, 50),
         "p99": percentile(seconds, 99),
         "stale_per_100000": sum(len(outcome.stale) for outcome in outcomes) * 100_000 / reads,
-        "keys_left_stale": _count_left(stage.contender, versions),
+        "keys_left_stale": _measure_left_stale(stage.contender, versions),
     }
 
 
@@ -111,12 +111,12 @@ def _run(
 
     def work(number: int) -> None:
         own = itertools.cycle(players[number::THREADS])
-        # opens a connection before the clock starts; the value that this caches is removed below
+        # this opens a connection before the time is measured; `empty_caches` removes the cached value
         contender.get_portfolio(next(own))
         barrier.wait(START_SECONDS)
         barrier.wait(START_SECONDS)
         for call in calls[number::THREADS]:
-            _make(contender, call, versions, next(own), outcomes[number])
+            _run_call(contender, call, versions, next(own), outcomes[number])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
     for thread in threads:
@@ -130,19 +130,21 @@ def _run(
     return outcomes, time.perf_counter() - started
 
 
-def _make(contender: Contender, call: _Call, versions: _Versions, scorer: UUID, outcome: _Outcome) -> None:
+def _run_call(
+    contender: Contender, call: _Call, versions: _Versions, scorer: UUID, outcome: _Outcome
+) -> None:
     if call.is_write:
         if isinstance(call.key, int):
             outcome.seconds.append(versions.write_score(contender, scorer))
         else:
             outcome.seconds.append(versions.write_portfolio(contender, call.key))
         return
-    known = versions.find(call.key)
+    acknowledged = versions.get_acknowledged(call.key)
     started = time.perf_counter()
     value = _read(contender, call.key)
     outcome.seconds.append(time.perf_counter() - started)
     outcome.reads.append(None)
-    if known and value < known:
+    if acknowledged and value < acknowledged:
         outcome.stale.append(call.key)
 
 
@@ -152,7 +154,7 @@ def _read(contender: Contender, key: UUID | int) -> Decimal:
     return total_of(contender.get_portfolio(key), "total_value")
 
 
-def _count_left(contender: Contender, versions: _Versions) -> float:
+def _measure_left_stale(contender: Contender, versions: _Versions) -> float:
     """Return the percentage of written keys that still return an old value after the load."""
     written = dict(versions.portfolios) | (dict.fromkeys(LIMITS, versions.score) if versions.score else {})
     left = sum(_read(contender, key) != value for key, value in written.items())

@@ -1,8 +1,9 @@
-"""`python -m tests.bench.replicas`: share of cold reads that a replica serves under writes, and its cost.
+"""`python -m tests.bench.replicas`: measure how many cold reads a replica serves, and what the replica costs.
 
-Owns the writer, the cold reads, the load of the primary with and without a replica, and the comparison of the
-same call with and without a replica, in one run. A cold read reads a profile that was just removed from both
-cache tiers. The writer changes profiles of random players, one commit per write.
+One run measures the share of cold reads on the replica, the load of the primary with and without the replica,
+and the time of single calls with and without the replica. A cold read reads a profile that was just removed
+from both cache tiers. At the same time, a writer changes the profiles of random players, one commit per
+write.
 """
 
 import os
@@ -33,13 +34,13 @@ PLAYERS = 2_000
 SECONDS = 20.0
 ROUNDS = 30
 CALLS = 30
-WANTED_SHARE = 0.9
+MIN_SHARE = 0.9
 # The LSNs in the slots (`core.cache.lsn_slots`) are unknown for the first three seconds.
 SETTLE_SECONDS = 8.0
 
 
 class Turn(NamedTuple):
-    """Where cold reads ran during writes, and the load on the primary."""
+    """The cold reads by (server, reason), the number of writes, and the load on the primary."""
 
     reads: dict[tuple[str, str], int]
     writes: int
@@ -54,9 +55,9 @@ class Turn(NamedTuple):
 @click.option("--lag", type=click.IntRange(0), default=5, show_default=True, help="Milliseconds of lag.")
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
 def main(seconds: float, writes: int, reads: int, lag: int, rounds: int) -> None:
-    """Measure the share of cold reads on the replica and the primary's load, then the cost of each call."""
+    """Measure the cold reads on the replica and the load of the primary, then the time of single calls."""
     console = Console(width=100)
-    with served() as (pair, settings):
+    with run_pair_and_valkey() as (pair, settings):
         plain = settings.model_copy(update={"database_replica_urls": None})
         with open_service(plain) as service:
             users = prepare(service)
@@ -65,7 +66,7 @@ def main(seconds: float, writes: int, reads: int, lag: int, rounds: int) -> None
         for name, used in (("without", plain), ("with a replica", settings)):
             with open_service(used) as reader, open_service(used) as writer:
                 wait_until_used(reader)
-                turns[name] = draw_reads(
+                turns[name] = measure_cold_reads(
                     pair, reader, writer, users, seconds=seconds, writes=writes, reads=reads
                 )
         set_lag(pair, 0)
@@ -77,8 +78,8 @@ def main(seconds: float, writes: int, reads: int, lag: int, rounds: int) -> None
 
 
 @contextmanager
-def served() -> Iterator[tuple[ReplicaPair, Settings]]:
-    """Serve a migrated primary, its replica and a Valkey."""
+def run_pair_and_valkey() -> Iterator[tuple[ReplicaPair, Settings]]:
+    """Yield a migrated primary with its replica, and settings with both and a Valkey."""
     Settings.model_config["env_file"] = None
     with tempfile.TemporaryDirectory(prefix="echo-markets-bench-") as folder:
         numbers = count()
@@ -96,14 +97,14 @@ def served() -> Iterator[tuple[ReplicaPair, Settings]]:
 
 
 def set_lag(pair: ReplicaPair, milliseconds: int) -> None:
-    """Delay the replay of each commit on the replica."""
+    """Delay the replay of each commit on the replica by some milliseconds."""
     with connected(pair.replica.url(DATABASE)) as run:
         run(f"ALTER SYSTEM SET recovery_min_apply_delay = {milliseconds}")
         run("SELECT pg_reload_conf()")
 
 
 def prepare(service: EnhancedDatabaseService) -> list[Any]:
-    """Create the players and their portfolios; return their ids."""
+    """Create the players and their portfolios; return the ids of the players."""
     with service.transaction():
         users = [service.create_user(username=f"player{number}").id for number in range(PLAYERS)]
         for user_id in users:
@@ -112,20 +113,20 @@ def prepare(service: EnhancedDatabaseService) -> list[Any]:
 
 
 def describe_share(turn: Turn, *, seconds: float, lag: int) -> str:
-    """Return a text: the share of cold reads that ran on the replica, and why the others did not."""
+    """Return a text with the share of cold reads on the replica, and the reasons of all other reads."""
     total = sum(turn.reads.values())
     share = turn.reads.get(ON_REPLICA, 0) / total
-    verdict = "yes" if share >= WANTED_SHARE else "no"
+    verdict = "yes" if share >= MIN_SHARE else "no"
     others = [f"{reason} {number}" for (_, reason), number in turn.reads.items() if reason != "replayed"]
     return (
-        f"{share:.1%} of {total} cold reads ran on the replica (at least {WANTED_SHARE:.0%}? {verdict}),"
+        f"{share:.1%} of {total} cold reads ran on the replica (at least {MIN_SHARE:.0%}? {verdict}),"
         f" beside {turn.writes / seconds:.0f} writes a second, replay {lag} ms behind;"
         f" the others: {', '.join(others) or 'none'}"
     )
 
 
 def describe_load(turns: dict[str, Turn], *, seconds: float) -> Table:
-    """Return a table of the primary's load by the same reads and writes, with and without the replica."""
+    """Return a table of the load of the primary, without and with the replica."""
     table = Table("the primary", *turns, "ratio", box=None)
     for name, field in (("transactions a second", "transactions"), ("processors", "processor_seconds")):
         figures = [getattr(turn, field) / seconds for turn in turns.values()]
@@ -133,7 +134,7 @@ def describe_load(turns: dict[str, Turn], *, seconds: float) -> Table:
     return table
 
 
-def draw_reads(
+def measure_cold_reads(
     pair: ReplicaPair,
     reader: EnhancedDatabaseService,
     writer: EnhancedDatabaseService,
@@ -143,7 +144,7 @@ def draw_reads(
     writes: int,
     reads: int,
 ) -> Turn:
-    """Read cold profiles while the writer writes; return where the reads ran, and the primary's load."""
+    """Read cold profiles while a writer writes; return the numbers of reads and the load of the primary."""
     stopping = threading.Event()
     written = 0
 
@@ -188,7 +189,7 @@ def _read_cold(reader: EnhancedDatabaseService, users: list[Any], *, seconds: fl
 
 
 def _read_load(pair: ReplicaPair) -> tuple[int, float]:
-    """Return the primary's number of transactions and the CPU time of its processes, both since start."""
+    """Return the committed transactions of the primary and the CPU seconds of its processes."""
     with connected(pair.primary.url(DATABASE)) as run:
         [(transactions,)] = run("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
     server = psutil.Process(pair.primary.pid)
@@ -210,7 +211,7 @@ def read_cold(service: EnhancedDatabaseService, user_id: Any) -> None:
 
 
 def compare(settings: Settings, users: list[Any], rounds: int) -> Table:
-    """Return a table that compares calls with a replica and the same calls without one."""
+    """Return a table that compares the time of calls without and with a replica."""
     table = Table("call", "without", "with a replica", "ratio", box=None)
     with (
         open_service(settings.model_copy(update={"database_replica_urls": None})) as plain,
@@ -220,11 +221,11 @@ def compare(settings: Settings, users: list[Any], rounds: int) -> Table:
         values = count()
         calls: dict[str, Callable[[EnhancedDatabaseService], object]] = {
             "a cold read": lambda service: read_cold(service, random.choice(users)),
-            "a read past the cache": lambda service: service.get_user_by_username("player7"),
+            "a read without the cache": lambda service: service.get_user_by_username("player7"),
             "a write in a transaction": lambda service: service.update_user_profile(
                 users[7], name=f"n{next(values)}"
             ),
-            "a lone statement that writes": lambda service: service.touch_last_active(users[8]),
+            "a write of one statement in autocommit mode": lambda service: service.touch_last_active(users[8]),
         }
         for name, call in calls.items():
             pair = Pair(lambda call=call: call(plain), lambda call=call: call(replicated))  # type: ignore[misc]  # call=call binds now

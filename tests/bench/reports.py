@@ -1,9 +1,9 @@
-"""`python -m tests.bench.reports`: the reads of the pages Players and Quests, by the number of players.
+"""`python -m tests.bench.reports`: measure the reads of the pages Players and Quests by number of players.
 
-Owns the rows, which are those of a game of a year: players join on every day, play for some weeks, and a
-quarter of them come back for a second time. Each read is cold; the answer is not cached, but the server has
-read the rows before. Compared are the processor times of the server, which other programs on the machine
-change less than the durations; there is no pass or fail.
+Owns the rows of a game that has run for a year: players join on every day and play for some weeks, and a
+quarter of them plays again after a pause. No read uses the cache, but PostgreSQL has already read the rows
+into memory. The table compares CPU times of the server, because other programs affect durations more. There
+is no pass or fail.
 """
 
 import os
@@ -26,17 +26,18 @@ SIZES = (10_000, 100_000, 1_000_000)
 ROUNDS = 3
 QUERY_TIMEOUT_MS = 300_000
 
-# Without checks of foreign keys, which would take most of the time. The quests are counted by their triggers.
+# `session_replication_role = replica` disables all triggers and the checks of foreign keys, which would take
+# most of the time. Quests are inserted with the default value, because triggers count them.
 FILL = (
     "SET work_mem = '512MB'; SET session_replication_role = replica; SELECT setseed(0.5)",
-    # the ids ascend with the time of joining, like UUIDs of version 7
+    # the ids ascend with `created_at`, like UUIDs of version 7
     """INSERT INTO users (id, username, created_at, last_active)
        SELECT (lpad(to_hex((extract(epoch FROM joined) * 1000)::bigint), 12, '0') || '7'
                || substring(md5(n::text) FOR 3) || '8' || substring(md5(n::text) FROM 18))::uuid,
               'player' || n, joined, NULL
        FROM (SELECT n, now() - interval '365 days' * random() AS joined
              FROM generate_series(1, %(players)s) AS n) AS players ORDER BY joined""",
-    # a second time begins some weeks after the first one; no session is held on a Sunday
+    # the second period of a player begins 20 to 100 days after the end of the first; Sundays have no session
     """INSERT INTO portfolios (user_id, session_date, created_at, updated_at, total_value)
        SELECT id, day, day, day, 10000 + floor(random() * 1000) FROM (
            SELECT id, day, row_number() OVER (PARTITION BY id, day) AS place FROM (
@@ -56,7 +57,7 @@ FILL = (
        FROM (SELECT user_id, max(session_date) + interval '20 hours' AS last FROM portfolios GROUP BY 1)
             AS played
        WHERE played.user_id = users.id""",
-    # trades of the last quarter: seven of ten players trade, twice on average
+    # trades of the last 91 days: about 70 % of the portfolios have one to four trades
     """INSERT INTO trades (user_id, session_date, symbol, side, quantity, price, executed_at)
        SELECT user_id, session_date, 'AAPL', 'BUY', 1, 100, session_date + interval '15 hours'
        FROM (SELECT user_id, session_date, (random() * 5)::integer - 1 AS trades FROM portfolios
@@ -64,7 +65,7 @@ FILL = (
             CROSS JOIN LATERAL generate_series(1, trades)
        ORDER BY session_date""",
     "SET session_replication_role = DEFAULT",
-    # a daily quest in one session of ten, a weekly one in one of six, a milestone in one of forty
+    # per portfolio: a daily quest with 10 %, a weekly quest with 17 %, a milestone with 2.5 % probability
     """INSERT INTO quests (user_id, type, title, target_value, current_progress, status, reward_type,
                            reward_value, created_at, expires_at, completed_at)
        SELECT user_id, type, title, 10,
@@ -118,14 +119,14 @@ CALLS: dict[str, dict[str, Call]] = {
 
 
 class Cost(NamedTuple):
-    """The least time of a read in some rounds: of the server's processor, and until the answer."""
+    """The shortest CPU time of the server and the shortest duration of a read, over all rounds."""
 
     processor_ms: float
     duration_ms: float
 
 
 def measure(players: int, rounds: int) -> dict[str, Cost]:
-    """Return the cost of each read, and of each page, with this number of players."""
+    """Start servers, create the players, and return the cost of each read and of each page."""
     with run_servers() as settings:
         with closing(psycopg2.connect(settings.database_url.get_secret_value())) as connection:
             connection.autocommit = True
@@ -135,7 +136,7 @@ def measure(players: int, rounds: int) -> dict[str, Cost]:
 
 
 def read_pages(settings: Settings, rounds: int) -> dict[str, Cost]:
-    """Read both pages without a cache, on one connection and without parallel workers."""
+    """Return the cost of each read without a cache, on one connection and without parallel workers."""
     changes = {"enable_redis_cache": False, "database_query_timeout": QUERY_TIMEOUT_MS}
     costs: dict[str, Cost] = {}
     with open_service(settings.model_copy(update=changes)) as service, service._database.session("bench"):
@@ -150,7 +151,7 @@ def read_pages(settings: Settings, rounds: int) -> dict[str, Cost]:
 
 
 def clock(call: Call, service: EnhancedDatabaseService, server: int, rounds: int) -> Cost:
-    """Return the cost of a call."""
+    """Return the cost of a call; `server` is the id of the PostgreSQL process."""
     processor, duration = [], []
     for _ in range(rounds):
         before, started = read_processor_seconds(server), time.perf_counter()
@@ -161,7 +162,7 @@ def clock(call: Call, service: EnhancedDatabaseService, server: int, rounds: int
 
 
 def read_processor_seconds(process: int) -> float:
-    """Return the processor time that a process has used."""
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -181,7 +182,7 @@ def main(rounds: int, largest: int) -> None:
         )
     console.print(table)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    console.print(f"least of {rounds} rounds, on {os.cpu_count()} cores at load {load}")
+    console.print(f"shortest of {rounds} rounds, on {os.cpu_count()} cores at load {load}")
 
 
 if __name__ == "__main__":

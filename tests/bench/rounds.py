@@ -1,6 +1,6 @@
-"""The rounds: every contender takes its turn on every workload, in a rotated order.
+"""Run the rounds: in each round every contender runs every workload, in a rotated order.
 
-Owns the order, and the check that all contenders give the same answers.
+Owns the order, and the check that all contenders return the same rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from tests.bench.contenders.contender import Contender, GameContender
 from tests.bench.data import CATEGORY, SMALL_CATEGORY, Choices, describe_rows, player_id, quest_id
 from tests.bench.figures import Turn
 from tests.bench.line_up import WORKLOADS, Entrant
-from tests.bench.workloads import MARKET_SYMBOLS, NotTaken, Stage
+from tests.bench.workloads import MARKET_SYMBOLS, Stage, WorkloadUnsupported
 
 ENTRY_FIELDS = ("rank", "user_id", "username", "score")
 PORTFOLIO_FIELDS = ("id", "current_cash", "total_value", "day_change", "day_change_percent")
@@ -36,45 +36,45 @@ def run_rounds(
     rounds: int,
     on_turn: Callable[[str, str, int], None],
 ) -> Iterator[Turn]:
-    """Yield the figures of each turn."""
+    """Run every turn and yield its figures."""
     with _opened(settings, entrants) as clients:
         for number in range(rounds):
             for workload in workloads:
-                _tidy(settings)
+                _vacuum(settings)
                 shift = number % len(entrants)
                 for entrant in [*entrants[shift:], *entrants[:shift]]:
                     contender = entrant.contender
                     on_turn(workload, contender.name, number)
                     stage = Stage(contender, clients[entrant.number], choices)
-                    with suppress(NotTaken):
+                    with suppress(WorkloadUnsupported):
                         yield Turn(workload, contender.name, number, WORKLOADS[workload](stage))
 
 
-def check_answers(settings: Settings, entrants: Sequence[Entrant], choices: Choices) -> None:
-    """Make every call with every contender, cold and warm; raise AssertionError if two answers differ."""
+def check_results(settings: Settings, entrants: Sequence[Entrant], choices: Choices) -> None:
+    """Make every call with every contender, cold and warm; raise AssertionError if the results differ."""
     [player] = choices.pick_players(1)
     symbols = choices.pick_symbols(min(MARKET_SYMBOLS, choices.scale.symbols))
     updates, ticks = choices.make_updates(100), choices.make_ticks(500)
     with _opened(settings, entrants) as clients:
         for client in clients.values():
             client.flushdb()
-        before = _agree(entrants, lambda c: _answers(c, player, symbols))
-        _agree(entrants, lambda c: c.update_portfolios(updates))
-        _agree(entrants, lambda c: c.insert_ticks(ticks))
+        before = _compare_results(entrants, lambda c: _read_all(c, player, symbols))
+        _compare_results(entrants, lambda c: c.update_portfolios(updates))
+        _compare_results(entrants, lambda c: c.insert_ticks(ticks))
         games = [entrant for entrant in entrants if isinstance(entrant.contender, GameContender)]
-        _agree(games, lambda c: _answers_of_game(c, player_id(1), quest_id(1)))
+        _compare_results(games, lambda c: _call_game(c, player_id(1), quest_id(1)))
         for entrant in entrants:
             entrant.contender.update_score(player, Decimal(54_321), CATEGORY)
             entrant.contender.update_portfolio(player, Decimal(12_345))
             entrant.contender.insert_tick(choices.make_ticks(1)[0])
         for entrant in entrants:
             clients[entrant.number].flushdb()
-            entrant.contender.forget()
-        after = _agree(entrants, lambda c: _answers(c, player, symbols))
+            entrant.contender.empty_local_cache()
+        after = _compare_results(entrants, lambda c: _read_all(c, player, symbols))
     assert before != after, "the writes changed nothing"
 
 
-def _answers(contender: Contender, player: Any, symbols: Sequence[str]) -> list[Any]:
+def _read_all(contender: Contender, player: Any, symbols: Sequence[str]) -> list[Any]:
     return [
         (
             describe_rows(contender.get_leaderboard(), *ENTRY_FIELDS),
@@ -85,8 +85,8 @@ def _answers(contender: Contender, player: Any, symbols: Sequence[str]) -> list[
     ]
 
 
-def _answers_of_game(game: Any, player: UUID, quest: UUID) -> list[Any]:
-    """Return the answers to the calls of a game; repeating a call does not change its answer."""
+def _call_game(game: Any, player: UUID, quest: UUID) -> list[Any]:
+    """Return the results of the calls for single rows; a repeated call has the same result."""
     return [
         describe_rows([game.update_score(player, Decimal(45), SMALL_CATEGORY)], *ENTRY_FIELDS),
         describe_rows([game.get_rank(player, SMALL_CATEGORY)], *ENTRY_FIELDS),
@@ -98,16 +98,16 @@ def _answers_of_game(game: Any, player: UUID, quest: UUID) -> list[Any]:
     ]
 
 
-def _agree(entrants: Sequence[Entrant], ask: Callable[[Contender], Any]) -> Any:
-    answers = {entrant.contender.name: ask(entrant.contender) for entrant in entrants}
-    expected = next(iter(answers.values()))
-    different = [name for name, answer in answers.items() if answer != expected]
-    assert not different, f"other answers than {next(iter(answers))}: {', '.join(different)}"
+def _compare_results(entrants: Sequence[Entrant], call: Callable[[Contender], Any]) -> Any:
+    results = {entrant.contender.name: call(entrant.contender) for entrant in entrants}
+    expected = next(iter(results.values()))
+    different = [name for name, result in results.items() if result != expected]
+    assert not different, f"other results than {next(iter(results))}: {', '.join(different)}"
     return expected
 
 
-def _tidy(settings: Settings) -> None:
-    """Clean up after earlier turns, so that they do not slow down the next ones."""
+def _vacuum(settings: Settings) -> None:
+    """VACUUM the tables and make a checkpoint, so that earlier turns do not slow down later turns."""
     with closing(psycopg2.connect(settings.database_url.get_secret_value())) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

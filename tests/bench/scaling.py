@@ -1,8 +1,8 @@
-"""`python -m tests.bench.scaling`: server load by number of players, and the limit that is reached first.
+"""`python -m tests.bench.scaling`: compute the load by number of players, and the share of each limit.
 
 Owns the assumptions about players, the unit costs (with the machine on which they were measured), and the
-arithmetic. With `measure` it measures the unit costs again. `docs/scaling.md` has the tables; a test
-compares.
+formulas. The argument `measure` measures the unit costs again. `docs/scaling.md` has the tables; a test
+compares them with this module.
 """
 
 import statistics
@@ -23,19 +23,19 @@ from tests.bench.servers import run_servers
 
 PLAYERS = (10_000, 1_000_000, 100_000_000)
 
-# -- assumptions: a player of the demo, on a day on which it plays --------------------------------
+# -- assumptions about a player of the demo, on a day on which this player plays ------------------
 
 ACTIVE = 0.35
-"""Share of all players who play on a given day."""
+"""Share of all players that play on a given day."""
 BUSY_HOURS = 4.0
 """The busiest hour has the load of a whole day divided by this number of hours."""
 READS = 200
-"""Read calls per active player and day: profile, portfolio, quests, prices, a leaderboard."""
+"""Read calls per active player and day: of profile, portfolio, quests, prices and a leaderboard."""
 TRADES = 5
 POSITIONS = 3
 SCORES = 20
 """New portfolio values per active player and day; each also writes the player's scores."""
-BOARDS = 3
+LEADERBOARDS = 3
 QUESTS = 1
 SYMBOLS = 500
 TICK_SECONDS = 2.0
@@ -47,7 +47,7 @@ RETENTION_MONTHS = 12
 
 
 class Costs(NamedTuple):
-    """The cost of one row, value or call: bytes including indexes, seconds of CPU time."""
+    """The cost of one row or value (bytes, with indexes) and of one call (CPU seconds)."""
 
     user_bytes: float
     portfolio_bytes: float
@@ -83,7 +83,7 @@ COSTS = Costs(
     near_read_process_seconds=4.27e-6,
 )
 
-# -- limits of one of each -------------------------------------------------------------------------
+# -- limits of one server or process ---------------------------------------------------------------
 
 SERVER_CORES = 32
 """Cores of a large PostgreSQL server; players may use at most half of its CPU time in the busiest hour."""
@@ -94,16 +94,16 @@ POOL = 10
 DISK = 4e12
 REDIS_MEMORY = 64e9
 REDIS_COMMANDS = 100_000.0
-"""Scripts and reads per second of one Redis, which runs them in a single thread."""
+"""Commands per second of one Redis, which runs all commands in a single thread."""
 PUSHES = 20_000.0
-"""Assumed number of invalidation pushes per second that a process can read besides its other work."""
+"""Assumed number of invalidation pushes per second that a process can read beside its other work."""
 
 
-LEAST_SHARE = 0.01
+MIN_SHOWN_SHARE = 0.01
 
 
 class Demand(NamedTuple):
-    """The demand of a number of players in the busiest hour and in a month."""
+    """The load of a number of players in the busiest hour, and their rows of a month."""
 
     players: int
     reads: float
@@ -120,14 +120,14 @@ class Demand(NamedTuple):
 
 
 def compute(players: int, costs: Costs = COSTS) -> Demand:
-    """Return the demand of a number of players."""
+    """Return the load of a number of players."""
     active = players * ACTIVE
     seconds = BUSY_HOURS * 3600
     reads = active * READS / seconds
     writes = active * (SCORES + TRADES + QUESTS) / seconds
     ticks = SYMBOLS / TICK_SECONDS
     cold = reads * (1 - NEAR_HITS - SHARED_HITS)
-    # a new value invalidates portfolio, leaderboard and positions; ticks are sent in one batch
+    # assumption: each write invalidates two keys. The ticks of all symbols are written in one batch
     invalidations = writes * 2 + SYMBOLS / TICK_SECONDS
     process_seconds = (
         cold * costs.cold_read_process_seconds
@@ -143,7 +143,7 @@ def compute(players: int, costs: Costs = COSTS) -> Demand:
             costs.portfolio_bytes
             + POSITIONS * costs.position_bytes
             + TRADES * costs.trade_bytes
-            + BOARDS * costs.entry_bytes
+            + LEADERBOARDS * costs.entry_bytes
             + QUESTS * costs.quest_bytes
         )
         + ticks * 30 * 86_400 * costs.tick_bytes
@@ -166,7 +166,7 @@ def compute(players: int, costs: Costs = COSTS) -> Demand:
 
 
 class Limit(NamedTuple):
-    """A limit of one server or process, and the step that removes it."""
+    """A limit of one server or process, and the measure that raises the limit."""
 
     name: str
     used: Callable[[Demand], float]
@@ -206,7 +206,7 @@ LIMITS = (
 
 
 def show_size(size: float) -> str:
-    """Return a size in the largest unit that leaves at least one."""
+    """Return a size as a text, in the largest unit in which it is at least 1."""
     for unit in ("TB", "GB", "MB", "kB"):
         factor = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}[unit]
         if size >= factor:
@@ -215,13 +215,13 @@ def show_size(size: float) -> str:
 
 
 def show_number(number: float) -> str:
-    """Return a number with three significant digits."""
+    """Return a number as a text with at most three significant digits."""
     return f"{float(f'{number:.3g}'):,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def show_share(share: float) -> str:
-    """Return the used share of a limit, rounded for reading."""
-    return show_number(share) if share >= LEAST_SHARE else f"< {LEAST_SHARE}"
+    """Return the used share of a limit as a text."""
+    return show_number(share) if share >= MIN_SHOWN_SHARE else f"< {MIN_SHOWN_SHARE}"
 
 
 def build_assumptions() -> str:
@@ -229,7 +229,7 @@ def build_assumptions() -> str:
     assumed = f"""\
 - {ACTIVE:.0%} of all players play on a day; the busiest hour has one in {BUSY_HOURS:.0f} of a day's calls
 - each of them has {READS} calls that read, {TRADES} trades, {QUESTS} quest and {POSITIONS} positions
-- each gets {SCORES} new values, which change its places on {BOARDS} leaderboards
+- each gets {SCORES} new values, which change its places on {LEADERBOARDS} leaderboards
 - {SYMBOLS} symbols have a new price every {TICK_SECONDS:.0f} s; rows are kept for {RETENTION_MONTHS} months
 - the near cache answers {NEAR_HITS:.0%} of the reads, Redis {SHARED_HITS:.0%}"""
     rows = [
@@ -242,7 +242,7 @@ def build_assumptions() -> str:
 
 
 def build_tables() -> tuple[str, str]:
-    """Return two Markdown tables: the demand, and the share of each limit that it uses."""
+    """Return two Markdown tables: the load, and the used share of each limit."""
     demands = [compute(players) for players in PLAYERS]
     heads = " | ".join(f"{players:,} players" for players in PLAYERS)
     rows: list[tuple[str, Callable[[Demand], str]]] = [
@@ -302,17 +302,19 @@ TABLES = {
     "portfolio": ("portfolios", 1),
     "position": ("positions", POSITIONS),
     "trade": ("trades", TRADES),
-    "entry": ("leaderboard_entries", BOARDS),
+    "entry": ("leaderboard_entries", LEADERBOARDS),
     "quest": ("quests", 1),
 }
 
 
 def measure_rows(cursor: Any) -> dict[str, float]:
-    """Return the bytes of a row of each table, indexes and counters included."""
+    """Return the bytes of one row of each table, including its indexes."""
     cursor.execute("VACUUM ANALYZE")
     sizes = {}
     for name, (table, rows) in TABLES.items():
-        cursor.execute(f"SELECT pg_total_relation_size('{table}')")  # the names are constants of this file
+        cursor.execute(
+            f"SELECT pg_total_relation_size('{table}')"
+        )  # the table names are constants of this file
         sizes[f"{name}_bytes"] = cursor.fetchone()[0] / (USERS * rows)
     cursor.execute("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('ticks') WHERE isleaf")
     sizes["tick_bytes"] = float(cursor.fetchone()[0]) / (USERS * 5)
@@ -320,7 +322,7 @@ def measure_rows(cursor: Any) -> dict[str, float]:
 
 
 def time_calls(call: Callable[[int], object], server: psutil.Process) -> tuple[float, float]:
-    """Return the CPU seconds of a call in this process, and in PostgreSQL."""
+    """Return the mean CPU seconds of one call in this process and in PostgreSQL."""
     call(0)
 
     def server_seconds() -> float:
@@ -334,7 +336,7 @@ def time_calls(call: Callable[[int], object], server: psutil.Process) -> tuple[f
 
 
 def find_server(url: str) -> psutil.Process:
-    """Return the main process of the PostgreSQL server at `url`."""
+    """Return the postmaster process of the PostgreSQL server at `url`."""
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         row = cursor.fetchone()
@@ -345,7 +347,7 @@ def find_server(url: str) -> psutil.Process:
 
 
 def measure() -> Costs:
-    """Measure the unit costs on newly started servers."""
+    """Start servers and measure the unit costs."""
     with run_servers() as settings:
         url = settings.database_url.get_secret_value()
         connection = psycopg2.connect(url)
@@ -353,7 +355,7 @@ def measure() -> Costs:
         with connection.cursor() as cursor:
             cursor.execute(FILL)
             costs = measure_rows(cursor)
-            cursor.execute(f"SELECT id FROM users LIMIT {CALLS + 1}")  # a constant number
+            cursor.execute(f"SELECT id FROM users LIMIT {CALLS + 1}")  # CALLS is a constant of this file
             users = [row[0] for row in cursor.fetchall()]
         connection.close()
         server = find_server(url)
@@ -385,7 +387,8 @@ def measure() -> Costs:
             tracemalloc.start()
             for user in users:
                 service.get_user_by_id(user)
-            # near cache and fail-safe values together; both hold the same decoded value
+            # the near cache and the fail-safe values hold the same decoded value, so both are measured
+            # together
             held, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             costs["near_value_bytes"] = held / len(users)
@@ -399,7 +402,7 @@ def measure() -> Costs:
 @click.command()
 @click.argument("what", type=click.Choice(["tables", "measure"]), default="tables")
 def main(what: str) -> None:
-    """Print the tables of docs/scaling.md, or measure the unit costs again."""
+    """Print the tables of docs/scaling.md, or measure the unit costs again and print them."""
     if what == "measure":
         for name, value in measure()._asdict().items():
             click.echo(f"    {name}={value:.3g},")

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.scrape`: what a scrape of a whole fleet costs.
+"""`python -m tests.bench.scrape`: measure a scrape of the metrics of many processes.
 
-Owns its command line and its figures: the time of merging alone and of the response over HTTP, with
-running writers, and with ended writers before and after they are folded. There is no pass or fail.
+Measures the merge of the metric files alone and the response over HTTP: with running writers, and with ended
+writers before and after their files are folded. There is no pass or fail.
 """
 
 import os
@@ -34,11 +34,15 @@ START_SECONDS = 30.0
 
 
 @click.command()
-@click.option("--writers", type=click.IntRange(1), default=20, show_default=True, help="Live processes.")
-@click.option("--ended", type=click.IntRange(0), default=400, show_default=True, help="Ended ones.")
+@click.option(
+    "--writers", type=click.IntRange(1), default=20, show_default=True, help="Number of running writers."
+)
+@click.option(
+    "--ended", type=click.IntRange(0), default=400, show_default=True, help="Number of ended writers."
+)
 @click.option("--rounds", type=click.IntRange(2), default=100, show_default=True)
 def main(writers: int, ended: int, rounds: int) -> None:
-    """Measure scrapes of a fleet on newly started servers."""
+    """Start servers and writers, and measure scrapes."""
     table = Table("scrape", "median ms", "p95 ms")
 
     def add(name: str, act: Callable[[], object], count: int = rounds) -> None:
@@ -50,14 +54,14 @@ def main(writers: int, ended: int, rounds: int) -> None:
         folder = Path(root) / "ended"
         leave_ended_writers(folder, ended)
         reader = FleetReader(MetricWriter(), folder)
-        add(f"{ended} ended, prometheus_client's collector", lambda: collect_plainly(folder), 3)
+        add(f"{ended} ended, prometheus_client's collector", lambda: collect_with_library(folder), 3)
         add(f"{ended} ended, folded now", reader.collect, 1)
         add(f"{ended} ended, folded before", reader.collect)
 
         folder = Path(root) / "live"
         reader = FleetReader(MetricWriter(), folder)
         with run_writers(folder, writers):
-            add(f"{writers} live, prometheus_client's collector", lambda: collect_plainly(folder), 5)
+            add(f"{writers} live, prometheus_client's collector", lambda: collect_with_library(folder), 5)
             reader.collect()
             add(f"{writers} live, merged", reader.collect)
             with run_exporter(settings, folder) as (process, url), httpx2.Client() as client:
@@ -77,22 +81,22 @@ def main(writers: int, ended: int, rounds: int) -> None:
 
 
 def time_milliseconds(act: Callable[[], object]) -> float:
-    """Return how long one call takes."""
+    """Return the milliseconds of one call."""
     started = time.perf_counter()
     act()
     return (time.perf_counter() - started) * 1000
 
 
 def leave_ended_writers(folder: Path, count: int) -> None:
-    """Leave the files of writers that have ended, as one-shot jobs do."""
+    """Write the metric files of writers that have ended, such as one-shot jobs."""
     for _ in range(count):
         metrics = open_metrics("job", folder)
         fill(metrics)
         metrics.close()
 
 
-def collect_plainly(folder: Path) -> bytes:
-    """Read the folder as prometheus_client does, which does not treat ended writers differently."""
+def collect_with_library(folder: Path) -> bytes:
+    """Collect the folder with prometheus_client, which reads the files of ended writers every time."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]  # it has no annotations
     return generate_latest(registry)
@@ -100,7 +104,7 @@ def collect_plainly(folder: Path) -> bytes:
 
 @contextmanager
 def run_exporter(settings: Settings, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
-    """Run an exporter of this fleet; yield it and the address of its metrics."""
+    """Run an exporter that reads `folder`; yield its process and the URL of its metrics."""
     port = find_free_port()
     assert settings.redis_password is not None
     environment = {
@@ -120,7 +124,7 @@ def run_exporter(settings: Settings, folder: Path) -> Iterator[tuple[psutil.Proc
 
 
 def wait_for(url: str) -> None:
-    """Return once a server answers at `url`; raises `TimeoutError`."""
+    """Wait until a server answers at `url`; raises `TimeoutError`."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:

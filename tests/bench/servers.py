@@ -1,7 +1,7 @@
-"""The servers of a benchmark: started for one run with default options, and deleted afterwards.
+"""The servers of a benchmark, which are started for one run and deleted afterwards.
 
-Owns starting them and the settings to connect to them; both listen on TCP loopback, and
-PostgreSQL has its default durability.
+Both servers listen on the loopback address over TCP. They have their default options; PostgreSQL, for
+example, has its default durability.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from core.testing import ENCRYPTION_KEYS, run_postgres, run_valkey
 
 @contextmanager
 def run_servers() -> Iterator[Settings]:
-    """Serve a migrated, empty database and an empty Valkey; yield the settings that name them."""
+    """Yield the settings of a migrated, empty database and an empty Valkey."""
     Settings.model_config["env_file"] = None
     with (
         tempfile.TemporaryDirectory(prefix="echo-markets-bench-") as folder,

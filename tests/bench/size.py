@@ -1,7 +1,7 @@
-"""`python -m tests.bench.size`: leaderboards of a million entries and ten million ticks.
+"""`python -m tests.bench.size`: measure calls on a million leaderboard entries and ten million ticks.
 
-Owns the rows, the calls, and a simple SQL statement with the same result for each call; each call
-and its statement take turns in the same run. Times are compared, without pass or fail.
+Owns the rows, the calls, and for each call a simple SQL statement with the same result. A call and its
+statement take turns. There is no pass or fail.
 """
 
 import os
@@ -27,8 +27,8 @@ DAY = date(2026, 3, 2)
 MONTHS_OF_TICKS = 18
 PARTITIONS = "0004_partition_ticks"
 
-# The ids of players ascend, like UUIDs of version 7; scores are in random order.
-FILL_BOARD = """
+# The ids of players ascend, like UUIDs of version 7; the scores are random.
+FILL_LEADERBOARD = """
 INSERT INTO users (id, username)
 SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'player' || n
 FROM generate_series(1, %(entries)s) AS n;
@@ -66,13 +66,13 @@ PLAIN_LATEST = """
 PLAIN_CANDLES = """
     SELECT date_trunc('day', timestamp, 'UTC'), min(price), max(price), sum(volume), count(*) FROM ticks
     WHERE symbol = 'S1' AND timestamp >= %(start)s AND timestamp < %(now)s GROUP BY 1 ORDER BY 1"""
-NTH = """
+PLAYER_AT_OFFSET = """
     SELECT user_id FROM leaderboard_entries WHERE session_date = %(day)s AND category = %(category)s
     ORDER BY score DESC, created_at, id LIMIT 1 OFFSET %(offset)s"""
 
 
 class Size(NamedTuple):
-    """The number of rows of each kind."""
+    """The numbers of leaderboard entries, ticks and symbols."""
 
     entries: int
     ticks: int
@@ -99,7 +99,7 @@ class Call(NamedTuple):
 @click.option("--scale", type=click.Choice(list(SIZES)), default="full", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
 def main(scale: str, rounds: int) -> None:
-    """Measure large leaderboards and many ticks on newly started servers."""
+    """Start servers and measure calls on large tables."""
     size, console = SIZES[scale], Console(width=100)
     with run_servers() as settings:
         url = settings.database_url.get_secret_value()
@@ -117,7 +117,7 @@ def main(scale: str, rounds: int) -> None:
 
 
 def fill(settings: Settings, size: Size) -> dict[str, Any]:
-    """Write the rows, ticks into one partition per month; return the parameters of the statements."""
+    """Write the rows, with one partition of ticks per month; return the parameters of the statements."""
     now = datetime.now(UTC)
     parameters: dict[str, Any] = {
         **size._asdict(),
@@ -128,24 +128,24 @@ def fill(settings: Settings, size: Size) -> dict[str, Any]:
         "category": CATEGORY,
         "offset": size.entries // 2,
     }
-    # the migration creates past partitions only for existing ticks, so one tick is written first
+    # the migration creates a past partition only if ticks exist, so an old tick is inserted before it runs
     migrator, url = Migrator(settings), settings.database_url.get_secret_value()
     migrator.down(PARTITIONS)
     run(url, FIRST_TICK, parameters)
     migrator.up()
-    for statement in (FILL_BOARD, FILL_TICKS):
+    for statement in (FILL_LEADERBOARD, FILL_TICKS):
         run(url, statement, parameters)
     run(url, "VACUUM ANALYZE", None)
     run(url, "CHECKPOINT", None)
     parameters["symbols"] = [f"S{n}" for n in range(size.symbols)]
-    [(player,)] = run(url, NTH, parameters)
+    [(player,)] = run(url, PLAYER_AT_OFFSET, parameters)
     return {**parameters, "player": player}
 
 
 def list_calls(service: EnhancedDatabaseService, parameters: dict[str, Any]) -> list[Call]:
-    """Return the calls that are measured."""
+    """Return the measured calls, each with its simple SQL statement."""
     middle, player, now = parameters["offset"], UUID(str(parameters["player"])), parameters["now"]
-    some = parameters["symbols"][: len(parameters["symbols"]) * 2 // 5]
+    symbols = parameters["symbols"][: len(parameters["symbols"]) * 2 // 5]
 
     def page(offset: int) -> Callable[[], object]:
         return lambda: service.get_leaderboard(CATEGORY, DAY, 50, offset=offset)
@@ -162,10 +162,10 @@ def list_calls(service: EnhancedDatabaseService, parameters: dict[str, Any]) -> 
         (f"rank {middle:,}", lambda: service.get_user_rank(player, CATEGORY, DAY), PLAIN_RANK, {}),
         ("ten around", around, PLAIN_AROUND, {}),
         (
-            f"latest of {len(some)}",
-            lambda: service.get_latest_market_data(some),
+            f"latest of {len(symbols)}",
+            lambda: service.get_latest_market_data(symbols),
             PLAIN_LATEST,
-            {"symbols": some},
+            {"symbols": symbols},
         ),
         ("latest of all", service.get_latest_market_data, PLAIN_LATEST, {}),
         ("candles of a month", candles, PLAIN_CANDLES, {}),
@@ -174,7 +174,7 @@ def list_calls(service: EnhancedDatabaseService, parameters: dict[str, Any]) -> 
 
 
 def measure(url: str, calls: list[Call], *, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """Yield the name and the median milliseconds of each call and of its simple statement."""
+    """Yield for each call its name, its median milliseconds and those of its simple statement."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
@@ -190,20 +190,20 @@ def measure(url: str, calls: list[Call], *, rounds: int) -> Iterator[tuple[str, 
 
 
 def measure_closing(service: EnhancedDatabaseService) -> tuple[float, float]:
-    """Return the seconds of closing a session, which stores every rank, and of closing it again."""
+    """Return the seconds of `close_session`, which stores every rank, and of a repeated call."""
     first, again = (clock(partial(service.close_session, DAY)) / 1000 for _ in range(2))
     return first, again
 
 
 def clock(call: Callable[[], object]) -> float:
-    """Return how many milliseconds a call takes."""
+    """Return the milliseconds of one call."""
     started = time.perf_counter()
     call()
     return (time.perf_counter() - started) * 1000
 
 
 def run(url: str, statement: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
-    """Run SQL on a new connection."""
+    """Run a statement on a new connection and return its rows."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
@@ -215,7 +215,7 @@ def run(url: str, statement: str, parameters: dict[str, Any] | None) -> list[tup
 
 
 def make_table(rows: list[tuple[str, float, float]]) -> Table:
-    """Return a table with the figures of call and statement next to each other."""
+    """Return a table of the times of each call and its statement, with their ratio."""
     table = Table("", "service ms", "plain ms", "ratio")
     for name, ours, plain in rows:
         table.add_row(name, f"{ours:.2f}", f"{plain:.2f}", f"{ours / plain:.3f}")

@@ -1,7 +1,4 @@
-"""The stampede: 64 threads read the same cold leaderboard at the same time.
-
-Owns the threads and the count of loads.
-"""
+"""The stampede: 64 threads read the same cold leaderboard at the same time."""
 
 import threading
 import time
@@ -14,15 +11,15 @@ START_SECONDS = 60
 
 
 def measure_stampede(stage: Stage) -> Mapping[str, float]:
-    """Start all threads at once; return the seconds until the last answer, and the number of loads."""
+    """Start all threads at once; return the seconds until the last has read, and the number of loads."""
     contender = stage.contender
     barrier = threading.Barrier(THREADS + 1)
 
-    def ask() -> None:
+    def read() -> None:
         barrier.wait(START_SECONDS)
         contender.get_leaderboard()
 
-    threads = [threading.Thread(target=ask) for _ in range(THREADS)]
+    threads = [threading.Thread(target=read) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     stage.empty_caches()

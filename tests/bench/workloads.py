@@ -1,7 +1,7 @@
-"""The workloads: the calls, their number, and the measured figures.
+"""The workloads: which calls a contender makes, how many, and which figures are measured.
 
-Owns single calls and batches; the loads by many threads are in `mixed` and `stampede`. Preparation,
-such as filling or emptying a cache, is not measured.
+Owns the workloads of single calls and batches, and of eight writers; `mixed` and `stampede` have the other
+loads by many threads. The preparation of a call, such as emptying a cache, is not measured.
 """
 
 import statistics
@@ -26,21 +26,21 @@ START_SECONDS = 60
 WARM_UP_CALLS = 10
 
 
-class NotTaken(Exception):
+class WorkloadUnsupported(Exception):
     """The contender does not implement the calls of this workload."""
 
 
 class Stage(NamedTuple):
-    """A contender whose turn it is, its Redis client, and the choices of keys and values."""
+    """The contender of a turn, a client of its Redis database, and the choices of keys and values."""
 
     contender: Contender
     redis: redis.Redis
     choices: Choices
 
     def empty_caches(self) -> None:
-        """Empty Redis and the contender's own cache."""
+        """Empty the Redis database and the local cache of the contender."""
         self.redis.flushdb()
-        self.contender.forget()
+        self.contender.empty_local_cache()
 
 
 Measure = Callable[[Stage], Mapping[str, float]]
@@ -108,7 +108,7 @@ def measure_bulk_ticks(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_one_score(stage: Stage) -> Mapping[str, float]:
-    """Write scores of a leaderboard of a usual size, one by one."""
+    """Write scores of the small leaderboard, one by one."""
     game, choices = _game_of(stage), stage.choices
     players = _pick_players(stage)
     pairs = list(zip(players, choices.make_scores(len(players)), strict=True))
@@ -116,7 +116,7 @@ def measure_one_score(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_writers(stage: Stage) -> Mapping[str, float]:
-    """Let eight threads write scores of one leaderboard; each thread has its own players."""
+    """Write scores of the small leaderboard in eight threads; each thread has its own players."""
     game, choices = _game_of(stage), stage.choices
     count = choices.scale.single_calls
     # no two threads have a player in common
@@ -149,7 +149,7 @@ def measure_writers(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_one_rank(stage: Stage) -> Mapping[str, float]:
-    """Read ranks on a leaderboard of a usual size, one by one."""
+    """Read ranks on the small leaderboard, one by one."""
     game = _game_of(stage)
     return _time_single(lambda player: game.get_rank(player, SMALL_CATEGORY), _pick_players(stage))
 
@@ -176,7 +176,7 @@ def measure_one_quest(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_search(stage: Stage) -> Mapping[str, float]:
-    """Search players by the beginning of a name."""
+    """Search players by the prefix of a name."""
     choices = stage.choices
     return _time_single(
         _game_of(stage).search, choices.make_prefixes(WARM_UP_CALLS + choices.scale.single_calls)
@@ -186,7 +186,7 @@ def measure_search(stage: Stage) -> Mapping[str, float]:
 def _game_of(stage: Stage) -> GameContender:
     contender: Contender = stage.contender
     if not isinstance(contender, GameContender):
-        raise NotTaken
+        raise WorkloadUnsupported
     return contender
 
 
@@ -196,7 +196,7 @@ def _pick_players(stage: Stage) -> list[UUID]:
 
 
 def _time_single(call: Callable[[T], object], items: Sequence[T]) -> Mapping[str, float]:
-    """Return the median time of all calls except the first ones, which connect and prepare statements."""
+    """Return the median time of all calls except the first ten, which connect and prepare statements."""
     seconds = statistics.median(_time_each(call, items)[WARM_UP_CALLS:])
     return {"seconds": seconds, "per_second": 1 / seconds}
 

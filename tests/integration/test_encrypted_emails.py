@@ -21,7 +21,7 @@ from core.queries import loads
 from core.records import User
 from core.service.writes import new_id
 from core.stack.embedded_servers import find_postgres_programs
-from tests.addresses import FIRST, SECOND, list_found, write_every_way
+from tests.addresses import FIRST, SECOND, list_address_parts, write_with_every_call
 from tests.conftest import KEYS, Execute
 
 STORED = "SELECT username, email, email_index FROM users ORDER BY username"
@@ -58,7 +58,7 @@ def test_only_callers_see_an_address_in_clear(
     """Tables, Redis, the near cache, the log at DEBUG, statistics and metrics contain no address."""
     noisy = settings.model_copy(update={"database_log_queries": "all", "log_level": "DEBUG"})
     with open_service(noisy) as service:
-        alice, _, _ = write_every_way(service)
+        alice, _, _ = write_with_every_call(service)
         execute("ANALYZE users")
         metrics = str([list(family.samples) for family in service.metrics.collect()])
         near = repr(vars(service._cache._near))
@@ -76,16 +76,18 @@ def test_only_callers_see_an_address_in_clear(
         "log": written,
         "metrics": metrics,
     }
-    assert {place: list_found(text) for place, text in places.items()} == {place: [] for place in places}
+    assert {place: list_address_parts(text) for place, text in places.items()} == {
+        place: [] for place in places
+    }
 
 
 def test_a_dump_has_no_address(service: EnhancedDatabaseService, database_url: str) -> None:
     """A dump by pg_dump contains encrypted values and no address."""
-    write_every_way(service)
+    write_with_every_call(service)
     program = find_postgres_programs() / "bin" / "pg_dump"
     dumped = subprocess.run([program, database_url], capture_output=True, text=True, check=True)
     assert "v1.tests." in dumped.stdout
-    assert list_found(dumped.stdout) == []
+    assert list_address_parts(dumped.stdout) == []
 
 
 def test_messages_show_no_address(service: EnhancedDatabaseService, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,13 +105,13 @@ def test_messages_show_no_address(service: EnhancedDatabaseService, caplog: pyte
     for call in calls:
         with pytest.raises(InvalidInput) as caught:
             call()
-        assert list_found(str(caught.value)) == []
-    assert list_found(caplog.text) == []
+        assert list_address_parts(str(caught.value)) == []
+    assert list_address_parts(caplog.text) == []
 
 
 def test_a_load_can_be_repeated(service: EnhancedDatabaseService, execute: Execute) -> None:
     """A repeated load does not encrypt equal addresses again, and writes changed or removed ones."""
-    users = write_every_way(service)
+    users = write_with_every_call(service)
     before = execute("SELECT xmin, * FROM users ORDER BY id")
     service.load_users(users[1:])
     assert execute("SELECT xmin, * FROM users ORDER BY id") == before
@@ -182,7 +184,7 @@ def test_without_a_key_only_addresses_are_refused(
 
 def test_a_damaged_row_does_not_hide_other_rows(service: EnhancedDatabaseService, execute: Execute) -> None:
     """An address that was copied to another row is shown as unreadable; the other rows are readable."""
-    alice, bob, charlie = write_every_way(service)
+    alice, bob, charlie = write_with_every_call(service)
     execute(
         "UPDATE users SET (email, email_index) = (SELECT email, email_index FROM users WHERE id = %s)"
         " WHERE id = %s",
@@ -260,4 +262,4 @@ def test_the_log_of_a_program_shows_no_address(settings: Settings, tmp_path: Pat
     assert "made User(" in ended.stderr, ended.stderr
     # ignore the traceback's line with the program's own text, which contains the address
     shown = "\n".join(line for line in ended.stderr.splitlines() if "create_user" not in line)
-    assert list_found(shown) == []
+    assert list_address_parts(shown) == []

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from core import open_service
-from tests.addresses import list_found, write_every_way
+from tests.addresses import list_address_parts, write_with_every_call
 from tests.conftest import connected
 from tests.matrix.conftest import Target, Variant
 
@@ -21,9 +21,9 @@ def test_statistics_of_statements_have_no_address(
     """The statements of COPY, and of JSON documents for roles without temporary tables, have no address."""
     target = make_target(variant)
     with open_service(target.settings) as service:
-        write_every_way(service)
+        write_with_every_call(service)
     with connected(target.administrator_url) as execute:
         execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         texts = [text for (text,) in execute(FIND)]
     assert any("op=load_users" in text for text in texts)
-    assert list_found(str(texts)) == []
+    assert list_address_parts(str(texts)) == []

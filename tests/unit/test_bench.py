@@ -15,7 +15,7 @@ from tests.bench.figures import (
     summarise,
     to_document,
 )
-from tests.bench.report import make_table, spell_cell, spell_figure
+from tests.bench.report import format_cell, format_figure, make_table
 
 
 def make_turns() -> list[Turn]:
@@ -78,21 +78,21 @@ def test_percentiles() -> None:
 def test_a_cell_shows_a_ratio() -> None:
     """A cell shows the ratio to the baseline; the baseline's cell also shows its time."""
     raw, ours = summarise(make_turns(), baseline="raw")
-    assert spell_cell(raw, "seconds", is_baseline=True) == "1.00 (1 s)"
-    assert spell_cell(ours, "seconds", is_baseline=False) == "2.00"
-    assert spell_cell(ours, "queries", is_baseline=False) == "0"
+    assert format_cell(raw, "seconds", is_baseline=True) == "1.00 (1 s)"
+    assert format_cell(ours, "seconds", is_baseline=False) == "2.00"
+    assert format_cell(ours, "queries", is_baseline=False) == "0"
     made = Summary("warm", "raw", {"seconds": 1}, {"seconds": 1}, made_with="psycopg 3")
-    assert spell_cell(made, "seconds", is_baseline=True) == "1.00 (1 s, psycopg 3)"
-    assert spell_cell(None, "seconds", is_baseline=False) == "-"
+    assert format_cell(made, "seconds", is_baseline=True) == "1.00 (1 s, psycopg 3)"
+    assert format_cell(None, "seconds", is_baseline=False) == "-"
     near = Summary("warm", "ours", {"seconds": 1}, {"seconds": 0.0312})
-    assert spell_cell(near, "seconds", is_baseline=False) == "0.031"
+    assert format_cell(near, "seconds", is_baseline=False) == "0.031"
 
 
 def test_figures_have_units() -> None:
     """A time is shown in us, ms or s, and a rate as a number per second."""
-    spelled = [spell_figure("seconds", value) for value in (0.000_168, 0.0027, 1.5)]
+    spelled = [format_figure("seconds", value) for value in (0.000_168, 0.0027, 1.5)]
     assert spelled == ["168 us", "2.7 ms", "1.5 s"]
-    assert spell_figure("per_second", 27_950.4) == "27,950/s"
+    assert format_figure("per_second", 27_950.4) == "27,950/s"
 
 
 def test_the_table_has_a_row_per_figure_and_a_column_per_contender() -> None:

@@ -1,1 +1,1 @@
-"""The contenders: each module implements the same reads and writes in a different way."""
+"""The contenders of the benchmark: each module implements the same reads and writes differently."""

@@ -1,4 +1,4 @@
-"""Connections for contenders whose library has none.
+"""Connections for contenders whose library has no connection pool.
 
 Owns a small pool for each of the two drivers and a Redis client. Each statement is one transaction and
 one round trip. Both drivers use faster options than their defaults: psycopg 3 prepares each statement
@@ -22,15 +22,15 @@ Row = tuple[Any, ...]
 
 
 class Connections(ABC):
-    """One driver's connections; thread safe. No thread waits: there are more connections than threads."""
+    """The connections of one driver; thread safe. A thread without an idle connection opens a new one."""
 
     driver: ClassVar[str]
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.database_url.get_secret_value()
-        # append and pop of a deque need no lock; the connection used last is used next
+        # append and pop of a deque need no lock; the cursor used last is used next
         self._idle: deque[Any] = deque()
-        self._opened: deque[Any] = deque()
+        self._connections: deque[Any] = deque()
 
     def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement and return its rows."""
@@ -38,7 +38,7 @@ class Connections(ABC):
         return rows
 
     def change(self, statement: str, parameters: Sequence[Any]) -> int:
-        """Run a statement and return how many rows it changed."""
+        """Run a statement and return the number of rows that it changed."""
         count: int = self._run(statement, parameters, attrgetter("rowcount"))
         return count
 
@@ -48,22 +48,22 @@ class Connections(ABC):
         except IndexError:
             cursor = self._open()
         cursor.execute(statement, parameters)
-        answer = read(cursor)
+        result = read(cursor)
         self._idle.append(cursor)
-        return answer
+        return result
 
     def _open(self) -> Any:
         connection = self._connect()
-        self._opened.append(connection)
+        self._connections.append(connection)
         return connection.cursor()
 
     @abstractmethod
     def _connect(self) -> Any:
-        """Open a connection in autocommit."""
+        """Return a new connection in autocommit mode."""
 
     def close(self) -> None:
         """Close every connection."""
-        for connection in self._opened:
+        for connection in self._connections:
             connection.close()
 
 
@@ -73,7 +73,7 @@ class Psycopg2(Connections):
     driver: ClassVar[str] = "psycopg2"
 
     def _connect(self) -> Any:
-        # otherwise psycopg2 would return ids as texts
+        # without this call psycopg2 returns ids as texts
         register_uuid()  # type: ignore[no-untyped-call]  # types-psycopg2 leaves it out
         connection = psycopg2.connect(self._url)
         connection.autocommit = True

@@ -1,7 +1,7 @@
 """The calls that every contender implements.
 
-Owns the list of calls. A contender returns mappings, or objects whose fields are the column names,
-whichever fits its library; `loads` counts the leaderboards that it loads from the database.
+Owns the list of calls. A contender returns rows as mappings or as objects, depending on its library; their
+keys or fields are the column names. `loads` has one item for each leaderboard loaded from the database.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from tests.bench.data import LIMIT
 
 
 class Contender(ABC):
-    """One way of caching and writing; its calls are thread safe."""
+    """One implementation of reads through a cache and of writes; its calls are thread safe."""
 
     name: ClassVar[str]
 
@@ -45,11 +45,11 @@ class Contender(ABC):
 
     @abstractmethod
     def update_portfolio(self, user_id: UUID, total_value: Decimal) -> Any:
-        """Set one portfolio's value."""
+        """Set the total value of one portfolio."""
 
     @abstractmethod
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
-        """Set many portfolios' values; return how many there are."""
+        """Set the values of many portfolios; return the number of updated portfolios."""
 
     @abstractmethod
     def insert_tick(self, tick: Tick) -> None:
@@ -57,10 +57,10 @@ class Contender(ABC):
 
     @abstractmethod
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Insert many ticks, all or none; return how many."""
+        """Insert many ticks in one transaction; return the number of ticks."""
 
-    def forget(self) -> None:
-        """Drop all values cached in this process; the benchmark itself empties Redis."""
+    def empty_local_cache(self) -> None:
+        """Remove all values cached in this process; the benchmark empties Redis itself."""
         return
 
     @abstractmethod
@@ -69,14 +69,14 @@ class Contender(ABC):
 
 
 class GameContender(Contender):
-    """A contender that also implements the single calls that a game makes all day.
+    """A contender that also implements the calls for single rows that a game makes.
 
-    Its `update_score` and `update_portfolio` return the written row, the score together with its rank.
+    Its `update_score` returns the entry with its rank, and its `update_portfolio` returns the portfolio.
     """
 
     @abstractmethod
     def get_rank(self, user_id: UUID, category: str) -> Any:
-        """Return a player's entry on a leaderboard with its rank, as of now."""
+        """Return a player's current entry on a leaderboard, with its rank; the entry is not cached."""
 
     @abstractmethod
     def update_profile(self, user_id: UUID, name: str) -> Any:
@@ -88,4 +88,4 @@ class GameContender(Contender):
 
     @abstractmethod
     def search(self, prefix: str) -> Sequence[Any]:
-        """Return the first 20 players whose username or name starts with a prefix, as of now."""
+        """Return the first 20 players whose username or name starts with a prefix; they are not cached."""

@@ -1,7 +1,7 @@
-"""SQLAlchemy 2 and dogpile.cache with its Redis backend, as their manuals advise.
+"""SQLAlchemy 2 and dogpile.cache with its Redis backend, used as their documentation recommends.
 
-Uses these libraries in the usual way: a session per call, ORM statements, a region that runs its
-creators under a lock, bulk statements for batches.
+Each call has its own session and uses ORM statements. The cache region runs each creator under a lock.
+Batches use bulk statements.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ INSERT_ROWS = 1_000
 
 
 class Dogpile(Contender):
-    """SQLAlchemy's ORM and a dogpile region."""
+    """SQLAlchemy's ORM with a dogpile.cache region."""
 
     name: ClassVar[str] = "SQLAlchemy + dogpile"
 
@@ -40,7 +40,7 @@ class Dogpile(Contender):
         url = settings.database_url.get_secret_value().replace("postgresql:", "postgresql+psycopg2:")
         limit = settings.database_connection_limit
         self._engine = create_engine(url, pool_size=limit, max_overflow=0)
-        # the backend accepts a password only in its URL
+        # the Redis backend of dogpile.cache accepts a password only in its URL
         password = settings.redis_password.get_secret_value() if settings.redis_password else ""
         address = redis_url(settings, number=number).replace("://", f"://:{quote(password)}@")
         options = {
@@ -51,7 +51,7 @@ class Dogpile(Contender):
         self._region = make_region().configure("dogpile.cache.redis", arguments=options)
 
     def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
-        """Read one value."""
+        """Return the value of one cache key, or load it."""
         rows: Sequence[Any] = self._region.get_or_create(
             f"leaderboard:{limit}", partial(self._load_entries, limit), expiration_time=LEADERBOARD_SECONDS
         )
@@ -75,12 +75,12 @@ class Dogpile(Contender):
         )
         with Session(self._engine) as session:
             return [
-                {**entry.as_mapping(), "username": username, "rank": place}
-                for entry, username, place in session.execute(query)
+                {**entry.as_mapping(), "username": username, "rank": position}
+                for entry, username, position in session.execute(query)
             ]
 
     def get_portfolio(self, user_id: UUID) -> Any:
-        """Read one value."""
+        """Return the value of one cache key, or load it."""
 
         def load() -> Any:
             query = select(PortfolioRow).where(
@@ -92,7 +92,7 @@ class Dogpile(Contender):
         return self._region.get_or_create(f"portfolio:{user_id}", load, expiration_time=PORTFOLIO_SECONDS)
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        """Read many values; the creator loads the missing ones."""
+        """Return the values of many cache keys; the creator loads the missing values."""
 
         def load(*keys: str) -> list[Any]:
             with Session(self._engine) as session:
@@ -109,7 +109,7 @@ class Dogpile(Contender):
         return NO_VALUE if row is None else row.as_mapping()
 
     def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
-        """Write, then drop the keys of all limits."""
+        """Write the entry, then delete the cache keys of all limits."""
         row = {"id": uuid4(), "user_id": user_id, "session_date": DAY, "category": category, "score": score}
         statement = (
             insert(EntryRow)
@@ -124,7 +124,7 @@ class Dogpile(Contender):
         self._region.delete_multi([f"leaderboard:{limit}" for limit in LIMITS])
 
     def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
-        """Write, then drop the key."""
+        """Write the row, then delete its cache key."""
         statement = (
             update(PortfolioRow)
             .where(PortfolioRow.user_id == user_id, PortfolioRow.session_date == DAY)
@@ -136,7 +136,7 @@ class Dogpile(Contender):
         self._region.delete(f"portfolio:{user_id}")
 
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
-        """Find the primary keys, then write by primary key in bulk."""
+        """Select the primary keys, update the rows by primary key in bulk, then delete the cache keys."""
         by_user = {update.user_id: update for update in updates}
         query = select(PortfolioRow.id, PortfolioRow.user_id).where(
             PortfolioRow.user_id.in_(by_user), PortfolioRow.session_date == DAY
@@ -150,11 +150,11 @@ class Dogpile(Contender):
         return len(rows)
 
     def insert_tick(self, tick: Tick) -> None:
-        """Write, then drop the key."""
+        """Write the row, then delete its cache key."""
         self.insert_ticks([tick])
 
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Write a thousand rows per statement."""
+        """Insert a thousand rows per statement, then delete the cache keys."""
         with Session(self._engine) as session:
             for start in range(0, len(ticks), INSERT_ROWS):
                 session.execute(_upsert(ticks[start : start + INSERT_ROWS]))

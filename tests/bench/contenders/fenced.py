@@ -1,8 +1,8 @@
-"""The bare drivers with leases: measures the cost of never storing a stale value.
+"""The drivers without a library, with leases: measures the cost of never storing a stale value.
 
-A fill first stores a token under the key; a script stores the loaded value only if the token is still
-there. A write deletes the key with the token, so a value loaded before the write is refused.
-Source: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 3.2.1.
+A reader that finds no value stores a token under the key. After the load, a script stores the value only if
+the token is still there. A write deletes the token, so a value that was loaded before the write is not
+stored. Source: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 3.2.1.
 """
 
 import secrets
@@ -14,12 +14,12 @@ from core import Settings
 from tests.bench.contenders import statements
 from tests.bench.contenders.raw import MARKET_SECONDS, RawPsycopg3
 
-TOKEN_MARK = b"\xc1"  # the only byte with which msgpack never begins a value
+TOKEN_MARK = b"\xc1"  # the only byte that never begins a msgpack value
 LEASE_MILLISECONDS = 10_000
 WAIT_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.001
-LONGEST_PAUSE_SECONDS = 0.01
-# KEYS: keys of values. ARGV: token, its lifetime in ms. Returns for each key the value, or else the token.
+MAX_PAUSE_SECONDS = 0.01
+# KEYS: cache keys. ARGV: token, lifetime of the token in ms. Returns the value or the token of each key.
 GET_OR_LEASE = """
 local found = redis.call('MGET', unpack(KEYS))
 for i = 1, #KEYS do
@@ -30,7 +30,7 @@ for i = 1, #KEYS do
 end
 return found
 """
-# KEYS: keys of values. ARGV: token, lifetime in seconds, then the values.
+# KEYS: cache keys. ARGV: token, lifetime of the values in seconds, then the values.
 FILL = """
 for i = 1, #KEYS do
   if redis.call('GET', KEYS[i]) == ARGV[1] then
@@ -62,11 +62,11 @@ class Fenced(RawPsycopg3):
         return value
 
     def _await(self, key: str, load: Callable[[], Any], decode: Callable[[bytes], Any]) -> Any:
-        """Wait for the value that another caller loads, in this process or another."""
+        """Wait for a value that another thread or process is loading; load it after `WAIT_SECONDS`."""
         deadline, pause = time.monotonic() + WAIT_SECONDS, FIRST_PAUSE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
             stored: Any = self._redis.get(key)
             if stored is None:
                 break
@@ -75,7 +75,7 @@ class Fenced(RawPsycopg3):
         return load()
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        """Read all values or lease their keys with one script, load what is missing with one statement."""
+        """Read or lease all keys with one script, then load the missing ticks with one statement."""
         token = TOKEN_MARK + secrets.token_bytes(15)
         reply = self._lease([f"tick:{symbol}" for symbol in symbols], [token, LEASE_MILLISECONDS])
         found = [self._decode_tick(value) for value in reply if not value.startswith(TOKEN_MARK)]

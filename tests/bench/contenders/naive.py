@@ -1,7 +1,7 @@
-"""peewee and redis-py as beginners use them.
+"""peewee and redis-py, used as their tutorials show.
 
-Follows the first tutorials: a pool that connects automatically, one query per symbol, one row per
-statement, JSON, and KEYS to find the keys to delete.
+The pool connects automatically, each symbol has its own query, each portfolio has its own UPDATE, values are
+JSON, and the command KEYS finds the cache keys to delete.
 """
 
 import json
@@ -26,7 +26,7 @@ POOL_SECONDS = 60
 
 
 class Naive(Contender):
-    """peewee's models and autoconnecting pool, plain cache-aside."""
+    """peewee's models and its pool that connects automatically, with cache-aside."""
 
     name: ClassVar[str] = "naive peewee"
 
@@ -40,7 +40,7 @@ class Naive(Contender):
         )
 
     def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
-        """Read one value."""
+        """Return the value of one cache key, or load it."""
         rows: Sequence[Any] = self._read(f"leaderboard:{limit}", 120, partial(self._load_entries, limit))
         return rows
 
@@ -54,7 +54,7 @@ class Naive(Contender):
             .limit(limit)
         )
         rows: list[dict[str, Any]] = []
-        for place, entry in enumerate(entries.execute(self._database), 1):
+        for position, entry in enumerate(entries.execute(self._database), 1):
             is_equal = rows and rows[-1]["score"] == entry.score
             rows.append(
                 {
@@ -62,7 +62,7 @@ class Naive(Contender):
                     "user_id": entry.user_id,
                     "username": entry.user.username,
                     "score": entry.score,
-                    "rank": rows[-1]["rank"] if is_equal else place,
+                    "rank": rows[-1]["rank"] if is_equal else position,
                     "metadata": entry.metadata,
                     "created_at": entry.created_at,
                 }
@@ -70,7 +70,7 @@ class Naive(Contender):
         return rows
 
     def get_portfolio(self, user_id: UUID) -> Any:
-        """Read one value."""
+        """Return the value of one cache key, or load it."""
 
         def load() -> Any:
             query = Portfolio.select().where(Portfolio.user == user_id, Portfolio.session_date == DAY)
@@ -79,7 +79,7 @@ class Naive(Contender):
         return self._read(f"portfolio:{user_id}", 60, load)
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        """Read one value after the other."""
+        """Return the values of the cache keys, or load them, one after the other."""
         return [
             self._read(f"tick:{symbol}", 30, partial(self._load_tick, symbol)) for symbol in sorted(symbols)
         ]
@@ -100,7 +100,7 @@ class Naive(Contender):
         return value
 
     def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
-        """Write, then drop what a search finds."""
+        """Write the row, then delete the cache keys that KEYS finds."""
         row = {"user": user_id, "session_date": DAY, "category": category, "score": score}
         keys = [LeaderboardEntry.user, LeaderboardEntry.session_date, LeaderboardEntry.category]
         query = LeaderboardEntry.insert(row).on_conflict(
@@ -108,20 +108,20 @@ class Naive(Contender):
         )
         query.execute(self._database)
         self._database.close()
-        self._drop("leaderboard:*")
+        self._delete_keys("leaderboard:*")
 
     def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
-        """Write, then drop what a search finds."""
+        """Write the row, then delete the cache keys that KEYS finds."""
         self._update(user_id, {Portfolio.total_value: total_value})
         self._database.close()
-        self._drop(f"portfolio:{user_id}*")
+        self._delete_keys(f"portfolio:{user_id}*")
 
     def _update(self, user_id: UUID, values: dict[Any, Any]) -> int:
         query = Portfolio.update(values).where(Portfolio.user == user_id, Portfolio.session_date == DAY)
         return int(query.execute(self._database))
 
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
-        """Write row by row in one transaction."""
+        """Update the rows one by one in one transaction, then delete the cache keys that KEYS finds."""
         with self._database.atomic():
             count = sum(
                 self._update(
@@ -137,22 +137,22 @@ class Naive(Contender):
                 for update in updates
             )
         self._database.close()
-        self._drop("portfolio:*")
+        self._delete_keys("portfolio:*")
         return count
 
     def insert_tick(self, tick: Tick) -> None:
-        """Write, then drop what a search finds."""
+        """Write the row, then delete the cache keys that KEYS finds."""
         self._insert([tick])
         self._database.close()
-        self._drop(f"tick:{tick.symbol}")
+        self._delete_keys(f"tick:{tick.symbol}")
 
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Write in batches of a hundred rows."""
+        """Insert a hundred rows per statement, then delete the cache keys that KEYS finds."""
         with self._database.atomic():
             for batch in peewee.chunked(ticks, 100):
                 self._insert(batch)
         self._database.close()
-        self._drop("tick:*")
+        self._delete_keys("tick:*")
         return len(ticks)
 
     def _insert(self, ticks: Sequence[Tick]) -> None:
@@ -165,7 +165,7 @@ class Naive(Contender):
         )
         query.execute(self._database)
 
-    def _drop(self, pattern: str) -> None:
+    def _delete_keys(self, pattern: str) -> None:
         keys: Any = self._redis.keys(pattern)
         if keys:
             self._redis.delete(*keys)

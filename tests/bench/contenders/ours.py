@@ -1,6 +1,6 @@
-"""The service, with and without its near tier.
+"""The service of `core`, with and without its near cache.
 
-Owns the calls of `core` that the benchmark makes; the service is not tuned for them.
+Owns the calls of the service that the benchmark makes. The service is not tuned for the benchmark.
 """
 
 import time
@@ -21,14 +21,14 @@ FEED_SECONDS = 5.0
 
 
 class Ours(GameContender):
-    """`core` as it is opened by default."""
+    """The service with both cache tiers."""
 
     name: ClassVar[str] = "ours"
     changes: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, settings: Settings, *, number: int) -> None:
         super().__init__()
-        # separate prefixes, so that the feed of one contender gets no invalidations of another
+        # each contender has its own key prefix, so that no feed gets the invalidations of another contender
         changes = {
             "redis_url": SecretStr(redis_url(settings, number=number)),
             "redis_key_prefix": f"{number}:",
@@ -68,7 +68,7 @@ class Ours(GameContender):
         return self._service.get_current_portfolio(user_id, DAY)
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        """Read latest ticks."""
+        """Read the latest ticks."""
         return self._service.get_latest_market_data(symbols)
 
     def update_profile(self, user_id: UUID, name: str) -> Any:
@@ -101,8 +101,8 @@ class Ours(GameContender):
         """Write many ticks."""
         return self._service.insert_market_ticks(ticks)
 
-    def forget(self) -> None:
-        """Empty the near cache, as the feed would do shortly after Redis was emptied."""
+    def empty_local_cache(self) -> None:
+        """Empty the near cache now; the feed would do the same shortly after FLUSHDB."""
         self._service._cache._near.clear()
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Ours(GameContender):
 
 
 class OursShared(Ours):
-    """`core` with Redis as its only tier."""
+    """The service without its near cache."""
 
     name: ClassVar[str] = "ours, shared tier only"
     changes: ClassVar[dict[str, Any]] = {"near_cache_size": 0}

@@ -1,8 +1,7 @@
-"""The bare drivers: hand-written SQL, plain cache-aside, values as msgpack.
+"""The drivers without a library: hand-written SQL, cache-aside, and msgpack values.
 
-Does what a careful developer does without a library: many rows per statement, one MGET, one
-pipelined DEL, one load per cold key and process. Reads race with writes, as always in simple
-cache-aside: a late SET may store an old row again.
+Each batch is one statement, one MGET or one UNLINK, and each process loads a cold key only once. As in every
+simple cache-aside, reads race with writes: a late SET can store an old row after a write has deleted the key.
 """
 
 import threading
@@ -24,19 +23,19 @@ from tests.bench.data import LIMIT, LIMITS
 LEADERBOARD_SECONDS = 120
 PORTFOLIO_SECONDS = 60
 MARKET_SECONDS = 30
-# Loads of two keys that share a lock wait for each other, which is rare and harmless.
+# Number of locks for all keys. Loads of two keys with the same lock wait for each other, which is rare.
 LOCKS = 256
 
 
 class Raw(GameContender):
-    """One driver and redis-py, without any other library."""
+    """One driver of PostgreSQL and redis-py, without any other library."""
 
     connections: ClassVar[type[Connections]]
 
     def __init__(self, settings: Settings, *, number: int) -> None:
         super().__init__()
         self._connections = self.connections(settings)
-        # Any, because the annotations of redis-py also include text replies
+        # Any, because redis-py is annotated as if replies could also be texts
         self._redis: Any = open_redis(settings, number=number)
         self._decode_leaderboard = msgspec.msgpack.Decoder(list[EntryRow]).decode
         self._decode_portfolio = msgspec.msgpack.Decoder(PortfolioRow).decode
@@ -45,7 +44,7 @@ class Raw(GameContender):
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
-        """Read one value."""
+        """Return the value of one cache key, or load it."""
 
         def load() -> Sequence[Any]:
             self.count_load()
@@ -57,7 +56,7 @@ class Raw(GameContender):
         return rows
 
     def get_portfolio(self, user_id: UUID) -> Any:
-        """Read one value."""
+        """Return the value of one cache key, or load it."""
 
         def load() -> Any:
             return statements.select_portfolio(self._connections, user_id)
@@ -65,7 +64,7 @@ class Raw(GameContender):
         return self._read(f"portfolio:{user_id}", PORTFOLIO_SECONDS, load, self._decode_portfolio)
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        """Read all values with one MGET, load what is missing with one statement."""
+        """Read all values with one MGET, then load the missing ticks with one statement."""
         stored = self._redis.mget([f"tick:{symbol}" for symbol in symbols])
         found = [self._decode_tick(value) for value in stored if value is not None]
         missing = [symbol for symbol, value in zip(symbols, stored, strict=True) if value is None]
@@ -85,7 +84,7 @@ class Raw(GameContender):
         stored = self._redis.get(key)
         if stored is not None:
             return decode(stored)
-        # one load per cold key: a caller that had to wait finds the value that the other caller stored
+        # one load per cold key: a caller that waited for the lock finds the value of the first caller
         lock = self._locks[hash(key) % LOCKS]
         has_waited = not lock.acquire(blocking=False)
         if has_waited:
@@ -102,50 +101,50 @@ class Raw(GameContender):
         return value
 
     def get_rank(self, user_id: UUID, category: str) -> Any:
-        """Read one row."""
+        """Select one entry with its rank."""
         return statements.select_rank(self._connections, user_id, category)
 
     def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
-        """Write, then drop the keys of all limits with one command."""
+        """Write the entry, then delete the cache keys of all limits with one command."""
         row = statements.upsert_score(self._connections, user_id, score, category)
         self._redis.delete(*(f"leaderboard:{limit}" for limit in LIMITS))
         return row
 
     def update_portfolio(self, user_id: UUID, total_value: Decimal) -> Any:
-        """Write, then drop the key."""
+        """Write the row, then delete its cache key."""
         row = statements.update_portfolio(self._connections, user_id, total_value)
         self._redis.delete(f"portfolio:{user_id}")
         return row
 
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
-        """Write with one statement, then drop the keys with one command."""
+        """Write all rows with one statement, then delete their cache keys with one command."""
         count = statements.update_portfolios(self._connections, updates)
         self._redis.unlink(*(f"portfolio:{update.user_id}" for update in updates))
         return count
 
     def update_profile(self, user_id: UUID, name: str) -> Any:
-        """Write, then drop the key."""
+        """Write the row, then delete its cache key."""
         row = statements.update_user(self._connections, user_id, name)
         self._redis.delete(f"user:{user_id}")
         return row
 
     def update_quest(self, quest_id: UUID, progress: Decimal) -> Any:
-        """Write, then drop the key of the quest's player."""
+        """Write the quest, then delete the cache key of its player's quests."""
         row = statements.update_quest(self._connections, quest_id, progress)
         self._redis.delete(f"quests:{row.user_id}")
         return row
 
     def search(self, prefix: str) -> Sequence[Any]:
-        """Read the rows."""
+        """Select the players."""
         return statements.search_users(self._connections, prefix)
 
     def insert_tick(self, tick: Tick) -> None:
-        """Write, then drop the key."""
+        """Write the row, then delete its cache key."""
         statements.insert_tick(self._connections, tick)
         self._redis.delete(f"tick:{tick.symbol}")
 
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Write with one statement, then drop the keys with one command."""
+        """Write all rows with one statement, then delete their cache keys with one command."""
         count = statements.insert_ticks(self._connections, ticks)
         self._redis.unlink(*{f"tick:{tick.symbol}" for tick in ticks})
         return count
@@ -157,14 +156,14 @@ class Raw(GameContender):
 
 
 class RawPsycopg2(Raw):
-    """psycopg2 and redis-py."""
+    """The raw contender with psycopg2."""
 
     name: ClassVar[str] = "raw, psycopg2"
     connections: ClassVar[type[Connections]] = Psycopg2
 
 
 class RawPsycopg3(Raw):
-    """psycopg 3 and redis-py."""
+    """The raw contender with psycopg 3."""
 
     name: ClassVar[str] = "raw, psycopg 3"
     connections: ClassVar[type[Connections]] = Psycopg3

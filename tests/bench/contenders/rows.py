@@ -1,6 +1,6 @@
 """The row types of the raw contender.
 
-Numbers, times and ids have the same proper types, whether a row comes from the database or from Redis.
+Numbers, times and ids have the same types in rows from PostgreSQL and in rows from Redis.
 """
 
 from datetime import date, datetime
@@ -12,7 +12,7 @@ import msgspec
 
 
 class EntryRow(msgspec.Struct):
-    """A row of a leaderboard."""
+    """An entry of a leaderboard, with username and rank."""
 
     id: UUID
     user_id: UUID

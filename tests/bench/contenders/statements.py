@@ -1,7 +1,7 @@
-"""SQL as a careful developer writes it by hand.
+"""The SQL statements of the raw contenders, written by hand.
 
-Owns the statements of the raw contenders: the fastest known form of each for PostgreSQL, one
-statement and one round trip per call, batches as arrays. Runs on both drivers.
+Owns the fastest known statement for each call. Each call is one statement and one round trip, and a batch is
+sent as arrays. The statements run on both drivers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -117,8 +117,8 @@ def update_portfolio(connections: Connections, user_id: UUID, total_value: Decim
 
 
 def update_portfolios(connections: Connections, updates: Sequence[PortfolioUpdate]) -> int:
-    """Set many portfolios' values; return how many there are."""
-    # always the same order, so that two batches cannot deadlock
+    """Set the values of many portfolios; return the number of updated portfolios."""
+    # every batch has the same order of rows, so that two batches cannot deadlock
     ordered = sorted(updates, key=lambda update: str(update.user_id))
     columns = (
         [str(update.user_id) for update in ordered],
@@ -136,8 +136,8 @@ def insert_tick(connections: Connections, tick: Tick) -> None:
 
 
 def insert_ticks(connections: Connections, ticks: Sequence[Tick]) -> int:
-    """Insert many ticks."""
-    # many ticks share few times, so each time is formatted once
+    """Insert many ticks; return the number of ticks."""
+    # many ticks have the same time, so each different time is formatted only once
     times = {time: f'"{time}"' for time in {tick.timestamp for tick in ticks}}
     columns = (
         [tick.symbol for tick in ticks],

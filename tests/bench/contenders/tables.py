@@ -1,7 +1,4 @@
-"""The tables as classes of SQLAlchemy's ORM.
-
-Owns the mapping; the migrations create the schema.
-"""
+"""The tables as classes of SQLAlchemy's ORM; the migrations create the tables themselves."""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,12 +11,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Row(DeclarativeBase):
-    """A row of any of the tables."""
+    """Base class of the rows of all tables."""
 
     type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB, str: Text}  # noqa: RUF012  # SQLAlchemy expects a class attribute
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return the columns, detached from any session."""
+        """Return the columns as a mapping that needs no session."""
         return {column.key: getattr(self, column.key) for column in self.__table__.columns}
 
 
@@ -33,7 +30,7 @@ class UserRow(Row):
 
 
 class PortfolioRow(Row):
-    """A player's money in one session."""
+    """A player's portfolio of one session."""
 
     __tablename__ = "portfolios"
 
@@ -64,7 +61,7 @@ class EntryRow(Row):
 
 
 class TickRow(Row):
-    """A price of one symbol at one time."""
+    """A tick: the price of one symbol at one time."""
 
     __tablename__ = "ticks"
 

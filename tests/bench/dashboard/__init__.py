@@ -1,1 +1,1 @@
-"""The dashboard under load: dozens of visitors, page times, sessions whose client vanishes."""
+"""Measure the dashboard under load: many visitors, page times, and dropped connections."""

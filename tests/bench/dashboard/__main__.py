@@ -1,7 +1,7 @@
-"""`python -m tests.bench.dashboard`: what the dashboard costs, and how much load it takes.
+"""`python -m tests.bench.dashboard`: measure the cost of the dashboard and the load that it serves.
 
-Owns the command line and the output. Figures are printed with a target next to each; the program
-never passes or fails, because every figure depends on the machine.
+Owns the command line and the output. Each figure is printed with its target. The command never fails because
+of a figure, because every figure depends on the machine.
 """
 
 import os
@@ -15,7 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from core import Settings
-from tests.bench.dashboard.loads import BOARD, Crowd, load_with_crowd, measure_processor, vanish_together
+from tests.bench.dashboard.loads import (
+    LEADERBOARDS_PAGE,
+    Crowd,
+    drop_visitors,
+    load_with_crowd,
+    measure_processor,
+)
 from tests.bench.dashboard.pages import measure_pages
 from tests.bench.dashboard.rows import fill_tables
 from tests.bench.dashboard.server import Server, run_server
@@ -32,9 +38,9 @@ CONFIGURATION = Path(__file__).resolve().parents[3] / "dashboard" / ".streamlit"
 
 @click.command()
 @click.option("--scale", type=click.Choice(list(SCALES)), default="full", show_default=True)
-@click.option("--only", "only", multiple=True, type=click.Choice(PARTS), help="Only this part.")
+@click.option("--only", "only", multiple=True, type=click.Choice(PARTS), help="Measure only this.")
 def main(scale: str, only: tuple[str, ...]) -> None:
-    """Measure the dashboard on newly started servers."""
+    """Start servers and measure the dashboard."""
     console = Console()
     table = Table("figure", "value", "target", box=None)
     with (
@@ -45,7 +51,7 @@ def main(scale: str, only: tuple[str, ...]) -> None:
         players, visitors, seconds = SCALES[scale]
         fill_tables(settings.database_url.get_secret_value(), players=players)
         folder = Path(name)
-        # hello world gets the same options as the dashboard, so that only the page differs
+        # the smallest page gets the same options as the dashboard, so that only the page differs
         shutil.copytree(CONFIGURATION, folder / ".streamlit")
         environment = describe_settings(settings)
         with run_server(folder, environment) as server:
@@ -54,7 +60,7 @@ def main(scale: str, only: tuple[str, ...]) -> None:
                 with run_server(folder, environment, hello=True) as hello:
                     _add_comparisons(table, server, hello, parts)
             if "vanish" in parts:
-                _add(table, "checked out after 50 vanished sessions", str(vanish_together(server)), "0")
+                _add(table, "checked out after 50 vanished sessions", str(drop_visitors(server)), "0")
             if "crowd" in parts:
                 crowd = load_with_crowd(server, visitors=visitors, seconds=seconds, players=players)
                 _add_crowd(table, crowd, visitors)
@@ -63,7 +69,7 @@ def main(scale: str, only: tuple[str, ...]) -> None:
 
 
 def describe_settings(settings: Settings) -> dict[str, str]:
-    """Return the environment variables of a dashboard on these servers."""
+    """Return the environment variables of a dashboard that uses the servers of `settings`."""
     assert settings.redis_password is not None
     return {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -79,16 +85,17 @@ def _add(table: Table, figure: str, value: str, target: str) -> None:
 
 
 def _add_comparisons(table: Table, server: Server, hello: Server, parts: Sequence[str]) -> None:
-    """Add the costs of a leaderboard and of the smallest possible page, measured on the same machine."""
+    """Add the CPU and page times of a leaderboard and of the smallest possible page."""
     if "processor" in parts:
-        board, least = measure_processor(server, page=BOARD), measure_processor(hello, page="")
-        _add(table, "processor time of a leaderboards rerun", f"{board * 1e3:.1f} ms", "15 ms")
-        _add(table, "processor time of a hello world rerun", f"{least * 1e3:.1f} ms", "")
+        leaderboard = measure_processor(server, page=LEADERBOARDS_PAGE)
+        smallest = measure_processor(hello, page="")
+        _add(table, "processor time of a leaderboards rerun", f"{leaderboard * 1e3:.1f} ms", "15 ms")
+        _add(table, "processor time of a hello world rerun", f"{smallest * 1e3:.1f} ms", "")
     if "pages" in parts and not CHROMIUM.exists():
         _add(table, "warm page", "no browser here", "")
     elif "pages" in parts:
-        figures = measure_pages(f"{server.url}/{BOARD}", hello.url)
-        _add(table, "warm leaderboards, drawn", f"{figures['board']:.2f} s", "")
+        figures = measure_pages(f"{server.url}/{LEADERBOARDS_PAGE}", hello.url)
+        _add(table, "warm leaderboards, drawn", f"{figures['leaderboard']:.2f} s", "")
         _add(table, "warm hello world, drawn", f"{figures['hello']:.2f} s", "")
         _add(table, "ratio of the two", f"{figures['ratio']:.2f}", "1.5")
 
@@ -103,7 +110,7 @@ def _add_crowd(table: Table, crowd: Crowd, visitors: int) -> None:
         "",
     )
     if crowd.runs:
-        # a process keeps up only while the CPU time of a run is below one second / runs per second
+        # one process can serve the load only if the CPU time of a run is below 1 s / (runs per second)
         spent = f"{crowd.processor / len(crowd.runs) * 1e3:.1f} ms"
         _add(
             table,

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.dashboard.first_visit`: what a first visit of the overview loads, and when it shows.
+"""`python -m tests.bench.dashboard.first_visit`: measure the first visit of the overview on a slow network.
 
-Owns the browser's network log and the time of the first text and of the first figure, on a slow network. Each
-turn is a browser without a cache. The game is small: a first visit loads scripts, and few rows.
+Owns the network log of the browser, and the times until the first text, the first figure and the whole page
+are drawn. Each turn is a browser without a cache. The game is small, so that most of the bytes are scripts.
 """
 
 import statistics
@@ -26,7 +26,7 @@ FIRST_TEXT = "Loading. The first visit"
 
 
 class Visit(NamedTuple):
-    """Seconds until there is a text to read, a figure, and all is drawn, and the bytes of each address."""
+    """The seconds until the first text, the first figure and the whole page are drawn; the bytes by URL."""
 
     text_seconds: float
     figure_seconds: float
@@ -36,9 +36,9 @@ class Visit(NamedTuple):
 
 @click.command()
 @click.option("--turns", default=3, show_default=True)
-@click.option("--files", is_flag=True, help="List the size of each file too.")
+@click.option("--files", is_flag=True, help="Also print the size of each file.")
 def main(turns: int, files: bool) -> None:  # noqa: FBT001  # an option of the command line
-    """Measure first visits on servers of their own."""
+    """Start servers and measure first visits."""
     with run_servers() as settings, tempfile.TemporaryDirectory(prefix="echo-markets-bench-") as name:
         with open_database(settings.database_url.get_secret_value()) as service:
             play_game(service)
@@ -55,23 +55,23 @@ def main(turns: int, files: bool) -> None:  # noqa: FBT001  # an option of the c
 
 
 def visit_first(browser: Browser, url: str) -> Visit:
-    """Load the overview in a browser that has none of its files."""
+    """Load the overview in a browser with an empty cache."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     network = context.new_cdp_session(page)
     sizes: dict[str, int] = {}
-    addresses: dict[str, str] = {}
+    urls: dict[str, str] = {}
 
-    def note_address(event: dict[str, Any]) -> None:
-        addresses[event["requestId"]] = event["request"]["url"].removeprefix(url)
+    def record_url(event: dict[str, Any]) -> None:
+        urls[event["requestId"]] = event["request"]["url"].removeprefix(url)
 
-    def note_size(event: dict[str, Any]) -> None:
-        address = addresses[event["requestId"]]
-        sizes[address] = sizes.get(address, 0) + int(event["encodedDataLength"])
+    def record_size(event: dict[str, Any]) -> None:
+        url_path = urls[event["requestId"]]
+        sizes[url_path] = sizes.get(url_path, 0) + int(event["encodedDataLength"])
 
-    network.on("Network.requestWillBeSent", note_address)
-    network.on("Network.loadingFinished", note_size)
+    network.on("Network.requestWillBeSent", record_url)
+    network.on("Network.loadingFinished", record_size)
     network.send("Network.enable")
     network.send(
         "Network.emulateNetworkConditions",
@@ -92,7 +92,10 @@ def visit_first(browser: Browser, url: str) -> Visit:
     complete_seconds = time.perf_counter() - started
     context.close()
     return Visit(
-        text_seconds, figure_seconds, complete_seconds, {a: s for a, s in sizes.items() if a != "/livez"}
+        text_seconds,
+        figure_seconds,
+        complete_seconds,
+        {path: size for path, size in sizes.items() if path != "/livez"},
     )
 
 

@@ -1,7 +1,7 @@
-"""Load on the dashboard by simulated visitors without a browser.
+"""Load the dashboard with simulated visitors without a browser.
 
-Owns which pages visitors open and how often. Figures come from the visitors, the server's pool and its
-process; there is no pass or fail.
+Owns which pages the visitors open, and how often. The figures come from the visitors, from the connection
+pool of the server and from its process. There is no pass or fail.
 """
 
 import asyncio
@@ -12,21 +12,21 @@ from typing import NamedTuple
 from tests.bench.dashboard.server import Server
 from tests.bench.dashboard.visitor import Run, Visitor
 
-RUNS_A_SESSION = 5
-"""Runs after which a visitor reloads the page, which starts a new session as in a browser."""
+RUNS_PER_SESSION = 5
+"""Number of runs after which a visitor reloads the page, which starts a new session."""
 
 SETTLE_SECONDS = 150.0
-"""How long memory may take to shrink again: Streamlit keeps closed sessions for two minutes."""
+"""How long the memory may take to shrink: Streamlit keeps closed sessions for two minutes."""
 
 VANISH_SECONDS = 10.0
 VANISHING = 50
 CPU_RUNS = 200
 PORTFOLIO_SHARE = 0.3
-BOARD = "leaderboards"
+LEADERBOARDS_PAGE = "leaderboards"
 
 
 class Crowd(NamedTuple):
-    """The result of a load with many visitors; memory in bytes, times in seconds."""
+    """The result of a load by many visitors; memory in bytes, times in seconds."""
 
     runs: list[Run]
     errors: list[str]
@@ -41,7 +41,7 @@ class Crowd(NamedTuple):
 
 
 class Load:
-    """Visitors of one dashboard, their runs and their errors."""
+    """The runs and errors of all visitors of one dashboard."""
 
     def __init__(self, url: str, *, players: int, seed: int) -> None:
         self._url = url
@@ -51,49 +51,49 @@ class Load:
         self._random = random.Random(seed)
 
     def choose_page(self) -> tuple[str, str]:
-        """Return a page and its query: mostly a leaderboard, otherwise some player."""
+        """Return a random page and its query: a leaderboard, or in 30 % of cases a portfolio."""
         if self._random.random() < PORTFOLIO_SHARE:
             return "portfolios", f"player=player{self._random.randint(1, self._players)}"
-        return BOARD, self._random.choice(
+        return LEADERBOARDS_PAGE, self._random.choice(
             ("", "category=Total+value", "top=100", "category=Quests+completed")
         )
 
     async def visit(self, *, until: float, delay: float) -> None:
-        """Run a page every second, and reload after `RUNS_A_SESSION` runs; note errors and continue."""
+        """Run a page every second, and reload it after `RUNS_PER_SESSION` runs; record errors."""
         await asyncio.sleep(delay)
         while time.monotonic() < until:
             try:
                 async with Visitor.connected(self._url) as visitor:
                     page, query = self.choose_page()
-                    for _ in range(RUNS_A_SESSION):
+                    for _ in range(RUNS_PER_SESSION):
                         started = time.monotonic()
                         if started >= until:
                             return
-                        self._note(await visitor.run(page=page, query=query))
+                        self._record(await visitor.run(page=page, query=query))
                         await asyncio.sleep(max(0.0, started + 1 - time.monotonic()))
             except (OSError, TimeoutError, EOFError) as error:
                 self.errors.append(f"{type(error).__name__}: {error}")
-            except Exception as error:  # websockets has many errors for the end of a connection
+            except Exception as error:  # websockets raises many different errors when a connection ends
                 self.errors.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(1)
 
     async def run_some(self, count: int) -> None:
-        """Open some pages, one after the other."""
+        """Open `count` random pages, one after the other."""
         for _ in range(count):
             async with Visitor.connected(self._url) as visitor:
                 page, query = self.choose_page()
                 await visitor.run(page=page, query=query)
 
-    def _note(self, run: Run) -> None:
+    def _record(self, run: Run) -> None:
         self.runs.append(run)
         if run.problem is not None:
             self.errors.append(run.problem)
 
 
 def load_with_crowd(server: Server, *, visitors: int, seconds: float, players: int, seed: int = 1) -> Crowd:
-    """Let visitors run a page every second for a while, then leave, and wait for the memory."""
+    """Let visitors run a page every second, disconnect them, and wait until the memory has shrunk."""
     load = Load(server.url, players=players, seed=seed)
-    # warm up: memory that the first visits allocate stays, and belongs to no session
+    # warm up, because memory that the first visits allocate is kept and does not belong to a session
     asyncio.run(load.run_some(20))
     load.runs.clear()
     memory_before, processor_before = server.memory_bytes(), server.cpu_seconds()
@@ -129,7 +129,7 @@ async def _crowd(server: Server, load: Load, *, visitors: int, seconds: float) -
 
 
 def _wait_for_memory(server: Server, before: int) -> int:
-    """Return the memory once it is at most 5 % above `before`, or after `SETTLE_SECONDS`."""
+    """Return the memory when it is at most 5 % above `before`, or else after `SETTLE_SECONDS`."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while server.memory_bytes() > 1.05 * before and time.monotonic() < deadline:
         time.sleep(1)
@@ -137,7 +137,7 @@ def _wait_for_memory(server: Server, before: int) -> int:
 
 
 def measure_processor(server: Server, *, page: str) -> float:
-    """Return the CPU seconds that one more run of a page costs the server."""
+    """Return the mean CPU seconds of the server for one run of a page in an open session."""
     return asyncio.run(_measure_processor(server, page))
 
 
@@ -151,22 +151,22 @@ async def _measure_processor(server: Server, page: str) -> float:
         return (server.cpu_seconds() - before) / CPU_RUNS
 
 
-def vanish_together(server: Server) -> int:
-    """Open sessions and drop them in the middle of a run; return the connections left checked out."""
-    asyncio.run(_vanish_together(server))
+def drop_visitors(server: Server) -> int:
+    """Open 50 sessions, drop their connections during a run, and return the pool's connections in use."""
+    asyncio.run(_drop_visitors(server))
     server.wait_until_idle(VANISH_SECONDS)
     return int(server.pool()["pool_in_use"])
 
 
-async def _vanish_together(server: Server) -> None:
-    async def come_and_go(number: int) -> None:
+async def _drop_visitors(server: Server) -> None:
+    async def connect_and_vanish(number: int) -> None:
         async with Visitor.connected(server.url) as visitor:
-            await visitor.begin(page=BOARD, query=f"top={(10, 25, 50, 100)[number % 4]}")
-            # some leave before the script has begun, some in the middle of it
+            await visitor.begin(page=LEADERBOARDS_PAGE, query=f"top={(10, 25, 50, 100)[number % 4]}")
+            # some connections end before the script has begun, others while it runs
             await asyncio.sleep(number % 10 / 50)
             visitor.vanish()
 
-    results = await asyncio.gather(*(come_and_go(n) for n in range(VANISHING)), return_exceptions=True)
-    # other errors are expected, because a visitor closes its own connection; a refused one is a failure
+    results = await asyncio.gather(*(connect_and_vanish(n) for n in range(VANISHING)), return_exceptions=True)
+    # visitors drop their own connections, so other errors are expected; a refused connection is a failure
     if any(isinstance(result, ConnectionRefusedError) for result in results):
-        raise RuntimeError(f"not everybody reached {server.url}")
+        raise RuntimeError(f"not every visitor could connect to {server.url}")

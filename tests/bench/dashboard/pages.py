@@ -1,7 +1,7 @@
-"""How long a page takes in a browser, compared with the smallest possible page.
+"""Measure how long a page takes in a browser, compared with the smallest possible page.
 
 Owns the browser and the order of the visits: the two pages take turns, so that other load on the
-machine affects both. The browser keeps its cache between visits, like the browser of a visitor.
+machine affects both. The browser keeps its cache between visits.
 """
 
 import statistics
@@ -16,7 +16,7 @@ DRAWN = "[data-testid=stVegaLiteChart] :is(svg, canvas), [data-testid=stDataFram
 
 
 def measure_pages(dashboard_url: str, hello_url: str) -> dict[str, float]:
-    """Return the median seconds from a click to a drawn page, of a leaderboard and of hello."""
+    """Return the median seconds until a leaderboard and the smallest page are drawn, and their ratio."""
     with run_browser() as browser:
         context = browser.new_context(viewport={"width": 1440, "height": 1000})
         context.set_default_timeout(WAIT_MS)
@@ -28,11 +28,11 @@ def measure_pages(dashboard_url: str, hello_url: str) -> dict[str, float]:
             for _ in range(VISITS)
         ]
         context.close()
-    boards, hellos = zip(*turns, strict=True)
+    leaderboards, hellos = zip(*turns, strict=True)
     return {
-        "board": statistics.median(boards),
+        "leaderboard": statistics.median(leaderboards),
         "hello": statistics.median(hellos),
-        "ratio": statistics.median(board / hello for board, hello in turns),
+        "ratio": statistics.median(leaderboard / hello for leaderboard, hello in turns),
     }
 
 

@@ -1,7 +1,7 @@
-"""The game that the dashboard shows in a benchmark.
+"""The rows that the dashboard shows in a benchmark.
 
-Owns the rows and their number: leaderboards in the categories that the dashboard lists, for a few
-sessions, with all players on each.
+For five sessions, every player has a portfolio and an entry on the leaderboard of daily returns. For the last
+two sessions, every player also has an entry on the two other leaderboards that the dashboard lists.
 """
 
 from datetime import UTC, datetime

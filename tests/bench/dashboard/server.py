@@ -1,7 +1,7 @@
-"""A dashboard process that also reports the figures of its connection pool.
+"""A dashboard process that also writes the figures of its connection pool to a file.
 
-Owns the measured process and its report. Run as a program, this module serves the dashboard; imported,
-it starts such a process. With `HELLO_SCRIPT` it serves that script instead, to measure the cost of
+Owns the measured process and the file. `run_server` starts this module as a program, which serves the
+dashboard. With `HELLO_SCRIPT` in the environment, the program serves that script instead, to measure
 Streamlit alone.
 """
 
@@ -37,36 +37,36 @@ st.write("world")
 
 
 class Server:
-    """A running server, seen from outside."""
+    """A running dashboard process, as its parent process sees it."""
 
     def __init__(self, url: str, process: subprocess.Popen[bytes], report: Path, log: Path) -> None:
         self.url = url
         self.process = process
         self.log = log
         self._report = report
-        self._view = psutil.Process(process.pid)
+        self._process = psutil.Process(process.pid)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time of the server until now."""
-        times = self._view.cpu_times()
+        """Return the CPU seconds that the server has used."""
+        times = self._process.cpu_times()
         return float(times.user + times.system)
 
     def memory_bytes(self) -> int:
-        """Return the server's resident memory."""
-        return int(self._view.memory_info().rss)
+        """Return the resident memory of the server."""
+        return int(self._process.memory_info().rss)
 
     def pool(self) -> dict[str, float]:
-        """Return the newest figures of the server's pool, at most a tenth of a second old."""
+        """Return the figures of the server's pool, which are about 0.1 s old."""
         found: dict[str, float] = json.loads(self._report.read_text())
         return found
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until no connection is checked out; return whether this happened within `seconds`."""
+        """Wait until no connection is checked out; return False after `seconds`."""
         return wait_for(lambda: self.pool()["pool_in_use"] == 0, seconds)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until a condition holds; return whether it did within `seconds`."""
+    """Wait until a condition is true; return False after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -77,7 +77,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 @contextmanager
 def run_server(folder: Path, settings: dict[str, str], *, hello: bool = False) -> Iterator[Server]:
-    """Serve the dashboard with these settings, or with `hello` the smallest possible page."""
+    """Serve the dashboard, or with `hello` the smallest possible page; yield the server."""
     port = find_free_port()
     report, log = folder / f"pool-{port}.json", folder / f"server-{port}.log"
     extra = {"DASHBOARD_PORT": str(port), "POOL_REPORT": str(report), **settings}
@@ -108,15 +108,15 @@ def run_server(folder: Path, settings: dict[str, str], *, hello: bool = False) -
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(f"{url}/livez", timeout=5) as answer:  # loopback only
+        with urlopen(f"{url}/livez", timeout=5) as answer:  # a loopback address
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
 
 
 def _report_pool(file: Path) -> None:
-    """Replace a file with the current figures of the pool, again and again."""
-    from dashboard import runtime  # noqa: PLC0415  # the parent measures without Streamlit's imports
+    """Write the current figures of the pool to a file every 0.1 s."""
+    from dashboard import runtime  # noqa: PLC0415  # the parent process must not import Streamlit
 
     while True:
         try:
@@ -132,7 +132,7 @@ def _report_pool(file: Path) -> None:
 
 
 def main() -> None:
-    """Serve with the settings from the environment."""
+    """Serve the dashboard with the settings from the environment."""
     from dashboard.server import application  # noqa: PLC0415  # as in _report_pool
 
     hello = os.environ.get("HELLO_SCRIPT")

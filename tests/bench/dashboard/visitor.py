@@ -1,7 +1,7 @@
-"""A visitor without a browser: speaks Streamlit's protocol over its WebSocket.
+"""A simulated visitor without a browser, which uses Streamlit's WebSocket protocol.
 
-Owns connecting, running a page's script and waiting for its end. A visitor only counts the elements
-and draws nothing, so that one machine can simulate many visitors.
+Owns the connection, the request for a run of a page, and the wait for its end. A visitor only counts the
+elements and draws nothing, so that one machine can simulate many visitors.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 RUN_SECONDS = 60.0
-"""Time after which a run counts as failed; much longer than a person would wait."""
+"""Time after which a run counts as failed."""
 
 FAILED_STATES = (b"state-problem", b"state-unexpected")
-"""Names of the containers that the dashboard draws when it cannot show its figures."""
+"""Keys of the containers in which the dashboard shows errors."""
 
 
 class Run(NamedTuple):
-    """One run of a page's script, as the visitor saw it."""
+    """The result of one run of a page; `problem` is an error that the page showed."""
 
     seconds: float
     size_bytes: int
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 
 class Visitor:
-    """One connected session."""
+    """A simulated visitor with one session."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -41,7 +41,7 @@ class Visitor:
     @classmethod
     @asynccontextmanager
     async def connected(cls, url: str) -> AsyncIterator[Self]:
-        """Connect as a page of `url` does; close the WebSocket properly at the end."""
+        """Yield a visitor that is connected to `url`; close the WebSocket with a close frame at the end."""
         async with connect(
             f"ws://{urlsplit(url).netloc}/_stcore/stream",
             origin=url,  # type: ignore[arg-type]  # Origin is a NewType of str
@@ -52,7 +52,7 @@ class Visitor:
             yield cls(connection)
 
     async def run(self, *, page: str = "", query: str = "") -> Run:
-        """Run a page's script and wait until it has ended."""
+        """Request a run of a page, and wait until the run has ended."""
         started = time.perf_counter()
         await self.begin(page=page, query=query)
         size = elements = 0
@@ -72,7 +72,7 @@ class Visitor:
                     return Run(time.perf_counter() - started, size, elements, problem)
 
     async def begin(self, *, page: str = "", query: str = "", texts: Mapping[str, str] | None = None) -> None:
-        """Ask for a run of a page's script, with texts by the ids of their inputs."""
+        """Request a run of a page; `texts` maps the id of each text input to its text."""
         message = BackMsg()
         message.rerun_script.page_name = page
         message.rerun_script.query_string = query
@@ -81,11 +81,11 @@ class Visitor:
         await self._connection.send(message.SerializeToString())
 
     async def receive_run(self) -> bytes:
-        """Wait for a run that the server begins by itself, and return all it sends until its end."""
+        """Wait for a run that the server has begun, and return everything that it sends until the end."""
         return b"".join(await self.receive_messages())
 
     async def receive_messages(self) -> list[bytes]:
-        """Return the messages up to the end of the next run that ends."""
+        """Return all messages until the end of a run."""
         messages = []
         while True:
             data = await self._connection.recv()
@@ -95,7 +95,7 @@ class Visitor:
                 return messages
 
     def vanish(self) -> None:
-        """Drop the connection without a close frame, as when a laptop is shut."""
+        """Drop the connection without a close frame, as when a laptop is closed."""
         self._connection.transport.abort()
 
 

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.dashboard.workers`: how many visitors one and several processes can serve.
+"""`python -m tests.bench.dashboard.workers`: compare one dashboard process with several processes.
 
-Owns the comparison: one process and several take turns on the same servers, with the same visitors. The
-visitors run in another process on the same CPUs, so the CPU time of that process is shown too.
+One process and several processes take turns on the same servers, with the same visitors. The visitors run in
+this process on the same CPUs, so the CPU time of this process is also shown.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from tests.dashboard_process import Dashboard, run_dashboard
 
 READY_SECONDS = 120.0
 SETTLE_SECONDS = 3.0
-"""Pause until the work at the start of the last worker is over, such as warming caches."""
+"""Pause after the last worker is ready, because this worker still warms its caches."""
 
 WARMING_RUNS = 40
 
 
 class Turn(NamedTuple):
-    """The result of a load; times in seconds, CPU use as a number of CPUs."""
+    """The result of one load; times in seconds, CPU use as a number of CPUs."""
 
     workers: int
     visitors: int
-    runs_a_second: float
+    runs_per_second: float
     times: list[float]
     errors: list[str]
     dashboard: float
@@ -53,7 +53,7 @@ class Turn(NamedTuple):
 def main(
     workers: tuple[int, ...], visitors: tuple[int, ...], seconds: float, turns: int, players: int
 ) -> None:
-    """Measure on newly started servers."""
+    """Start servers and measure each number of workers with each number of visitors."""
     console = Console(width=120)
     table = Table("processes", "visitors", "runs a second", "median", "p95", "errors", box=None)
     for name in ("dashboard", "visitors", "all"):
@@ -94,17 +94,17 @@ def _measure(dashboard: Dashboard, *, workers: int, visitors: int, seconds: floa
     asyncio.run(load.run_some(WARMING_RUNS))
     load.runs.clear()
     started, before, machine = time.monotonic(), _read_cpu(dashboard), _read_machine_cpu()
-    own = time.process_time()
+    own_before = time.process_time()
     asyncio.run(_visit(load, visitors=visitors, until=started + seconds))
     taken = time.monotonic() - started
     return Turn(
         workers=workers,
         visitors=visitors,
-        runs_a_second=len(load.runs) / taken,
+        runs_per_second=len(load.runs) / taken,
         times=sorted(run.seconds for run in load.runs) or [0.0],
         errors=load.errors,
         dashboard=(_read_cpu(dashboard) - before) / taken,
-        visiting=(time.process_time() - own) / taken,
+        visiting=(time.process_time() - own_before) / taken,
         machine=(_read_machine_cpu() - machine) / taken,
     )
 
@@ -128,7 +128,7 @@ def _describe_turn(turn: Turn) -> tuple[str, ...]:
     return (
         str(turn.workers),
         str(turn.visitors),
-        f"{turn.runs_a_second:.1f}",
+        f"{turn.runs_per_second:.1f}",
         f"{turn.times[len(turn.times) // 2]:.2f} s",
         f"{turn.times[int(len(turn.times) * 0.95)]:.2f} s",
         str(len(turn.errors)),
