@@ -1,4 +1,4 @@
-"""Sessions and times after tomorrow: no write takes them, and rows of an older release lead nobody astray."""
+"""Rows dated after tomorrow: writes refuse them, and lists and pages leave out rows of older releases."""
 
 import re
 from collections.abc import Callable
@@ -29,8 +29,8 @@ FAR_TIME = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @pytest.fixture
-def haunted(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
-    """A game with rows of the year 9999, as an older release stored them, and with portfolios alone."""
+def with_future_rows(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
+    """Return a service on a game with rows of the year 9999 and ten later sessions with portfolios only."""
     play_game(service)
     execute("INSERT INTO portfolios (user_id, session_date) SELECT id, %s FROM users", (FAR,))
     execute(
@@ -46,36 +46,38 @@ def haunted(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatab
     return service
 
 
-def test_no_list_begins_in_the_far_future(haunted: EnhancedDatabaseService) -> None:
-    """This holds for sessions, leaderboards, a player's history, prices and events."""
+def test_lists_skip_rows_of_the_far_future(with_future_rows: EnhancedDatabaseService) -> None:
+    """Lists of sessions, leaderboard dates, portfolios, prices and market events skip the year 9999."""
     newest = SESSIONS[-1]
-    assert haunted.list_session_dates(limit=1) == (newest + timedelta(days=10),)
-    assert haunted.list_session_dates(before=date.max)[0] == newest + timedelta(days=10)
-    assert haunted.list_leaderboard_dates(limit=1) == (newest,)
-    assert haunted.list_leaderboard_dates("total_value", limit=1, before=date.max) == (newest,)
-    assert haunted.list_leaderboard_dates("luck") == ()
-    assert haunted.get_session_summaries(limit=1)[0].session_date == newest
-    assert haunted.get_period_leaderboard("total_value", FAR, sessions=1).days == (newest,)
-    alice = haunted.get_user_by_username("alice")
-    assert haunted.get_portfolio_history(alice.id, limit=1)[0].session_date == newest
-    assert haunted.get_latest_market_data() == haunted.get_latest_market_data(["AAPL"]) == ()
-    assert haunted.get_sparklines() == ()
-    assert haunted.get_recent_market_events() == haunted.list_market_events() == ()
+    assert with_future_rows.list_session_dates(limit=1) == (newest + timedelta(days=10),)
+    assert with_future_rows.list_session_dates(before=date.max)[0] == newest + timedelta(days=10)
+    assert with_future_rows.list_leaderboard_dates(limit=1) == (newest,)
+    assert with_future_rows.list_leaderboard_dates("total_value", limit=1, before=date.max) == (newest,)
+    assert with_future_rows.list_leaderboard_dates("luck") == ()
+    assert with_future_rows.get_session_summaries(limit=1)[0].session_date == newest
+    assert with_future_rows.get_period_leaderboard("total_value", FAR, sessions=1).days == (newest,)
+    alice = with_future_rows.get_user_by_username("alice")
+    assert with_future_rows.get_portfolio_history(alice.id, limit=1)[0].session_date == newest
+    assert (
+        with_future_rows.get_latest_market_data() == with_future_rows.get_latest_market_data(["AAPL"]) == ()
+    )
+    assert with_future_rows.get_sparklines() == ()
+    assert with_future_rows.get_recent_market_events() == with_future_rows.list_market_events() == ()
 
 
-def test_the_row_itself_can_still_be_read(haunted: EnhancedDatabaseService) -> None:
-    """A read of an exact date or range returns the stored row."""
-    alice = haunted.get_user_by_username("alice")
-    portfolio = haunted.find_portfolio(alice.id, FAR)
+def test_future_rows_are_returned_for_their_exact_date(with_future_rows: EnhancedDatabaseService) -> None:
+    """A read that names the year 9999 as its date or end returns the row stored there."""
+    alice = with_future_rows.get_user_by_username("alice")
+    portfolio = with_future_rows.find_portfolio(alice.id, FAR)
     assert portfolio is not None
     assert portfolio.session_date == FAR
-    assert [entry.username for entry in haunted.get_leaderboard("total_value", FAR)] == ["alice"]
-    [event] = haunted.list_market_events(until=datetime.max.replace(tzinfo=UTC))
+    assert [entry.username for entry in with_future_rows.get_leaderboard("total_value", FAR)] == ["alice"]
+    [event] = with_future_rows.list_market_events(until=datetime.max.replace(tzinfo=UTC))
     assert event.title == "Far"
 
 
-def test_the_session_of_tomorrow_is_no_newest_one(service: EnhancedDatabaseService) -> None:
-    """Lists begin with today's session; only a list that is asked for tomorrow's has it."""
+def test_tomorrow_is_not_the_newest_session(service: EnhancedDatabaseService) -> None:
+    """Lists begin with today's session; they include tomorrow's session only if `before` is a later date."""
     write_tomorrow(service, noon := datetime(2026, 3, 2, 12, tzinfo=UTC))
     today, tomorrow = noon.date(), noon.date() + timedelta(days=1)
     alice = service.get_user_by_username("alice")
@@ -98,7 +100,7 @@ def test_the_session_of_tomorrow_is_no_newest_one(service: EnhancedDatabaseServi
 
 
 def write_tomorrow(service: EnhancedDatabaseService, now: datetime) -> None:
-    """Play the sessions of yesterday, today and tomorrow: alice and bob, who gain more each day."""
+    """Store portfolios and daily returns of alice and bob for yesterday, today and tomorrow."""
     service._clock = lambda: now
     for name in ("alice", "bob"):
         user = service.create_user(username=name)
@@ -110,8 +112,8 @@ def write_tomorrow(service: EnhancedDatabaseService, now: datetime) -> None:
 
 
 @pytest.mark.parametrize("page", list(SCRIPTS))
-def test_pages_show_today_as_open_whatever_tomorrow_has(service: EnhancedDatabaseService, page: str) -> None:
-    """Rows of tomorrow count in no figure, and today's session is marked so far."""
+def test_pages_leave_out_rows_of_tomorrow(service: EnhancedDatabaseService, page: str) -> None:
+    """No page shows tomorrow's date or values, and pages with sessions mark today's session with "so far"."""
     now = datetime.now(UTC)
     write_tomorrow(service, now)
     runtime.set_service(service)
@@ -131,12 +133,12 @@ def test_pages_show_today_as_open_whatever_tomorrow_has(service: EnhancedDatabas
 
 @pytest.mark.parametrize("page", [OVERVIEW, LEADERBOARDS])
 def test_pages_open_on_the_newest_session_with_a_leaderboard(
-    haunted: EnhancedDatabaseService, page: str
+    with_future_rows: EnhancedDatabaseService, page: str
 ) -> None:
-    """Neither the far future nor ten days with only portfolios are chosen."""
-    runtime.set_service(haunted)
+    """Pages open on the last session with leaderboard entries, not on a later one or on the year 9999."""
+    runtime.set_service(with_future_rows)
     runtime.get_cache().clear()
-    assert data.find_newest_leaderboard_day(haunted) == SESSIONS[-1]
+    assert data.find_newest_leaderboard_day(with_future_rows) == SESSIONS[-1]
     opened = open_page(page)
     assert not opened.exception
     text = read_text(opened)
@@ -154,21 +156,21 @@ def test_the_example_of_the_readme_runs_on_any_database(
     capsys: pytest.CaptureFixture[str],
     with_rows: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    """It runs as printed on an empty database, and where the newest session has no leaderboard."""
+    """The README's Python example runs on an empty database and if the newest session has no leaderboard."""
     if with_rows:
-        request.getfixturevalue("haunted")
+        request.getfixturevalue("with_future_rows")
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
     [example] = re.findall(
         r"```python\n(from decimal import.*?)```", (repository / "README.md").read_text(), re.DOTALL
     )
-    exec(compile(example, "README.md", "exec"), {})  # it is ours
+    exec(compile(example, "README.md", "exec"), {})  # the repository's own code
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1].startswith("price is Decimal('-1')")
     assert len(printed) == (4 if with_rows else 1)
 
 
-# each of these is after tomorrow
+# Each call receives a day or a time after tomorrow.
 WRITES: dict[str, Callable[[Any, User, date, datetime], object]] = {
     "open a portfolio": lambda s, u, day, _: s.get_current_portfolio(u.id, day),
     "value a portfolio": lambda s, u, day, _: s.update_portfolio_value(u.id, day, 1, 0),
@@ -184,10 +186,10 @@ WRITES: dict[str, Callable[[Any, User, date, datetime], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_no_write_takes_what_is_after_tomorrow(
+def test_writes_refuse_times_after_tomorrow(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The error names the value, for the day after tomorrow as for the year 9999; nothing is stored."""
+    """A write for a date after tomorrow raises InvalidInput with the value and stores no row."""
     noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
     service._clock = lambda: noon
     for day in (date(2026, 3, 4), FAR):
@@ -199,8 +201,10 @@ def test_no_write_takes_what_is_after_tomorrow(
 
 
 @pytest.mark.parametrize("day", [date.min, date(1970, 1, 1), date(2026, 3, 2), date(2026, 3, 3)])
-def test_sessions_up_to_tomorrow_are_played(service: EnhancedDatabaseService, alice: User, day: date) -> None:
-    """Past sessions of any age are accepted, because replays write sessions of old prices."""
+def test_writes_accept_sessions_up_to_tomorrow(
+    service: EnhancedDatabaseService, alice: User, day: date
+) -> None:
+    """Writes accept sessions of any age up to tomorrow, because replays write sessions of old prices."""
     service._clock = lambda: datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC)
     service.get_current_portfolio(alice.id, day)
     assert service.update_portfolio_value(alice.id, day, Decimal(5), Decimal(0)).total_value == 5

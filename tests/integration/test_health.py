@@ -1,4 +1,4 @@
-"""Health: one evaluation, and what the document, the metrics and the dashboard make of it."""
+"""The health evaluation, and how the health document, the metrics and the dashboard show it."""
 
 import contextlib
 import math
@@ -36,7 +36,7 @@ Prepare = Callable[[EnhancedDatabaseService, Execute], AbstractContextManager[ob
 
 
 class State(NamedTuple):
-    """A state of the stack and what everybody has to say of it."""
+    """A state of the stack: how a test causes it, and the expected health, HTTP status codes and services."""
 
     change: Callable[[Settings], Settings]
     prepare: Prepare
@@ -53,17 +53,17 @@ def unchanged(settings: Settings) -> Settings:
 
 
 def with_one_connection(settings: Settings) -> Settings:
-    """Return settings with a pool of one."""
+    """Return settings for a pool of one connection."""
     return settings.model_copy(update={"database_connection_limit": 1})
 
 
 def requiring_redis(settings: Settings) -> Settings:
-    """Return settings that need a Redis which is not there."""
+    """Return settings that require Redis and point to a port where no Redis listens."""
     return without_redis(settings).model_copy(update={"health_require_redis": True})
 
 
 def disabling_redis(settings: Settings) -> Settings:
-    """Return settings without a cache."""
+    """Return settings with the Redis cache disabled."""
     return settings.model_copy(update={"enable_redis_cache": False})
 
 
@@ -73,18 +73,18 @@ def nothing(_: EnhancedDatabaseService, __: Execute) -> AbstractContextManager[o
 
 
 def exhaust(service: EnhancedDatabaseService, _: Execute) -> AbstractContextManager[object]:
-    """Hold every connection of the pool."""
+    """Check out the only connection of the pool until the context ends."""
     return service._database.session("report")
 
 
 def forget_a_migration(_: EnhancedDatabaseService, execute: Execute) -> AbstractContextManager[object]:
-    """Let the schema lag behind the code."""
+    """Remove a migration from the history, so that one migration is pending."""
     execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
     return contextlib.nullcontext()
 
 
 def make_read_only(_: EnhancedDatabaseService, execute: Execute) -> AbstractContextManager[object]:
-    """Let new sessions accept no writes, as a provider does over quota."""
+    """Make new database sessions read-only, as hosting providers do when a quota is exceeded."""
     [(name,)] = execute("SELECT current_database()")
     execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     return contextlib.nullcontext()
@@ -104,7 +104,7 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
 def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execute, state: State) -> None:
-    """All show the same evaluation, without an address."""
+    """In each state document, metrics and dashboard show the same health, without address or password."""
     with (
         open_service(state.change(settings)) as service,
         state.prepare(service, execute),
@@ -140,7 +140,7 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
 def assert_strip_agrees(
     service: EnhancedDatabaseService, metrics: str, found: Health, document: dict[str, Any]
 ) -> None:
-    """Assert that the Operations page shows the same, from a scrape and from its own check."""
+    """Assert that the Operations page shows the same health from a scrape and from its own health check."""
     scrape = parse_scrape(metrics, taken_at=found.timestamp)
     scrape.reasons = {name: each["reason"] for name, each in document["services"].items() if "reason" in each}
     cards = {card.label: card for card in tables.build_cards(scrape, scrape.reasons, shows_words=True)}
@@ -151,8 +151,8 @@ def assert_strip_agrees(
     assert found.pool.is_exhausted == (cards["Connections in use"].state == "warning")
 
 
-def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) -> None:
-    """Each reason has its own message with the remedy."""
+def test_readiness_names_the_reason(settings: Settings, execute: Execute) -> None:
+    """The response of `/readyz` names pending migrations with their remedy, or that the database is down."""
     execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
     texts = []
     for change in (unchanged, without_database):
@@ -168,7 +168,7 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
 
 
 def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute) -> None:
-    """Document and readiness name the cause; reads work."""
+    """If the database is read-only, document and readiness name the setting, reads work and writes raise."""
     make_read_only(None, execute)  # type: ignore[arg-type]  # not looked at
     with (
         open_service(disabling_redis(settings)) as service,
@@ -184,10 +184,10 @@ def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute)
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_a_server_without_another_connection_serves_who_has_one(
+def test_health_at_the_connection_limit_depends_on_the_pool(
     settings: Settings, postgres_server: PostgresServer, *, holds: bool
 ) -> None:
-    """The check gets no connection: degraded if the pool has connections, else unhealthy."""
+    """If the server refuses new connections, health is degraded if the pool has one, else unhealthy."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     role = f"scarce_{name[-8:]}"
     with administered(postgres_server) as run:
@@ -216,11 +216,11 @@ class Clock:
         self.seconds = 1000.0
 
     def monotonic(self) -> float:
-        """Return the present time in seconds."""
+        """Return the current value in seconds."""
         return self.seconds
 
     def read(self) -> datetime:
-        """Return the present time in UTC."""
+        """Return the current time in UTC."""
         return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
 
 
@@ -229,7 +229,7 @@ NO_POOL = PoolUse(10, 0, 0, 0, 0, is_exhausted=False)
 
 @contextlib.contextmanager
 def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
-    """Open an evaluator beside any service."""
+    """Yield a health evaluator that belongs to no service and has no pool."""
     yield HealthEvaluator(
         settings,
         list_pools=lambda: [NO_POOL],
@@ -240,7 +240,7 @@ def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
 
 
 def test_an_evaluation_is_kept_for_two_seconds_with_its_timestamp(settings: Settings) -> None:
-    """Until then calls return the same object, which has the time of the check."""
+    """Within two seconds `evaluate` returns the same object, whose timestamp is the time of the check."""
     clock = Clock()
     with evaluator(settings, clock) as health:
         first = health.evaluate()
@@ -252,8 +252,8 @@ def test_an_evaluation_is_kept_for_two_seconds_with_its_timestamp(settings: Sett
         assert second.timestamp == clock.read() != first.timestamp
 
 
-def test_many_that_ask_at_once_cost_one_check(settings: Settings, execute: Execute) -> None:
-    """Twenty threads get one answer, and the server sees one more session."""
+def test_concurrent_evaluations_share_one_check(settings: Settings, execute: Execute) -> None:
+    """Twenty concurrent evaluations return the same object and open one database session."""
     sessions = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
     with evaluator(settings, Clock()) as health:
         before = execute(sessions)[0][0]
@@ -263,20 +263,20 @@ def test_many_that_ask_at_once_cost_one_check(settings: Settings, execute: Execu
         deadline = time.monotonic() + 10
         while (after := execute(sessions)[0][0]) == before and time.monotonic() < deadline:
             threading.Event().wait(0.05)
-            # a backend reports its own part when it is told to
+            # discard the statistics that this session has cached
             execute("SELECT pg_stat_clear_snapshot()")
         assert after == before + 1
 
 
 @contextlib.contextmanager
 def silent_server() -> Iterator[int]:
-    """Serve a port that takes connections and never says a word; yields it."""
+    """Yield a port that accepts connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield server.getsockname()[1]
 
 
-def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Settings) -> None:
-    """After ten evaluations each check has at most one thread, and later none."""
+def test_a_hanging_server_accumulates_no_threads(settings: Settings) -> None:
+    """Ten evaluations of a server that never replies leave at most one thread per check, which then ends."""
     clock = Clock()
     with silent_server() as port:
         silent = settings.model_copy(
@@ -302,8 +302,8 @@ def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Setting
             )
 
 
-def test_each_check_has_its_own_time(settings: Settings) -> None:
-    """The time of a fast server does not include the wait for the slow one."""
+def test_each_check_measures_its_own_duration(settings: Settings) -> None:
+    """If PostgreSQL hangs, the duration of the Redis check does not include the wait for PostgreSQL."""
     with silent_server() as port:
         url = SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{port}/echo")
         with evaluator(settings.model_copy(update={"database_url": url}), Clock()) as health:
@@ -313,8 +313,8 @@ def test_each_check_has_its_own_time(settings: Settings) -> None:
     assert found.redis_seconds < found.database_seconds / 2
 
 
-def test_checks_run_side_by_side_and_a_second_at_most(settings: Settings) -> None:
-    """When both servers hang, an evaluation takes one second, not two."""
+def test_checks_run_in_parallel_for_at_most_a_second(settings: Settings) -> None:
+    """If both PostgreSQL and Redis hang, an evaluation takes one second, not two."""
     with silent_server() as port:
         silent = settings.model_copy(
             update={
@@ -330,10 +330,10 @@ def test_checks_run_side_by_side_and_a_second_at_most(settings: Settings) -> Non
             assert (found.database, found.redis) == ("unhealthy", "unhealthy")
 
 
-def test_a_server_without_a_free_connection_is_down(
+def test_a_server_without_free_connections_is_unhealthy(
     settings: Settings, server_directory: Callable[[], Path]
 ) -> None:
-    """New callers cannot be served, even while open connections work."""
+    """If all of the server's connections are in use and the pool has none, the database is unhealthy."""
     options = {**FAST, "max_connections": "4", "superuser_reserved_connections": "0"}
     with run_postgres(server_directory(), options=options) as server:
         own = settings.model_copy(update={"database_url": SecretStr(server.url())})
@@ -345,18 +345,18 @@ def test_a_server_without_a_free_connection_is_down(
             clock.seconds += CACHE_SECONDS
             assert health.evaluate().database == "unhealthy"
             held.close()
-            assert heals(health, clock).status == "healthy"
+            assert wait_until_healthy(health, clock).status == "healthy"
 
 
 def hold_all_connections(url: str, held: contextlib.ExitStack) -> None:
-    """Connect until the server refuses."""
+    """Open connections until the server refuses one; `held` closes them."""
     with contextlib.suppress(psycopg2.OperationalError):
         while True:
             held.callback(psycopg2.connect(url).close)
 
 
-def heals(health: HealthEvaluator, clock: Clock) -> Health:
-    """Return the first healthy evaluation, or the last after ten seconds."""
+def wait_until_healthy(health: HealthEvaluator, clock: Clock) -> Health:
+    """Return the first healthy evaluation, or the last evaluation after ten seconds."""
     deadline = time.monotonic() + 10
     while True:
         clock.seconds += CACHE_SECONDS
@@ -367,7 +367,7 @@ def heals(health: HealthEvaluator, clock: Clock) -> Health:
 
 
 @pytest.mark.parametrize("limit", [-1, -0.001, math.nan, math.inf, "soon", None, True])
-def test_a_wrong_limit_is_an_error_of_ours(service: EnhancedDatabaseService, limit: Any) -> None:
-    """It names the argument, also for a negative number."""
+def test_an_invalid_time_limit_is_refused(service: EnhancedDatabaseService, limit: Any) -> None:
+    """A time limit that is no positive number raises InvalidInput, which names `limit_seconds`."""
     with pytest.raises(InvalidInput, match="limit_seconds is "):
         service.health(limit)

@@ -1,4 +1,4 @@
-"""`echo-markets health` and `echo-markets stats`: what they print and how they exit."""
+"""Output and exit status of the commands `echo-markets health` and `echo-markets stats`."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command with the test's servers, and changes to its environment."""
+    """Return a function that runs a command with the test's servers and additional environment variables."""
 
     def invoke(command: str, **environment: str) -> Result:
         known = {
@@ -42,12 +42,14 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def closed_url(scheme: str) -> str:
-    """Return an address that nobody listens on."""
+    """Return a URL with a local port on which no server listens."""
     return f"{scheme}://127.0.0.1:{find_free_port()}"
 
 
-def test_the_fleet_comes_from_the_exporter(run: Run, service: EnhancedDatabaseService) -> None:
-    """Roles, caches and operations of every process are shown, with the exporter's status."""
+def test_the_commands_show_all_processes_from_the_exporter(
+    run: Run, service: EnhancedDatabaseService
+) -> None:
+    """`stats` shows caches and operations of all processes, and `health` the status, from the exporter."""
     user = service.create_user(username="alice")
     for _ in range(3):
         service.get_user_by_id(user.id)
@@ -64,7 +66,7 @@ def test_the_fleet_comes_from_the_exporter(run: Run, service: EnhancedDatabaseSe
 
 
 def test_without_an_exporter_the_process_checks_itself(run: Run) -> None:
-    """It shows the same tables, and a line that says why they are of one process."""
+    """Without an exporter both commands show their own process and a line that says so."""
     for command in ("health", "stats"):
         result = run(command)
         assert result.exit_code == 0, result.output
@@ -72,18 +74,18 @@ def test_without_an_exporter_the_process_checks_itself(run: Run) -> None:
         assert "job" in result.output
 
 
-def test_without_redis_it_is_degraded(run: Run) -> None:
-    """The exit status is 3."""
+def test_health_without_redis_is_degraded(run: Run) -> None:
+    """If Redis does not answer, `health` prints "degraded" and exits with 3."""
     result = run("health", REDIS_URL=f"{closed_url('redis')}/0")
     assert result.exit_code == 3
     assert "degraded" in result.output
     assert any(line.split()[:2] == ["redis", "down,"] for line in result.output.splitlines())
 
 
-def test_a_redis_that_refuses_is_degraded_with_its_words(
+def test_a_refusing_redis_is_degraded_with_its_message(
     run: Run, settings: Settings, redis_client: redis.Redis, valkey_server: ValkeyServer
 ) -> None:
-    """The exporter and the single process show the same reason on a line of its own."""
+    """If Redis refuses a command, `health` prints Redis's message, with and without an exporter."""
     rules = "on >secret ~* +@all -time"
     redis_client.execute_command("ACL", "SETUSER", "figures", *rules.split())  # type: ignore[no-untyped-call]  # has no annotations
     url = valkey_server.url.replace("//", "//figures:secret@")
@@ -100,8 +102,8 @@ def test_a_redis_that_refuses_is_degraded_with_its_words(
         assert valkey_server.url.split("//")[1].split("/")[0] not in result.output
 
 
-def test_without_a_database_it_is_unhealthy(run: Run) -> None:
-    """The exit status is 1; the state is named, without an address or password."""
+def test_health_without_a_database_is_unhealthy(run: Run) -> None:
+    """If the database is down, `health` prints "unhealthy" without the password and exits with 1."""
     url = closed_url("postgresql").replace("//", "//echo:s3cr3t@") + "/echo"
     result = run("health", DATABASE_URL=url)
     assert result.exit_code == 1
@@ -111,16 +113,16 @@ def test_without_a_database_it_is_unhealthy(run: Run) -> None:
 
 @contextmanager
 def exporting(service: EnhancedDatabaseService, stack: StackIdentity | None) -> Iterator[str]:
-    """Serve an exporter that says which stack it belongs to; yields its port."""
+    """Serve the exporter of a stack, and yield its port."""
     options = {} if stack is None else {"headers": [(HEADER, str(stack))]}
     with served(build_app(service, stack=stack), **options) as port:
         yield str(port)
 
 
-def test_the_exporter_of_the_same_stack_is_named(
+def test_the_output_names_the_exporters_stack(
     run: Run, service: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """It is named by its name if both have one, else by the database."""
+    """`health` uses the exporter of the same database, with or without stack names, and names its stack."""
     url = settings.database_url.get_secret_value()
     for exporters, own in (("main-1a2b", "main-1a2b"), ("main-1a2b", ""), (None, "main-1a2b"), (None, "")):
         stack = build_identity(exporters, url)
@@ -139,7 +141,7 @@ def test_the_exporter_of_the_same_stack_is_named(
         ("other-9f8e", "postgresql://db.example/game"),
     ],
 )
-def test_another_stack_is_refused(
+def test_the_exporter_of_another_stack_is_refused(
     run: Run,
     service: EnhancedDatabaseService,
     settings: Settings,
@@ -147,7 +149,7 @@ def test_another_stack_is_refused(
     name: str | None,
     url: str | None,
 ) -> None:
-    """One line names both stacks, and the exit status is 2."""
+    """If the exporter on EXPORTER_PORT belongs to another stack, the command names both and exits with 2."""
     own_url = settings.database_url.get_secret_value()
     other = build_identity(name, url or own_url)
     with exporting(service, other) as port:
@@ -160,8 +162,8 @@ def test_another_stack_is_refused(
     assert "postgres:" not in line
 
 
-def test_an_exporter_that_is_named_is_meant(run: Run, service: EnhancedDatabaseService) -> None:
-    """EXPORTER_URL selects it, also on another machine; the output says whose it is."""
+def test_exporter_url_selects_the_exporter_of_any_stack(run: Run, service: EnhancedDatabaseService) -> None:
+    """The exporter at EXPORTER_URL is used even if it belongs to another stack, which the output names."""
     other = build_identity("production", "postgresql://db.example/game")
     with exporting(service, other) as port:
         result = run("health", EXPORTER_URL=f"http://127.0.0.1:{port}", STACK_NAME="main-1a2b")
@@ -169,16 +171,16 @@ def test_an_exporter_that_is_named_is_meant(run: Run, service: EnhancedDatabaseS
     assert f"from the exporter of stack {other}" in result.output
 
 
-def test_a_server_that_is_no_exporter_of_ours_is_not_asked(run: Run) -> None:
-    """The node exporter of Prometheus has the same default port, and is ignored."""
+def test_another_programs_exporter_is_ignored(run: Run) -> None:
+    """A server on EXPORTER_PORT that is no exporter of Echo Markets is ignored and named in the output."""
     with serving(lambda _: (200, b"# TYPE up gauge\nup 1\n")) as url:
         result = run("health", EXPORTER_PORT=url.rpartition(":")[2])
     assert result.exit_code == 0, result.output
     assert f"this process alone; what answers at {url} is no exporter of Echo Markets" in result.output
 
 
-def test_the_health_document_says_whose_it_is(service: EnhancedDatabaseService) -> None:
-    """It has the same id as the header of every answer."""
+def test_every_answer_of_the_exporter_names_its_stack(service: EnhancedDatabaseService) -> None:
+    """The health document and the header of every response contain the id of the stack."""
     stack = build_identity("main-1a2b", "postgresql://db.example/game")
     with exporting(service, stack) as port:
         for path in ("/", "/livez", "/readyz", "/metrics", "/api/health/database", "/nothing"):
@@ -188,8 +190,8 @@ def test_the_health_document_says_whose_it_is(service: EnhancedDatabaseService) 
     assert document["stack"] == str(stack)
 
 
-def test_an_exporter_without_a_status_is_no_health(run: Run) -> None:
-    """A page with other metrics does not count as a healthy stack."""
+def test_metrics_without_a_health_status_are_unknown(run: Run) -> None:
+    """If the metrics of EXPORTER_URL lack the health status, `health` prints "unknown" and exits with 1."""
     with serving(lambda _: (200, b"# TYPE up gauge\nup 1\n")) as url:
         result = run("health", EXPORTER_URL=url)
     assert result.exit_code == 1

@@ -1,7 +1,7 @@
-"""Query parameters that no link has, of every page, every download and the exporter.
+"""Hostile query parameters of every page, every download and the exporter.
 
-A page shows what was wrong or what it shows without the parameter; a download is a file, or 400 with a short
-line. Nothing is written.
+A page reports an invalid parameter or ignores it. A download returns a file, or status 400 with a short line.
+No row is written.
 """
 
 import re
@@ -28,15 +28,15 @@ from tests.game import play_game
 from tests.hostile_values import TEXTS
 from tests.integration.pages import open_page, read_text
 
-# the client that asks takes addresses of 64 kB
+# httpx, which the test client uses, accepts URLs up to 64 kB.
 LARGE = 20_000
-# Percent-encoded: halves of characters, NUL, and what is no UTF-8.
+# Percent-encoded values, among them NUL, surrogates and bytes that are not UTF-8.
 ENCODED = (
     "%00", "a%00b", "%ED%A0%80", "%FF%FE", "%E2%80%AE", "%0D%0AX-Header:%20a", "%", "%zz", "%25", "+",
     "a" * LARGE, "%F0%9F%92%A5" * 5_000, "9" * LARGE, "-9999999999999999999", "0001-01-01", "9999-12-31",
     "2013-02-30", "2013-W09-5", "20130301", "%D9%A1%D9%A2", "1_0", "+5", "1e3", "NaN", "true",
     "..%2F..%2Fetc%2Fpasswd", "%3Cscript%3E", "*", "null",
-)  # fmt: skip  # one value a line would hide that each is another trap
+)  # fmt: skip  # several values a line, because the list is long
 DOWNLOADS = {
     leaderboards.PATH: (
         leaderboards.get_leaderboard,
@@ -50,22 +50,22 @@ DOWNLOADS = {
     quests.PATH: (quests.get_stuck, {"type": "trade"}),
 }
 MOST_LETTERS = 300
-# A page gets them in a message that is UTF-8.
+# The browser sends parameters to a page in a message whose strings are UTF-8.
 FOR_PAGES = (
     "\x00\u202ea\n", "x" * 10_000, "9" * 5_000, "-1", "9999-12-31", "<b>[a](//b)</b>", "true",
-)  # fmt: skip  # as above
+)  # fmt: skip  # for the reason above
 
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService, released_pages: None) -> EnhancedDatabaseService:
-    """The pages on a database with a finished game."""
+    """Return a service on a finished game, which the pages use."""
     play_game(service)
     runtime.set_service(service)
     return service
 
 
 def list_queries(valid: dict[str, str]) -> Iterator[str]:
-    """Yield query strings with one hostile parameter, once and twice, and some that have no form."""
+    """Yield query strings with one hostile or repeated parameter, and query strings without valid syntax."""
     for name, usual in valid.items():
         others = "&".join(f"{other}={value}" for other, value in valid.items() if other != name)
         for value in (*ENCODED, *(quote(text[:LARGE].encode(errors="surrogatepass")) for text in TEXTS)):
@@ -89,7 +89,7 @@ def list_queries(valid: dict[str, str]) -> Iterator[str]:
 def test_every_query_of_a_download_is_answered(
     game: EnhancedDatabaseService, execute: Execute, path: str
 ) -> None:
-    """The answer is a file, or one line with the error."""
+    """A download answers every query with a file or with status 400 and one short line, and writes no row."""
     endpoint, valid = DOWNLOADS[path]
     before = read_row_versions(execute)
     wrong = []
@@ -107,7 +107,7 @@ def test_every_query_of_a_download_is_answered(
 
 
 def list_parameters() -> list[str]:
-    """Return the names of all elements of pages, those of the parameters among them."""
+    """Return the keys of all elements of the pages, which include the names of all query parameters."""
     sources = Path(dashboard.__file__).parent.rglob("*.py")
     return sorted(
         {name for source in sources for name in re.findall(r'key="(\w+)"', source.read_text("utf-8"))}
@@ -115,10 +115,10 @@ def list_parameters() -> list[str]:
 
 
 @pytest.mark.parametrize("page", SCRIPTS)
-def test_every_parameter_of_a_page_may_have_any_value(
+def test_pages_open_with_hostile_parameters(
     game: EnhancedDatabaseService, execute: Execute, page: str
 ) -> None:
-    """All parameters are set at once, because each is read separately."""
+    """A page opens without an exception if all parameters have the same hostile value, and writes no row."""
     names = list_parameters()
     assert {"category", "day", "player", "symbol", "find"} <= set(names)
     before = read_row_versions(execute)
@@ -130,8 +130,8 @@ def test_every_parameter_of_a_page_may_have_any_value(
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/health/database", "/livez", "/readyz"])
-def test_the_exporter_reads_no_parameter(game: EnhancedDatabaseService, path: str) -> None:
-    """The answer does not depend on them."""
+def test_the_exporter_ignores_query_parameters(game: EnhancedDatabaseService, path: str) -> None:
+    """Every path of the exporter answers 200 if the query string is hostile."""
     with TestClient(build_app(game), base_url=LOCAL_URL) as client:
         for value in ("%00", "%ED%A0%80", "a" * LARGE, "%0D%0AX-Header:a"):
             answer = client.get(f"{path}?name[]={value}&{value}")

@@ -1,8 +1,8 @@
-"""Values that no caller means, in every argument of every call and in every field of every record.
+"""Hostile values in every argument of every service call and in every field of every record.
 
-A call answers or raises one of the stack's own errors, soon and in few words. What it refuses, it refuses
-before any statement, or it commits nothing. A new call, parameter or field is covered by itself: by the table
-of calls in `test_arguments.py` and the annotations of the service.
+A call returns or raises one of the stack's own errors, within seconds and with a short message. It raises
+InvalidInput before it sends a statement, and a call that raises commits no row. New calls, parameters and
+fields are tested automatically: the cases come from the table in `test_arguments.py` and from annotations.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,13 +30,13 @@ from tests.integration.test_arguments import DAY, ID, NOON, VALID
 from tests.integration.test_loading import build_record
 from tests.patience import stretch
 
-# A megabyte is looked at once or twice; a statement of a refused value would take longer.
+# Enough to scan a value of one megabyte twice.
 MOST_SECONDS = 5.0
 MOST_LETTERS = 500
-# One ends the service; what `on_progress` raises is the caller's own.
+# `close` would end the service, and an error that `on_progress` raises is the caller's own.
 LEFT_OUT = {("close", "drain_seconds"), ("warm_cache", "on_progress")}
-# What these refuse depends on what is stored: a username can be taken.
-ASKING = {"create_user", "update_user_profile"}
+# These calls may query the database before they raise InvalidInput, because a username can be taken.
+QUERY_BEFORE_REFUSAL = {"create_user", "update_user_profile"}
 HINTS = {name: get_type_hints(getattr(EnhancedDatabaseService, name), localns={"pd": pd}) for name in VALID}
 
 
@@ -47,21 +47,21 @@ LIST_COMMITS = """
 
 
 class Game(NamedTuple):
-    """A service, the statements that it has sent, and a connection past it."""
+    """A service, the list of statements that it has sent, and a separate connection to its database."""
 
     service: EnhancedDatabaseService
     sent: list[str]
     execute: Execute
 
     def find_next_transaction(self) -> int:
-        """Return the id of the next transaction that writes."""
+        """Return the id that the next writing transaction will have."""
         [[found]] = self.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
         return int(found)
 
     def has_written(self, since: int) -> bool:
-        """Say whether a row was written since a transaction of this id was the next.
+        """Return whether a transaction with this id or a later one has committed a row.
 
-        The server's own maintenance commits too, and leaves no row.
+        Row versions are read too, because the server's own maintenance commits transactions without rows.
         """
         if not self.execute(LIST_COMMITS, (since,))[0][0]:
             return False
@@ -71,7 +71,7 @@ class Game(NamedTuple):
 
 @pytest.fixture(scope="module")
 def game(postgres_server: PostgresServer, template_database: str) -> Iterator[Game]:
-    """A service for the whole file, with a player who has a portfolio."""
+    """Yield a service for the whole file, with a player who has a portfolio."""
     with created_database(postgres_server, template=template_database) as url:
         settings = Settings(
             database_url=SecretStr(url), encryption_keys=SecretStr(KEYS), enable_redis_cache=False
@@ -83,24 +83,24 @@ def game(postgres_server: PostgresServer, template_database: str) -> Iterator[Ga
             watch = service._database._watch
             run = watch.run
 
-            def note(raw: Any, limit: float, statement: Any, *arguments: Any) -> Any:
+            def record(raw: Any, limit: float, statement: Any, *arguments: Any) -> Any:
                 sent.append(str(arguments[0])[:80])
                 return run(raw, limit, statement, *arguments)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(watch, "run", note)
+                patch.setattr(watch, "run", record)
                 yield Game(service, sent, execute)
 
 
 def find_records(hint: Any) -> set[type[msgspec.Struct]]:
-    """Return the kinds of records in an annotation that have fields of their own."""
+    """Return the record types with at least one field in a type annotation."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return {hint} if hint.__struct_fields__ else set()
     return set().union(*map(find_records, get_args(hint)))
 
 
 def build_sample(hint: Any) -> Any:
-    """Return a plausible value of an annotation."""
+    """Return a valid value for a type annotation."""
     plain = {str: "A", bool: False, int: 1, Decimal: Decimal(1), datetime: NOON, date: DAY, UUID: ID}
     kind = next((each for each in (hint, *get_args(hint)) if each in plain), None)
     if kind is not None and "tuple" not in str(hint) and "dict" not in str(hint):
@@ -109,7 +109,7 @@ def build_sample(hint: Any) -> Any:
 
 
 def build_base(name: str, kind: type[msgspec.Struct]) -> Any:
-    """Return a record whose fields are replaced one by one."""
+    """Return a valid record of this type for a call."""
     if name.startswith("load_"):
         return build_record(name, ID)
     hints = get_type_hints(kind)
@@ -117,7 +117,7 @@ def build_base(name: str, kind: type[msgspec.Struct]) -> Any:
 
 
 def find_faults(game: Game, name: str, cases: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[str]:
-    """Yield what is wrong with the answers of a call to arguments, each of which has a name."""
+    """Call a method with each case (its name and its arguments), and yield every fault found."""
     since = game.find_next_transaction()
     for case, arguments in cases:
         game.sent.clear()
@@ -133,7 +133,7 @@ def find_faults(game: Game, name: str, cases: Iterable[tuple[str, dict[str, Any]
 
 
 def call(service: EnhancedDatabaseService, name: str, arguments: dict[str, Any]) -> Exception | None:
-    """Call a method, the other arguments valid, and return what it raises."""
+    """Call a method with these arguments, the rest valid, and return the exception raised, or None."""
     try:
         answer = getattr(service, name)(**{**VALID[name], **arguments})
         if isinstance(answer, AbstractContextManager):
@@ -147,21 +147,21 @@ def call(service: EnhancedDatabaseService, name: str, arguments: dict[str, Any])
 
 
 def find_faults_of_refusal(game: Game, name: str, error: Exception, since: int) -> Iterator[str]:
-    """Yield what is wrong with an error, or with what the refused call did before it."""
+    """Yield the faults of a refusal: a foreign or long error, or a statement or commit before it."""
     is_known = isinstance(error, EchoMarketsError) and not isinstance(
         error, DatabaseUnavailable | QueryTimeout
     )
     if not is_known or len(str(error)) > MOST_LETTERS:
         yield f"{type(error).__name__} {str(error)[:200]}"
-    if type(error) is InvalidInput and game.sent and name not in ASKING:
+    if type(error) is InvalidInput and game.sent and name not in QUERY_BEFORE_REFUSAL:
         yield f"{len(game.sent)} statements before {str(error)[:200]}"
     if game.sent and game.has_written(since):
         yield f"a write was committed before {str(error)[:200]}"
 
 
-def test_a_write_before_an_error_would_be_noticed(game: Game) -> None:
-    """The check can fail: a call that stores a row commits, one that reads commits nothing."""
-    # the player of the file may have been erased by a test that ran before
+def test_has_written_detects_a_committed_row(game: Game) -> None:
+    """`has_written` is true after a call that stores a row and false after a call that only reads."""
+    # an earlier test may have deleted the player of the fixture
     player = replace(build_record("load_users", ID), username="erin", email="erin@example.com")
     game.service.load_users([player])
     for name, is_write in (("get_user_by_id", False), ("update_leaderboard_entry", True)):
@@ -174,7 +174,7 @@ def test_a_write_before_an_error_would_be_noticed(game: Game) -> None:
 
 @pytest.mark.parametrize("name", VALID)
 def test_no_argument_leads_to_a_foreign_error(game: Game, name: str) -> None:
-    """Each value is given for each argument, while the others are valid."""
+    """A call with one hostile argument and valid others returns, or raises one of the stack's own errors."""
     # another test may have loaded a completed quest, which a call refuses after it has read the row
     game.execute("DELETE FROM quests")
     cases = (
@@ -199,7 +199,7 @@ RECORDS = [
 def test_no_field_of_a_record_leads_to_a_foreign_error(
     game: Game, name: str, parameter: str, kind: type[msgspec.Struct]
 ) -> None:
-    """Each value is set in each field of the records of loads, batches and pages."""
+    """A call with a record that has one hostile field returns, or raises one of the stack's own errors."""
     base = build_base(name, kind)
     is_list = any(word in str(HINTS[name][parameter]) for word in ("Iterable", "Sequence"))
     cases = (

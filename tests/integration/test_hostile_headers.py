@@ -1,7 +1,7 @@
-"""Headers that no client means, sent to both web servers as bytes.
+"""Hostile request headers, sent as bytes to the exporter and to the dashboard.
 
-Every request is answered with 2xx, 3xx or 4xx or its connection ends, the next request on the connection and
-the next client are served, and no traceback is in a log.
+The server answers every request with 2xx, 3xx or 4xx, or closes the connection. It serves the next request on
+the same connection and the next client, and logs no traceback.
 """
 
 import base64
@@ -31,7 +31,7 @@ from tests.game import play_game
 from tests.patience import stretch
 from tests.unit.test_dashboard_security import COOKIE_SECRET, sign_cookie
 
-# h11 takes headers of 64 kB in all
+# h11 accepts up to 64 kB of headers per request.
 LARGE = 60_000
 VALUES = (
     b"", b" ", b"\t", b"a\x00b", b"a\rb", b"a\nb", b"a\r\n b", b"a\r\nb", b"\x01", b"\x7f", b"\x80\xff",
@@ -39,7 +39,7 @@ VALUES = (
     b"a" * LARGE, b"a" * 70_000, b"," * LARGE, b";" * LARGE, b"=" * LARGE, b"a=b;" * 15_000, b"\xff" * LARGE,
     b"a=b," * 15_000, b"(" * LARGE, b"0", b"-1", b"+5", b"5", b"1.5", b"1e400", b"nan", b"Infinity",
     b"9" * 5_000, b"0x10", b"'; DROP TABLE users; --", b"%s%n", b"../../etc/passwd", b"null", b"{}",
-)  # fmt: skip  # one value a line would hide that each is another trap
+)  # fmt: skip  # several values a line, because the list is long
 OWN_VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"Accept": (
         b"application/openmetrics-text;version=9" * 99, b"text/plain;q=" + b"9" * 5_000, b"*/*;q=nan",
@@ -90,48 +90,48 @@ OWN_VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"X-Forwarded-Host": (b"evil.example", b"a@b", b"[", b"a, b"),
     b"X-Prometheus-Scrape-Timeout-Seconds": (b"0.5", b"1e-9", b"-inf"),
     b"Content-Type": (b"multipart/form-data", b"application/json; charset=utf-99"),
-}  # fmt: skip  # as above
-# These decide where a request ends or which protocol follows, so the server may take what is sent next for a
-# part of the same request.
+}  # fmt: skip  # for the reason above
+# These headers define where a request ends or which protocol follows, so the server may read the next request
+# as part of this one.
 FRAMING: dict[bytes, tuple[bytes, ...]] = {
     b"Content-Length": (b"1,1", b"5, 5", b"00", b"99999999999999999999999", b"18446744073709551616"),
     b"Transfer-Encoding": (b"chunked", b"identity", b"gzip, chunked", b"chunked, chunked", b"Chunked\x0b"),
     b"Connection": (b"close", b"keep-alive", b"Upgrade", b"close, keep-alive"),
     b"Upgrade": (b"websocket", b"h2c", b"websocket, h2c"),
     b"Expect": (b"100-continue", b"200-ok"),
-}  # fmt: skip  # as above
+}  # fmt: skip  # for the reason above
 USERS = {"monitor": bcrypt.hashpw(b"password", bcrypt.gensalt(4))}
 AUTHORIZATION = b"Basic " + base64.b64encode(b"monitor:password")
-SECONDS = 20
-"""An answer takes milliseconds."""
+SOCKET_TIMEOUT_SECONDS = 20
+"""Timeout of a socket; a response normally takes milliseconds."""
 
 
 class Server(NamedTuple):
-    """A running server: its port, the paths that are asked for, the header that lets in, and its log."""
+    """A running server: its port, the paths to request, the header that authenticates, and its log file."""
 
     port: int
     paths: tuple[bytes, ...]
-    admission: tuple[bytes, bytes]
+    credentials: tuple[bytes, bytes]
     log: Path
 
     def connect(self) -> socket.socket:
-        """Return a connection of a new client."""
-        return socket.create_connection((LOOPBACK, self.port), timeout=stretch(SECONDS))
+        """Return a new connection to the server."""
+        return socket.create_connection((LOOPBACK, self.port), timeout=stretch(SOCKET_TIMEOUT_SECONDS))
 
     def write_request(self, path: bytes, *headers: tuple[bytes, bytes]) -> bytes:
-        """Return a request; headers of a name that is given take the place of the usual ones."""
-        usual = ((b"Host", f"{LOOPBACK}:{self.port}".encode()), self.admission)
+        """Return a GET request with these headers; each replaces Host or the credentials of the same name."""
+        usual = ((b"Host", f"{LOOPBACK}:{self.port}".encode()), self.credentials)
         given = {name.lower() for name, _ in headers}
         lines = [*(pair for pair in usual if pair[0].lower() not in given), *headers]
         return b"GET %b HTTP/1.1\r\n%b\r\n" % (path, b"".join(b"%b: %b\r\n" % pair for pair in lines))
 
-    def ask(self, raw: socket.socket, request: bytes) -> HTTPResponse | None:
-        """Send a request and return the answer, read to its end; None when the connection ends."""
+    def send(self, raw: socket.socket, request: bytes) -> HTTPResponse | None:
+        """Send a request and return the response with its body, or None if the connection ends."""
         try:
             raw.sendall(request)
             answer = HTTPResponse(raw)
             answer.begin()
-            answer.body = answer.read()  # type: ignore[attr-defined]  # kept for whoever asked
+            answer.body = answer.read()  # type: ignore[attr-defined]  # an attribute of our own
         except (ConnectionError, HTTPException):
             return None
         return answer
@@ -139,7 +139,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def game_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with a small game, for both servers."""
+    """Yield the URL of a database with a small game, which both servers use."""
     with created_database(postgres_server, template=template_database) as url:
         with open_service(Settings(database_url=url, enable_redis_cache=False)) as service:  # type: ignore[arg-type]  # a text
             play_game(service)
@@ -148,7 +148,7 @@ def game_url(postgres_server: PostgresServer, template_database: str) -> Iterato
 
 @pytest.fixture(scope="module")
 def exporter(game_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An exporter that asks for a password."""
+    """Yield an exporter that requires a password."""
     log = tmp_path_factory.mktemp("exporter") / "log"
     handler = logging.FileHandler(log)
     logging.getLogger().addHandler(handler)
@@ -162,7 +162,7 @@ def exporter(game_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def dashboard(game_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A dashboard behind a proxy, with a sign-in that the usual request has."""
+    """Yield a dashboard behind a proxy; `credentials` is the cookie of a signed-in user."""
     port = find_free_port()
     origin = f"http://{LOOPBACK}:{port}"
     claims = {"is_logged_in": True, "sub": "1", "origin": origin, "iat": time.time()}
@@ -181,7 +181,7 @@ def dashboard(game_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         b"/livez", b"/", b"/download/leaderboard.csv?category=daily_returns&day=2013-03-01",
         b"/download/stuck-quests.csv", b"/shell.js", b"/static/nothing.js", b"/market", b"/_stcore/health",
         b"/_stcore/host-config", b"/nothing",
-    )  # fmt: skip  # as above
+    )  # fmt: skip  # for the reason above
     with run_dashboard(tmp_path_factory.mktemp("headers"), port=port, **settings, **unlimited) as started:
         cookie = sign_cookie(claims)["cookie"].encode()
         yield Server(port, paths, (b"Cookie", cookie), started.log)
@@ -189,38 +189,38 @@ def dashboard(game_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(params=["exporter", "dashboard"])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Each of the servers."""
+    """Return the exporter or the dashboard."""
     found: Server = request.getfixturevalue(request.param)
     return found
 
 
 def find_fault(server: Server, raw: socket.socket, path: bytes, *headers: tuple[bytes, bytes]) -> str | None:
-    """Say what is wrong with the answer to these headers."""
+    """Return the fault of the response to these headers (no response, or its status), or None."""
     try:
-        answer = server.ask(raw, server.write_request(path, *headers))
+        answer = server.send(raw, server.write_request(path, *headers))
     except TimeoutError:
         return "no answer"
     return None if answer is None or 200 <= answer.status < 500 else f"{answer.status}"
 
 
 def check_served(server: Server) -> None:
-    """Assert that another client is served and that no traceback was logged."""
+    """Assert that the server serves a new client and has logged no traceback."""
     with closing(server.connect()) as raw:
-        answer = server.ask(raw, server.write_request(b"/livez"))
+        answer = server.send(raw, server.write_request(b"/livez"))
         assert answer is not None
         assert answer.status == 200
     assert "Traceback" not in server.log.read_text(errors="replace")
 
 
 @pytest.mark.parametrize("name", OWN_VALUES)
-def test_no_value_breaks_a_request_or_the_next_one(server: Server, name: bytes) -> None:
-    """Each header value is sent once and twice; the next request uses the same connection if it is open."""
+def test_hostile_headers_break_no_request(server: Server, name: bytes) -> None:
+    """A header with a hostile value, sent once or twice, breaks neither its request nor the next one."""
     faults, raw, place = [], server.connect(), count()
     for value in (*VALUES, *OWN_VALUES[name]):
         for times in (1, 2):
             path = server.paths[next(place) % len(server.paths)]
             fault = find_fault(server, raw, path, *[(name, value)] * times)
-            following = None if fault else server.ask(raw, server.write_request(b"/livez"))
+            following = None if fault else server.send(raw, server.write_request(b"/livez"))
             if following is None:
                 raw.close()
                 raw = server.connect()
@@ -234,8 +234,8 @@ def test_no_value_breaks_a_request_or_the_next_one(server: Server, name: bytes) 
 
 
 @pytest.mark.parametrize("name", FRAMING)
-def test_no_framing_breaks_the_server(server: Server, name: bytes) -> None:
-    """Each value is sent in headers that define the length; the connection may be closed afterwards."""
+def test_hostile_framing_headers_do_not_break_the_server(server: Server, name: bytes) -> None:
+    """A hostile value in a framing header (such as Content-Length) does not break the server."""
     faults = []
     for place, value in enumerate((*VALUES, *FRAMING[name])):
         path = server.paths[place % len(server.paths)]
@@ -247,16 +247,16 @@ def test_no_framing_breaks_the_server(server: Server, name: bytes) -> None:
     check_served(server)
 
 
-def test_a_client_that_refuses_plain_answers_gets_none(server: Server) -> None:
-    """This includes small answers and ranges."""
+def test_responses_are_compressed_if_identity_is_refused(server: Server) -> None:
+    """If Accept-Encoding refuses `identity`, every response is gzip, even for a range request."""
     headers = ((b"Accept-Encoding", b"identity;q=0, gzip"), (b"Range", b"bytes=0-1"))
     for path in server.paths:
         with closing(server.connect()) as raw, closing(server.connect()) as other:
-            answer = server.ask(raw, server.write_request(path, *headers))
-            plain = server.ask(other, server.write_request(path))
+            answer = server.send(raw, server.write_request(path, *headers))
+            plain = server.send(other, server.write_request(path))
         assert answer is not None
         assert plain is not None
         assert answer.status == plain.status
         assert answer.headers["Content-Encoding"] == "gzip"
         if path not in {b"/metrics", b"/api/health/database"}:
-            assert gzip.decompress(answer.body) == plain.body  # type: ignore[attr-defined]  # kept by `ask`
+            assert gzip.decompress(answer.body) == plain.body  # type: ignore[attr-defined]  # set by `send`

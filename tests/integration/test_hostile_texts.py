@@ -1,7 +1,7 @@
-"""Text that others stored is shown as text: no page makes a link, an image, a formula or an icon of it.
+"""Pages show stored text as plain text, never as a link, image, formula or icon.
 
-The rows are written past the service and without its constraints, because an older release or another
-program may have stored what the service refuses. Every page goes on to show what it can.
+The rows are written with SQL and without the constraints, because an older release or another program may
+have stored text that the service refuses. Every page still opens.
 """
 
 import json
@@ -25,28 +25,28 @@ from tests.scenarios import write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
 
-# Markdown's own syntax, which a backslash takes the meaning from.
+# Markdown syntax, which a backslash escapes.
 SYNTAX = (
     "[a](//evil.example)", "![a](//evil.example)", "<img src=x>", "<b>a</b>", "$x^2$", "$$x$$", "**a**",
     "~~a~~", "`a`", ":red[a]", ":blue-badge[a]", "&lt;",
-)  # fmt: skip  # one text a line would hide that each is another construct
-# Streamlit looks for these in the text that is left without the backslashes.
+)  # fmt: skip  # several texts a line, because the list is long
+# Streamlit converts these after Markdown has removed the backslashes, so a backslash does not escape them.
 LITERAL = (
     "https://evil.example", "www.evil.example", "a@evil.example", ":smile:", ":+1:", ":-1:", ":100:",
     ":e-mail:", ":material/home:", ":streamlit:",
-)  # fmt: skip  # as above
+)  # fmt: skip  # for the reason above
 HOSTILE = (*SYNTAX, *LITERAL)
-# Two in each value: the first is at the start of the line.
+# Each value has two hostile texts, so that one is at the start of the line and one is not.
 VALUES = [f"{text} {HOSTILE[(place + 13) % len(HOSTILE)]}" for place, text in enumerate(HOSTILE)]
-# Names that stand for themselves; the scenario has these symbols.
+# `spoil_names` changes these columns.
 NAMES = {"symbol", "category", "currency", "affected_symbols"}
 SYMBOLS = {"AAPL": HOSTILE[0], "FB": "$x^2$ :smile:", "IBM": "IBM", "OLD": "www.evil.example"}
-# Fields of elements in which no Markdown is drawn.
+# Fields of elements that Streamlit does not render as Markdown.
 PLAIN = {
     "button.id", "code.code_text", "dataframe.alt", "link_button.url", "selectbox.options",
     "selectbox.raw_value", "text_input.value",
     "vega_lite_chart.alt", "vega_lite_chart.spec",
-}  # fmt: skip  # as above
+}  # fmt: skip  # for the reason above
 VIEWS: tuple[tuple[str, dict[str, str]], ...] = (
     *((page, {}) for page in SCRIPTS),
     ("leaderboards", {"period": "7 sessions"}),
@@ -72,14 +72,14 @@ LIST_CHECKS = """
 
 
 def spoil(execute: Execute) -> None:
-    """Put hostile texts into every column that holds text, except for those with a list of values."""
+    """Write hostile texts into every text column that no constraint limits to a list of values."""
     closed = set()
     for table, name, definition in execute(LIST_CHECKS):
         if "= ANY (" in definition:
             closed.add((table, definition))
         else:
             execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-    # without triggers, because the audit log refuses every change
+    # disable triggers, because a trigger of the audit log refuses every change
     execute("SET session_replication_role = replica")
     for table, column, size in execute(LIST_TEXTS):
         if column in NAMES or any(table == other and f"{column})" in words for other, words in closed):
@@ -97,7 +97,7 @@ def spoil(execute: Execute) -> None:
 
 
 def spoil_names(execute: Execute) -> None:
-    """Add leaderboards with hostile names, and rename symbols."""
+    """Add leaderboards with hostile names, and replace the symbols and currencies by hostile ones."""
     execute(
         """INSERT INTO leaderboard_entries (user_id, session_date, category, score)
            SELECT user_id, session_date, unnest(%s::text[]), 5 FROM portfolios""",
@@ -108,14 +108,14 @@ def spoil_names(execute: Execute) -> None:
         execute(
             f"UPDATE {table} SET symbol = (%s::text[])[array_position(%s::text[], symbol)]", (after, before)
         )
-    # a trigger added the others
+    # a trigger has added the new symbols and kept the former ones
     execute("DELETE FROM symbols WHERE symbol <> ALL (%s)", (after,))
     execute("UPDATE symbols SET currency = '$x^2$'")
     execute("UPDATE market_events SET affected_symbols = %s::text[]", (after,))
 
 
 def list_texts(message: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in a message to the browser, with the path to its field."""
+    """Yield the field path and the text of every string in a protobuf message."""
     for field, value in message.ListFields():
         name = f"{path}.{field.name}"
         repeated = value if hasattr(value, "append") else [value]
@@ -127,20 +127,22 @@ def list_texts(message: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def find_markup(path: str, text: str) -> list[str]:
-    """Return the hostile texts that are not broken up in the text of an element."""
+    """Return the hostile texts that the browser would render as markup in the text of an element."""
     if path in PLAIN:
         return []
     if path == "dataframe.columns":
-        # the labels of columns are drawn as they are, their help texts are Markdown
+        # the labels of columns are plain text, and their help texts are Markdown
         text = " ".join(column.get("help") or "" for column in json.loads(text).values())
-    # the address of a player has the name in it
+    # links to a player have the username in their URL
     text = re.sub(r"\]\(portfolios\?[^)\s]*\)", "]", text)
-    meant, plain = re.sub(r"\\.", "", text), text.replace("\\", "")
-    return [each for each in SYNTAX if each in meant] + [each for each in LITERAL if each in plain.lower()]
+    unescaped, plain = re.sub(r"\\.", "", text), text.replace("\\", "")
+    return [each for each in SYNTAX if each in unescaped] + [
+        each for each in LITERAL if each in plain.lower()
+    ]
 
 
 def list_markup(page: AppTest) -> Iterator[str]:
-    """Yield where a page would show a hostile text as markup."""
+    """Yield the field and the text of each place where a page would render a hostile text as markup."""
     for block in (page.main, page.sidebar):
         for kind, proto, _ in list_elements(block, ""):
             for path, text in list_texts(proto, kind):
@@ -148,10 +150,8 @@ def list_markup(page: AppTest) -> Iterator[str]:
                     yield f"{path}: {found} in {text[:200]}"
 
 
-def test_no_page_makes_markup_of_stored_texts_or_fails(
-    service: EnhancedDatabaseService, execute: Execute
-) -> None:
-    """Every text of every table is shown on every page, also with filters; no part is missing."""
+def test_pages_show_stored_texts_without_markup(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """With hostile texts in every table, no page shows markup, an exception or a warning."""
     write_scenario(service, "players come and go", datetime.now(UTC))
     sign_in.set_policy(Policy(is_local_operator=True))
     with service.audited(actor="alice", action="clear_cache", target="bob"):
@@ -169,13 +169,11 @@ def test_no_page_makes_markup_of_stored_texts_or_fails(
     assert not wrong
 
 
-def test_names_that_no_call_accepts_are_not_offered(
-    service: EnhancedDatabaseService, execute: Execute
-) -> None:
-    """A leaderboard with such a name is in no list, and `warm_cache` works."""
+def test_invalid_category_names_are_not_listed(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Leaderboard categories with an invalid name are not listed, and `warm_cache` works."""
     write_scenario(service, "one player", datetime.now(UTC))
     before = service.list_leaderboard_categories()
     spoil(execute)
-    # the one of the hostile names that is a good one
+    # the only hostile name that is a valid category
     assert service.list_leaderboard_categories() == (*before, "www.evil.example")
     assert service.warm_cache() > 0

@@ -1,4 +1,4 @@
-"""On whose behalf statements run: what the server hears, for how long, and in which messages."""
+"""The identity (role, user id, actor, request id) that PostgreSQL knows while it runs a statement."""
 
 import asyncio
 import logging
@@ -17,60 +17,60 @@ from core.records import User
 READ = """SELECT current_user::text, nullif(current_setting('app.user_id', true), '')::uuid,
     nullif(current_setting('app.actor', true), ''), nullif(current_setting('app.request_id', true), '')"""
 NOBODY = ("postgres", None, None, None)
-READER = "pg_read_all_data"  # a role that every server has, and that sees every table
+READER = "pg_read_all_data"  # a predefined role that can read every table
 USER_ID = UUID("018f0000-0000-7000-8000-00000000000a")
 ALICE = Identity(role=READER, user_id=USER_ID, actor="alice", request_id="r1")
-HEARD = (READER, USER_ID, "alice", "r1")
-# A driver, a server or a log could take each of these for something else.
+ALICE_ON_SERVER = (READER, USER_ID, "alice", "r1")
+# Each part has a special meaning for the driver, the server or the log.
 HOSTILE = "'; RESET ROLE; --\\ %s %(a)s $$ \" é💥\n/* session */ "
 
 
 @pytest.fixture
 def direct(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service without a cache and with one connection, which every unit of work shares."""
+    """Yield a service without a cache and with one connection, which every unit of work uses."""
     changes = {"enable_redis_cache": False, "database_connection_limit": 1}
     with open_service(settings.model_copy(update=changes)) as service:
         yield service
 
 
-def read(database: Database) -> tuple[object, ...]:
-    """Return what the server heard."""
+def read_identity(database: Database) -> tuple[object, ...]:
+    """Return role, user id, actor and request id as the server knows them in this unit of work."""
     found: tuple[object, ...] = database.execute_sql(READ).fetchone()
     return found
 
 
-def heard(service: EnhancedDatabaseService) -> tuple[object, ...]:
-    """Return what the server hears of a unit of work that begins now."""
-    return service._database.read("hear", read)
+def read_new_unit(service: EnhancedDatabaseService) -> tuple[object, ...]:
+    """Return the identity that the server knows in a new unit of work."""
+    return service._database.read("hear", read_identity)
 
 
-def test_each_unit_of_work_has_the_identity_of_its_block(direct: EnhancedDatabaseService) -> None:
-    """This holds for a statement, a transaction and a COPY; the next unit of work has none."""
-    assert heard(direct) == NOBODY
+def test_units_of_work_have_the_identity_of_their_block(direct: EnhancedDatabaseService) -> None:
+    """Units of work in an `acting_as` block have its identity, and the next unit of work has none."""
+    assert read_new_unit(direct) == NOBODY
     with acting_as(ALICE):
-        assert heard(direct) == HEARD
+        assert read_new_unit(direct) == ALICE_ON_SERVER
         with direct._database.transaction_of("ask") as database:
-            assert read(database) == HEARD
-            assert read(database) == HEARD
+            assert read_identity(database) == ALICE_ON_SERVER
+            assert read_identity(database) == ALICE_ON_SERVER
         with direct._database.transaction_of("ask") as database, database.cursor() as cursor:
             cursor.execute(READ)
-            assert cursor.fetchone() == HEARD
+            assert cursor.fetchone() == ALICE_ON_SERVER
         with direct._database.session("ask") as database, database.atomic("REPEATABLE READ"):
-            assert read(database) == HEARD
-    assert heard(direct) == NOBODY
+            assert read_identity(database) == ALICE_ON_SERVER
+    assert read_new_unit(direct) == NOBODY
     assert find_identity() is None
 
 
-def test_the_innermost_block_counts(direct: EnhancedDatabaseService) -> None:
-    """After it ends, the outer block counts again."""
+def test_the_innermost_identity_applies(direct: EnhancedDatabaseService) -> None:
+    """A nested `acting_as` block replaces the identity; the outer identity applies again after it."""
     with acting_as(ALICE):
         with acting_as(Identity(actor="bob")):
-            assert heard(direct) == ("postgres", None, "bob", None)
-        assert heard(direct) == HEARD
+            assert read_new_unit(direct) == ("postgres", None, "bob", None)
+        assert read_new_unit(direct) == ALICE_ON_SERVER
 
 
-def test_it_ends_with_an_error_or_a_lost_connection(direct: EnhancedDatabaseService) -> None:
-    """However a unit of work ends, its connection keeps nothing of the identity."""
+def test_an_error_or_lost_connection_ends_the_identity(direct: EnhancedDatabaseService) -> None:
+    """After an SQL error or a lost connection the next unit of work does not have the earlier identity."""
 
     def fail(statement: str) -> None:
         with acting_as(ALICE), direct._database.transaction_of("fail") as database:
@@ -79,47 +79,47 @@ def test_it_ends_with_an_error_or_a_lost_connection(direct: EnhancedDatabaseServ
     for statement in ("SELECT 1 / 0", "SELECT pg_terminate_backend(pg_backend_pid())"):
         with pytest.raises(Exception, match="fail"):
             fail(statement)
-        assert heard(direct) == NOBODY
+        assert read_new_unit(direct) == NOBODY
         with acting_as(ALICE):
-            assert heard(direct) == HEARD
+            assert read_new_unit(direct) == ALICE_ON_SERVER
 
 
-def test_a_read_that_is_repeated_has_it_again(direct: EnhancedDatabaseService) -> None:
-    """The first attempt loses its connection."""
+def test_a_retried_read_has_the_identity_again(direct: EnhancedDatabaseService) -> None:
+    """If a read loses its connection, the second attempt has the same identity."""
     attempts: list[tuple[object, ...]] = []
 
     def lose(database: Database) -> None:
-        attempts.append(read(database))
+        attempts.append(read_identity(database))
         if len(attempts) == 1:
             pid = database.connection().info.backend_pid
             database.execute_sql("RESET ROLE; SELECT pg_terminate_backend(%s)", (pid,))
 
     with acting_as(ALICE):
         direct._database.read("lose", lose)
-    assert attempts == [HEARD, HEARD]
+    assert attempts == [ALICE_ON_SERVER, ALICE_ON_SERVER]
 
 
-def test_a_text_is_heard_as_it_was_given(direct: EnhancedDatabaseService) -> None:
-    """Any text is sent as a value."""
+def test_the_server_receives_an_identity_unchanged(direct: EnhancedDatabaseService) -> None:
+    """An actor and a request id with SQL syntax, `%` or line breaks reach the server unchanged."""
     with acting_as(Identity(actor=HOSTILE, request_id="100%")):
-        assert heard(direct) == ("postgres", None, HOSTILE, "100%")
+        assert read_new_unit(direct) == ("postgres", None, HOSTILE, "100%")
 
 
-def test_the_log_leaves_it_out(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """The logged text of a statement is the same for every identity."""
+def test_the_query_log_omits_the_identity(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """The query log contains the statement without the actor and the user id."""
     changed = settings.model_copy(update={"enable_redis_cache": False, "database_log_queries": "all"})
     with caplog.at_level(logging.INFO, "core.database.query_log"), open_service(changed) as service:
         with acting_as(Identity(actor=HOSTILE, user_id=USER_ID)):
-            heard(service)
+            read_new_unit(service)
         texts = [vars(record)["fields"]["statement"] for record in caplog.records]
-    # the first is that of a new connection
+    # the first logged statement sets up the new connection
     assert texts[1:] == [" ".join(f"{READ} /* op=hear */".split())]
 
 
-def test_a_call_of_another_identity_is_no_part_of_a_transaction(
+def test_a_transaction_refuses_calls_of_another_identity(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """It is refused with and without an identity on either side, and writes nothing."""
+    """A call with another identity than its transaction raises TransactionMisused and writes no row."""
     operator = Identity(actor="operator")
     with service.transaction(), acting_as(operator), pytest.raises(TransactionMisused, match="identity"):
         service.update_user_profile(alice.id, name="No")
@@ -132,29 +132,29 @@ def test_a_call_of_another_identity_is_no_part_of_a_transaction(
     assert service.get_user_by_id(alice.id).name == "Yes"
 
 
-def test_threads_and_tasks_have_their_own(direct: EnhancedDatabaseService) -> None:
-    """A thread begins without one, a call of `asyncio.to_thread` with that of its task."""
+def test_threads_and_tasks_have_their_own_identity(direct: EnhancedDatabaseService) -> None:
+    """A new thread begins without an identity; `asyncio.to_thread` passes on the identity of its task."""
     found = []
     with acting_as(ALICE):
-        thread = threading.Thread(target=lambda: found.append(heard(direct)))
+        thread = threading.Thread(target=lambda: found.append(read_new_unit(direct)))
         thread.start()
         thread.join(10)
 
-    async def ask(identity: Identity) -> tuple[object, ...]:
+    async def read_as(identity: Identity) -> tuple[object, ...]:
         with acting_as(identity):
-            return await asyncio.to_thread(heard, direct)
+            return await asyncio.to_thread(read_new_unit, direct)
 
-    async def ask_both() -> list[tuple[object, ...]]:
-        return [*await asyncio.gather(ask(ALICE), ask(Identity(actor="bob")))]
+    async def read_as_both() -> list[tuple[object, ...]]:
+        return [*await asyncio.gather(read_as(ALICE), read_as(Identity(actor="bob")))]
 
     assert found == [NOBODY]
-    assert asyncio.run(ask_both()) == [HEARD, ("postgres", None, "bob", None)]
+    assert asyncio.run(read_as_both()) == [ALICE_ON_SERVER, ("postgres", None, "bob", None)]
 
 
-def test_a_role_that_is_missing_is_named(direct: EnhancedDatabaseService) -> None:
-    """The call fails, and the next one works."""
+def test_a_missing_role_fails_the_call(direct: EnhancedDatabaseService) -> None:
+    """A call with a role that does not exist raises DatabaseError, and the next call works."""
     with acting_as(Identity(role="nobody")), pytest.raises(DatabaseError, match="hear"):
-        heard(direct)
+        read_new_unit(direct)
     with acting_as(ALICE), pytest.raises(UserNotFound):
         direct.get_user_by_id(USER_ID)
-    assert heard(direct) == NOBODY
+    assert read_new_unit(direct) == NOBODY

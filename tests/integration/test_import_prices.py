@@ -1,4 +1,4 @@
-"""Importing price files."""
+"""Import of price files, with the service and with `echo-markets import-prices`."""
 
 import math
 import random
@@ -29,18 +29,20 @@ ALL_TICKS = "SELECT * FROM ticks ORDER BY symbol, timestamp"
 
 
 def write(path: Path, *rows: str) -> Path:
-    """Write a price file."""
+    """Write a price file with the usual header, and return its path."""
     path.write_text("\n".join([HEADER, *rows, ""]), encoding="utf-8")
     return path
 
 
 def row(day: int, close: float = 100, symbol: str = "AAPL") -> str:
-    """Return a valid row of a day in January 2013."""
+    """Return a valid row for a day in January 2013."""
     return f"{symbol},2013-01-{day:02},{close},{close + 1},{close - 1},{close},1000"
 
 
-def test_the_shipped_history_is_imported_once(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """AAPL has 3,270 days, the split of 2005-02-28 is no crash, and a second import changes nothing."""
+def test_importing_the_shipped_history_is_idempotent(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """The import stores 3,270 days of AAPL, adjusted for splits, and a second import changes no row."""
     first = import_prices(service, SHIPPED)
     assert (first.rows, first.changed, first.skipped, first.repeated) == (12_154, 12_154, 0, 0)
     rows = execute(ALL_TICKS)
@@ -62,7 +64,7 @@ def test_the_shipped_history_is_imported_once(service: EnhancedDatabaseService, 
 def test_moved_history_ends_within_the_last_week(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path, days: int
 ) -> None:
-    """The weekday is kept; a later import moves it by the same weeks."""
+    """A moved history ends 1 to 7 days ago; later imports of it are moved by the same number of weeks."""
     prices = read_prices(write(tmp_path / "prices.csv", row(2), row(3), row(4)))
     today = date(2020, 11, 20) + timedelta(days=days)
     weeks = move_to_today(service, prices, today)
@@ -78,8 +80,10 @@ def test_moved_history_ends_within_the_last_week(
         move_to_today(service, again, today, keep_dates=True)
 
 
-def test_history_keeps_its_dates_where_asked(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """This holds for a history that was first imported without being moved."""
+def test_history_imported_with_its_dates_stays_unmoved(
+    service: EnhancedDatabaseService, tmp_path: Path
+) -> None:
+    """A history that was first imported with `keep_dates` is not moved by a later import either."""
     prices = read_prices(write(tmp_path / "prices.csv", row(2), row(3)))
     assert move_to_today(service, prices, date(2026, 11, 26), keep_dates=True) == 0
     load_prices(service, prices)
@@ -87,7 +91,7 @@ def test_history_keeps_its_dates_where_asked(service: EnhancedDatabaseService, t
 
 
 def test_a_day_is_one_tick_at_its_close(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """The candle of the day has the open, high and low of the file."""
+    """A row of the file becomes one tick at closing time with the row's open, high and low."""
     import_prices(service, write(tmp_path / "prices.csv", "IBM,2013-01-02,100,110,90,105,1000.0"))
     assert service.get_latest_market_data() == (
         Tick(
@@ -105,18 +109,20 @@ def test_a_day_is_one_tick_at_its_close(service: EnhancedDatabaseService, tmp_pa
     assert (candle.open, candle.high, candle.low, candle.close, candle.ticks) == (100, 110, 90, 105, 1)
 
 
-def test_a_part_of_the_history_changes_nothing(
+def test_importing_stored_days_again_changes_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Change and volatility of its first days use earlier days of the database."""
+    """Importing some stored days again changes no row: their changes use the stored days before them."""
     import_days(service, tmp_path, "2012-06-01")
     rows = execute(ALL_TICKS)
     assert import_days(service, tmp_path, "2012-09-04", "2012-12-31").changed == 0
     assert execute(ALL_TICKS) == rows
 
 
-def test_days_can_be_added(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
-    """Two files in order give the same ticks as one."""
+def test_a_history_can_be_imported_in_two_files(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """Two files, imported in order of their days, give the same ticks as one file."""
     import_days(service, tmp_path, "2012-06-01")
     whole = execute(ALL_TICKS)
     execute("TRUNCATE ticks")
@@ -126,10 +132,13 @@ def test_days_can_be_added(service: EnhancedDatabaseService, execute: Execute, t
     assert execute(ALL_TICKS) == whole
 
 
-def test_a_corrected_row_is_the_only_change(
+def test_only_a_corrected_row_changes(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Cached prices follow the change; a row that comes twice counts once."""
+    """If one row of a file is corrected, only its tick and cached price change.
+
+    A repeated row counts once.
+    """
     import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4)))
     service.get_latest_market_data()
     result = import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4, 104), row(4, 104)))
@@ -141,7 +150,7 @@ def test_a_corrected_row_is_the_only_change(
 def test_a_malformed_row_loads_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The row may be at the end of the file."""
+    """If the last row of a file is malformed, the error names file, line and value, and no tick is stored."""
     path = write_days(tmp_path / "prices.csv", "2000-03-01")
     with path.open("a", encoding="utf-8") as file:
         file.write("AAPL,2013-03-04,1,2,3,oops,5,6\n")
@@ -151,7 +160,7 @@ def test_a_malformed_row_loads_nothing(
 
 
 def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """The others are loaded, all are counted, and the first of each reason is shown."""
+    """With `skip_invalid` the valid rows are loaded, and the result has the first row of each reason."""
     bad = [f"AAPL,2013-01-{day},1,2,1,1,1" for day in range(40, 50)]
     path = write(tmp_path / "prices.csv", row(2), *bad, row(2, -1, "IBM"), row(3))
     result = import_prices(service, path, parse_options(skip_invalid=True))
@@ -166,7 +175,7 @@ def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path:
 def test_a_file_without_a_valid_row_is_refused(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """It has a header only, or every row is invalid; an unclosed quote is never skipped."""
+    """A file with a header only, with only invalid rows or with an unclosed quote raises PriceFileError."""
     with pytest.raises(PriceFileError, match="has no valid row"):
         import_prices(service, write(tmp_path / "prices.csv"))
     with pytest.raises(PriceFileError, match="has no valid row"):
@@ -181,22 +190,22 @@ def test_a_file_without_a_valid_row_is_refused(
 
 
 def test_progress_reaches_the_end(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Reading and loading each have a bar with its own unit."""
+    """Progress is reported for reading and for loading, never decreases, and ends at the total."""
     seen: dict[str, tuple[int, int]] = {}
 
-    def note(stage: str, done: int, total: int) -> None:
+    def record(stage: str, done: int, total: int) -> None:
         assert seen.get(stage, (0, 0))[0] <= done <= total
         seen[stage] = (done, total)
 
-    import_prices(service, write_days(tmp_path / "prices.csv", "2012-06-01"), progress=note)
+    import_prices(service, write_days(tmp_path / "prices.csv", "2012-06-01"), progress=record)
     assert list(seen) == ["reading prices", "loading prices"]
     assert all(done == total for done, total in seen.values())
 
 
-def test_an_undescribed_history_is_recounted(
+def test_figures_of_unusual_columns_equal_a_recalculation(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The symbol column is Stock, the adjusted one AdjClose, and the first column has no name."""
+    """Prices and changes of a file with unusual columns equal those that this test calculates."""
     generator = random.Random(7)
     rows, bars = [",Stock,Date,Open,High,Low,Close,AdjClose,Volume"], dict[tuple[str, date], list[Fraction]]()
     for symbol in ("brk-b", "0700.HK"):
@@ -217,7 +226,7 @@ def test_an_undescribed_history_is_recounted(
     assert len(stored) == len(bars)
     for symbol, time, *figures, percent in stored:
         lowest_given, highest_given, closed, adjusted_given, traded_given = bars[symbol, time.date()]
-        # in the night to 13 March the clock was changed: the day before ended 23 hours before
+        # daylight saving time began on 13 March 2011, so the close before was only 23 hours earlier
         back = timedelta(days=2 if time.date() == date(2011, 3, 13) else 1)
         before = bars.get((symbol, time.date() - back))
         change = None if before is None else adjusted_given - before[3]
@@ -231,8 +240,10 @@ def test_an_undescribed_history_is_recounted(
             assert abs(Fraction(percent) - change * 100 / before[3]) <= Fraction(1, 20_000)
 
 
-def test_a_split_is_no_event(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
-    """100, 100, then 25 with a ratio of 4 is no change, and makes no market event."""
+def test_a_split_makes_no_market_event(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """A fall from 100 to 25 with a split ratio of 4 is stored as a change of 0 and makes no market event."""
     path = tmp_path / "AAPL.csv"
     path.write_text("Date,Close,Split Ratio\n2024-03-01,100,1\n2024-03-04,100,1\n2024-03-05,25,4\n")
     import_prices(service, path)
@@ -245,8 +256,10 @@ def test_a_split_is_no_event(service: EnhancedDatabaseService, execute: Execute,
     assert [event for row in range(3) for event in list_events(history, row)] == []
 
 
-def test_prices_keep_their_digits(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
-    """From 0.00016 to 0.00024 is 50 %, also on the dashboard's candles."""
+def test_small_prices_keep_all_digits(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """Prices such as 0.00016 are stored and returned in candles with all digits, and changes are exact."""
     path = tmp_path / "SHIB-USD.csv"
     path.write_text("Date,Close\n2024-03-01,0.00016\n2024-03-02,0.00024\n2024-03-03,0.0002400000000000001\n")
     import_prices(service, path)
@@ -262,8 +275,8 @@ def test_prices_keep_their_digits(service: EnhancedDatabaseService, execute: Exe
     assert [candle.close for candle in candles] == [Decimal("0.00016"), Decimal("0.00024")]
 
 
-def days(first: int, closes: list[float], symbol: str = "AAPL") -> list[str]:
-    """Return rows of bars that are equal to their close, from a day of January on."""
+def build_rows(first: int, closes: list[float], symbol: str = "AAPL") -> list[str]:
+    """Return rows for consecutive days of January 2013 whose open, high and low equal the close."""
     return [f"{symbol},2013-01-{first + n:02},{c},{c},{c},{c},5" for n, c in enumerate(closes)]
 
 
@@ -289,7 +302,7 @@ def days(first: int, closes: list[float], symbol: str = "AAPL") -> list[str]:
         (1, [25, 25], "AAPL does not fit the stored prices: on 2013-01-02 it closes at 25"),
     ],
 )
-def test_days_that_do_not_continue_what_is_stored_are_refused(
+def test_days_that_contradict_the_stored_prices_are_refused(
     service: EnhancedDatabaseService,
     execute: Execute,
     tmp_path: Path,
@@ -297,9 +310,9 @@ def test_days_that_do_not_continue_what_is_stored_are_refused(
     closes: list[float],
     reason: str,
 ) -> None:
-    """They were adjusted for another split or dividend; nothing is loaded."""
-    import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
-    path = write(tmp_path / "more.csv", *days(first, closes))
+    """Prices that were adjusted for another split or dividend than the stored ones are refused entirely."""
+    import_prices(service, write(tmp_path / "prices.csv", *build_rows(2, [100, 100, 100])))
+    path = write(tmp_path / "more.csv", *build_rows(first, closes))
     with pytest.raises(PriceFileError, match="import the whole history again") as caught:
         import_prices(service, path)
     assert reason in str(caught.value)
@@ -309,10 +322,10 @@ def test_days_that_do_not_continue_what_is_stored_are_refused(
 def test_a_history_can_be_continued_and_replaced(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Accepted are days that fit, a jump that is declared to be none, and a whole history."""
-    import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
-    import_prices(service, write(tmp_path / "more.csv", *days(4, [100.04, 101])))
-    crash = write(tmp_path / "crash.csv", *days(6, [25]))
+    """The import accepts days that fit, a jump that `splits` declares to be no split, and a new history."""
+    import_prices(service, write(tmp_path / "prices.csv", *build_rows(2, [100, 100, 100])))
+    import_prices(service, write(tmp_path / "more.csv", *build_rows(4, [100.04, 101])))
+    crash = write(tmp_path / "crash.csv", *build_rows(6, [25]))
     import_prices(service, crash, parse_options(splits=["AAPL:2013-01-06:1:1"]))
     assert execute("SELECT price FROM ticks ORDER BY timestamp") == [
         (100,),
@@ -321,16 +334,16 @@ def test_a_history_can_be_continued_and_replaced(
         (101,),
         (25,),
     ]
-    whole = write(tmp_path / "whole.csv", *days(2, [25, 25, 25.01, 25.25, 25]))
+    whole = write(tmp_path / "whole.csv", *build_rows(2, [25, 25, 25.01, 25.25, 25]))
     assert import_prices(service, whole).changed == 5
 
 
 def test_a_currency_is_stored_with_its_symbol(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Another currency is refused unless the whole history is replaced."""
+    """The import stores a symbol's currency and refuses another one unless it replaces the whole history."""
     path = tmp_path / "prices.csv"
 
     def rows(first: int, currency: str) -> Path:
-        lines = [f"{line},{currency}" for line in days(first, [46, 46], "LLOY.L")]
+        lines = [f"{line},{currency}" for line in build_rows(first, [46, 46], "LLOY.L")]
         path.write_text("\n".join([f"{HEADER},Currency", *lines]))
         return path
 
@@ -340,28 +353,30 @@ def test_a_currency_is_stored_with_its_symbol(service: EnhancedDatabaseService, 
         import_prices(service, rows(3, "GBP"))
     import_prices(service, rows(3, "GBX"))
     path.write_text(
-        "\n".join([f"{HEADER},Currency", *(f"{line},GBP" for line in days(2, [1, 1, 1], "LLOY.L"))])
+        "\n".join([f"{HEADER},Currency", *(f"{line},GBP" for line in build_rows(2, [1, 1, 1], "LLOY.L"))])
     )
     import_prices(service, path)
     assert service.get_symbol_currencies() == {"LLOY.L": "GBP"}
 
 
-def test_days_before_and_after_what_is_loaded_fit(
+def test_a_folder_is_imported_idempotently(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """A folder with several markets is imported, and a second import changes nothing."""
+    """A folder with symbols of several markets is imported, and a second import changes no row."""
     folder = tmp_path / "folder"
     folder.mkdir()
     for symbol in ("7203.T", "^GSPC", "BRK_A", "M&M"):
-        (folder / f"{symbol}.csv").write_text(f"{HEADER}\n" + "\n".join(days(2, [100, 101, 102], symbol)))
+        (folder / f"{symbol}.csv").write_text(
+            f"{HEADER}\n" + "\n".join(build_rows(2, [100, 101, 102], symbol))
+        )
     assert import_prices(service, folder).changed == 12
     assert import_prices(service, folder).changed == 0
     symbols = {symbol for (symbol,) in execute("SELECT symbol FROM ticks")}
     assert symbols == {"7203.T", "BRK_A", "M&M", "^GSPC"}
 
 
-def test_many_files_are_one_import(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """A folder of 500 files has one progress bar for reading and one for loading."""
+def test_many_files_share_one_progress(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """An import of 500 files reports one progress for reading and one for loading, each with one total."""
     for n in range(500):
         (tmp_path / f"S{n:03}.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-03-01,1,2,1,2,5\n")
     stages: dict[str, list[tuple[int, int]]] = {}
@@ -378,7 +393,7 @@ def test_many_files_are_one_import(service: EnhancedDatabaseService, tmp_path: P
 
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run the command against the test's database."""
+    """Return a function that runs `echo-markets import-prices` on the test's database."""
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
     return lambda *arguments, **options: CliRunner().invoke(
@@ -387,7 +402,7 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 
 
 def test_the_command_names_file_line_and_reason(run: Callable[..., Result], tmp_path: Path) -> None:
-    """The exit status is 2; with --skip-invalid the rest is loaded, and each reason is counted."""
+    """An invalid row makes the exit status 2; --skip-invalid loads the other rows and counts each reason."""
     path = write(
         tmp_path / "prices.csv", row(2), "AAPL,2013-01-03,0,1,1,1,1", "AAPL,2013-01-04,0,1,1,1,1", "bad"
     )
@@ -401,10 +416,10 @@ def test_the_command_names_file_line_and_reason(run: Callable[..., Result], tmp_
     assert "1 days of 1 symbols read, 1 new or changed, 3 invalid rows skipped, 0 repeated" in skipped.output
 
 
-def test_the_command_says_what_it_understood(
+def test_the_command_prints_the_detected_format(
     run: Callable[..., Result], execute: Execute, tmp_path: Path
 ) -> None:
-    """It prints a few lines; --dry-run shows the first rows, loads nothing and needs no database."""
+    """The command prints the detected format; --dry-run adds the first rows and needs no database."""
     path = tmp_path / "AAPL.csv"
     path.write_text(
         "Date,Open,High,Low,Close,Adj Close,Volume\n"
@@ -435,7 +450,7 @@ def test_the_command_says_what_it_understood(
 
 
 def test_the_command_reads_standard_input(run: Callable[..., Result], execute: Execute) -> None:
-    """The options replace the name and header that the input lacks."""
+    """--symbol and --columns replace the file name and the header, which standard input lacks."""
     rows = "20130102 00:00;1000000;1010000;990000;1005000;5\n"
     result = run(
         "-", "--symbol", "spy", "--columns", "date,open,high,low,close,volume", "--scale", 10_000, input=rows
@@ -458,14 +473,14 @@ def test_the_command_reads_standard_input(run: Callable[..., Result], execute: E
 def test_wrong_arguments_are_refused(
     run: Callable[..., Result], arguments: tuple[str, ...], reason: str
 ) -> None:
-    """The output is one line, and the exit status 2."""
+    """Invalid arguments print the reason and make the exit status 2."""
     result = run(*arguments)
     assert result.exit_code == 2
     assert reason in result.output
 
 
-def test_help_names_the_columns(run: Callable[..., Result]) -> None:
-    """The help also lists the options."""
+def test_help_lists_columns_and_options(run: Callable[..., Result]) -> None:
+    """`--help` lists the known column names and the options."""
     text = " ".join(run("--help").output.split())
     for word in (
         "Close/Last",
@@ -478,8 +493,8 @@ def test_help_names_the_columns(run: Callable[..., Result]) -> None:
         assert word in text
 
 
-def test_files_are_read_once_for_all(tmp_path: Path) -> None:
-    """The description is printed before anything is loaded."""
+def test_reading_returns_the_symbols(tmp_path: Path) -> None:
+    """`read_prices` returns the file's symbols before any row is loaded."""
     path = write(tmp_path / "prices.csv", row(2), row(3))
     reading = read_prices(path, parse_options(symbol="X"))
     assert reading.table.symbols == ("X",)

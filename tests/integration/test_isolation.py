@@ -1,4 +1,4 @@
-"""The database holds players to their own rows: in every call, in raw SQL, after every fault."""
+"""Row-level security limits players to their own rows: in every call, in raw SQL and after every fault."""
 
 import inspect
 import random
@@ -49,7 +49,7 @@ ROUNDS = 40
 
 
 class Player(NamedTuple):
-    """A player with one row in each table, each of which contains the player's secret."""
+    """A player with a row in each table of `OWN_ROWS`; the secret is in the player's own values."""
 
     user: User
     quest: Quest
@@ -58,7 +58,7 @@ class Player(NamedTuple):
 
 @pytest.fixture(scope="module", params=SERVERS)
 def app_url(request: pytest.FixtureRequest, server_directory: Callable[[], Path]) -> Iterator[Settings]:
-    """Settings of the application's role on a database that belongs to the owner, on each server."""
+    """Yield settings that connect as the application's role to a database of the owner's role, per server."""
     with ExitStack() as stack:
         if request.param == "Debian's":
             server = stack.enter_context(run_debian_postgres(server_directory()))
@@ -77,7 +77,7 @@ def app_url(request: pytest.FixtureRequest, server_directory: Callable[[], Path]
 
 @pytest.fixture
 def settings(app_url: Settings, valkey_server: ValkeyServer) -> Settings:
-    """Those settings with an emptied cache and a small pool."""
+    """Return the settings with Redis and a small pool, after emptying Redis."""
     with redis.Redis.from_url(valkey_server.url, password=valkey_server.password) as client:
         client.flushall()
     changes = {
@@ -91,14 +91,14 @@ def settings(app_url: Settings, valkey_server: ValkeyServer) -> Settings:
 
 @pytest.fixture
 def direct(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service without a cache, and with one connection, which all units of work share."""
+    """Yield a service without a cache and with one connection, which every unit of work uses."""
     changes = {"enable_redis_cache": False, "database_connection_limit": 1}
     with open_service(settings.model_copy(update=changes)) as service:
         yield service
 
 
 def add_player(service: EnhancedDatabaseService) -> Player:
-    """Create a player who owns one row in each table."""
+    """Create a player who owns one row in each table of `OWN_ROWS`."""
     secret = f"secret-{uuid4().hex[:12]}"
     user = service.create_user(username=f"u{uuid4().hex[:12]}", name=secret, email=f"{secret}@example.com")
     service.get_current_portfolio(user.id, TODAY)
@@ -114,14 +114,14 @@ def add_player(service: EnhancedDatabaseService) -> Player:
 
 @pytest.fixture
 def alice(service: EnhancedDatabaseService) -> Player:
-    """A player."""
+    """Return a player."""
     service.insert_market_ticks([Tick("AAPL", NOW, ONE)])
     return add_player(service)
 
 
 @pytest.fixture
 def bob(service: EnhancedDatabaseService, alice: Player) -> Player:
-    """Another player, whose rows alice must not see; all of them are cached."""
+    """Return another player, whose rows alice must not see and the service has cached."""
     bob = add_player(service)
     service.create_market_event(type="T", title=f"of {alice.user.username}")
     for call in READS.values():
@@ -129,19 +129,19 @@ def bob(service: EnhancedDatabaseService, alice: Player) -> Player:
     return bob
 
 
-# -- the calls of the view ----------------------------------------------------------------
+# -- calls of PlayerView --------------------------------------------------------------------
 
 
 class Read(NamedTuple):
-    """A call of the view, and the call of the service that it is."""
+    """A read of `PlayerView` and the equivalent call of the service; `is_public` if it shows all players."""
 
     of_view: Callable[[PlayerView], object]
     of_service: Callable[[EnhancedDatabaseService, UUID], object]
     is_public: bool = False
 
 
-def both(name: str, *arguments: Any, **options: Any) -> Read:
-    """Return a public read, which has the same arguments in both."""
+def public_read(name: str, *arguments: Any, **options: Any) -> Read:
+    """Return a public read, which has the same arguments in the view and the service."""
     return Read(
         lambda view: getattr(view, name)(*arguments, **options),
         lambda service, _: getattr(service, name)(*arguments, **options),
@@ -177,16 +177,16 @@ READS = {
         lambda s, u: s.get_leaderboard_around(u, "c", TODAY, radius=3),
         is_public=True,
     ),
-    "get_leaderboard": both("get_leaderboard", "c", TODAY, 100),
-    "list_leaderboard_categories": both("list_leaderboard_categories", TODAY),
-    "list_leaderboard_dates": both("list_leaderboard_dates", "c"),
-    "get_latest_market_data": both("get_latest_market_data", ["AAPL"]),
-    "list_market_ticks": both("list_market_ticks", "AAPL"),
-    "get_price_history": both("get_price_history", "AAPL", NOW - timedelta(days=1), NOW, "1h"),
-    "get_sparklines": both("get_sparklines"),
-    "get_recent_market_events": both("get_recent_market_events", 5),
-    "list_market_events": both("list_market_events", 5),
-    "list_market_event_types": both("list_market_event_types"),
+    "get_leaderboard": public_read("get_leaderboard", "c", TODAY, 100),
+    "list_leaderboard_categories": public_read("list_leaderboard_categories", TODAY),
+    "list_leaderboard_dates": public_read("list_leaderboard_dates", "c"),
+    "get_latest_market_data": public_read("get_latest_market_data", ["AAPL"]),
+    "list_market_ticks": public_read("list_market_ticks", "AAPL"),
+    "get_price_history": public_read("get_price_history", "AAPL", NOW - timedelta(days=1), NOW, "1h"),
+    "get_sparklines": public_read("get_sparklines"),
+    "get_recent_market_events": public_read("get_recent_market_events", 5),
+    "list_market_events": public_read("list_market_events", 5),
+    "list_market_event_types": public_read("list_market_event_types"),
 }
 WRITES: dict[str, Callable[[PlayerView, Quest], object]] = {
     "update_user_profile": lambda view, _: view.update_user_profile(name="new", preferences={"a": 1}),
@@ -197,12 +197,12 @@ WRITES: dict[str, Callable[[PlayerView, Quest], object]] = {
 
 
 def list_own(service: EnhancedDatabaseService, player: Player) -> list[object]:
-    """Return every answer that is about a player alone."""
+    """Return the results of every read that is private to a player."""
     return [read.of_service(service, player.user.id) for read in READS.values() if not read.is_public]
 
 
-def test_every_call_of_the_view_is_tried() -> None:
-    """No call takes a user, and none is a generator."""
+def test_every_call_of_the_view_is_listed() -> None:
+    """`READS` and `WRITES` list every call of `PlayerView`; no call takes a user or returns an iterator."""
     calls = {name: call for name, call in inspect.getmembers(PlayerView, callable) if name[0] != "_"}
     assert set(calls) == {*READS, *WRITES}
     for name, call in calls.items():
@@ -210,10 +210,10 @@ def test_every_call_of_the_view_is_tried() -> None:
         assert "Iterator" not in str(inspect.signature(call).return_annotation), name
 
 
-def test_a_read_answers_as_the_service_does(
+def test_a_read_of_the_view_equals_the_services(
     service: EnhancedDatabaseService, direct: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """The answer is the same cold, cached and uncached; the view fills the cache with the same value."""
+    """A read of the view returns the service's value, cached or not, and no value of another player."""
     user_id = alice.user.id
     for name, call in READS.items():
         expected = call.of_service(direct, user_id)
@@ -228,7 +228,7 @@ def test_a_read_answers_as_the_service_does(
 def test_a_write_changes_the_rows_of_the_player_alone(
     service: EnhancedDatabaseService, direct: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """The service returns the new value at once, and bob's rows are unchanged."""
+    """After a write of alice's view her reads return the new value at once, and bob's rows are unchanged."""
     before = list_own(direct, bob)
     view = service.as_user(alice.user.id)
     for name, write in WRITES.items():
@@ -242,8 +242,8 @@ def test_a_write_changes_the_rows_of_the_player_alone(
         assert list_own(direct, bob) == before, name
 
 
-def test_a_portfolio_is_opened_for_the_player(service: EnhancedDatabaseService, alice: Player) -> None:
-    """It belongs to the player and has the starting cash."""
+def test_the_view_opens_the_players_own_portfolio(service: EnhancedDatabaseService, alice: Player) -> None:
+    """A portfolio that the view opens belongs to its player, and the service returns the same portfolio."""
     day = TODAY - timedelta(days=1)
     view = service.as_user(alice.user.id)
     assert view.find_portfolio(day) is None
@@ -251,10 +251,10 @@ def test_a_portfolio_is_opened_for_the_player(service: EnhancedDatabaseService, 
     assert service.get_portfolio(alice.user.id, day) == view.get_portfolio(day)
 
 
-def test_rows_of_another_player_do_not_exist(
+def test_quests_of_another_player_are_not_found(
     service: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """The only ids that a call takes are those of quests."""
+    """A call of the view with another player's quest raises and changes no row."""
     view = service.as_user(alice.user.id)
     with pytest.raises(QuestNotFound):
         view.update_quest_progress(bob.quest.id, ONE)
@@ -263,8 +263,8 @@ def test_rows_of_another_player_do_not_exist(
     assert service.get_user_quests(bob.user.id) == (bob.quest,)
 
 
-def test_a_view_of_nobody_has_no_rows(service: EnhancedDatabaseService, bob: Player) -> None:
-    """The user does not exist, or was deleted."""
+def test_a_view_of_a_missing_user_has_no_rows(service: EnhancedDatabaseService, bob: Player) -> None:
+    """The view of a user who does not exist or was deleted returns no rows and raises UserNotFound."""
     view = service.as_user(uuid4())
     with pytest.raises(UserNotFound):
         view.get_profile()
@@ -292,15 +292,15 @@ def test_a_view_of_nobody_has_no_rows(service: EnhancedDatabaseService, bob: Pla
         "018491fb-eb0a-732d-ad51-b6839c27c055; RESET ROLE",
     ],
 )
-def test_a_hostile_id_has_no_view(service: EnhancedDatabaseService, user_id: Any) -> None:
-    """Only a UUID names a player."""
+def test_as_user_accepts_only_uuids(service: EnhancedDatabaseService, user_id: Any) -> None:
+    """`as_user` raises InvalidInput for every value that is no UUID."""
     with pytest.raises(InvalidInput, match="user_id is"):
         service.as_user(user_id)
 
 
 # -- raw SQL --------------------------------------------------------------------------------
 
-# The columns of an INSERT that a hostile player could try.
+# INSERT statements that write rows of another player.
 INSERTS = {
     "portfolios": "INSERT INTO portfolios (id, user_id, session_date)"
     " VALUES (gen_random_uuid(), %(bob)s, '2020-01-01')",
@@ -312,7 +312,7 @@ INSERTS = {
     "leaderboard_entries": "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
     " VALUES (%(bob)s, %(day)s, 'c', 1)",
 }
-# Each may fail or change nothing.
+# Each statement must fail or change no row of another player.
 ATTEMPTS = [
     *INSERTS.values(),
     *(f"DELETE FROM {table}" for table in OWN_ROWS),
@@ -343,17 +343,17 @@ ATTEMPTS = [
 
 
 def run_as(service: EnhancedDatabaseService, user_id: UUID, statement: str, **values: Any) -> list[Any]:
-    """Run a statement as a player on the connection that the view's calls have."""
+    """Run a statement with the role and the user id of a player's view, and return its rows."""
     identity = Identity(role=PLAYER, user_id=user_id)
     with acting_as(identity), service._database.transaction_of("raw") as database:
         cursor = database.execute_sql(statement, values)
         return list(cursor.fetchall()) if cursor.description else []
 
 
-def test_raw_statements_find_the_player_s_rows_alone(
+def test_raw_statements_return_only_own_rows(
     direct: EnhancedDatabaseService, service: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """Statements on each table return only the player's rows."""
+    """A SELECT that a player's role runs on any table returns only rows of the player."""
     view = direct.as_user(alice.user.id)
     for table, column in OWN_ROWS.items():
         assert run_as(direct, alice.user.id, f"SELECT DISTINCT {column} FROM {table}") == [(alice.user.id,)]
@@ -370,10 +370,10 @@ def test_raw_statements_find_the_player_s_rows_alone(
     assert run_as(direct, alice.user.id, leak, bob=bob.user.id) == [(alice.user.id,)]
 
 
-def test_a_raw_statement_changes_nothing_of_others(
+def test_raw_statements_change_no_rows_of_others(
     direct: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """It is refused or finds no row, and the next unit of work is not affected."""
+    """A statement on another player's rows fails or changes none of them."""
     before = list_own(direct, bob)
     values = {"bob": bob.user.id, "quest": bob.quest.id, "day": TODAY}
     for statement in ATTEMPTS:
@@ -386,8 +386,10 @@ def test_a_raw_statement_changes_nothing_of_others(
         assert direct.as_user(bob.user.id).get_profile() == bob.user, statement
 
 
-def test_without_a_player_the_role_sees_nothing(direct: EnhancedDatabaseService, alice: Player) -> None:
-    """A statement that is sent without a user id finds and stores no row."""
+def test_the_player_role_without_a_user_id_sees_no_rows(
+    direct: EnhancedDatabaseService, alice: Player
+) -> None:
+    """With the player role but without a user id every table with rows of players is empty."""
     direct.as_user(alice.user.id).get_profile()
     for table in OWN_ROWS:
         with acting_as(Identity(role=PLAYER)), direct._database.session("raw") as database:
@@ -409,12 +411,12 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("is_transaction", [False, True])
-def test_a_fault_leaves_no_player_behind(
+def test_a_fault_ends_the_identity_of_the_player(
     direct: EnhancedDatabaseService, alice: Player, bob: Player, fault: str, *, is_transaction: bool
 ) -> None:
-    """Before and after each fault, players and service share one connection."""
+    """After a fault the shared connection has the identity of the next caller, not of the failed one."""
 
-    def look() -> None:
+    def check_identities() -> None:
         assert direct.as_user(alice.user.id).get_profile() == alice.user
         assert direct._database.read("look", lambda d: d.execute_sql(IDENTITY).fetchone()) == (APP, None)
         assert direct.as_user(bob.user.id).get_profile() == bob.user
@@ -427,19 +429,19 @@ def test_a_fault_leaves_no_player_behind(
             assert database.execute_sql(IDENTITY).fetchone() == (PLAYER, str(alice.user.id))
             database.execute_sql(FAULTS[fault])
 
-    look()
+    check_identities()
     if fault == "session setting":
         fail()
     else:
         with pytest.raises((DatabaseError, DatabaseUnavailable, QueryTimeout)):
             fail()
-    look()
+    check_identities()
 
 
-def test_a_view_is_no_part_of_the_service_s_transaction(
+def test_a_transaction_of_the_service_refuses_the_view(
     service: EnhancedDatabaseService, alice: Player
 ) -> None:
-    """A call in it would have the rights of the service."""
+    """Calls of a view in a transaction of the service raise, because they would have the service's rights."""
     view = service.as_user(alice.user.id)
     view.get_profile()
     with service.transaction():
@@ -450,22 +452,22 @@ def test_a_view_is_no_part_of_the_service_s_transaction(
     assert view.get_profile().name == "kept"
 
 
-def test_an_error_of_a_read_is_not_shared_between_roles(
+def test_an_error_of_another_role_is_not_cached(
     service: EnhancedDatabaseService, alice: Player, bob: Player
 ) -> None:
-    """A view of a role without rights fails, and its error is not cached."""
-    stranger = PlayerView(service, bob.user.id, Identity(role="pg_monitor", user_id=bob.user.id))
+    """After a read failed for a role without rights, the service's read of the same key succeeds."""
+    view_without_rights = PlayerView(service, bob.user.id, Identity(role="pg_monitor", user_id=bob.user.id))
     service.clear_user_cache(bob.user.id)
     with pytest.raises(DatabaseError):
-        stranger.get_portfolio(TODAY)
+        view_without_rights.get_portfolio(TODAY)
     assert service.get_portfolio(bob.user.id, TODAY).user_id == bob.user.id
 
 
-# -- many players at once -----------------------------------------------------------------------
+# -- concurrent players -------------------------------------------------------------------------
 
 
-def test_twenty_threads_on_four_connections_see_their_own(service: EnhancedDatabaseService) -> None:
-    """Each round acts for another player, cached and uncached, while rows change and calls fail."""
+def test_concurrent_players_see_only_their_own_rows(service: EnhancedDatabaseService) -> None:
+    """Twenty threads that act for random players on four connections never see rows of another player."""
     service.insert_market_ticks([Tick("AAPL", NOW, ONE)])
     players = [add_player(service) for _ in range(8)]
     failures: list[BaseException] = []
@@ -494,7 +496,7 @@ def test_twenty_threads_on_four_connections_see_their_own(service: EnhancedDatab
 def play_round(
     service: EnhancedDatabaseService, choose: random.Random, player: Player, others: list[str]
 ) -> None:
-    """Make one call for a player, and check that it says nothing of others."""
+    """Make a random call for a player, and check that the player's reads contain no secret of others."""
     view = service.as_user(player.user.id)
     action = choose.randrange(6)
     if action == 0:
@@ -518,8 +520,8 @@ def play_round(
 # -- databases without the roles -----------------------------------------------------------------
 
 
-def test_a_database_whose_policies_are_gone_has_no_view(postgres_server: PostgresServer) -> None:
-    """The service checks before the first call, and a migration restores missing policies."""
+def test_a_database_without_policies_has_no_view(postgres_server: PostgresServer) -> None:
+    """If policies are missing, `as_user` raises PlayersNotIsolated, and migrating restores them."""
     with created_database(postgres_server) as url:
         give_to_roles(url)
         app = settings_as(APP, url, enable_redis_cache=False)
@@ -532,8 +534,8 @@ def test_a_database_whose_policies_are_gone_has_no_view(postgres_server: Postgre
             assert service.as_user(uuid4()).get_user_quests() == ()
 
 
-def test_a_database_of_one_role_has_no_view(database_url: str) -> None:
-    """All other calls work; the error of `as_user` names the command that makes the roles."""
+def test_a_database_with_one_role_has_no_view(database_url: str) -> None:
+    """On a database without the roles `as_user` raises and names `echo-markets roles`; other calls work."""
     with open_service(Settings(database_url=SecretStr(database_url), enable_redis_cache=False)) as service:
         service.create_user(username="alice")
         with pytest.raises(PlayersNotIsolated, match="echo-markets roles"):

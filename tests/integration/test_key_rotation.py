@@ -1,4 +1,4 @@
-"""`echo-markets rotate-keys`: another key for every stored address, while the stack runs."""
+"""`echo-markets rotate-keys` encrypts every stored e-mail address with a new key while the stack runs."""
 
 import os
 import subprocess
@@ -28,13 +28,13 @@ USERS = 30
 
 
 def with_keys(settings: Settings, *lines: str) -> Settings:
-    """Return the settings of a process with these keys."""
+    """Return the settings with these encryption keys; the first one encrypts."""
     return settings.model_copy(update={"encryption_keys": SecretStr("\n".join(lines))})
 
 
 @pytest.fixture
 def old(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A process that has the new key as its second one, and has stored addresses with the old one."""
+    """Yield a service that encrypts with the old key, knows the new key, and has stored addresses."""
     with open_service(with_keys(settings, KEYS, NEW)) as service:
         for number in range(USERS):
             service.create_user(username=f"player-{number:02}", email=f"{number}@example.org")
@@ -44,18 +44,18 @@ def old(settings: Settings) -> Iterator[EnhancedDatabaseService]:
 
 @pytest.fixture
 def new(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A process that encrypts with the new key."""
+    """Yield a service that encrypts with the new key and knows the old one."""
     with open_service(with_keys(settings, NEW, KEYS)) as service:
         yield service
 
 
 def count_keys(service: EnhancedDatabaseService) -> dict[str, int]:
-    """Return how many addresses each key has encrypted."""
+    """Return the number of stored addresses by the id of their key."""
     return {key.id: key.emails for key in service.list_encryption_keys()}
 
 
 def check_addresses(service: EnhancedDatabaseService) -> None:
-    """Assert that every user has its address, and is found by it."""
+    """Assert that every user has its address and is found by this address."""
     for user in service.list_users():
         if user.username != "without":
             assert user.email == f"{int(user.username[-2:])}@example.org"
@@ -66,7 +66,7 @@ def check_addresses(service: EnhancedDatabaseService) -> None:
 def test_batches_continue_where_the_last_one_ended(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Only the users' addresses change, and a batch in a failed transaction is undone."""
+    """A rotation continues after an interrupted batch and changes only the users' addresses."""
     before = execute("SELECT id, username, name, last_active, created_at, updated_at FROM users ORDER BY id")
     first = new.reencrypt_users(limit=10)
     assert (first.changed, first.unreadable) == (10, ())
@@ -76,7 +76,7 @@ def test_batches_continue_where_the_last_one_ended(
         new.reencrypt_users(limit=10)
         raise ZeroDivisionError
     assert count_keys(new) == {"new": 10, "tests": 20}
-    # as after an interruption: the rows say what is left
+    # the next rotation finds the remaining rows by their key, as after an interruption
     rotation = rotate_keys(new, progress=ignore_progress)
     assert (rotation.changed, rotation.unreadable, rotation.is_complete) == (20, (), True)
     assert rotate_keys(new, progress=ignore_progress).changed == 0
@@ -90,21 +90,27 @@ def test_batches_continue_where_the_last_one_ended(
     check_addresses(old)
 
 
-def test_the_old_key_is_not_needed_afterwards(
+def test_the_old_key_is_not_needed_after_a_rotation(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """Neither the table nor values cached before need it."""
+    """After a rotation a service with only the new key reads every address, even one that it had cached."""
     players = [user for user in old.list_users() if user.email]
-    with open_service(with_keys(settings, NEW)) as alone:
-        assert all("no key 'tests'" in str(alone.get_user_by_id(user.id).email) for user in players)
+    with open_service(with_keys(settings, NEW)) as with_new_key_only:
+        assert all(
+            "no key 'tests'" in str(with_new_key_only.get_user_by_id(user.id).email) for user in players
+        )
         rotate_keys(new, progress=ignore_progress)
-        # a near cache hears of it within milliseconds
-        wait_until(lambda: [alone.get_user_by_id(user.id) for user in players] == players, "all are read")
-        check_addresses(alone)
+        # the near cache receives the invalidations within milliseconds
+        wait_until(
+            lambda: [with_new_key_only.get_user_by_id(user.id) for user in players] == players, "all are read"
+        )
+        check_addresses(with_new_key_only)
 
 
-def test_writers_beside_it_lose_nothing(old: EnhancedDatabaseService, new: EnhancedDatabaseService) -> None:
-    """Each address is what its writer stored last, with the key of that writer."""
+def test_concurrent_writers_lose_no_address(
+    old: EnhancedDatabaseService, new: EnhancedDatabaseService
+) -> None:
+    """While a rotation runs, two services with different keys write addresses, and no write is lost."""
     players = [user for user in old.list_users() if user.email]
     stopping = threading.Event()
     last: dict[str, str] = {}
@@ -147,7 +153,7 @@ def test_writers_beside_it_lose_nothing(old: EnhancedDatabaseService, new: Enhan
 def test_an_address_that_changed_meanwhile_is_left_alone(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between read and write of a batch one user's address changes, and one user is deleted."""
+    """A batch skips a user whose address changed and a user who was deleted after the batch had read them."""
     changed, deleted, *_ = (user for user in old.list_users() if user.email)
     reencrypt = new._reencrypt
 
@@ -161,20 +167,20 @@ def test_an_address_that_changed_meanwhile_is_left_alone(
     assert new.reencrypt_users().changed == USERS - 2
     assert new.get_user_by_id(changed.id).email == FIRST
     assert count_keys(new) == {"new": USERS - 2, "tests": 1}
-    # the next run finds what this one left
+    # the next run encrypts the address that this run skipped
     monkeypatch.undo()
     assert new.reencrypt_users().changed == 1
     assert new.get_user_by_id(changed.id).email == FIRST
 
 
-def test_a_rotation_that_is_killed_is_continued(
+def test_a_rotation_continues_after_sigkill(
     old: EnhancedDatabaseService, new: EnhancedDatabaseService, execute: Execute, settings: Settings
 ) -> None:
-    """SIGKILL within a batch: each address is whole, under either key, and another run does the rest."""
+    """After SIGKILL within a batch every address can be decrypted, and the next rotation completes."""
     new.reencrypt_users(limit=10)
     environment = build_environment(with_keys(settings, NEW, KEYS))
     with psycopg2.connect(settings.database_url.get_secret_value()) as holder, holder.cursor() as cursor:
-        # the batch waits for this row, with others changed before it
+        # the batch waits for this locked row after it has changed rows before it
         cursor.execute("SELECT FROM users WHERE username = %s FOR UPDATE", (f"player-{USERS - 1}",))
         killed = subprocess.Popen(
             [sys.executable, "-m", "core.cli", "rotate-keys"], env={**os.environ, **environment}
@@ -190,18 +196,18 @@ def test_a_rotation_that_is_killed_is_continued(
 
 
 def is_waiting(execute: Execute) -> bool:
-    """Say whether an UPDATE of users waits for a lock."""
+    """Return whether an UPDATE of users waits for a lock."""
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'UPDATE users'"
     return bool(execute(waiting))
 
 
-def test_the_command_says_what_is_done_and_what_is_left(
+def test_the_command_reports_unused_and_missing_keys(
     old: EnhancedDatabaseService,
     settings: Settings,
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It lists unused keys, missing keys and damaged addresses; status 1 while an address is left."""
+    """The command lists unused keys, missing keys and damaged addresses, and exits with 1 if any is left."""
     assert old.reencrypt_users().changed == 0
 
     def run(*lines: str) -> tuple[int, list[str]]:

@@ -1,4 +1,4 @@
-"""Every figure, chart and column of every page says what it is, in all scenarios of the game."""
+"""Every figure, chart and column of every page has a label, a text or a unit, in all scenarios."""
 
 import json
 import re
@@ -31,17 +31,17 @@ VIEWS: tuple[tuple[str, dict[str, str]], ...] = (
     ("quests", {"ended": "All time", "player": "alice"}),
 )
 COUNTED = {"%,d", "localized"}
-"""Formats of columns that count what their label names."""
-FORMER = re.compile(
+"""Formats of integer columns, which need no unit because the label names the counted things."""
+FORBIDDEN = re.compile(
     r"\b(active quests?|(download )?as csv|boards?|standings?|counts? (for|as) nothing|course|days to go"
     r"|last active|players? \(total\)|replay:|tell of|two looks|weeks? from|worth)\b",
     re.IGNORECASE,
 )
-"""Words that no page says, because it says the same with another word."""
+"""Words that no page may contain, because the pages use another word for the same concept."""
 
 
 class Shown(NamedTuple):
-    """An element of a page: its kind, its message to the browser, and its address."""
+    """An element of a page: its type, its protobuf message, and the page with its filters."""
 
     kind: str
     proto: Any
@@ -49,7 +49,7 @@ class Shown(NamedTuple):
 
 
 def list_elements(block: Block, view: str) -> Iterator[Shown]:
-    """Yield the elements of a page in the order of the page."""
+    """Yield the elements of a block and of the blocks in it, in page order."""
     for child in block.children.values():
         if isinstance(child, Block):
             yield from list_elements(child, view)
@@ -58,7 +58,7 @@ def list_elements(block: Block, view: str) -> Iterator[Shown]:
 
 
 def open_views() -> Iterator[tuple[str, AppTest]]:
-    """Open each page as it is and with its filters set."""
+    """Open each page without filters and with filters, and yield its name with the page."""
     for page, filters in VIEWS:
         test = open_page(SCRIPTS[page], **filters)
         assert not test.exception, (page, filters)
@@ -66,13 +66,13 @@ def open_views() -> Iterator[tuple[str, AppTest]]:
 
 
 def list_formats(table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the label and the format of each column of a table that has one."""
+    """Yield the label and the type configuration of each configured column of a table."""
     for name, column in json.loads(table.columns or "{}").items():
         yield column.get("label") or name, column.get("type_config", {})
 
 
 def find_untitled_charts(elements: Iterable[Shown]) -> list[str]:
-    """Return the charts that have neither a heading above nor a caption below; neighbours share one."""
+    """Return the charts with neither a heading above nor a caption below; adjacent charts share one."""
     untitled: list[str] = []
     waiting: list[str] = []
     is_titled = False
@@ -89,11 +89,11 @@ def find_untitled_charts(elements: Iterable[Shown]) -> list[str]:
     return untitled + waiting
 
 
-def list_former_words(proto: Any) -> Iterator[str]:
-    """Yield the words of an element that the pages do not use; those of a table are its columns'."""
+def list_forbidden_words(proto: Any) -> Iterator[str]:
+    """Yield the forbidden words in the texts of an element; for a table only the column names are read."""
     texts = [str(getattr(proto, name, "")) for name in ("label", "body", "help", "delta", "alt", "columns")]
     for text in texts:
-        yield from (found[0] for found in FORMER.finditer(text))
+        yield from (found[0] for found in FORBIDDEN.finditer(text))
 
 
 def has_unit(label: str, options: dict[str, Any]) -> bool:
@@ -104,8 +104,8 @@ def has_unit(label: str, options: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_pages_explain_what_they_show(service: EnhancedDatabaseService, name: str) -> None:
-    """Each figure has a help text, each chart a title and a text, each column of numbers a unit."""
+def test_figures_charts_and_columns_are_labelled(service: EnhancedDatabaseService, name: str) -> None:
+    """Each figure has a help text, each chart a title and an alternative text, each numeric column a unit."""
     write_scenario(service, name, datetime.now(UTC))
     sign_in.set_policy(Policy(is_local_operator=True))
     missing: set[str] = set()
@@ -115,7 +115,7 @@ def test_pages_explain_what_they_show(service: EnhancedDatabaseService, name: st
             elements = list(list_elements(page.main, view))
             missing |= {f"title of {chart}" for chart in find_untitled_charts(elements)}
             for kind, proto, _ in elements:
-                missing |= {f"other words than {text!r} of {view}" for text in list_former_words(proto)}
+                missing |= {f"other words than {text!r} of {view}" for text in list_forbidden_words(proto)}
                 if kind == "metric" and not proto.help:
                     missing.add(f"help of {view}: {proto.label}")
                 elif "chart" in kind and not proto.alt:
@@ -126,7 +126,7 @@ def test_pages_explain_what_they_show(service: EnhancedDatabaseService, name: st
                         for label, options in list_formats(proto)
                         if options.get("type") == "number"
                         and not has_unit(label, options)
-                        # written with its unit, because a change of zero has no sign
+                        # a styled column, whose values contain their unit, because a zero has no sign
                         and not (options.get("format") is None and proto.arrow_data.HasField("styler"))
                     }
     assert not missing

@@ -1,4 +1,4 @@
-"""Batches of many portfolios: fenced while their statement runs, and open again at the end."""
+"""Batch updates of many portfolios: their cache keys have fences only while the statement runs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -28,15 +28,15 @@ TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 
 @pytest.fixture
 def updates(execute: Execute) -> list[PortfolioUpdate]:
-    """One update for each of many portfolios."""
+    """Return updates of so many portfolios that a batch sets fences before its statement runs."""
     ids = [row[0] for row in execute(PLAYERS, (MIN_KEYS_FENCED_AHEAD + 10,))]
     execute("INSERT INTO portfolios (user_id, session_date) SELECT id, %s FROM users", (TODAY,))
     return [PortfolioUpdate(each, TODAY, Decimal(11_000), Decimal(1_000)) for each in ids]
 
 
 @pytest.fixture
-def held_row(database_url: str, updates: list[PortfolioUpdate]) -> Iterator[Callable[[], object]]:
-    """A row that another transaction has locked until `rollback` is called."""
+def release_row(database_url: str, updates: list[PortfolioUpdate]) -> Iterator[Callable[[], object]]:
+    """Lock the first portfolio's row in another transaction; yield a function that rolls it back."""
     with connected(database_url) as run:
         run("BEGIN")
         run("SELECT 1 FROM portfolios WHERE user_id = %s FOR UPDATE", (updates[0].user_id,))
@@ -44,38 +44,38 @@ def held_row(database_url: str, updates: list[PortfolioUpdate]) -> Iterator[Call
 
 
 def count_fences(client: redis.Redis, updates: list[PortfolioUpdate]) -> int:
-    """Return how many of the portfolios have a fence, so that no reader may fill them."""
+    """Return how many of the portfolios' cache keys have a fence, which stops readers from filling them."""
     names = [portfolio_key(UUID(str(each.user_id)), TODAY) for each in updates]
     stored: Any = client.mget(names)
     return sum(1 for value in stored if value is not None and value[:1] == b"F")
 
 
-def test_readers_are_kept_out_meanwhile(
+def test_keys_have_fences_until_the_batch_returns(
     service: EnhancedDatabaseService,
     updates: list[PortfolioUpdate],
-    held_row: Callable[[], object],
+    release_row: Callable[[], object],
     redis_client: redis.Redis,
 ) -> None:
-    """Every key is fenced before the statement ends, and none after the call."""
+    """Every key has a fence while the statement waits, and no key has one after the call."""
     batch = threading.Thread(target=service.batch_update_portfolios, args=(updates,))
     batch.start()
     wait_until(lambda: count_fences(redis_client, updates) == len(updates), "all are fenced")
     before = service.get_current_portfolio(updates[0].user_id)
-    held_row()
+    release_row()
     batch.join(10)
     assert before.total_value == Decimal(10_000)
     assert count_fences(redis_client, updates) == 0
     assert service.get_current_portfolio(updates[0].user_id).total_value == Decimal(11_000)
 
 
-def test_a_lost_statement_opens_the_keys(
+def test_a_lost_connection_removes_the_fences(
     service: EnhancedDatabaseService,
     updates: list[PortfolioUpdate],
-    held_row: Callable[[], object],
+    release_row: Callable[[], object],
     redis_client: redis.Redis,
     database_url: str,
 ) -> None:
-    """Nothing was committed, so no key stays fenced."""
+    """If the statement's connection is lost, nothing was committed and no key keeps a fence."""
     errors: list[Exception] = []
 
     def write() -> None:
@@ -92,5 +92,5 @@ def test_a_lost_statement_opens_the_keys(
     batch.join(10)
     assert len(errors) == 1
     assert count_fences(redis_client, updates) == 0
-    held_row()
+    release_row()
     assert service.get_current_portfolio(updates[0].user_id).total_value == Decimal(10_000)
