@@ -25,7 +25,7 @@ ORDERS: dict[str, Callable[[LeaderboardEntry], Any]] = {
 
 @pytest.fixture
 def players(service: EnhancedDatabaseService) -> list[User]:
-    """Sixty players, half of them called amy and the others Bea, with scores in three sessions."""
+    """Return sixty players, half of them named amy and half Bea, with scores in three sessions."""
     names = [f"{('amy', 'Bea')[n % 2]}_{n:02}" for n in range(PLAYERS)]
     users = [service.create_user(username=name) for name in names]
     random = Random(7)
@@ -37,24 +37,24 @@ def players(service: EnhancedDatabaseService) -> list[User]:
 
 @pytest.fixture
 def bucketed(players: list[User], execute: Execute) -> list[User]:
-    """The same players on leaderboards that are counted in buckets of seven."""
+    """Return the players after folding their leaderboards into buckets of seven entries."""
     for day in DAYS:
         execute("SELECT leaderboard_fold(%s, 'returns', 7)", (day,))
     return players
 
 
 def at(day: date, hour: int) -> datetime:
-    """Return an hour of a day in UTC."""
+    """Return the time of an hour of a day in UTC."""
     return datetime.combine(day, time(hour), UTC)
 
 
 def read_all(service: EnhancedDatabaseService, day: date = DAYS[2]) -> list[LeaderboardEntry]:
-    """Return a whole leaderboard as pages of the service show it."""
+    """Return all entries of a leaderboard."""
     return list(service.get_leaderboard("returns", day, 1_000))
 
 
 def test_a_leaderboard_is_counted_exactly(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
-    """This holds after a player has left, and for a prefix in any case."""
+    """`count_leaderboard` is exact, also after a user was deleted and for a prefix in upper or lower case."""
     assert service.count_leaderboard("returns", DAYS[0]) == PLAYERS
     assert service.count_leaderboard("returns", DAYS[0], prefix="bEa") == PLAYERS // 2
     assert service.count_leaderboard("returns", DAYS[0], prefix="amy%") == 0
@@ -66,10 +66,10 @@ def test_a_leaderboard_is_counted_exactly(service: EnhancedDatabaseService, buck
 
 @pytest.mark.parametrize("order", ["rank", "-rank", "username", "-username"])
 @pytest.mark.parametrize("prefix", ["", "amy", "B"])
-def test_pages_of_an_order_are_the_sorted_leaderboard(
+def test_ordered_pages_equal_the_sorted_leaderboard(
     service: EnhancedDatabaseService, bucketed: list[User], order: str, prefix: str
 ) -> None:
-    """This includes the last short page and pages behind it; ranks are those of the whole leaderboard."""
+    """The pages of `list_leaderboard` equal the sorted matches, ranked among all players."""
     matches = [e for e in read_all(service) if e.username.lower().startswith(prefix.lower())]
     expected = sorted(matches, key=ORDERS[order.lstrip("-")], reverse=order.startswith("-"))
     for offset in range(0, len(expected) + 10, 9):
@@ -79,8 +79,8 @@ def test_pages_of_an_order_are_the_sorted_leaderboard(
         assert list(page) == expected[offset : offset + 9]
 
 
-def test_a_summary_is_that_of_all_scores(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
-    """It has best, worst, median, the number of leaders, and each score in its bin."""
+def test_a_summary_describes_all_scores(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
+    """A summary has best, worst and median score and the number of leaders, and its bins count all scores."""
     entries = read_all(service)
     summary = service.find_leaderboard_summary("returns", DAYS[2], bins=10)
     assert summary is not None
@@ -94,10 +94,10 @@ def test_a_summary_is_that_of_all_scores(service: EnhancedDatabaseService, bucke
     assert sum(item.players for item in summary.bins) == PLAYERS
 
 
-def test_a_summary_is_exact_whatever_the_callers_decimal_context_is(
+def test_a_summary_ignores_the_callers_decimal_context(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """A caller's context with three digits that raises on rounding gives the same figures."""
+    """A summary is exact even if the caller's decimal context has three digits and traps rounding."""
     service.update_leaderboard_entry(alice.id, "value", Decimal("10250.25"), DAYS[0])
     with localcontext() as context:
         context.prec = 3
@@ -110,7 +110,7 @@ def test_a_summary_is_exact_whatever_the_callers_decimal_context_is(
 
 
 def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """It is cached, and never older than the last change; without entries it is None."""
+    """A cached summary shows a new score and a new username at once; without entries it is None."""
     assert service.find_leaderboard_summary("luck", DAYS[0]) is None
     service.find_leaderboard_summary("returns", DAYS[0])
     service.update_leaderboard_entry(players[5].id, "returns", Decimal(500), DAYS[0])
@@ -133,8 +133,8 @@ def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: l
         ("-0.03", "-0.01", "0.01", "0.01"),
     ],
 )
-def test_edges_are_round_and_hold_all_scores(low: str, high: str, least: str, width: str) -> None:
-    """The width is 1, 2 or 5 times a power of ten, and both ends are in a bin."""
+def test_bin_edges_are_round_and_contain_all_scores(low: str, high: str, least: str, width: str) -> None:
+    """The bin width is 1, 2 or 5 times a power of ten, and the lowest and highest score are in a bin."""
     edges = leaderboard_reports.choose_edges(Decimal(low), Decimal(high), bins=24, least_width=Decimal(least))
     assert edges[1] - edges[0] == Decimal(width)
     assert edges[0] <= Decimal(low) < edges[1]
@@ -142,10 +142,10 @@ def test_edges_are_round_and_hold_all_scores(low: str, high: str, least: str, wi
     assert len(edges) <= 25
 
 
-def test_dates_are_those_with_entries(
+def test_leaderboard_dates_are_listed_per_category(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """They are dates of the category only, newest first, in pages."""
+    """`list_leaderboard_dates` returns the dates with entries of one category, newest first, in pages."""
     service.update_leaderboard_entry(players[0].id, "other", Decimal(1), DAYS[2] + timedelta(days=1))
     assert service.list_leaderboard_dates("returns") == DAYS[::-1]
     assert service.list_leaderboard_dates("returns", limit=2) == (DAYS[2], DAYS[1])
@@ -153,10 +153,10 @@ def test_dates_are_those_with_entries(
     assert service.list_leaderboard_dates("nothing") == ()
 
 
-def test_a_day_without_entries_any_more_is_no_date(
+def test_a_day_whose_entries_were_deleted_is_not_listed(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Its counters may still have rows, whose sum is zero."""
+    """After all entries of a day were deleted the day is not listed, although counter rows may remain."""
     execute("DELETE FROM leaderboard_entries WHERE session_date = %s", (DAYS[2],))
     assert service.list_leaderboard_dates("returns") == (DAYS[1], DAYS[0])
     for player in players:
@@ -164,10 +164,10 @@ def test_a_day_without_entries_any_more_is_no_date(
     assert service.list_leaderboard_dates("returns") == ()
 
 
-def test_scores_of_players_are_those_of_their_leaderboards(
+def test_player_scores_equal_those_of_the_leaderboards(
     service: EnhancedDatabaseService, bucketed: list[User]
 ) -> None:
-    """There is a row by player and session, with ranks on request, and none without a score."""
+    """`list_player_scores` returns a row for each player and session with a score, with ranks on request."""
     some = [user.id for user in bucketed[10:13]]
     missing = DAYS[0] - timedelta(days=1)
     found = service.list_player_scores(some, "returns", [missing, *DAYS[:2]], ranked=True)
@@ -183,49 +183,47 @@ def test_scores_of_players_are_those_of_their_leaderboards(
     assert service.list_player_scores([], "returns", DAYS) == ()
 
 
-def test_a_closed_session_answers_with_its_final_ranks(
+def test_player_scores_of_a_closed_session_use_stored_ranks(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """They are stored, and are not counted again."""
+    """For a closed session `list_player_scores` returns the stored rank and does not calculate it again."""
     service.close_session(DAYS[0])
     execute("UPDATE leaderboard_entries SET rank = 77 WHERE user_id = %s", (str(players[0].id),))
     [row] = service.list_player_scores([players[0].id], "returns", [DAYS[0]], ranked=True)
     assert row.rank == 77
 
 
-def test_a_period_ranks_by_the_sum_of_its_sessions(
-    service: EnhancedDatabaseService, players: list[User]
-) -> None:
-    """It has mean scores, ranks and players of the sessions up to a date, limited to the best."""
+def test_a_period_ranks_by_the_sum_of_scores(service: EnhancedDatabaseService, players: list[User]) -> None:
+    """A period leaderboard ranks players by the sum of their scores and shows the mean over its sessions."""
     absent = service.create_user(username="carl")
     service.update_leaderboard_entry(absent.id, "returns", Decimal(30), DAYS[1])
     sums: dict[str, Decimal] = {}
     for day in DAYS[:2]:
         for entry in read_all(service, day):
             sums[entry.username] = sums.get(entry.username, Decimal(0)) + entry.score
-    board = service.get_period_leaderboard("returns", DAYS[1], sessions=30, limit=1_000)
-    assert (board.days, board.players) == ((DAYS[1], DAYS[0]), PLAYERS + 1)
-    assert {entry.username: entry.score for entry in board.entries} == {
+    period = service.get_period_leaderboard("returns", DAYS[1], sessions=30, limit=1_000)
+    assert (period.days, period.players) == ((DAYS[1], DAYS[0]), PLAYERS + 1)
+    assert {entry.username: entry.score for entry in period.entries} == {
         name: (total / 2).quantize(Decimal("0.01")) for name, total in sums.items()
     }
-    assert [entry.rank for entry in board.entries] == [
-        1 + sum(total > sums[entry.username] for total in sums.values()) for entry in board.entries
+    assert [entry.rank for entry in period.entries] == [
+        1 + sum(total > sums[entry.username] for total in sums.values()) for entry in period.entries
     ]
-    assert next(e.sessions for e in board.entries if e.username == "carl") == 1
+    assert next(e.sessions for e in period.entries if e.username == "carl") == 1
     few = service.get_period_leaderboard("returns", DAYS[1], sessions=30, limit=5)
-    assert (few.players, few.entries) == (PLAYERS + 1, board.entries[:5])
+    assert (few.players, few.entries) == (PLAYERS + 1, period.entries[:5])
 
 
 def test_a_period_before_the_first_session_is_empty(service: EnhancedDatabaseService) -> None:
-    """There are no sessions and no players."""
-    board = service.get_period_leaderboard("returns", DAYS[0])
-    assert (board.days, board.players, board.entries) == ((), 0, ())
+    """A period leaderboard without sessions has no days, players or entries."""
+    period = service.get_period_leaderboard("returns", DAYS[0])
+    assert (period.days, period.players, period.entries) == ((), 0, ())
 
 
 def test_a_stream_has_every_entry_once(
     service: EnhancedDatabaseService, bucketed: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best is first, with ranks for each size of batches; equal scores continue over their ends."""
+    """A stream of a leaderboard has every entry once, in order and with ranks, for each batch size."""
     expected = read_all(service)
     for rows in (1, 7, 60, 1_000):
         monkeypatch.setattr(paging, "STREAM_ROWS", rows)
@@ -233,14 +231,14 @@ def test_a_stream_has_every_entry_once(
 
 
 def test_a_stream_holds_no_connection(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """A stream that is abandoned leaves no connection checked out."""
+    """A stream that is not read to its end has no connection checked out."""
     entries = service.stream_leaderboard("returns", DAYS[2])
     assert len(list(islice(entries, 3))) == 3
     assert service.pool_stats().pool_in_use == 0
 
 
 def test_market_returns_are_the_mean_of_all_symbols(service: EnhancedDatabaseService) -> None:
-    """A return is from the day's open or first price to its last; days without prices are left out."""
+    """The market return of a day is the mean of all symbols' returns from open (or first price) to close."""
     day = date(2026, 3, 2)
     service.insert_market_ticks(
         [
@@ -276,9 +274,9 @@ def test_market_returns_are_the_mean_of_all_symbols(service: EnhancedDatabaseSer
         (lambda s: s.get_market_returns(None, DAYS[0]), "start is None"),
     ],
 )
-def test_wrong_input_is_named(
+def test_invalid_arguments_are_named(
     service: EnhancedDatabaseService, call: Callable[[EnhancedDatabaseService], object], named: str
 ) -> None:
-    """The error names the value and the allowed values, and is raised before any statement runs."""
+    """An invalid argument of a report raises InvalidInput with the argument's name and value."""
     with pytest.raises(InvalidInput, match=named):
         call(service)

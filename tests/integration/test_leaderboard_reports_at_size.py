@@ -1,4 +1,4 @@
-"""Reports on a leaderboard of 100,000 entries: the right answers from a fraction of the rows."""
+"""Reports on a leaderboard of 100,000 entries are correct and read a fraction of the rows."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 ENTRIES = 100_000
 DAY = date(2026, 3, 2)
-BOARD = {"day": DAY, "category": "returns"}
+LEADERBOARD = {"day": DAY, "category": "returns"}
 FILL = f"""
     INSERT INTO users (username)
         SELECT (ARRAY['amy', 'bea', 'cem', 'dan'])[1 + n % 4] || '_' || n
@@ -30,7 +30,7 @@ FILL = f"""
 
 @pytest.fixture(scope="module")
 def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with one large leaderboard."""
+    """Yield the URL of a database with one leaderboard of 100,000 entries."""
     with created_database(postgres_server, template=template_database) as url:
         with connected(url) as execute:
             execute(FILL)
@@ -39,7 +39,7 @@ def filled_url(postgres_server: PostgresServer, template_database: str) -> Itera
 
 @pytest.fixture(scope="module")
 def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
-    """A service on that database, without a cache."""
+    """Yield a service without a cache on the database of `filled_url`."""
     settings = Settings(database_url=filled_url, enable_redis_cache=False)  # type: ignore[arg-type]  # coerced
     with open_service(settings) as service:
         yield service
@@ -47,13 +47,13 @@ def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
 
 @pytest.fixture(scope="module")
 def run(filled_url: str) -> Iterator[Execute]:
-    """Run SQL on that database."""
+    """Yield a function that runs SQL on the database of `filled_url`."""
     with connected(filled_url) as execute:
         yield execute
 
 
-def test_a_distribution_is_that_of_a_plain_count(large: EnhancedDatabaseService, run: Execute) -> None:
-    """Every bin, the size, the median and the ends are equal."""
+def test_a_summary_equals_an_sql_count(large: EnhancedDatabaseService, run: Execute) -> None:
+    """Bins, number of players, best, worst and median score of a summary equal those of plain SQL."""
     summary = large.find_leaderboard_summary("returns", DAY)
     assert summary is not None
     count = "SELECT count(*) FROM leaderboard_entries WHERE score >= %s AND score < %s"
@@ -65,8 +65,8 @@ def test_a_distribution_is_that_of_a_plain_count(large: EnhancedDatabaseService,
     assert abs(summary.median - middle) <= Decimal("0.01")
 
 
-def test_a_stream_is_the_whole_leaderboard(large: EnhancedDatabaseService) -> None:
-    """Every entry comes once, with the rank that pages show."""
+def test_a_stream_yields_the_whole_leaderboard(large: EnhancedDatabaseService) -> None:
+    """A stream yields every entry once, with the same ranks as `get_leaderboard`."""
     entries = list(large.stream_leaderboard("returns", DAY))
     assert len({entry.id for entry in entries}) == len(entries) == ENTRIES
     page = large.get_leaderboard("returns", DAY, 50, offset=70_000)
@@ -77,23 +77,23 @@ def test_a_stream_is_the_whole_leaderboard(large: EnhancedDatabaseService) -> No
     ("statement", "more", "most"),
     [
         (leaderboard_reports.COUNT, {}, 0),
-        # a bucket has up to 4,000 entries, and a bin begins in one
+        # each edge of a bin is within a bucket, which has up to 4,000 entries and is read whole
         (leaderboard_reports.BINS, {"edges": list(range(-6, 7))}, 13 * 4_000),
         (leaderboard_reports.LEADERS, {"score": 3}, 4_000),
         (leaderboard_reports.COUNT_MATCHES, {"pattern": "amy%"}, 10_000),
         (leaderboard_reports.AFTER, {"score": 1, "created_at": None, "id": None, "limit": 500}, 1_100),
     ],
 )
-def test_a_fraction_of_the_leaderboard_is_read(
+def test_a_report_reads_a_fraction_of_the_leaderboard(
     run: Execute, statement: str, more: dict[str, object], most: int
 ) -> None:
-    """A call reads some buckets and the rows that it returns."""
-    assert count_rows_read(run, statement, {**BOARD, **more}, "leaderboard_entries") <= most
+    """A statement of a report reads only a few buckets and the rows that it returns."""
+    assert count_rows_read(run, statement, {**LEADERBOARD, **more}, "leaderboard_entries") <= most
 
 
 @pytest.mark.parametrize("order", leaderboard_reports.ORDERS)
-def test_a_search_reads_who_is_found(run: Execute, order: str) -> None:
-    """A prefix of some hundred players reads these and a bucket for each row of the page."""
-    parameters = {**BOARD, "limit": 25, "offset": 0, "pattern": "bea\\_12%"}
+def test_a_search_reads_the_matches_and_their_buckets(run: Execute, order: str) -> None:
+    """A search with some hundred matches reads these entries and one bucket for each row of the page."""
+    parameters = {**LEADERBOARD, "limit": 25, "offset": 0, "pattern": "bea\\_12%"}
     read = count_rows_read(run, leaderboard_reports.LIST_MATCHES[order], parameters, "leaderboard_entries")
     assert read <= 25 * 4_000 + 1_000

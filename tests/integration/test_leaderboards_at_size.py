@@ -1,4 +1,4 @@
-"""Leaderboards of 200,000 entries: the same answers as a plain ranking, from a fraction of the rows."""
+"""Leaderboards of 200,000 entries equal a ranking by plain SQL and read a fraction of the rows."""
 
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -19,10 +19,10 @@ from tests.integration.plans import count_reads, count_rows_read, list_scans
 pytestmark = pytest.mark.slow
 
 ENTRIES = 200_000
-# A bucket has up to 900 entries, and the place of a page and the rank of its first score
-# may be in two; a page through equals and others looks behind both.
+# A bucket has up to 900 entries. A page reads the bucket where it begins and the bucket where the rank of its
+# first score begins; a page with equal and other scores also reads the next bucket of each.
 MOST_ROWS = 4_500
-# The counters of its 450 to 900 buckets, each in a row or two.
+# A leaderboard has 450 to 900 buckets, each with one or two counter rows.
 MOST_COUNTERS = 2_500
 FIRST_DAY = date(2026, 3, 2)
 SCORES = {
@@ -32,13 +32,13 @@ SCORES = {
     "distinct": "n / 100.0",
     "equal": "5",
 }
-# Each leaderboard in a session of its own, so that one can be closed without the others.
+# Each leaderboard has its own session, so that a test can close one session only.
 DAYS = {category: FIRST_DAY + timedelta(days=n) for n, category in enumerate(SCORES)}
 FILL = """
     INSERT INTO users (id, username)
         SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'player' || n
         FROM generate_series(1, {entries}) n"""
-FILL_BOARD = """
+FILL_LEADERBOARD = """
     INSERT INTO leaderboard_entries (user_id, session_date, category, score, created_at)
         SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '{day}', '{category}',
                ({score})::numeric(15, 2), '2026-03-02'::timestamptz + n / 500 * interval '1 second'
@@ -48,7 +48,7 @@ RANKED = """
     FROM leaderboard_entries WHERE session_date = %s AND category = %s
     ORDER BY score DESC, created_at, id"""
 
-# Of the present transaction.
+# HOT updates and all updates of the current transaction.
 HOT_UPDATES = """
     SELECT pg_stat_get_xact_tuples_hot_updated(oid), pg_stat_get_xact_tuples_updated(oid)
     FROM pg_class WHERE relname = 'leaderboard_entries'"""
@@ -56,14 +56,16 @@ HOT_UPDATES = """
 
 @pytest.fixture(scope="module")
 def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with a leaderboard of each kind of scores."""
+    """Yield the URL of a database with one leaderboard for each distribution in `SCORES`."""
     with created_database(postgres_server, template=template_database) as url:
         with connected(url) as execute:
             execute("SELECT setseed(0.5)")
             execute(FILL.format(entries=ENTRIES))
             for category, score in SCORES.items():
                 execute(
-                    FILL_BOARD.format(entries=ENTRIES, day=DAYS[category], category=category, score=score)
+                    FILL_LEADERBOARD.format(
+                        entries=ENTRIES, day=DAYS[category], category=category, score=score
+                    )
                 )
             execute("VACUUM ANALYZE leaderboard_entries")
             execute("VACUUM ANALYZE leaderboard_counters")
@@ -72,7 +74,7 @@ def filled_url(postgres_server: PostgresServer, template_database: str) -> Itera
 
 @pytest.fixture(scope="module")
 def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
-    """A service on that database, without a cache."""
+    """Yield a service without a cache on the database of `filled_url`."""
     settings = Settings(
         database_url=filled_url,  # type: ignore[arg-type]  # coerced
         enable_redis_cache=False,
@@ -84,18 +86,18 @@ def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
 
 @pytest.fixture(scope="module")
 def run(filled_url: str) -> Iterator[Execute]:
-    """Run SQL on that database."""
+    """Yield a function that runs SQL on the database of `filled_url`."""
     with connected(filled_url) as execute:
         yield execute
 
 
 def list_ranked(run: Execute, category: str) -> list[tuple[UUID, int]]:
-    """Rank a leaderboard the plain way."""
+    """Return the users and ranks of a leaderboard, ranked by plain SQL without counters."""
     return [(UUID(str(user_id)), rank) for user_id, rank in run(RANKED, (DAYS[category], category))]
 
 
 def check_answers(service: EnhancedDatabaseService, run: Execute, category: str) -> None:
-    """Compare pages, ranks and neighbours at twelve places with the plain ranking."""
+    """Assert that pages, ranks and neighbours at twelve offsets equal the ranking by plain SQL."""
     ranked = list_ranked(run, category)
     places = [0, 1, 4_000, len(ranked) - 1, *Random(category).choices(range(len(ranked)), k=8)]
     for place in places:
@@ -108,10 +110,8 @@ def check_answers(service: EnhancedDatabaseService, run: Execute, category: str)
 
 
 @pytest.mark.parametrize("category", SCORES)
-def test_answers_are_those_of_a_plain_ranking(
-    large: EnhancedDatabaseService, run: Execute, category: str
-) -> None:
-    """This holds anywhere on the leaderboard, before and after thousands of changes."""
+def test_reads_equal_a_plain_sql_ranking(large: EnhancedDatabaseService, run: Execute, category: str) -> None:
+    """Pages, ranks and neighbours equal a ranking by plain SQL, before and after 3,000 score updates."""
     check_answers(large, run, category)
     random = Random(category)
     for _ in range(3):
@@ -127,23 +127,23 @@ def test_answers_are_those_of_a_plain_ranking(
 
 @pytest.mark.parametrize("category", SCORES)
 @pytest.mark.parametrize("place", [1_000, ENTRIES // 2, ENTRIES - 1_000])
-def test_a_fraction_of_the_leaderboard_is_read(run: Execute, category: str, place: int) -> None:
-    """A call reads some buckets for any scores, and no whole table."""
+def test_a_read_or_write_reads_a_fraction_of_the_leaderboard(run: Execute, category: str, place: int) -> None:
+    """For every distribution of scores a statement reads a few buckets and never scans the whole table."""
     [(user_id,)] = run(
         "SELECT user_id FROM leaderboard_entries WHERE session_date = %s AND category = %s"
         " ORDER BY score DESC, created_at, id LIMIT 1 OFFSET %s",
         (DAYS[category], category, place),
     )
-    board = {"day": DAYS[category], "category": category, "user_id": user_id}
+    leaderboard = {"day": DAYS[category], "category": category, "user_id": user_id}
     for statement, more in (
         (leaderboards.PAGE, {"limit": 50, "offset": place}),
         (leaderboards.AROUND, {"radius": 5}),
     ):
-        parameters = {**board, **more}
+        parameters = {**leaderboard, **more}
         assert count_rows_read(run, statement, parameters, "leaderboard_entries") < MOST_ROWS
         assert ("Seq Scan", "leaderboard_entries") not in list_scans(run, statement, parameters)
-    score = {**board, "id": uuid4(), "score": 5, "metadata": "{}"}
-    for statement, parameters in ((leaderboards.RANK, board), (leaderboards.SET_SCORE, score)):
+    score = {**leaderboard, "id": uuid4(), "score": 5, "metadata": "{}"}
+    for statement, parameters in ((leaderboards.RANK, leaderboard), (leaderboards.SET_SCORE, score)):
         reads = count_reads(run, statement, parameters, "leaderboard_entries")
         assert reads.table_scans == 0
         assert 0 < reads.entries < MOST_ROWS
@@ -151,7 +151,7 @@ def test_a_fraction_of_the_leaderboard_is_read(run: Execute, category: str, plac
 
 
 def test_a_session_is_closed_in_one_statement(large: EnhancedDatabaseService, run: Execute) -> None:
-    """The stored ranks are those of a plain ranking, and no bucket has changed."""
+    """`close_session` stores the ranks in one UPDATE; they equal plain SQL, and counters are unchanged."""
     statements: list[str] = []
     large._database.query_hooks.append(lambda event: statements.append(event.sql))
     try:
@@ -167,7 +167,7 @@ def test_a_session_is_closed_in_one_statement(large: EnhancedDatabaseService, ru
             FROM leaderboard_entries WHERE session_date = %s
         ) AS ranked WHERE rank IS DISTINCT FROM expected"""
     assert run(wrong, (DAYS["counts"],)) == [(0,)]
-    # without new entries in the indexes, which is most of the cost
+    # HOT updates add no index entries, which would be most of the cost
     assert updated == ENTRIES
     assert hot > 0.8 * updated
     assert_counted(run, DAYS["counts"])

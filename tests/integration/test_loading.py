@@ -1,4 +1,4 @@
-"""Bulk loads: what is loaded, what is refused with the place of the record, and what stays."""
+"""Bulk loads: which records are stored, which are refused with their position, and which rows are kept."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ TABLES = {
 
 
 def build_record(name: str, user_id: UUID) -> Any:
-    """Return a valid record for a load."""
+    """Return a valid record for a load method."""
     records: dict[str, Callable[[], Any]] = {
         "load_users": lambda: User(
             new_id(), "dave", "Dave", "dave@example.com", NOON, freeze({}), NOON, NOON
@@ -76,7 +76,8 @@ NAMES = {
 }
 WRONG = object()
 NAN, HUGE = Decimal("NaN"), Decimal("1e30")
-# Beside an object of no type: what the server would have refused in its own words, or stored.
+# Invalid values of each field, in addition to `WRONG`. PostgreSQL would store them, or refuse them with its
+# own message.
 REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
     "load_users": {
         "id": (None, "x"),
@@ -154,7 +155,7 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
         "reward_value": (-1, NAN),
         "created_at": (None, FAR),
         "expires_at": (NOON.replace(tzinfo=None), pd.NaT),
-        # the quest is active
+        # invalid because the record is an active quest
         "completed_at": (NOON, FAR, pd.NaT),
     },
     "load_market_events": {
@@ -168,12 +169,12 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
         "created_at": (None, FAR),
     },
 }
-# A symbol is named as such, and so is whichever of two prices is beyond the other.
+# Names that the message uses for these fields: the element of a list, or either of two contradicting prices.
 OTHER_NAMES = {"affected_symbols": "affected_symbols|symbol", "bid": "bid|ask", "open": "open|low|high"}
 
 
-def test_every_field_that_is_loaded_is_refused_by_name_somewhere(alice: User) -> None:
-    """The table names every field except the username of a leaderboard entry, which is not loaded."""
+def test_the_table_of_invalid_values_has_every_field(alice: User) -> None:
+    """`REFUSED` has every field that is loaded, that is, all but the username of a leaderboard entry."""
     for name, fields in REFUSED.items():
         record = build_record(name, alice.id)
         names = {field.name for field in msgspec.structs.fields(type(record))} - {"username"}
@@ -181,10 +182,10 @@ def test_every_field_that_is_loaded_is_refused_by_name_somewhere(alice: User) ->
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_wrong_value_is_named_by_record_and_field(
+def test_an_invalid_value_is_named_by_record_and_field(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """For every field and type nothing is stored, and the message fits into a log."""
+    """An invalid value in any field raises a short message with record and field, and stores no row."""
     load, table = getattr(service, name), TABLES[name]
     before = execute(f"SELECT * FROM {table}")
     for field, values in REFUSED[name].items():
@@ -200,10 +201,10 @@ def test_a_wrong_value_is_named_by_record_and_field(
 
 
 @pytest.mark.parametrize("name", ["load_portfolios", "load_leaderboard_entries", "load_quests"])
-def test_a_record_of_nobody_is_named(
+def test_a_record_of_a_missing_user_is_named(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The error has the place, the value, the remedy and the constraint."""
+    """The error for a record of a missing user has position, user id, remedy and constraint."""
     nobody = UUID(int=7)
     records = [build_record(name, alice.id), replace(build_record(name, nobody), user_id=nobody)]
     with pytest.raises(ConstraintViolated, match=rf" 1 has user_id '{nobody}'.*create_user") as caught:
@@ -214,10 +215,10 @@ def test_a_record_of_nobody_is_named(
 
 
 @pytest.mark.parametrize("name", ["load_users", "load_portfolios", "load_leaderboard_entries"])
-def test_an_id_that_another_row_has_is_named(
+def test_an_id_of_another_row_is_named(
     service: EnhancedDatabaseService, alice: User, bob: User, name: str
 ) -> None:
-    """The natural key is new, and another row has the id."""
+    """A record with a new natural key and the id of an existing row raises an error with this id."""
     first = build_record(name, alice.id)
     getattr(service, name)([first])
     change = {"username": "erin"} if name == "load_users" else {"user_id": bob.id}
@@ -230,7 +231,7 @@ def test_an_id_that_another_row_has_is_named(
 def test_a_record_without_a_portfolio_is_named(
     service: EnhancedDatabaseService, alice: User, name: str
 ) -> None:
-    """The error has user and session, and how to open the portfolio."""
+    """The error for a record without a portfolio has the user id, the session date and the remedy."""
     service.get_current_portfolio(alice.id, DAY)
     before = DAY - timedelta(days=1)
     records = [build_record(name, alice.id), replace(build_record(name, alice.id), session_date=before)]
@@ -239,10 +240,10 @@ def test_a_record_without_a_portfolio_is_named(
         getattr(service, name)(records)
 
 
-def test_places_count_over_all_chunks_and_chunks_before_stay(
+def test_chunks_before_an_invalid_record_are_kept(
     service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each chunk is a transaction; inside another transaction all are undone together."""
+    """Each chunk of a load is committed separately unless the caller has a transaction."""
     monkeypatch.setattr(loads, "CHUNK_ROWS", 2)
     quests = [build_record("load_quests", alice.id) for _ in range(5)]
     quests[3] = replace(quests[3], title="")
@@ -259,10 +260,10 @@ def test_places_count_over_all_chunks_and_chunks_before_stay(
 
 
 @pytest.mark.parametrize(("given", "stored"), [("0.125", "0.12"), ("0.135", "0.14"), ("1.23456", "1.23")])
-def test_a_load_rounds_as_every_other_write(
+def test_a_load_rounds_like_every_other_write(
     service: EnhancedDatabaseService, alice: User, given: str, stored: str
 ) -> None:
-    """Every call rounds half-even to two decimals; the server would round half up."""
+    """Loads and single writes round half-even to two decimals, whereas PostgreSQL would round half up."""
     amount, expected = Decimal(given), Decimal(stored)
     entry = replace(build_record("load_leaderboard_entries", alice.id), score=amount)
     service.load_leaderboard_entries([entry])
@@ -275,26 +276,26 @@ def test_a_load_rounds_as_every_other_write(
     assert service.update_portfolio_value(alice.id, DAY, amount, amount).total_value == expected
 
 
-def test_values_of_other_libraries_are_loaded(service: EnhancedDatabaseService, alice: User) -> None:
-    """Values as in a data frame are stored and returned as plain values."""
+def test_numpy_and_pandas_values_are_loaded(service: EnhancedDatabaseService, alice: User) -> None:
+    """Values of numpy and pandas types are stored, and reads return plain Python values."""
     day: Any = np.datetime64("2026-03-02")
     portfolio = replace(
         build_record("load_portfolios", alice.id), id=str(new_id()), session_date=day,
         total_value=np.float64(10_500.5), created_at=pd.Timestamp(NOON),
-    )  # fmt: skip  # as above
+    )  # fmt: skip  # for the reason above
     assert service.load_portfolios([portfolio]) == 1
     assert service.get_portfolio(alice.id, DAY).total_value == Decimal("10500.50")
     entry = replace(
         build_record("load_leaderboard_entries", alice.id), rank=np.int64(1),
         metadata={"trades": np.int64(3)},
-    )  # fmt: skip  # as above
+    )  # fmt: skip  # for the reason above
     assert service.load_leaderboard_entries([entry]) == 1
     assert service.get_user_rank(alice.id, "c", DAY).metadata == {"trades": 3}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_load_can_be_repeated(service: EnhancedDatabaseService, alice: User, name: str) -> None:
-    """The second load changes no row, except a changed value."""
+    """A second load of the same record, and a load without records, store no row."""
     record, load = build_record(name, alice.id), getattr(service, name)
     if name in {"load_positions", "load_trades"}:
         service.get_current_portfolio(alice.id, DAY)
@@ -304,8 +305,8 @@ def test_a_load_can_be_repeated(service: EnhancedDatabaseService, alice: User, n
     assert load(()) in (0, {})
 
 
-def test_what_an_existing_row_keeps(service: EnhancedDatabaseService, alice: User) -> None:
-    """A user keeps its id and dates; portfolios and entries keep their id and creation time."""
+def test_a_load_keeps_ids_and_creation_times(service: EnhancedDatabaseService, alice: User) -> None:
+    """If a load updates an existing user, portfolio or entry, the row keeps its id and creation time."""
     later = NOON + timedelta(hours=1)
     user = build_record("load_users", alice.id)
     changed = replace(user, id=new_id(), name="David", created_at=later, last_active=later, updated_at=later)
@@ -321,4 +322,4 @@ def test_what_an_existing_row_keeps(service: EnhancedDatabaseService, alice: Use
     [found] = service.get_leaderboard("c", DAY)
     assert found == replace(entry, username="alice", rank=1, score=Decimal("5.00"))
     [score] = service.list_player_scores([alice.id], "c", [DAY], ranked=True)
-    assert score.rank == 4, "as it was given"
+    assert score.rank == 4, "the loaded rank"

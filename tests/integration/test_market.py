@@ -1,4 +1,4 @@
-"""The market: ticks, latest prices, candles."""
+"""Market data: ticks, latest prices, candles, symbols and price statistics."""
 
 import math
 import statistics
@@ -24,12 +24,12 @@ START = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 
 
 def tick(symbol: str, minutes: int, price: str, **more: Any) -> Tick:
-    """Return a tick some minutes after the start."""
+    """Return a tick with a time some minutes after `START`."""
     return Tick(symbol, START + timedelta(minutes=minutes), Decimal(price), **more)
 
 
-def test_a_tick_is_the_latest_at_once(service: EnhancedDatabaseService) -> None:
-    """The insert invalidates the cached prices of the symbol and of all symbols."""
+def test_a_new_tick_is_the_latest_at_once(service: EnhancedDatabaseService) -> None:
+    """Inserting a tick invalidates the cached latest price of its symbol and of all symbols."""
     service.insert_market_tick("AAPL", Decimal("10.25"), timestamp=START)
     service.get_latest_market_data()
     service.get_latest_market_data(["AAPL"])
@@ -40,8 +40,8 @@ def test_a_tick_is_the_latest_at_once(service: EnhancedDatabaseService) -> None:
     assert service.get_latest_market_data() == (newer,)
 
 
-def test_latest_is_by_time_not_by_insertion(service: EnhancedDatabaseService) -> None:
-    """An old price that arrives late is not the latest."""
+def test_the_latest_tick_is_the_one_with_the_latest_time(service: EnhancedDatabaseService) -> None:
+    """A tick that is inserted last but has an earlier time is not the latest."""
     newest = tick("AAPL", 5, "12")
     service.insert_market_ticks([newest, tick("AAPL", 1, "11")])
     service.insert_market_tick("AAPL", Decimal(10), timestamp=START)
@@ -51,7 +51,7 @@ def test_latest_is_by_time_not_by_insertion(service: EnhancedDatabaseService) ->
 def test_many_symbols_are_ordered_and_missing_ones_left_out(
     service: EnhancedDatabaseService,
 ) -> None:
-    """One answer has symbols from the cache and from the database."""
+    """Latest prices are ordered by symbol and come from cache and database; unknown symbols are left out."""
     service.insert_market_ticks([tick(symbol, 0, "1") for symbol in ("MSFT", "AAPL", "IBM")])
     service.get_latest_market_data(["IBM"])
     found = service.get_latest_market_data(["MSFT", "NONE", "IBM", "AAPL", "AAPL"])
@@ -75,8 +75,8 @@ WRITTEN = (
 )
 
 
-def test_symbols_are_stored_as_people_write_them(service: EnhancedDatabaseService) -> None:
-    """They pass through the database, both caches, candles, sparklines, events and loads unchanged."""
+def test_symbols_with_special_characters_are_unchanged(service: EnhancedDatabaseService) -> None:
+    """Symbols such as `BRK/B` or `^GSPC` are the same in latest prices, sparklines, events and candles."""
     written = sorted(WRITTEN)
     service.insert_market_ticks([tick(symbol, 0, str(place + 1)) for place, symbol in enumerate(written)])
     service.load_market_ticks([tick(symbol, 1, str(place + 1)) for place, symbol in enumerate(written)])
@@ -97,8 +97,8 @@ def test_symbols_are_stored_as_people_write_them(service: EnhancedDatabaseServic
     "symbol",
     ["aapl", "A B", "A,B", "A\nB", "A;B", "A'B", "A*", "..A", "-A", "^", "", "Ä", "A" * 33, *WRITTEN],
 )
-def test_the_database_has_the_same_rule_for_symbols(execute: Execute, symbol: str) -> None:
-    """The database refuses what the service refuses, and accepts what the service accepts."""
+def test_database_and_service_accept_the_same_symbols(execute: Execute, symbol: str) -> None:
+    """The check constraint of ticks accepts a symbol if and only if the service accepts it."""
     statement = "INSERT INTO ticks (symbol, timestamp, price) VALUES (%s, now(), 1)"
     if symbol in WRITTEN:
         assert check_symbol(symbol) == symbol
@@ -113,8 +113,8 @@ def test_the_database_has_the_same_rule_for_symbols(execute: Execute, symbol: st
 @pytest.mark.parametrize(
     "bar", [(500, 101, 99, 100), (100, 101, 99, 10), (None, 101, 99, 102), (100, 99, 101, 100)]
 )
-def test_the_database_refuses_a_bar_that_cannot_be(execute: Execute, bar: tuple[float | None, ...]) -> None:
-    """Open and close must lie within low and high; a tick may have none of these."""
+def test_the_database_refuses_impossible_bars(execute: Execute, bar: tuple[float | None, ...]) -> None:
+    """A check constraint requires open and price within low and high; a tick may lack open, high and low."""
     statement = """INSERT INTO ticks (symbol, timestamp, open, high, low, price)
                    VALUES ('A', clock_timestamp(), %s, %s, %s, %s)"""
     for possible in ((10, 11, 9, 10.5), (9, 11, 9, 11), (None, None, None, 10), (None, 11, 9, 10)):
@@ -124,7 +124,7 @@ def test_the_database_refuses_a_bar_that_cannot_be(execute: Execute, bar: tuple[
 
 
 def test_a_symbol_has_a_currency(service: EnhancedDatabaseService) -> None:
-    """The currency is None until it is set; a symbol without ticks has none."""
+    """The currency of a symbol with ticks is None until it is set; a symbol without ticks is not listed."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("LLOY.L", 0, "50")])
     assert service.get_symbol_currencies() == {"AAPL": None, "LLOY.L": None}
     assert service.update_symbol_currencies({"LLOY.L": "GBX", "NONE": "USD"}) == 1
@@ -137,8 +137,8 @@ def test_a_symbol_has_a_currency(service: EnhancedDatabaseService) -> None:
             service.update_symbol_currencies(wrong)  # type: ignore[arg-type]  # on purpose
 
 
-def test_a_symbol_knows_by_how_much_its_history_was_moved(service: EnhancedDatabaseService) -> None:
-    """For prices with their own dates it is 0; a symbol without ticks has no history."""
+def test_moved_weeks_are_stored_per_symbol(service: EnhancedDatabaseService) -> None:
+    """`get_moved_weeks` returns 0 for a history that was not moved and leaves out symbols without ticks."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("FB", 0, "2")])
     assert service.update_moved_weeks({"AAPL": 715, "NONE": 715}) == 1
     assert service.update_moved_weeks({"AAPL": 715}) == 0
@@ -149,7 +149,7 @@ def test_a_symbol_knows_by_how_much_its_history_was_moved(service: EnhancedDatab
 
 
 def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> None:
-    """The month of the latest ticks is known, so there is not one query per symbol."""
+    """Latest prices of 50 symbols are read in one statement, and the second read comes from the cache."""
     symbols = [f"S{n}" for n in range(50)]
     service.insert_market_ticks([tick(symbol, 0, "1") for symbol in [*symbols, "AAPL"]])
     service.get_latest_market_data(["AAPL"])
@@ -174,26 +174,26 @@ def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> N
         ({"symbol": "AAPL", "price": 1, "timestamp": datetime(2026, 3, 2)}, "time zone"),  # naive on purpose
     ],
 )
-def test_a_bad_tick_is_refused(
+def test_an_invalid_tick_is_refused(
     service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
 ) -> None:
-    """It is refused before any SQL, and the table is unchanged."""
+    """A tick with an invalid value raises InvalidInput and is not stored."""
     with pytest.raises(InvalidInput, match=message):
         service.insert_market_tick(**values)
     assert execute("SELECT count(*) FROM ticks") == [(0,)]
 
 
-def test_a_bad_tick_in_a_batch_is_named_by_its_place(
+def test_an_invalid_tick_in_a_batch_is_named_by_position(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """All ticks of the batch are written or none."""
+    """A batch with an invalid tick raises InvalidInput with the tick's position and stores no tick."""
     with pytest.raises(InvalidInput, match="tick 1: price is"):
         service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 1, "-1")])
     assert execute("SELECT count(*) FROM ticks") == [(0,)]
 
 
-def test_of_two_ticks_of_one_time_the_last_wins(service: EnhancedDatabaseService) -> None:
-    """This holds in one batch and over several."""
+def test_the_last_of_two_ticks_with_the_same_time_is_stored(service: EnhancedDatabaseService) -> None:
+    """Of two ticks with the same symbol and time the last one is stored, in one batch or in two calls."""
     assert service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 0, "2")]) == 1
     assert service.get_latest_market_data(["AAPL"])[0].price == 2
     service.insert_market_tick("AAPL", Decimal(3), timestamp=START)
@@ -201,7 +201,7 @@ def test_of_two_ticks_of_one_time_the_last_wins(service: EnhancedDatabaseService
 
 
 def test_candles_are_aggregated(service: EnhancedDatabaseService) -> None:
-    """Open is the first price, close the last, high and low the extremes, volume the sum."""
+    """A candle has the first price as open, the last as close, the extremes, and the sum of volumes."""
     service.insert_market_ticks(
         [
             tick("AAPL", 0, "10", volume=1),
@@ -217,23 +217,23 @@ def test_candles_are_aggregated(service: EnhancedDatabaseService) -> None:
     assert (second.open, second.close, second.ticks) == (11, 11, 1)
 
 
-def test_a_bar_brings_its_own_extremes(service: EnhancedDatabaseService) -> None:
-    """An imported day is one tick with the open, high and low of a candle."""
+def test_a_candle_uses_the_open_high_and_low_of_a_tick(service: EnhancedDatabaseService) -> None:
+    """The candle of a tick with its own open, high and low, as imported days have, uses these values."""
     bar = tick("AAPL", 0, "10", open=Decimal(8), high=Decimal(13), low=Decimal(7))
     service.insert_market_ticks([bar])
     [candle] = service.get_price_history("AAPL", START, START + timedelta(days=1), "1d")
     assert (candle.open, candle.high, candle.low, candle.close) == (8, 13, 7, 10)
 
 
-def test_the_end_is_outside(service: EnhancedDatabaseService) -> None:
-    """In [start, end) a tick at the end belongs to the next page."""
+def test_the_end_of_a_price_history_is_exclusive(service: EnhancedDatabaseService) -> None:
+    """A tick at the end of the requested range is not in the price history."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 5, "2")])
     candles = service.get_price_history("AAPL", START, START + timedelta(minutes=5), "1m")
     assert [candle.close for candle in candles] == [1]
 
 
 def test_weeks_begin_on_monday(service: EnhancedDatabaseService) -> None:
-    """2026-03-02 is a Monday."""
+    """The weekly candle of ticks from Monday 2026-03-02 to Sunday begins on that Monday."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 60 * 24 * 6, "2")])
     candles = service.get_price_history("AAPL", START, START + timedelta(days=14), "1w")
     assert [candle.bucket for candle in candles] == [datetime(2026, 3, 2, tzinfo=UTC)]
@@ -247,16 +247,16 @@ def test_weeks_begin_on_monday(service: EnhancedDatabaseService) -> None:
         (START, START + timedelta(days=1), "1x", "bucket is '1x'"),
     ],
 )
-def test_bad_ranges_are_refused(
+def test_invalid_ranges_are_refused(
     service: EnhancedDatabaseService, start: datetime, end: datetime, bucket: str, message: str
 ) -> None:
-    """They are refused before any SQL."""
+    """An empty range, a range with too many candles or an unknown candle width raises InvalidInput."""
     with pytest.raises(InvalidInput, match=message):
         service.get_price_history("AAPL", start, end, bucket)
 
 
-def test_clear_and_delete(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
-    """Clearing drops cached prices only; deleting removes the ticks of one symbol."""
+def test_clearing_the_cache_keeps_ticks(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
+    """`clear_market_data_cache` deletes only cache keys; `delete_market_ticks` deletes one symbol's ticks."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("MSFT", 0, "1")])
     service.get_latest_market_data()
     service.get_latest_market_data(["AAPL", "MSFT"])
@@ -266,8 +266,8 @@ def test_clear_and_delete(service: EnhancedDatabaseService, redis_client: redis.
     assert [each.symbol for each in service.get_latest_market_data()] == ["MSFT"]
 
 
-def test_a_symbol_goes_with_its_ticks(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """The symbol is not listed after its last tick is deleted."""
+def test_a_symbol_is_removed_with_its_last_tick(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """After its last tick is deleted, a symbol is in no table and in no list."""
     service.insert_market_ticks([tick("AAPL", 0, "1"), tick("MSFT", 0, "1")])
     service.delete_market_ticks("AAPL")
     assert execute("SELECT symbol FROM symbols") == [("MSFT",)]
@@ -275,10 +275,10 @@ def test_a_symbol_goes_with_its_ticks(service: EnhancedDatabaseService, execute:
     assert service.delete_market_ticks("AAPL") == 0
 
 
-def test_a_symbol_that_gets_a_tick_meanwhile_stays(
+def test_a_symbol_with_a_concurrent_insert_is_kept(
     service: EnhancedDatabaseService, execute: Execute, database_url: str
 ) -> None:
-    """The deletion waits for a writer of the symbol that has not committed."""
+    """A deletion waits for an uncommitted insert of a tick and keeps the symbol and the new tick."""
     service.insert_market_ticks([tick("AAPL", 0, "1")])
     writer = psycopg2.connect(database_url)
     with writer.cursor() as cursor:
@@ -299,7 +299,7 @@ def test_a_symbol_that_gets_a_tick_meanwhile_stays(
 
 
 def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
-    """The keys are the design's, and live up to 30 s."""
+    """The cache keys of latest prices are `market:<symbol>` and `market:all`, with a TTL up to 30 s."""
     service.insert_market_ticks([tick("AAPL", 0, "1")])
     service.get_latest_market_data(["AAPL"])
     service.get_latest_market_data()
@@ -308,16 +308,16 @@ def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: red
 
 
 @pytest.mark.parametrize("bucket", ["1d", "366d"])
-def test_candles_begin_with_time(service: EnhancedDatabaseService, bucket: str) -> None:
-    """A request from the year 1 on is answered, with a shorter first bucket."""
+def test_candles_can_begin_in_the_year_1(service: EnhancedDatabaseService, bucket: str) -> None:
+    """A price history from the earliest `datetime` on returns candles, the first with a shorter bucket."""
     begin = datetime.min.replace(tzinfo=UTC)
     service.insert_market_tick("AAPL", Decimal(1), timestamp=begin)
     [candle] = service.get_price_history("AAPL", begin, begin + timedelta(days=20), bucket)
     assert (candle.bucket, candle.close) == (begin, 1)
 
 
-def test_volumes_of_a_candle_add_up_beyond_64_bits(service: EnhancedDatabaseService) -> None:
-    """Each volume fits its column, and the sum is exact from the database and from the cache."""
+def test_the_volume_of_a_candle_can_exceed_64_bits(service: EnhancedDatabaseService) -> None:
+    """The sum of three volumes of 2**63 - 1 is exact, from the database and from the cache."""
     most = 2**63 - 1
     service.insert_market_ticks([tick("AAPL", minute, "1", volume=most) for minute in range(3)])
     for _ in range(2):
@@ -325,14 +325,14 @@ def test_volumes_of_a_candle_add_up_beyond_64_bits(service: EnhancedDatabaseServ
         assert (candle.volume, type(candle.volume)) == (3 * most, int)
 
 
-def deviate(prices: list[float]) -> float:
-    """Return the deviation of daily log returns, annualised in percent."""
+def calculate_volatility(prices: list[float]) -> float:
+    """Return the standard deviation of the daily log returns, annualised, in percent."""
     returns = [math.log(after / before) for before, after in pairwise(prices)]
     return statistics.stdev(returns) * math.sqrt(252) * 100
 
 
-def test_the_last_price_at_or_before_a_time(service: EnhancedDatabaseService) -> None:
-    """Many symbols and times are answered in the order given; None before the first price."""
+def test_prices_at_times_are_the_last_ones_before(service: EnhancedDatabaseService) -> None:
+    """`list_prices_at` returns the last price at or before each time, in order, or None if there is none."""
     service.insert_market_ticks(
         [
             tick("AAPL", -60 * 24 * 365 * 20, "1"),
@@ -352,8 +352,8 @@ def test_the_last_price_at_or_before_a_time(service: EnhancedDatabaseService) ->
         service.list_prices_at([("AAPL", START)] * 50_001)
 
 
-def test_statistics_follow_from_the_prices_alone(service: EnhancedDatabaseService) -> None:
-    """The stored changes are ignored; days without a price are left out, today counts so far."""
+def test_statistics_are_calculated_from_prices(service: EnhancedDatabaseService) -> None:
+    """Changes and volatility are calculated from prices, not from stored changes, and skip empty days."""
     closes = [100 + (n * n) % 17 for n in range(30)]
     ticks = [tick("AAPL", 1440 * (n + n // 5 * 2), str(close)) for n, close in enumerate(closes)]
     last = ticks[-1].timestamp
@@ -368,22 +368,24 @@ def test_statistics_follow_from_the_prices_alone(service: EnhancedDatabaseServic
     service.insert_market_ticks(ticks)
     aapl, fb, ibm = service.get_price_statistics()
     assert (aapl.symbol, aapl.price, aapl.timestamp) == ("AAPL", 120, last + timedelta(minutes=7))
-    # the price of 20 hours before is too young, and the last one of its day
+    # the price of 20 hours before is too recent for the change, but it is the last price of its day
     assert aapl.change_24h == 120 - closes[-2]
     assert aapl.change_percent_24h == round(Decimal(120 - closes[-2]) * 100 / closes[-2], 4)
     days = [*closes[:-2], 500, 120]
-    assert float(aapl.volatility or 0) == pytest.approx(deviate([float(day) for day in days[-21:]]), abs=1e-4)
+    assert float(aapl.volatility or 0) == pytest.approx(
+        calculate_volatility([float(day) for day in days[-21:]]), abs=1e-4
+    )
     assert (fb.change_24h, fb.change_percent_24h, fb.volatility) == (None, None, None)
     assert (ibm.change_24h, ibm.change_percent_24h, ibm.volatility) == (1, Decimal("33.3333"), None)
 
 
-def test_statistics_of_no_market(service: EnhancedDatabaseService) -> None:
-    """The answer is empty and no error."""
+def test_statistics_without_ticks_are_empty(service: EnhancedDatabaseService) -> None:
+    """Without ticks `get_price_statistics` returns an empty tuple."""
     assert service.get_price_statistics() == ()
 
 
 def test_volatility_needs_twenty_one_days(service: EnhancedDatabaseService) -> None:
-    """It needs twenty returns; equal prices have a volatility of zero."""
+    """Volatility is None for 20 days of prices and a number for 21; equal prices have a volatility of 0."""
     days = {"AAPL": 20, "IBM": 21}
     service.insert_market_ticks([tick(symbol, 1440 * n, "5") for symbol in days for n in range(days[symbol])])
     assert [found.volatility for found in service.get_price_statistics()] == [None, 0]

@@ -1,4 +1,4 @@
-"""Every figure of the Market page once more, from all rows and with other means, in several scenarios."""
+"""Every figure of the Market page equals one calculated from all rows with pandas, in several scenarios."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("released_pages")
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WINDOWS = (timedelta(minutes=30), timedelta(hours=6), timedelta(days=1), timedelta(days=5))
-# The first day of each range, counted back from the day of the last price.
+# The first day of each range as a function of the day of the last price.
 RANGES: dict[str, Callable[[Any], Any]] = {
     "1 week": lambda day: day - pd.Timedelta(days=6),
     "1 month": lambda day: day - pd.DateOffset(months=1) + pd.Timedelta(days=1),
@@ -35,7 +35,7 @@ RANGES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture(params=SCENARIOS)
 def scenario(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> str:
-    """A database with the rows of one scenario."""
+    """Write the rows of a scenario, and return its name."""
     name: str = request.param
     write_scenario(service, name, NOW)
     runtime.set_service(service)
@@ -43,14 +43,16 @@ def scenario(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -
 
 
 def read_times(execute: Execute, table: str, column: str) -> pd.DataFrame:
-    """Return all rows of a table with a column of times that pandas compares."""
+    """Return all rows of a table with one column converted to UTC timestamps of pandas."""
     frame = read_table(execute, table)
     return frame.assign(**{column: pd.to_datetime(frame[column], utc=True)})
 
 
 @pytest.mark.usefixtures("scenario")
-def test_statistics_are_those_of_a_recount(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """The statistics are of each symbol's last price, however old."""
+def test_statistics_equal_those_calculated_from_all_ticks(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """`get_price_statistics` equals the statistics of each symbol's last tick, calculated from all ticks."""
     statistics = {found.symbol: found for found in service.get_price_statistics()}
     if not statistics:
         assert execute("SELECT count(*) FROM ticks") == [(0,)]
@@ -69,7 +71,7 @@ def test_statistics_are_those_of_a_recount(service: EnhancedDatabaseService, exe
 
 
 def assert_close(value: Any, wanted: Any) -> None:
-    """Assert that a figure is the recounted one, or that both are missing."""
+    """Assert that two values are equal within 0.0001, or that both are missing."""
     if pd.isna(wanted):
         assert value is None
     else:
@@ -77,10 +79,10 @@ def assert_close(value: Any, wanted: Any) -> None:
 
 
 @pytest.mark.usefixtures("scenario")
-def test_the_effect_of_every_event_is_that_of_a_recount(
+def test_event_effects_equal_those_counted_from_all_rows(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Trades and traders on both sides, and the sessions around the event, are equal."""
+    """Trades and traders before and after an event, and the sessions around it, equal those of all rows."""
     trades = read_times(execute, "trades", "executed_at").to_dict("records")
     portfolios = read_table(execute, "portfolios").to_dict("records")
     entries = read_table(execute, "leaderboard_entries").to_dict("records")
@@ -102,7 +104,7 @@ def test_the_effect_of_every_event_is_that_of_a_recount(
 
 
 def assert_sessions(effect: EventEffect, **tables: list[dict[Any, Any]]) -> None:
-    """Assert that the sessions of an effect are the nearest ones, with the figures of their rows."""
+    """Assert that an effect has the sessions nearest to its event, with figures that equal their rows."""
     day = effect.event.created_at.date()
     held: set[date] = {row["session_date"] for row in tables["portfolios"]}
     nearest = {
@@ -122,12 +124,12 @@ def assert_sessions(effect: EventEffect, **tables: list[dict[Any, Any]]) -> None
         assert session.trades == len(own["trades"])
         assert session.traders == len({row["user_id"] for row in own["trades"]})
         assert (session.median_return is None) == (not scores)
-        if scores:  # rounded to two decimals, as it is shown
+        if scores:  # the median is rounded to two decimals
             assert abs((session.median_return or 0) - median(scores)) <= Decimal("0.005")
 
 
-def test_there_is_no_effect_of_an_event_that_is_gone(service: EnhancedDatabaseService) -> None:
-    """The effect is None after the event was deleted, although it was cached."""
+def test_a_deleted_event_has_no_effect(service: EnhancedDatabaseService) -> None:
+    """`find_event_effect` returns None for a deleted event, although its effect was cached."""
     assert service.find_event_effect(UUID(int=1)) is None
     event = service.create_market_event(type="NEWS", title="A rumour")
     effect = service.find_event_effect(event.id)
@@ -140,8 +142,8 @@ def test_there_is_no_effect_of_an_event_that_is_gone(service: EnhancedDatabaseSe
             service.find_event_effect(event.id, wrong)  # type: ignore[arg-type]  # on purpose
 
 
-def test_the_page_shows_what_a_recount_gives(scenario: str, execute: Execute) -> None:
-    """Cards of each range, table, list of events and the newest effect are equal."""
+def test_the_page_shows_figures_that_equal_the_rows(scenario: str, execute: Execute) -> None:
+    """Cards of each range, tables of symbols and events, and the newest effect equal figures of all rows."""
     ticks = read_times(execute, "ticks", "timestamp")
     if ticks.empty:
         assert "No prices yet" in read_text(open_page(MARKET))
@@ -161,7 +163,7 @@ def test_the_page_shows_what_a_recount_gives(scenario: str, execute: Execute) ->
 
 
 def assert_cards(page: AppTest, rows: pd.DataFrame, start: pd.Timestamp, *, name: str) -> None:
-    """Assert the cards of a symbol in a window that ends with its last price."""
+    """Assert that a symbol's cards equal the figures from `start` to its last price."""
     inside, earlier = rows[rows["timestamp"] >= start], rows[rows["timestamp"] < start]
     base = (inside if earlier.empty else earlier.tail(1))["price"].iloc[0]
     figures = read_metrics(page)
@@ -172,7 +174,7 @@ def assert_cards(page: AppTest, rows: pd.DataFrame, start: pd.Timestamp, *, name
 
 
 def assert_symbols(page: AppTest, expected: pd.DataFrame) -> None:
-    """Assert the table of symbols: rounded as it is shown, empty where nothing is known."""
+    """Assert that the table of symbols equals the expected rows, rounded, and is empty for missing values."""
     shown = page.dataframe[0].value.reset_index(drop=True)
     expected = expected.reset_index(drop=True)
     assert list(shown["symbol"]) == list(expected["symbol"])
@@ -187,7 +189,7 @@ def assert_symbols(page: AppTest, expected: pd.DataFrame) -> None:
 
 
 def assert_events(page: AppTest, execute: Execute) -> None:
-    """Assert the list of events, and the trades in the day before and after the newest one."""
+    """Assert that the events and the trades a day before and after the newest event equal the rows."""
     events = read_times(execute, "market_events", "created_at").sort_values("created_at", ascending=False)
     shown = page.dataframe[1].value
     assert list(shown["title"]) == list(events["title"])[:25]
@@ -203,7 +205,7 @@ def assert_events(page: AppTest, execute: Execute) -> None:
         ((distance >= 0) & (distance < 1)).sum(),
     ]
     is_so_far = list(effect["when"].str.endswith("so far"))
-    # the page was opened between the start of this file and now
+    # the page was opened between NOW, the time of this module's import, and the current time
     ends = newest + timedelta(days=1)
     assert not is_so_far[0]
     assert is_so_far[1] in {ends > NOW, ends > datetime.now(UTC)}

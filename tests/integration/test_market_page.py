@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("released_pages")
 
 @pytest.fixture
 def market(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
-    """The page on a market of ten days, with an event on each of the last three."""
+    """Return a service with prices of ten days and an event on each of the last three, used by the pages."""
     open_market(service)
     for age, symbol in enumerate(("AAPL", "FB", "IBM")):
         execute(
@@ -33,12 +33,12 @@ def market(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDataba
 
 
 def read_events(page: AppTest) -> list[str]:
-    """Return the titles of the feed."""
+    """Return the titles in the table of events."""
     return list(page.dataframe[1].value["title"])
 
 
-def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService) -> None:
-    """The page has prices, figures, the chart's text, and the feed, newest first."""
+def test_the_page_shows_prices_candles_and_events(market: EnhancedDatabaseService) -> None:
+    """The page shows all prices, the first symbol's figures and chart text, and events, newest first."""
     page = open_page(MARKET)
     assert not page.exception
     assert list(page.dataframe[0].value["symbol"]) == ["AAPL", "FB", "IBM"]
@@ -54,7 +54,7 @@ def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService)
 
 
 def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService) -> None:
-    """All filters come from the address, also with keys of the database."""
+    """The URL sets symbol, range and event filters; a filter may have the value that the database stores."""
     page = open_page(
         MARKET, symbol="IBM", range="10 years", type="PRICE_MOVE", sentiment="Negative", events="10"
     )
@@ -72,7 +72,7 @@ def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService)
     "symbol", ["$SPX", "^GSPC", "BRK_A", "BTC/USDT", "NYSE:LMT", "M&M", "CAD=X", "0700.HK"]
 )
 def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, symbol: str) -> None:
-    """A link selects the symbol, and its marks are shown as text."""
+    """A link selects a symbol with special characters, and the page shows these as plain text."""
     market.insert_market_tick(symbol, Decimal(7), timestamp=LAST)
     address = parse_qs(urlsplit(build_symbol_link(symbol)).query)
     assert address == {"symbol": [symbol]}
@@ -83,32 +83,32 @@ def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, sym
     assert f"{escape_markdown(symbol)} from 2 Feb 2013 00:00 to 1 Mar 2013 21:00" in read_text(page)
 
 
-def test_the_page_says_by_how_many_weeks_the_history_was_moved(market: EnhancedDatabaseService) -> None:
-    """It is shown for the chosen symbol, unless its prices have their own dates."""
+def test_the_page_shows_the_moved_weeks_of_a_symbol(market: EnhancedDatabaseService) -> None:
+    """The page shows by how many weeks the selected symbol's history was moved, if it was moved."""
     market.update_moved_weeks({"AAPL": 715})
     assert "real trading days, moved by 715 weeks: 1 Mar 2013 stands for" in read_text(open_page(MARKET))
     assert "moved by" not in read_text(open_page(MARKET, symbol="IBM"))
 
 
 def test_choosing_another_symbol_changes_the_chart(market: EnhancedDatabaseService) -> None:
-    """It may be chosen on the page or by a link."""
+    """Selecting another symbol on the page shows the price of that symbol."""
     page = open_page(MARKET)
     page.selectbox(key="symbol").select("FB").run()
     assert find_price(page, "FB") == "$20.00"
 
 
-def test_a_symbol_stays_what_a_link_names(market: EnhancedDatabaseService) -> None:
-    """The first symbol stays in the address too, because another one may be first tomorrow."""
+def test_the_first_symbol_stays_in_the_url(market: EnhancedDatabaseService) -> None:
+    """Even the first symbol stays in the URL, because another symbol may be the first one tomorrow."""
     page = open_page(MARKET, symbol="AAPL")
     assert page.query_params["symbol"] == "AAPL"
-    # Streamlit leaves a widget's default out of the address, so it has none
+    # Streamlit removes a widget's default from the URL, so the widget must have no default
     assert not page.selectbox(key="symbol").proto.HasField("default")
 
 
-def test_the_page_has_one_present_price(
+def test_table_and_cards_show_the_same_price(
     market: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A price that arrives between two reads is in the table and in the cards, or in neither."""
+    """A price that is inserted between two reads is in the table and in the cards, or in neither."""
     read = market.get_latest_market_data
 
     def read_and_write() -> tuple[Tick, ...]:
@@ -124,8 +124,8 @@ def test_the_page_has_one_present_price(
     assert change == f"{format_percent(Decimal(str(table['change']['AAPL'])))} in 24 h"
 
 
-def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) -> None:
-    """An unknown symbol, range or filter is reported, and the rest is shown."""
+def test_unknown_parameters_are_named_and_replaced(market: EnhancedDatabaseService) -> None:
+    """The page names an unknown symbol, range or filter and shows the default in its place."""
     page = open_page(MARKET, symbol="ZZZ", range="1 hour", type="Luck", affects="YYY", events="7")
     shown = " ".join(warning.value for warning in page.warning)
     for value in ("ZZZ", "1 hour", "Luck", "YYY", "“7”"):
@@ -134,14 +134,14 @@ def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) 
     assert len(read_events(page)) == 3
 
 
-def test_filters_that_nothing_passes_say_so(market: EnhancedDatabaseService) -> None:
-    """The page says how to see events again."""
+def test_filters_without_matches_show_a_message(market: EnhancedDatabaseService) -> None:
+    """If no event matches the filters, the page says so."""
     page = open_page(MARKET, sentiment="Neutral")
     assert "No event matches these filters" in read_text(page)
 
 
-def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseService) -> None:
-    """The feed ends at its limit, and says so."""
+def test_a_limited_list_of_events_says_so(market: EnhancedDatabaseService) -> None:
+    """If there are more events than the limit, the page says that it shows only the newest."""
     for number in range(10):
         market.create_market_event(type="NEWS", title=f"News {number}")
     page = open_page(MARKET, events="10")
@@ -149,8 +149,8 @@ def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseServic
     assert "The newest 10 events. Show more events" in read_text(page)
 
 
-def test_prices_of_long_ago_are_in_no_month(market: EnhancedDatabaseService) -> None:
-    """A range is calendar time; its change is from the last price before it, however old."""
+def test_a_range_is_calendar_time(market: EnhancedDatabaseService) -> None:
+    """A month has only prices of that month; its change is from the last price before it, however old."""
     market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST + timedelta(days=4000), volume=7)
     page = open_page(MARKET)
     text = read_text(page)
@@ -159,8 +159,8 @@ def test_prices_of_long_ago_are_in_no_month(market: EnhancedDatabaseService) -> 
     assert read_metrics(page)["Volume"] == "7"
 
 
-def test_a_day_of_daily_prices_is_one_price(market: EnhancedDatabaseService) -> None:
-    """The range is not the last 24 days with prices; its change is that in 24 hours."""
+def test_one_day_of_daily_prices_has_one_candle(market: EnhancedDatabaseService) -> None:
+    """The range "1 day" of daily prices has one candle, and its change equals the change in 24 hours."""
     page = open_page(MARKET, range="1 day")
     figures = read_metrics(page)
     assert figures["Volume"] == "1.0 M"
@@ -170,7 +170,7 @@ def test_a_day_of_daily_prices_is_one_price(market: EnhancedDatabaseService) -> 
 
 
 def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) -> None:
-    """The stored change of a tick is used only if no price of 24 hours before exists."""
+    """The stored change of a tick is shown only if its symbol has no earlier price to calculate it from."""
     market.insert_market_tick("NEW", Decimal(5), timestamp=LAST, change_percent_24h=Decimal("2.5"))
     market.insert_market_tick("OLD", Decimal(5), timestamp=LAST - timedelta(hours=23))
     market.insert_market_tick("OLD", Decimal(6), timestamp=LAST)
@@ -179,8 +179,8 @@ def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) 
     assert table.isna()["OLD"]
 
 
-def test_an_event_is_named_in_the_address(market: EnhancedDatabaseService) -> None:
-    """Without one the newest; the address stays with its event when a new one arrives."""
+def test_the_url_selects_an_event(market: EnhancedDatabaseService) -> None:
+    """The page shows the effect of the event in the URL, or of the newest event if the URL names none."""
     page = open_page(MARKET)
     assert "**AAPL rose 6\\.1%**, 1 Mar 2013 21:00" in read_text(page)
     events = market.list_market_events(3)
@@ -199,7 +199,7 @@ def test_an_event_is_named_in_the_address(market: EnhancedDatabaseService) -> No
 
 
 def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -> None:
-    """With one price the page suggests a longer range."""
+    """If the range has one candle only, the page suggests a longer range."""
     market.delete_market_ticks("AAPL")
     market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST)
     page = open_page(MARKET)
@@ -207,8 +207,8 @@ def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -
     assert "A longer range shows more" in read_text(page)
 
 
-def test_pause_stops_the_refresh(market: EnhancedDatabaseService) -> None:
-    """Every part is marked as paused."""
+def test_pausing_stops_the_refresh(market: EnhancedDatabaseService) -> None:
+    """With live updates off, each of the three sections shows "paused" and no refresh interval."""
     page = open_page(MARKET)
     assert "refreshes every 5 s" in read_text(page)
     page.toggle(key="live").set_value(False).run()
@@ -218,15 +218,15 @@ def test_pause_stops_the_refresh(market: EnhancedDatabaseService) -> None:
 
 
 def test_refresh_reads_again(market: EnhancedDatabaseService) -> None:
-    """A price that arrived meanwhile is shown."""
+    """The Refresh button shows a price that was inserted while live updates were off."""
     page = open_page(MARKET, live="false")
     market.insert_market_tick("AAPL", market.get_latest_market_data(["AAPL"])[0].price + 5)
     page.button(key="refresh").click().run()
     assert find_price(page, "AAPL") == "$65.00"
 
 
-def test_no_price_at_all_names_the_next_step(service: EnhancedDatabaseService) -> None:
-    """The page says how to import prices."""
+def test_without_prices_the_page_names_the_import_command(service: EnhancedDatabaseService) -> None:
+    """Without any price the page shows the command that imports prices."""
     runtime.set_service(service)
     text = read_text(open_page(MARKET))
     assert "No prices yet" in text
@@ -242,14 +242,14 @@ def test_no_price_at_all_names_the_next_step(service: EnhancedDatabaseService) -
         (ZeroDivisionError("a secret cause"), "Something went wrong here."),
     ],
 )
-def test_a_part_that_fails_leaves_the_others(
+def test_an_error_of_the_chart_leaves_other_sections(
     market: EnhancedDatabaseService,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
     text: str,
 ) -> None:
-    """The chart is replaced by a message with an error id of the log; prices and events stay."""
+    """If the chart fails, a message with the error id of the log replaces it; all tables stay."""
 
     def fail(*_: object) -> None:
         raise error

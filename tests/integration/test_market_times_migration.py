@@ -1,4 +1,4 @@
-"""The migration of closing times and impacts: it moves what an import made, and nothing else."""
+"""The migration of closing times and impacts changes imported ticks and price events, and no other rows."""
 
 import pytest
 from pydantic import SecretStr
@@ -32,7 +32,7 @@ MOVED = (
 
 @pytest.fixture
 def migrator(empty_database_url: str) -> Migrator:
-    """The migrations of a database as the release before left it."""
+    """Return the migrator of a database with all migrations before this one."""
     migrator = Migrator(Settings(database_url=SecretStr(empty_database_url)))
     migrator.up()
     migrator.down(MIGRATION)
@@ -40,12 +40,12 @@ def migrator(empty_database_url: str) -> Migrator:
 
 
 def read_ticks(execute: Execute) -> dict[int, str]:
-    """Return the time of each tick by its price."""
+    """Return the times of all ticks by price."""
     return {int(price): str(moment) for price, moment in execute(TICKS)}
 
 
-def test_imported_days_of_summer_close_an_hour_earlier(migrator: Migrator, empty_execute: Execute) -> None:
-    """Days of winter and live prices stay, falls get a minus, and `down` restores all."""
+def test_imported_ticks_in_summer_move_by_an_hour(migrator: Migrator, empty_execute: Execute) -> None:
+    """`up` moves imported closes in summer and makes impacts of falls negative; `down` restores all rows."""
     empty_execute(IMPORTED)
     empty_execute(EVENTS)
     ticks = read_ticks(empty_execute)
@@ -64,8 +64,8 @@ def test_imported_days_of_summer_close_an_hour_earlier(migrator: Migrator, empty
     assert empty_execute(MOVED) == events
 
 
-def test_a_database_without_rows_is_migrated(migrator: Migrator, empty_execute: Execute) -> None:
-    """`down` works too."""
+def test_an_empty_database_is_migrated(migrator: Migrator, empty_execute: Execute) -> None:
+    """`up` and `down` work on a database without rows."""
     assert migrator.up()[0] == MIGRATION
     assert migrator.down(MIGRATION)[-1] == MIGRATION
     assert empty_execute("SELECT count(*) FROM ticks") == [(0,)]

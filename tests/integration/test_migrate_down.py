@@ -1,4 +1,4 @@
-"""`echo-markets migrate down` on a database with rows: it says what goes, asks, and changes nothing else."""
+"""`echo-markets migrate down` on a database with rows: it lists rows that would be lost and asks first."""
 
 from decimal import Decimal
 
@@ -20,7 +20,7 @@ APPLIED = "SELECT name FROM schema_migration ORDER BY name"
 
 @pytest.fixture
 def _filled(service: EnhancedDatabaseService) -> None:
-    """One player with a portfolio and a score, and one tick."""
+    """Store one player with a portfolio and a score, and one tick."""
     user = service.create_user(username="alice")
     service.get_current_portfolio(user.id)
     service.update_leaderboard_entry(user.id, "total_value", Decimal(1))
@@ -29,26 +29,26 @@ def _filled(service: EnhancedDatabaseService) -> None:
 
 @pytest.fixture
 def environment(database_url: str) -> dict[str, str]:
-    """The variables that a process needs."""
+    """Return the environment variables of a process that uses the test's database."""
     return build_environment(DATABASE_URL=database_url, ENABLE_REDIS_CACHE="false")
 
 
 def run(database_url: str, *arguments: str) -> Result:
-    """Run a command on the test's database, without a terminal."""
+    """Run `echo-markets migrate down` on the test's database, without a terminal."""
     environment = {"DATABASE_URL": database_url, "ENABLE_REDIS_CACHE": "false"}
     return CliRunner().invoke(main, ["migrate", "down", *arguments], env=environment)
 
 
 @pytest.mark.usefixtures("_filled")
-def test_tables_with_rows_are_kept_unless_that_is_wanted(database_url: str, execute: Execute) -> None:
-    """One line names them with their rows, the exit status is 1, and the schema is unchanged."""
+def test_tables_with_rows_are_dropped_only_with_drop_rows(database_url: str, execute: Execute) -> None:
+    """Without --drop-rows one line lists the tables with rows, the exit status is 1, and no table changes."""
     applied, portfolios = execute(APPLIED), execute("SELECT * FROM portfolios")
     refused = run(database_url, "--to", SESSIONS)
     assert (refused.exit_code, refused.stdout) == (1, "")
     [line] = refused.stderr.splitlines()
     for lost in ("leaderboard_counters (1 row)", "leaderboard_entries (1 row)", "portfolios (1 row)"):
         assert lost in line
-    # without rows, or the same table in another form afterwards
+    # these tables have no rows or are not dropped
     assert [
         name for name in ("quests", "market_events", "audit_events", "ticks", "users") if f"{name} (" in line
     ] == []
@@ -61,15 +61,15 @@ def test_tables_with_rows_are_kept_unless_that_is_wanted(database_url: str, exec
     assert execute("SELECT symbol FROM ticks") == [("AAPL",)]
 
 
-def test_empty_tables_go_without_a_question(database_url: str, execute: Execute) -> None:
-    """No row would be lost."""
+def test_empty_tables_are_dropped_without_a_question(database_url: str, execute: Execute) -> None:
+    """If no row would be lost, the command drops the tables and asks no question."""
     done = run(database_url, "--to", SESSIONS)
     assert (done.exit_code, done.stderr) == (0, "")
     assert execute("SELECT to_regclass('portfolios')") == [(None,)]
 
 
-def test_columns_with_rows_count_too(empty_database_url: str, empty_execute: Execute) -> None:
-    """A column that `up` added to an older table is dropped with the values stored since."""
+def test_dropping_a_column_with_values_is_refused(empty_database_url: str, empty_execute: Execute) -> None:
+    """A column that `up` added to an adopted table counts as lost rows if the table has rows."""
     empty_execute("CREATE TABLE users (id uuid PRIMARY KEY, username text)")
     empty_execute("INSERT INTO users VALUES (gen_random_uuid(), 'alice')")
     empty_execute("COMMENT ON TABLE users IS 'echo-markets'")
@@ -83,10 +83,10 @@ def test_columns_with_rows_count_too(empty_database_url: str, empty_execute: Exe
 @pytest.mark.slow
 @pytest.mark.usefixtures("_filled")
 @pytest.mark.parametrize(("answer", "status"), [("n", 1), ("", 1), ("y", 0)])
-def test_a_person_is_asked(
+def test_on_a_terminal_the_command_asks(
     answer: str, status: int, database_url: str, execute: Execute, environment: dict[str, str]
 ) -> None:
-    """On a terminal the question follows the list of what would be lost; only a yes continues."""
+    """On a terminal the command lists the rows that would be lost and continues only after "y"."""
     typed = run_on_terminal("migrate", "down", "--to", SESSIONS, answer=answer, environment=environment)
     assert typed.status == status
     assert "portfolios (1 row)" in typed.shown

@@ -1,4 +1,4 @@
-"""Migrations wait for each other with a word, for a while, and never for a lock that nobody has."""
+"""Concurrent migrations: a run logs that it waits for the lock, waits a limited time, and leaves no lock."""
 
 import contextlib
 import logging
@@ -20,12 +20,12 @@ from core.migration import ADVISORY_LOCK, WAIT_POLL_SECONDS, Migrator
 from tests.conftest import Execute
 from tests.integration.catalog import describe
 
-HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+COUNT_ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 
 @contextlib.contextmanager
-def held(url: str, statement: str) -> Iterator[connection]:
-    """Hold a lock in a session of somebody else, which is called `deploy`."""
+def holding(url: str, statement: str) -> Iterator[connection]:
+    """Run a statement in an open transaction of a session named `deploy`, and yield its connection."""
     raw = psycopg2.connect(url, application_name="deploy")
     try:
         with raw.cursor() as cursor:
@@ -36,21 +36,21 @@ def held(url: str, statement: str) -> Iterator[connection]:
 
 
 class Sleep:
-    """Waits no time and does something at a number of times."""
+    """A sleep function that returns at once, counts its calls, and runs an action at some of them."""
 
     def __init__(self, actions: dict[int, Callable[[], object]] | None = None) -> None:
         self.count = 0
         self._actions = actions or {}
 
     def __call__(self, seconds: float) -> None:
-        """Count."""
+        """Count the call, and run its action if it has one."""
         assert seconds == WAIT_POLL_SECONDS
         self.count += 1
         self._actions.get(self.count, lambda: None)()
 
 
 def migrate(url: str, *, wait_seconds: float, sleep: Callable[[float], object]) -> list[str]:
-    """Apply all migrations."""
+    """Apply all migrations, and return their names."""
     settings = Settings(database_url=SecretStr(url))
     return Migrator(settings, wait_seconds=wait_seconds, sleep=sleep).up()
 
@@ -59,10 +59,10 @@ def migrate(url: str, *, wait_seconds: float, sleep: Callable[[float], object]) 
 def test_waiting_is_announced_and_bounded(
     empty_database_url: str, empty_execute: Execute, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """One line names the holder, and an error ends the wait, also for an earlier version's session lock."""
+    """A run that waits logs the session that holds the lock, and raises after `wait_seconds`."""
     sleep = Sleep()
     before = describe(empty_execute)
-    with held(empty_database_url, f"SELECT {kind}({ADVISORY_LOCK})") as other:
+    with holding(empty_database_url, f"SELECT {kind}({ADVISORY_LOCK})") as other:
         pid = other.info.backend_pid
         with caplog.at_level(logging.WARNING), pytest.raises(MigrationFailed) as caught:
             migrate(empty_database_url, wait_seconds=2.0, sleep=sleep)
@@ -74,35 +74,35 @@ def test_waiting_is_announced_and_bounded(
     assert describe(empty_execute) == before
 
 
-def test_who_waited_goes_on(empty_database_url: str, empty_execute: Execute) -> None:
-    """It continues when the other run ends, and no lock is left."""
-    with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
+def test_a_waiting_run_continues(empty_database_url: str, empty_execute: Execute) -> None:
+    """A waiting run applies its migrations once the lock is free, and leaves no lock."""
+    with holding(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
         sleep = Sleep({3: other.rollback})
         assert migrate(empty_database_url, wait_seconds=60, sleep=sleep)
     assert sleep.count == 3
-    assert empty_execute(HELD) == [(0,)]
+    assert empty_execute(COUNT_ADVISORY_LOCKS) == [(0,)]
 
 
-def test_nothing_is_held_while_it_waits(empty_database_url: str, empty_execute: Execute) -> None:
-    """No transaction stays open, which would keep VACUUM from removing old rows."""
+def test_a_waiting_run_has_no_open_transaction(empty_database_url: str, empty_execute: Execute) -> None:
+    """A waiting run has no open transaction, which would prevent VACUUM from removing dead rows."""
     open_transactions = """SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'echo-markets-migrate' AND xact_start IS NOT NULL"""
     seen: list[object] = []
-    with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
+    with holding(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
         sleep = Sleep({1: lambda: seen.append(empty_execute(open_transactions)), 2: other.rollback})
         migrate(empty_database_url, wait_seconds=60, sleep=sleep)
     assert seen == [[(0,)]]
 
 
-def test_a_table_that_others_use_is_not_waited_for_without_end(
+def test_the_wait_for_a_table_in_use_is_bounded(
     empty_database_url: str, empty_execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Later statements would wait behind the migration; it gives up, and everything is undone."""
+    """A run gives up and rolls back if a table stays in use, because new statements would wait behind it."""
     monkeypatch.setattr(migrations, "TABLE_WAIT_SECONDS", 0.2)
     settings = Settings(database_url=SecretStr(empty_database_url))
     Migrator(settings).up()
     before = describe(empty_execute)
-    with held(empty_database_url, "SELECT count(*) FROM market_events"):
+    with holding(empty_database_url, "SELECT count(*) FROM market_events"):
         with pytest.raises(MigrationFailed, match=r"others used a table for more than 0\.2 s") as caught:
             Migrator(settings).down("0001_adopt_users_and_ticks")
         assert "\n" not in str(caught.value)
@@ -110,8 +110,10 @@ def test_a_table_that_others_use_is_not_waited_for_without_end(
     assert all(row.applied_at for row in Migrator(settings).status())
 
 
-def test_a_run_is_all_or_nothing(empty_database_url: str, empty_execute: Execute, tmp_path: Path) -> None:
-    """The steps before the one that fails are undone with it, and are pending."""
+def test_a_failing_step_rolls_back_the_whole_run(
+    empty_database_url: str, empty_execute: Execute, tmp_path: Path
+) -> None:
+    """If one migration fails, the migrations before it in the same run are rolled back too."""
     for name, statement in {"0001_one": "CREATE TABLE one ()", "0002_two": "SELECT 1 / 0"}.items():
         lines = ["def up(migrator, db):", f"    db.execute_sql('{statement}')"]
         (tmp_path / f"{name}.py").write_text("\n".join(lines), encoding="utf-8")
@@ -123,7 +125,7 @@ def test_a_run_is_all_or_nothing(empty_database_url: str, empty_execute: Execute
 
 
 def test_a_killed_migration_leaves_no_lock(empty_database_url: str, empty_execute: Execute) -> None:
-    """After SIGKILL the next run finds no lock and the earlier schema."""
+    """After SIGKILL in a run the next run gets the lock and finds the schema unchanged."""
     code = (
         "import os, signal; from core import migration; from core.settings import Settings\n"
         "with migration.Migrator(Settings.load())._locked() as runner:\n"
@@ -134,16 +136,16 @@ def test_a_killed_migration_leaves_no_lock(empty_database_url: str, empty_execut
         [sys.executable, "-c", code], env={"DATABASE_URL": empty_database_url}, check=False, timeout=60
     )
     assert result.returncode == -9
-    # the server may need a moment to notice
+    # the server may need a moment to notice that the process is gone
     pause = threading.Event()
     assert migrate(empty_database_url, wait_seconds=60, sleep=pause.wait)
     assert empty_execute("SELECT to_regclass('half')") == [(None,)]
 
 
-def test_the_command_says_for_whom_it_waits(empty_database_url: str, repository: Path) -> None:
-    """The line is on standard error, before anything else."""
+def test_the_command_names_the_session_it_waits_for(empty_database_url: str, repository: Path) -> None:
+    """The first line on standard error names the session that holds the lock."""
     command = [sys.executable, "-m", "core.cli", "migrate"]
-    with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
+    with holding(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
         pid = other.info.backend_pid
         process = subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""Migrations and the tables of others: in their own schema, in other schemas, under our names."""
+"""Migrations on a database with tables of other applications, in the same schema or in other schemas."""
 
 import pytest
 from pydantic import SecretStr
@@ -57,7 +57,7 @@ FOREIGN = {
 
 @pytest.fixture
 def migrator(empty_database_url: str) -> Migrator:
-    """The migrations of an empty database."""
+    """Return the migrator of an empty database."""
     return Migrator(Settings(database_url=SecretStr(empty_database_url)))
 
 
@@ -65,7 +65,7 @@ def migrator(empty_database_url: str) -> Migrator:
 def test_tables_of_another_application_are_refused(
     migrator: Migrator, empty_execute: Execute, statements: str, reason: str
 ) -> None:
-    """One line has the reason and the remedy; nothing is changed or recorded."""
+    """If another application's table has one of our names, `up` raises the reason and changes no table."""
     empty_execute(statements)
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match=reason) as caught:
@@ -86,7 +86,7 @@ def test_tables_of_another_application_are_refused(
 def test_the_history_of_another_application_is_not_continued(
     migrator: Migrator, empty_execute: Execute, statement: str
 ) -> None:
-    """Two applications with a history of the same name would revert each other's steps."""
+    """If another application has the table `schema_migration`, `up` and `down` raise and change no table."""
     empty_execute(statement)
     before = describe(empty_execute), empty_execute("SELECT * FROM schema_migration")
     for run in (migrator.up, migrator.down):
@@ -95,8 +95,8 @@ def test_the_history_of_another_application_is_not_continued(
     assert (describe(empty_execute), empty_execute("SELECT * FROM schema_migration")) == before
 
 
-def test_a_comment_says_that_a_table_is_ours(migrator: Migrator, empty_execute: Execute) -> None:
-    """Other tables do not keep a table with the comment from being adopted; `down` restores the comment."""
+def test_a_table_with_our_comment_is_adopted(migrator: Migrator, empty_execute: Execute) -> None:
+    """A table with the comment `echo-markets` is adopted among other tables; `down` restores the comment."""
     empty_execute(f"{PLAIN_USERS}; {OURS_ALL_THE_SAME}")
     before = describe(empty_execute)
     migrator.up()
@@ -105,8 +105,8 @@ def test_a_comment_says_that_a_table_is_ours(migrator: Migrator, empty_execute: 
     assert empty_execute("SELECT obj_description('users'::regclass)") == [("echo-markets",)]
 
 
-def test_a_comment_of_a_plain_table_is_put_back(migrator: Migrator, empty_execute: Execute) -> None:
-    """Meanwhile the adoption stores its notes in the comment."""
+def test_down_restores_the_comment_of_an_adopted_table(migrator: Migrator, empty_execute: Execute) -> None:
+    """`down` restores a table's own comment, in which the adoption has stored its state."""
     empty_execute(f"{LEGACY}; COMMENT ON TABLE users IS '50 % of it''s owners'")
     migrator.up()
     migrator.down("0001_adopt_users_and_ticks")
@@ -116,14 +116,14 @@ def test_a_comment_of_a_plain_table_is_put_back(migrator: Migrator, empty_execut
 
 
 def with_search_path(url: str, path: str) -> Migrator:
-    """Return the migrations of a schema."""
+    """Return a migrator whose connections have this search path."""
     return Migrator(Settings(database_url=SecretStr(f"{url}?options=-csearch_path%3D{path}")))
 
 
-def test_other_schemas_of_the_search_path_are_left_alone(
+def test_other_schemas_of_the_search_path_are_unchanged(
     empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """If names were resolved along the path, plain tables there would be adopted."""
+    """`up`, the service and `down` use only the first schema of the search path."""
     empty_execute(
         f"CREATE SCHEMA echo; {LEGACY}; CREATE TABLE schema_migration (name text); CREATE TABLE quests ()"
     )
@@ -148,10 +148,8 @@ def test_other_schemas_of_the_search_path_are_left_alone(
     assert describe(empty_execute) == before
 
 
-def test_a_service_does_not_take_the_tables_of_another_schema_for_its_own(
-    empty_database_url: str, empty_execute: Execute
-) -> None:
-    """Before migrate the tables are missing, and the other application's are not written."""
+def test_a_service_ignores_tables_of_other_schemas(empty_database_url: str, empty_execute: Execute) -> None:
+    """Before migrations ran, tables are missing, even if a later schema has tables of the same names."""
     empty_execute(f"CREATE SCHEMA echo; {LEGACY}; CREATE TABLE schema_migration (name text)")
     url = SecretStr(f"{empty_database_url}?options=-csearch_path%3Decho,public")
     with open_service(Settings(database_url=url, enable_redis_cache=False)) as service:
@@ -161,10 +159,8 @@ def test_a_service_does_not_take_the_tables_of_another_schema_for_its_own(
     assert (health.status, health.migrations_applied) == ("degraded", 0)
 
 
-def test_a_service_does_not_use_the_next_schema_in_place_of_a_missing_one(
-    empty_database_url: str, empty_execute: Execute
-) -> None:
-    """Otherwise it would read and write the tables of another application."""
+def test_a_service_refuses_a_missing_first_schema(empty_database_url: str, empty_execute: Execute) -> None:
+    """If the first schema of the search path is missing, calls raise and write to no other schema."""
     empty_execute(LEGACY)
     before = empty_execute("SELECT * FROM users")
     url = SecretStr(f"{empty_database_url}?options=-csearch_path%3Decho,public")
@@ -180,10 +176,10 @@ def test_a_service_does_not_use_the_next_schema_in_place_of_a_missing_one(
 
 
 @pytest.mark.parametrize("path", ["echo,public", "%22$user%22,echo,public"])
-def test_a_schema_that_is_missing_is_not_replaced_by_the_next(
+def test_migrations_refuse_a_missing_first_schema(
     empty_database_url: str, empty_execute: Execute, path: str
 ) -> None:
-    """Otherwise the tables would be created among those of another application."""
+    """If the first schema of the search path is missing, `up` raises and creates no table elsewhere."""
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match=r"the schema 'echo', which the search path .* names first"):
         with_search_path(empty_database_url, path).up()
@@ -192,10 +188,8 @@ def test_a_schema_that_is_missing_is_not_replaced_by_the_next(
     assert describe(empty_execute) == before
 
 
-def test_triggers_write_to_the_schema_that_they_are_in(
-    empty_database_url: str, empty_execute: Execute
-) -> None:
-    """The writer is psql with another search path and tables of the same names in `public`."""
+def test_triggers_write_to_their_own_schema(empty_database_url: str, empty_execute: Execute) -> None:
+    """Triggers write to their own schema, even if the search path names a schema with the same tables."""
     empty_execute(
         "CREATE SCHEMA echo; CREATE TABLE leaderboard_counters (id int); CREATE TABLE symbols (symbol text)"
     )
@@ -214,8 +208,8 @@ def test_triggers_write_to_the_schema_that_they_are_in(
     assert empty_execute("SELECT count(*) FROM leaderboard_counters, symbols") == [(0,)]
 
 
-def test_every_function_names_its_schema(migrator: Migrator, empty_execute: Execute) -> None:
-    """The function has its own search path, or its body was parsed at creation."""
+def test_every_function_has_a_fixed_schema(migrator: Migrator, empty_execute: Execute) -> None:
+    """Every SQL function has its own search path or a body that was parsed when it was created."""
     migrator.up()
     unpinned = """SELECT proname FROM pg_proc p WHERE pronamespace = 'public'::regnamespace
         AND prosqlbody IS NULL AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = p.oid AND deptype = 'e')

@@ -1,4 +1,4 @@
-"""The schema that the migrations build, and that they can be undone, adopted and raced."""
+"""Migrations: the resulting schema, `down`, adoption of existing tables, and concurrent runs."""
 
 import subprocess
 import sys
@@ -37,13 +37,13 @@ LEGACY = """
 
 @pytest.fixture
 def migrator(empty_database_url: str) -> Migrator:
-    """The migrations of an empty database."""
+    """Return the migrator of an empty database."""
     return Migrator(Settings(database_url=SecretStr(empty_database_url)))
 
 
 @pytest.fixture
-def modelled(postgres_server: PostgresServer) -> Iterator[Execute]:
-    """A database whose tables peewee made from the models."""
+def model_database(postgres_server: PostgresServer) -> Iterator[Execute]:
+    """Yield a function that runs SQL on a database whose tables peewee created from the models."""
     with created_database(postgres_server) as url:
         database = peewee.PostgresqlDatabase(url)
         with database.connection_context(), database.bind_ctx(ALL_MODELS):
@@ -52,16 +52,18 @@ def modelled(postgres_server: PostgresServer) -> Iterator[Execute]:
             yield execute
 
 
-def test_migrated_schema_is_the_models(migrator: Migrator, empty_execute: Execute, modelled: Execute) -> None:
-    """Columns, constraints and indexes are exactly those that the models declare."""
+def test_the_migrated_schema_equals_the_models(
+    migrator: Migrator, empty_execute: Execute, model_database: Execute
+) -> None:
+    """Columns, constraints and indexes of the migrated schema equal those that the models declare."""
     migrator.up()
-    migrated, declared = describe(empty_execute), describe(modelled)
+    migrated, declared = describe(empty_execute), describe(model_database)
     for part in MODELLED:
         assert migrated[part] == declared[part]
 
 
 def test_every_down_reverses_its_up(migrator: Migrator, empty_execute: Execute) -> None:
-    """After each step back the schema is as before that step."""
+    """Reverting all migrations one by one leaves an empty schema, from which `up` builds the same schema."""
     names = sorted(path.stem for path in MIGRATIONS.glob("0*.py"))
     assert migrator.up() == names
     after_all = describe(empty_execute)
@@ -73,10 +75,10 @@ def test_every_down_reverses_its_up(migrator: Migrator, empty_execute: Execute) 
     assert describe(empty_execute) == after_all
 
 
-def test_each_single_step_is_reversible(
+def test_each_single_migration_is_reversible(
     postgres_server: PostgresServer, tmp_path: Path, empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """After one step up and down again, the schema is unchanged."""
+    """After `up` and `down` of one migration the schema is the same as before."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in sorted(MIGRATIONS.glob("0*.py")):
         before = describe(empty_execute)
@@ -88,10 +90,10 @@ def test_each_single_step_is_reversible(
         migrator.up()
 
 
-def test_completed_quests_of_before_have_no_time(
+def test_older_completed_quests_have_no_completion_time(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """Their time of completion is unknown, so it stays NULL; they stay completed."""
+    """The migration keeps quests that were completed before it, with NULL as their completion time."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in sorted(MIGRATIONS.glob("0*.py"))[:15]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -111,15 +113,15 @@ def test_completed_quests_of_before_have_no_time(
         assert service.count_completed_quests([alice.id]) == {alice.id: 1}
 
 
-def test_up_twice_changes_nothing(migrator: Migrator) -> None:
-    """A second run applies nothing."""
+def test_a_second_up_applies_no_migration(migrator: Migrator) -> None:
+    """A second `up` returns no applied migration."""
     assert migrator.up()
     assert migrator.up() == []
     assert all(row.applied_at for row in migrator.status())
 
 
 def test_adopting_plain_tables_keeps_every_row(migrator: Migrator, empty_execute: Execute) -> None:
-    """All users and ticks are kept and converted, with their times in UTC."""
+    """`up` keeps every user and tick of plain tables and converts their columns, with times in UTC."""
     empty_execute(LEGACY)
     migrator.up()
     users = empty_execute(
@@ -144,7 +146,7 @@ def test_adopting_plain_tables_keeps_every_row(migrator: Migrator, empty_execute
 def test_the_service_works_on_adopted_tables(
     migrator: Migrator, empty_execute: Execute, empty_database_url: str
 ) -> None:
-    """Old players can be read and changed, and new ticks are checked."""
+    """The service reads and updates users and ticks that existed before the adoption."""
     empty_execute(LEGACY)
     migrator.up()
     settings = Settings(database_url=SecretStr(empty_database_url), enable_redis_cache=False)
@@ -156,8 +158,8 @@ def test_the_service_works_on_adopted_tables(
         assert len(service.get_latest_market_data()) == 2
 
 
-def test_down_puts_adopted_tables_back(migrator: Migrator, empty_execute: Execute) -> None:
-    """After `down` the tables have their old columns and every row."""
+def test_down_restores_adopted_tables(migrator: Migrator, empty_execute: Execute) -> None:
+    """After `down` adopted tables have their former columns and every row."""
     empty_execute(LEGACY)
     before = describe(empty_execute)
     migrator.up()
@@ -169,10 +171,10 @@ def test_down_puts_adopted_tables_back(migrator: Migrator, empty_execute: Execut
     assert empty_execute("SELECT count(*) FROM users") == [(2,)]
 
 
-def test_adopted_ticks_are_partitioned_with_all_they_have(
+def test_adopted_ticks_keep_indexes_grants_and_ids(
     migrator: Migrator, empty_execute: Execute, database_url: str
 ) -> None:
-    """Recent ticks are in months, old ones before; the sequence, an own index and grants are kept."""
+    """Partitioning adopted ticks keeps ids, an own index and grants; old ticks are in `ticks_before`."""
     empty_execute(LEGACY)
     empty_execute("CREATE INDEX ticks_volume ON ticks (volume); GRANT SELECT ON ticks TO PUBLIC")
     empty_execute("INSERT INTO ticks (symbol, timestamp, price) VALUES ('AAPL', now() AT TIME ZONE 'UTC', 1)")
@@ -187,8 +189,8 @@ def test_adopted_ticks_are_partitioned_with_all_they_have(
     assert empty_execute("SELECT to_regclass('ticks_volume') IS NOT NULL") == [(True,)]
 
 
-def test_adoption_names_what_it_cannot_make_up(migrator: Migrator, empty_execute: Execute) -> None:
-    """A table without a required column is unchanged, and the message names the column."""
+def test_adoption_names_a_missing_required_column(migrator: Migrator, empty_execute: Execute) -> None:
+    """If a table lacks a required column, `up` raises with the column's name and changes no table."""
     empty_execute("CREATE TABLE ticks (symbol text, timestamp timestamp)")
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match="ticks has no column price"):
@@ -199,7 +201,7 @@ def test_adoption_names_what_it_cannot_make_up(migrator: Migrator, empty_execute
 def test_a_failing_migration_is_rolled_back(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """Nothing of it is stored, and it stays pending."""
+    """A migration that fails stores no change and stays pending."""
     (tmp_path / "0001_broken.py").write_text(
         "def up(migrator, db):\n"
         "    db.execute_sql('CREATE TABLE half (id int)')\n"
@@ -212,8 +214,8 @@ def test_a_failing_migration_is_rolled_back(
     assert [row.applied_at for row in migrator.status()] == [None]
 
 
-def test_two_starters_do_not_collide(migrator: Migrator, empty_execute: Execute) -> None:
-    """Of eight at once one applies the migrations, and the others find them applied."""
+def test_concurrent_runs_apply_migrations_once(migrator: Migrator, empty_execute: Execute) -> None:
+    """Of eight concurrent runs one applies all migrations, and seven apply none."""
     applied: list[list[str]] = []
     barrier = threading.Barrier(8)
 
@@ -229,10 +231,10 @@ def test_two_starters_do_not_collide(migrator: Migrator, empty_execute: Execute)
     assert sorted(map(len, applied)) == [0] * 7 + [len(migrator.status())]
 
 
-def test_direct_url_is_where_migrations_connect(
+def test_migrations_connect_to_direct_url(
     postgres_server: PostgresServer, empty_database_url: str, empty_execute: Execute
 ) -> None:
-    """DIRECT_URL avoids the pooler."""
+    """If DIRECT_URL is set, migrations connect to it and not to DATABASE_URL, which may be a pooler."""
     settings = Settings(
         database_url=SecretStr("postgresql://nobody:nothing@127.0.0.1:1/nowhere"),
         direct_url=SecretStr(empty_database_url),
@@ -242,7 +244,7 @@ def test_direct_url_is_where_migrations_connect(
 
 
 def test_an_unknown_target_is_refused(migrator: Migrator) -> None:
-    """A name that was never applied is an error, and nothing is reverted."""
+    """`down` to a migration that is not applied raises InvalidInput and reverts no migration."""
     applied = migrator.up()
     with pytest.raises(InvalidInput, match="'0009_none' is not applied"):
         migrator.down("0009_none")
@@ -250,16 +252,16 @@ def test_an_unknown_target_is_refused(migrator: Migrator) -> None:
     assert all(row.applied_at for row in migrator.status())
 
 
-def test_a_server_that_is_down_is_named_without_a_password() -> None:
-    """The error says what to check and shows no password."""
+def test_a_connection_error_shows_no_password() -> None:
+    """If the server cannot be reached, `status` raises DatabaseUnavailable without the password."""
     settings = Settings(database_url=SecretStr("postgresql://echo:s3cr3t@127.0.0.1:1/echo"))
     with pytest.raises(DatabaseUnavailable, match="cannot connect") as caught:
         Migrator(settings).status()
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_status_exits_1_while_something_is_pending(empty_database_url: str, repository: Path) -> None:
-    """The exit status is 1 while a migration is pending, also after `down`, else 0."""
+def test_status_exits_1_while_a_migration_is_pending(empty_database_url: str, repository: Path) -> None:
+    """`migrate status` exits with 1 while a migration is pending, even after `down`, else with 0."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -280,6 +282,6 @@ def test_status_exits_1_while_something_is_pending(empty_database_url: str, repo
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
-    """Two with the same number would run in the order of their names."""
+    """Migrations are numbered from 1 without a gap, because equal numbers would run in the order of names."""
     names = sorted(path.name for path in MIGRATIONS.glob("[0-9]*.py"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
