@@ -62,7 +62,7 @@ def _comes_and_goes(player: int, age: int) -> bool:
         age % 2 == 0,  # bob: every other day
         age >= 35,  # charlie: stopped more than a month ago
         age >= 8,  # dave: stopped a week ago
-        age <= 3,  # erin: new since three days
+        age <= 3,  # erin: joined three days ago
         age == 0,  # frank: only today's session
         age >= 20 or age <= 2,  # grace: came back two days ago
         age in {40, 21, 1},  # heidi: three sessions

@@ -225,7 +225,9 @@ def compare(settings: Settings, users: list[Any], rounds: int) -> Table:
             "a write in a transaction": lambda service: service.update_user_profile(
                 users[7], name=f"n{next(values)}"
             ),
-            "a write of one statement in autocommit mode": lambda service: service.touch_last_active(users[8]),
+            "a write of one statement in autocommit mode": lambda service: service.touch_last_active(
+                users[8]
+            ),
         }
         for name, call in calls.items():
             pair = Pair(lambda call=call: call(plain), lambda call=call: call(replicated))  # type: ignore[misc]  # call=call binds now

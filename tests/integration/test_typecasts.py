@@ -16,14 +16,14 @@ def fetch(service: EnhancedDatabaseService, statement: str, value: object) -> li
         return list(database.execute_sql(statement, (value,)).fetchone())
 
 
-def test_an_id_is_a_uuid(service: EnhancedDatabaseService) -> None:
+def test_a_uuid_column_gives_a_uuid(service: EnhancedDatabaseService) -> None:
     """A uuid column gives a `UUID`, also the lowest and the highest, and NULL gives None."""
     for given in (uuid4(), UUID(int=0), UUID(int=2**128 - 1)):
         assert fetch(service, "SELECT %s::uuid, NULL::uuid", str(given)) == [given, None]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_document_is_what_was_stored(service: EnhancedDatabaseService, document: object) -> None:
+def test_a_jsonb_column_gives_the_stored_document(service: EnhancedDatabaseService, document: object) -> None:
     """A jsonb column gives the stored document; a caller that modifies it does not change the next read."""
     [found] = fetch(service, "SELECT %s::jsonb", json.dumps(document))
     assert found == document

@@ -61,7 +61,7 @@ def test_every_username_is_found_by_its_exact_spelling(plain_results: dict[str, 
 def test_no_statement_depends_on_the_session_time_zone(
     make_target: Callable[[Variant], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the time zone America/St_Johns instead of the pinned UTC, every call has the same result."""
+    """Every call has the same result with the session time zone America/St_Johns as with UTC."""
     answers = []
     for settings in (PINNED, {name: value for name, value in PINNED.items() if name != "TimeZone"}):
         monkeypatch.setattr(session_settings, "PINNED", settings)

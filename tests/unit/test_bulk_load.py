@@ -10,7 +10,7 @@ from rich.console import Console
 from core.simulation.bulk_load import PLAIN_STEPS, BatchWriter, show_progress
 
 
-def print_progress(*, is_terminal: bool) -> str:
+def render_progress(*, is_terminal: bool) -> str:
     """Return the progress output of a load of 1,000 units."""
     file = io.StringIO()
     with show_progress(Console(file=file, force_terminal=is_terminal, width=100)) as progress:
@@ -22,7 +22,7 @@ def print_progress(*, is_terminal: bool) -> str:
 
 def test_a_log_gets_a_few_lines() -> None:
     """Without a terminal each stage prints at most one line for each quarter."""
-    lines = print_progress(is_terminal=False).splitlines()
+    lines = render_progress(is_terminal=False).splitlines()
     assert len(lines) == PLAIN_STEPS + 1
     assert lines[0] == "reading prices: 25 %"
     assert lines[-1] == "loading prices: 100 %"
@@ -30,7 +30,7 @@ def test_a_log_gets_a_few_lines() -> None:
 
 def test_a_terminal_gets_a_bar() -> None:
     """On a terminal each stage has a progress bar."""
-    text = print_progress(is_terminal=True)
+    text = render_progress(is_terminal=True)
     assert "reading prices" in text
     assert "loading prices" in text
 

@@ -131,7 +131,7 @@ def test_a_number_too_large_for_msgpack_is_refused() -> None:
 
 
 def test_a_lease_is_no_value() -> None:
-    """Only bytes with the mark and length of a lease token are a lease, and a lease is a miss."""
+    """Only bytes with the mark and length of a lease token are a lease; `decode` treats a lease as a miss."""
     assert not is_lease(b"F123")
     assert is_lease(b"L123456789abcdef")
     assert not is_lease(b"Lorem ipsum"), "no token: somebody else wrote it"

@@ -49,7 +49,7 @@ MISTAKES = {
 
 @pytest.fixture(autouse=True)
 def _unreachable_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Set a DATABASE_URL on which no server listens: wrong arguments are refused before a connection."""
+    """Set a DATABASE_URL without a server: wrong arguments must be refused before a connection is opened."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://echo:s3cr3t@127.0.0.1:{find_free_port()}/echo")
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")

@@ -37,7 +37,7 @@ def assert_bypassed(pair: CachePair, words: str, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("form", ["", "?password={}", "?username=default&password={}&db=1"])
-def test_a_unix_socket(make_server: MakeServer, form: str) -> None:
+def test_a_unix_socket_is_used(make_server: MakeServer, form: str) -> None:
     """The cache works over a Unix socket, with and without a password, and with another database."""
     server = make_server(*(("--requirepass", PASSWORD) if form else ()), password=PASSWORD if form else "")
     with CachePair(make_settings(f"unix://{server.socket}{form.format(ENCODED)}")) as pair:
@@ -45,19 +45,19 @@ def test_a_unix_socket(make_server: MakeServer, form: str) -> None:
         assert pair.reader.stats().reason is None
 
 
-def test_a_missing_unix_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_unix_socket_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """If the Unix socket is missing, Redis is bypassed with the message of the operating system."""
     with CachePair(make_settings(f"unix://{tmp_path}/redis.sock")) as pair:
         assert_bypassed(pair, "No such file or directory", caplog)
 
 
-def test_a_closed_port(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_closed_port_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """If no server listens on the port, Redis is bypassed with the reason `Connection refused`."""
     with CachePair(make_settings(f"redis://{LOOPBACK}:{find_free_port()}")) as pair:
         assert_bypassed(pair, "Connection refused", caplog)
 
 
-def test_an_unknown_host_name(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_host_name_bypasses_redis(caplog: pytest.LogCaptureFixture) -> None:
     """If the host name of REDIS_URL does not exist, Redis is bypassed and reads are not stale."""
     with CachePair(make_settings("redis://no-such-host.invalid")) as pair:
         assert pair.find_stale() == []
@@ -66,7 +66,7 @@ def test_an_unknown_host_name(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("account", ["default:{}", ":{}"])
-def test_a_password_in_the_url(make_server: MakeServer, account: str) -> None:
+def test_a_password_in_the_url_may_have_any_characters(make_server: MakeServer, account: str) -> None:
     """A password in the URL may have any characters, percent-encoded."""
     server = make_server("--requirepass", PASSWORD, password=PASSWORD)
     with CachePair(make_settings(server.url(account.format(ENCODED)))) as pair:
@@ -84,7 +84,7 @@ def test_redis_password_is_used(make_server: MakeServer) -> None:
 
 
 @pytest.mark.parametrize(("password", "words"), [("wrong", "WRONGPASS"), (None, "NOAUTH")])
-def test_a_refused_password(
+def test_a_refused_password_is_reported(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, password: str | None, words: str
 ) -> None:
     """If the server refuses the password, or requires one, Redis is bypassed with the server's message."""
@@ -93,7 +93,7 @@ def test_a_refused_password(
         assert_bypassed(pair, words, caplog)
 
 
-def test_a_server_with_too_many_clients(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_many_clients_are_reported(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """If the server has reached `maxclients`, Redis is bypassed with the server's message."""
     server.run("CONFIG", "SET", "maxclients", 1)
     with CachePair(make_settings(server.url())) as pair:
@@ -102,7 +102,7 @@ def test_a_server_with_too_many_clients(server: RedisServer, caplog: pytest.LogC
         pair.assert_recovered()
 
 
-def test_another_database(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_database_is_used(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """Database 15 works; database 99 does not exist, and Redis is bypassed with the server's message."""
     with CachePair(make_settings(server.url().replace("/0", "/15"))) as pair:
         pair.assert_recovered()
@@ -172,14 +172,14 @@ def test_tls_works_with_its_authority(make_tls: Callable[..., Tls]) -> None:
         assert pair.reader.stats().reason is None
 
 
-def test_tls_without_verification(make_tls: Callable[..., Tls]) -> None:
+def test_tls_can_be_used_without_verification(make_tls: Callable[..., Tls]) -> None:
     """With `ssl_cert_reqs=none` a server with a certificate for another name is used."""
     tls = make_tls(name="elsewhere.example")
     with CachePair(make_settings(tls.url("ssl_cert_reqs=none"))) as pair:
         pair.assert_recovered()
 
 
-def test_a_certificate_for_another_name(
+def test_a_certificate_for_another_name_is_refused(
     make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A certificate for another name is refused, unless the URL has `ssl_check_hostname=false`."""
@@ -191,7 +191,7 @@ def test_a_certificate_for_another_name(
         pair.assert_recovered()
 
 
-def test_a_certificate_of_an_unknown_authority(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A certificate of an unknown authority is refused, with and without `ssl_ca_certs` in the URL."""
@@ -204,14 +204,18 @@ def test_a_certificate_of_an_unknown_authority(
         assert_bypassed(pair, "certificate verify failed", caplog)
 
 
-def test_an_expired_certificate(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
+def test_an_expired_certificate_is_refused(
+    make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
+) -> None:
     """An expired certificate is refused with OpenSSL's message."""
     tls = make_tls(expires=datetime(2020, 1, 1, tzinfo=UTC))
     with CachePair(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as pair:
         assert_bypassed(pair, "certificate has expired", caplog)
 
 
-def test_client_certificates(make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_required_client_certificate_is_sent(
+    make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
+) -> None:
     """A server that requires client certificates accepts a client with one; without one Redis is bypassed."""
     tls = make_tls("--tls-auth-clients", "yes")
     trusted = f"ssl_ca_certs={tls.folder}/ca.pem"
@@ -225,7 +229,7 @@ def test_client_certificates(make_tls: Callable[..., Tls], caplog: pytest.LogCap
         assert "CERTIFICATE_REQUIRED" in reason or "EOF occurred in violation of protocol" in reason
 
 
-def test_tls_with_a_plain_server(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_tls_to_a_plain_server_is_refused(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """If a server without TLS has a rediss:// URL, Redis is bypassed with a reason that names TLS or SSL."""
     with CachePair(make_settings(server.url("bob:secret").replace("redis:", "rediss:"))) as pair:
         assert pair.find_stale() == []
@@ -233,7 +237,7 @@ def test_tls_with_a_plain_server(server: RedisServer, caplog: pytest.LogCaptureF
         assert any(word in (pair.diagnose().reason or "") for word in ("TLS handshake", "SSL"))
 
 
-def test_a_plain_connection_to_a_tls_server(
+def test_a_plain_connection_to_a_tls_server_is_refused(
     make_tls: Callable[..., Tls], caplog: pytest.LogCaptureFixture
 ) -> None:
     """If a TLS server has a redis:// URL, Redis is bypassed and the reason asks for rediss://."""

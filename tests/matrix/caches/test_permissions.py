@@ -102,7 +102,7 @@ def test_a_command_forbidden_during_use_bypasses_redis(
 
 
 @pytest.mark.parametrize("rules", sorted(RARELY_SENT))
-def test_a_rarely_sent_command_forbidden_during_use(server: RedisServer, rules: str) -> None:
+def test_a_forbidden_rarely_sent_command_causes_no_stale_read(server: RedisServer, rules: str) -> None:
     """If a command outside invalidation is forbidden, no read is stale, and new connections bypass Redis."""
     url = server.url(set_user(server))
     with CachePair(make_settings(url), reader=make_settings(url, near=0)) as pair:
@@ -153,8 +153,8 @@ INVALID = {
 
 @pytest.mark.parametrize("near", [0, 1_000])
 @pytest.mark.parametrize("name", INVALID)
-def test_an_account_that_becomes_invalid(server: RedisServer, name: str, near: int) -> None:
-    """If the account becomes invalid, the processes stop using their open connections; no read is stale."""
+def test_an_invalid_account_bypasses_redis(server: RedisServer, name: str, near: int) -> None:
+    """If password or account become invalid, both processes bypass Redis, on open connections too."""
     url = server.url(set_user(server))
     with CachePair(make_settings(url), reader=make_settings(url, near=near)) as pair:
         pair.warm()
@@ -171,7 +171,7 @@ def test_an_account_that_becomes_invalid(server: RedisServer, name: str, near: i
         pair.assert_recovered()
 
 
-def test_a_password_required_during_use(server: RedisServer) -> None:
+def test_a_new_password_bypasses_redis(server: RedisServer) -> None:
     """While the server requires a new password, both processes bypass Redis, on old connections too."""
     with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:
         pair.warm()
@@ -184,7 +184,7 @@ def test_a_password_required_during_use(server: RedisServer) -> None:
         pair.assert_recovered()
 
 
-def test_a_user_without_a_password(server: RedisServer) -> None:
+def test_a_user_without_a_password_signs_in(server: RedisServer) -> None:
     """A URL with a user name and no password signs in as that user, not as the default user."""
     set_user(server, "nopass")
     with CachePair(make_settings(server.url("echo"))) as pair:
@@ -231,7 +231,7 @@ def test_a_refused_key_does_not_block_other_invalidations(
 
 
 @pytest.mark.parametrize("command", ["TIME", "EVALSHA", "UNLINK", "SCAN", "HELLO"])
-def test_a_command_that_the_server_lacks(
+def test_a_missing_command_bypasses_redis(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, command: str
 ) -> None:
     """If the server lacks a command, Redis is bypassed, and the reason names the command."""
@@ -262,7 +262,7 @@ def test_a_refused_feed_leaves_only_redis(
         pair.assert_recovered()
 
 
-def test_permissions_that_the_cache_does_not_need(server: RedisServer) -> None:
+def test_unneeded_permissions_may_be_missing(server: RedisServer) -> None:
     """The cache works without SCRIPT, GET and CLIENT SETNAME, and without @dangerous commands except INFO."""
     url = server.url(set_user(server, "-script", "-get", "-client|setname", "-@dangerous", "+info"))
     with CachePair(make_settings(url)) as pair:
@@ -344,7 +344,7 @@ def test_the_documented_rule_is_enough(
         raise AssertionError(f"something was refused: {entry}")
 
 
-def test_health_says_what_the_cache_says(
+def test_health_and_statistics_have_the_same_reason(
     settings: Settings, server_directory: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If Redis refuses TIME, the service is degraded, and health and statistics have the same reason."""

@@ -24,7 +24,7 @@ def start_replication(server: RedisServer, primary: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("read_only", ["yes", "no"])
-def test_a_primary_that_becomes_a_replica(make_server: MakeServer, read_only: str) -> None:
+def test_a_primary_that_becomes_a_replica_is_bypassed(make_server: MakeServer, read_only: str) -> None:
     """When the primary becomes a replica, it is bypassed until it is the primary again; no read is stale."""
     server, other = make_server("--replica-read-only", read_only), make_server()
     with CachePair(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as pair:

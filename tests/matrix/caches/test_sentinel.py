@@ -33,21 +33,21 @@ def pair(sentinels: Sentinels) -> Iterator[CachePair]:
         yield pair
 
 
-def test_a_manual_failover(sentinels: Sentinels, pair: CachePair) -> None:
+def test_a_manual_failover_is_followed(sentinels: Sentinels, pair: CachePair) -> None:
     """After a manual failover both processes use the new primary, and no read is stale."""
     _, replica = sentinels.find_primary()
     sentinels.fail_over()
     assert_followed(pair, sentinels, replica)
 
 
-def test_a_killed_primary(sentinels: Sentinels, pair: CachePair) -> None:
+def test_the_replica_of_a_killed_primary_is_used(sentinels: Sentinels, pair: CachePair) -> None:
     """Within 5 s after its election, both processes use the replica of a killed primary; no read is stale."""
     primary, replica = sentinels.find_primary()
     primary.kill()
     assert_followed(pair, sentinels, replica)
 
 
-def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, pair: CachePair) -> None:
+def test_a_primary_that_hung_causes_no_stale_read(sentinels: Sentinels, pair: CachePair) -> None:
     """A primary that hangs during the election and then continues as a primary serves no stale read."""
     primary, replica = sentinels.find_primary()
     stale = list[str]()
@@ -60,7 +60,7 @@ def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, pair: CachePa
     assert_followed(pair, sentinels, replica)
 
 
-def test_a_primary_on_a_host_that_is_cut_off(
+def test_a_primary_that_was_cut_off_causes_no_stale_read(
     program: str, server_directory: Callable[[], Path], other_host: Host
 ) -> None:
     """A primary whose host is cut off during the election and then reconnected serves no stale read."""
@@ -106,7 +106,7 @@ def test_a_primary_is_used_without_sentinels(sentinels: Sentinels, pair: CachePa
     assert "no sentinel answers" in (pair.diagnose().reason or "")
 
 
-def test_an_unknown_service(sentinels: Sentinels) -> None:
+def test_an_unknown_service_is_reported(sentinels: Sentinels) -> None:
     """If the sentinels do not know the service of REDIS_URL, the reason names the service."""
     with CachePair(make_settings(sentinels.url(service="nobody"))) as pair:
         assert pair.find_stale() == []
@@ -114,7 +114,7 @@ def test_an_unknown_service(sentinels: Sentinels) -> None:
         assert "the sentinels know no service 'nobody'" in (pair.diagnose().reason or "")
 
 
-def test_passwords_of_servers_and_sentinels(program: str, server_directory: Callable[[], Path]) -> None:
+def test_wrong_passwords_are_reported(program: str, server_directory: Callable[[], Path]) -> None:
     """A wrong password is refused by servers and sentinels; the reason names REDIS_SENTINEL_PASSWORD."""
     with run_sentinels(
         program, server_directory, password="of echo", sentinel_password="of sentinels"

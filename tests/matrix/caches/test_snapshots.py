@@ -42,7 +42,7 @@ def test_a_later_process_reads_no_old_value(pair: CachePair, server: RedisServer
         assert later.read() == written
 
 
-def test_a_replica_that_missed_an_invalidation(make_server: MakeServer) -> None:
+def test_a_promoted_replica_serves_no_old_value(make_server: MakeServer) -> None:
     """A promoted replica that did not receive the last invalidation does not serve the old value."""
     primary, replica = make_server(), make_server()
     with CachePair(make_settings(primary.url(), near=0)) as pair:
