@@ -25,36 +25,40 @@ BEFORE_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
 # The values are untyped, because the wrong types are intended.
 WRONG_CALLS: dict[str, Callable[[Any, User], object]] = {
     "ticks none": lambda s, _: s.insert_market_ticks(None),
-    "ticks of another kind": lambda s, _: s.insert_market_ticks([{"symbol": "AAPL"}]),
+    "ticks as mappings": lambda s, _: s.insert_market_ticks([{"symbol": "AAPL"}]),
     "updates a number": lambda s, _: s.batch_update_portfolios(5),
     "scores a text": lambda s, _: s.batch_update_leaderboard("b", "abc"),
     "limits none": lambda s, _: s.warm_cache(limits=None),
     "limits bytes": lambda s, _: s.warm_cache(limits=b"x"),
     "users none": lambda s, _: s.load_users(None),
-    "users of none": lambda s, _: s.load_users([None]),
+    "users with none": lambda s, _: s.load_users([None]),
     "quests a text": lambda s, _: s.load_quests("x"),
-    "half a character": lambda s, _: s.search_users(chr(0xD800)),
-    "half a character in a name": lambda s, u: s.update_user_profile(u.id, name=chr(0xD800)),
-    "half a character in a document": lambda s, u: s.update_user_profile(
+    "a lone surrogate": lambda s, _: s.search_users(chr(0xD800)),
+    "a lone surrogate in a name": lambda s, u: s.update_user_profile(u.id, name=chr(0xD800)),
+    "a lone surrogate in a document": lambda s, u: s.update_user_profile(
         u.id, preferences={"a": chr(0xD800)}
     ),
     "a document too deep": lambda s, u: s.update_user_profile(u.id, preferences=nested(5_000)),
-    "a number that msgpack does not hold": lambda s, u: s.update_user_profile(u.id, preferences={"n": 2**70}),
-    "a float that comes back as such": lambda s, u: s.update_leaderboard_entry(
+    "a number too large for msgpack": lambda s, u: s.update_user_profile(u.id, preferences={"n": 2**70}),
+    "a float that jsonb stores as a large integer": lambda s, u: s.update_leaderboard_entry(
         u.id, "b", 1, None, {"n": [1e300]}
     ),
-    "a number that Python does not spell": lambda s, u: s.update_user_profile(
+    "a number with too many digits for str": lambda s, u: s.update_user_profile(
         u.id, preferences={"n": 10**5_000}
     ),
-    "a limit that Python does not spell": lambda s, _: s.get_leaderboard("b", limit=10**5_000),
-    "a score that Python does not spell": lambda s, u: s.update_leaderboard_entry(u.id, "b", 10**5_000),
-    "a score that is none": lambda s, u: s.update_leaderboard_entry(u.id, "b", Decimal("sNaN")),
+    "a limit with too many digits for str": lambda s, _: s.get_leaderboard("b", limit=10**5_000),
+    "a score with too many digits for str": lambda s, u: s.update_leaderboard_entry(u.id, "b", 10**5_000),
+    "a score that is not a number": lambda s, u: s.update_leaderboard_entry(u.id, "b", Decimal("sNaN")),
     "a price of too many digits": lambda s, _: s.insert_market_tick("AAPL", Decimal("1E-20000")),
     "prices of too many digits": lambda s, _: s.insert_market_ticks(
         [Tick("AAPL", datetime.now(UTC), Decimal("1E-20000"), 0, Decimal(1), Decimal(1))]
     ),
-    "a time before time": lambda s, _: s.insert_market_tick("AAPL", Decimal(1), timestamp=BEFORE_TIME),
-    "a range before time": lambda s, _: s.get_price_history("AAPL", BEFORE_TIME, datetime.now(UTC), "1d"),
+    "a time before the year 1 in UTC": lambda s, _: s.insert_market_tick(
+        "AAPL", Decimal(1), timestamp=BEFORE_TIME
+    ),
+    "a range before the year 1 in UTC": lambda s, _: s.get_price_history(
+        "AAPL", BEFORE_TIME, datetime.now(UTC), "1d"
+    ),
 }
 
 

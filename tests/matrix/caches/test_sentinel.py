@@ -115,7 +115,7 @@ def test_an_unknown_service_is_reported(sentinels: Sentinels) -> None:
 
 
 def test_wrong_passwords_are_reported(program: str, server_directory: Callable[[], Path]) -> None:
-    """A wrong password is refused by servers and sentinels; the reason names REDIS_SENTINEL_PASSWORD."""
+    """Wrong credentials are refused; if a sentinel wants a password, the reason names the setting."""
     with run_sentinels(
         program, server_directory, password="of echo", sentinel_password="of sentinels"
     ) as sentinels:
