@@ -1,4 +1,4 @@
-"""What each symbol added to a player's value: recomputed from the rows by other means."""
+"""Gains of a player per symbol, compared with gains recomputed in Python from the stored rows."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
@@ -28,12 +28,12 @@ SYMBOLS = ("AAPL", "FB", "IBM", "MSFT")
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
-    """A service whose clock stands still: the session of 4 March is open."""
+    """Return a service whose clock stands at noon of 4 March 2026, so the session of that day is open."""
     service._clock = lambda: NOW
     return service
 
 
-def play(
+def write_session(
     service: EnhancedDatabaseService,
     user: User,
     day: date,
@@ -42,7 +42,7 @@ def play(
     trades: tuple[tuple[str, str, str, str], ...] = (),
     positions: tuple[tuple[str, str, str], ...] = (),
 ) -> None:
-    """Write a session of a player: trades as symbol, side, quantity, price; positions without a side."""
+    """Write one session of a player; trades are (symbol, side, quantity, price), positions have no side."""
     opened = datetime.combine(day, time(9), UTC)
     service.load_portfolios([build_portfolio(user.id, day, Decimal(change))])
     service.load_trades(
@@ -55,28 +55,28 @@ def play(
     )
 
 
-def quote(service: EnhancedDatabaseService, day: date, hour: int, **prices: str) -> None:
-    """Write prices of symbols at an hour of a day."""
+def write_prices(service: EnhancedDatabaseService, day: date, hour: int, **prices: str) -> None:
+    """Write one price per symbol at an hour of a day."""
     at = datetime.combine(day, time(hour), UTC)
     service.load_market_ticks(Tick(symbol, at, Decimal(price)) for symbol, price in prices.items())
 
 
 def find_gain(gains: PlayerGains, symbol: str) -> SymbolGain:
-    """Return the only row of a symbol."""
+    """Return the only gain of a symbol."""
     [found] = [gain for gain in gains.symbols if gain.symbol == symbol]
     return found
 
 
-# -- by other means ---------------------------------------------------------------------
+# -- recomputation from the rows --------------------------------------------------------
 
 
-def cents(amount: Decimal) -> Decimal:
+def round_to_cents(amount: Decimal) -> Decimal:
     """Round to the cent, half away from zero."""
     return amount.quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 def read_rows(execute: Execute, table: str, user_id: UUID, start: date, end: date) -> list[dict[str, Any]]:
-    """Return a player's rows of a table in some sessions."""
+    """Return a player's rows of a table whose session date is between `start` and `end`."""
     frame = read_table(execute, table)
     mine = (frame["user_id"].astype(str) == str(user_id)) & frame["session_date"].between(start, end)
     return [{str(name): value for name, value in row.items()} for row in frame[mine].to_dict("records")]
@@ -90,7 +90,7 @@ def find_last_prices(execute: Execute) -> dict[tuple[date, str], Decimal]:
 
 
 def recompute(execute: Execute, user_id: UUID, start: date, end: date) -> PlayerGains:
-    """Return the gains from whole tables, one session and symbol after the other."""
+    """Return a player's gains, recomputed from whole tables per session and symbol."""
     played = read_rows(execute, "portfolios", user_id, start, end)
     trades = read_rows(execute, "trades", user_id, start, end)
     positions = read_rows(execute, "positions", user_id, start, end)
@@ -111,12 +111,12 @@ def recompute_symbol(
     """Return the gain of one symbol in one session."""
     sums, shares = {"BUY": Decimal(0), "SELL": Decimal(0)}, Decimal(0)
     for trade in flows:
-        sums[trade["side"]] += cents(trade["quantity"] * trade["price"])
+        sums[trade["side"]] += round_to_cents(trade["quantity"] * trade["price"])
         shares += trade["quantity"] if trade["side"] == "BUY" else -trade["quantity"]
     quantity = sum((row["quantity"] for row in held), Decimal(0))
-    cost = sum((cents(row["quantity"] * row["average_price"]) for row in held), Decimal(0))
+    cost = sum((round_to_cents(row["quantity"] * row["average_price"]) for row in held), Decimal(0))
     is_priced = last is not None or not held
-    worth = cents(quantity * last) if last is not None else cost
+    worth = round_to_cents(quantity * last) if last is not None else cost
     adds_up = len(flows) > 0 and shares == quantity
     return SymbolGain(
         symbol=symbol,
@@ -135,25 +135,25 @@ def _add(first: SymbolGain, second: SymbolGain) -> SymbolGain:
     return SymbolGain(first.symbol, *(getattr(first, name) + getattr(second, name) for name in names))
 
 
-def ordered(gains: PlayerGains) -> list[SymbolGain]:
-    """Return the symbols in order."""
+def sort_by_symbol(gains: PlayerGains) -> list[SymbolGain]:
+    """Return the gains, sorted by symbol."""
     return sorted(gains.symbols, key=lambda gain: gain.symbol)
 
 
-# -- scenarios -------------------------------------------------------------------------
+# -- single cases -----------------------------------------------------------------------
 
 
-def test_a_purchase_gains_until_the_last_price_of_its_session(
+def test_a_position_is_valued_at_the_last_price_of_its_day(
     game: EnhancedDatabaseService, alice: User
 ) -> None:
-    """Not until a price of the day after, which a finished session does not know."""
-    play(
+    """A position is valued at the last price of its own day; a price of the next day is ignored."""
+    write_session(
         game, alice, DAY, "25.00",
         trades=(("AAPL", "BUY", "10", "100"),), positions=(("AAPL", "10", "100"),),
-    )  # fmt: skip  # one session
-    quote(game, DAY, 10, AAPL="90")
-    quote(game, DAY, 20, AAPL="102.5")
-    quote(game, NEXT, 1, AAPL="999")
+    )  # fmt: skip  # one argument a line would hide the session
+    write_prices(game, DAY, 10, AAPL="90")
+    write_prices(game, DAY, 20, AAPL="102.5")
+    write_prices(game, NEXT, 1, AAPL="999")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     gain = find_gain(gains, "AAPL")
     assert (gain.realised, gain.unrealised, gain.gain) == (0, 25, 25)
@@ -161,17 +161,19 @@ def test_a_purchase_gains_until_the_last_price_of_its_session(
     assert (gains.sessions, gains.change, gains.unexplained) == (1, 25, 0)
 
 
-def test_a_sale_of_the_same_session_is_realised(game: EnhancedDatabaseService, alice: User) -> None:
-    """All of it where nothing is left, and the sold part where shares are left."""
-    play(
+def test_a_sale_in_the_session_of_the_purchase_is_realised(
+    game: EnhancedDatabaseService, alice: User
+) -> None:
+    """The gain on sold shares is realised, the gain on the remaining shares is unrealised."""
+    write_session(
         game, alice, DAY, "70",
         trades=(
             ("AAPL", "BUY", "10", "100"), ("AAPL", "SELL", "10", "105"),
             ("FB", "BUY", "4", "50"), ("FB", "SELL", "1", "60"),
         ),
         positions=(("FB", "3", "50"),),
-    )  # fmt: skip  # one session
-    quote(game, DAY, 20, AAPL="1", FB="53.33")
+    )  # fmt: skip  # one argument a line would hide the session
+    write_prices(game, DAY, 20, AAPL="1", FB="53.33")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     apple, facebook = gains.symbols
     assert (apple.realised, apple.unrealised, apple.incomplete) == (50, 0, 0)
@@ -179,64 +181,64 @@ def test_a_sale_of_the_same_session_is_realised(game: EnhancedDatabaseService, a
     assert gains.unexplained == Decimal("0.01")
 
 
-def test_sales_alone_are_not_explained(game: EnhancedDatabaseService, alice: User) -> None:
-    """What the shares cost is not known, so what the sale gained is not either."""
-    play(game, alice, DAY, "500", trades=(("AAPL", "SELL", "5", "100"),))
+def test_a_sale_without_a_purchase_is_unexplained(game: EnhancedDatabaseService, alice: User) -> None:
+    """A sale without a purchase has a gain of 0 and is marked incomplete: the shares' cost is unknown."""
+    write_session(game, alice, DAY, "500", trades=(("AAPL", "SELL", "5", "100"),))
     gains = game.get_player_gains(alice.id, DAY, DAY)
     assert (find_gain(gains, "AAPL").sold, find_gain(gains, "AAPL").gain) == (500, 0)
     assert find_gain(gains, "AAPL").incomplete == 1
     assert gains.unexplained == 500
 
 
-def test_a_position_without_trades_gains_on_its_price(game: EnhancedDatabaseService, alice: User) -> None:
-    """What it cost is in the position; that the trades are missing is said."""
-    play(game, alice, DAY, "30", positions=(("AAPL", "3", "100"),))
-    quote(game, DAY, 20, AAPL="110")
+def test_a_position_without_trades_has_a_gain(game: EnhancedDatabaseService, alice: User) -> None:
+    """The gain uses the position's average price; the symbol is marked incomplete without its trades."""
+    write_session(game, alice, DAY, "30", positions=(("AAPL", "3", "100"),))
+    write_prices(game, DAY, 20, AAPL="110")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     assert (find_gain(gains, "AAPL").gain, find_gain(gains, "AAPL").incomplete) == (30, 1)
     assert gains.unexplained == 0
 
 
-def test_a_symbol_without_a_price_is_not_explained(game: EnhancedDatabaseService, alice: User) -> None:
-    """Neither by a price of the day before nor by that of the day after."""
-    play(
+def test_a_symbol_without_a_price_is_unexplained(game: EnhancedDatabaseService, alice: User) -> None:
+    """A symbol without a price of its day has a gain of 0: prices of the days around it are not used."""
+    write_session(
         game, alice, DAY, "-12",
         trades=(("AAPL", "BUY", "1", "100"), ("FB", "BUY", "1", "20")),
         positions=(("AAPL", "1", "100"), ("FB", "1", "20")),
-    )  # fmt: skip  # one session
-    quote(game, DAY - timedelta(days=1), 23, AAPL="50")
-    quote(game, DAY, 20, FB="18")
-    quote(game, NEXT, 0, AAPL="70")
+    )  # fmt: skip  # one argument a line would hide the session
+    write_prices(game, DAY - timedelta(days=1), 23, AAPL="50")
+    write_prices(game, DAY, 20, FB="18")
+    write_prices(game, NEXT, 0, AAPL="70")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     assert (find_gain(gains, "AAPL").gain, find_gain(gains, "AAPL").incomplete) == (0, 1)
     assert (find_gain(gains, "FB").gain, find_gain(gains, "FB").incomplete) == (-2, 0)
     assert gains.unexplained == -10
 
 
-def test_a_portfolio_without_trades_is_not_explained(game: EnhancedDatabaseService, alice: User) -> None:
-    """Its whole change."""
-    play(game, alice, DAY, "-77.10")
+def test_a_portfolio_without_trades_is_unexplained(game: EnhancedDatabaseService, alice: User) -> None:
+    """Without trades and positions, the whole change of the portfolio is unexplained."""
+    write_session(game, alice, DAY, "-77.10")
     gains = game.get_player_gains(alice.id, DAY, NEXT)
     assert gains == PlayerGains(1, Decimal("-77.10"), ())
     assert gains.unexplained == Decimal("-77.10")
 
 
 def test_a_player_without_sessions_has_zeros(game: EnhancedDatabaseService, alice: User) -> None:
-    """In a span that others played, and after the end of all sessions."""
+    """A player without sessions has zero sessions, no change and no symbols, for any two dates."""
     for first, last in ((DAY, NEXT), (date.min, date.max), (date.max, date.max)):
         assert game.get_player_gains(alice.id, first, last) == PlayerGains(0, Decimal(0), ())
 
 
 def test_the_open_session_follows_its_newest_price(game: EnhancedDatabaseService, alice: User) -> None:
-    """At once, also through a service that has read it before; finished sessions are kept."""
+    """A new price changes the gain of the open session at once and does not change the finished session."""
     for day in (DAY, OPEN):
-        play(
+        write_session(
             game, alice, day, "10",
             trades=(("AAPL", "BUY", "1", "100"),), positions=(("AAPL", "1", "100"),),
-        )  # fmt: skip  # one session
-        quote(game, day, 1, AAPL="110")
+        )  # fmt: skip  # one argument a line would hide the session
+        write_prices(game, day, 1, AAPL="110")
     assert find_gain(game.get_player_gains(alice.id, DAY, OPEN), "AAPL").unrealised == 20
-    quote(game, OPEN, 2, AAPL="95")
+    write_prices(game, OPEN, 2, AAPL="95")
     gains = game.get_player_gains(alice.id, DAY, OPEN)
     assert find_gain(gains, "AAPL").unrealised == 5
     assert (gains.sessions, gains.unexplained) == (2, 15)
@@ -245,33 +247,33 @@ def test_the_open_session_follows_its_newest_price(game: EnhancedDatabaseService
 def test_other_players_and_sessions_are_left_out(
     game: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """Also of the same symbol on the same day."""
+    """Another player's trades and the player's trades of another day are not counted."""
     for user, day in ((alice, DAY), (alice, NEXT), (bob, DAY)):
-        play(
+        write_session(
             game, user, day, "1",
             trades=(("AAPL", "BUY", "1", "100"),), positions=(("AAPL", "1", "100"),),
-        )  # fmt: skip  # one session
-        quote(game, day, 1, AAPL="101")
+        )  # fmt: skip  # one argument a line would hide the session
+        write_prices(game, day, 1, AAPL="101")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     assert (gains.sessions, find_gain(gains, "AAPL").trades) == (1, 1)
 
 
-def test_a_span_ends_after_it_begins(game: EnhancedDatabaseService, alice: User) -> None:
-    """The error names both dates."""
+def test_an_end_before_the_start_is_refused(game: EnhancedDatabaseService, alice: User) -> None:
+    """An end before the start raises InvalidInput with both dates."""
     with pytest.raises(InvalidInput, match=f"end {DAY} is before start {NEXT}"):
         game.get_player_gains(alice.id, NEXT, DAY)
 
 
-def test_the_days_of_a_window_add_up_to_it(game: EnhancedDatabaseService, alice: User) -> None:
-    """Symbol by symbol, the open session included."""
-    scatter(game, alice, Random(5))
+def test_gains_of_single_days_add_up(game: EnhancedDatabaseService, alice: User) -> None:
+    """For each symbol, the gains of thirteen single days add up to the gains of all thirteen days."""
+    write_random_sessions(game, alice, Random(5))
     days = [OPEN - timedelta(days=age) for age in range(12, -1, -1)]
     parts = [game.get_player_gains(alice.id, day, day) for day in days]
     assert add_gains(parts) == game.get_player_gains(alice.id, days[0], days[-1])
 
 
-def scatter(service: EnhancedDatabaseService, user: User, random: Random) -> None:
-    """Write twelve days of sessions with holes, prices that are missing, and trades that do not add up."""
+def write_random_sessions(service: EnhancedDatabaseService, user: User, random: Random) -> None:
+    """Write thirteen days at random: sessions or prices are missing, trades do not match positions."""
     for age in range(12, -1, -1):
         day = OPEN - timedelta(days=age)
         for hour in (1, 13, 22):
@@ -280,7 +282,9 @@ def scatter(service: EnhancedDatabaseService, user: User, random: Random) -> Non
                 for symbol in SYMBOLS
                 if random.random() < 0.8
             }
-            quote(service, day, hour, **{name: price for name, price in prices.items() if float(price) > 0})
+            write_prices(
+                service, day, hour, **{name: price for name, price in prices.items() if float(price) > 0}
+            )
         if random.random() < 0.3:
             continue
         trades, positions = [], []
@@ -296,31 +300,31 @@ def scatter(service: EnhancedDatabaseService, user: User, random: Random) -> Non
             if kind in {1, 2, 4} and left:
                 positions.append((symbol, f"{left}", price))
         change = f"{random.uniform(-500, 500):.2f}"
-        play(service, user, day, change, trades=tuple(trades), positions=tuple(positions))
+        write_session(service, user, day, change, trades=tuple(trades), positions=tuple(positions))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_gains_are_those_of_the_rows(
+def test_gains_equal_those_from_the_rows(
     game: EnhancedDatabaseService, alice: User, bob: User, execute: Execute, seed: int
 ) -> None:
-    """Recomputed with pandas from whole tables: a day, a part and all of it, to the last digit."""
+    """For one day, several days and all days, the gains equal those recomputed from whole tables."""
     for user in (alice, bob):
-        scatter(game, user, Random(f"{seed}{user.username}"))
+        write_random_sessions(game, user, Random(f"{seed}{user.username}"))
     for first, last in ((OPEN, OPEN), (DAY, DAY), (DAY, OPEN), (date(2026, 2, 1), OPEN)):
         for user in (alice, bob):
             found = game.get_player_gains(user.id, first, last)
             expected = recompute(execute, user.id, first, last)
             assert (found.sessions, found.change) == (expected.sessions, expected.change)
-            assert list(found.symbols) == ordered(expected)
+            assert list(found.symbols) == sort_by_symbol(expected)
             explained = sum((gain.gain for gain in found.symbols), Decimal(0))
             assert explained + found.unexplained == found.change
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_change_is_explained_where_nothing_is_missing(
+def test_complete_rows_explain_every_change(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """By the symbols alone, whoever played when, also where nobody did and while a session is open."""
+    """In a scenario without gaps, the gains of the symbols add up to the player's change of value."""
     service._clock = lambda: NOW
     write_scenario(service, name, NOW)
     for user in service.stream_users():
@@ -328,16 +332,16 @@ def test_every_change_is_explained_where_nothing_is_missing(
             found = service.get_player_gains(user.id, first, OPEN)
             expected = recompute(execute, user.id, first, OPEN)
             assert (found.sessions, found.change) == (expected.sessions, expected.change)
-            assert list(found.symbols) == ordered(expected)
+            assert list(found.symbols) == sort_by_symbol(expected)
             assert found.unexplained == 0
             assert all(gain.incomplete == 0 for gain in found.symbols)
 
 
-# -- what is read -----------------------------------------------------------------------
+# -- rows read --------------------------------------------------------------------------
 
 
-def test_a_price_is_one_probe_of_the_index(execute: Execute) -> None:
-    """Of 250 sessions with 500 prices each and a thousand players: the player's own rows alone."""
+def test_gains_read_one_tick_a_session_and_symbol(execute: Execute) -> None:
+    """The query reads rows of one of 40 players, and one tick per session and symbol of 24."""
     execute(
         """
         INSERT INTO users (username) SELECT 'player' || n FROM generate_series(1, 40) n;

@@ -1,4 +1,4 @@
-"""The Players page in worlds of different attendance, run by Streamlit against a real database."""
+"""The Players page in every scenario of tests/scenarios.py, run by Streamlit's AppTest."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from dashboard.navigation import SCRIPTS
 from tests.conftest import Execute
 from tests.dashboard_process import run_dashboard
 from tests.integration.pages import open_page, read_metrics, read_text
-from tests.integration.test_players import World
+from tests.integration.test_players import Recount
 from tests.scenarios import SCENARIOS, write_scenario
 
 pytestmark = pytest.mark.usefixtures("released_pages")
@@ -27,8 +27,8 @@ PAGE = SCRIPTS["players"]
 DAY = timedelta(days=1)
 
 
-def open_world(service: EnhancedDatabaseService, name: str) -> datetime:
-    """Write a scenario as of now and give the pages its service; return that time."""
+def prepare_pages(service: EnhancedDatabaseService, name: str) -> datetime:
+    """Write a scenario as of now, let the pages use the service, and return that time."""
     now = datetime.now(UTC)
     service._clock = lambda: now
     write_scenario(service, name, now)
@@ -38,8 +38,8 @@ def open_world(service: EnhancedDatabaseService, name: str) -> datetime:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_page_opens_in_every_scenario(service: EnhancedDatabaseService, name: str) -> None:
-    """Nothing fails, and an empty game says how to get players."""
-    open_world(service, name)
+    """The page shows no exception and no warning; without users it says "No players yet"."""
+    prepare_pages(service, name)
     page = open_page(PAGE)
     assert not page.exception
     assert not page.warning
@@ -47,23 +47,21 @@ def test_the_page_opens_in_every_scenario(service: EnhancedDatabaseService, name
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "nobody"])
-def test_figures_are_those_of_a_recount(
-    service: EnhancedDatabaseService, execute: Execute, name: str
-) -> None:
-    """Today so far, all players, and the finished window, from all rows; rows of tomorrow count nowhere."""
-    now = open_world(service, name)
+def test_figures_equal_a_recount(service: EnhancedDatabaseService, execute: Execute, name: str) -> None:
+    """The figures equal a recount of all rows; rows dated tomorrow are not counted."""
+    now = prepare_pages(service, name)
     tomorrow = now + DAY
     execute("UPDATE users SET last_active = %s WHERE username = 'erin'", (tomorrow,))
     execute(
         "INSERT INTO portfolios (user_id, session_date) SELECT id, %s FROM users WHERE username = 'alice'",
         (tomorrow.date(),),
     )
-    world = World(execute, now.date())
+    recount = Recount(execute, now.date())
     page = open_page(PAGE, window="30 days")
     figures = read_metrics(page)
-    ages = [(now.date() - day).days for user in world.users if (day := world.last_seen(user))]
-    today = world.window(now.date(), now.date())
-    traded = {row["user_id"] for row in world.rows["trades"] if row["session_date"] == now.date()}
+    ages = [(now.date() - day).days for user in recount.users if (day := recount.last_seen(user))]
+    today = recount.window(now.date(), now.date())
+    traded = {row["user_id"] for row in recount.rows["trades"] if row["session_date"] == now.date()}
     assert [(metric.label, metric.value) for metric in page.metric[:4]] == [
         ("Seen", str(ages.count(0))),
         ("Played", str(today.played)),
@@ -74,11 +72,11 @@ def test_figures_are_those_of_a_recount(
     assert figures["Seen in 7 days"] == str(sum(age < 7 for age in ages))
     assert figures["Seen in 30 days"] == str(sum(age < 30 for age in ages))
     assert figures["Lost"] == str(sum(age >= 30 for age in ages))
-    assert figures["Players"] == str(len(world.users))
+    assert figures["Players"] == str(len(recount.users))
     assert figures["Newly lost"] == str(sum(31 <= age <= 60 for age in ages))
     [newly] = [metric for metric in page.metric if metric.label == "Newly lost"]
     assert newly.delta == f"before: {sum(61 <= age <= 90 for age in ages)} · today: {ages.count(30)}"
-    window = world.window(now.date() - 30 * DAY, now.date() - DAY)
+    window = recount.window(now.date() - 30 * DAY, now.date() - DAY)
     assert figures["Played"] == str(window.played)
     assert figures["New"] == str(window.joined)
     assert figures["Returning"] == str(window.returned)
@@ -87,16 +85,16 @@ def test_figures_are_those_of_a_recount(
 @pytest.mark.parametrize(
     ("name", "lost_today"), [(name, days) for name in SCENARIOS for days in (0, 1) if name != "nobody"]
 )
-def test_the_page_begins_with_the_lost_players(
+def test_the_page_counts_the_lost_players(
     service: EnhancedDatabaseService, execute: Execute, name: str, lost_today: int
 ) -> None:
-    """All of those ever seen, and those of two finished weeks and of today, which is in neither."""
-    now = open_world(service, name)
+    """The page counts all lost players, and those lost in the last and previous 7 finished days and today."""
+    now = prepare_pages(service, name)
     if lost_today:
         execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (now - 30 * DAY,))
         execute("DELETE FROM portfolios WHERE user_id = (SELECT id FROM users WHERE username = 'alice')")
-    world = World(execute, now.date())
-    ages = [(now.date() - day).days for user in world.users if (day := world.last_seen(user))]
+    recount = Recount(execute, now.date())
+    ages = [(now.date() - day).days for user in recount.users if (day := recount.last_seen(user))]
     lost = sum(age >= 30 for age in ages)
     text = read_text(open_page(PAGE))
     if not lost:
@@ -115,10 +113,10 @@ def test_the_page_begins_with_the_lost_players(
 def test_players_who_joined_before_the_cohorts_are_counted(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """None, some or all are in no row of the retention, and the list can be narrowed to their weeks."""
-    now = open_world(service, name)
+    """The page counts players who joined before the 13 weeks of the retention, and can list them by week."""
+    now = prepare_pages(service, name)
     monday = now.date() - timedelta(days=now.weekday())
-    players = len(World(execute, now.date()).users)
+    players = len(Recount(execute, now.date()).users)
     assert "Joined before these weeks" not in read_text(open_page(PAGE))
     week = monday - timedelta(weeks=13)
     execute("UPDATE users SET created_at = %s WHERE username IN ('alice', 'charlie')", (week + DAY,))
@@ -133,14 +131,14 @@ def test_players_who_joined_before_the_cohorts_are_counted(
 
 
 def list_silent(page: AppTest) -> list[dict[Any, Any]]:
-    """Return the rows of the list of silent players, which is left out when there are none."""
+    """Return the rows of the list of silent players; an empty list if the page has no such list."""
     tables = [table.value for table in page.dataframe if "seen" in table.value]
     return [row for table in tables for row in table.to_dict("records")]
 
 
 def test_one_player_is_written_in_the_singular(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Players, days and sessions; a name with special letters stays what it is."""
-    open_world(service, "one player")
+    """After the number 1 the page writes "player", "day", "session" and "week" in the singular."""
+    prepare_pages(service, "one player")
     execute("UPDATE users SET username = 'a_b*c', last_active = last_active - interval '40 days'")
     execute("DELETE FROM portfolios WHERE session_date > current_date - 2")
     text = read_text(open_page(PAGE, silent="1"))
@@ -148,11 +146,11 @@ def test_one_player_is_written_in_the_singular(service: EnhancedDatabaseService,
     assert not re.search(r"\b1 (players|days|sessions|weeks)\b", text)
 
 
-def test_today_is_shown_while_the_figures_of_all_players_are_missing(
+def test_today_is_shown_when_the_report_times_out(
     service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report takes the longest: neither today nor the list waits for it."""
-    open_world(service, "players come and go")
+    """When the report times out, today's figures and the list of silent players are shown nevertheless."""
+    prepare_pages(service, "players come and go")
 
     def fail(_: EnhancedDatabaseService) -> None:
         raise QueryTimeout("get_player_report took too long")
@@ -164,9 +162,9 @@ def test_today_is_shown_while_the_figures_of_all_players_are_missing(
     assert page.warning
 
 
-def test_filters_of_the_list_are_a_link(service: EnhancedDatabaseService) -> None:
-    """Days, sessions and name are in the address; an unknown value is named."""
-    open_world(service, "players come and go")
+def test_the_url_filters_the_list(service: EnhancedDatabaseService) -> None:
+    """Parameters of the URL filter the list by days, sessions and name; an unknown value is named."""
+    prepare_pages(service, "players come and go")
     page = open_page(PAGE, silent="7", played="5", name="C")
     assert list(page.dataframe[-1].value["player"]) == ["portfolios?player=charlie"]
     assert "1 to 1 of 1 player not seen for at least 7 days" in read_text(page)
@@ -174,19 +172,19 @@ def test_filters_of_the_list_are_a_link(service: EnhancedDatabaseService) -> Non
     assert "No player starting with “zz”" in read_text(open_page(PAGE, name="zz"))
 
 
-def test_nobody_silent_is_said(service: EnhancedDatabaseService) -> None:
-    """Everybody was seen today."""
-    open_world(service, "only an open session")
+def test_an_empty_list_of_silent_players_is_named(service: EnhancedDatabaseService) -> None:
+    """When every player was seen today, the page says "No player is silent for 30 days"."""
+    prepare_pages(service, "only an open session")
     assert "No player is silent for 30 days" in read_text(open_page(PAGE))
 
 
-def test_downloads_have_all_rows_of_the_list(
+def test_downloads_have_all_rows(
     service: EnhancedDatabaseService, settings: Settings, tmp_path: Path
 ) -> None:
-    """The filters are followed; a wrong one is named. Retention has a row for each week of a cohort."""
+    """Each CSV download has all rows that match its filters; an invalid filter gives status 400."""
     now = datetime.now(UTC)
     write_scenario(service, "players come and go", now)
-    # those of the scenario are stuck at some times of the day only
+    # the scenario itself has stuck quests only at some times of the day
     [quest] = service.get_user_quests(service.get_user_by_username("charlie").id, limit=1)
     changes = {"status": "ACTIVE", "current_progress": Decimal(0), "completed_at": None, "expires_at": None}
     created_at = now - timedelta(days=8)

@@ -1,4 +1,4 @@
-"""The figures of the Portfolios page, recomputed from the rows in scenarios that differ."""
+"""The Portfolios page in every scenario of tests/scenarios.py; figures equal those from the rows."""
 
 import json
 import re
@@ -33,13 +33,13 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture
 def pages(service: EnhancedDatabaseService, released_pages: None) -> EnhancedDatabaseService:
-    """The pages on a migrated database without a row."""
+    """Return the service that the pages use; its database is migrated and has no rows."""
     runtime.set_service(service)
     return service
 
 
-class Truth:
-    """Whole tables, from which figures are recomputed without the service."""
+class Tables:
+    """All rows of the tables, from which expected figures are computed without the service."""
 
     def __init__(self, execute: Execute, now: datetime) -> None:
         self.today = now.date()
@@ -51,12 +51,12 @@ class Truth:
         self.names = [row["username"] for row in self._tables["users"]]
 
     def find_user(self, name: str) -> dict[str, Any]:
-        """Return a player's row."""
+        """Return a user's row."""
         [row] = [row for row in self._tables["users"] if row["username"] == name]
         return row
 
     def list_played(self, name: str, window: str) -> Rows:
-        """Return a player's sessions of the calendar window that ends today, oldest first."""
+        """Return a player's sessions in the calendar window that ends today, oldest first."""
         user_id, first = self.find_user(name)["id"], self.today.toordinal() - DAYS[window] + 1
         rows = [row for row in self._tables["portfolios"] if row["user_id"] == user_id]
         return sorted(
@@ -65,18 +65,18 @@ class Truth:
         )
 
     def list_finished(self, name: str, window: str) -> Rows:
-        """Return those of the sessions that are finished."""
+        """Return a player's sessions in the window without today's."""
         return [row for row in self.list_played(name, window) if row["session_date"] < self.today]
 
     def list_held(self, name: str, window: str) -> list[date]:
-        """Return the finished sessions of the game in the window since the player joined."""
+        """Return the days before today, in the window and since the user joined, with any session."""
         joined = self.find_user(name)["created_at"].astimezone(UTC).date()
         first = max(joined.toordinal(), self.today.toordinal() - DAYS[window] + 1)
         days = {row["session_date"] for row in self._tables["portfolios"]}
         return sorted(day for day in days if first <= day.toordinal() and day < self.today)
 
     def find_rank(self, name: str, category: str, day: date) -> tuple[int, int] | None:
-        """Return a player's rank on a leaderboard and how many players it has; returns rank by value."""
+        """Return a player's rank and the number of players; daily returns are ranked by total value."""
         category = "total_value" if category == "daily_returns" else category
         rows = [
             row
@@ -87,7 +87,7 @@ class Truth:
         return (1 + sum(row["score"] > own[0] for row in rows), len(rows)) if own else None
 
     def find_market(self, days: set[date]) -> Decimal:
-        """Return the sum of the market's mean returns on these days, in percent."""
+        """Return the sum, over the days, of the mean return of all symbols, in percent."""
         total = Decimal(0)
         for day in days:
             prices: dict[str, Rows] = {}
@@ -103,8 +103,8 @@ class Truth:
         return total
 
 
-def find_deepest(changes: list[Decimal]) -> Decimal:
-    """Return the deepest drawdown of an equity that begins with the starting cash."""
+def find_deepest_drawdown(changes: list[Decimal]) -> Decimal:
+    """Return the deepest drawdown in percent of an equity that begins with the starting cash."""
     value = peak = CASH
     deepest = Decimal(0)
     for change in changes:
@@ -114,50 +114,50 @@ def find_deepest(changes: list[Decimal]) -> Decimal:
     return deepest
 
 
-def write_now(service: EnhancedDatabaseService, name: str) -> datetime:
-    """Write a scenario of this moment."""
+def write_current_scenario(service: EnhancedDatabaseService, name: str) -> datetime:
+    """Write a scenario as of now and return that time."""
     now = datetime.now(UTC)
     write_scenario(service, name, now)
     return now
 
 
-def read_alternatives(page: AppTest) -> str:
-    """Return what the charts say to those who cannot see them."""
+def read_alternative_texts(page: AppTest) -> str:
+    """Return the alternative texts of the charts."""
     return "\n".join(chart.proto.alt for chart in page.get("vega_lite_chart"))
 
 
 def unescape(text: str) -> str:
-    """Return Markdown as it is read."""
+    """Return a Markdown text without its escaping backslashes."""
     return re.sub(r"\\(.)", r"\1", text)
 
 
 @pytest.mark.parametrize("window", ["7 days", "90 days"])
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "nobody"])
-def test_every_figure_is_that_of_the_rows(
+def test_figures_equal_those_from_the_rows(
     pages: EnhancedDatabaseService, execute: Execute, name: str, window: str
 ) -> None:
-    """Of each player: who come and go, tie, are alone, have just joined, or have never played."""
-    truth = Truth(execute, write_now(pages, name))
-    for username in truth.names:
+    """For each player of each scenario, every figure equals one recomputed from the rows."""
+    tables = Tables(execute, write_current_scenario(pages, name))
+    for username in tables.names:
         page = open_page(PORTFOLIOS, player=username, window=window)
         assert not page.exception
         assert not page.warning
-        played, finished = truth.list_played(username, window), truth.list_finished(username, window)
-        if not truth.list_played(username, "All"):
+        played, finished = tables.list_played(username, window), tables.list_finished(username, window)
+        if not tables.list_played(username, "All"):
             assert f"{username} has not played a session yet" in read_text(page)
             continue
-        check_newest(page, truth, username)
-        check_attendance(page, truth, username, window)
+        check_newest(page, tables, username)
+        check_attendance(page, tables, username, window)
         check_record(page, finished)
         if played:
-            check_gains(page, truth, played)
+            check_gains(page, tables, played)
             check_curves(page, finished, username, played)
 
 
-def check_newest(page: AppTest, truth: Truth, username: str) -> None:
-    """Compare the cards of the newest session and the ranks in it."""
-    newest, figures = truth.list_played(username, "All")[-1], read_metrics(page)
-    is_open = newest["session_date"] == truth.today
+def check_newest(page: AppTest, tables: Tables, username: str) -> None:
+    """Compare the cards of the player's newest session and the ranks in that session."""
+    newest, figures = tables.list_played(username, "All")[-1], read_metrics(page)
+    is_open = newest["session_date"] == tables.today
     totals = [metric.value for metric in page.metric if metric.label == "Total value"]
     assert totals[0] == format_money(newest["total_value"])
     label, other = ("Change so far", "Day change") if is_open else ("Day change", "Change so far")
@@ -166,24 +166,24 @@ def check_newest(page: AppTest, truth: Truth, username: str) -> None:
     card = next(metric for metric in page.metric if metric.label == label)
     assert card.delta == format_percent(newest["day_change_percent"])
     if is_open:
-        # an open session is neither green nor red, and has no arrow
+        # an open session is grey (2) and has no arrow (2)
         assert (card.proto.color, card.proto.direction) == (2, 2)
     assert figures["Cash"] == format_money(newest["current_cash"])
     assert figures["Invested"] == format_money(newest["total_value"] - newest["current_cash"])
     for category, title in (("daily_returns", "Daily return"), ("quests_completed", "Quests completed")):
-        rank = truth.find_rank(username, category, newest["session_date"])
+        rank = tables.find_rank(username, category, newest["session_date"])
         assert figures[title] == (f"{rank[0]} of {rank[1]}" if rank else "Not ranked")
 
 
-def check_attendance(page: AppTest, truth: Truth, username: str, window: str) -> None:
-    """Compare how many sessions were played of those held."""
-    held, finished = truth.list_held(username, window), truth.list_finished(username, window)
+def check_attendance(page: AppTest, tables: Tables, username: str, window: str) -> None:
+    """Compare the numbers of finished sessions that the player played and that were held."""
+    held, finished = tables.list_held(username, window), tables.list_finished(username, window)
     noun = "finished session" if len(held) == 1 else "finished sessions"
     assert f"Played {len(finished)} of {len(held)} {noun} since" in unescape(read_text(page))
 
 
 def check_record(page: AppTest, finished: Rows) -> None:
-    """Compare the figures of finished sessions."""
+    """Compare the figures of the player's finished sessions."""
     figures, changes = read_metrics(page), [row["day_change"] for row in finished]
     if not changes:
         assert "Sessions won" not in figures
@@ -196,10 +196,10 @@ def check_record(page: AppTest, finished: Rows) -> None:
     assert card.delta == f"to {format_signed_money(min(changes))}"
 
 
-def check_gains(page: AppTest, truth: Truth, played: Rows) -> None:
-    """Compare the change of value, the market, and the sum of the gains of all symbols."""
+def check_gains(page: AppTest, tables: Tables, played: Rows) -> None:
+    """Compare the change of value, the market average, and the sum of the gains of all symbols."""
     figures, change = read_metrics(page), sum((row["day_change"] for row in played), Decimal(0))
-    market = truth.find_market({row["session_date"] for row in played})
+    market = tables.find_market({row["session_date"] for row in played})
     assert figures["Change of value"] == format_signed_money(change)
     assert figures["Market average"] == format_percent(market)
     assert figures["Ahead of the market"] == format_points(change / 100 - market)
@@ -207,9 +207,9 @@ def check_gains(page: AppTest, truth: Truth, played: Rows) -> None:
     [card] = [metric for metric in page.metric if metric.label == "Change of value"]
     sessions = f"{len(played)} session{'' if len(played) == 1 else 's'}"
     assert card.delta == f"{format_percent(change / 100)} in {sessions}"
-    said = f"In all {sessions} played: " if len(played) > 1 else ""
+    prefix = f"In all {sessions} played: " if len(played) > 1 else ""
     text = unescape(read_text(page))
-    assert f"{said}{format_signed_money(change)} = " in text or f"{said}No symbol gained or lost." in text
+    assert f"{prefix}{format_signed_money(change)} = " in text or f"{prefix}No symbol gained or lost." in text
     table = find_gains(page)
     if table is None:
         assert change == played[-1]["day_change"] == 0
@@ -221,15 +221,15 @@ def check_gains(page: AppTest, truth: Truth, played: Rows) -> None:
 
 
 def find_gains(page: AppTest) -> Any:
-    """Return the table of gains; None where no symbol was held."""
+    """Return the table of gains, or None if the player held no symbol."""
     return next((frame.value for frame in page.dataframe if "gain" in frame.value), None)
 
 
 def check_curves(page: AppTest, finished: Rows, username: str, played: Rows) -> None:
-    """Compare the ends of the curves, the deepest drawdown and the table of sessions."""
+    """Compare the last values of the curves, the deepest drawdown and the table of sessions."""
     total = sum((row["day_change"] for row in played), Decimal(0))
-    text, deepest = read_text(page), find_deepest([row["day_change"] for row in finished])
-    assert f"{username} {format_signed_money(total)}" in read_alternatives(page)
+    text, deepest = read_text(page), find_deepest_drawdown([row["day_change"] for row in finished])
+    assert f"{username} {format_signed_money(total)}" in read_alternative_texts(page)
     if deepest:
         assert f": {format_percent(deepest)} on" in text
     else:
@@ -244,13 +244,13 @@ def check_curves(page: AppTest, finished: Rows, username: str, played: Rows) -> 
     ]
 
 
-def test_two_players_are_compared_over_the_sessions_of_both(
+def test_two_players_are_compared_over_common_sessions(
     pages: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Finished ones only; bob plays every other day, and dave stopped a week ago."""
-    truth = Truth(execute, write_now(pages, "players come and go"))
+    """Two players are compared over the finished sessions that both have played."""
+    tables = Tables(execute, write_current_scenario(pages, "players come and go"))
     page = open_page(PORTFOLIOS, player="bob", rival="dave")
-    rows = {name: truth.list_finished(name, "90 days") for name in ("bob", "dave")}
+    rows = {name: tables.list_finished(name, "90 days") for name in ("bob", "dave")}
     days = {row["session_date"] for row in rows["bob"]} & {row["session_date"] for row in rows["dave"]}
     assert f"Over the {len(days)} sessions of the last 90 days that both players have finished" in read_text(
         page
@@ -265,25 +265,27 @@ def test_two_players_are_compared_over_the_sessions_of_both(
         assert shown["Average change"][place] == format_signed_money(sum(changes) / len(changes))
         assert shown["Best session"][place] == format_signed_money(max(changes))
         assert shown["Worst session"][place] == format_signed_money(min(changes))
-        assert shown["Deepest drawdown"][place] == format_percent(find_deepest(changes))
+        assert shown["Deepest drawdown"][place] == format_percent(find_deepest_drawdown(changes))
         won = [metric.value for metric in page.metric if metric.label == "Sessions won"][place]
         assert won == f"{sum(change > 0 for change in changes)} of {len(changes)}"
 
 
 def test_players_without_a_common_session_are_not_compared(pages: EnhancedDatabaseService) -> None:
-    """Charlie stopped before erin joined."""
-    write_now(pages, "players come and go")
+    """Charlie's last session was before erin joined, so the page compares no figures."""
+    write_current_scenario(pages, "players come and go")
     page = open_page(PORTFOLIOS, player="charlie", rival="erin")
     assert "The two have no finished session of the last 90 days in common" in read_text(page)
     assert "Total gain" not in read_metrics(page)
 
 
-def test_two_players_of_today_are_compared(pages: EnhancedDatabaseService, execute: Execute) -> None:
-    """In the last session nothing is finished while it is open: what both have so far."""
-    truth = Truth(execute, write_now(pages, "players come and go"))
-    played = {name: truth.list_played(name, "90 days") for name in truth.names}
+def test_two_players_are_compared_in_the_open_session(
+    pages: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """In the window "Last session", the page compares the gains of two players in the open session."""
+    tables = Tables(execute, write_current_scenario(pages, "players come and go"))
+    played = {name: tables.list_played(name, "90 days") for name in tables.names}
     rows = {
-        name: days[-1] for name, days in played.items() if days and days[-1]["session_date"] == truth.today
+        name: days[-1] for name, days in played.items() if days and days[-1]["session_date"] == tables.today
     }
     first, second = list(rows)[:2]
     page = open_page(PORTFOLIOS, player=first, rival=second, window="Last session")
@@ -292,25 +294,23 @@ def test_two_players_of_today_are_compared(pages: EnhancedDatabaseService, execu
     assert shown == [format_signed_money(rows[name]["day_change"]) for name in (first, second)]
 
 
-def test_the_leader_is_called_what_it_is(pages: EnhancedDatabaseService, execute: Execute) -> None:
-    """Today's leader while the session is open, and with its date afterwards; never the best."""
-    now = write_now(pages, "players come and go")
-    truth = Truth(execute, now)
+def test_only_an_open_session_has_todays_leader(pages: EnhancedDatabaseService, execute: Execute) -> None:
+    """The chart says "Today's leader" if the player's newest session is open, and never says "Best"."""
+    now = write_current_scenario(pages, "players come and go")
+    tables = Tables(execute, now)
     leader = min(
-        truth.names, key=lambda name: (truth.find_rank(name, "daily_returns", now.date()) or (99,))[0]
+        tables.names, key=lambda name: (tables.find_rank(name, "daily_returns", now.date()) or (99,))[0]
     )
     other = next(name for name in ("alice", "bob") if name != leader)
-    assert f"Today's leader: {leader}" in read_alternatives(open_page(PORTFOLIOS, player=other))
-    finished = read_alternatives(open_page(PORTFOLIOS, player="dave"))
+    assert f"Today's leader: {leader}" in read_alternative_texts(open_page(PORTFOLIOS, player=other))
+    finished = read_alternative_texts(open_page(PORTFOLIOS, player="dave"))
     assert "Today's leader" not in finished
     assert "Best: " not in finished
 
 
-def test_ranks_by_return_are_those_of_the_leaderboards_page(
-    pages: EnhancedDatabaseService, execute: Execute
-) -> None:
-    """Returns that are equal after rounding, values that are not: the ranks are those of the values."""
-    now = write_now(pages, "players come and go")
+def test_equal_returns_are_ranked_by_value(pages: EnhancedDatabaseService, execute: Execute) -> None:
+    """Players with equal daily returns are ranked by their total values."""
+    now = write_current_scenario(pages, "players come and go")
     execute("UPDATE leaderboard_entries SET score = 1.00 WHERE category = 'daily_returns'")
     values = "10100.00 + 0.01 * (rank() OVER (PARTITION BY session_date ORDER BY user_id) - 4)"
     execute(
@@ -318,10 +318,10 @@ def test_ranks_by_return_are_those_of_the_leaderboards_page(
         f"(SELECT id, {values} AS value FROM leaderboard_entries WHERE category = 'total_value') AS ranked "
         "WHERE entry.id = ranked.id"
     )
-    truth = Truth(execute, now)
+    tables = Tables(execute, now)
     for name in ("alice", "bob"):
-        played = truth.list_played(name, "All")
-        expected = [truth.find_rank(name, "daily_returns", row["session_date"]) for row in played]
+        played = tables.list_played(name, "All")
+        expected = [tables.find_rank(name, "daily_returns", row["session_date"]) for row in played]
         place, players = expected[-1] or (0, 0)
         page = open_page(PORTFOLIOS, player=name, window="All")
         assert read_metrics(page)["Daily return"] == f"{place} of {players}"
@@ -333,19 +333,19 @@ def test_ranks_by_return_are_those_of_the_leaderboards_page(
         assert {row.score for row in history} == {Decimal("1.00")}
 
 
-def test_a_missed_session_is_a_gap(pages: EnhancedDatabaseService) -> None:
-    """Not a session of 0 %: it has no bar, no value, and a mark of its own."""
-    now = write_now(pages, "players come and go")
+def test_a_missed_session_has_no_row(pages: EnhancedDatabaseService) -> None:
+    """A session that the player missed is not counted and has no row in the table of sessions."""
+    now = write_current_scenario(pages, "players come and go")
     page = open_page(PORTFOLIOS, player="heidi", window="90 days")
     assert "Played 3 of" in read_text(page)
-    assert "3 sessions, " in read_alternatives(page)
+    assert "3 sessions, " in read_alternative_texts(page)
     assert len(page.dataframe[1].value) == 3
     assert (now.date() - timedelta(days=40)) in list(page.dataframe[1].value["session"])
 
 
-def test_a_quiet_player_is_offered_a_longer_window(pages: EnhancedDatabaseService) -> None:
-    """The newest session stays; what there is none of is said."""
-    now = write_now(pages, "players come and go")
+def test_an_empty_window_still_shows_the_newest_session(pages: EnhancedDatabaseService) -> None:
+    """If the window has no finished session, the page says so and still shows the newest session."""
+    now = write_current_scenario(pages, "players come and go")
     page = open_page(PORTFOLIOS, player="ken", window="7 days")
     text = unescape(read_text(page))
     newest = format_day(now.date() - timedelta(days=30))
@@ -357,8 +357,8 @@ def test_a_quiet_player_is_offered_a_longer_window(pages: EnhancedDatabaseServic
 @pytest.mark.parametrize(
     ("window", "sessions"), [("7 days", 7), ("30 days", 30), ("1 year", 365), ("All", 400)]
 )
-def test_a_window_is_of_calendar_days(pages: EnhancedDatabaseService, window: str, sessions: int) -> None:
-    """Today and the days before it, with 400 sessions one a day."""
+def test_a_window_counts_calendar_days(pages: EnhancedDatabaseService, window: str, sessions: int) -> None:
+    """A window of 7 days has today's session and those of the 6 days before; longer windows work alike."""
     alice, today = pages.create_user(username="alice"), datetime.now(UTC).date()
     pages.load_portfolios(
         build_portfolio(alice.id, today - timedelta(days=age), Decimal(age)) for age in range(400)
@@ -370,8 +370,8 @@ def test_a_window_is_of_calendar_days(pages: EnhancedDatabaseService, window: st
     assert "and today's so far" in text
 
 
-def test_gains_beyond_the_trades_have_a_line_of_their_own(pages: EnhancedDatabaseService) -> None:
-    """A portfolio that was written without trades is not explained, and says so."""
+def test_unexplained_gains_have_a_row(pages: EnhancedDatabaseService) -> None:
+    """The whole change of a portfolio without trades is shown as "Not explained"."""
     alice, today = pages.create_user(username="alice"), datetime.now(UTC).date()
     pages.load_portfolios([build_portfolio(alice.id, today - timedelta(days=1), Decimal("-12.34"))])
     page = open_page(PORTFOLIOS, player="alice")
@@ -381,8 +381,8 @@ def test_gains_beyond_the_trades_have_a_line_of_their_own(pages: EnhancedDatabas
     assert read_metrics(page)["Not explained"] == "-$12.34"
 
 
-def test_nothing_that_rounds_to_zero_has_a_sign(pages: EnhancedDatabaseService) -> None:
-    """Neither on a card nor in a table, whose numbers Streamlit formats."""
+def test_zero_has_no_sign(pages: EnhancedDatabaseService) -> None:
+    """Neither text, cards nor columns with signed numbers show a zero with a plus or minus sign."""
     alice, today = pages.create_user(username="alice"), datetime.now(UTC).date()
     days = (today, today - timedelta(days=1))
     pages.load_portfolios(build_portfolio(alice.id, day, Decimal(0)) for day in days)
@@ -396,7 +396,7 @@ def test_nothing_that_rounds_to_zero_has_a_sign(pages: EnhancedDatabaseService) 
 
 
 def test_no_internal_key_is_shown(pages: EnhancedDatabaseService) -> None:
-    """A strategy has words; what programs remember of a player is left out."""
+    """The page shows the player's strategy in words and no internal key of the preferences."""
     alice, today = pages.create_user(username="alice"), datetime.now(UTC).date()
     preferences = {"replay": "100x250@1/e0ab93", "replay_finished": True, "strategy": "mean_reversion"}
     pages.update_user_profile(alice.id, preferences=preferences)
@@ -409,8 +409,8 @@ def test_no_internal_key_is_shown(pages: EnhancedDatabaseService) -> None:
 def test_a_section_that_fails_keeps_its_last_values(
     pages: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page keeps all it had, with its age, and each section fails alone."""
-    write_now(pages, "players come and go")
+    """When service calls fail, each section keeps its last known values, and each failing section says so."""
+    write_current_scenario(pages, "players come and go")
     page = open_page(PORTFOLIOS, player="alice")
     figures, tables, charts = read_metrics(page), len(page.dataframe), len(page.get("vega_lite_chart"))
 
@@ -421,8 +421,8 @@ def test_a_section_that_fails_keeps_its_last_values(
         monkeypatch.setattr(pages, name, fail)
     page.run()
     assert not page.exception
-    notes = [caption.value for caption in page.caption if caption.value.startswith("Last known values")]
-    assert len(notes) == 3
+    captions = [caption.value for caption in page.caption if caption.value.startswith("Last known values")]
+    assert len(captions) == 3
     for name in ("get_portfolio_history", "list_player_scores", "get_leaderboard", "get_user_by_username"):
         monkeypatch.setattr(pages, name, fail)
     page.run()
@@ -431,8 +431,8 @@ def test_a_section_that_fails_keeps_its_last_values(
     assert (len(page.dataframe), len(page.get("vega_lite_chart"))) == (tables, charts)
 
 
-def test_sessions_won_are_those_that_quests_count(pages: EnhancedDatabaseService) -> None:
-    """The milestone of won sessions, as the live market counts it, agrees with the page."""
+def test_sessions_won_equal_those_of_quests(pages: EnhancedDatabaseService) -> None:
+    """The page counts as many won sessions as the simulator counts for the milestone quest."""
     alice, today = pages.create_user(username="alice"), datetime.now(UTC).date()
     history: list[Portfolio] = [
         build_portfolio(alice.id, today - timedelta(days=age), Decimal(change))
@@ -444,13 +444,13 @@ def test_sessions_won_are_those_that_quests_count(pages: EnhancedDatabaseService
 
 
 @pytest.mark.parametrize("name", ["players come and go", "no open session", "ties", "one player"])
-def test_the_last_session_says_why_a_player_won_or_lost(
+def test_the_last_session_explains_its_change(
     pages: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """Today's so far, else the last one played: what the symbols gained adds up to the day's change."""
-    truth = Truth(execute, write_now(pages, name))
-    for player in truth.names:
-        played = truth.list_played(player, "All")
+    """In the window "Last session", the gains of the symbols add up to the change of that session."""
+    tables = Tables(execute, write_current_scenario(pages, name))
+    for player in tables.names:
+        played = tables.list_played(player, "All")
         if not played:
             continue
         newest = played[-1]
@@ -458,10 +458,10 @@ def test_the_last_session_says_why_a_player_won_or_lost(
         assert not page.exception
         figures, text = read_metrics(page), unescape(read_text(page))
         day = newest["session_date"]
-        heading = "Today's session, so far" if day == truth.today else f"Session of {format_day(day)}"
+        heading = "Today's session, so far" if day == tables.today else f"Session of {format_day(day)}"
         assert heading in [part.value for part in page.header]
         assert figures["Change of value"] == format_signed_money(newest["day_change"])
-        assert figures["Market average"] == format_percent(truth.find_market({day}))
+        assert figures["Market average"] == format_percent(tables.find_market({day}))
         gains = find_gains(page)
         total = Decimal(0) if gains is None else round(Decimal(str(gains["gain"].sum())), 2)
         assert total == newest["day_change"]
@@ -469,9 +469,9 @@ def test_the_last_session_says_why_a_player_won_or_lost(
         assert "Equity" not in [part.value for part in page.header]
 
 
-def test_without_a_player_the_page_says_how_old_it_is(pages: EnhancedDatabaseService) -> None:
-    """And a button chooses a player, although it is in a part of its own."""
-    write_now(pages, "one player")
+def test_a_button_selects_a_player(pages: EnhancedDatabaseService) -> None:
+    """Without a selected player the page shows the time of its data and a button that selects a player."""
+    write_current_scenario(pages, "one player")
     page = open_page(PORTFOLIOS)
     assert "As of " in read_text(page)
     page.button(key="choose-player-alice").click().run()

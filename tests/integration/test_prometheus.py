@@ -1,4 +1,4 @@
-"""The rules and alerts of Prometheus, against its own tools and a real exporter."""
+"""The Prometheus rules and alerts, checked with promtool and against a real exporter."""
 
 import re
 import shutil
@@ -23,12 +23,12 @@ TEST_FILES = ("alerts_test.yml", "budget_test.yml", "hosts_test.yml")
 NAME = re.compile(r"(?<![\w:])echo_[a-z0-9_]+\b")
 HISTOGRAM_SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
-WITHOUT_REPLICAS = frozenset({"echo_pg_replication_lag_seconds"})
-"""Metrics of rules that the servers of a test have no reason to show."""
+REPLICA_METRICS = frozenset({"echo_pg_replication_lag_seconds"})
+"""Metrics in the rules that the exporter shows only with a replica, which these tests do not have."""
 
 
 def read_rules(name: str) -> str:
-    """Return a file of rules without its comments."""
+    """Return a rule file without its comments."""
     return re.sub(r"(?m)^\s*#.*$", "", (FOLDER / name).read_text())
 
 
@@ -39,7 +39,7 @@ def list_alerts() -> list[str]:
 
 @pytest.fixture
 def promtool() -> str:
-    """The path of promtool; the Debian package `prometheus` has it."""
+    """Return the path of promtool, or skip the test if it is not installed."""
     found = shutil.which("promtool")
     if found is None:
         pytest.skip("promtool is not installed; the Debian package prometheus has it")
@@ -48,16 +48,16 @@ def promtool() -> str:
 
 @pytest.fixture
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
-    """A client of an exporter whose service has done some of everything."""
-    do_some_of_everything(service.metrics)
+    """Yield a client of an exporter that exports every metric."""
+    record_events(service.metrics)
     with TestClient(
         build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
     ) as client:
         yield client
 
 
-def do_some_of_everything(metrics: Metrics) -> None:
-    """Count what is shown only once it has happened."""
+def record_events(metrics: Metrics) -> None:
+    """Record one event for each metric that is exported only after an event."""
     metrics.observe_operation("search_users", 0.01)
     metrics.count_operation_error("create_user", "23")
     for kind in KINDS:
@@ -78,14 +78,14 @@ def do_some_of_everything(metrics: Metrics) -> None:
         ("test", "rules", *TEST_FILES),
     ],
 )
-def test_promtool_accepts_what_is_configured(promtool: str, arguments: tuple[str, ...]) -> None:
-    """Syntax, lint, and a firing and a quiet case for each alert."""
+def test_promtool_accepts_the_configuration(promtool: str, arguments: tuple[str, ...]) -> None:
+    """The configuration and the rules have no lint error, and the rule tests pass."""
     done = subprocess.run([promtool, *arguments], cwd=FOLDER, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_accepts_what_is_exported(promtool: str, client: TestClient) -> None:
-    """Names, units and help texts are as Prometheus wants them."""
+def test_promtool_accepts_the_exported_metrics(promtool: str, client: TestClient) -> None:
+    """The tool promtool finds no fault in names, units and help texts of the exported metrics."""
     text = client.get("/metrics").text
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
@@ -93,17 +93,17 @@ def test_promtool_accepts_what_is_exported(promtool: str, client: TestClient) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_name_in_a_rule_is_exported(client: TestClient) -> None:
-    """A rule that names a metric which nobody publishes never fires."""
+def test_every_metric_in_a_rule_is_exported(client: TestClient) -> None:
+    """Every metric in a rule is exported: a rule on an unknown metric would never fire."""
     exported = list_names(client.get("/metrics").text)
     for file in RULE_FILES:
         names = {HISTOGRAM_SUFFIX.sub("", name) for name in NAME.findall(read_rules(file))}
-        assert names - exported - WITHOUT_REPLICAS == set()
+        assert names - exported - REPLICA_METRICS == set()
         assert names & exported
 
 
-def test_every_recorded_name_in_a_rule_is_recorded() -> None:
-    """An alert on a misspelt recording rule never fires either."""
+def test_every_recorded_series_in_an_alert_has_a_rule() -> None:
+    """Every recorded series in an alert has a recording rule: without the rule it would never fire."""
     recorded = set(re.findall(r"(?m)- record: (echo:\S+)$", read_rules("recording_rules.yml")))
     used = set(re.findall(r"echo:[a-z0-9_:]+", read_rules("alerts.yml")))
     assert used
@@ -111,7 +111,7 @@ def test_every_recorded_name_in_a_rule_is_recorded() -> None:
 
 
 def list_names(text: str) -> set[str]:
-    """Return the names of an exposition, those of histograms without their suffixes."""
+    """Return the sample names of an exposition; histogram suffixes such as `_bucket` are removed."""
     return {
         HISTOGRAM_SUFFIX.sub("", sample.name) if family.type == "histogram" else sample.name
         for family in text_string_to_metric_families(text)
@@ -120,7 +120,7 @@ def list_names(text: str) -> set[str]:
 
 
 def test_every_alert_has_a_firing_and_a_quiet_case() -> None:
-    """An alert that was never seen to fire is a hope."""
+    """The rule tests contain a case that fires and a case that does not fire for each alert."""
     cases = "".join(read_rules(name) for name in TEST_FILES)
     for alert in list_alerts():
         expression = (
@@ -130,8 +130,8 @@ def test_every_alert_has_a_firing_and_a_quiet_case() -> None:
         assert re.search(rf"{expression}\n", cases), f"{alert} has no firing case"
 
 
-def test_every_alert_says_what_to_do() -> None:
-    """Severity, summary, description, and a section of its own that says what to do."""
+def test_every_alert_has_a_runbook() -> None:
+    """Each alert has a severity, a summary, a description, and a section in docs/troubleshooting.md."""
     sections = dict(
         re.findall(r"(?ms)^## (\w+)\n(.*?)(?=^## |\Z)", (DOCS / "troubleshooting.md").read_text())
     )
@@ -147,6 +147,6 @@ def test_every_alert_says_what_to_do() -> None:
 
 
 def test_every_metric_is_documented(client: TestClient) -> None:
-    """Whoever sees a name in a scrape finds what it means."""
+    """docs/metrics.md names every exported metric."""
     documented = set(re.findall(r"`(echo_\w+)`", (DOCS / "metrics.md").read_text()))
     assert list_names(client.get("/metrics").text) - documented == set()

@@ -1,4 +1,4 @@
-"""The counters of quests: exact whoever writes, whatever is rolled back, and while others fold."""
+"""The counters of quests equal a recount under concurrent writes, rollbacks and folds (merges of rows)."""
 
 import io
 import uuid
@@ -37,46 +37,46 @@ RECOUNT = """
            COALESCE(sum(reward_value), 0)
     FROM quests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
 
-# compared in one statement, which has one snapshot
+# one statement, so that counters and recount read the same snapshot
 DIFFERENCE = f"""
     (SELECT c::text FROM ({COUNTERS}) AS c EXCEPT ALL SELECT q::text FROM ({RECOUNT}) AS q)
     UNION ALL (SELECT q::text FROM ({RECOUNT}) AS q EXCEPT ALL SELECT c::text FROM ({COUNTERS}) AS c)"""
 
 
 def assert_counted(execute: Execute) -> None:
-    """Compare the counters with the quests."""
+    """Assert that the counters equal a recount of the quests."""
     assert execute(COUNTERS) == execute(RECOUNT)
 
 
 @pytest.fixture
 def quests(service: EnhancedDatabaseService) -> list[Quest]:
-    """Forty quests of four players: some ended, some running, some without an end or a reward."""
+    """Store and return forty quests of four players: some ended, some running, some without a deadline."""
     players = [service.create_user(username=f"player{n}") for n in range(4)]
-    made = []
+    quests = []
     for n in range(40):
-        given = NOW - timedelta(days=n)
-        end = given + timedelta(days=(1, 7, 30)[n % 3]) if n % 5 else None
-        is_done = n % 7 == 0
-        made.append(
+        created_at = NOW - timedelta(days=n)
+        end = created_at + timedelta(days=(1, 7, 30)[n % 3]) if n % 5 else None
+        is_completed = n % 7 == 0
+        quests.append(
             build_quest(
                 players[n % 4].id,
-                given,
+                created_at,
                 end,
-                progress=10 if is_done else n % 10,
-                status="COMPLETED" if is_done else "ACTIVE",
-                completed_at=given + timedelta(hours=1) if n % 14 == 0 else None,
+                progress=10 if is_completed else n % 10,
+                status="COMPLETED" if is_completed else "ACTIVE",
+                completed_at=created_at + timedelta(hours=1) if n % 14 == 0 else None,
             )
         )
-    service.load_quests(made)
-    return made
+    service.load_quests(quests)
+    return quests
 
 
 def test_every_kind_of_write_is_counted(
     service: EnhancedDatabaseService, quests: list[Quest], execute: Execute, database_url: str
 ) -> None:
-    """Loads, late imports, progress, completion, expiry, COPY, moves, erased players and TRUNCATE."""
+    """Loads, progress, completion, expiry, COPY, updates, deleted users and TRUNCATE change the counters."""
     assert_counted(execute)
-    # the same rows again, some of them changed, and one that comes months late
+    # the same quests again, five new ones, and one that ended months ago
     late = build_quest(quests[0].user_id, NOW - timedelta(days=200), NOW - timedelta(days=190), progress=6)
     changed = [build_quest(q.user_id, q.created_at, q.expires_at, progress=1) for q in quests[:5]]
     service.load_quests([*quests, *changed, late])
@@ -106,7 +106,7 @@ def test_every_kind_of_write_is_counted(
 
 
 def test_folding_leaves_one_row_for_each_group(quests: list[Quest], execute: Execute) -> None:
-    """Groups that are empty again are gone, and a second fold finds nothing to do."""
+    """After a fold each group has one row and an empty group has none; a second fold changes nothing."""
     execute("UPDATE quests SET type = 'OTHER' WHERE id = ANY(%s::uuid[])", ([q.id for q in quests[:10]],))
     execute("UPDATE quests SET current_progress = current_progress + 1 WHERE status = 'ACTIVE'")
     execute("DELETE FROM quests WHERE type = 'OTHER'")
@@ -119,17 +119,17 @@ def test_folding_leaves_one_row_for_each_group(quests: list[Quest], execute: Exe
     assert execute("SELECT ctid FROM quest_counters ORDER BY ctid") == before
 
 
-def test_writers_and_folds_of_others_wait_for_nobody(
+def test_writers_and_folds_do_not_block_a_fold(
     quests: list[Quest], execute: Execute, database_url: str
 ) -> None:
-    """Two open transactions that count, a third that folds; one is rolled back, at the end all is counted."""
+    """Two writers and a fold in open transactions block no other fold; the counters are exact afterwards."""
     first, second, folding = (psycopg2.connect(database_url, options=STATEMENT_TIMEOUT) for _ in range(3))
     move = "UPDATE quests SET current_progress = current_progress + 5 WHERE id = %s AND status = 'ACTIVE'"
     try:
         for other, quest in ((first, quests[1]), (second, quests[2])):
             other.cursor().execute(move, (str(quest.id),))
         folding.cursor().execute("SELECT quest_fold()")
-        # while another fold is not committed, this one leaves the rows alone
+        # does nothing, because the open transaction of the other fold holds the advisory lock
         execute("SELECT quest_fold()")
         assert_counted(execute)
         first.commit()
@@ -143,7 +143,7 @@ def test_writers_and_folds_of_others_wait_for_nobody(
 
 
 def test_an_old_snapshot_does_not_fold(quests: list[Quest], execute: Execute, database_url: str) -> None:
-    """It would fail on rows that were folded since; what it writes is counted."""
+    """At REPEATABLE READ a fold does nothing, because it would fail on rows changed since its snapshot."""
     with psycopg2.connect(database_url, options=STATEMENT_TIMEOUT) as other:
         other.set_isolation_level(ISOLATION_LEVEL_REPEATABLE_READ)
         cursor = other.cursor()
@@ -157,11 +157,11 @@ def test_an_old_snapshot_does_not_fold(quests: list[Quest], execute: Execute, da
     assert_counted(execute)
 
 
-def test_a_history_by_chance_is_counted(
+def test_random_statements_are_counted(
     service: EnhancedDatabaseService, quests: list[Quest], execute: Execute
 ) -> None:
-    """Two hundred statements of several kinds, with folds between them."""
-    chance = Random(7)
+    """The counters are exact after 200 random statements, some of which are folds."""
+    random = Random(7)
     statements = (
         "UPDATE quests SET current_progress = %(n)s WHERE id = %(id)s",
         "UPDATE quests SET status = 'EXPIRED' WHERE id = %(id)s AND status = 'ACTIVE'",
@@ -172,8 +172,8 @@ def test_a_history_by_chance_is_counted(
         "SELECT quest_fold()",
     )
     for _ in range(200):
-        values = {"id": str(chance.choice(quests).id), "n": chance.randrange(12)}
-        execute(chance.choice(statements), values)
+        values = {"id": str(random.choice(quests).id), "n": random.randrange(12)}
+        execute(random.choice(statements), values)
     assert_counted(execute)
 
 
@@ -184,7 +184,7 @@ CHANGES = (
     """UPDATE quests SET expires_at = CASE %(n)s WHEN 0 THEN 'infinity' WHEN 1 THEN '-infinity'
         WHEN 2 THEN NULL ELSE created_at + %(n)s * interval '9 hours' END WHERE id = ANY(%(ids)s::uuid[])""",
     "DELETE FROM quests WHERE id = ANY(%(ids)s::uuid[]) AND %(n)s = 3",
-    # quests go with their player; leaderboards allow that at read committed only
+    # deletes a user with all quests; the leaderboard triggers permit that at READ COMMITTED only
     """DELETE FROM users WHERE %(n)s = 4 AND current_setting('transaction_isolation') = 'read committed'
         AND id = (SELECT user_id FROM quests WHERE id = (%(ids)s::uuid[])[1])""",
     """INSERT INTO quests (id, user_id, type, title, target_value, reward_value)
@@ -194,32 +194,32 @@ CHANGES = (
 )
 
 
-def change_by_chance(url: str, quests: list[Quest], *, seed: int) -> None:
-    """Write some transactions in a session of its own; a quarter of them is rolled back."""
-    chance = Random(seed)
+def run_random_transactions(url: str, quests: list[Quest], *, seed: int) -> None:
+    """Run 25 random transactions on one connection and roll back a quarter of them."""
+    random = Random(seed)
     zone = ("UTC", "Asia/Tokyo", "America/Los_Angeles")[seed % 3]
     options = f"{STATEMENT_TIMEOUT} -c TimeZone={zone} {FAST_DEADLOCKS}"
     with closing(psycopg2.connect(url, options=options)) as other:
         for _ in range(25):
-            level = chance.choice((ISOLATION_LEVEL_READ_COMMITTED, ISOLATION_LEVEL_REPEATABLE_READ))
+            level = random.choice((ISOLATION_LEVEL_READ_COMMITTED, ISOLATION_LEVEL_REPEATABLE_READ))
             other.set_isolation_level(level)
             cursor = other.cursor()
-            # a conflict, a deadlock, or a player who was erased meanwhile
+            # a serialization failure, a deadlock, or a user whom another writer has deleted
             with suppress(TransactionRollbackError, IntegrityError):
-                for _ in range(chance.randrange(1, 5)):
-                    some = [str(quest.id) for quest in chance.sample(quests, 3)]
-                    cursor.execute(chance.choice(CHANGES), {"ids": some, "n": chance.randrange(12)})
-                if chance.random() < 0.75:
+                for _ in range(random.randrange(1, 5)):
+                    some = [str(quest.id) for quest in random.sample(quests, 3)]
+                    cursor.execute(random.choice(CHANGES), {"ids": some, "n": random.randrange(12)})
+                if random.random() < 0.75:
                     other.commit()
             other.rollback()
 
 
-def test_writers_at_once_are_counted_in_every_snapshot(
+def test_concurrent_writes_are_counted_in_every_snapshot(
     quests: list[Quest], execute: Execute, database_url: str
 ) -> None:
-    """Four sessions of several zones and isolation levels change and fold; a reader never sees a half."""
+    """While four connections write and fold, the counters equal a recount in every snapshot."""
     with ThreadPoolExecutor(4) as pool:
-        writers = [pool.submit(change_by_chance, database_url, quests, seed=seed) for seed in range(4)]
+        writers = [pool.submit(run_random_transactions, database_url, quests, seed=seed) for seed in range(4)]
         while not all(writer.done() for writer in writers):
             assert execute(DIFFERENCE) == []
         for writer in writers:
@@ -231,8 +231,10 @@ def test_writers_at_once_are_counted_in_every_snapshot(
     ]
 
 
-def test_an_upgrade_counts_what_is_there(quests: list[Quest], execute: Execute, settings: Settings) -> None:
-    """Down and up again; what was changed in between is counted too."""
+def test_the_migration_counts_existing_quests(
+    quests: list[Quest], execute: Execute, settings: Settings
+) -> None:
+    """The migration counts existing quests, also those changed while it was reverted."""
     migrator = Migrator(settings)
     migrator.down("0027_quest_counters")
     execute("DELETE FROM quests WHERE id = %s", (str(quests[3].id),))

@@ -1,4 +1,4 @@
-"""Reports on quests, recomputed from the rows in every scenario."""
+"""Reports on quests, in every scenario of tests/scenarios.py, compared with a recount of the rows."""
 
 from collections import defaultdict
 from datetime import UTC, date, datetime, time, timedelta
@@ -27,26 +27,28 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(params=SCENARIOS)
-def world(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> EnhancedDatabaseService:
-    """A service on each scenario, at the same moment."""
+def filled_service(
+    request: pytest.FixtureRequest, service: EnhancedDatabaseService
+) -> EnhancedDatabaseService:
+    """Write a scenario as of NOW and return the service."""
     service._clock = lambda: NOW
     write_scenario(service, request.param, NOW)
     return service
 
 
 def read_rows(execute: Execute, table: str) -> list[Row]:
-    """Return all rows of a table as dicts, with times and ids as the database gives them."""
+    """Return all rows of a table as dicts."""
     frame = read_table(execute, table)
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
 
 
 def is_running(quest: Row, now: datetime = NOW) -> bool:
-    """Say whether a quest can still be completed."""
+    """Return whether a quest can still be completed."""
     return quest["status"] == "ACTIVE" and (quest["expires_at"] is None or quest["expires_at"] > now)
 
 
 def find_end(quest: Row) -> datetime | None:
-    """Return when an ended quest ended, None when that is unknown; a deadline is the moment after it."""
+    """Return when a quest ended, or None if unknown; an expired quest ends 1 µs before its deadline."""
     if quest["status"] == "COMPLETED":
         completed: datetime | None = quest["completed_at"]
         return completed
@@ -54,7 +56,7 @@ def find_end(quest: Row) -> datetime | None:
 
 
 def is_within(moment: datetime | None, since: date | None, until: date | None) -> bool:
-    """Say whether a moment is in a window of UTC days; an unknown one only in one without a beginning."""
+    """Return whether a moment is in a window of UTC days; None is only in a window without a start."""
     if moment is None:
         return since is None
     return (since or date.min) <= moment.astimezone(UTC).date() <= (until or date.max)
@@ -69,7 +71,7 @@ def build_quest(
     status: str = "ACTIVE",
     completed_at: datetime | None = None,
 ) -> Quest:
-    """Return a quest with a target of ten."""
+    """Return a quest with a target of 10."""
     return Quest(
         id=uuid4(),
         user_id=user_id,
@@ -90,7 +92,7 @@ def build_quest(
 def recount_outcomes(
     execute: Execute, since: date | None, until: date | None, now: datetime = NOW
 ) -> set[QuestOutcome]:
-    """Return the outcomes of a period, counted from the rows."""
+    """Return the outcomes of the quests that ended in a window, counted from the rows."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for quest in read_rows(execute, "quests"):
         end = find_end(quest)
@@ -118,20 +120,20 @@ def recount_outcomes(
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)
-def test_outcomes_are_of_the_quests_that_ended(
-    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+def test_outcomes_count_quests_that_ended(
+    filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """By week, type and kind of reward; running quests count nowhere."""
-    found = world.list_quest_outcomes(since=since, until=until)
+    """Outcomes are grouped by week, type and kind of reward; running quests are not counted."""
+    found = filled_service.list_quest_outcomes(since=since, until=until)
     assert set(found) == (expected := recount_outcomes(execute, since, until))
     assert len(found) == len(expected)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_outcomes_follow_old_quests_that_change(
+def test_outcomes_follow_changes_of_old_quests(
     service: EnhancedDatabaseService, execute: Execute, scenario: str
 ) -> None:
-    """A late import, a correction, an erased player, and the day after: sums of old weeks are not kept."""
+    """Outcomes of old weeks follow a late import, an update, a deleted user, and the passing of a day."""
     service._clock = lambda: NOW
     write_scenario(service, scenario, NOW)
     [owner, *others] = service.list_users() or [service.create_user(username="alice")]
@@ -160,10 +162,10 @@ def test_outcomes_follow_old_quests_that_change(
 
 
 @pytest.mark.parametrize("status", ["ACTIVE", "EXPIRED"])
-def test_a_quest_until_monday_belongs_to_the_week_before(
+def test_a_quest_that_ends_on_monday_counts_for_the_week_before(
     service: EnhancedDatabaseService, status: str
 ) -> None:
-    """Marked as expired or not yet; in no window that begins on that Monday."""
+    """A quest that expires on Monday at 00:00 counts for the week before, also while still marked ACTIVE."""
     monday = TODAY - timedelta(days=TODAY.weekday())
     deadline = datetime.combine(monday, time(), UTC)
     service._clock = lambda: NOW
@@ -177,16 +179,16 @@ def test_a_quest_until_monday_belongs_to_the_week_before(
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)
-def test_times_are_of_the_quests_that_were_completed(
-    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+def test_times_to_complete_are_medians(
+    filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """The median of all and of each title; without a known time a quest is left out."""
+    """Times to complete are medians of all quests and of each title; quests without a time are left out."""
     titles: dict[tuple[str, str], list[float]] = defaultdict(list)
     for quest in read_rows(execute, "quests"):
         done = quest["completed_at"]
         if done is not None and is_within(done, since, until):
             titles[quest["type"], quest["title"]].append((done - quest["created_at"]).total_seconds())
-    found = world.get_completion_times(since=since, until=until)
+    found = filled_service.get_completion_times(since=since, until=until)
     everything = [seconds for times in titles.values() for seconds in times]
     assert found.completed == len(everything)
     assert found.median == (timedelta(seconds=median(everything)) if everything else None)
@@ -197,15 +199,15 @@ def test_times_are_of_the_quests_that_were_completed(
         (item.median for item in found.titles), reverse=True
     )
     for kind in {kind for kind, _ in titles}:
-        of_type = world.get_completion_times(since=since, until=until, type=kind)
+        of_type = filled_service.get_completion_times(since=since, until=until, type=kind)
         assert of_type.completed == sum(len(times) for (other, _), times in titles.items() if other == kind)
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)
 def test_returns_compare_sessions_of_the_same_days(
-    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+    filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """A session with the quest in its time against one without it, if seven days have passed since."""
+    """Returns of players with and without a quest are counted on the same days, except the last 7 days."""
     played = {(row["user_id"], row["session_date"]) for row in read_rows(execute, "portfolios")}
     quests = read_rows(execute, "quests")
     last = min(until or TODAY, TODAY - timedelta(days=8))
@@ -236,15 +238,15 @@ def test_returns_compare_sessions_of_the_same_days(
                 len(others),
                 sum(has_returned(*key) for key in others),
             )
-    found = world.get_quest_returns(since=since, until=until)
+    found = filled_service.get_quest_returns(since=since, until=until)
     assert {
         item.type: (item.sessions_with, item.returned_with, item.sessions_without, item.returned_without)
         for item in found
     } == expected
 
 
-def test_stuck_quests_have_a_reason(world: EnhancedDatabaseService, execute: Execute) -> None:
-    """After half of their time: no progress, too little, or a player who stays away."""
+def test_stuck_quests_have_a_reason(filled_service: EnhancedDatabaseService, execute: Execute) -> None:
+    """A quest is stuck after half of its time without progress, with slow progress, or without its player."""
     users = {row["id"]: row for row in read_rows(execute, "users")}
     seen_day = TODAY - timedelta(days=6)
     recent = {row["user_id"] for row in read_rows(execute, "portfolios") if row["session_date"] >= seen_day}
@@ -262,7 +264,7 @@ def test_stuck_quests_have_a_reason(world: EnhancedDatabaseService, execute: Exe
         is_unseen = not was_active and quest["user_id"] not in recent
         if done == 0 or is_behind or is_unseen:
             expected[str(quest["id"])] = (done == 0, is_behind, is_unseen, str(quest["user_id"]))
-    stuck = world.list_stuck_quests()
+    stuck = filled_service.list_stuck_quests()
     found = {
         str(item.quest.id): (item.is_untouched, item.is_behind, item.is_unseen, str(item.quest.user_id))
         for item in stuck.first
@@ -285,13 +287,13 @@ HOUR, DAYS = timedelta(hours=1), timedelta(days=1)
 @pytest.mark.parametrize(
     ("age", "left", "progress", "reasons"),
     [
-        (HOUR, 23 * HOUR, 0, None),  # a quest of one day is stuck at no time of the day
+        (HOUR, 23 * HOUR, 0, None),  # a quest of one day is never stuck
         (20 * HOUR, 4 * HOUR, 0, None),
-        (3 * DAYS, 4 * DAYS, 0, None),  # half of the time is not over
+        (3 * DAYS, 4 * DAYS, 0, None),  # less than half of its time is over
         (4 * DAYS, 3 * DAYS, 0, (True, False)),
         (5 * DAYS, 2 * DAYS, 3, (False, True)),  # 30% done after 71% of the time
         (5 * DAYS, 2 * DAYS, 4, None),
-        (6 * DAYS, DAYS, 0, None),  # expiring
+        (6 * DAYS, DAYS, 0, None),  # expires within a day
         (6 * DAYS, DAYS + timedelta(minutes=1), 0, (True, False)),
         (7 * DAYS - HOUR, None, 0, None),
         (7 * DAYS, None, 0, (True, False)),
@@ -305,9 +307,9 @@ def test_a_quest_is_stuck_after_half_of_its_time(
     progress: int,
     reasons: tuple[bool, bool] | None,
 ) -> None:
-    """Of a player who was seen: without progress or behind, and not when it ends within a day.
+    """Alice's quest is stuck without progress or with slow progress, unless it expires within a day.
 
-    No quest is both stuck and expiring, and a player who was not seen has no other times.
+    Bob was never seen. So his quest is stuck after half of its time, whatever its progress is.
     """
     service._clock = lambda: NOW
     alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
@@ -324,17 +326,17 @@ def test_a_quest_is_stuck_after_half_of_its_time(
     assert {item.username for item in expiring} == ({"alice", "bob"} if is_expiring else set())
 
 
-def test_each_type_has_its_own_stuck_quests(world: EnhancedDatabaseService) -> None:
-    """They add up to all of them; the rest of a short list is counted."""
-    everything = world.list_stuck_quests()
+def test_stuck_quests_are_counted_by_type(filled_service: EnhancedDatabaseService) -> None:
+    """The counts of the types add up to the total, and a limit shortens the list but not the count."""
+    everything = filled_service.list_stuck_quests()
     kinds = {item.quest.type for item in everything.first}
-    assert sum(world.list_stuck_quests(type=kind).quests for kind in kinds) == everything.quests
-    assert world.list_stuck_quests(limit=1).quests == everything.quests
-    assert world.list_stuck_quests(limit=1).first == everything.first[:1]
+    assert sum(filled_service.list_stuck_quests(type=kind).quests for kind in kinds) == everything.quests
+    assert filled_service.list_stuck_quests(limit=1).quests == everything.quests
+    assert filled_service.list_stuck_quests(limit=1).first == everything.first[:1]
 
 
-def test_a_sample_compares_no_more_players(service: EnhancedDatabaseService) -> None:
-    """Of twelve players, four have a third of the sessions or so; the same four every time."""
+def test_a_sample_limits_the_compared_players(service: EnhancedDatabaseService) -> None:
+    """A sample of 4 of 12 players has fewer sessions than all players; a sample of 12 has all of them."""
     service._clock = lambda: NOW
     write_scenario(service, "players come and go", NOW)
     everybody, some = service.get_quest_returns(), service.get_quest_returns(players=4)

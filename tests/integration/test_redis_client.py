@@ -1,4 +1,4 @@
-"""The Redis client against a real Valkey: scripts, errors, connections that were cut."""
+"""The Redis client against a real Valkey: scripts, error replies and closed connections."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,28 +17,28 @@ ECHO = Script("return {KEYS[1], ARGV[1]}")
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[RedisClient]:
-    """A client of the test's Valkey."""
+    """Yield a client of the test's Valkey."""
     client = RedisClient(make_connection_factory(settings, "client"))
     yield client
     client.close()
 
 
-def test_any_bytes_come_back(client: RedisClient) -> None:
-    """Keys are text, values are bytes, and numbers are encoded as text."""
+def test_any_bytes_are_returned_unchanged(client: RedisClient) -> None:
+    """A value of arbitrary bytes under a key with non-ASCII letters is returned unchanged."""
     value = bytes(range(256)) + "ü\r\n".encode()
     assert client.execute("SET", "schlüssel", value, "PX", 10_000) == b"OK"
     assert client.get_many(["schlüssel", "nothing"]) == [value, None]
 
 
-def test_a_script_is_loaded_where_it_is_unknown(client: RedisClient, redis_client: redis.Redis) -> None:
-    """A server that was restarted has no scripts, and gets the text."""
+def test_an_unknown_script_is_loaded(client: RedisClient, redis_client: redis.Redis) -> None:
+    """After SCRIPT FLUSH the server does not know the script, and the client sends its text."""
     assert client.run(ECHO, ["k"], [b"v"]) == [b"k", b"v"]
     redis_client.script_flush()
     assert client.run_each(ECHO, [["a"], ["b"]], [1]) == [[b"a", b"1"], [b"b", b"1"]]
 
 
-def test_an_error_leaves_the_connection_in_use(client: RedisClient) -> None:
-    """The next command on the connection gets its own reply."""
+def test_an_error_reply_keeps_the_connection(client: RedisClient) -> None:
+    """After an error reply the connection stays in the pool, and the next command gets its own reply."""
     with pytest.raises(redis.ResponseError):
         client.execute("NONSENSE")
     with pytest.raises(redis.ResponseError):
@@ -47,17 +47,17 @@ def test_an_error_leaves_the_connection_in_use(client: RedisClient) -> None:
     assert len(client._idle) == 1
 
 
-def test_a_connection_that_was_cut_is_not_used(client: RedisClient, redis_client: redis.Redis) -> None:
-    """The server closed it while idle: no command is lost on it, however often that happens."""
+def test_a_closed_idle_connection_is_not_used(client: RedisClient, redis_client: redis.Redis) -> None:
+    """After the server has closed an idle connection, the next command uses another one and succeeds."""
     for _ in range(120):
         own_id = client.execute("CLIENT", "ID")
         redis_client.client_kill_filter(_id=own_id)
-        wait_until(client._idle[-1].is_readable, "the end arrives")
+        wait_until(client._idle[-1].is_readable, "the end of the connection arrives")
         assert client.execute("PING") == b"PONG"
 
 
-def test_each_connection_is_checked_for_itself(settings: Settings) -> None:
-    """Behind a moved address two connections may lead to two servers, so no check is shared."""
+def test_each_connection_is_checked_separately(settings: Settings) -> None:
+    """Each connection is checked again after 1 s: after a failover two of them may lead to two servers."""
     now, checked = [0.0], list[RedisConnection]()
 
     def check(connection: RedisConnection) -> tuple[()]:
@@ -83,24 +83,24 @@ def test_each_connection_is_checked_for_itself(settings: Settings) -> None:
     client.close()
 
 
-def test_a_script_that_nobody_waits_for_is_heard_of_later(client: RedisClient) -> None:
-    """Its reply is never returned for another command, and its error never raised in one."""
-    heard: list[Any] = []
+def test_run_later_passes_the_reply_to_a_callback(client: RedisClient) -> None:
+    """The reply or error of `run_later` goes to its callback, never to the caller of another command."""
+    replies: list[Any] = []
     fail = Script("return redis.call('NONSENSE')")
     for script in (ECHO, ECHO, ECHO):
-        client.run_later(script, ["k"], [b"v"], heard.append)
+        client.run_later(script, ["k"], [b"v"], replies.append)
     assert client.execute("PING") == b"PONG"
-    assert heard == [[b"k", b"v"]] * 3
+    assert replies == [[b"k", b"v"]] * 3
     client._known.add(fail.sha)
-    client.run_later(fail, [], [], heard.append)
+    client.run_later(fail, [], [], replies.append)
     assert client.execute("PING") == b"PONG"
-    # of which kind depends on what other tests have given the server
-    assert isinstance(heard[-1], redis.ResponseError)
+    # NOSCRIPT, or the script's own error if another test has loaded the script
+    assert isinstance(replies[-1], redis.ResponseError)
     assert len(client._idle) == 1
 
 
-def test_a_script_is_sent_now_and_read_along_later(client: RedisClient) -> None:
-    """Meanwhile no other command uses its connection; an unknown script is not sent in this way."""
+def test_a_sent_script_keeps_its_connection(client: RedisClient) -> None:
+    """No other command uses the connection until the reply is read; `send` skips unknown scripts."""
     assert client.send(ECHO, ["k"], [1]) is None
     sent = client.send(ECHO, ["k"], [1])
     assert sent is not None
@@ -109,11 +109,11 @@ def test_a_script_is_sent_now_and_read_along_later(client: RedisClient) -> None:
     assert client.run_each(ECHO, [["a"]], [2], after=sent) == [[b"a", b"2"]]
     assert sent.connection in client._idle
     sent.give_up()
-    assert client.execute("PING") == b"PONG", "it was read, so there is nothing to give up"
+    assert client.execute("PING") == b"PONG", "the reply was read before, so give_up does nothing"
 
 
-def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client: redis.Redis) -> None:
-    """The script runs; its connection is closed, so that no later command gets its reply."""
+def test_an_abandoned_script_still_runs(client: RedisClient, redis_client: redis.Redis) -> None:
+    """After `give_up` the script still runs. Its connection is closed, so no command gets its reply."""
     keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
     client.run(keep, ["k"], [0])
     sent = client.send(keep, ["k"], [1])
@@ -124,53 +124,51 @@ def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client
     wait_until(lambda: redis_client.get("k") == b"1", "the script has run")
 
 
-def test_a_server_that_forgot_its_scripts_learns_them_again(
-    client: RedisClient, redis_client: redis.Redis
-) -> None:
-    """This holds for scripts that are waited for and for others."""
-    heard: list[Any] = []
+def test_flushed_scripts_are_loaded_again(client: RedisClient, redis_client: redis.Redis) -> None:
+    """After SCRIPT FLUSH each kind of call loads the script again, `run_later` after one NOSCRIPT error."""
+    replies: list[Any] = []
     client.run(ECHO, ["k"], [1])
     redis_client.script_flush()
-    client.run_later(ECHO, ["k"], [1], heard.append)
+    client.run_later(ECHO, ["k"], [1], replies.append)
     assert client.run_each(ECHO, [["a"]], [2]) == [[b"a", b"2"]]
-    assert isinstance(heard[0], ErrorReply)
-    assert heard[0].code == "NOSCRIPT"
-    client.run_later(ECHO, ["k"], [1], heard.append)
+    assert isinstance(replies[0], ErrorReply)
+    assert replies[0].code == "NOSCRIPT"
+    client.run_later(ECHO, ["k"], [1], replies.append)
     assert client.execute("PING") == b"PONG"
-    assert heard[1:] == [[b"k", b"1"]]
+    assert replies[1:] == [[b"k", b"1"]]
     sent = client.send(ECHO, ["k"], [1])
     redis_client.script_flush()
     assert client.run_each(ECHO, [["a"]], [2], after=sent) == [[b"a", b"2"]]
     assert client.run(ECHO, ["k"], [1]) == [b"k", b"1"]
 
 
-def test_one_script_that_is_gone_says_that_all_are(client: RedisClient, redis_client: redis.Redis) -> None:
-    """SCRIPT FLUSH removes all, so each is sent as text before it is sent without waiting."""
-    heard: list[Any] = []
+def test_one_missing_script_means_all_are_missing(client: RedisClient, redis_client: redis.Redis) -> None:
+    """After one NOSCRIPT the client sends the text of every script, because SCRIPT FLUSH removes all."""
+    replies: list[Any] = []
     other = Script("return 2")
     client.run(ECHO, ["k"], [1])
     client.run(other, [], [])
     redis_client.script_flush()
     assert client.run(other, [], []) == 2
-    client.run_later(ECHO, ["k"], [1], heard.append)
-    assert heard == [[b"k", b"1"]]
+    client.run_later(ECHO, ["k"], [1], replies.append)
+    assert replies == [[b"k", b"1"]]
 
 
-def test_a_cut_connection_owes_no_reply(client: RedisClient, redis_client: redis.Redis) -> None:
-    """The callback gets the reply or an error; the next command uses another connection."""
-    heard: list[Any] = []
+def test_a_closed_connection_answers_its_callback(client: RedisClient, redis_client: redis.Redis) -> None:
+    """After the connection is closed, its callback is called once; the next command uses another one."""
+    replies: list[Any] = []
     own_id = client.execute("CLIENT", "ID")
     client.run(ECHO, ["k"], [1])
-    client.run_later(ECHO, ["k"], [1], heard.append)
+    client.run_later(ECHO, ["k"], [1], replies.append)
     redis_client.client_kill_filter(_id=own_id)
     connection = client._idle[-1]
     wait_until(connection.is_readable, "the reply arrives")
     assert client.execute("CLIENT", "ID") != own_id
-    assert len(heard) == 1
+    assert len(replies) == 1
 
 
-def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_client: redis.Redis) -> None:
-    """A process that fills the cache and ends leaves no lease."""
+def test_closing_waits_for_sent_scripts(settings: Settings, redis_client: redis.Redis) -> None:
+    """`close` waits until sent scripts have run, so that a process that ends leaves no lease."""
     client = RedisClient(make_connection_factory(settings, "client"))
     keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
     client.run(keep, ["k"], [0])
@@ -179,8 +177,8 @@ def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_cli
     assert redis_client.get("k") == b"1"
 
 
-def test_a_child_process_connects_for_itself(client: RedisClient) -> None:
-    """After a fork the child does not use the parent's sockets."""
+def test_a_child_process_opens_new_connections(client: RedisClient) -> None:
+    """After `close_in_child` the client opens a new connection instead of using the parent's."""
     own_id = client.execute("CLIENT", "ID")
     client.close_in_child()
     assert client.execute("CLIENT", "ID") != own_id

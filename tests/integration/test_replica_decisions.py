@@ -1,7 +1,7 @@
-"""Programs that read and then write what follows from it decide on what every process has written.
+"""Programs that decide on what to write read the primary, so that they see the writes of every process.
 
-Replay is paused while another process writes, and the replica is read from nevertheless: here it may be a
-minute behind.
+The tests pause the replay of the log while another process writes. They permit a lag of 60 s, so that the
+replica stays in use.
 """
 
 import threading
@@ -32,7 +32,7 @@ PLAYERS = 2
 def pair(
     server_directory: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ReplicaPair]:
-    """A primary with prices and simulated players, and its replica."""
+    """Yield a primary with prices and simulated players, and its replica."""
     with run_pair(server_directory) as pair:
         Migrator(pair.settings(None)).up()
         with open_service(pair.settings(None)) as service:
@@ -44,59 +44,57 @@ def pair(
 
 @pytest.fixture
 def service(pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch) -> Iterator[EnhancedDatabaseService]:
-    """A process that reads from the replica, however far behind it is."""
+    """Yield a service that reads from the replica up to a lag of 60 s."""
     monkeypatch.setattr("core.database.replication_lag.MAX_LAG_SECONDS", 60.0)
     with open_service(pair.settings(None)) as service:
         wait_until_used(service)
-        # the first read connects to the primary
+        # the first read connects to the primary; later reads can use the replica
         service.search_users("nobody")
         yield service
 
 
 @pytest.fixture
 def reading(tmp_path: Path) -> PriceReading:
-    """The prices that are stored, once more."""
+    """Return the prices of the days that are imported already, read from a file."""
     return read_prices(write_days(tmp_path / "prices.csv", FIRST, LAST), parse_options())
 
 
-def step(service: EnhancedDatabaseService) -> None:
-    """Run the market for one step, as a simulator does that has just started."""
+def run_step(service: EnhancedDatabaseService) -> None:
+    """Run one step of the market with a new simulator."""
     Simulator(service, interval_seconds=1.0, stop=threading.Event()).step()
 
 
-# Each decides on what it reads first.
+# Calls that read before they write.
 DECISIONS: dict[str, Callable[[EnhancedDatabaseService, PriceReading], object]] = {
     "import": load_prices,
     "dates of the import": lambda service, reading: move_to_today(service, reading, TODAY),
     "plan of a seed": lambda service, _: plan_seed(service, players=PLAYERS),
     "missed sessions": lambda service, _: play_missed_sessions(service, TODAY),
-    "step of a simulator": lambda service, _: step(service),
+    "step of a simulator": lambda service, _: run_step(service),
 }
 
 
 @pytest.mark.parametrize("name", DECISIONS)
-def test_no_decision_follows_from_a_replica_that_is_behind(
+def test_decisions_read_the_primary(
     service: EnhancedDatabaseService, pair: ReplicaPair, reading: PriceReading, name: str
 ) -> None:
-    """A decision does not depend on a replica that lacks the writes of another process."""
+    """Calls that read before they write do not read from the replica."""
     with open_service(pair.settings(None)) as other, pair.paused():
         other.create_user(username=f"u{uuid4().hex[:12]}")
         service.search_users("nobody")
-        before = count_on_replica(service)
+        before = count_reads_on_replica(service)
         assert before > 0, "the replica is not used at all"
         DECISIONS[name](service, reading)
-        assert count_on_replica(service) == before
+        assert count_reads_on_replica(service) == before
 
 
-def count_on_replica(service: EnhancedDatabaseService) -> int:
+def count_reads_on_replica(service: EnhancedDatabaseService) -> int:
     """Return how many reads ran on the replica."""
     return sum(number for (where, _), number in count_reads(service).items() if where == "replica")
 
 
-def test_a_seed_is_asked_about_players_who_have_just_joined(
-    service: EnhancedDatabaseService, pair: ReplicaPair
-) -> None:
-    """The survey counts a player whom the replica does not have yet."""
+def test_the_survey_of_a_seed_reads_the_primary(service: EnhancedDatabaseService, pair: ReplicaPair) -> None:
+    """The survey before a seed counts a player whom the replica does not have yet."""
     plan = plan_seed(service, players=PLAYERS)
     with open_service(pair.settings(None)) as other, pair.paused():
         name = f"u{uuid4().hex[:12]}"

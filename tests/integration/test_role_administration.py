@@ -1,4 +1,4 @@
-"""Setting up the roles: by whom, for which schema and database, through a pooler, and with which traces."""
+"""Set-up of the database roles: administrators, schemas, databases, passwords and a connection pooler."""
 
 import threading
 import time
@@ -31,27 +31,29 @@ from tests.roles import PASSWORDS, cursor_as, give_to_roles, settings_as, url_as
 
 SERVERS = ("PostgreSQL 18", "Debian's")
 ADMIN = "administrator"
-OTHERS = {name: f"another-{uuid4().hex}" for name in LOGINS}
-MAY_GRANT = f"GRANT pg_monitor TO {ADMIN} WITH ADMIN OPTION"
+NEW_PASSWORDS = {name: f"another-{uuid4().hex}" for name in LOGINS}
+GRANT_WITH_ADMIN_OPTION = f"GRANT pg_monitor TO {ADMIN} WITH ADMIN OPTION"
 
 
-class Place(NamedTuple):
-    """A server without the roles, and where its log is."""
+class LoggedServer(NamedTuple):
+    """A server without the stack's roles, and the path of its log."""
 
-    server: PostgresServer
+    postgres: PostgresServer
     log: Path
 
     @property
     def has_admin_options(self) -> bool:
-        """Say whether CREATEROLE alone does not let its holder change roles of others."""
-        with connected(self.server.url()) as execute:
+        """Return whether CREATEROLE alone does not permit changing roles that others created."""
+        with connected(self.postgres.url()) as execute:
             [(version,)] = execute("SELECT current_setting('server_version_num')::int")
         return bool(version >= 160_000)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def shared(request: pytest.FixtureRequest, server_directory: Callable[[], Path]) -> Iterator[Place]:
-    """A server of its own, for roles belong to the server, which logs every statement."""
+def logged_server(
+    request: pytest.FixtureRequest, server_directory: Callable[[], Path]
+) -> Iterator[LoggedServer]:
+    """Yield a server that logs every statement; roles belong to a server, so it is not the common one."""
     directory = server_directory()
     run = run_debian_postgres(directory)
     if request.param == SERVERS[0]:
@@ -60,14 +62,14 @@ def shared(request: pytest.FixtureRequest, server_directory: Callable[[], Path])
         with administered(server) as execute:
             execute("ALTER SYSTEM SET log_statement = 'all'")
             execute("SELECT pg_reload_conf()")
-        yield Place(server, directory / "postgres.log")
+        yield LoggedServer(server, directory / "postgres.log")
 
 
 @pytest.fixture
-def place(shared: Place) -> Iterator[Place]:
-    """The server before it has any of the roles."""
-    yield shared
-    with administered(shared.server) as execute, connected(shared.server.url()) as select:
+def clean_server(logged_server: LoggedServer) -> Iterator[LoggedServer]:
+    """Yield the server without the stack's roles; afterwards drop the databases and roles of the test."""
+    yield logged_server
+    with administered(logged_server.postgres) as execute, connected(logged_server.postgres.url()) as select:
         for (name,) in select("SELECT datname FROM pg_database WHERE datname ~ '^roles_'"):
             execute(f"DROP DATABASE {name} WITH (FORCE)")
         for (name,) in select(f"SELECT rolname FROM pg_roles WHERE rolname ~ '^(echo_markets_|{ADMIN})'"):
@@ -75,12 +77,12 @@ def place(shared: Place) -> Iterator[Place]:
             execute(f"DROP ROLE {name}")
 
 
-def make_database(place: Place, *, owner: str = "postgres", schema: str = "public") -> str:
-    """Create a database with a schema, which is first on the search path of the URL that is returned."""
+def make_database(clean_server: LoggedServer, *, owner: str = "postgres", schema: str = "public") -> str:
+    """Create a database and return its URL, which has `schema` first on the search path."""
     name = f"roles_{uuid4().hex[:12]}"
-    with administered(place.server) as execute:
+    with administered(clean_server.postgres) as execute:
         execute(f"CREATE DATABASE {name} OWNER {owner}")
-    url = place.server.url(name)
+    url = clean_server.postgres.url(name)
     if schema == "public":
         return url
     with connected(url) as execute:
@@ -89,21 +91,21 @@ def make_database(place: Place, *, owner: str = "postgres", schema: str = "publi
 
 
 @pytest.fixture
-def admin(place: Place) -> str:
-    """A role that creates roles and databases, and is no superuser."""
-    with administered(place.server) as execute:
+def admin(clean_server: LoggedServer) -> str:
+    """Return the name of a new role that creates roles and databases and is no superuser."""
+    with administered(clean_server.postgres) as execute:
         execute(f"CREATE ROLE {ADMIN} LOGIN CREATEROLE CREATEDB PASSWORD '{ADMIN}'")
-        execute(MAY_GRANT)
+        execute(GRANT_WITH_ADMIN_OPTION)
     return ADMIN
 
 
 def as_admin(url: str, name: str = ADMIN) -> str:
-    """Return a URL as an administrator whose password is its name."""
+    """Return the URL for an administrator whose password equals the name."""
     return url_as(f"{name}:{name}", url)
 
 
 def set_up(url: str, passwords: dict[str, str] = PASSWORDS) -> list[str]:
-    """Do what `echo-markets roles` does."""
+    """Create the roles and hand over the database, as `echo-markets roles` does."""
     with open_administrator(url) as connection:
         created = create_roles(connection, passwords)
         hand_over(connection)
@@ -111,7 +113,7 @@ def set_up(url: str, passwords: dict[str, str] = PASSWORDS) -> list[str]:
 
 
 def can_sign_in(role: str, url: str, password: str) -> bool:
-    """Say whether a role gets in with a password."""
+    """Return whether a role can connect with a password."""
     try:
         psycopg2.connect(url_as(role, url), password=password).close()
     except psycopg2.OperationalError as error:
@@ -138,41 +140,43 @@ def assert_works(url: str) -> None:
 
 
 @pytest.mark.parametrize(("schema", "inherit"), [("public", "INHERIT"), ("echo", "NOINHERIT")])
-def test_an_administrator_need_not_be_superuser(place: Place, admin: str, schema: str, inherit: str) -> None:
-    """A role with CREATEROLE creates the roles, later changes passwords, and keeps no membership."""
-    with administered(place.server) as execute:
+def test_an_administrator_need_not_be_superuser(
+    clean_server: LoggedServer, admin: str, schema: str, inherit: str
+) -> None:
+    """A role with CREATEROLE creates the roles and changes passwords, but does not get the owner's rights."""
+    with administered(clean_server.postgres) as execute:
         execute(f"ALTER ROLE {admin} {inherit}")
-    url = make_database(place, owner=admin, schema=schema)
+    url = make_database(clean_server, owner=admin, schema=schema)
     assert set(set_up(as_admin(url))) >= set(LOGINS)
     assert_works(url)
-    with administered(place.server) as execute:
-        # who sets passwords need not be allowed to grant what is granted
+    with administered(clean_server.postgres) as execute:
+        # an administrator needs no permission to grant pg_monitor if it is granted already
         execute(f"REVOKE ADMIN OPTION FOR pg_monitor FROM {admin} CASCADE")
         execute(f"GRANT pg_monitor TO {MONITOR}")
-    assert set_up(as_admin(url), OTHERS) == []
+    assert set_up(as_admin(url), NEW_PASSWORDS) == []
     for name in LOGINS:
-        assert can_sign_in(name, url, OTHERS[name])
+        assert can_sign_in(name, url, NEW_PASSWORDS[name])
         assert not can_sign_in(name, url, PASSWORDS[name])
     with connected(url) as execute:
         assert execute("SELECT pg_has_role(%s, %s, 'USAGE')", (admin, OWNER)) == [(False,)]
 
 
-def test_a_database_that_one_role_has_used_is_handed_over(place: Place, admin: str) -> None:
-    """Afterwards the owner role has its tables, with their rows."""
-    url = make_database(place, owner=admin)
+def test_an_existing_database_is_handed_over(clean_server: LoggedServer, admin: str) -> None:
+    """Tables that the administrator has created get the owner role as owner and keep their rows."""
+    url = make_database(clean_server, owner=admin)
     Migrator(Settings(database_url=SecretStr(as_admin(url)))).up()
     with connected(as_admin(url)) as execute:
-        execute("INSERT INTO market_events (type, title) VALUES ('NEWS', 'of before')")
+        execute("INSERT INTO market_events (type, title) VALUES ('NEWS', 'before the roles')")
     set_up(as_admin(url))
     assert_works(url)
     with connected(url) as execute:
-        assert execute("SELECT count(*) FROM market_events WHERE title = 'of before'") == [(1,)]
+        assert execute("SELECT count(*) FROM market_events WHERE title = 'before the roles'") == [(1,)]
 
 
-def test_what_an_administrator_lacks_is_said_in_the_servers_words(place: Place, admin: str) -> None:
-    """The remedy names attributes, the database, and roles that another administrator created."""
-    url = make_database(place, owner=admin)
-    with administered(place.server) as execute:
+def test_a_missing_permission_is_named(clean_server: LoggedServer, admin: str) -> None:
+    """The error has the server's message and names the attribute or ADMIN option that is missing."""
+    url = make_database(clean_server, owner=admin)
+    with administered(clean_server.postgres) as execute:
         execute(f"ALTER ROLE {admin} NOCREATEDB")
         with pytest.raises(DatabaseError, match=r"permission denied to change owner of database.*CREATEDB"):
             set_up(as_admin(url))
@@ -183,24 +187,24 @@ def test_what_an_administrator_lacks_is_said_in_the_servers_words(place: Place, 
         set_up(as_admin(url))
         second = f"{ADMIN}_2"
         execute(f"CREATE ROLE {second} LOGIN CREATEROLE CREATEDB PASSWORD '{second}'")
-        execute(MAY_GRANT.replace(admin, second))
-        other = as_admin(make_database(place, owner=second), second)
-        if place.has_admin_options:
+        execute(GRANT_WITH_ADMIN_OPTION.replace(admin, second))
+        other = as_admin(make_database(clean_server, owner=second), second)
+        if clean_server.has_admin_options:
             with pytest.raises(DatabaseError, match=f'ADMIN option on role "{OWNER}"'):
                 set_up(other)
             for name in LOGINS:
                 assert can_sign_in(name, url, PASSWORDS[name])
             execute(f"GRANT echo_markets_player, echo_markets_sealer, {', '.join(LOGINS)} TO {second}"
-                    " WITH ADMIN OPTION")  # fmt: skip
+                    " WITH ADMIN OPTION")  # fmt: skip  # keeps the statement on two lines
         assert set_up(other) == []
 
 
 # -- several databases and schemas ---------------------------------------------------------------
 
 
-def test_two_databases_of_a_server_share_the_roles(place: Place) -> None:
-    """Each has its own rows, and tables of the same names in another schema are not changed."""
-    first, second = make_database(place), make_database(place, schema="echo")
+def test_two_databases_share_the_roles(clean_server: LoggedServer) -> None:
+    """Databases with shared roles have separate rows; a table `users` in another schema is not changed."""
+    first, second = make_database(clean_server), make_database(clean_server, schema="echo")
     with connected(second.partition("?")[0]) as execute:
         execute("CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
     for url in (first, second):
@@ -219,19 +223,19 @@ def test_two_databases_of_a_server_share_the_roles(place: Place) -> None:
         cursor.execute("SELECT * FROM public.users")
 
 
-@pytest.mark.parametrize("shared", [SERVERS[0]], indirect=True)
-def test_databases_that_are_set_up_at_once_wait_for_each_other(place: Place) -> None:
-    """Roles are shared between databases and locks are not, so a step that collides is repeated."""
-    urls = [make_database(place) for _ in range(2)]
-    together = threading.Barrier(len(urls))
+@pytest.mark.parametrize("logged_server", [SERVERS[0]], indirect=True)
+def test_concurrent_set_ups_succeed(clean_server: LoggedServer) -> None:
+    """Databases share roles but not locks: a set-up that collides with another one repeats its step."""
+    urls = [make_database(clean_server) for _ in range(2)]
+    barrier = threading.Barrier(len(urls))
 
-    def set_up_often(url: str) -> None:
-        together.wait(60)
+    def set_up_five_times(url: str) -> None:
+        barrier.wait(60)
         for _ in range(5):
             set_up(url)
 
     with ThreadPoolExecutor(len(urls)) as threads:
-        list(threads.map(set_up_often, urls))
+        list(threads.map(set_up_five_times, urls))
     for name in LOGINS:
         assert can_sign_in(name, urls[0], PASSWORDS[name])
 
@@ -239,11 +243,11 @@ def test_databases_that_are_set_up_at_once_wait_for_each_other(place: Place) -> 
 # -- passwords -----------------------------------------------------------------------------------
 
 
-def test_a_password_that_changes_is_read_from_its_file_again(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_changed_password_is_read_from_its_file(
+    clean_server: LoggedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open connections continue; new ones use the new password without a restart."""
-    url = make_database(place)
+    """After a change of the password, open connections continue and new ones read it from its file."""
+    url = make_database(clean_server)
     give_to_roles(url)
     file = tmp_path / "app.password"
     file.write_text(PASSWORDS[APP], encoding="utf-8")
@@ -252,36 +256,36 @@ def test_a_password_that_changes_is_read_from_its_file_again(
     monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(file))
     with open_service(Settings.load(enable_redis_cache=False, database_connection_limit=1)) as service:
         service.list_session_dates()
-        set_up(url, OTHERS)
+        set_up(url, NEW_PASSWORDS)
         service.list_session_dates()
         end_sessions(url)
         with pytest.raises(ConnectFailed, match="password authentication failed"):
             service.list_session_dates()
-        file.write_text(OTHERS[APP], encoding="utf-8")
+        file.write_text(NEW_PASSWORDS[APP], encoding="utf-8")
         service.list_session_dates()
         end_sessions(url)
         service.list_session_dates()
 
 
 def end_sessions(url: str) -> None:
-    """End every connection of the application, as a restart of the server does."""
+    """Terminate all connections of the application, as a restart of the server does."""
     with connected(url) as execute:
         execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s", (APP,))
 
 
 @pytest.mark.parametrize("is_superuser", [True, False])
 def test_no_password_is_in_the_log_or_the_statistics(
-    place: Place, admin: str, monkeypatch: pytest.MonkeyPatch, *, is_superuser: bool
+    clean_server: LoggedServer, admin: str, monkeypatch: pytest.MonkeyPatch, *, is_superuser: bool
 ) -> None:
-    """The server logs every statement, and even the verifiers are not in the log of a superuser's run."""
-    url = make_database(place, owner=admin)
+    """No log, statistics or output has a password; a superuser's set-up does not log the verifiers either."""
+    url = make_database(clean_server, owner=admin)
     with connected(url) as execute:
         has_statistics = bool(
             execute("SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements'")
         )
         if has_statistics:
             execute("CREATE EXTENSION pg_stat_statements")
-    begins = place.log.stat().st_size
+    log_size = clean_server.log.stat().st_size
     passwords = {name: f"{name}-{uuid4().hex}" for name in LOGINS}
     monkeypatch.setenv("ADMIN_URL", url if is_superuser else as_admin(url))
     for name in LOGINS:
@@ -290,7 +294,7 @@ def test_no_password_is_in_the_log_or_the_statistics(
         result = CliRunner().invoke(main, ["roles"])
         assert result.exit_code == 0, result.output
     assert all(can_sign_in(name, url, passwords[name]) for name in LOGINS)
-    traces = place.log.read_bytes()[begins:].decode()
+    traces = clean_server.log.read_bytes()[log_size:].decode()
     assert "SELECT rolname FROM pg_roles" in traces or is_superuser
     if has_statistics:
         with connected(url) as execute:
@@ -304,19 +308,19 @@ def test_no_password_is_in_the_log_or_the_statistics(
 
 
 @contextmanager
-def pooled(place: Place, directory: Path, url: str) -> Iterator[str]:
-    """Yield the URL of a database behind PgBouncer in transaction mode, with two sessions for each role."""
-    accounts = {"postgres": place.server.password, **PASSWORDS}
-    with run_pgbouncer(directory, place.server, accounts, default_pool_size="2") as port:
-        yield url.replace(f":{place.server.port}/", f":{port}/")
+def run_pooler(clean_server: LoggedServer, directory: Path, url: str) -> Iterator[str]:
+    """Yield the URL of a database behind PgBouncer in transaction mode, with two connections per role."""
+    accounts = {"postgres": clean_server.postgres.password, **PASSWORDS}
+    with run_pgbouncer(directory, clean_server.postgres, accounts, default_pool_size="2") as port:
+        yield url.replace(f":{clean_server.postgres.port}/", f":{port}/")
 
 
-@pytest.mark.parametrize("shared", [SERVERS[1]], indirect=True)
+@pytest.mark.parametrize("logged_server", [SERVERS[1]], indirect=True)
 def test_everything_works_behind_a_transaction_pooler(
-    place: Place, server_directory: Callable[[], Path]
+    clean_server: LoggedServer, server_directory: Callable[[], Path]
 ) -> None:
-    """This covers set-up, migrations as owner, the application, a player's view and the exporter."""
-    with pooled(place, server_directory(), make_database(place)) as url:
+    """Set-up, migrations, the application, a player's view and the exporter work behind PgBouncer."""
+    with run_pooler(clean_server, server_directory(), make_database(clean_server)) as url:
         set_up(url)
         assert_works(url)
         with open_service(settings_as(APP, url, enable_redis_cache=False)) as service:
@@ -331,9 +335,9 @@ def test_everything_works_behind_a_transaction_pooler(
         assert [each.name for each in outcomes if not each.is_success] == []
 
 
-def test_a_role_for_replicas_is_created_where_it_has_a_password(place: Place) -> None:
-    """It may only stream the log; without a password it is not created."""
-    url = make_database(place, owner="postgres", schema="public")
+def test_the_replication_role_needs_a_password(clean_server: LoggedServer) -> None:
+    """The replication role is created only with a password; it may stream the log but not open a database."""
+    url = make_database(clean_server, owner="postgres", schema="public")
     assert REPLICATION not in set_up(url)
     passwords = {**PASSWORDS, REPLICATION: "copy"}
     assert set_up(url, passwords) == [REPLICATION]

@@ -1,4 +1,4 @@
-"""What is stored is what was given: every text and document of every write, on every path to the tables."""
+"""Every bulk load and every single write stores every text and JSON document unchanged."""
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -37,19 +37,21 @@ from tests.integration.test_loading import DAY, TABLES, build_record
 EXAMPLES = settings(
     max_examples=20, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-# What formats give a meaning to, beside everything that UTF-8 can encode.
-ODD = (
+# Texts that COPY, CSV, JSON, arrays, SQL or terminals give a meaning to.
+SPECIAL_TEXTS = (
     "é💥", "a\nb", "a\r\nb", "a\tb", "\\", "\\N", "\\.", "\\n", '"', '""', "'", "{}", "{a,b}", "NULL", "null",
     ",", "%s", "%(a)s", "\x7f", "\x1b[31m", "\u2028", "\u202e", "\u200b", "\ufeff", "\U0010ffff", " ", "=1+1",
     "<b>",
-)  # fmt: skip  # one text a line would hide that each is another trap
+)  # fmt: skip  # one text a line would make a long list
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
 
 
-def texts(most: int) -> st.SearchStrategy[str]:
-    """Return texts of 1 to `most` characters."""
-    traps = st.lists(st.sampled_from(ODD), min_size=1, max_size=9).map("".join)
-    return (traps | st.text(CHARACTERS, min_size=1, max_size=most)).map(lambda text: text[:most])
+def texts(max_length: int) -> st.SearchStrategy[str]:
+    """Return a strategy for texts of 1 to `max_length` characters, many of them special."""
+    special = st.lists(st.sampled_from(SPECIAL_TEXTS), min_size=1, max_size=9).map("".join)
+    return (special | st.text(CHARACTERS, min_size=1, max_size=max_length)).map(
+        lambda text: text[:max_length]
+    )
 
 
 KEYS = st.just("") | texts(50)
@@ -68,8 +70,8 @@ DOCUMENTS = st.dictionaries(
 SYMBOLS = st.from_regex(SYMBOL_PATTERN.removesuffix("$") + r"\Z")
 USERNAMES = texts(50).filter(lambda text: text.isprintable() and text == text.strip())
 
-# Every text and document of every load, as generous as its check is.
-GIVEN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+# For each bulk load, the valid values of each field with a text or a document.
+FIELD_VALUES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "load_users": {
         "username": USERNAMES,
         "name": st.none() | texts(200),
@@ -101,24 +103,24 @@ GIVEN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 }
 
 
-def list_plain(fields: Iterable[str]) -> list[str]:
-    """Return the columns that hold what was given; e-mail addresses are encrypted."""
+def list_unencrypted(fields: Iterable[str]) -> list[str]:
+    """Return the fields without the e-mail address, whose column is encrypted."""
     return [field for field in fields if field != "email"]
 
 
-def test_every_text_of_every_load_is_in_the_table() -> None:
-    """A new text field has to be loaded with every text; the username of an entry is not loaded."""
-    for name, fields in GIVEN.items():
+def test_every_text_field_is_tested() -> None:
+    """FIELD_VALUES has every text field of every load, except an entry's username, which is not loaded."""
+    for name, fields in FIELD_VALUES.items():
         kind = type(build_record(name, uuid.UUID(int=1)))
         hints = get_type_hints(kind).items()
         found = {field for field, hint in hints if "str" in str(hint)}
         assert found - set(fields) == ({"username"} if name == "load_leaderboard_entries" else set()), name
-    assert set(GIVEN) == set(TABLES)
+    assert set(FIELD_VALUES) == set(TABLES)
 
 
 @contextmanager
-def opened(url: str) -> Iterator[EnhancedDatabaseService]:
-    """Open a service without a cache: each read comes from the tables."""
+def open_uncached_service(url: str) -> Iterator[EnhancedDatabaseService]:
+    """Yield a service without a cache, so that each read comes from the tables."""
     settings = Settings(
         database_url=SecretStr(url), encryption_keys=SecretStr(KEYS_OF_TESTS), enable_redis_cache=False
     )
@@ -130,10 +132,10 @@ def opened(url: str) -> Iterator[EnhancedDatabaseService]:
 def loader(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, template_database: str
 ) -> Iterator[tuple[EnhancedDatabaseService, Execute]]:
-    """A service that may create temporary tables, and one that may not; and SQL past it."""
+    """Yield a service that may create temporary tables, then one that may not, and direct SQL access."""
     with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
         if request.param == "staged":
-            with opened(url) as service:
+            with open_uncached_service(url) as service:
                 yield service, execute
             return
         role, name = f"loader_{uuid.uuid4().hex}", url.rpartition("/")[2]
@@ -141,7 +143,9 @@ def loader(
         execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")
         execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
         try:
-            with opened(f"postgresql://{role}:loader@127.0.0.1:{postgres_server.port}/{name}") as service:
+            with open_uncached_service(
+                f"postgresql://{role}:loader@127.0.0.1:{postgres_server.port}/{name}"
+            ) as service:
                 yield service, execute
         finally:
             execute(f"DROP OWNED BY {role}")
@@ -161,13 +165,13 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_load_stores_what_it_was_given(loader: tuple[EnhancedDatabaseService, Execute], name: str) -> None:
-    """Several records have any text in each text field, and are read without the service."""
+def test_a_load_stores_texts_unchanged(loader: tuple[EnhancedDatabaseService, Execute], name: str) -> None:
+    """Rows that are read without the service have every text and document of the loaded records."""
     service, execute = loader
     user_id = service.load_users([replace(build_record("load_users", new_id()), username="owner")])["owner"]
     service.load_portfolios([build_record("load_portfolios", user_id)])
-    fields, target = GIVEN[name], TARGETS[name]
-    columns = list_plain(fields)
+    fields, target = FIELD_VALUES[name], TARGETS[name]
+    columns = list_unencrypted(fields)
     where = " AND ".join(f"{column} = %s" for column in target.key)
 
     @EXAMPLES
@@ -190,7 +194,7 @@ def test_a_load_stores_what_it_was_given(loader: tuple[EnhancedDatabaseService, 
 @EXAMPLES
 @given(st.lists(st.lists(texts(20), max_size=4).map(tuple), min_size=1, max_size=5))
 def test_an_array_holds_any_text(database_url: str, arrays: list[tuple[str, ...]]) -> None:
-    """Symbols need no quotes in an array, but other texts do."""
+    """COPY stores any text in an array, also one that needs quotes."""
     with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE arrays (place int, texts text[])")
         cursor.copy_expert("COPY arrays FROM STDIN", loads.encode_rows([range(len(arrays)), arrays]))
@@ -201,19 +205,19 @@ def test_an_array_holds_any_text(database_url: str, arrays: list[tuple[str, ...]
 
 # -- single writes ----------------------------------------------------------------------
 
-USER_FIELDS, EVENT_FIELDS = GIVEN["load_users"], GIVEN["load_market_events"]
-QUEST_FIELDS = {field: given for field, given in GIVEN["load_quests"].items() if field != "status"}
+USER_FIELDS, EVENT_FIELDS = FIELD_VALUES["load_users"], FIELD_VALUES["load_market_events"]
+QUEST_FIELDS = {field: values for field, values in FIELD_VALUES["load_quests"].items() if field != "status"}
 
 
 def create_user(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) -> User:
-    """Create a user under a name that an earlier example may have had."""
+    """Create a user and before that delete the user of the same name, if an earlier example created one."""
     with suppress(UserNotFound):
         service.delete_user(service.get_user_by_username(row["username"]).id)
     return service.create_user(**row)
 
 
 def update_entry(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) -> LeaderboardEntry:
-    """Write the entry of a new user in a batch: an old entry would keep its metadata if none is given."""
+    """Write an entry of a new user: an existing entry would keep its metadata if none is given."""
     user_id = service.create_user(username=new_id().hex).id
     service.batch_update_leaderboard("c", [LeaderboardUpdate(user_id, Decimal(1), row["metadata"])], DAY)
     return service.get_user_rank(user_id, "c", DAY)
@@ -233,12 +237,12 @@ WRITES: dict[str, tuple[dict[str, st.SearchStrategy[Any]], Callable[[Any, UUID, 
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_single_write_stores_what_it_was_given(
+def test_a_single_write_stores_texts_unchanged(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """The returned row and the stored one have every text and document unchanged."""
+    """The returned record and the stored row have every text and document unchanged."""
     fields, write = WRITES[name]
-    columns = list_plain(fields)
+    columns = list_unencrypted(fields)
     table = {"create_market_event": "market_events", "create_quest": "quests"}.get(
         name, "users" if "user" in name else "leaderboard_entries"
     )

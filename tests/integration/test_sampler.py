@@ -1,4 +1,4 @@
-"""The sampler's thread: it starts, survives its servers and stops."""
+"""The sampler thread of the dashboard: samples, errors, its end, and a fork."""
 
 import os
 import threading
@@ -17,23 +17,23 @@ from tests.patience import stretch
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the thread sample a hundred times a second."""
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the thread sample a hundred times a second."""
     for name in ("CHECK_SECONDS", "SCRAPE_SECONDS", "TROUBLE_SECONDS"):
         monkeypatch.setattr(module, name, 0.01)
 
 
 @pytest.fixture
-def sampler(quick: None, service: EnhancedDatabaseService) -> Iterator[Sampler]:
-    """A sampler that runs, without an exporter."""
-    running = Sampler(service, exporter_url=closed_url())
-    running.start()
-    yield running
-    running.close(5)
+def sampler(short_intervals: None, service: EnhancedDatabaseService) -> Iterator[Sampler]:
+    """Yield a running sampler whose exporter does not exist."""
+    sampler = Sampler(service, exporter_url=closed_url())
+    sampler.start()
+    yield sampler
+    sampler.close(5)
 
 
-def wait_for(sampler: Sampler, count: int = 1) -> None:
-    """Wait until the sampler has published so many further readings."""
+def wait_for_samples(sampler: Sampler, count: int = 1) -> None:
+    """Wait until the sampler has published `count` more samples."""
     for _ in range(count):
         before, pause = sampler.latest, threading.Event()
         for _ in range(round(stretch(5) / 0.01)):
@@ -43,9 +43,9 @@ def wait_for(sampler: Sampler, count: int = 1) -> None:
         assert sampler.latest is not before
 
 
-def test_it_samples_by_itself_and_stops(sampler: Sampler) -> None:
-    """It samples after `start`, and not after `close`."""
-    wait_for(sampler, 3)
+def test_the_thread_samples_and_stops(sampler: Sampler) -> None:
+    """After `start` the thread takes samples. After `close` it has ended."""
+    wait_for_samples(sampler, 3)
     assert sampler.is_current
     sampler.close(5)
     last = sampler.latest
@@ -53,11 +53,11 @@ def test_it_samples_by_itself_and_stops(sampler: Sampler) -> None:
     assert sampler.latest is last
 
 
-def test_it_survives_a_service_that_fails(
+def test_the_thread_survives_an_error(
     sampler: Sampler, service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error is logged, and the next sample is tried."""
-    wait_for(sampler)
+    """After an error of the service the thread takes further samples."""
+    wait_for_samples(sampler)
     with monkeypatch.context() as patch:
         failed = threading.Event()
 
@@ -67,45 +67,45 @@ def test_it_survives_a_service_that_fails(
 
         patch.setattr(service, "health", fail)
         assert failed.wait(stretch(5))
-    wait_for(sampler, 2)
+    wait_for_samples(sampler, 2)
 
 
-def test_it_reads_all_servers_gone(settings: Settings, quick: None) -> None:
-    """Without PostgreSQL, Redis and the exporter, a sample reports all three."""
-    gone = settings.model_copy(update={"enable_redis_cache": False})
-    with open_service(gone) as service:
-        lonely = Sampler(service, exporter_url=closed_url(), prometheus=None)
-        lonely.sample()
-    assert lonely.latest is not None
-    assert lonely.latest.metrics is None
-    assert lonely.latest.error == "The exporter cannot be read: Connection refused."
+def test_a_sample_without_an_exporter_has_an_error(settings: Settings, short_intervals: None) -> None:
+    """Without Redis and without an exporter, a sample has no metrics and an error that says so."""
+    without_redis = settings.model_copy(update={"enable_redis_cache": False})
+    with open_service(without_redis) as service:
+        sampler = Sampler(service, exporter_url=closed_url(), prometheus=None)
+        sampler.sample()
+    assert sampler.latest is not None
+    assert sampler.latest.metrics is None
+    assert sampler.latest.error == "The exporter cannot be read: Connection refused."
 
 
-def test_a_forked_child_has_no_thread_and_is_not_stuck(
+def test_a_forked_child_has_no_thread_and_a_free_lock(
     sampler: Sampler, service: EnhancedDatabaseService
 ) -> None:
-    """Its locks are new, so that it can start to sample and stop."""
-    wait_for(sampler)
-    with sampler._sampling:  # the parent is in the middle of a sample
+    """A child forked during a sample has no sampler thread, and its sampling lock is free."""
+    wait_for_samples(sampler)
+    with sampler._sampling:  # as if the parent were taking a sample
         child = os.fork()
         if child == 0:
-            is_free = sampler._sampling.acquire(blocking=False)  # see above
-            has_thread = sampler._thread is not None  # see above
+            is_free = sampler._sampling.acquire(blocking=False)
+            has_thread = sampler._thread is not None
             os._exit(0 if is_free and not has_thread else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def test_rates_are_what_the_service_counted(service: EnhancedDatabaseService) -> None:
-    """The rates on the page equal those computed from the calls that were made."""
+def test_a_rate_is_calls_per_second(service: EnhancedDatabaseService) -> None:
+    """Twelve calls within 60 s give a rate of 0.2 calls per second."""
     clock = [0.0]
     with served(build_app(service)) as port:
-        watching = Sampler(service, exporter_url=f"http://127.0.0.1:{port}", clock=lambda: clock[0])
-        watching.sample()
+        sampler = Sampler(service, exporter_url=f"http://127.0.0.1:{port}", clock=lambda: clock[0])
+        sampler.sample()
         for number in range(12):
             service.create_user(username=f"player_{number}")
         clock[0] = 60.0
-        watching.sample()
-    assert watching.latest is not None
-    assert watching.latest.metrics is not None
-    assert watching.latest.metrics.values[OPERATION_CALLS]["create_user",] == pytest.approx(12 / 60)
+        sampler.sample()
+    assert sampler.latest is not None
+    assert sampler.latest.metrics is not None
+    assert sampler.latest.metrics.values[OPERATION_CALLS]["create_user",] == pytest.approx(12 / 60)

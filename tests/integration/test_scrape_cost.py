@@ -1,4 +1,4 @@
-"""What a scrape of a whole fleet costs: the exporter's processor, and the database."""
+"""The cost of a scrape with many processes: processor time of the exporter and time in the database."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +25,13 @@ from tests.patience import stretch_processor
 WRITERS = 20
 SCRAPE_SECONDS = 0.050
 DATABASE_SECONDS = 0.005
-# What other programs of the machine do meanwhile is not the scrape's cost: the least of many counts.
+# Repetitions, of which the fastest counts: other programs of the machine slow down some of them.
 ROUNDS = 30
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder of live writers of all roles that have used every series."""
+    """Yield a metrics folder with twenty live writers of all roles, each with every series."""
     writers = [open_metrics(ROLES[number % len(ROLES)], tmp_path) for number in range(WRITERS)]
     for metrics in writers:
         fill(metrics)
@@ -40,8 +40,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         metrics.close()
 
 
-def test_a_scrape_of_twenty_live_writers(folder: Path, settings: Settings) -> None:
-    """It takes under 50 ms of processor time from request to compressed answer."""
+def test_a_scrape_of_twenty_writers_takes_little_time(folder: Path, settings: Settings) -> None:
+    """A scrape takes under 50 ms of processor time from the request to the compressed response."""
     shared = settings.model_copy(update={"metrics_dir": folder})
     with (
         open_service(shared, role="exporter") as service,
@@ -60,23 +60,25 @@ def test_a_scrape_of_twenty_live_writers(folder: Path, settings: Settings) -> No
         assert min(scrape() for _ in range(ROUNDS)) < stretch_processor(SCRAPE_SECONDS)
 
 
-class _Timed:
-    """Runs statements, and notes the least that each cost the server by its own account."""
+class _TimedConnection:
+    """Runs statements and keeps the shortest time that the server reported for each."""
 
     def __init__(self, connection: BoundedConnection) -> None:
         self._connection = connection
         self.seconds: dict[str, float] = {}
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement, after its plan was timed."""
+        """Measure a statement with EXPLAIN ANALYZE, then run it."""
         plan = self._connection.execute_sql(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}", params)
-        figures = dict(line.split(" Time: ") for (line,) in plan.fetchall() if " Time: " in line)
-        spent = sum(float(figures[name].removesuffix(" ms")) / 1000 for name in ("Planning", "Execution"))
-        self.seconds[sql] = min(spent, self.seconds.get(sql, spent))
+        milliseconds = dict(line.split(" Time: ") for (line,) in plan.fetchall() if " Time: " in line)
+        seconds = sum(
+            float(milliseconds[name].removesuffix(" ms")) / 1000 for name in ("Planning", "Execution")
+        )
+        self.seconds[sql] = min(seconds, self.seconds.get(sql, seconds))
         return self._connection.execute_sql(sql, params)
 
 
-QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
+READS: tuple[Callable[[_TimedConnection], object], ...] = (
     lambda timed: list(postgres.collect_activity(timed, STACK_ROLES)),
     lambda timed: list(postgres.collect_transactions(timed)),
     lambda timed: list(postgres.collect_replication(timed)),
@@ -84,19 +86,19 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
     server_statistics.find_statement_schema,
     lambda timed: count_migrations(timed.execute_sql),
 )
-"""What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""
+"""Reads of a scrape and its health check, except pg_stat_statements, which this server has not loaded."""
 
 
-def test_a_scrape_adds_little_time_in_the_database(settings: Settings, database_url: str) -> None:
-    """It takes under 5 ms by the server's statistics, with twenty more connections to count."""
+def test_a_scrape_takes_little_time_in_the_database(settings: Settings, database_url: str) -> None:
+    """With twenty open connections, the statements of a scrape take under 5 ms of the server's time."""
     held = [psycopg2.connect(database_url) for _ in range(WRITERS)]
     connection = BoundedConnector(settings, "echo-markets-collector", limit_seconds=5).open()
-    timed = _Timed(connection)
+    timed = _TimedConnection(connection)
     try:
         for _ in range(ROUNDS):
-            for ask in QUESTIONS:
-                ask(timed)
-        assert len(timed.seconds) >= len(QUESTIONS)
+            for read in READS:
+                read(timed)
+        assert len(timed.seconds) >= len(READS)
         assert sum(timed.seconds.values()) < DATABASE_SECONDS
     finally:
         connection.close()

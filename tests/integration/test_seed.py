@@ -1,4 +1,4 @@
-"""Replaying imported days: what is in the database adds up, and is the same every time."""
+"""Seeding from imported prices: the rows are consistent and the same in every run."""
 
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -22,8 +22,8 @@ PLAYERS = 40
 SESSIONS = 30
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
-# Everything that a seed writes, in an order of its own.
-CONTENT = {
+# Every table that a seed writes, with a fixed order of rows.
+SEEDED_TABLES = {
     "users": "SELECT * FROM users ORDER BY id",
     "portfolios": "SELECT * FROM portfolios ORDER BY id",
     "positions": "SELECT * FROM positions ORDER BY user_id, session_date, symbol",
@@ -34,7 +34,7 @@ CONTENT = {
 }
 
 
-def play(
+def import_and_seed(
     service: EnhancedDatabaseService,
     folder: Path,
     *,
@@ -42,25 +42,25 @@ def play(
     sessions: int = SESSIONS,
     number: int = 1,
 ) -> SeedResult:
-    """Import half a year and replay the end of it."""
+    """Import half a year of prices and seed its last sessions."""
     import_days(service, folder, FIRST_DAY)
     return plan_seed(service, players=players, sessions=sessions, seed=number).run(now=NOW)
 
 
-def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
-    """Return everything that a seed writes."""
-    return {name: execute(statement) for name, statement in CONTENT.items()}
+def read_seeded_rows(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
+    """Return all rows of the tables that a seed writes."""
+    return {name: execute(statement) for name, statement in SEEDED_TABLES.items()}
 
 
 def test_a_seed_writes_what_it_reports(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The sessions are the last trading days, and no player plays all of them."""
-    result = play(service, tmp_path)
+    """The result of a seed has the number of rows of each table; its last day is that of the last prices."""
+    result = import_and_seed(service, tmp_path)
     assert (result.players, result.sessions) == (PLAYERS, SESSIONS)
     assert PLAYERS * SESSIONS / 4 < result.portfolios < PLAYERS * SESSIONS * 3 / 4
     assert (str(result.first_day), str(result.last_day)) == ("2013-01-17", "2013-03-01")
-    rows = content(execute)
+    rows = read_seeded_rows(execute)
     counts = {name: len(found) for name, found in rows.items()}
     assert counts == {
         "users": PLAYERS,
@@ -75,7 +75,7 @@ def test_a_seed_writes_what_it_reports(
     assert service.list_session_dates(limit=1) == (date(2013, 3, 1),)
 
 
-# What each portfolio must be, by PostgreSQL's own arithmetic from positions, trades and ticks.
+# Portfolios that differ from PostgreSQL's own arithmetic over positions and ticks.
 WRONG_PORTFOLIOS = """
     SELECT p.user_id, p.session_date, p.current_cash, p.total_value, h.paid, h.worth
     FROM portfolios p
@@ -93,6 +93,7 @@ WRONG_PORTFOLIOS = """
         AND p.total_value = p.current_cash + coalesce(h.worth, 0) AND coalesce(h.is_open, true)
         AND p.day_change = p.total_value - p.starting_cash
         AND p.day_change_percent = round(p.day_change / p.starting_cash * 100, 2))"""
+# Positions that differ from the sum of their trades.
 WRONG_TRADES = """
     SELECT user_id, session_date, symbol, h.quantity, t.bought
     FROM positions h FULL JOIN (
@@ -104,24 +105,24 @@ WRONG_TRADES = """
     WHERE h.quantity IS DISTINCT FROM t.bought OR h.average_price IS DISTINCT FROM t.price"""
 
 
-def test_values_are_cash_plus_holdings_to_the_cent(
+def test_portfolios_are_exact_to_the_cent(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Cash, value and change of every portfolio follow from its positions and the ticks of the day."""
-    result = play(service, tmp_path)
+    """Cash, value and change of every portfolio follow from its positions and the day's ticks."""
+    result = import_and_seed(service, tmp_path)
     assert execute(WRONG_PORTFOLIOS) == []
     assert execute(WRONG_TRADES) == []
     assert result.positions > result.portfolios
-    # the check itself sees a share too many
+    # the check can fail: it finds one share too many
     execute("UPDATE positions SET quantity = quantity + 1 WHERE ctid = (SELECT min(ctid) FROM positions)")
     assert len(execute(WRONG_PORTFOLIOS)) == len(execute(WRONG_TRADES)) == 1
 
 
-def test_players_join_miss_sessions_and_come_back(
+def test_players_join_late_and_miss_sessions(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Some join in the first session, others later; `last_active` is their last session."""
-    play(service, tmp_path)
+    """Some players join late or miss sessions; created_at and last_active are the first and last session."""
+    import_and_seed(service, tmp_path)
     assert execute(
         "SELECT count(*) FROM users u WHERE created_at::date <> (SELECT min(session_date) FROM portfolios p"
         " WHERE p.user_id = u.id) OR last_active::date <> (SELECT max(session_date) FROM portfolios p"
@@ -142,7 +143,7 @@ def test_leaderboards_follow_from_portfolios(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
     """Each score is that of the portfolio, and each stored rank equals the rank that PostgreSQL computes."""
-    play(service, tmp_path)
+    import_and_seed(service, tmp_path)
     assert service.list_leaderboard_categories(date(2013, 3, 1)) == (
         "daily_returns",
         "quests_completed",
@@ -165,15 +166,15 @@ def test_leaderboards_follow_from_portfolios(
         " WHERE e.user_id = p.user_id AND e.session_date = p.session_date"
         " AND e.category IN ('daily_returns', 'total_value'))"
     ) == [(0,)]
-    board = service.get_leaderboard("total_value", date(2013, 3, 1), 1000)
-    assert [entry.rank for entry in board] == sorted(entry.rank for entry in board)
+    leaderboard = service.get_leaderboard("total_value", date(2013, 3, 1), 1000)
+    assert [entry.rank for entry in leaderboard] == sorted(entry.rank for entry in leaderboard)
 
 
 def test_quest_scores_count_completed_quests(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The last score of a player is the number of completed rows; everyone has an active quest."""
-    play(service, tmp_path)
+    """A player's last score is the number of completed quests, and each player has an active milestone."""
+    import_and_seed(service, tmp_path)
     wrong = execute("""
         SELECT u.username, q.completed, e.score FROM users u
         LEFT JOIN (SELECT user_id, count(*) AS completed FROM quests WHERE status = 'COMPLETED'
@@ -195,11 +196,11 @@ def test_quest_scores_count_completed_quests(
     assert player.preferences["strategy"] in {"buy_and_hold", "momentum", "mean_reversion", "cash"}
 
 
-def test_quests_are_completed_at_the_close_that_completes_them(
+def test_quests_are_completed_at_the_close(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """As the player's portfolios say: the session in which the target is reached."""
-    play(service, tmp_path)
+    """completed_at is the close of the session in which the player's portfolios reach the quest's target."""
+    import_and_seed(service, tmp_path)
     portfolios = execute("""
         SELECT user_id, session_date, day_change, total_value > avg(total_value) OVER (
             PARTITION BY session_date) FROM portfolios ORDER BY session_date""")
@@ -226,7 +227,7 @@ def test_quests_are_completed_at_the_close_that_completes_them(
 def test_every_large_move_is_an_event(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """As PostgreSQL finds them among the ticks, within the replayed sessions."""
+    """The events are the price changes above 5% that PostgreSQL finds among the ticks."""
     import_days(service, tmp_path, FIRST_DAY)
     plan_seed(service, players=1).run(now=NOW)
     expected = execute("""
@@ -243,27 +244,27 @@ def test_every_large_move_is_an_event(
 def test_a_repeated_seed_changes_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """No row changes, and a name that a player has changed since is kept."""
-    play(service, tmp_path)
+    """A second seed changes no row and keeps a username that the player has changed."""
+    import_and_seed(service, tmp_path)
     service.update_user_profile(player_ids(range(1))[0], username="alice")
-    rows = content(execute)
+    rows = read_seeded_rows(execute)
     result = plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW)
     assert (result.changed, result.removed) == (0, 0)
     assert result.quests == len(rows["quests"])
-    assert content(execute) == rows
+    assert read_seeded_rows(execute) == rows
 
 
-def test_a_repeated_seed_leaves_what_was_played_since(
+def test_a_repeated_seed_keeps_completed_quests(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """A milestone that a live session has completed stays completed."""
-    play(service, tmp_path)
+    """A second seed leaves a milestone completed that was completed after the first seed."""
+    import_and_seed(service, tmp_path)
     for user_id in player_ids(range(PLAYERS)):
         (milestone,) = service.get_user_active_quests(user_id)
         service.update_quest_progress(milestone.id, milestone.target_value)
-    rows = content(execute)
+    rows = read_seeded_rows(execute)
     assert plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW).changed == 0
-    assert content(execute) == rows
+    assert read_seeded_rows(execute) == rows
 
 
 def test_an_interrupted_seed_is_completed(
@@ -272,19 +273,19 @@ def test_an_interrupted_seed_is_completed(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A second run writes the missing rows, and the result is the same as of one run."""
+    """After an interrupted seed, the next one writes the missing rows, and a third one changes nothing."""
 
-    def die(_: object) -> int:
+    def fail(_: object) -> int:
         raise DatabaseUnavailable("the connection was cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(service, "load_quests", die)
+        patched.setattr(service, "load_quests", fail)
         with pytest.raises(DatabaseUnavailable):
-            play(service, tmp_path)
+            import_and_seed(service, tmp_path)
     assert execute("SELECT count(*) FROM quests") == [(0,)]
     result = plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW)
     assert result.removed == 0
-    rows = content(execute)
+    rows = read_seeded_rows(execute)
     assert len(rows["quests"]) == result.quests
     assert len(rows["portfolios"]) == result.portfolios
     assert plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=1).run(now=NOW).changed == 0
@@ -298,48 +299,48 @@ def test_a_seed_is_the_same_in_every_database(
     template_database: str,
     tmp_path: Path,
 ) -> None:
-    """Ids, names and times included; another seed gives another game."""
-    play(service, tmp_path)
-    rows = content(execute)
+    """Equal seeds give equal rows in two databases, ids and times included; another seed gives other rows."""
+    import_and_seed(service, tmp_path)
+    rows = read_seeded_rows(execute)
     with created_database(postgres_server, template=template_database) as url:
         other = settings.model_copy(
             update={"database_url": SecretStr(url), "enable_redis_cache": False},
         )
         with open_service(other) as second, connected(url) as run:
-            play(second, tmp_path)
-            assert content(run) == rows
-            assert play(second, tmp_path, number=2).removed == PLAYERS
-            assert content(run)["portfolios"] != rows["portfolios"]
+            import_and_seed(second, tmp_path)
+            assert read_seeded_rows(run) == rows
+            assert import_and_seed(second, tmp_path, number=2).removed == PLAYERS
+            assert read_seeded_rows(run)["portfolios"] != rows["portfolios"]
 
 
 def test_other_numbers_replace_the_players(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The result is that of a fresh database, whatever was seeded before."""
-    play(service, tmp_path, players=10, sessions=12)
-    expected = content(execute)
+    """A seed with other numbers of players and sessions gives the same rows as in a fresh database."""
+    import_and_seed(service, tmp_path, players=10, sessions=12)
+    expected = read_seeded_rows(execute)
     plan_seed(service, players=PLAYERS, sessions=SESSIONS, seed=3).run(now=NOW)
     assert execute("SELECT count(*) FROM users") == [(PLAYERS,)]
     result = plan_seed(service, players=10, sessions=12, seed=1).run(now=NOW)
     assert result.removed == PLAYERS
-    rows = content(execute)
+    rows = read_seeded_rows(execute)
     events = rows.pop("events")
-    # those of other sessions stay: they follow from the prices, and are true all the same
+    # events of other sessions stay: they follow from the prices, so they are correct
     assert all(event in events for event in expected.pop("events"))
     assert rows == expected
 
 
-def test_other_users_are_not_touched(
+def test_real_players_are_not_changed(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """A real player with the name of a simulated one keeps name, profile and portfolios."""
+    """A real player with a simulated player's username keeps username, profile and portfolios."""
     person = service.create_user(username="amber_badger", email="amber@example.com")
     service.get_current_portfolio(person.id, date(2013, 3, 1))
-    play(service, tmp_path)
+    import_and_seed(service, tmp_path)
     assert service.get_user_by_username("amber_badger") == person
     assert len(service.get_portfolio_history(person.id)) == 1
     assert service.get_user_by_username("amber_badger_0").id == player_ids(range(1))[0]
-    play(service, tmp_path, players=5)
+    import_and_seed(service, tmp_path, players=5)
     assert service.get_user_by_id(person.id) == person
     with pytest.raises(UserNotFound):
         service.get_user_by_id(player_ids(range(6))[5])
@@ -347,7 +348,7 @@ def test_other_users_are_not_touched(
 
 
 def test_live_days_are_not_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """A day with many ticks counts as a live day."""
+    """A day with several ticks of a symbol is a live day and is not replayed."""
     import_days(service, tmp_path, FIRST_DAY)
     for second in range(3):
         service.insert_market_tick(
@@ -356,16 +357,16 @@ def test_live_days_are_not_replayed(service: EnhancedDatabaseService, tmp_path: 
     assert plan_seed(service, players=1, sessions=5).run(now=NOW).last_day == date(2013, 3, 1)
 
 
-def test_a_day_on_which_nothing_moved_is_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Its only tick is at the close, like on every imported day."""
+def test_a_day_of_constant_prices_is_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """A day with constant prices has one tick, at the close, so it is an imported day and is replayed."""
     path = tmp_path / "flat.csv"
     path.write_text("Symbol,Date,Open,High,Low,Close,Volume\nIBM,2013-03-04,7,7,7,7,0\n", encoding="utf-8")
     import_prices(service, path)
     assert plan_seed(service, players=1).run(now=NOW).last_day == date(2013, 3, 4)
 
 
-def test_more_sessions_than_days_are_all_days(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """A symbol that begins later joins on its first day."""
+def test_more_sessions_than_days_replay_all_days(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """If more sessions are requested than days are imported, all ten days are replayed."""
     import_days(service, tmp_path, "2012-05-14", "2012-05-25")
     result = plan_seed(service, players=20, sessions=1_000).run(now=NOW)
     assert (result.sessions, result.first_day) == (10, date(2012, 5, 14))
@@ -384,22 +385,22 @@ def test_more_sessions_than_days_are_all_days(service: EnhancedDatabaseService, 
 def test_numbers_out_of_range_are_refused(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path, numbers: dict[str, int]
 ) -> None:
-    """They are refused before anything is written."""
+    """Invalid numbers raise an error before any user is written."""
     import_days(service, tmp_path, "2013-02-25")
     with pytest.raises(InvalidInput, match="give a whole number from"):
         plan_seed(service, **numbers).run()
     assert execute("SELECT count(*) FROM users") == [(0,)]
 
 
-def test_without_prices_the_next_step_is_named(service: EnhancedDatabaseService) -> None:
-    """The error names the command that imports prices."""
+def test_a_seed_without_prices_names_the_import(service: EnhancedDatabaseService) -> None:
+    """Without prices, the error names the command that imports them."""
     with pytest.raises(InvalidInput, match="run `echo-markets import-prices FILE` first"):
         plan_seed(service, players=1).run()
 
 
 @pytest.mark.slow
 def test_a_whole_year_of_many_players_adds_up(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """200 players over the last 250 sessions of the shipped history."""
+    """200 players over 250 sessions have consistent portfolios, trades and quest scores."""
     import_prices(service, SHIPPED)
     result = plan_seed(service, players=200, sessions=250).run(now=NOW)
     assert 15_000 < result.portfolios < 40_000

@@ -1,4 +1,4 @@
-"""`echo-markets seed` where people have played: it says what it replaces, and changes nothing unasked."""
+"""`echo-markets seed` in a database with players: without consent it removes and adds nothing."""
 
 from collections.abc import Callable
 from datetime import date
@@ -26,7 +26,7 @@ OTHER = ("--players", "6", "--sessions", "4")
 
 @pytest.fixture
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that name the test's servers."""
+    """Return the environment variables that name the test's servers."""
     assert settings.redis_password is not None
     return {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -37,7 +37,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture
 def run(service: EnhancedDatabaseService, environment: dict[str, str], tmp_path: Path) -> Run:
-    """Run the command without a terminal, on a week of imported prices."""
+    """Return a function that runs the command without a terminal; a week of prices is imported."""
     import_days(service, tmp_path, "2013-02-18")
     return lambda *arguments: CliRunner().invoke(main, ["seed", *arguments], env=environment)
 
@@ -48,15 +48,15 @@ def read_all(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
     return {name: execute(f"SELECT t::text FROM {name} AS t ORDER BY 1") for (name,) in tables}
 
 
-def play_live(service: EnhancedDatabaseService) -> Portfolio:
-    """Let the first simulated player play a live session."""
+def create_live_portfolio(service: EnhancedDatabaseService) -> Portfolio:
+    """Create a portfolio of the first simulated player for a live session."""
     return service.get_current_portfolio(service.list_users(limit=1)[0].id, LIVE_DAY)
 
 
-def test_players_that_it_did_not_make_are_not_mixed_with_others(
+def test_a_seed_beside_real_players_needs_consent(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """One line names them and the consequence; the exit status is 1, and nothing is changed."""
+    """If real players exist, the command names them, exits with 1 and changes nothing, until --replace."""
     for name in ("alice", "bob", "charlie", "dora"):
         service.create_user(username=name)
     before = read_all(execute)
@@ -74,12 +74,12 @@ def test_players_that_it_did_not_make_are_not_mixed_with_others(
     assert execute("SELECT count(*) FROM users") == [(9,)]
 
 
-def test_live_sessions_are_not_removed_unasked(
+def test_removing_live_sessions_needs_consent(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Another replay would remove the live sessions of its players, so it asks."""
+    """A seed that would remove live sessions of simulated players exits with 1 unless --replace is given."""
     assert run(*FIRST).exit_code == 0
-    portfolio = play_live(service)
+    portfolio = create_live_portfolio(service)
     before = read_all(execute)
     refused = run(*OTHER)
     assert refused.exit_code == REFUSED
@@ -99,12 +99,12 @@ def test_live_sessions_are_not_removed_unasked(
     assert service.find_portfolio(portfolio.user_id, LIVE_DAY) is None
 
 
-def test_a_repeated_replay_needs_no_consent(
+def test_a_repeated_seed_needs_no_consent(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """It replaces neither live sessions nor real players."""
+    """The same seed needs no consent, because it removes no live sessions and changes no real players."""
     assert run(*FIRST).exit_code == 0
-    play_live(service)
+    create_live_portfolio(service)
     service.create_user(username="alice")
     before = read_all(execute)
     repeated = run(*FIRST)
@@ -112,8 +112,8 @@ def test_a_repeated_replay_needs_no_consent(
     assert read_all(execute) == before
 
 
-def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execute: Execute) -> None:
-    """Without players nothing is asked; the number of replaced players is printed."""
+def test_a_seed_without_live_sessions_needs_no_consent(run: Run, execute: Execute) -> None:
+    """An empty database, or one with only simulated players of another seed, is seeded without consent."""
     first = run(*FIRST)
     assert (first.exit_code, "replacing" in first.stderr) == (0, False), first.output
     second = run(*OTHER)
@@ -123,14 +123,14 @@ def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execu
     assert execute("SELECT count(*) FROM users") == [(6,)]
 
 
-def test_a_simulated_player_with_changed_preferences_counts_as_replaced(
+def test_a_player_with_changed_preferences_would_be_removed(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Its preferences do not name its replay any more, so a seed would remove it, and asks."""
+    """A simulated player whose preferences do not name its seed would be removed, so consent is needed."""
     assert run(*FIRST).exit_code == 0
     player = service.list_users(limit=1)[0]
     service.update_user_profile(player.id, username="alice", preferences={})
-    play_live(service)
+    create_live_portfolio(service)
     before = read_all(execute)
     refused = run(*FIRST)
     assert (refused.exit_code, "removes 1 simulated player" in refused.stderr) == (REFUSED, True), (
@@ -140,7 +140,7 @@ def test_a_simulated_player_with_changed_preferences_counts_as_replaced(
 
 
 def test_scores_alone_are_a_session(run: Run, service: EnhancedDatabaseService) -> None:
-    """A game without portfolios can have leaderboards."""
+    """A day with leaderboard entries but without portfolios counts as a session."""
     user = service.create_user(username="alice")
     service.update_leaderboard_entry(user.id, "puzzles", Decimal(1), LIVE_DAY)
     refused = run(*FIRST)
@@ -150,15 +150,15 @@ def test_scores_alone_are_a_session(run: Run, service: EnhancedDatabaseService) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "status"), [("n", REFUSED), ("y", 0)])
-def test_a_person_is_asked(
+def test_a_terminal_user_is_asked(
     answer: str,
     status: int,
-    run: Run,  # imports the prices
+    run: Run,  # the fixture imports the prices
     environment: dict[str, str],
     service: EnhancedDatabaseService,
     execute: Execute,
 ) -> None:
-    """On a terminal the same text is a question."""
+    """On a terminal the command asks "continue anyway? [y/N]" and changes rows only after "y"."""
     service.create_user(username="alice")
     before = read_all(execute)
     typed = run_on_terminal("seed", *FIRST, answer=answer, environment=build_environment(**environment))

@@ -1,4 +1,4 @@
-"""The self-test: a line per call, every call made, nothing left behind, and failures that show."""
+"""The self-test: it calls every public method, reports each on a line, and leaves no row."""
 
 import os
 import signal
@@ -26,17 +26,17 @@ ABANDONED = "self-test-0123abcd"
 PERSON = "self-test-fan"
 
 
-def list_public(service: EnhancedDatabaseService) -> set[str]:
-    """Return the names of the service's calls; the self-test does not close what it was given."""
+def list_public_methods(service: EnhancedDatabaseService) -> set[str]:
+    """Return the names of the service's public methods; the self-test does not call `close`."""
     names = {name for name in dir(service) if not name.startswith("_")}
     return {name for name in names if callable(getattr(service, name))} - {"close"}
 
 
 def read_tables(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
-    """Return every row of every table there is, those of the counters of quests summed up."""
+    """Return every row of every table; the quest counters are folded first."""
     execute("SELECT quest_fold()")
     tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-    # nobody can remove an event of the audit log, the self-test neither
+    # events of the audit log cannot be deleted, so those of the self-test stay
     kept = f"WHERE actor <> '{ACTOR}'"
     return {
         name: execute(f"SELECT * FROM {name} {kept if name.startswith('audit_events') else ''} ORDER BY 1")
@@ -45,8 +45,8 @@ def read_tables(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @pytest.fixture
-def people(service: EnhancedDatabaseService) -> User:
-    """Alice, who plays: with a row in every table that the self-test writes to."""
+def alice(service: EnhancedDatabaseService) -> User:
+    """Return alice, and store her portfolio, an entry, a tick, an event and an audited action."""
     alice = service.create_user(username="alice")
     day = date(2026, 1, 5)
     service.get_current_portfolio(alice.id, day)
@@ -58,20 +58,20 @@ def people(service: EnhancedDatabaseService) -> User:
     return alice
 
 
-def test_every_call_passes_and_nothing_stays(
-    service: EnhancedDatabaseService, execute: Execute, people: User
+def test_every_call_passes_and_no_row_stays(
+    service: EnhancedDatabaseService, execute: Execute, alice: User
 ) -> None:
-    """Each public call has a line, and every table is unchanged."""
+    """Each public method has a line `ok`, and every table is unchanged."""
     before = read_tables(execute)
     lines: list[str] = []
     assert run_self_test(service, report=lines.append), "\n".join(lines)
     assert read_tables(execute) == before
-    assert {line.split()[1] for line in lines if line.startswith("ok")} == list_public(service)
+    assert {line.split()[1] for line in lines if line.startswith("ok")} == list_public_methods(service)
     assert lines[-1] == "all calls passed"
 
 
 def test_every_call_is_really_made(service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The self-test itself makes each call, and loads with rows."""
+    """The self-test itself calls each public method, and each bulk load gets one row."""
     made: set[str] = set()
     rows: dict[str, int] = {}
 
@@ -86,53 +86,53 @@ def test_every_call_is_really_made(service: EnhancedDatabaseService, monkeypatch
 
         return call
 
-    for name in list_public(service):
+    for name in list_public_methods(service):
         monkeypatch.setattr(service, name, record(name, getattr(service, name)))
     lines: list[str] = []
     assert run_self_test(service, report=lines.append), "\n".join(lines)
-    assert made == list_public(service)
+    assert made == list_public_methods(service)
     assert rows == {name: 1 for name in made if name.startswith("load_")}
 
 
-def test_its_lock_is_that_of_the_triggers() -> None:
-    """Triggers hold the same lock while they count, so no counters are removed meanwhile."""
+def test_the_lock_is_that_of_the_triggers() -> None:
+    """The self-test takes the lock that triggers hold while they count, and so removes no counter then."""
     text = (MIGRATIONS / "0003_board_counters.py").read_text("utf-8")
     assert f"WRITERS, FOLDERS = 0x{WRITERS_LOCK:X}, " in text
 
 
-def test_it_waits_for_who_counts_on_other_leaderboards(
+def test_the_cleanup_waits_for_other_writers(
     service: EnhancedDatabaseService, execute: Execute, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It tries again without blocking others, and gives up with a line after its attempts."""
+    """While a writer holds the counter locks, the cleanup retries and at last fails; later it succeeds."""
     writer = psycopg2.connect(database_url)
     with writer.cursor() as cursor:
         for slot in range(64):
             cursor.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", (WRITERS_LOCK, slot))
-    waited: list[float] = []
-    monkeypatch.setattr("core.selftest_cleanup.sleep", waited.append)
+    pauses: list[float] = []
+    monkeypatch.setattr("core.selftest_cleanup.sleep", pauses.append)
     lines: list[str] = []
     assert not run_self_test(service, report=lines.append)
     assert [line for line in lines if line.startswith("FAIL cleanup ")] != []
-    assert len(waited) == ATTEMPTS
-    waited.clear()
+    assert len(pauses) == ATTEMPTS
+    pauses.clear()
     monkeypatch.setattr("core.selftest_cleanup.sleep", lambda _: writer.rollback())
     lines.clear()
     assert run_self_test(service, report=lines.append), "\n".join(lines)
     writer.close()
 
 
-def test_it_can_be_repeated_at_once(service: EnhancedDatabaseService) -> None:
-    """Cached values of the first run do not fail the second."""
+def test_a_second_run_passes(service: EnhancedDatabaseService) -> None:
+    """A second self-test directly after the first passes, although values are cached."""
     for _ in range(2):
         lines: list[str] = []
         assert run_self_test(service, report=lines.append), "\n".join(lines)
 
 
-def test_quests_of_people_are_left_alone(
-    service: EnhancedDatabaseService, execute: Execute, people: User
+def test_quests_of_other_users_are_unchanged(
+    service: EnhancedDatabaseService, execute: Execute, alice: User
 ) -> None:
-    """It expires quests and maintains partitions in a transaction that is rolled back."""
-    service.create_quest(people.id, type="DAILY", title="Over", target_value=Decimal(1))
+    """The self-test expires quests and maintains partitions in a transaction that it rolls back."""
+    service.create_quest(alice.id, type="DAILY", title="Over", target_value=Decimal(1))
     execute("UPDATE quests SET expires_at = now() - interval '1 hour'")
     execute("INSERT INTO symbols (symbol, month) VALUES ('GONE', '2020-01-01')")
     before = read_tables(execute)
@@ -142,14 +142,14 @@ def test_quests_of_people_are_left_alone(
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyError("broken")])
-def test_a_broken_call_fails_the_run_and_cleans_up(
+def test_a_failed_call_fails_the_run_and_cleans_up(
     service: EnhancedDatabaseService,
     execute: Execute,
-    people: User,
+    alice: User,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    """A wrong answer and an unexpected error are reported; all other calls are made."""
+    """A wrong result and an unexpected error are reported, later calls are made, and no row stays."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -165,10 +165,8 @@ def test_a_broken_call_fails_the_run_and_cleans_up(
     assert read_tables(execute) == before
 
 
-def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
-    service: EnhancedDatabaseService, execute: Execute
-) -> None:
-    """The output says what was not tried, and the user is removed if possible."""
+def test_missing_tables_fail_the_run(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """If tables are missing, the last line begins with "failed:", and the table of symbols is empty."""
     execute("DROP TABLE quests, portfolios, leaderboard_entries, market_events CASCADE")
     lines: list[str] = []
     assert not run_self_test(service, report=lines.append)
@@ -178,20 +176,20 @@ def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
 
 
 @contextmanager
-def interrupted_inside(manager: Any) -> Iterator[Any]:
-    """Enter a context manager and be interrupted in its block."""
+def interrupt_block(manager: Any) -> Iterator[Any]:
+    """Enter a context manager and raise KeyboardInterrupt at the end of its block."""
     with manager:
         yield None
         raise KeyboardInterrupt
 
 
 @pytest.mark.slow
-def test_an_interruption_anywhere_leaves_nothing(
-    service: EnhancedDatabaseService, execute: Execute, people: User
+def test_an_interrupted_run_leaves_no_row(
+    service: EnhancedDatabaseService, execute: Execute, alice: User
 ) -> None:
-    """Each call in turn is interrupted after its commit, so the self-test gets no answer."""
+    """Each method in turn is interrupted after its commit, and every table is unchanged afterwards."""
     before = read_tables(execute)
-    for name in sorted(list_public(service)):
+    for name in sorted(list_public_methods(service)):
         method = getattr(service, name)
 
         def interrupt(*arguments: Any, method: Callable[..., Any] = method, **options: Any) -> Any:
@@ -199,21 +197,21 @@ def test_an_interruption_anywhere_leaves_nothing(
                 return method(*arguments, **options)
             answer = method(*arguments, **options)
             if hasattr(answer, "__enter__"):
-                return interrupted_inside(answer)
+                return interrupt_block(answer)
             raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(service, name, interrupt)
-            # the block of `transaction` ends with an error of its own, before the interruption
+            # `transaction` raises nothing: its block ends with an error of its own before the interruption
             with suppress(KeyboardInterrupt):
                 run_self_test(service, report=lambda _: None)
         assert read_tables(execute) == before, name
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(
-    service: EnhancedDatabaseService, execute: Execute, people: User
+def test_rows_of_a_killed_run_are_removed(
+    service: EnhancedDatabaseService, execute: Execute, alice: User
 ) -> None:
-    """A run older than an hour counts as killed; people with similar names are kept."""
+    """A run removes the rows of a self-test older than an hour and keeps users with similar names."""
     service.create_user(username=PERSON)
     before = read_tables(execute)
     left = service.create_user(username=ABANDONED)
@@ -235,14 +233,14 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_without_a_trace(
+def test_a_signal_ends_the_run_without_rows(
     settings: Settings,
     service: EnhancedDatabaseService,
     execute: Execute,
-    people: User,
+    alice: User,
     number: signal.Signals,
 ) -> None:
-    """Ctrl-C, SIGTERM and SIGHUP end it with exit status 130 and no row."""
+    """SIGINT, SIGTERM and SIGHUP end the self-test with exit status 130, and no row stays."""
     assert settings.redis_password is not None
     environment = build_environment(
         DATABASE_URL=settings.database_url.get_secret_value(),

@@ -1,4 +1,4 @@
-"""The figures of the Overview and Leaderboards pages, recomputed from rows by pandas, in every scenario."""
+"""Overview and Leaderboards pages: figures equal those of pandas in every scenario of tests/scenarios.py."""
 
 import csv
 from datetime import UTC, date, datetime, time, timedelta
@@ -27,7 +27,7 @@ from tests.scenarios import SCENARIOS, read_table, write_scenario
 pytestmark = pytest.mark.usefixtures("released_pages")
 
 LEADERBOARDS = "pages/leaderboards/page.py"
-PLAYED = [name for name, scenario in SCENARIOS.items() if scenario.ages]
+WITH_SESSIONS = [name for name, scenario in SCENARIOS.items() if scenario.ages]
 CENT = Decimal("0.01")
 
 
@@ -44,12 +44,12 @@ class Rows(NamedTuple):
 
 @pytest.fixture
 def today() -> date:
-    """The day of the open session; a run at midnight would be another one."""
+    """Return today's UTC date, which is the day of the open session."""
     return datetime.now(UTC).date()
 
 
-def write(service: EnhancedDatabaseService, execute: Execute, name: str) -> Rows:
-    """Write a scenario, complete every other quest at a known time, and return all rows."""
+def write_current_scenario(service: EnhancedDatabaseService, execute: Execute, name: str) -> Rows:
+    """Write a scenario, complete about half of its completed quests at a known time, and return all rows."""
     write_scenario(service, name, datetime.now(UTC))
     execute(
         "UPDATE quests SET completed_at = NULL WHERE status = 'COMPLETED';"
@@ -61,8 +61,8 @@ def write(service: EnhancedDatabaseService, execute: Execute, name: str) -> Rows
     return Rows(*(read_table(execute, table) for table in tables))
 
 
-def count_day(frame: pd.DataFrame, column: str, day: date) -> int:
-    """Return how many rows have a time on a day (UTC)."""
+def count_rows_of_day(frame: pd.DataFrame, column: str, day: date) -> int:
+    """Return how many rows have a time on a UTC day."""
     return sum(1 for moment in frame[column] if not pd.isna(moment) and moment.astimezone(UTC).date() == day)
 
 
@@ -78,8 +78,8 @@ def find_median(values: list[Decimal]) -> Decimal:
     return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
 
 
-def sum_up(rows: Rows, day: date) -> dict[str, Any]:
-    """Return the figures of one session."""
+def compute_figures(rows: Rows, day: date) -> dict[str, Any]:
+    """Return the expected figures of one session."""
     of_day = rows.portfolios[rows.portfolios["session_date"] == day]
     returns = list_scores(rows, "daily_returns", day)
     end = datetime.combine(day + timedelta(days=1), time(0), UTC)
@@ -90,42 +90,42 @@ def sum_up(rows: Rows, day: date) -> dict[str, Any]:
         "players": len(returns),
         "median": float(find_median(returns).quantize(CENT, ROUND_HALF_UP)),
         "best": float(returns[0]),
-        "quests": count_day(rows.quests, "completed_at", day),
-        "events": count_day(rows.events, "created_at", day),
+        "quests": count_rows_of_day(rows.quests, "completed_at", day),
+        "events": count_rows_of_day(rows.events, "created_at", day),
         "signed_up": sum(1 for moment in rows.users["created_at"] if moment < end),
     }
 
 
 def list_days(rows: Rows) -> list[date]:
-    """Return the sessions with a leaderboard, newest first."""
+    """Return the days that have a leaderboard, newest first."""
     return sorted(set(rows.entries["session_date"]), reverse=True)
 
 
-@pytest.mark.parametrize("name", PLAYED)
-def test_the_table_of_sessions_is_that_of_the_rows(
+@pytest.mark.parametrize("name", WITH_SESSIONS)
+def test_the_table_of_sessions_equals_the_rows(
     service: EnhancedDatabaseService, execute: Execute, name: str, today: date
 ) -> None:
-    """Every figure of the last fourteen sessions is equal; days without a session are not listed."""
-    rows = write(service, execute, name)
+    """The table has the last fourteen sessions with figures computed from the rows, newest first."""
+    rows = write_current_scenario(service, execute, name)
     page = open_page(OVERVIEW)
     assert not page.exception
     days = list_days(rows)[:14]
     shown = page.dataframe[-1].value
-    expected = [sum_up(rows, day) for day in days]
+    expected = [compute_figures(rows, day) for day in days]
     for column in ("played", "traded", "players", "median", "best", "quests", "events", "signed_up"):
         assert list(shown[column]) == [figures[column] for figures in expected], column
     assert list(shown["session"]) == days
     assert list(shown["state"]) == ["so far" if day == today else "finished" for day in days]
 
 
-@pytest.mark.parametrize("name", PLAYED)
-def test_the_cards_are_those_of_the_newest_session(
+@pytest.mark.parametrize("name", WITH_SESSIONS)
+def test_the_cards_show_the_newest_session(
     service: EnhancedDatabaseService, execute: Execute, name: str, today: date
 ) -> None:
-    """Seen today means active or played; only a finished session has a difference."""
-    rows = write(service, execute, name)
+    """The cards have the figures of the newest session; those of an open session say "so far"."""
+    rows = write_current_scenario(service, execute, name)
     page = open_page(OVERVIEW)
-    newest, figures = list_days(rows)[0], sum_up(rows, list_days(rows)[0])
+    newest, figures = list_days(rows)[0], compute_figures(rows, list_days(rows)[0])
     midnight = datetime.combine(today, time(0), UTC)
     seen = zip(rows.users["id"], rows.users["last_active"], strict=True)
     active = {user_id for user_id, moment in seen if moment and moment >= midnight}
@@ -141,18 +141,18 @@ def test_the_cards_are_those_of_the_newest_session(
         "Events of the day": format_count(figures["events"]),
     }
     assert page.metric[0].delta == f"of {format_quantity(len(rows.users), 'player')}"
-    notes = [metric.delta for metric in page.metric][1:]
-    assert all(note.startswith("so far") for note in notes) is (newest == today)
+    deltas = [metric.delta for metric in page.metric][1:]
+    assert all(delta.startswith("so far") for delta in deltas) is (newest == today)
     if newest == today:
         assert {metric.proto.color for metric in page.metric} == {page.metric[0].proto.color}
     undated = sum(rows.quests["status"] == "COMPLETED") - rows.quests["completed_at"].notna().sum()
-    said = f"{undated} completed quests have no known time of completion" in read_text(page)
-    assert said is bool(undated)
+    is_named = f"{undated} completed quests have no known time of completion" in read_text(page)
+    assert is_named is bool(undated)
 
 
-def test_who_was_seen_is_part_of_who_is_counted(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Players who joined after the newest session count in both numbers."""
-    write(service, execute, "one player")
+def test_new_players_count_as_seen_and_as_players(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Players who joined after the newest session count in "Seen today" and in the number of players."""
+    write_current_scenario(service, execute, "one player")
     execute("DELETE FROM leaderboard_entries WHERE session_date = %s", (datetime.now(UTC).date(),))
     execute("UPDATE users SET last_active = now()")
     for name in ("yara", "zoe"):
@@ -164,11 +164,11 @@ def test_who_was_seen_is_part_of_who_is_counted(service: EnhancedDatabaseService
 
 
 @pytest.mark.parametrize("name", ["nobody", "nobody played"])
-def test_a_game_without_a_session_has_no_figures(
+def test_a_game_without_sessions_has_no_cards(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """The page says how to get data."""
-    write(service, execute, name)
+    """Without sessions the page says "No sessions yet" and has no cards."""
+    write_current_scenario(service, execute, name)
     page = open_page(OVERVIEW)
     assert "No sessions yet" in read_text(page)
     assert not page.metric
@@ -180,7 +180,7 @@ def list_records(frame: pd.DataFrame) -> list[Any]:
 
 
 def rank_by_value(rows: Rows, day: date) -> list[tuple[int, str, Decimal]]:
-    """Return rank, username and return of a session, ranked by value to the cent."""
+    """Return (rank, username, return) of each player of a session, ranked by value to the cent."""
     names = dict(zip(rows.users["id"], rows.users["username"], strict=True))
     of_day = rows.portfolios[rows.portfolios["session_date"] == day]
     values = sorted(of_day["total_value"], reverse=True)
@@ -191,23 +191,25 @@ def rank_by_value(rows: Rows, day: date) -> list[tuple[int, str, Decimal]]:
     return sorted(ranked, key=lambda row: (row[0], row[1]))
 
 
-def read_board(page: AppTest, table: int = 0) -> list[tuple[int, str, str]]:
-    """Return rank, player and score of the first table."""
+def read_leaderboard(page: AppTest, table: int = 0) -> list[tuple[int, str, str]]:
+    """Return (rank, player, score) of each row of a table, by default the first table."""
     frame = page.dataframe[table].value
     return sorted(zip(frame["rank"], frame["player"], frame["score"], strict=True), key=lambda row: row[:2])
 
 
-@pytest.mark.parametrize("name", PLAYED)
+@pytest.mark.parametrize("name", WITH_SESSIONS)
 def test_a_leaderboard_is_ranked_by_value(
     service: EnhancedDatabaseService, execute: Execute, name: str, today: date
 ) -> None:
-    """Ranks, scores, figures, moves and file agree; only equal values are ties."""
-    rows = write(service, execute, name)
+    """Ranks, scores, changes of rank and the CSV file follow the values; only equal values share a rank."""
+    rows = write_current_scenario(service, execute, name)
     days = list_days(rows)
     expected = rank_by_value(rows, days[0])
     page = open_page(LEADERBOARDS)
     assert not page.exception
-    assert read_board(page) == [(rank, player, format_percent(score)) for rank, player, score in expected]
+    assert read_leaderboard(page) == [
+        (rank, player, format_percent(score)) for rank, player, score in expected
+    ]
     returns = list_scores(rows, "daily_returns", days[0])
     figures = read_metrics(page)
     assert figures["Players with a score"] == str(len(returns))
@@ -231,7 +233,7 @@ def test_a_leaderboard_is_ranked_by_value(
 
 
 def test_the_best_score_is_that_of_the_leader(service: EnhancedDatabaseService, today: date) -> None:
-    """This holds while a new return is stored and its total value is not."""
+    """The best score is the return of the player with the highest value, even if another return is higher."""
     runtime.set_service(service)
     for name, value, percent in (("alice", 10_500, "6.00"), ("bob", 10_550, "5.50")):
         player = service.create_user(username=name).id
@@ -243,12 +245,12 @@ def test_the_best_score_is_that_of_the_leader(service: EnhancedDatabaseService, 
     assert (summary.leader, summary.best, summary.leaders) == ("bob", Decimal("5.50"), 1)
 
 
-@pytest.mark.parametrize("name", PLAYED)
+@pytest.mark.parametrize("name", WITH_SESSIONS)
 def test_a_period_is_the_mean_of_its_sessions(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """It is the mean of exact returns; a session without a score counts as 0, a day without session not."""
-    rows = write(service, execute, name)
+    """The score of a period is the mean over its sessions; a session that the player missed counts as 0."""
+    rows = write_current_scenario(service, execute, name)
     days = list_days(rows)[:7]
     if len(days) < 2:
         return
@@ -280,8 +282,8 @@ def test_a_period_is_the_mean_of_its_sessions(
 
 
 def test_a_running_total_has_no_period(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Its mean would count the quests of the first session again in each: the page shows the session."""
-    rows = write(service, execute, PLAYED[0])
+    """The completed quests are a running total, so the page shows one session instead of a mean."""
+    rows = write_current_scenario(service, execute, WITH_SESSIONS[0])
     day = list_days(rows)[0]
     service.update_leaderboard_entry(rows.users["id"][0], "quests_completed", Decimal(1900), day)
     page = open_page(LEADERBOARDS, category="quests_completed", day=day.isoformat(), period="30 sessions")
@@ -291,8 +293,8 @@ def test_a_running_total_has_no_period(service: EnhancedDatabaseService, execute
     assert "running total, so it has no mean" in read_text(page)
 
 
-def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseService) -> None:
-    """Of two equal returns the one with more money is better; equal money shares rank and medal."""
+def test_equal_returns_are_ranked_by_value(service: EnhancedDatabaseService) -> None:
+    """Players with equal rounded returns are ranked by value; players with equal values share a rank."""
     day = date(2026, 3, 2)
     values = {"alice": "10100.01", "bob": "10100.04", "charlie": "10100.04", "dave": "10099.98"}
     ids = {name: service.create_user(username=name).id for name in values}
@@ -304,12 +306,12 @@ def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseServic
     runtime.set_service(service)
     page = open_page(LEADERBOARDS)
     expected = [(1, "bob", "+1.00%"), (1, "charlie", "+1.00%"), (3, "alice", "+1.00%"), (4, "dave", "+1.00%")]
-    assert read_board(page) == expected
+    assert read_leaderboard(page) == expected
     assert list(page.dataframe[0].value["value"])[2:] == ["$10,100.01", "$10,099.98"]
     assert "bob and 1 more" in [metric.delta for metric in page.metric]
     leaders = [line for line in read_text(open_page(OVERVIEW)).splitlines() if "+1.00%" in line]
     assert [line.split(".")[0] for line in leaders] == ["1", "1", "3", "4"]
-    # a game with returns of its own: they are what ranks
+    # a return that does not follow from the value: now the page ranks by return
     service.update_leaderboard_entry(ids["dave"], "daily_returns", Decimal(9), day)
     runtime.get_cache().clear()
     found = data.load_page(service, Selection(KNOWN_CATEGORIES[0], day, 1, None, 25, "rank", ""), 1)
@@ -317,9 +319,9 @@ def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseServic
     assert [(entry.username, entry.rank) for entry in found.rows.entries][:2] == [("dave", 1), ("alice", 2)]
 
 
-def test_refresh_reads_everything_again(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Reports that are kept for minutes change at once, at most every few seconds."""
-    rows = write(service, execute, "one player")
+def test_refresh_reads_cached_reports_again(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """The refresh button reads cached reports again, but a second click within seconds does not."""
+    rows = write_current_scenario(service, execute, "one player")
     page = open_page(OVERVIEW)
     before = int(read_metrics(page)["Quests completed"])
     columns = "(user_id, type, title, target_value, status, created_at, completed_at)"
@@ -333,11 +335,11 @@ def test_refresh_reads_everything_again(service: EnhancedDatabaseService, execut
     assert int(read_metrics(page)["Quests completed"]) == before + 1
 
 
-def test_refresh_keeps_what_is_known_while_the_database_is_away(
+def test_refresh_keeps_values_while_the_database_fails(
     service: EnhancedDatabaseService, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The button does not remove the last known values."""
-    write(service, execute, "one player")
+    """While the database fails, the refresh button keeps the last known values and invalidates nothing."""
+    write_current_scenario(service, execute, "one player")
     page = open_page(OVERVIEW)
     figures = read_metrics(page)
     dropped: list[object] = []

@@ -1,4 +1,4 @@
-"""Dashboards of two hosts behind a real HAProxy, with the configuration of `containers/haproxy.cfg`."""
+"""Two dashboard hosts behind a real HAProxy with the configuration `containers/haproxy.cfg`."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ FILE = "/download/leaderboard.csv?category=daily_returns&day=2013-03-01"
 
 
 class Site(NamedTuple):
-    """Two dashboards, and the address of the proxy in front of them."""
+    """Two dashboards and the URL of the proxy in front of them."""
 
     url: str
     hosts: tuple[Dashboard, Dashboard]
@@ -37,7 +37,7 @@ class Site(NamedTuple):
 
 @contextmanager
 def run_haproxy(program: str, folder: Path, hosts: tuple[Dashboard, Dashboard]) -> Iterator[str]:
-    """Run HAProxy in front of two dashboards; yields its address."""
+    """Run HAProxy in front of two dashboards and yield its URL."""
     listen = f"{LOOPBACK}:{find_free_port()}"
     addresses = {f"DASHBOARD_{n}": host.url.removeprefix("http://") for n, host in enumerate(hosts, 1)}
     with (folder / "haproxy.log").open("wb") as log:
@@ -56,7 +56,7 @@ def run_haproxy(program: str, folder: Path, hosts: tuple[Dashboard, Dashboard]) 
 
 
 def wait_until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Return when a request is answered with 200; fail when the process has ended."""
+    """Wait until a request returns 200; fail if HAProxy ends or takes too long."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -73,7 +73,7 @@ def wait_until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
 def site(
     request: pytest.FixtureRequest, service: EnhancedDatabaseService, database_url: str, tmp_path: Path
 ) -> Iterator[Site]:
-    """Two hosts with a dashboard each, on one database; the parameter is DASHBOARD_BEHIND."""
+    """Yield two dashboards on one database behind a proxy; the parameter is the value of DASHBOARD_BEHIND."""
     program = shutil.which("haproxy")
     if program is None:
         pytest.skip("haproxy is not installed; the Debian package haproxy has it")
@@ -91,8 +91,8 @@ def site(
 
 
 @pytest.mark.slow
-def test_a_host_that_is_killed_costs_its_visitors_a_reconnect(site: Site) -> None:
-    """Pages are spread evenly; afterwards all are on the other host, and no request fails."""
+def test_visitors_of_a_killed_host_reconnect(site: Site) -> None:
+    """Three of six visitors lose their host, reconnect to the other host, and no later request fails."""
 
     async def visit() -> None:
         async with AsyncExitStack() as stack:
@@ -118,8 +118,8 @@ def test_a_host_that_is_killed_costs_its_visitors_a_reconnect(site: Site) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["loopback"], indirect=True)
-def test_a_foreign_name_is_refused_through_a_proxy_of_this_machine(site: Site) -> None:
-    """As in PROFILE=scale: a page whose name leads to this machine reads nothing, by HTTP or WebSocket."""
+def test_a_foreign_host_name_is_refused(site: Site) -> None:
+    """A foreign Host header, as in DNS rebinding, is refused: HTTP with 421, WebSocket with 403."""
     port = int(site.url.rpartition(":")[2])
     own, foreign = f"localhost:{port}", f"evil.example:{port}"
 
@@ -138,8 +138,8 @@ def test_a_foreign_name_is_refused_through_a_proxy_of_this_machine(site: Site) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["proxy", "loopback"], indirect=True)
-def test_a_client_is_the_one_that_the_proxy_names(site: Site) -> None:
-    """A browser stays on its host; headers of the client itself are ignored."""
+def test_the_client_address_comes_from_the_proxy(site: Site) -> None:
+    """The rate limit uses the address that HAProxy reports and ignores headers that the client sends."""
     with httpx2.Client(headers={"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https"}) as browser:
         first = browser.get(f"{site.url}/")
         [(name, value)] = browser.cookies.items()
@@ -151,7 +151,7 @@ def test_a_client_is_the_one_that_the_proxy_names(site: Site) -> None:
             for n in range(4)
         ]
     assert statuses == [200, 200, 200, 429]
-    # another client, at the same host
+    # a client with another address, on the same host
     transport = httpx2.HTTPTransport(local_address="127.0.0.2")
     with httpx2.Client(transport=transport, cookies={name: value}) as another:
         assert another.get(f"{site.url}{FILE}").status_code == 200

@@ -1,4 +1,4 @@
-"""Several processes on one database: one of them runs the market, and maintenance is done once."""
+"""Several processes on one database: only one runs the market, and maintenance is done once."""
 
 import os
 import signal
@@ -23,35 +23,35 @@ from tests.market_days import import_days
 from tests.patience import stretch, wait_until
 
 KEY = 0x74657374
-OTHERS = "another simulator runs the market; this one waits"
-MINE = "the other simulator has ended; this one runs the market now"
+WAITING_MESSAGE = "another simulator runs the market; this one waits"
+TAKEOVER_MESSAGE = "the other simulator has ended; this one runs the market now"
 
 
 @pytest.fixture
 def make_lock(settings: Settings) -> Iterator[Callable[[], ProcessLock]]:
-    """Locks of the test's database, as processes have them."""
-    made: list[ProcessLock] = []
+    """Yield a function that opens a lock in the test's database, as each process does."""
+    locks: list[ProcessLock] = []
 
     def make() -> ProcessLock:
-        made.append(open_process_lock(settings, KEY, role="simulator"))
-        return made[-1]
+        locks.append(open_process_lock(settings, KEY, role="simulator"))
+        return locks[-1]
 
     yield make
-    for lock in made:
+    for lock in locks:
         lock.release()
 
 
 def test_one_of_two_has_the_lock(make_lock: Callable[[], ProcessLock]) -> None:
-    """It keeps the lock between calls; the other gets it when it is released."""
+    """Only one of two processes holds the lock; the other gets it after a release."""
     alice, bob = make_lock(), make_lock()
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
     alice.release()
-    wait_until(bob.hold, "the lock is given up", 60.0)
+    wait_until(bob.hold, "the lock is released", 60.0)
     assert not alice.hold()
 
 
-def test_a_lost_connection_gives_the_lock_up(make_lock: Callable[[], ProcessLock], execute: Execute) -> None:
-    """The holder notices at its next call, and then competes for the lock again."""
+def test_a_lost_connection_releases_the_lock(make_lock: Callable[[], ProcessLock], execute: Execute) -> None:
+    """After the holder's connection ends, another process gets the lock, and the holder's next call fails."""
     alice, bob = make_lock(), make_lock()
     assert alice.hold()
     execute(
@@ -65,10 +65,10 @@ def test_a_lost_connection_gives_the_lock_up(make_lock: Callable[[], ProcessLock
     assert not alice.hold()
 
 
-def test_the_lock_survives_a_servers_limit_of_idle_transactions(
+def test_the_lock_survives_the_idle_transaction_timeout(
     make_lock: Callable[[], ProcessLock], execute: Execute
 ) -> None:
-    """A step may take longer than the server's limit for idle transactions."""
+    """The lock survives idle_in_transaction_session_timeout, because a step may take longer."""
     [(name,)] = execute("SELECT current_database()")
     execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'")
     alice, bob = make_lock(), make_lock()
@@ -78,8 +78,10 @@ def test_the_lock_survives_a_servers_limit_of_idle_transactions(
     assert not bob.hold()
 
 
-def test_who_waits_keeps_no_transaction_open(make_lock: Callable[[], ProcessLock], execute: Execute) -> None:
-    """An open transaction of a waiting process would cause an alert."""
+def test_a_waiting_process_has_no_open_transaction(
+    make_lock: Callable[[], ProcessLock], execute: Execute
+) -> None:
+    """Only the holder has an open transaction: one of a waiting process would cause an alert."""
     alice, bob = make_lock(), make_lock()
     assert (alice.hold(), bob.hold()) == (True, False)
     assert execute(
@@ -88,10 +90,10 @@ def test_who_waits_keeps_no_transaction_open(make_lock: Callable[[], ProcessLock
     ) == [("idle", 1), ("idle in transaction", 1)]
 
 
-def test_only_the_holder_is_late(
+def test_only_the_running_simulator_can_be_late(
     service: EnhancedDatabaseService, make_lock: Callable[[], ProcessLock]
 ) -> None:
-    """A waiting simulator is not expected to succeed, the running one is."""
+    """A waiting simulator reports no task interval, so that only the running one can be late."""
     alice = make_lock()
     assert alice.hold()
     stop = threading.Event()
@@ -101,7 +103,11 @@ def test_only_the_holder_is_late(
     try:
         assert _list_expected(service) == []
         alice.release()
-        wait_until(lambda: _list_expected(service) == ["seal_audit_log", "simulator"], "it takes over", 60.0)
+        wait_until(
+            lambda: _list_expected(service) == ["seal_audit_log", "simulator"],
+            "the waiting simulator takes over",
+            60.0,
+        )
     finally:
         stop.set()
         thread.join(20)
@@ -118,7 +124,7 @@ def _list_expected(service: EnhancedDatabaseService) -> list[str]:
 
 
 class _Command:
-    """A command of its own process, with its log."""
+    """A command in a process of its own, and its log file."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -154,42 +160,42 @@ def _started(folder: Path, name: str, url: str, *arguments: str) -> Iterator[_Co
 
 
 @pytest.mark.slow
-def test_a_killed_simulator_is_replaced_by_the_one_that_waits(
+def test_a_waiting_simulator_replaces_a_killed_one(
     service: EnhancedDatabaseService, database_url: str, execute: Execute, tmp_path: Path
 ) -> None:
-    """Only the first writes ticks until it is killed, then the second does."""
+    """After the running simulator is killed, the waiting one writes ticks within seconds."""
     import_days(service, tmp_path, "2013-02-20")
     plan_seed(service, players=5, sessions=5).run()
     newest = "SELECT count(*), count(DISTINCT (symbol, timestamp)) FROM ticks WHERE timestamp > '2020-01-01'"
     with _started(tmp_path, "first", database_url, "simulate") as first:
         wait_until(lambda: execute(newest)[0][0] > 0, "the first simulator moves prices", 60.0)
         with _started(tmp_path, "second", database_url, "simulate") as second:
-            wait_until(lambda: OTHERS in second.read(), "the second simulator waits", 60.0)
-            assert OTHERS not in first.read()
+            wait_until(lambda: WAITING_MESSAGE in second.read(), "the second simulator waits", 60.0)
+            assert WAITING_MESSAGE not in first.read()
             first.process.send_signal(signal.SIGKILL)
             first.process.wait()
             killed = time.monotonic()
             [(before, _)] = execute(newest)
             wait_until(lambda: execute(newest)[0][0] > before, "the second one takes over", 60.0)
-            assert MINE in second.read()
-            # one interval until it asks, and the session to be read
+            assert TAKEOVER_MESSAGE in second.read()
+            # the waiting simulator asks for the lock once per interval, and then reads the session
             assert time.monotonic() - killed < stretch(5)
 
 
 @pytest.mark.slow
-def test_hosts_that_start_together_migrate_and_maintain_once(
+def test_concurrent_maintenance_is_done_once(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """Both succeed; the second finds the work done."""
+    """Of two concurrent `migrate up` or `maintain` commands both succeed, and each object is created once."""
     for arguments in (("migrate", "up"), ("maintain", "--months-ahead", "3")):
         with (
             _started(tmp_path, "first", empty_database_url, *arguments) as first,
             _started(tmp_path, "second", empty_database_url, *arguments) as second,
         ):
             statuses = [command.process.wait(120) for command in (first, second)]
-            said = first.read() + second.read()
-        assert statuses == [0, 0], said
-        created = [line for line in said.splitlines() if line.startswith("created ")]
+            logged = first.read() + second.read()
+        assert statuses == [0, 0], logged
+        created = [line for line in logged.splitlines() if line.startswith("created ")]
         assert len(created) == len(set(created))
     assert created
     assert empty_execute("SELECT count(*) = count(DISTINCT name) FROM schema_migration") == [(True,)]

@@ -1,4 +1,4 @@
-"""Signing out ends a sign-in everywhere, whatever became of its cookie."""
+"""A sign-out ends a sign-in in every process, even if a copy of its cookie exists."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,16 +19,16 @@ ALICE, BOB = "alice@example.com", "bob@example.com"
 
 
 def sign_out(service: EnhancedDatabaseService, actor: str, issued_at: datetime) -> None:
-    """Record a sign-out as another process does."""
+    """Record a sign-out in the audit log, as another process does."""
     service.record_audit_event(
         actor=actor, action="sign_out", target="dashboard", detail=describe_sign_in(issued_at)
     )
 
 
-def test_a_sign_in_and_the_earlier_ones_have_ended(service: EnhancedDatabaseService) -> None:
-    """This holds in every process that reads the log, also after a restart, and for no other person."""
+def test_a_sign_out_ends_earlier_sign_ins(service: EnhancedDatabaseService) -> None:
+    """A sign-out ends this sign-in and the user's earlier ones in each process that reads the audit log."""
     sign_out(service, ALICE, NOW)
-    # an older sign-in, ended later on another device, does not bring the newer one back
+    # a later sign-out of an older sign-in must not make the newer sign-in valid again
     sign_out(service, ALICE, NOW - timedelta(hours=1))
     for _ in range(2):
         fresh = SignOuts()
@@ -40,8 +40,8 @@ def test_a_sign_in_and_the_earlier_ones_have_ended(service: EnhancedDatabaseServ
         assert not fresh.has_ended(BOB, NOW)
 
 
-def test_what_is_new_is_read_among_many_actions(service: EnhancedDatabaseService) -> None:
-    """A sign-out is found behind more than a page of other actions, at first and later."""
+def test_a_sign_out_is_found_among_many_events(service: EnhancedDatabaseService) -> None:
+    """A refresh finds a sign-out that is followed by more than a page of other events."""
     sign_outs = SignOuts()
     for round_number in range(2):
         issued_at = NOW + timedelta(seconds=round_number)
@@ -52,8 +52,8 @@ def test_what_is_new_is_read_among_many_actions(service: EnhancedDatabaseService
         assert sign_outs.has_ended(ALICE, issued_at)
 
 
-def test_a_sign_in_without_a_time_does_not_end() -> None:
-    """It could not be told apart from the next one, which would be refused forever."""
+def test_a_sign_in_without_a_time_never_ends() -> None:
+    """A sign-in without a time never ends, because the user's next one would be equal to it and refused."""
     sign_outs = SignOuts()
     unknown = datetime.fromtimestamp(0, UTC)
     sign_outs.end(ALICE, unknown)
@@ -63,8 +63,10 @@ def test_a_sign_in_without_a_time_does_not_end() -> None:
 
 
 @pytest.mark.parametrize("detail", [None, "signed in at", "signed in at noon", "another"])
-def test_other_details_end_nothing(service: EnhancedDatabaseService, detail: str | None) -> None:
-    """Sign-outs of earlier releases have no such detail."""
+def test_a_detail_without_a_time_ends_no_sign_in(
+    service: EnhancedDatabaseService, detail: str | None
+) -> None:
+    """A sign-out event without a valid time in its detail, as of earlier releases, ends no sign-in."""
     service.record_audit_event(actor=ALICE, action="sign_out", target="dashboard", detail=detail)
     sign_outs = SignOuts()
     sign_outs.refresh(service)
@@ -74,7 +76,7 @@ def test_other_details_end_nothing(service: EnhancedDatabaseService, detail: str
 def test_a_copied_cookie_is_refused_after_the_sign_out(
     service: EnhancedDatabaseService, database_url: str, tmp_path: Path
 ) -> None:
-    """A process that did not see the click refuses it within seconds, and so does a new one."""
+    """After a sign-out, a running process refuses the copied cookie within seconds, and a new process too."""
     port = find_free_port()
     origin = f"http://{LOOPBACK}:{port}"
     claims = {"is_logged_in": True, "sub": "1", "email": ALICE, "email_verified": True, "origin": origin}
@@ -91,13 +93,13 @@ def test_a_copied_cookie_is_refused_after_the_sign_out(
         "OIDC_COOKIE_SECRET": COOKIE_SECRET,
     }
 
-    def ask(sent: str) -> int:
+    def get_status(sent: str) -> int:
         return httpx2.get(f"{origin}/download/leaderboard.csv", headers={"Cookie": sent}).status_code
 
     for is_first in (True, False):
         with run_dashboard(tmp_path, port=port, **settings):
             if is_first:
-                assert ask(cookie) == 400
+                assert get_status(cookie) == 400
                 sign_out(service, ALICE, NOW)
-            wait_until(lambda: ask(cookie) == 401, "the copy is refused")
-            assert ask(later) == 400
+            wait_until(lambda: get_status(cookie) == 401, "the copied cookie is refused")
+            assert get_status(later) == 400

@@ -1,4 +1,4 @@
-"""Clients that connect and say nothing, or half of a request, to processes that may open 256 files."""
+"""Clients that send nothing or half of a request, to servers that may open 256 files."""
 
 import contextlib
 import resource
@@ -27,20 +27,20 @@ from tests.patience import stretch, wait_until
 SILENT = 1_000
 FILES = 256
 OTHER_FILES = 16
-"""Of connections to the database and of probes, which may have come since."""
+"""Files that the server may open meanwhile for database connections and probes."""
 START_SECONDS = 60.0
 HALF = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 
 
 class Server(NamedTuple):
-    """A running process and where it answers."""
+    """A running server: its port, its process and its TLS context."""
 
     port: int
     pid: int
     tls: ssl.SSLContext | None = None
 
     def is_alive(self, seconds: float = 5) -> bool:
-        """Say whether it answers its probe in time."""
+        """Return whether the server answers its liveness probe within `seconds`."""
         url = f"{'https' if self.tls else 'http'}://{LOOPBACK}:{self.port}/livez"
         try:
             with urlopen(url, timeout=seconds, context=self.tls) as answer:
@@ -51,7 +51,7 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def run_exporter(folder: Path, settings: Settings, *, tls: bool) -> Iterator[Server]:
-    """Serve the metrics, with TLS if it is wanted."""
+    """Run the exporter, with TLS if `tls` is set, and yield its server."""
     port, config, context = find_free_port(), folder / "web.yml", None
     config.write_text("")
     if tls:
@@ -75,7 +75,7 @@ def run_exporter(folder: Path, settings: Settings, *, tls: bool) -> Iterator[Ser
 
 @pytest.fixture(params=["dashboard", "exporter", "exporter with TLS"])
 def server(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Server]:
-    """Each of the servers; it may open few files from here on."""
+    """Yield each kind of server, limited to 256 open files."""
     with contextlib.ExitStack() as started:
         if request.param == "dashboard":
             url = settings.database_url.get_secret_value()
@@ -92,7 +92,7 @@ def server(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -
 
 @pytest.fixture(autouse=True)
 def _many_files() -> Iterator[None]:
-    """Let this process hold the other end of every connection."""
+    """Let the test process open a file for each connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * SILENT), hard))
     yield
@@ -100,7 +100,7 @@ def _many_files() -> Iterator[None]:
 
 
 def connect_silently(server: Server, held: contextlib.ExitStack) -> None:
-    """Open many connections; every second one says half of a request."""
+    """Open 1,000 connections; every second one sends half of a request."""
     for number in range(SILENT):
         client = held.enter_context(socket.socket())
         client.setblocking(False)
@@ -110,8 +110,8 @@ def connect_silently(server: Server, held: contextlib.ExitStack) -> None:
                 client.send(HALF)
 
 
-def test_a_thousand_silent_clients_keep_nobody_out(server: Server) -> None:
-    """Other clients are served meanwhile, and the silent ones are soon disconnected."""
+def test_silent_clients_do_not_block_others(server: Server) -> None:
+    """With 1,000 silent clients the server still answers its probe, and it disconnects the silent clients."""
     process = psutil.Process(server.pid)
     few = process.num_fds() + OTHER_FILES
     with contextlib.ExitStack() as held:
@@ -122,10 +122,10 @@ def test_a_thousand_silent_clients_keep_nobody_out(server: Server) -> None:
 
 
 HANDSHAKES = 500
-# A call waits a second when the server's queue of new connections is full.
+# Threads that connect: one attempt takes a second if the server's queue of new connections is full.
 CALLERS = 50
-MOST_MEMORY = 64_000_000
-"""Bytes that unfinished handshakes may cost; each has a quarter of a megabyte of buffers."""
+MAX_MEMORY_BYTES = 64_000_000
+"""Limit for all unfinished handshakes; the buffers of a single one take 250,000 bytes."""
 
 
 def make_client_hello() -> bytes:
@@ -137,22 +137,22 @@ def make_client_hello() -> bytes:
 
 
 @pytest.mark.parametrize("server", ["exporter with TLS"], indirect=True)
-def test_unfinished_handshakes_keep_nobody_out(server: Server) -> None:
-    """A probe is answered before any deadline of them ends, and the memory is bounded."""
+def test_unfinished_handshakes_do_not_block_others(server: Server) -> None:
+    """The probe is answered before the unfinished handshakes time out, and their memory is limited."""
     process, hello = psutil.Process(server.pid), make_client_hello()
     before = process.memory_info().rss
-    # nothing, a part of the first message, all of it
-    said = (b"", hello[:50], hello)
+    # a client sends nothing, a part of the first message, or the whole message
+    messages = (b"", hello[:50], hello)
     with contextlib.ExitStack() as held, ThreadPoolExecutor(CALLERS) as callers:
         clients = [held.enter_context(socket.socket()) for _ in range(HANDSHAKES)]
 
         def call(number: int) -> None:
             clients[number].settimeout(stretch(HEADER_SECONDS))
-            # one may be disconnected at once
+            # the server may close the connection at once
             with contextlib.suppress(OSError):
                 clients[number].connect((LOOPBACK, server.port))
-                clients[number].sendall(said[number % len(said)])
+                clients[number].sendall(messages[number % len(messages)])
 
         list(callers.map(call, range(HANDSHAKES)))
         assert server.is_alive(stretch(HEADER_SECONDS / 2))
-        assert process.memory_info().rss - before < MOST_MEMORY
+        assert process.memory_info().rss - before < MAX_MEMORY_BYTES

@@ -1,4 +1,4 @@
-"""The live market: what it writes adds up, survives restarts, outages and midnight."""
+"""The live market: its rows are consistent, also after restarts, outages and midnight."""
 
 import logging
 import os
@@ -34,8 +34,8 @@ NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 TODAY = NOON.date()
 LAST_SESSION = date(2013, 3, 1)
 PLAYERS = 30
-CALM = 2.0
-WILD = 6 * 3600.0  # a quarter of a day in one step moves every price visibly
+SHORT_INTERVAL_SECONDS = 2.0
+LONG_INTERVAL_SECONDS = 6 * 3600.0  # a step of a quarter of a day moves every price visibly
 
 
 class Clock:
@@ -55,7 +55,7 @@ class Clock:
 
 @pytest.fixture
 def clock(service: EnhancedDatabaseService) -> Clock:
-    """The clock of service and simulator."""
+    """Return the clock of the service and of the simulators."""
     clock = Clock()
     service._clock = clock
     return clock
@@ -63,7 +63,7 @@ def clock(service: EnhancedDatabaseService) -> Clock:
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService, clock: Clock, tmp_path: Path) -> EnhancedDatabaseService:
-    """A service with half a year of prices and twenty sessions of thirty players."""
+    """Return a service with half a year of prices and twenty seeded sessions of thirty players."""
     import_days(service, tmp_path, "2012-09-04")
     plan_seed(service, players=PLAYERS, sessions=20).run(now=clock())
     return service
@@ -73,11 +73,11 @@ def open_simulator(
     service: EnhancedDatabaseService,
     clock: Clock,
     *,
-    interval_seconds: float = CALM,
+    interval_seconds: float = SHORT_INTERVAL_SECONDS,
     number: int = 1,
     audit_keep_months: int | None = None,
 ) -> Simulator:
-    """Return a simulator as a new process would have it."""
+    """Return a new simulator, as a new process creates it."""
     return Simulator(
         service,
         interval_seconds=interval_seconds,
@@ -89,14 +89,14 @@ def open_simulator(
 
 
 def run_steps(simulator: Simulator, clock: Clock, steps: int) -> None:
-    """Step some times, a second apart."""
+    """Run steps one second apart."""
     for _ in range(steps):
         simulator.step()
         clock.advance(1)
 
 
 def assert_portfolios_add_up(execute: Execute, day: date, players: int = PLAYERS) -> int:
-    """Assert that values, cash, positions and scores of a day are consistent; return the players."""
+    """Assert that a day's values, cash, positions and scores are consistent; return the number of players."""
     wrong = execute(
         """
         SELECT p.user_id, p.current_cash, p.total_value, h.paid, h.worth FROM portfolios p
@@ -141,7 +141,7 @@ def assert_quests_add_up(execute: Execute, day: date) -> None:
 def test_a_step_writes_prices_portfolios_and_leaderboards(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Prices continue from the last close; all rows of today are consistent."""
+    """Prices continue from the last close; today's portfolios, scores and quests are consistent."""
     before = {tick.symbol: tick for tick in game.get_latest_market_data()}
     run_steps(open_simulator(game, clock), clock, 3)
     ticks = game.get_latest_market_data()
@@ -159,10 +159,10 @@ def test_a_step_writes_prices_portfolios_and_leaderboards(
     assert execute("SELECT count(*) FROM ticks WHERE timestamp >= %s", (NOON,)) == [(15,)]
 
 
-def test_live_ticks_have_the_change_in_24_hours_and_the_volatility_so_far(
+def test_live_ticks_have_change_and_volatility(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """A recount of stored prices agrees over midnights, a pause, a restart and a new symbol."""
+    """Change and volatility of ticks equal a recount over midnights, a pause, a restart and a new symbol."""
     game.insert_market_tick("NEW", Decimal(50), timestamp=NOON - timedelta(hours=1))
     sim = open_simulator(game, clock, interval_seconds=3600)
     for pause_hours in (5, 5, 5, 8, 1, 1, 30, 2, 9):
@@ -183,7 +183,7 @@ def test_live_ticks_have_the_change_in_24_hours_and_the_volatility_so_far(
         found = statistics[tick.symbol]
         assert (found.price, found.timestamp, found.change_24h) == (
             tick.price, tick.timestamp, tick.change_24h,
-        )  # fmt: skip  # one value a line would hide the three
+        )  # fmt: skip  # one value a line would make the comparison long
         assert found.change_percent_24h == tick.change_percent_24h
         assert found.volatility == pytest.approx(tick.volatility, abs=Decimal("0.0001"))
 
@@ -191,15 +191,15 @@ def test_live_ticks_have_the_change_in_24_hours_and_the_volatility_so_far(
 def test_each_step_marks_one_player_as_active(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """The number of active players grows by one with each step."""
-    sim = open_simulator(game, clock, interval_seconds=WILD)
+    """Each step sets last_active of one more player."""
+    sim = open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS)
     for steps in (1, 2, 3):
         run_steps(sim, clock, 1)
         assert execute("SELECT count(*) FROM users WHERE last_active >= %s", (NOON,)) == [(steps,)]
 
 
-def test_the_walk_moves_as_far_as_the_history(game: EnhancedDatabaseService, clock: Clock) -> None:
-    """A thousand days of steps have the imported days' volatility, within a tenth."""
+def test_prices_have_the_volatility_of_the_history(game: EnhancedDatabaseService, clock: Clock) -> None:
+    """Over a thousand days the volatility is within 10% of that of the imported days."""
     sim = open_simulator(game, clock, interval_seconds=86_400)
     session = sim._open(TODAY)
     market, generator = session.market, np.random.Generator(np.random.PCG64(5))
@@ -212,17 +212,15 @@ def test_the_walk_moves_as_far_as_the_history(game: EnhancedDatabaseService, clo
     assert found == pytest.approx(expected, rel=0.1)
 
 
-def test_a_restart_resumes_the_same_positions(
-    game: EnhancedDatabaseService, clock: Clock, execute: Execute
-) -> None:
-    """The shares and the cash are the same, and values add up at the new prices."""
-    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 2)
+def test_a_restart_keeps_the_positions(game: EnhancedDatabaseService, clock: Clock, execute: Execute) -> None:
+    """After a restart shares, cash and opening prices are equal, and the values follow the new prices."""
+    run_steps(open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS), clock, 2)
     cash = execute(
         "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
     )
     values = execute("SELECT sum(total_value) FROM portfolios WHERE session_date = %s", (TODAY,))
     opens = {tick.symbol: tick.price - (tick.change_24h or 0) for tick in game.get_latest_market_data()}
-    run_steps(open_simulator(game, clock, interval_seconds=WILD, number=2), clock, 2)
+    run_steps(open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS, number=2), clock, 2)
     again = execute(
         "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
     )
@@ -236,8 +234,8 @@ def test_a_restart_resumes_the_same_positions(
 def test_midnight_closes_a_session_and_opens_the_next(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Final ranks are stored; the new session begins at the last prices of the old one."""
-    sim = open_simulator(game, clock, interval_seconds=WILD)
+    """At midnight the final ranks are stored, and the new session opens at the last prices."""
+    sim = open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS)
     run_steps(sim, clock, 2)
     last = {tick.symbol: tick.price for tick in game.get_latest_market_data()}
     clock.now = datetime(2026, 3, 4, 0, 0, 1, tzinfo=UTC)
@@ -258,31 +256,33 @@ def test_midnight_closes_a_session_and_opens_the_next(
     assert_quests_add_up(execute, tomorrow)
 
 
-def test_most_players_have_a_quest_today(
+def test_many_players_have_a_daily_quest(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """They have it until midnight, besides milestones; a restart creates no second one."""
+    """Over a third of the players have one daily quest and one milestone, also after a restart."""
     for _ in range(2):
         run_steps(open_simulator(game, clock), clock, 2)
     players = [
         user_id for (user_id,) in execute("SELECT user_id FROM portfolios WHERE session_date = %s", (TODAY,))
     ]
-    given = 0
+    daily = 0
     for user_id in players:
         quests = game.get_user_active_quests(user_id)
         ends = [quest.expires_at for quest in quests if quest.type != "MILESTONE"]
         assert ends in ([], [datetime(2026, 3, 4, tzinfo=UTC)])
         assert len(quests) == 1 + len(ends)
-        given += len(ends)
-    assert len(players) / 3 < given < len(players)
+        daily += len(ends)
+    assert len(players) / 3 < daily < len(players)
 
 
-def test_quests_of_the_day_complete_once(
+def test_daily_quests_are_completed_once(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """In a volatile market many complete; restarts and further gains do not count them again."""
+    """A daily quest is completed and counted once, also after restarts and further gains."""
     for number in range(1, 5):
-        run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 3)
+        run_steps(
+            open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS, number=number), clock, 3
+        )
         assert_quests_add_up(execute, TODAY)
     (row,) = execute(
         "SELECT count(*), count(DISTINCT user_id) FROM quests"
@@ -291,8 +291,8 @@ def test_quests_of_the_day_complete_once(
     assert row[0] == row[1] > 0
     is_wrong = "(status = 'COMPLETED') <> (completed_at IS NOT NULL)"
     assert execute(f"SELECT count(*) FROM quests WHERE {is_wrong}") == [(0,)]
-    (given,) = execute("SELECT count(*), count(DISTINCT user_id) FROM quests WHERE type LIKE 'DAILY%%'")
-    assert given[0] == given[1] > row[0]
+    (daily,) = execute("SELECT count(*), count(DISTINCT user_id) FROM quests WHERE type LIKE 'DAILY%%'")
+    assert daily[0] == daily[1] > row[0]
 
 
 def test_a_kill_between_score_and_quest_counts_once(
@@ -301,15 +301,15 @@ def test_a_kill_between_score_and_quest_counts_once(
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The leaderboard is written first; the next start finds the quest on it and completes it."""
+    """If the process ends between score and quest, the next start completes the quest and counts it once."""
 
-    def die(*_: object) -> Quest:
+    def fail(*_: object) -> Quest:
         raise DatabaseUnavailable("the connection was cut")
 
-    sim = open_simulator(game, clock, interval_seconds=WILD, number=2)
+    sim = open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS, number=2)
     run_steps(sim, clock, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(game, "update_quest_progress", die)
+        patched.setattr(game, "update_quest_progress", fail)
         with pytest.raises(DatabaseUnavailable):
             run_steps(sim, clock, 20)
     counted = execute(
@@ -325,12 +325,12 @@ def test_a_kill_between_score_and_quest_counts_once(
 def test_milestones_count_live_sessions(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """A session that is won after midnight is progress; a completed milestone is followed by the next."""
+    """A won session counts for the milestone at midnight; after a completed milestone the next is active."""
     execute(
         "UPDATE quests SET target_value = 1 + (SELECT count(*) FROM portfolios p WHERE p.day_change > 0"
         " AND p.user_id = quests.user_id) WHERE type = 'MILESTONE' AND status = 'ACTIVE'"
     )
-    sim = open_simulator(game, clock, interval_seconds=WILD, number=3)
+    sim = open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS, number=3)
     run_steps(sim, clock, 3)
     winners = execute("SELECT user_id FROM portfolios WHERE session_date = %s AND day_change > 0", (TODAY,))
     assert winners
@@ -354,9 +354,11 @@ def test_milestones_count_live_sessions(
 def test_a_large_move_is_announced_once(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """A move is announced once for each symbol, direction and session, also across restarts."""
+    """Each symbol, direction and session has at most one event for a large move, also across restarts."""
     for number in range(1, 4):
-        run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
+        run_steps(
+            open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS, number=number), clock, 8
+        )
     rows = execute(
         "SELECT affected_symbols[1], sentiment, count(*) FROM market_events"
         " WHERE created_at >= %s GROUP BY 1, 2",
@@ -369,9 +371,11 @@ def test_a_large_move_is_announced_once(
 def test_a_large_move_is_announced_once_among_many_events(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """A restart finds the announced moves of the day, however many other events were created since."""
+    """A restart finds the day's announced moves among 200 newer events and does not announce them again."""
     for number in range(1, 4):
-        run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
+        run_steps(
+            open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS, number=number), clock, 8
+        )
     announced = "SELECT count(*) FROM market_events WHERE type = 'PRICE_MOVE' AND created_at >= %s"
     [(before,)] = execute(announced, (NOON,))
     for number in range(200):
@@ -394,11 +398,11 @@ def test_only_players_with_a_strategy_trade(
     assert [entry.username for entry in service.get_leaderboard("total_value", TODAY)] == ["bob"]
 
 
-def test_players_may_change_while_it_runs(
+def test_players_may_be_replaced_during_a_session(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Another seed replaces them in the middle of a session; the next step trades for the new ones."""
-    sim = open_simulator(game, clock, interval_seconds=WILD)
+    """After another seed replaces the players in the middle of a session, the new players trade."""
+    sim = open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS)
     run_steps(sim, clock, 2)
     plan_seed(game, players=PLAYERS + 5, sessions=20, seed=2).run(now=clock())
     run_steps(sim, clock, 2)
@@ -406,10 +410,10 @@ def test_players_may_change_while_it_runs(
     assert_quests_add_up(execute, TODAY)
 
 
-def test_new_players_are_noticed(
+def test_new_players_trade_after_the_next_upkeep(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Players who are created meanwhile trade from the next upkeep on, without a restart."""
+    """A player who is created while the market runs trades after the next upkeep, without a restart."""
     monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
     sim = open_simulator(game, clock)
     run_steps(sim, clock, 1)
@@ -419,10 +423,10 @@ def test_new_players_are_noticed(
     assert assert_portfolios_add_up(execute, TODAY) == before + 1
 
 
-def test_the_audit_log_is_sealed_and_kept_as_long_as_wanted(
+def test_the_audit_log_is_sealed_and_old_months_dropped(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log is sealed at each upkeep, old months are dropped when a session opens."""
+    """Each upkeep seals the audit log, and a new session drops months that are older than the limit."""
     monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
     execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
     execute("INSERT INTO audit_retention (keep_months) VALUES (1)")
@@ -437,26 +441,26 @@ def test_the_audit_log_is_sealed_and_kept_as_long_as_wanted(
     assert execute(months) == [(before - 1,)]
 
 
-def test_another_strategy_counts_from_the_next_session_on(
+def test_a_new_strategy_counts_from_the_next_session(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Holdings stay as they are until midnight, also after a restart."""
-    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 1)
+    """A changed strategy changes no position until midnight, also after a restart."""
+    run_steps(open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS), clock, 1)
     held = execute("SELECT * FROM positions WHERE session_date = %s ORDER BY 1, 3", (TODAY,))
     for user in game.search_users("", limit=PLAYERS):
         game.update_user_profile(user.id, preferences={**user.preferences, "strategy": "cash"})
-    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 2)
+    run_steps(open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS), clock, 2)
     assert execute("SELECT * FROM positions WHERE session_date = %s ORDER BY 1, 3", (TODAY,)) == held
     assert_portfolios_add_up(execute, TODAY)
     clock.now = datetime(2026, 3, 4, 0, 0, 1, tzinfo=UTC)
-    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 1)
+    run_steps(open_simulator(game, clock, interval_seconds=LONG_INTERVAL_SECONDS), clock, 1)
     assert execute("SELECT count(*) FROM positions WHERE session_date > %s", (TODAY,)) == [(0,)]
 
 
 def test_the_same_players_take_part_after_a_restart(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """From day to day some players stay away, and others come back."""
+    """After a restart the same players take part; from day to day some stay away and some come back."""
     present = "SELECT user_id FROM portfolios WHERE session_date = %s ORDER BY 1"
     run_steps(open_simulator(game, clock), clock, 1)
     today = execute(present, (TODAY,))
@@ -477,7 +481,7 @@ def test_the_same_players_take_part_after_a_restart(
 def test_a_market_without_players_runs(
     service: EnhancedDatabaseService, clock: Clock, execute: Execute, tmp_path: Path
 ) -> None:
-    """Prices are imported but nothing is seeded; a symbol may be new."""
+    """Without players the simulator writes ticks, also for a symbol that has only one price."""
     import_days(service, tmp_path, "2013-02-20")
     service.insert_market_tick("NEW", Decimal(12), timestamp=NOON - timedelta(minutes=1))
     run_steps(open_simulator(service, clock), clock, 2)
@@ -485,14 +489,14 @@ def test_a_market_without_players_runs(
 
 
 @pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between retries."""
     monkeypatch.setattr(simulator, "FIRST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(simulator, "MAX_RETRY_SECONDS", 0.1)
 
 
-class Running(Simulator):
-    """A simulator that runs in a thread; counts its steps."""
+class ThreadedSimulator(Simulator):
+    """A simulator that runs in a thread and counts its steps."""
 
     def __init__(self, service: EnhancedDatabaseService, clock: Clock) -> None:
         self.stop = threading.Event()
@@ -502,49 +506,49 @@ class Running(Simulator):
         self.thread = threading.Thread(target=self.run)
 
     def step(self) -> None:
-        """Run a step, and count it."""
+        """Run a step and count it."""
         super().step()
         with self.stepped:
             self.steps += 1
             self.stepped.notify_all()
 
     def wait_for_steps(self, more: int) -> None:
-        """Wait until some more steps were made."""
+        """Wait until `more` further steps have run."""
         with self.stepped:
             target = self.steps + more
             assert self.stepped.wait_for(lambda: self.steps >= target, timeout=20)
 
 
 @pytest.fixture
-def running(game: EnhancedDatabaseService, clock: Clock, quick_retries: None) -> Iterator[Running]:
-    """A simulator in a thread, stopped after the test."""
-    running = Running(game, clock)
-    running.thread.start()
-    yield running
-    running.stop.set()
-    running.thread.join(10)
+def threaded(game: EnhancedDatabaseService, clock: Clock, short_retries: None) -> Iterator[ThreadedSimulator]:
+    """Yield a simulator that runs in a thread, and stop it after the test."""
+    threaded = ThreadedSimulator(game, clock)
+    threaded.thread.start()
+    yield threaded
+    threaded.stop.set()
+    threaded.thread.join(10)
 
 
-def test_it_stops_within_a_second(running: Running) -> None:
-    """A signal ends it within a second, in a pause as well as in the middle of a step."""
-    running.wait_for_steps(1)
-    begun = time.monotonic()
-    running.stop.set()
-    running.thread.join(10)
-    assert not running.thread.is_alive()
-    assert time.monotonic() - begun < stretch(1)
+def test_the_simulator_stops_within_a_second(threaded: ThreadedSimulator) -> None:
+    """After its stop event is set, the simulator ends within a second."""
+    threaded.wait_for_steps(1)
+    started_at = time.monotonic()
+    threaded.stop.set()
+    threaded.thread.join(10)
+    assert not threaded.thread.is_alive()
+    assert time.monotonic() - started_at < stretch(1)
 
 
 def test_an_outage_is_logged_once_and_survived(
-    running: Running,
+    threaded: ThreadedSimulator,
     settings: Settings,
     postgres_server: PostgresServer,
     execute: Execute,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The database refuses and ends all connections, then accepts them again."""
+    """While the database refuses all connections, one line is logged; afterwards the market continues."""
     caplog.set_level(logging.INFO, logger=simulator.__name__)
-    running.wait_for_steps(2)
+    threaded.wait_for_steps(2)
     name = settings.database_url.get_secret_value().rpartition("/")[2]
     with administered(postgres_server) as administer:
         administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -552,38 +556,40 @@ def test_an_outage_is_logged_once_and_survived(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             f" WHERE datname = '{name}' AND application_name LIKE 'echo-markets%'"
         )
-        wait_until(lambda: any("pauses" in record.message for record in caplog.records), "it pauses", 20.0)
-        running.stop.wait(0.3)  # several retries fail
+        wait_until(
+            lambda: any("pauses" in record.message for record in caplog.records), "the market pauses", 20.0
+        )
+        threaded.stop.wait(0.3)  # long enough for several failed retries
         administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    running.wait_for_steps(2)
+    threaded.wait_for_steps(2)
     messages = [record.message for record in caplog.records]
     assert sum("the live market pauses" in message for message in messages) == 1
     assert sum("the live market continues" in message for message in messages) == 1
     assert not any(record.exc_info for record in caplog.records)
-    running.stop.set()
-    running.thread.join(5)
+    threaded.stop.set()
+    threaded.thread.join(5)
     assert_portfolios_add_up(execute, TODAY)
     assert_quests_add_up(execute, TODAY)
 
 
-def test_without_prices_it_waits_for_them(
+def test_the_simulator_waits_for_prices(
     service: EnhancedDatabaseService,
     clock: Clock,
-    quick_retries: None,
+    short_retries: None,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """The simulator can start before the import."""
-    running = Running(service, clock)
-    running.thread.start()
+    """Without prices the simulator logs the import command and waits; after the import it starts."""
+    threaded = ThreadedSimulator(service, clock)
+    threaded.thread.start()
     try:
-        wait_until(lambda: bool(caplog.records), "it has said what it waits for", 20.0)
+        wait_until(lambda: bool(caplog.records), "the simulator has logged the import command", 20.0)
         assert "run `echo-markets import-prices FILE` first" in caplog.records[0].message
         import_days(service, tmp_path, "2013-02-20")
-        running.wait_for_steps(1)
+        threaded.wait_for_steps(1)
     finally:
-        running.stop.set()
-        running.thread.join(10)
+        threaded.stop.set()
+        threaded.thread.join(10)
 
 
 @pytest.mark.slow
@@ -594,7 +600,7 @@ def test_the_command_ends_on_a_signal(
     execute: Execute,
     repository: Path,
 ) -> None:
-    """It ends soon, with exit status 0 and without an open connection."""
+    """SIGTERM ends the command within 3 s, with exit status 0 and without an open connection."""
     environment = {
         **os.environ,
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -612,13 +618,13 @@ def test_the_command_ends_on_a_signal(
     try:
         begun_sessions = "SELECT count(*) > 0 FROM portfolios WHERE session_date > '2013-03-01'"
         wait_until(lambda: execute(begun_sessions) == [(True,)], "the live market has begun", 30.0)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=15)
     finally:
         process.kill()
     assert process.returncode == 0, errors
-    assert time.monotonic() - begun < stretch(3)
+    assert time.monotonic() - started_at < stretch(3)
     assert "Traceback" not in errors
     assert "the live market has stopped" in errors
     left = execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'echo-markets-simulator'")

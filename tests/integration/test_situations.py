@@ -1,4 +1,4 @@
-"""The scenarios that tests of figures share hold what they promise."""
+"""The game scenarios in tests/scenarios.py have the properties that other tests need."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from tests.scenarios import SCENARIOS, SYMBOLS, read_table, write_scenario
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_is_consistent(name: str, service: EnhancedDatabaseService, execute: Execute) -> None:
-    """A portfolio is its cash and its positions at the last prices; its cash follows from its trades."""
+    """A portfolio's value is cash plus positions at the last prices, and its cash follows from its trades."""
     write_scenario(service, name, now := datetime.now(UTC))
     portfolios, trades = read_table(execute, "portfolios"), read_table(execute, "trades")
     positions, ticks = read_table(execute, "positions"), read_table(execute, "ticks")
@@ -37,7 +37,7 @@ def test_a_scenario_is_consistent(name: str, service: EnhancedDatabaseService, e
 
 
 def test_players_come_and_go(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """The largest one has missed sessions, days without one, every state of a quest and idle players."""
+    """The largest scenario has days without a session, every quest status, and players who never trade."""
     write_scenario(service, "players come and go", now := datetime.now(UTC))
     days = sorted(set(read_table(execute, "portfolios").session_date))
     assert days[-1] == now.date()
@@ -49,8 +49,8 @@ def test_players_come_and_go(service: EnhancedDatabaseService, execute: Execute)
     assert max(read_table(execute, "market_events").created_at) <= now
 
 
-def test_ties_are_ties(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """All players of a session of `ties` end it with the same value."""
+def test_all_players_tie(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """In the scenario "ties" all players of a session end it with the same value."""
     write_scenario(service, "ties", datetime.now(UTC))
     values = read_table(execute, "portfolios").groupby("session_date").total_value.agg(["nunique", "size"])
     assert (values["nunique"] == 1).all()

@@ -1,4 +1,4 @@
-"""The overall health in `make status`: the same as in the document, the metrics and the dashboard."""
+"""The overall health in `make status` equals that of the health document, the metrics and the dashboard."""
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -25,29 +25,27 @@ LINES = {
 }
 
 
-def ask(port: int) -> StackHealth:
-    """Return the health of the stack whose exporter listens on a port."""
+def read_health(port: int) -> StackHealth:
+    """Return the health of the stack, as `make status` reads it from the exporter on a port."""
     return read_stack_health({"EXPORTER_HOST": "127.0.0.1", "EXPORTER_PORT": str(port)})
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_the_line_has_the_status_and_the_reasons(settings: Settings, execute: Execute, name: str) -> None:
-    """It has every status on which the document, the metrics and the dashboard agree."""
+    """In each state of the stack, the line has the expected status and the reasons for it."""
     state = STATES[name]
     with (
         open_service(state.change(settings)) as service,
         state.prepare(service, execute),
         served(build_app(service)) as port,
     ):
-        whole = ask(port)
-    assert str(whole) == LINES[name]
-    assert (whole.status, whole.is_healthy) == (state.status, state.status == "healthy")
+        health = read_health(port)
+    assert str(health) == LINES[name]
+    assert (health.status, health.is_healthy) == (state.status, state.status == "healthy")
 
 
-def test_another_stacks_exporter_is_not_believed(
-    service: EnhancedDatabaseService, settings: Settings
-) -> None:
-    """An old record has its address, and it answers for another stack."""
+def test_another_stacks_exporter_is_refused(service: EnhancedDatabaseService, settings: Settings) -> None:
+    """An exporter of another stack at the recorded address gives the health "unknown", and is named."""
     url = settings.database_url.get_secret_value()
     other = build_identity("other-9f8e", url)
     with served(build_app(service, stack=other), headers=[(HEADER, str(other))]) as port:
@@ -57,19 +55,19 @@ def test_another_stacks_exporter_is_not_believed(
             "DATABASE_URL": url,
             "STACK_NAME": "main-1a2b",
         }
-        whole = read_stack_health(recorded)
+        health = read_stack_health(recorded)
         expected = f"unknown: the exporter at http://127.0.0.1:{port} belongs to another stack, {other}"
-        assert (str(whole), whole.is_healthy) == (expected, False)
+        assert (str(health), health.is_healthy) == (expected, False)
         with pytest.raises(StackError, match=f"belongs to another stack, {other}: .* main-1a2b is not up"):
             refuse_other_stack(recorded)
         refuse_other_stack({**recorded, "STACK_NAME": "other-9f8e"})
-    refuse_other_stack(recorded)  # nobody answers any more
+    refuse_other_stack(recorded)  # no error if no server listens
 
 
-def test_an_exporter_that_does_not_answer_says_nothing() -> None:
-    """No server listens, or another server has its port."""
+def test_health_without_an_exporter_is_unknown() -> None:
+    """The health is unknown if no server, or a server that is no exporter, listens on the port."""
     unknown = "unknown: the exporter gives no valid answer"
     with served(PlainTextResponse("hello"), lifespan="off") as port:
-        assert str(ask(port)) == unknown
-    found = ask(find_free_port())
-    assert (str(found), found.is_healthy) == (unknown, False)
+        assert str(read_health(port)) == unknown
+    health = read_health(find_free_port())
+    assert (str(health), health.is_healthy) == (unknown, False)

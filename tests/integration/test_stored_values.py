@@ -1,4 +1,4 @@
-"""What the service refuses, the tables refuse too: other programs write past its checks."""
+"""The tables refuse the values that the service refuses, because other programs write without its checks."""
 
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from tests.integration.test_loading import DAY, build_record
 
 ID = UUID(int=1)
 AMOUNTS = ("starting_cash", "current_cash", "total_value", "day_change", "day_change_percent")
-# A record of each load, and values of its columns that other programs may write.
-REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
+# For each bulk load, invalid values of its columns.
+INVALID_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "load_users": {"username": ("a\nb", "a\x1b[31m", "a\x9b31m", "a\u2028b")},
     "load_portfolios": dict.fromkeys(AMOUNTS, ("NaN",)),
     "load_quests": {
@@ -45,22 +45,24 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_tables_refuse_what_the_service_refuses(
+@pytest.mark.parametrize("name", INVALID_VALUES)
+def test_tables_refuse_invalid_values(
     service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
 ) -> None:
-    """Each value is given in a row that is valid otherwise."""
+    """A check constraint refuses each invalid value in a row that is valid otherwise."""
     record = build_record(name, alice.id)
     getattr(service, name)([record])
     table = name.removeprefix("load_")
-    for column, values in REFUSED[name].items():
+    for column, values in INVALID_VALUES[name].items():
         for value in values:
             with pytest.raises(psycopg2.errors.CheckViolation):
                 execute(f"UPDATE {table} SET {column} = %s WHERE id = %s", (value, str(record.id)))
 
 
-def test_rows_in_the_way_are_named(empty_database_url: str, empty_execute: Execute, tmp_path: Path) -> None:
-    """The migration stops with table, id and a statement that lists them; corrected, it continues."""
+def test_the_migration_names_invalid_rows(
+    empty_database_url: str, empty_execute: Execute, tmp_path: Path
+) -> None:
+    """The migration names table and id of an invalid row and a statement; after a correction it succeeds."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in MIGRATIONS.glob("0*.py"):
         if path.name < "0023":

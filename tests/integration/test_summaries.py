@@ -1,4 +1,4 @@
-"""Summaries of market, sessions and quests: what they count, how old they get, what is refused."""
+"""Summaries of market, sessions and quests: content, time to live, and invalid arguments."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -29,7 +29,7 @@ def write_ticks(service: EnhancedDatabaseService, symbol: str, prices: dict[date
 
 
 def test_a_sparkline_has_the_last_price_of_each_step(service: EnhancedDatabaseService) -> None:
-    """Two ticks of an hour make one point, oldest first; each symbol has its own points."""
+    """Of two ticks in an hour the later one is a point, and each symbol has its own points."""
     minute = timedelta(minutes=1)
     write_ticks(service, "AAPL", {NOON: 1, NOON + minute: 2, NOON + 61 * minute: 3, NOON + 62 * minute: 4})
     write_ticks(service, "IBM", {NOON: 9})
@@ -40,14 +40,14 @@ def test_a_sparkline_has_the_last_price_of_each_step(service: EnhancedDatabaseSe
 
 
 def test_a_sparkline_skips_steps_without_prices(service: EnhancedDatabaseService) -> None:
-    """A weekend, or a gap of years, takes no point."""
+    """A weekend or a gap of years has no point."""
     write_ticks(service, "AAPL", {NOON - timedelta(days=age): age + 1 for age in (0, 3, 4, 4000, 4001)})
     [apple] = service.get_sparklines(["AAPL"], points=4, step="1d")
     assert apple.prices == (Decimal(4001), Decimal(5), Decimal(4), Decimal(1))
 
 
-def test_a_sparkline_of_tomorrows_price_ends_with_it(service: EnhancedDatabaseService) -> None:
-    """A price in the default partition is the latest once its day has come."""
+def test_a_sparkline_includes_a_price_of_tomorrow(service: EnhancedDatabaseService) -> None:
+    """A price of tomorrow, which is stored in the default partition, is the last point."""
     later = datetime.now(UTC) + timedelta(days=400)
     service._clock = lambda: later - timedelta(days=1)
     write_ticks(service, "AAPL", {NOON: 1, later: 2})
@@ -56,15 +56,15 @@ def test_a_sparkline_of_tomorrows_price_ends_with_it(service: EnhancedDatabaseSe
 
 
 def test_symbols_without_prices_have_no_sparkline(service: EnhancedDatabaseService) -> None:
-    """This holds for a symbol that was asked for, and for an empty database."""
+    """In an empty database neither all symbols nor a requested one have a sparkline."""
     assert service.get_sparklines() == ()
     assert service.get_sparklines(["AAPL"]) == ()
 
 
 @pytest.fixture
 def events(service: EnhancedDatabaseService) -> tuple[MarketEvent, ...]:
-    """Six events at three times, newest first: two types, two sentiments, two symbols."""
-    made = [
+    """Store six events of two types, two sentiments and two symbols; return them newest first."""
+    created = [
         service.create_market_event(
             type="EARNINGS" if n % 2 else "PRICE_MOVE",
             title=f"Event {n}",
@@ -73,7 +73,7 @@ def events(service: EnhancedDatabaseService) -> tuple[MarketEvent, ...]:
         )
         for n in range(6)
     ]
-    return tuple(reversed(made))
+    return tuple(reversed(created))
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def events(service: EnhancedDatabaseService) -> tuple[MarketEvent, ...]:
         ({"symbol": "MSFT"}, ""),
     ],
 )
-def test_events_pass_every_filter(
+def test_events_match_every_filter(
     service: EnhancedDatabaseService, events: tuple[MarketEvent, ...], filters: Any, titles: str
 ) -> None:
-    """All filters apply together; the newest is first."""
+    """The listed events match every filter, newest first."""
     found = service.list_market_events(**filters)
     assert "".join(event.title[-1] for event in found) == titles
     assert all(event in events for event in found)
@@ -100,7 +100,7 @@ def test_events_pass_every_filter(
 def test_events_are_paged_without_loss(
     service: EnhancedDatabaseService, events: tuple[MarketEvent, ...], execute: Execute
 ) -> None:
-    """Events of one time are neither skipped nor repeated between two pages."""
+    """Events with equal times are neither skipped nor repeated between two pages."""
     execute("UPDATE market_events SET created_at = %s", (NOON,))
     first = service.list_market_events(4)
     rest = service.list_market_events(4, before=first[-1])
@@ -108,8 +108,8 @@ def test_events_are_paged_without_loss(
     assert len(first + rest) == 6
 
 
-def test_events_of_a_time(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """The beginning is included, the end is not."""
+def test_events_between_two_times(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """An event at `since` is listed, and an event at `until` is not."""
     for hour in range(3):
         execute(
             "INSERT INTO market_events (type, title, created_at) VALUES ('T', %s, %s)",
@@ -119,8 +119,10 @@ def test_events_of_a_time(service: EnhancedDatabaseService, execute: Execute) ->
     assert [event.title for event in found] == ["1", "0"]
 
 
-def test_types_follow_a_new_event(service: EnhancedDatabaseService, events: tuple[MarketEvent, ...]) -> None:
-    """The list is cached, and invalidated by the next event."""
+def test_a_new_event_invalidates_the_types(
+    service: EnhancedDatabaseService, events: tuple[MarketEvent, ...]
+) -> None:
+    """The cached list of types is invalidated by a new event."""
     assert service.list_market_event_types() == ("EARNINGS", "PRICE_MOVE")
     service.create_market_event(type="MERGER", title="New")
     assert service.list_market_event_types() == ("EARNINGS", "MERGER", "PRICE_MOVE")
@@ -129,8 +131,8 @@ def test_types_follow_a_new_event(service: EnhancedDatabaseService, events: tupl
 # -- sessions -----------------------------------------------------------------------------
 
 
-def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Players, best and median return, quests and events of each session, newest first."""
+def test_sessions_have_a_summary(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Each session has its players, best and median return, quests and events; the newest is first."""
     play_game(service)
     execute("UPDATE users SET created_at = '2013-02-28T23:59:59Z' WHERE username IN ('alice', 'bob')")
     execute(
@@ -147,10 +149,10 @@ def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execu
     assert service.get_session_summaries(limit=1) == (newest,)
 
 
-def test_the_median_of_an_even_leaderboard_lies_between(
+def test_the_median_of_two_returns_is_their_mean(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """It is the mean of the two in the middle; without a leaderboard there is none."""
+    """The median of two returns is their mean; without a leaderboard of returns there is no median."""
     scores = [LeaderboardUpdate(alice.id, Decimal(1)), LeaderboardUpdate(bob.id, Decimal(4))]
     service.batch_update_leaderboard("daily_returns", scores, DAY)
     service.batch_update_leaderboard("luck", scores, DAY - timedelta(days=1))
@@ -160,8 +162,8 @@ def test_the_median_of_an_even_leaderboard_lies_between(
     assert (before.players, before.best_return, before.median_return) == (0, None, None)
 
 
-def test_no_sessions_on_an_empty_database(service: EnhancedDatabaseService) -> None:
-    """The list is empty."""
+def test_summaries_of_an_empty_database_are_empty(service: EnhancedDatabaseService) -> None:
+    """On an empty database every summary is empty."""
     assert service.get_session_summaries() == ()
     assert service.get_quest_totals() == ()
     assert service.list_quest_outcomes() == ()
@@ -170,19 +172,19 @@ def test_no_sessions_on_an_empty_database(service: EnhancedDatabaseService) -> N
     assert service.list_stuck_quests() == StuckQuests(0, 0, 0, 0, 0, ())
 
 
-def test_active_players_are_those_seen_since(
+def test_active_players_are_counted_by_last_active(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """A player without a time of activity does not count."""
+    """A player whose last_active equals the time counts; one without last_active does not."""
     execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (NOON,))
     assert service.count_active_players(NOON) == 1
     assert service.count_active_players(NOON + timedelta(seconds=1)) == 0
 
 
-def test_a_summary_is_cached_no_longer_than_is_said(
+def test_summaries_have_a_time_to_live(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Each summary has a key of a kind, with its time to live."""
+    """Each summary is cached under its own key for 80 to 100% of its time to live."""
     for age in range(2):
         service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1), DAY - timedelta(days=age))
     service.get_sparklines()
@@ -193,7 +195,7 @@ def test_a_summary_is_cached_no_longer_than_is_said(
     service.get_completion_times(until=DAY)
     service.get_quest_returns(since=DAY, until=DAY)
     service.list_stuck_quests()
-    longest = {
+    ttl_seconds = {
         "market:sparklines:24:3600": 15,
         f"user:active:{NOON.isoformat()}": 60,
         f"leaderboard:summary:daily_returns:{DAY}": 60,
@@ -204,7 +206,7 @@ def test_a_summary_is_cached_no_longer_than_is_said(
         f"quests:returns:{DAY}:{DAY}:5000": 900,
         "quests:stuck:100:None": 180,
     }
-    for name, seconds in longest.items():
+    for name, seconds in ttl_seconds.items():
         assert 0.8 * seconds <= redis_client.ttl(name) <= seconds, name
 
 
@@ -213,9 +215,11 @@ def test_a_summary_is_cached_no_longer_than_is_said(
 
 @pytest.fixture
 def quests(service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute) -> None:
-    """Five quests: completed, half done, begun, untouched and past its time."""
+    """Store five quests: completed, half done, begun, untouched, and past the deadline."""
 
-    def give(owner: User, title: str, progress: int, hours: float | None, reward: str = "COINS") -> None:
+    def store_quest(
+        owner: User, title: str, progress: int, hours: float | None, reward: str = "COINS"
+    ) -> None:
         quest = service.create_quest(
             owner.id,
             type="DAILY" if hours else "MILESTONE",
@@ -229,17 +233,17 @@ def quests(service: EnhancedDatabaseService, alice: User, bob: User, execute: Ex
             service.update_quest_progress(quest.id, Decimal(progress))
         execute("UPDATE quests SET created_at = now() - interval '10 days' WHERE id = %s", (quest.id,))
 
-    give(alice, "Done", 10, 30)
-    give(alice, "Half", 5, 2)
-    give(bob, "Begun", 1, 2)
-    give(bob, "Untouched", 0, None, "CASH")
-    give(bob, "Past", 0, 1)
+    store_quest(alice, "Done", 10, 30)
+    store_quest(alice, "Half", 5, 2)
+    store_quest(bob, "Begun", 1, 2)
+    store_quest(bob, "Untouched", 0, None, "CASH")
+    store_quest(bob, "Past", 0, 1)
     execute("UPDATE quests SET expires_at = now() - interval '1 minute' WHERE title = 'Past'")
 
 
 @pytest.mark.usefixtures("quests")
-def test_quests_are_counted_step_by_step(service: EnhancedDatabaseService) -> None:
-    """Each step is a part of the one before; rewards are earned, open or lost."""
+def test_quests_are_counted_by_progress(service: EnhancedDatabaseService) -> None:
+    """A quest counts as given, started, halfway and completed; rewards of completed quests are earned."""
     daily, milestone = service.get_quest_totals()
     assert (daily.type, daily.reward_type) == ("DAILY", "COINS")
     assert (daily.given, daily.started, daily.halfway, daily.completed) == (4, 3, 2, 1)
@@ -250,10 +254,10 @@ def test_quests_are_counted_step_by_step(service: EnhancedDatabaseService) -> No
 
 
 @pytest.mark.usefixtures("quests")
-def test_expiring_quests_come_soonest_and_nearest_first(
+def test_expiring_quests_are_sorted_by_end_and_progress(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Of two with the same end the one nearer to its target is first; ended quests are left out."""
+    """Of two quests with equal ends the one nearer to its target is first; ended quests are left out."""
     execute("UPDATE quests SET expires_at = now() + interval '2 hours' WHERE title IN ('Half', 'Begun')")
     found = service.list_expiring_quests()
     assert [(item.username, item.quest.title) for item in found] == [("alice", "Half"), ("bob", "Begun")]
@@ -262,10 +266,10 @@ def test_expiring_quests_come_soonest_and_nearest_first(
 
 
 @pytest.mark.usefixtures("quests")
-def test_each_width_of_time_is_an_answer_of_its_own(
+def test_totals_of_each_time_span_have_a_key(
     service: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """A width of half a second more has another key and another answer."""
+    """Totals within 1.5 s, 2 s and 366 days are cached under three keys."""
     for within in (timedelta(seconds=1.5), timedelta(seconds=2), timedelta(days=366)):
         service.get_quest_totals(within=within)
     keys = {key.decode() for key in redis_client.scan_iter(match="quests:totals:*")}
@@ -273,17 +277,17 @@ def test_each_width_of_time_is_an_answer_of_its_own(
 
 
 @pytest.mark.usefixtures("quests")
-def test_a_players_quests_of_every_status(service: EnhancedDatabaseService, alice: User) -> None:
-    """Completed ones are included; an unknown user has none."""
+def test_quests_of_a_player_have_every_status(service: EnhancedDatabaseService, alice: User) -> None:
+    """A player's quests include completed ones, and an unknown user has no quests."""
     assert {quest.status for quest in service.get_user_quests(alice.id)} == {"ACTIVE", "COMPLETED"}
     assert len(service.get_user_quests(alice.id, limit=1)) == 1
     assert service.get_user_quests("00000000-0000-7000-8000-000000000000") == ()
 
 
-# -- refusals -----------------------------------------------------------------------------
+# -- invalid arguments --------------------------------------------------------------------
 
-# each is of a wrong type or out of bounds on purpose, hence no types here
-WRONG: dict[str, Callable[[Any], object]] = {
+# The service is Any here, because some arguments have a wrong type.
+INVALID_CALLS: dict[str, Callable[[Any], object]] = {
     "points": lambda s: s.get_sparklines(points=0),
     "step": lambda s: s.get_sparklines(step="soon"),
     "symbols": lambda s: s.get_sparklines("AAPL"),
@@ -305,8 +309,8 @@ WRONG: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_arguments_are_refused(service: EnhancedDatabaseService, name: str) -> None:
-    """The error is raised before any statement."""
+@pytest.mark.parametrize("name", INVALID_CALLS)
+def test_invalid_arguments_are_refused(service: EnhancedDatabaseService, name: str) -> None:
+    """The error says which values to give."""
     with pytest.raises(InvalidInput, match="give"):
-        WRONG[name](service)
+        INVALID_CALLS[name](service)

@@ -1,4 +1,4 @@
-"""What the statements behind the pages about everybody read, on tables of some size."""
+"""The number of rows that statements of the report pages read, with 5,000 players and 100,000 ticks."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ FILL = f"""
 
 @pytest.fixture(scope="module")
 def filled(postgres_server: PostgresServer, template_database: str) -> Iterator[Execute]:
-    """A database with some ten thousand rows a table."""
+    """Yield SQL access to a database with 5,000 players, 20,000 quests and events, and 100,000 ticks."""
     with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
         execute(FILL)
         vacuum(execute)
@@ -44,7 +44,7 @@ def filled(postgres_server: PostgresServer, template_database: str) -> Iterator[
 
 
 def test_a_sparkline_reads_one_tick_a_point(filled: Execute) -> None:
-    """It reads one of a hundred thousand ticks for each point."""
+    """Sparklines of 24 points for five symbols read 120 of 100,000 ticks."""
     parameters = {
         "points": 24,
         "step": timedelta(hours=1),
@@ -54,14 +54,14 @@ def test_a_sparkline_reads_one_tick_a_point(filled: Execute) -> None:
 
 
 def test_a_rare_type_reads_few_events(filled: Execute) -> None:
-    """Neither the filter nor the list of types reads all events."""
+    """A filter by a rare type reads at most 2 events, and the list of types at most 5."""
     parameters = {**NO_FILTER, "type": "RARE", "limit": 50}
     assert count_rows_read(filled, events.FILTERED, parameters, "market_events") <= 2
     assert count_rows_read(filled, events.TYPES, None, "market_events") <= 5
 
 
-def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
-    """This holds without a filter, and from any place on."""
+def test_a_page_of_events_reads_only_its_rows(filled: Execute) -> None:
+    """A page of 50 events in the middle of the table reads at most 51 events."""
     [(time, event)] = filled(
         "SELECT created_at, id FROM market_events ORDER BY created_at OFFSET 9999 LIMIT 1"
     )
@@ -69,30 +69,30 @@ def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
     assert count_rows_read(filled, events.FILTERED, parameters, "market_events") <= 51
 
 
-def test_a_session_reads_its_own_leaderboards_only(filled: Execute) -> None:
-    """For the middle it reads half of a leaderboard."""
+def test_a_session_summary_reads_half_a_leaderboard(filled: Execute) -> None:
+    """The summary of a session reads half of one leaderboard, for the median."""
     days = [day for (day,) in filled(sessions.DATES_WITH_ENTRIES, {"limit": 1, "before": "9999-01-01"})]
     parameters = {"days": days, "returns": "daily_returns"}
     read = count_rows_read(filled, sessions.SUMMARIES, parameters, "leaderboard_entries")
     assert read <= PLAYERS * 0.5 + 10
 
 
-def test_days_are_found_by_jumps(filled: Execute) -> None:
-    """One entry of each session is read."""
+def test_session_dates_read_one_entry_a_session(filled: Execute) -> None:
+    """The list of session dates reads one leaderboard entry of each session."""
     read = count_rows_read(
         filled, sessions.DATES_WITH_ENTRIES, {"limit": 14, "before": "9999-01-01"}, "leaderboard_entries"
     )
     assert read <= SESSIONS + 1
 
 
-def test_who_was_active_is_counted_in_an_index(filled: Execute) -> None:
-    """The table of users is not read."""
+def test_active_players_are_counted_in_an_index(filled: Execute) -> None:
+    """Active players are counted by an index-only scan of the table users."""
     since = datetime.now(UTC) - timedelta(hours=1)
     assert list_scans(filled, users.ACTIVE_SINCE, (since,)) == {("Index Only Scan", "users")}
 
 
-def test_a_players_quests_are_read_alone(filled: Execute) -> None:
-    """Four rows of twenty thousand are read."""
+def test_quests_of_a_player_read_only_their_rows(filled: Execute) -> None:
+    """The quests of a player read four rows of 20,000."""
     [(user,)] = filled("SELECT id FROM users LIMIT 1")
     parameters = {"user_id": user, "after": None, "after_id": None, "limit": 100}
     assert count_rows_read(filled, quests.OF_USER, parameters, "quests") == 4
@@ -111,13 +111,13 @@ def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
 
 
 def test_statistics_read_one_tick_a_day(filled: Execute) -> None:
-    """It also reads one tick of 24 hours before; the ticks cover three or four days."""
+    """Statistics read, for each symbol, one tick of each of four days and one of 24 hours before."""
     parameters = {**ticks.STATISTICS_WALK, "beyond": ticks.month_after(datetime.now(UTC))}
     assert count_rows_read(filled, ticks.STATISTICS, parameters, "ticks") <= 5 * (4 + 1)
 
 
 def test_a_price_at_a_time_reads_one_tick(filled: Execute) -> None:
-    """The number of earlier ticks does not matter."""
+    """Prices at 30 times read 30 ticks, however many earlier ticks there are."""
     hours = range(1, 31)
     parameters = {
         "symbols": ["S1", "S2"] * 15,
@@ -127,8 +127,8 @@ def test_a_price_at_a_time_reads_one_tick(filled: Execute) -> None:
     assert count_rows_read(filled, ticks.PRICES_AT, parameters, "ticks") == len(hours)
 
 
-def test_times_to_complete_are_read_by_the_time_of_completion(filled: Execute) -> None:
-    """Only those of the window are read."""
+def test_times_to_complete_read_only_the_window(filled: Execute) -> None:
+    """Times to complete read only the quests that were completed in the window."""
     filled(
         "UPDATE quests SET completed_at = now() + n * interval '1 minute'"
         " FROM (SELECT id, row_number() OVER () AS n FROM quests WHERE status = 'COMPLETED') AS done"
@@ -141,7 +141,7 @@ def test_times_to_complete_are_read_by_the_time_of_completion(filled: Execute) -
 
 
 def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) -> None:
-    """The number of other players does not matter."""
+    """A comparison of 50 players reads their portfolios and no others."""
     filled(
         "INSERT INTO portfolios (user_id, session_date)"
         " SELECT id, '2026-03-02'::date + day FROM users, generate_series(0, 19) day"
@@ -152,8 +152,8 @@ def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) ->
     assert count_rows_read(filled, quest_reports.RETURNS, parameters, "portfolios") <= 50 * 20
 
 
-def select_silent() -> dict[str, Any]:
-    """Return the parameters of the first page of players who were silent since yesterday."""
+def build_silent_parameters() -> dict[str, Any]:
+    """Return the parameters of the first page of players who were last seen before yesterday."""
     today = datetime.now(UTC).date()
     return {
         **dict.fromkeys(("joined", "prefix", "last_active", "username", "id")),
@@ -168,15 +168,15 @@ def select_silent() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("order", players.ORDERS)
-def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str) -> None:
-    """There are some thousand silent players, behind the others in one of the orders."""
+def test_a_page_of_silent_players_reads_few_rows(filled: Execute, order: str) -> None:
+    """A page of 50 silent players reads 51 users; in order of username it also reads users seen since."""
     seen = 2 * 24 * 60 if order == "username" else 0
-    assert count_rows_read(filled, players.SILENT[order], select_silent(), "users") <= 51 + seen
+    assert count_rows_read(filled, players.SILENT[order], build_silent_parameters(), "users") <= 51 + seen
 
 
 @pytest.mark.parametrize("order", ["last_active", "-last_active"])
-def test_players_without_a_last_activity_are_found_by_it(filled: Execute, order: str) -> None:
-    """A thousand who were never seen are looked at, and not everybody else to find them."""
+def test_a_page_reads_users_who_were_never_seen(filled: Execute, order: str) -> None:
+    """With 1,000 users who were never seen, a page reads these users and 51 others, not all 5,000."""
     unknown = 1_000
     filled("BEGIN")
     try:
@@ -186,7 +186,9 @@ def test_players_without_a_last_activity_are_found_by_it(filled: Execute, order:
             (unknown,),
         )
         filled("ANALYZE users")
-        assert count_rows_read(filled, players.SILENT[order], select_silent(), "users") <= 51 + unknown
+        assert (
+            count_rows_read(filled, players.SILENT[order], build_silent_parameters(), "users") <= 51 + unknown
+        )
     finally:
         filled("ROLLBACK")
         vacuum(filled)
@@ -198,7 +200,7 @@ PLAYED_DAYS = 20
 
 @pytest.fixture(scope="module")
 def played(postgres_server: PostgresServer, template_database: str) -> Iterator[Execute]:
-    """A database in which everybody played and traded on twenty days."""
+    """Yield SQL access to a database in which every player played and traded on twenty days."""
     with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
         execute(FILL)
         execute(
@@ -214,8 +216,8 @@ def played(postgres_server: PostgresServer, template_database: str) -> Iterator[
         yield execute
 
 
-def test_the_report_on_all_players_passes_once_over_portfolios_and_players(played: Execute) -> None:
-    """It reads all rows once, and the answer is cached."""
+def test_the_player_report_reads_each_row_once(played: Execute) -> None:
+    """The report on all players reads each portfolio and each user once."""
     today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
     statement = players.build_report_statement(players.MAX_WEEKS, today.weekday())
     parameters = {"today": today, "held": (1 << PLAYED_DAYS) - 1}
@@ -228,8 +230,8 @@ def test_the_report_on_all_players_passes_once_over_portfolios_and_players(playe
         played("ROLLBACK")
 
 
-def test_the_report_reads_no_session_before_its_weeks(played: Execute) -> None:
-    """Half of the days are older than those weeks; players who seem to be new are asked for one of them."""
+def test_the_player_report_reads_few_earlier_sessions(played: Execute) -> None:
+    """The report reads no session before its weeks, except one of each player who may be new."""
     today = FIRST_DAY + timedelta(days=players.DAYS_REPORTED + PLAYED_DAYS // 2 - 1)
     statement = players.build_report_statement(players.MAX_WEEKS, today.weekday())
     parameters = {"today": today, "held": 1}
@@ -251,8 +253,8 @@ def test_the_report_reads_no_session_before_its_weeks(played: Execute) -> None:
         played("ROLLBACK")
 
 
-def test_today_reads_its_portfolios_and_trades(played: Execute) -> None:
-    """Both are read once, to count them; users who joined have no index of their own."""
+def test_today_reads_only_its_portfolios_and_trades(played: Execute) -> None:
+    """The figures of today read each portfolio and trade of today once, and each user once."""
     today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
     parameters = {"days": [today], "first": today, "last": today}
     assert count_rows_read(played, players.DAYS, parameters, "portfolios") == PLAYERS
@@ -261,8 +263,8 @@ def test_today_reads_its_portfolios_and_trades(played: Execute) -> None:
     assert ("Index Only Scan", "trades") in list_scans(played, players.DAYS, parameters)
 
 
-def test_days_read_each_of_their_rows_once(played: Execute) -> None:
-    """Half of the days are read in one pass over portfolios, trades and players."""
+def test_days_read_each_row_once(played: Execute) -> None:
+    """The figures of ten days read each portfolio, trade and user at most once."""
     last = FIRST_DAY + timedelta(days=PLAYED_DAYS // 2 - 1)
     days = [FIRST_DAY + timedelta(days=day) for day in range(PLAYED_DAYS // 2)]
     parameters = {"days": days, "first": FIRST_DAY, "last": last}
@@ -273,7 +275,7 @@ def test_days_read_each_of_their_rows_once(played: Execute) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "player"])
 def test_silent_players_are_counted_up_to_a_limit(played: Execute, prefix: str) -> None:
-    """Counting stops there, with one look at each player and at its newest portfolios."""
+    """With a limit of 50, counting reads at most 50 users and 50 portfolios."""
     silence = players.Silence(30, 0, None, prefix)
     statement = players.COUNT_MATCHES if prefix else players.COUNT
     parameters = players._name_silence(silence, datetime.now(UTC) + timedelta(days=40))

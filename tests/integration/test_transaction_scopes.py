@@ -1,7 +1,8 @@
-"""Whose transaction a call is part of: tasks, threads of pools, dependencies that yield, generators.
+"""Which transaction a call belongs to: in tasks, threads of pools, dependencies with yield, and generators.
 
-The threads and event loops are real. A transaction that cannot be right is refused with the
-remedy; what reports success is stored, and no connection is left in a transaction.
+A block is the body of `with service.transaction()`. Threads and event loops are real. A misused transaction
+is refused with the remedy. A call that reports success has stored its rows, and after each test no
+connection is in a transaction.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ Run = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a coroutine function on each kind of event loop."""
+    """Return a function that runs a coroutine function on one kind of event loop."""
     factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
 
     def run(work: Callable[[], Awaitable[Any]]) -> Any:
@@ -52,12 +53,12 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture
 def names(execute: Execute) -> Callable[[], list[str]]:
-    """Return the usernames that are stored, in order."""
+    """Return a function that returns the stored usernames in order."""
     return lambda: [name for (name,) in execute("SELECT username FROM users ORDER BY 1")]
 
 
-def wait_for_rest(service: EnhancedDatabaseService, execute: Execute) -> bool:
-    """Say whether nothing is left open within seconds, without another checkout."""
+def wait_until_idle(service: EnhancedDatabaseService, execute: Execute) -> bool:
+    """Return whether every transaction ends within seconds, without another checkout."""
     deadline = time.monotonic() + stretch(5)
     while execute(IN_TRANSACTION) != [(0,)] or service.pool_stats().pool_in_use:
         if time.monotonic() > deadline:
@@ -67,17 +68,17 @@ def wait_for_rest(service: EnhancedDatabaseService, execute: Execute) -> bool:
 
 
 @pytest.fixture
-def expect_rest(service: EnhancedDatabaseService, execute: Execute) -> Iterator[None]:
-    """Assert after a test that nothing is left open."""
+def expect_idle(service: EnhancedDatabaseService, execute: Execute) -> Iterator[None]:
+    """Assert after each test that no transaction is left open."""
     yield
-    assert wait_for_rest(service, execute)
+    assert wait_until_idle(service, execute)
 
 
-pytestmark = pytest.mark.usefixtures("expect_rest")
+pytestmark = pytest.mark.usefixtures("expect_idle")
 
 
-async def try_to(work: Awaitable[Any]) -> bool:
-    """Say whether a coroutine succeeds; only errors of `core` may say that it does not."""
+async def succeeds(work: Awaitable[Any]) -> bool:
+    """Return whether a coroutine succeeds; only an error of `core` counts as a failure."""
     try:
         await work
     except EchoMarketsError:
@@ -85,13 +86,13 @@ async def try_to(work: Awaitable[Any]) -> bool:
     return True
 
 
-# -- event loops ----------------------------------------------------------------------
+# -- event loops --------------------------------------------------------------------------
 
 
-def test_what_two_coroutines_report_is_what_is_stored(
+def test_interleaved_coroutines_store_what_they_report(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """Each writes in a transaction, lets the other run, and writes again; one of them fails."""
+    """Of two coroutines with interleaved transactions, only one that reports success has stored rows."""
 
     async def work() -> tuple[bool, bool]:
         async def write(name: str, *, fails: bool) -> None:
@@ -103,7 +104,7 @@ def test_what_two_coroutines_report_is_what_is_stored(
                 if fails:
                     service.create_user(username=name)
 
-        return await asyncio.gather(try_to(write("alice", fails=True)), try_to(write("bob", fails=False)))
+        return await asyncio.gather(succeeds(write("alice", fails=True)), succeeds(write("bob", fails=False)))
 
     alice, bob = run(work)
     assert not alice
@@ -114,17 +115,17 @@ def test_what_two_coroutines_report_is_what_is_stored(
 def test_a_block_that_awaits_is_refused_with_the_remedy(
     service: EnhancedDatabaseService, run: Run, alice: User, execute: Execute, order: str
 ) -> None:
-    """It is rolled back before another task of the thread could wait for its locks."""
+    """A transaction block that awaits is rolled back before another task could wait for its locks."""
 
     async def work() -> None:
-        go = asyncio.Event()
+        is_done = asyncio.Event()
 
         async def other() -> None:
             try:
                 service.update_user_profile(alice.id, name="Other")
-                assert wait_for_rest(service, execute)
+                assert wait_until_idle(service, execute)
             finally:
-                go.set()
+                is_done.set()
 
         if order == "before":
             task = asyncio.create_task(other())
@@ -132,7 +133,7 @@ def test_a_block_that_awaits_is_refused_with_the_remedy(
             service.update_user_profile(alice.id, name="Block")
             if order == "after":
                 task = asyncio.create_task(other(), context=contextvars.Context())
-            await go.wait()
+            await is_done.wait()
             service.create_user(username="bob")
         assert "process" not in str(caught.value)
         await task
@@ -141,16 +142,16 @@ def test_a_block_that_awaits_is_refused_with_the_remedy(
             await asyncio.sleep(0)
         service.create_user(username="charlie")
 
-    began = time.monotonic()
+    started_at = time.monotonic()
     run(work)
-    assert time.monotonic() - began < stretch(10), "a task waited for a lock of another"
+    assert time.monotonic() - started_at < stretch(10), "a task waited for a lock of another"
     assert execute("SELECT username, name FROM users ORDER BY 1") == [("alice", "Other"), ("charlie", None)]
 
 
-def test_an_error_of_a_block_that_awaits_is_the_callers_own(
+def test_a_block_that_awaits_keeps_its_own_error(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """The error of the block itself is raised, because its transaction is rolled back anyway."""
+    """If a transaction block awaits and then raises, the caller gets this error, not TransactionMisused."""
 
     async def work() -> None:
         with pytest.raises(LookupError), service.transaction():
@@ -165,7 +166,7 @@ def test_an_error_of_a_block_that_awaits_is_the_callers_own(
 def test_a_block_without_an_await_works_in_a_coroutine(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """This includes a coroutine that does not wait for anything, and nested blocks."""
+    """A transaction block in a coroutine works if nothing in it waits; nested blocks work too."""
 
     async def write(name: str) -> None:
         with service.transaction():
@@ -185,10 +186,10 @@ def test_a_block_without_an_await_works_in_a_coroutine(
     assert names() == ["alice", "bob", "dave"]
 
 
-def test_whole_blocks_run_in_threads(
+def test_blocks_run_in_threads(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """Many blocks at once on reused threads are each committed or rolled back."""
+    """Each of 24 concurrent transaction blocks on reused threads is committed or rolled back separately."""
 
     def write(number: int) -> None:
         with service.transaction():
@@ -208,10 +209,10 @@ def test_whole_blocks_run_in_threads(
 
 
 @pytest.mark.parametrize("how", ["to_thread", "gather", "create_task", "anyio"])
-def test_calls_elsewhere_are_not_half_in_a_block(
+def test_calls_of_another_thread_or_task_are_refused(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]], how: str
 ) -> None:
-    """A write or read in the block's context on another thread or task is refused."""
+    """A call that another thread or task makes in the context of a transaction block is refused."""
     refused: list[str] = []
 
     def call(name: str) -> None:
@@ -240,10 +241,10 @@ def test_calls_elsewhere_are_not_half_in_a_block(
     assert names() == []
 
 
-def test_a_task_that_outlives_the_block_is_on_its_own(
+def test_a_task_that_outlives_the_block_is_independent(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """It was created inside and runs after the end: its calls are independent of the block."""
+    """A task that starts in a transaction block and runs after its end does not belong to it."""
 
     async def later(name: str) -> None:
         service.create_user(username=name)
@@ -261,13 +262,13 @@ def test_a_task_that_outlives_the_block_is_on_its_own(
     assert names() == ["alice", "alice2", "bob"]
 
 
-def test_a_block_that_is_left_open_ends_with_the_turn_of_its_task(
+def test_a_block_left_open_by_a_task_is_rolled_back(
     service: EnhancedDatabaseService,
     run: Run,
     names: Callable[[], list[str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A callback, or a task that returns, entered it: it is rolled back and logged."""
+    """A transaction block that a callback or a finished task leaves open is rolled back and logged."""
     kept: list[Any] = []
 
     def open_and_return() -> None:
@@ -293,10 +294,10 @@ def test_a_block_that_is_left_open_ends_with_the_turn_of_its_task(
     assert len([record for record in caplog.records if "was left open by" in record.getMessage()]) == 2
 
 
-def test_async_dependencies_are_refused_only_where_they_wait(
+def test_an_async_dependency_that_waits_is_refused(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """An asynchronous generator around a handler works until one of them awaits."""
+    """A transaction block in an async generator works, unless its task waits while the block is open."""
 
     async def depend() -> AsyncIterator[None]:
         with service.transaction():
@@ -321,7 +322,7 @@ def test_async_dependencies_are_refused_only_where_they_wait(
 
 
 def make_loop() -> Callable[..., None]:
-    """Return the `run` of another event loop, which gives each task a turn in a context of its own."""
+    """Return the `run` of a different kind of event loop, which runs each task in its own context."""
     code = """if True:
         import contextvars
 
@@ -335,32 +336,32 @@ def make_loop() -> Callable[..., None]:
                         tasks.remove(task)
     """
     names: dict[str, Any] = {"__name__": "trio"}
-    exec(code, names)  # it is ours; its frames are known by the name of the module
+    exec(code, names)  # trusted code; the service recognises an event loop by the module's name
     loop: Callable[..., None] = names["run"]
     return loop
 
 
-class Turn:
-    """Lets the other tasks of such a loop run."""
+class Pause:
+    """An awaitable that lets the other tasks of such an event loop run."""
 
     def __await__(self) -> Generator[None]:
-        """Give the turn away once."""
+        """Suspend the task once."""
         yield
 
 
-def test_tasks_of_other_event_loops_have_transactions_of_their_own(
+def test_tasks_of_other_event_loops_have_own_transactions(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Interleaved on one thread, each is committed or rolled back by itself."""
+    """Tasks that interleave on one thread are each committed or rolled back separately."""
 
     def build(name: str, *, fails: bool) -> Callable[[], Awaitable[None]]:
         async def write() -> None:
             try:
                 with service.transaction():
                     service.create_user(username=name)
-                    await Turn()
+                    await Pause()
                     service.create_user(username=f"{name}2")
-                    await Turn()
+                    await Pause()
                     if fails:
                         raise LookupError("undo")  # noqa: TRY301  # leaves the transaction, as a caller's error does
             except LookupError:
@@ -372,18 +373,18 @@ def test_tasks_of_other_event_loops_have_transactions_of_their_own(
     assert names() == ["alice", "alice2", "charlie", "charlie2"]
 
 
-# -- frameworks that move between threads ----------------------------------------------
+# -- frameworks that move between threads -------------------------------------------------
 
 
 @contextmanager
 def depend(service: EnhancedDatabaseService) -> Iterator[None]:
-    """Give a transaction to an endpoint, as a FastAPI dependency with yield would."""
+    """Open a transaction block around an endpoint, as a FastAPI dependency with yield does."""
     with service.transaction():
         yield
 
 
 async def serve(dependency: Any, endpoint: Callable[[], Any]) -> Any:
-    """Run an endpoint with a dependency on worker threads, as FastAPI does; see its `Depends`."""
+    """Run an endpoint and its dependency on worker threads, as FastAPI does for `Depends`."""
     value = await run_in_threadpool(dependency.__enter__)
     try:
         answer = await run_in_threadpool(endpoint)
@@ -398,12 +399,12 @@ async def serve(dependency: Any, endpoint: Callable[[], Any]) -> Any:
 def test_dependencies_with_yield_are_refused(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """Eight failing requests leave nothing open and store nothing; the next write is fast."""
-    ready = threading.Barrier(8)
+    """Eight concurrent requests are refused and store no row; the next write takes under a second."""
+    barrier = threading.Barrier(8)
 
     def endpoint(name: str) -> None:
         service.create_user(username=name)
-        ready.wait(10)
+        barrier.wait(10)
         raise LookupError("fails")
 
     async def work() -> list[Any]:
@@ -413,17 +414,17 @@ def test_dependencies_with_yield_are_refused(
     for answer in run(work):
         assert isinstance(answer, TransactionMisused)
         assert "asyncio.to_thread(function)" in str(answer)
-    assert wait_for_rest(service, execute)
-    began = time.monotonic()
+    assert wait_until_idle(service, execute)
+    started_at = time.monotonic()
     service.create_user(username="alice")
-    assert time.monotonic() - began < stretch(1)
+    assert time.monotonic() - started_at < stretch(1)
     assert names() == ["alice"]
 
 
 def test_blocks_inside_endpoints_work(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """The documentation recommends this form for FastAPI."""
+    """Transaction blocks inside endpoints, as the documentation recommends, are committed or rolled back."""
 
     def endpoint(name: str, *, fails: bool) -> str:
         with service.transaction():
@@ -443,7 +444,7 @@ def test_blocks_inside_endpoints_work(
 
 
 class Dependency:
-    """A context manager that hides the block from whoever enters it."""
+    """A dependency that opens its transaction block in an ExitStack, so that the service cannot refuse it."""
 
     def __init__(self, service: EnhancedDatabaseService) -> None:
         self._stack = ExitStack()
@@ -460,7 +461,7 @@ class Dependency:
 def test_a_hidden_dependency_stores_nothing_and_fails(
     service: EnhancedDatabaseService, run: Run, names: Callable[[], list[str]]
 ) -> None:
-    """Where entering cannot be refused, the block ends with the function that entered it."""
+    """The transaction block is rolled back when `__enter__` returns, and the request fails."""
 
     async def work() -> None:
         with pytest.raises(TransactionMisused, match=REMEDY):
@@ -470,11 +471,11 @@ def test_a_hidden_dependency_stores_nothing_and_fails(
     assert names() == ["alice"]
 
 
-# -- threads --------------------------------------------------------------------------
+# -- threads ------------------------------------------------------------------------------
 
 
 class Worker:
-    """A thread of a program's own that runs what it is given, one after another."""
+    """A thread that runs given functions one after another."""
 
     def __init__(self, name: str) -> None:
         self._work: queue.Queue[Callable[[], Any] | None] = queue.Queue()
@@ -490,7 +491,7 @@ class Worker:
                 self._answers.put(error)
 
     def __call__(self, work: Callable[[], Any]) -> Any:
-        """Return what `work` returns there, or the error."""
+        """Run `work` in the thread; return its result or its exception."""
         self._work.put(work)
         return self._answers.get(timeout=60)
 
@@ -502,17 +503,17 @@ class Worker:
 
 @pytest.fixture
 def workers() -> Iterator[tuple[Worker, Worker]]:
-    """Two threads."""
-    made = Worker("first"), Worker("second")
-    yield made
-    for worker in made:
+    """Yield two running threads."""
+    started = Worker("first"), Worker("second")
+    yield started
+    for worker in started:
         worker.end()
 
 
 def test_a_block_that_another_thread_leaves_is_rolled_back(
     service: EnhancedDatabaseService, workers: tuple[Worker, Worker], names: Callable[[], list[str]]
 ) -> None:
-    """The error names both threads; later calls of the first one are stored."""
+    """A transaction block that another thread leaves is rolled back; the error names both threads."""
     first, second = workers
     block = service.transaction()
     first(block.__enter__)
@@ -526,10 +527,10 @@ def test_a_block_that_another_thread_leaves_is_rolled_back(
     assert names() == ["bob", "charlie"]
 
 
-def test_an_error_on_one_thread_says_nothing_of_another(
+def test_a_rollback_does_not_affect_another_thread(
     service: EnhancedDatabaseService, workers: tuple[Worker, Worker], names: Callable[[], list[str]]
 ) -> None:
-    """A thread without the block's context has independent calls."""
+    """A rollback in one thread does not affect a write of another thread."""
     first, second = workers
     block = service.transaction()
     first(block.__enter__)
@@ -543,7 +544,7 @@ def test_an_error_on_one_thread_says_nothing_of_another(
 def test_a_write_in_a_copied_context_is_refused(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """The other thread cannot take part in the transaction."""
+    """In a transaction block, a write of another thread in a copy of the block's context is refused."""
     with ThreadPoolExecutor(1) as pool:
         with service.transaction():
             service.create_user(username="alice")
@@ -556,10 +557,10 @@ def test_a_write_in_a_copied_context_is_refused(
     assert names() == ["alice", "charlie"]
 
 
-def test_a_pool_does_not_enter_a_block_by_itself(
+def test_entering_a_block_as_a_pool_task_is_refused(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Its thread would run other functions while the block is open."""
+    """A pool's thread cannot only enter a transaction block: it would run other functions meanwhile."""
     stack = ExitStack()
     with ThreadPoolExecutor(1) as pool:
         for enter in (
@@ -575,17 +576,17 @@ def test_a_pool_does_not_enter_a_block_by_itself(
 
 
 def generate(service: EnhancedDatabaseService) -> Generator[int]:
-    """Yield inside of a block."""
+    """Yield once inside a transaction block."""
     with service.transaction():
         service.create_user(username="generated")
         yield 1
         service.create_user(username="generated2")
 
 
-def test_a_thread_that_is_used_again_does_not_join_an_earlier_block(
+def test_a_reused_thread_does_not_join_an_earlier_block(
     service: EnhancedDatabaseService, names: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A block that a function left open is rolled back and logged; later writes are stored."""
+    """A transaction block that a function leaves open is rolled back; the thread's later writes are kept."""
     kept: list[Any] = []
 
     def open_and_return() -> None:
@@ -608,10 +609,10 @@ def test_a_thread_that_is_used_again_does_not_join_an_earlier_block(
 
 
 @pytest.mark.parametrize("how", ["thread ends", "function returns"])
-def test_what_is_left_open_is_rolled_back_without_another_call(
+def test_a_block_left_open_releases_its_locks(
     service: EnhancedDatabaseService, execute: Execute, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without any other call its locks are released, and a line says why."""
+    """A transaction block that is left open releases its locks without a call, and its thread is logged."""
     alice = service.create_user(username="alice")
     kept: list[Any] = []
 
@@ -628,7 +629,7 @@ def test_what_is_left_open_is_rolled_back_without_another_call(
         else:
             pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="forgetful"))
             pool.submit(open_and_return).result(60)
-        # waits for the lock of the row, until it is released
+        # waits until the row lock of the open block is released
         execute("UPDATE users SET name = 'Other' WHERE id = %s", (alice.id,))
     assert service.get_user_by_id(alice.id).name in {None, "Other"}
     assert any("forgetful" in record.getMessage() for record in caplog.records)
@@ -636,13 +637,11 @@ def test_what_is_left_open_is_rolled_back_without_another_call(
         kept[0].__exit__(None, None, None)
 
 
-# -- one thread ------------------------------------------------------------------------
+# -- one thread ---------------------------------------------------------------------------
 
 
-def test_blocks_may_be_held_by_a_stack(
-    service: EnhancedDatabaseService, names: Callable[[], list[str]]
-) -> None:
-    """It is entered in one function and left in another, as in set-up and tear-down."""
+def test_a_stack_may_hold_blocks(service: EnhancedDatabaseService, names: Callable[[], list[str]]) -> None:
+    """An ExitStack may enter a transaction block in one function and leave it in another."""
     stack = ExitStack()
 
     def enter() -> None:
@@ -664,12 +663,12 @@ def test_blocks_may_be_held_by_a_stack(
 def test_a_generator_may_hold_a_block(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """On one thread it is one transaction, whatever the context."""
+    """The transaction block of a generator is one transaction, also if another context runs the generator."""
     assert list(generate(service)) == [1]
     assert names() == ["generated", "generated2"]
     other = generate(service)
     with pytest.raises(EchoMarketsError):
-        # the same names again
+        # the usernames are taken, so the write fails
         contextvars.copy_context().run(next, other)
     assert names() == ["generated", "generated2"]
 
@@ -677,7 +676,7 @@ def test_a_generator_may_hold_a_block(
 def test_contexts_of_one_thread_share_its_block(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Nothing else runs meanwhile, so a call in another context is part of the transaction."""
+    """A call in another context of the same thread belongs to the open transaction block."""
     generator = generate(service)
     contextvars.copy_context().run(next, generator)
     contextvars.Context().run(service.create_user, username="alice")
@@ -687,13 +686,13 @@ def test_contexts_of_one_thread_share_its_block(
 
 
 @pytest.mark.parametrize("how", ["closed", "dropped", "collected"])
-def test_a_generator_that_is_dropped_is_rolled_back(
+def test_a_dropped_generator_is_rolled_back(
     service: EnhancedDatabaseService,
     names: Callable[[], list[str]],
     how: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its writes are gone, the next call of the thread works, and a line says so."""
+    """The transaction block of a closed or collected generator is rolled back and logged."""
     cycle: list[Any] = [generate(service)]
     next(cycle[0])
     with caplog.at_level(logging.WARNING):
@@ -712,7 +711,7 @@ def test_a_generator_that_is_dropped_is_rolled_back(
 def test_a_block_may_be_collected_while_the_pool_is_locked(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """The garbage collector may run anywhere, also where a check-in would wait for a lock."""
+    """The garbage collector may close a transaction block while the pool's lock is held."""
     generator = generate(service)
     next(generator)
     done = threading.Event()
@@ -728,11 +727,11 @@ def test_a_block_may_be_collected_while_the_pool_is_locked(
     assert names() == ["alice"]
 
 
-def test_a_context_that_lives_on_keeps_nothing_of_a_block(service: EnhancedDatabaseService) -> None:
-    """A task created inside may run forever; connection and holder of the block are freed."""
+def test_a_context_keeps_no_object_of_a_block_alive(service: EnhancedDatabaseService) -> None:
+    """A context that outlives a transaction block keeps no object of the block's function alive."""
 
     class Large:
-        """Something that a function has."""
+        """A local object of the function that opens the transaction block."""
 
     def work() -> tuple[contextvars.Context, weakref.ref[Large]]:
         large = Large()
@@ -750,7 +749,7 @@ def test_a_context_that_lives_on_keeps_nothing_of_a_block(service: EnhancedDatab
 def test_services_do_not_share_blocks(
     service: EnhancedDatabaseService, settings: Settings, names: Callable[[], list[str]]
 ) -> None:
-    """Calls of another service are not part of a block, in whatever order blocks are left."""
+    """Calls of another service do not belong to a transaction block, in whatever order blocks end."""
     with open_service(settings) as other:
         with pytest.raises(LookupError), service.transaction():
             service.create_user(username="alice")
@@ -770,11 +769,11 @@ def test_services_do_not_share_blocks(
     assert names() == ["bob", "charlie", "dave", "erin", "frank"]
 
 
-# -- what lies around a transaction -------------------------------------------------------
+# -- audited blocks and streams -----------------------------------------------------------
 
 
 def test_an_audited_block_may_await_and_change_threads(service: EnhancedDatabaseService, run: Run) -> None:
-    """Its two events are separate transactions."""
+    """An audited block may await and change threads: each of its two events is a separate transaction."""
 
     async def act(name: str) -> None:
         with service.audited(actor=name, action="warm_cache", target="all"):
@@ -792,8 +791,10 @@ def test_an_audited_block_may_await_and_change_threads(service: EnhancedDatabase
     assert outcomes == {"alice": "done", "bob": "done", "charlie": "done"}
 
 
-def test_a_stream_goes_on_in_other_threads(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
-    """Each part is a separate read; in a transaction only its own thread may read it."""
+def test_another_thread_may_continue_a_stream(
+    service: EnhancedDatabaseService, alice: User, bob: User
+) -> None:
+    """Another thread may continue a stream, but not a stream that was opened in a transaction."""
     for score, user in enumerate((alice, bob)):
         service.update_leaderboard_entry(user.id, "b", score)  # type: ignore[arg-type]  # a whole number
     stream = service.stream_leaderboard("b")
