@@ -164,7 +164,7 @@ def test_a_position_is_valued_at_the_last_price_of_its_day(
 def test_a_sale_in_the_session_of_the_purchase_is_realised(
     game: EnhancedDatabaseService, alice: User
 ) -> None:
-    """The gain on sold shares is realised, the gain on the remaining shares is unrealised."""
+    """Sold shares have a realised gain, and the remaining shares have an unrealised gain."""
     write_session(
         game, alice, DAY, "70",
         trades=(

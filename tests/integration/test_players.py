@@ -316,7 +316,7 @@ def test_players_with_equal_times_are_paged_without_loss(
 
 
 def test_reports_are_cached_and_lists_are_not(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """After all users are deleted, the report and the days come from the cache, and the list is empty."""
+    """After all users are deleted, get_player_report and list_player_days still return the cached result."""
     service._clock = lambda: NOW
     write_scenario(service, "one player", NOW)
     report, days = service.get_player_report(), service.list_player_days()

@@ -137,11 +137,13 @@ def list_silent(page: AppTest) -> list[dict[Any, Any]]:
 
 
 def test_one_player_is_written_in_the_singular(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """After the number 1 the page writes "player", "day", "session" and "week" in the singular."""
+    """After the number 1 nouns are in the singular. The username 'a_b*c' is unchanged in its link."""
     prepare_pages(service, "one player")
     execute("UPDATE users SET username = 'a_b*c', last_active = last_active - interval '40 days'")
     execute("DELETE FROM portfolios WHERE session_date > current_date - 2")
-    text = read_text(open_page(PAGE, silent="1"))
+    page = open_page(PAGE, silent="1")
+    text = read_text(page)
+    assert [player["player"] for player in list_silent(page)] == ["portfolios?player=a_b%2Ac"]
     assert "1 to 1 of 1 player not seen for at least 1 day." in text
     assert not re.search(r"\b1 (players|days|sessions|weeks)\b", text)
 

@@ -207,7 +207,7 @@ def test_times_to_complete_are_medians(
 def test_returns_compare_sessions_of_the_same_days(
     filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """Returns of players with and without a quest are counted on the same days, except the last 7 days."""
+    """Sessions with and without a quest are compared by whether the player comes back within 7 days."""
     played = {(row["user_id"], row["session_date"]) for row in read_rows(execute, "portfolios")}
     quests = read_rows(execute, "quests")
     last = min(until or TODAY, TODAY - timedelta(days=8))

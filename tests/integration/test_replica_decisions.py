@@ -1,4 +1,4 @@
-"""Programs that decide on what to write read the primary, so that they see the writes of every process.
+"""Code that decides what to write reads from the primary, so that it sees the writes of every process.
 
 The tests pause the replay of the log while another process writes. They permit a lag of 60 s, so that the
 replica stays in use.

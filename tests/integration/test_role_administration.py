@@ -53,7 +53,7 @@ class LoggedServer(NamedTuple):
 def logged_server(
     request: pytest.FixtureRequest, server_directory: Callable[[], Path]
 ) -> Iterator[LoggedServer]:
-    """Yield a server that logs every statement; roles belong to a server, so it is not the common one."""
+    """Yield a server that logs every statement; no other test uses it, because roles belong to a server."""
     directory = server_directory()
     run = run_debian_postgres(directory)
     if request.param == SERVERS[0]:

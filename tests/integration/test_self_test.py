@@ -95,7 +95,7 @@ def test_every_call_is_really_made(service: EnhancedDatabaseService, monkeypatch
 
 
 def test_the_lock_is_that_of_the_triggers() -> None:
-    """The self-test takes the lock that triggers hold while they count, and so removes no counter then."""
+    """Self-test and triggers take the same lock, so that no counter is removed while a trigger counts."""
     text = (MIGRATIONS / "0003_board_counters.py").read_text("utf-8")
     assert f"WRITERS, FOLDERS = 0x{WRITERS_LOCK:X}, " in text
 

@@ -26,7 +26,7 @@ def sign_out(service: EnhancedDatabaseService, actor: str, issued_at: datetime) 
 
 
 def test_a_sign_out_ends_earlier_sign_ins(service: EnhancedDatabaseService) -> None:
-    """A sign-out ends this sign-in and the user's earlier ones in each process that reads the audit log."""
+    """A sign-out ends a sign-in and the user's earlier ones in each process that reads the audit log."""
     sign_out(service, ALICE, NOW)
     # a later sign-out of an older sign-in must not make the newer sign-in valid again
     sign_out(service, ALICE, NOW - timedelta(hours=1))
@@ -53,7 +53,7 @@ def test_a_sign_out_is_found_among_many_events(service: EnhancedDatabaseService)
 
 
 def test_a_sign_in_without_a_time_never_ends() -> None:
-    """A sign-in without a time never ends, because the user's next one would be equal to it and refused."""
+    """A sign-in without a time never ends: the user's next sign-in would be equal to it and be refused."""
     sign_outs = SignOuts()
     unknown = datetime.fromtimestamp(0, UTC)
     sign_outs.end(ALICE, unknown)

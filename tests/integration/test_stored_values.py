@@ -62,7 +62,7 @@ def test_tables_refuse_invalid_values(
 def test_the_migration_names_invalid_rows(
     empty_database_url: str, empty_execute: Execute, tmp_path: Path
 ) -> None:
-    """The migration names table and id of an invalid row and a statement; after a correction it succeeds."""
+    """The migration fails and names the invalid rows; after they are corrected, it succeeds."""
     settings = Settings(database_url=SecretStr(empty_database_url))
     for path in MIGRATIONS.glob("0*.py"):
         if path.name < "0023":

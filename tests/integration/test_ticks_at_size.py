@@ -30,7 +30,7 @@ SEARCH_LATEST = (
 
 @pytest.fixture(scope="module")
 def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """Yield the URL of a database with these ticks, the oldest of them in the partition `ticks_before`."""
+    """Yield the URL of a database with a million ticks; the oldest are in the partition `ticks_before`."""
     with created_database(postgres_server, template=template_database) as url:
         settings = Settings(database_url=url, enable_redis_cache=False)  # type: ignore[arg-type]  # coerced
         with connected(url) as execute, open_service(settings) as service:
@@ -49,14 +49,14 @@ def filled_url(postgres_server: PostgresServer, template_database: str) -> Itera
 
 @pytest.fixture
 def run(filled_url: str) -> Iterator[Execute]:
-    """Yield SQL access to that database."""
+    """Yield SQL access to the database with a million ticks."""
     with connected(filled_url) as execute:
         yield execute
 
 
 @pytest.fixture
 def large_service(filled_url: str) -> Iterator[EnhancedDatabaseService]:
-    """Yield a service without a cache on that database."""
+    """Yield a service without a cache on the database with a million ticks."""
     settings = Settings(database_url=filled_url, enable_redis_cache=False)  # type: ignore[arg-type]  # coerced
     with open_service(settings) as service:
         yield service

@@ -322,7 +322,7 @@ def test_an_async_dependency_that_waits_is_refused(
 
 
 def make_loop() -> Callable[..., None]:
-    """Return the `run` of a different kind of event loop, which runs each task in its own context."""
+    """Return the `run` of an event loop other than asyncio, which runs each task in its own context."""
     code = """if True:
         import contextvars
 
@@ -342,7 +342,7 @@ def make_loop() -> Callable[..., None]:
 
 
 class Pause:
-    """An awaitable that lets the other tasks of such an event loop run."""
+    """An awaitable that lets the other tasks of the loop of `make_loop` run."""
 
     def __await__(self) -> Generator[None]:
         """Suspend the task once."""
@@ -560,7 +560,7 @@ def test_a_write_in_a_copied_context_is_refused(
 def test_entering_a_block_as_a_pool_task_is_refused(
     service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """A pool's thread cannot only enter a transaction block: it would run other functions meanwhile."""
+    """A pool task that only enters a transaction block is refused: its thread would run other functions."""
     stack = ExitStack()
     with ThreadPoolExecutor(1) as pool:
         for enter in (
