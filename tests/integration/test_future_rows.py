@@ -156,7 +156,7 @@ def test_the_example_of_the_readme_runs_on_any_database(
     capsys: pytest.CaptureFixture[str],
     with_rows: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    """The README's Python example runs on an empty database and if the newest session has no leaderboard."""
+    """The README's example runs on an empty database and on one whose newest session has no leaderboard."""
     if with_rows:
         request.getfixturevalue("with_future_rows")
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())

@@ -310,7 +310,7 @@ def test_days_that_contradict_the_stored_prices_are_refused(
     closes: list[float],
     reason: str,
 ) -> None:
-    """Prices that were adjusted for another split or dividend than the stored ones are refused entirely."""
+    """If new prices were adjusted for another split than the stored prices, the import stores no row."""
     import_prices(service, write(tmp_path / "prices.csv", *build_rows(2, [100, 100, 100])))
     path = write(tmp_path / "more.csv", *build_rows(first, closes))
     with pytest.raises(PriceFileError, match="import the whole history again") as caught:
@@ -376,7 +376,7 @@ def test_a_folder_is_imported_idempotently(
 
 
 def test_many_files_share_one_progress(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """An import of 500 files reports one progress for reading and one for loading, each with one total."""
+    """An import of 500 files reports the stages of reading and loading once, each with a constant total."""
     for n in range(500):
         (tmp_path / f"S{n:03}.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-03-01,1,2,1,2,5\n")
     stages: dict[str, list[tuple[int, int]]] = {}

@@ -207,7 +207,10 @@ def test_the_command_reports_unused_and_missing_keys(
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The command lists unused keys, missing keys and damaged addresses, and exits with 1 if any is left."""
+    """The command lists unused keys, missing keys and damaged addresses.
+
+    It exits with 1 while an address is not encrypted with the new key.
+    """
     assert old.reencrypt_users().changed == 0
 
     def run(*lines: str) -> tuple[int, list[str]]:

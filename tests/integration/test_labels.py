@@ -126,7 +126,7 @@ def test_figures_charts_and_columns_are_labelled(service: EnhancedDatabaseServic
                         for label, options in list_formats(proto)
                         if options.get("type") == "number"
                         and not has_unit(label, options)
-                        # a styled column, whose values contain their unit, because a zero has no sign
+                        # the values of a styled column contain their unit
                         and not (options.get("format") is None and proto.arrow_data.HasField("styler"))
                     }
     assert not missing

@@ -36,7 +36,7 @@ def updates(execute: Execute) -> list[PortfolioUpdate]:
 
 @pytest.fixture
 def release_row(database_url: str, updates: list[PortfolioUpdate]) -> Iterator[Callable[[], object]]:
-    """Lock the first portfolio's row in another transaction; yield a function that rolls it back."""
+    """Lock the first portfolio's row in another transaction, and yield a function that rolls back."""
     with connected(database_url) as run:
         run("BEGIN")
         run("SELECT 1 FROM portfolios WHERE user_id = %s FOR UPDATE", (updates[0].user_id,))

@@ -194,7 +194,7 @@ def test_player_scores_of_a_closed_session_use_stored_ranks(
 
 
 def test_a_period_ranks_by_the_sum_of_scores(service: EnhancedDatabaseService, players: list[User]) -> None:
-    """A period leaderboard ranks players by the sum of their scores and shows the mean over its sessions."""
+    """A period leaderboard ranks players by the sum of their scores and shows the sum per session."""
     absent = service.create_user(username="carl")
     service.update_leaderboard_entry(absent.id, "returns", Decimal(30), DAYS[1])
     sums: dict[str, Decimal] = {}

@@ -151,7 +151,7 @@ def test_a_read_or_write_reads_a_fraction_of_the_leaderboard(run: Execute, categ
 
 
 def test_a_session_is_closed_in_one_statement(large: EnhancedDatabaseService, run: Execute) -> None:
-    """`close_session` stores the ranks in one UPDATE; they equal plain SQL, and counters are unchanged."""
+    """`close_session` stores correct ranks with one UPDATE statement and leaves the counters unchanged."""
     statements: list[str] = []
     large._database.query_hooks.append(lambda event: statements.append(event.sql))
     try:

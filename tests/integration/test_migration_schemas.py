@@ -65,7 +65,7 @@ def migrator(empty_database_url: str) -> Migrator:
 def test_tables_of_another_application_are_refused(
     migrator: Migrator, empty_execute: Execute, statements: str, reason: str
 ) -> None:
-    """If another application's table has one of our names, `up` raises the reason and changes no table."""
+    """If another application's table has one of our names, `up` raises an error and changes no table."""
     empty_execute(statements)
     before = describe(empty_execute)
     with pytest.raises(MigrationFailed, match=reason) as caught:

@@ -1,4 +1,4 @@
-"""Every figure of the Operations page, recomputed from the text of two scrapes and from the servers."""
+"""Every figure of the Operations page equals one calculated from two scrapes or read from the servers."""
 
 import re
 from datetime import UTC, datetime
@@ -21,16 +21,16 @@ SECONDS = 60.0
 LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)", re.MULTILINE)
 
 
-class Two(list[pd.DataFrame]):
+class TwoScrapes(list[pd.DataFrame]):
     """The samples of two scrapes, a minute apart."""
 
-    def grown(self, name: str, *by: str) -> pd.Series:
-        """Return how much a counter grew, by labels."""
-        first, last = (self.sums(index, name, *by) for index in (0, 1))
+    def increase(self, name: str, *by: str) -> pd.Series:
+        """Return the increase of a counter between the scrapes, by labels."""
+        first, last = (self.sum_by(index, name, *by) for index in (0, 1))
         return last.sub(first, fill_value=0)
 
-    def sums(self, index: int, name: str, *by: str, **labels: str) -> pd.Series:
-        """Return the sums of a metric in one scrape, by labels."""
+    def sum_by(self, index: int, name: str, *by: str, **labels: str) -> pd.Series:
+        """Return the sum of a metric's samples in one scrape, by labels."""
         samples = self[index]
         chosen = samples[samples["name"] == name]
         for label, value in labels.items():
@@ -39,10 +39,12 @@ class Two(list[pd.DataFrame]):
 
 
 @pytest.fixture
-def seen(service: EnhancedDatabaseService, settings: Settings) -> tuple[SampledMetrics, Two, Health]:
-    """What the page has after two scrapes with play in between, and the same scrapes as text."""
+def sampled(
+    service: EnhancedDatabaseService, settings: Settings
+) -> tuple[SampledMetrics, TwoScrapes, Health]:
+    """Return the page's metrics and health after two scrapes with calls between them, and both scrapes."""
     clock = [0.0]
-    texts = Two()
+    texts = TwoScrapes()
     with served(build_app(service, runners=open_runners(settings, service.metrics))) as port:
         url = f"http://127.0.0.1:{port}"
         sampler = Sampler(service, exporter_url=url, clock=lambda: clock[0])
@@ -50,7 +52,7 @@ def seen(service: EnhancedDatabaseService, settings: Settings) -> tuple[SampledM
         for seconds in (0.0, SECONDS):
             clock[0] = seconds
             sampler.sample()
-            texts.append(read(url))
+            texts.append(read_samples(url))
             if not seconds:
                 play(service)
     assert sampler.latest is not None
@@ -58,8 +60,8 @@ def seen(service: EnhancedDatabaseService, settings: Settings) -> tuple[SampledM
     return sampler.latest.metrics, texts, sampler.latest.health
 
 
-def read(url: str) -> pd.DataFrame:
-    """Return the samples of an exporter's answer."""
+def read_samples(url: str) -> pd.DataFrame:
+    """Return the samples of an exporter's metrics."""
     text = fetch(f"{url}/metrics", timeout_seconds=10).body.decode()
     rows = [
         {"name": name, **dict(re.findall(r'(\w+)="([^"]*)"', labels)), "value": float(value)}
@@ -69,7 +71,7 @@ def read(url: str) -> pd.DataFrame:
 
 
 def play(service: EnhancedDatabaseService) -> None:
-    """Cause hits, misses, calls and an error."""
+    """Make calls that cause operations and cache hits and misses."""
     play_game(service)
     alice = service.get_user_by_username("alice")
     for _ in range(5):
@@ -80,7 +82,7 @@ def play(service: EnhancedDatabaseService) -> None:
 
 
 def find_panel(title: str) -> charts.Panel:
-    """Return a chart by its title."""
+    """Return the chart with this title."""
     return next(panel for panel in charts.PANELS if panel.title == title)
 
 
@@ -91,26 +93,26 @@ def read_chart(title: str, metrics: SampledMetrics) -> pd.DataFrame:
     return newest
 
 
-def test_operations_are_calls_errors_and_quantiles_of_the_window(
-    seen: tuple[SampledMetrics, Two, Health],
+def test_operations_table_equals_the_scrapes(
+    sampled: tuple[SampledMetrics, TwoScrapes, Health],
 ) -> None:
-    """Per second over the minute that was measured; quantiles by linear interpolation in the buckets."""
-    metrics, two, _ = seen
+    """Calls and errors per second and the latency quantiles equal those calculated from two scrapes."""
+    metrics, scrapes, _ = sampled
     shown = tables.OPERATIONS.build(tables.list_operations(metrics.values)).set_index("Operation")
     name = "echo_db_operation_duration_seconds"
-    calls = two.grown(f"{name}_count", "op")
+    calls = scrapes.increase(f"{name}_count", "op")
     calls = calls[calls > 0]
     assert dict(shown["Calls/s"]) == pytest.approx(dict(calls / SECONDS))
     assert (shown["Errors/s"] == 0).all()
-    buckets = two.grown(f"{name}_bucket", "op", "le")
+    buckets = scrapes.increase(f"{name}_bucket", "op", "le")
     for op in calls.index:
         for part, label in ((0.5, "p50 (ms)"), (0.95, "p95 (ms)"), (0.99, "p99 (ms)")):
-            expected = interpolate(part, {float(le): count for le, count in buckets[op].items()})
+            expected = calculate_quantile(part, {float(le): count for le, count in buckets[op].items()})
             assert shown[label][op] == pytest.approx(expected * 1000)
 
 
-def interpolate(part: float, counts: dict[float, float]) -> float:
-    """Return a quantile: where a cumulative histogram, drawn with straight lines, reaches its part."""
+def calculate_quantile(part: float, counts: dict[float, float]) -> float:
+    """Return a quantile of a cumulative histogram by linear interpolation within its bucket."""
     lower = before = 0.0
     for bound in sorted(counts):
         if counts[bound] >= part * counts[float("inf")]:
@@ -121,12 +123,12 @@ def interpolate(part: float, counts: dict[float, float]) -> float:
     raise AssertionError("no bucket")
 
 
-def test_hit_ratios_are_hits_of_requests(seen: tuple[SampledMetrics, Two, Health]) -> None:
-    """By cache and tier, over the minute; a request is a hit or a miss, and a bypass is neither."""
-    metrics, two, _ = seen
+def test_hit_ratios_are_hits_divided_by_requests(sampled: tuple[SampledMetrics, TwoScrapes, Health]) -> None:
+    """The hit ratio of each cache and tier is its hits divided by its hits and misses between the scrapes."""
+    metrics, scrapes, _ = sampled
     by = ("cache", "tier")
     hits, misses, requests = (
-        two.grown(f"echo_cache_{kind}_total", *by) for kind in ("hits", "misses", "requests")
+        scrapes.increase(f"echo_cache_{kind}_total", *by) for kind in ("hits", "misses", "requests")
     )
     assert dict(hits.add(misses, fill_value=0)) == dict(requests)
     asked = requests[requests > 0]
@@ -134,13 +136,13 @@ def test_hit_ratios_are_hits_of_requests(seen: tuple[SampledMetrics, Two, Health
     expected = {" · ".join(cast("tuple[str, str]", key)): value for key, value in ratios.items()}
     shown = read_chart("Cache hit ratio", metrics).set_index("series")["value"]
     assert dict(shown) == pytest.approx(expected)
-    assert any(0 < value < 100 for value in expected.values()), "a scenario that could show a mistake"
+    assert any(0 < value < 100 for value in expected.values()), "a ratio that is neither 0 nor 100"
 
 
-def test_bypasses_are_reads_without_redis_per_second(
+def test_bypasses_are_shown_per_second(
     service: EnhancedDatabaseService,
 ) -> None:
-    """Of all processes, in the sentence below the hit ratio."""
+    """The text below the hit ratio shows reads without Redis per second between two scrapes."""
     clock = [0.0]
     with served(build_app(service)) as port:
         sampler = Sampler(service, exporter_url=f"http://127.0.0.1:{port}", clock=lambda: clock[0])
@@ -154,12 +156,12 @@ def test_bypasses_are_reads_without_redis_per_second(
     assert tables.describe_bypasses(sampler.latest.metrics.values).startswith("0.50 reads/s")
 
 
-def test_connections_are_those_of_all_processes(seen: tuple[SampledMetrics, Two, Health]) -> None:
-    """In use of the limit, as the pools publish them; the chart has the same by role."""
-    metrics, two, health = seen
+def test_connections_are_summed_over_all_pools(sampled: tuple[SampledMetrics, TwoScrapes, Health]) -> None:
+    """The card shows used connections and limits, summed over all pools, and the chart shows them by role."""
+    metrics, scrapes, health = sampled
     cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_words=True)}
-    used = two.sums(1, "echo_db_pool_connections", "role", state="used")
-    limits = two.sums(1, "echo_db_pool_max_connections", "role")
+    used = scrapes.sum_by(1, "echo_db_pool_connections", "role", state="used")
+    limits = scrapes.sum_by(1, "echo_db_pool_max_connections", "role")
     assert cards["Connections in use"].value == f"{used.sum():.0f} of {limits.sum():.0f}"
     assert limits.sum() == health.pool.pool_max
     shown = read_chart("Connections by role", metrics)
@@ -167,11 +169,11 @@ def test_connections_are_those_of_all_processes(seen: tuple[SampledMetrics, Two,
     assert dict(in_use) == dict(used)
 
 
-def test_migrations_and_checks_are_those_of_the_servers(
-    seen: tuple[SampledMetrics, Two, Health], execute: Execute
+def test_migrations_and_status_equal_those_of_the_servers(
+    sampled: tuple[SampledMetrics, TwoScrapes, Health], execute: Execute
 ) -> None:
-    """Migrations as the database has written them down; the status of the one evaluation."""
-    metrics, _, health = seen
+    """The cards show the number of rows in `schema_migration` and the status of the health evaluation."""
+    metrics, _, health = sampled
     cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_words=True)}
     [(applied,)] = execute("SELECT count(*) FROM schema_migration")
     assert cards["Migrations"].detail == f"{applied} applied"
@@ -179,9 +181,11 @@ def test_migrations_and_checks_are_those_of_the_servers(
     assert [cards[name].value for name in ("PostgreSQL", "Redis")] == ["Up", "Up"]
 
 
-def test_memory_is_what_redis_says(seen: tuple[SampledMetrics, Two, Health], redis_client: Any) -> None:
-    """Used and evicted, from its own INFO; the use moves a little while it is asked."""
-    metrics, _, _ = seen
+def test_memory_equals_that_of_redis_info(
+    sampled: tuple[SampledMetrics, TwoScrapes, Health], redis_client: Any
+) -> None:
+    """Used memory (within 50 %, because it varies) and evicted keys equal those of the Redis command INFO."""
+    metrics, _, _ = sampled
     info = redis_client.info()
     [point] = read_chart("Redis memory", metrics)["value"]
     assert point == pytest.approx(info["used_memory"] / 1024 / 1024, rel=0.5)
@@ -190,13 +194,13 @@ def test_memory_is_what_redis_says(seen: tuple[SampledMetrics, Two, Health], red
 
 
 def measure(execute: Execute, expression: str) -> int:
-    """Return a size in bytes."""
+    """Return the size in bytes that an SQL expression calculates."""
     [(size,)] = execute(f"SELECT {expression}")
     return int(size or 0)
 
 
-def test_sizes_are_those_on_disk(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Of a table with its partitions and long values, and of its indexes; no maps of free space."""
+def test_table_sizes_equal_those_on_disk(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Sizes include partitions, TOAST and indexes, but not free space maps."""
     play_game(service)
     shown = tables.SIZES.build(service.list_table_sizes()).set_index("Table")
     for table in ("users", "ticks", "leaderboard_entries"):
@@ -215,8 +219,8 @@ def test_sizes_are_those_on_disk(service: EnhancedDatabaseService, execute: Exec
         assert shown["Indexes (MiB)"][table] == pytest.approx(indexes / 1024**2)
 
 
-def test_unused_indexes_have_no_scan(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Those that PostgreSQL counts no scan of, without those of constraints."""
+def test_unused_indexes_have_no_scans(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """The table of unused indexes has no unique index and no index with a scan."""
     rows = execute(
         "SELECT indexrelname FROM pg_stat_user_indexes JOIN pg_index USING (indexrelid)"
         " WHERE idx_scan > 0 OR indisunique"

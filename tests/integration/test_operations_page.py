@@ -37,29 +37,29 @@ TIMEOUT_SECONDS = 30
 
 
 def closed_url(scheme: str = "http") -> str:
-    """Return an address that nobody listens on."""
+    """Return a URL with a local port on which no server listens."""
     return f"{scheme}://{LOOPBACK}:{find_free_port()}"
 
 
-class Steps:
-    """A monotonic clock that goes on by ten seconds with each look: every sample scrapes."""
+class SteppingClock:
+    """A monotonic clock that advances by ten seconds with each call, so that every sample scrapes."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """Return the time and go on."""
+        """Advance by ten seconds, and return the time in seconds."""
         self.now += 10
         return self.now
 
 
 def watch(service: EnhancedDatabaseService, exporter_url: str, prometheus_url: str | None = None) -> Sampler:
-    """Give the pages this service, and a sampler that has sampled once."""
+    """Set the service and a sampler of the pages; return the sampler after its first sample."""
     sampler = Sampler(
         service,
         exporter_url=exporter_url,
         prometheus=Prometheus(prometheus_url) if prometheus_url else None,
-        clock=Steps(),
+        clock=SteppingClock(),
     )
     runtime.set_service(service)
     set_sampler(sampler)
@@ -67,35 +67,35 @@ def watch(service: EnhancedDatabaseService, exporter_url: str, prometheus_url: s
     return sampler
 
 
-def read(sampler: Sampler) -> StackSample:
-    """Return what the sampler found last."""
+def read_latest(sampler: Sampler) -> StackSample:
+    """Return the latest sample of the sampler."""
     assert sampler.latest is not None
     return sampler.latest
 
 
 @contextmanager
 def exporting(service: EnhancedDatabaseService) -> Iterator[str]:
-    """Serve the metrics of a service; yields the exporter's URL."""
+    """Serve the exporter of a service, and yield its URL."""
     with served(build_app(service)) as port:
         yield f"http://127.0.0.1:{port}"
 
 
-def test_another_stacks_exporter_is_not_shown(service: EnhancedDatabaseService) -> None:
-    """Its figures are another game's; the page says whose they are."""
+def test_metrics_of_another_stack_are_refused(service: EnhancedDatabaseService) -> None:
+    """The sampler refuses the exporter of another stack and names both stacks."""
     own, other = (build_identity(name, "postgresql://db.example/echo") for name in ("main", "other"))
     with served(build_app(service), headers=[(HEADER, str(other))]) as port:
         url = f"http://{LOOPBACK}:{port}"
         refused, shown = (Sampler(service, exporter_url=url, stack=stack) for stack in (own, other))
         refused.sample()
         shown.sample()
-    assert read(refused).metrics is None
-    assert read(refused).error == f"The exporter belongs to another stack: {other}, and not {own}."
-    assert read(refused).problems == (), "it is no fault of this stack"
-    assert read(shown).metrics is not None
+    assert read_latest(refused).metrics is None
+    assert read_latest(refused).error == f"The exporter belongs to another stack: {other}, and not {own}."
+    assert read_latest(refused).problems == (), "no problem of this stack"
+    assert read_latest(shown).metrics is not None
 
 
 def open_page() -> AppTest:
-    """Open the page and run it."""
+    """Open the Operations page in the app, and return it after its run."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
     test.run()
     test.switch_page(PAGE)
@@ -103,18 +103,18 @@ def open_page() -> AppTest:
 
 
 def read_text(test: AppTest) -> str:
-    """Return all text of a page."""
+    """Return the titles, headers, texts, captions and warnings of a page."""
     parts = [*test.title, *test.header, *test.subheader, *test.markdown, *test.caption, *test.warning]
     return "\n".join(str(part.value) for part in parts)
 
 
 def count_charts(test: AppTest) -> int:
-    """Return how many charts are drawn."""
+    """Return the number of charts on a page."""
     return len(test.get("vega_lite_chart")) + len(test.get("arrow_vega_lite_chart"))
 
 
 def answer_prometheus(path: str) -> tuple[int, bytes]:
-    """Answer like a Prometheus with one role, one alert that fires and one that is pending."""
+    """Return the response of a Prometheus with one role, one firing alert and one pending alert."""
     parts = urlsplit(path)
     query = parse_qs(parts.query).get("query", [""])[0]
     now = datetime.now(UTC).timestamp()
@@ -137,12 +137,12 @@ def answer_prometheus(path: str) -> tuple[int, bytes]:
 
 
 def ok(data: object) -> tuple[int, bytes]:
-    """Return a successful answer of Prometheus's API."""
+    """Return a successful response of the Prometheus API."""
     return 200, json.dumps({"status": "success", "data": data}).encode()
 
 
-def test_a_first_look_shows_the_present(service: EnhancedDatabaseService) -> None:
-    """Healthy, from the exporter; gauges have a point, rates say what they need."""
+def test_after_one_sample_the_page_shows_current_values(service: EnhancedDatabaseService) -> None:
+    """After one sample the page shows the health, and that rates need a second sample."""
     with exporting(service) as url:
         watch(service, url)
         page = open_page()
@@ -154,8 +154,8 @@ def test_a_first_look_shows_the_present(service: EnhancedDatabaseService) -> Non
     assert text.count("None") == 2, "neither incidents nor alerts"
 
 
-def test_a_second_look_has_rates(service: EnhancedDatabaseService) -> None:
-    """Operations, latency and hit ratio of what happened in between; every panel has advice."""
+def test_after_two_samples_the_page_shows_rates(service: EnhancedDatabaseService) -> None:
+    """After two samples the page shows rates of the operations between them, and links to advice."""
     with exporting(service) as url:
         sampler = watch(service, url)
         page = open_page()
@@ -175,8 +175,8 @@ def test_a_second_look_has_rates(service: EnhancedDatabaseService) -> None:
     assert "Database operations in the last" in text
 
 
-def test_the_database_s_own_statistics_are_shown(service: EnhancedDatabaseService) -> None:
-    """Sizes of every table, and indexes that nobody used."""
+def test_table_sizes_and_unused_indexes_are_shown(service: EnhancedDatabaseService) -> None:
+    """The page shows table sizes and unused indexes."""
     with exporting(service) as url:
         watch(service, url)
         page = open_page()
@@ -186,7 +186,7 @@ def test_the_database_s_own_statistics_are_shown(service: EnhancedDatabaseServic
 
 
 def test_without_an_exporter_the_page_checks_itself(service: EnhancedDatabaseService) -> None:
-    """A designed state with a command, the own check above it and the database below."""
+    """Without an exporter the page shows its own health check, the database's tables and `make status`."""
     watch(service, closed_url())
     page = open_page()
     text = read_text(page)
@@ -198,8 +198,8 @@ def test_without_an_exporter_the_page_checks_itself(service: EnhancedDatabaseSer
     assert [block.value for block in page.code] == ["make status"]
 
 
-def test_figures_stay_while_the_exporter_is_away(service: EnhancedDatabaseService) -> None:
-    """Charts keep what they have and say how old it is, the health is the own check; then they go on."""
+def test_charts_stay_while_the_exporter_is_down(service: EnhancedDatabaseService) -> None:
+    """While the exporter fails, the page keeps its charts and shows the error until the exporter recovers."""
     up = [True]
 
     def respond(_: str) -> tuple[int, bytes]:
@@ -215,20 +215,20 @@ def test_figures_stay_while_the_exporter_is_away(service: EnhancedDatabaseServic
         assert "HTTP 503" in read_text(page)
         assert "Alert since" not in "".join(item.value for item in page.header)
         assert count_charts(page) == before
-        assert [problem.name for problem in read(sampler).problems] == ["Exporter down"]
+        assert [problem.name for problem in read_latest(sampler).problems] == ["Exporter down"]
         up[0] = True
         sampler.sample()
         page.run()
     assert not page.warning
-    assert read(sampler).problems == ()
-    metrics = read(sampler).metrics
+    assert read_latest(sampler).problems == ()
+    metrics = read_latest(sampler).metrics
     assert metrics is not None
     [line] = metrics.series[POOL_USED]
     assert line.labels == ("job",)
 
 
-def test_redis_down_is_degraded_with_its_way_out(settings: Settings) -> None:
-    """Badge, alert, incident and link; the words of the server only for whom they are meant."""
+def test_redis_down_is_shown_with_alert_and_incident(settings: Settings) -> None:
+    """If Redis is down, the page shows status, alert and incident; only operators see the error message."""
     gone = settings.model_copy(update={"redis_url": SecretStr(f"{closed_url('redis')}/0")})
     with open_service(gone) as service, exporting(service) as url:
         watch(service, url)
@@ -253,8 +253,8 @@ def test_redis_down_is_degraded_with_its_way_out(settings: Settings) -> None:
     assert "refused" not in everything
 
 
-def test_a_database_down_leaves_the_fleet_s_figures(settings: Settings) -> None:
-    """Metrics and alerts go on; sizes and statements say what they wait for."""
+def test_the_page_opens_while_the_database_is_down(settings: Settings) -> None:
+    """If the database is down, the page shows "Unhealthy" and the reason without the password."""
     url = SecretStr(f"postgresql://nobody:s3cr3t@{LOOPBACK}:{find_free_port()}/nothing")
     gone = settings.model_copy(update={"database_url": url, "database_connect_timeout": 1_000})
     with open_service(gone) as service, exporting(service) as exporter_url:
@@ -267,8 +267,8 @@ def test_a_database_down_leaves_the_fleet_s_figures(settings: Settings) -> None:
     assert "s3cr3t" not in text
 
 
-def test_prometheus_gives_a_longer_past_and_its_alerts(service: EnhancedDatabaseService) -> None:
-    """A span to choose, charts at once, alerts with severity, age and section."""
+def test_the_page_shows_history_and_alerts_of_prometheus(service: EnhancedDatabaseService) -> None:
+    """With Prometheus the page offers a time span, shows every chart at once, and lists alerts."""
     with serving(answer_prometheus) as url:
         sampler = watch(service, closed_url(), url)
         page = open_page()
@@ -285,7 +285,7 @@ def test_prometheus_gives_a_longer_past_and_its_alerts(service: EnhancedDatabase
     assert alerts["Since (UTC)"].iloc[0] == datetime(2013, 3, 1, 21, tzinfo=UTC)
     assert alerts["What helps"].iloc[0] == "troubleshooting#echopooltimeouts"
     assert [len(line.points) for line in metrics.series[HIT_RATIO]] == [1]
-    assert [problem.text for problem in read(sampler).problems] == ["Checkouts are given up."]
+    assert [problem.text for problem in read_latest(sampler).problems] == ["Checkouts are given up."]
 
 
 @pytest.mark.parametrize(
@@ -296,10 +296,10 @@ def test_prometheus_gives_a_longer_past_and_its_alerts(service: EnhancedDatabase
         lambda _: ok({"result": [{"value": 1}], "alerts": [1]}),
     ],
 )
-def test_a_prometheus_that_fails_gives_way_to_the_exporter(
+def test_the_exporter_replaces_a_failing_prometheus(
     service: EnhancedDatabaseService, respond: Callable[[str], tuple[int, bytes]]
 ) -> None:
-    """The page says so, and shows what the exporter has."""
+    """If Prometheus fails, the page says so and shows the metrics of the exporter."""
     with serving(respond) as prometheus_url, exporting(service) as url:
         watch(service, url, prometheus_url)
         page = open_page()
@@ -310,8 +310,8 @@ def test_a_prometheus_that_fails_gives_way_to_the_exporter(
     assert "Healthy" in text
 
 
-def test_nobody_answers(settings: Settings) -> None:
-    """Prometheus, exporter and database gone: three designed states and no error."""
+def test_the_page_opens_without_any_server(settings: Settings) -> None:
+    """Without Prometheus, exporter and database the page shows a message for each and no exception."""
     url = SecretStr(f"postgresql://nobody@{LOOPBACK}:{find_free_port()}/nothing")
     gone = settings.model_copy(update={"database_url": url, "enable_redis_cache": False})
     with open_service(gone) as service:
@@ -324,8 +324,8 @@ def test_nobody_answers(settings: Settings) -> None:
     assert "The database cannot be reached" in text
 
 
-def test_paused_it_says_so(service: EnhancedDatabaseService) -> None:
-    """The switch stops both parts; the time of the last look stays."""
+def test_pausing_is_shown(service: EnhancedDatabaseService) -> None:
+    """If live updates are switched off, the page shows "paused"."""
     with exporting(service) as url:
         watch(service, url)
         page = open_page()
@@ -333,8 +333,8 @@ def test_paused_it_says_so(service: EnhancedDatabaseService) -> None:
     assert "paused" in read_text(page)
 
 
-def test_visitors_share_one_read_of_prometheus(service: EnhancedDatabaseService) -> None:
-    """Within five seconds Prometheus is not asked again, whoever looks."""
+def test_reads_of_prometheus_are_cached(service: EnhancedDatabaseService) -> None:
+    """A second read of the same time span within five seconds sends no request to Prometheus."""
     paths = []
 
     def respond(path: str) -> tuple[int, bytes]:
@@ -343,17 +343,17 @@ def test_visitors_share_one_read_of_prometheus(service: EnhancedDatabaseService)
 
     with serving(respond) as url:
         sampler = watch(service, closed_url(), url)
-        first, _ = data.find_metrics(read(sampler), sampler.prometheus, 900)
+        first, _ = data.find_metrics(read_latest(sampler), sampler.prometheus, 900)
         count = len(paths)
-        second, _ = data.find_metrics(read(sampler), sampler.prometheus, 900)
-        other, _ = data.find_metrics(read(sampler), sampler.prometheus, 3_600)
+        second, _ = data.find_metrics(read_latest(sampler), sampler.prometheus, 900)
+        other, _ = data.find_metrics(read_latest(sampler), sampler.prometheus, 3_600)
     assert first is second
     assert other is not first
     assert len(paths) == 2 * count - 1, "the sampler asked for the alerts once"
 
 
-def test_a_page_looks_without_asking_the_exporter(service: EnhancedDatabaseService) -> None:
-    """However many visitors there are, only the sampler scrapes."""
+def test_only_the_sampler_scrapes_the_exporter(service: EnhancedDatabaseService) -> None:
+    """Opening the page three times sends no request to the exporter; only the sampler does."""
     paths = []
 
     def respond(path: str) -> tuple[int, bytes]:
@@ -367,8 +367,8 @@ def test_a_page_looks_without_asking_the_exporter(service: EnhancedDatabaseServi
     assert paths == ["/metrics"]
 
 
-def test_statement_statistics_that_are_off_are_said_once(service: EnhancedDatabaseService) -> None:
-    """One caption, and neither heading nor advice."""
+def test_missing_statement_statistics_are_mentioned_once(service: EnhancedDatabaseService) -> None:
+    """Without `pg_stat_statements` one caption says so, and the section has no heading."""
     watch(service, closed_url())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(service), "list_slowest_statements", lambda *_: None)
@@ -377,8 +377,8 @@ def test_statement_statistics_that_are_off_are_said_once(service: EnhancedDataba
     assert "Slowest statements since" not in read_text(page)
 
 
-def test_troubleshooting_is_a_page_of_the_dashboard(service: EnhancedDatabaseService) -> None:
-    """The links of the panels lead somewhere."""
+def test_the_troubleshooting_page_opens(service: EnhancedDatabaseService) -> None:
+    """The dashboard has the page "Troubleshooting", to which the panels link."""
     watch(service, closed_url())
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS).run()
     test.switch_page(SCRIPTS["troubleshooting"])

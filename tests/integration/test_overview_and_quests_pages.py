@@ -28,7 +28,7 @@ PAGES = (OVERVIEW, MARKET, QUESTS)
 
 @pytest.fixture
 def game(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
-    """The pages on a finished game, with prices and an event on its last day."""
+    """Return a service on a finished game with prices and an event on its last day, which the pages use."""
     play_game(service)
     open_market(service)
     execute("UPDATE market_events SET created_at = '2013-03-01T20:00:00Z' WHERE title = 'FB fell 5.3%'")
@@ -50,8 +50,8 @@ def game(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabase
 # -- overview -----------------------------------------------------------------------------
 
 
-def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) -> None:
-    """It is the page that opens first; figures, leaders, movers and events of the last day."""
+def test_the_overview_shows_the_newest_session(game: EnhancedDatabaseService) -> None:
+    """The Overview page shows figures, leaders, movers and events of the newest session."""
     page = open_page(OVERVIEW)
     assert not page.exception
     assert [title.value for title in page.title] == ["Overview"]
@@ -70,7 +70,7 @@ def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) 
 
 
 def test_the_overview_without_prices_or_events_says_so(service: EnhancedDatabaseService) -> None:
-    """A game can be there before the market is."""
+    """If the database has no prices and no events, the Overview page says so."""
     play_game(service)
     runtime.set_service(service)
     page = open_page(OVERVIEW)
@@ -81,7 +81,7 @@ def test_the_overview_without_prices_or_events_says_so(service: EnhancedDatabase
 
 
 def test_a_symbol_without_a_price_of_the_day_is_no_mover(service: EnhancedDatabaseService) -> None:
-    """However far it moved before; the others say of when their prices are."""
+    """The table of movers leaves out symbols without a price in the last 24 hours and says how many."""
     now = datetime.now(UTC)
     write_scenario(service, "players come and go", now)
     runtime.set_service(service)
@@ -97,8 +97,8 @@ def test_a_symbol_without_a_price_of_the_day_is_no_mover(service: EnhancedDataba
     assert "Left out: 1 symbol without a price in the 24 hours before." in read_text(page)
 
 
-def test_the_best_return_is_that_of_the_leader(game: EnhancedDatabaseService) -> None:
-    """Card, table and list come from one read, also when the summary of the session is a minute older."""
+def test_the_best_return_equals_the_leaders(game: EnhancedDatabaseService) -> None:
+    """Card, table and list of leaders show the new best return, even while an older summary is cached."""
     assert read_metrics(open_page(OVERVIEW))["Best return"] == "+3.11%"
     day = game.get_session_summaries(limit=1)[0].session_date
     bob = game.get_user_by_username("bob")
@@ -110,8 +110,8 @@ def test_the_best_return_is_that_of_the_leader(game: EnhancedDatabaseService) ->
     assert float(page.dataframe[2].value["best"].iloc[0]) == 4.5
 
 
-def test_many_events_of_a_day_are_counted(game: EnhancedDatabaseService, execute: Execute) -> None:
-    """The table has the newest, and says of how many."""
+def test_a_long_list_of_events_shows_the_newest(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """If a day has 31 events, the table has the newest 20 and the page says so."""
     execute(
         "INSERT INTO market_events (type, title, created_at)"
         " SELECT 'T', 'Event ' || n, timestamptz '2013-03-01T12:00:00Z' + n * interval '1 minute'"
@@ -122,10 +122,10 @@ def test_many_events_of_a_day_are_counted(game: EnhancedDatabaseService, execute
     assert "The 20 newest of 31 events." in read_text(page)
 
 
-def test_the_overview_of_a_leaderboard_without_returns(
+def test_the_overview_without_returns_shows_dashes(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Dashes for what is not known."""
+    """If no player has a return, the card shows a dash and the page says so."""
     play_game(service)
     execute("DELETE FROM leaderboard_entries WHERE category = 'daily_returns'")
     runtime.set_service(service)
@@ -138,8 +138,8 @@ def test_the_overview_of_a_leaderboard_without_returns(
 # -- quests -------------------------------------------------------------------------------
 
 
-def test_quests_are_summed_up(game: EnhancedDatabaseService) -> None:
-    """Nothing has ended yet: running quests lower no rate, and each section says what it has."""
+def test_running_quests_lower_no_completion_rate(game: EnhancedDatabaseService) -> None:
+    """If no quest has ended, the completion rate is a dash, and only running quests are counted."""
     page = open_page(QUESTS)
     assert not page.exception
     figures = read_metrics(page)
@@ -158,10 +158,10 @@ def test_quests_are_summed_up(game: EnhancedDatabaseService) -> None:
     assert "No quest with a known time of completion was completed in this window" in text
 
 
-def test_every_figure_of_the_quests_page_follows_from_the_rows(
+def test_figures_of_the_quests_page_equal_the_rows(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Of one type and one window, and of everything."""
+    """For each window and type every figure of the Quests page equals one calculated from the quests."""
     now = datetime.now(UTC)
     write_scenario(service, "players come and go", now)
     runtime.set_service(service)
@@ -209,7 +209,7 @@ def test_every_figure_of_the_quests_page_follows_from_the_rows(
 
 
 def check_rates(text: str, ended: list[dict[str, Any]] | None) -> None:
-    """Compare the best and the worst type with the rows of ended quests; None if the page names neither."""
+    """Assert that the page names the most and the least completed type, or none if `ended` is None."""
     if ended is None:
         assert "ompleted most often" not in text
         return
@@ -226,12 +226,12 @@ def check_rates(text: str, ended: list[dict[str, Any]] | None) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_quests_page_draws_its_conclusions_in_every_scenario(
+def test_stuck_quests_are_shown_in_every_scenario(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """With no, one and many players: stuck quests add up, and few sessions are no comparison."""
+    """The page counts the stuck quests that the service returns, and compares no returns of few sessions."""
     write_scenario(service, name, datetime.now(UTC))
-    # overdue in the first half of its time and untouched; its player is away
+    # a quest of alice that is stuck: eight days old, without progress
     execute(
         "INSERT INTO quests (user_id, type, title, target_value, created_at)"
         " SELECT id, 'T', 'Wait', 1, now() - interval '8 days' FROM users WHERE username = 'alice'"
@@ -262,8 +262,8 @@ def test_the_quests_page_draws_its_conclusions_in_every_scenario(
     assert ("No session of this window" in text) != bool(compared)
 
 
-def test_stored_texts_are_no_markdown(service: EnhancedDatabaseService) -> None:
-    """A kind of reward that looks like a link or a colour is shown as it is."""
+def test_quest_texts_are_shown_without_markdown(service: EnhancedDatabaseService) -> None:
+    """A reward type and a quest type with Markdown characters are shown as plain text."""
     user = service.create_user(username="alice")
     kind = ":red[x](http://x.y)"
     quest = service.create_quest(
@@ -284,24 +284,24 @@ def test_stored_texts_are_no_markdown(service: EnhancedDatabaseService) -> None:
 
 
 def test_a_link_shows_a_players_quests(game: EnhancedDatabaseService) -> None:
-    """Of every status, newest first; a name is found in any case."""
+    """A link with a username, in upper or lower case, shows the player's quests, newest first."""
     page = open_page(QUESTS, player="Alice")
     assert list(page.dataframe[-1].value["title"]) == ["Gain 100 today", "Make 20 trades"]
     assert list(page.dataframe[-1].value["progress"]) == [0.0, 65.0]
     assert page.dataframe[-1].value["completed"].isna().all()
-    assert page.dataframe[-1].proto.placeholder == "", "a missing time is no word"
+    assert page.dataframe[-1].proto.placeholder == "", "a missing time is an empty cell"
 
 
-def test_the_first_letters_offer_players_with_quests(game: EnhancedDatabaseService) -> None:
-    """Choosing one shows the player's quests, or that there is none."""
+def test_a_prefix_offers_matching_players(game: EnhancedDatabaseService) -> None:
+    """For a prefix the page offers matching players; choosing one without quests shows a message."""
     page = open_page(QUESTS, player="ch")
     page.button(key="choose-player-charlie").click().run()
     assert page.text_input(key="player").value == "charlie"
     assert "charlie has no quests yet" in read_text(page)
 
 
-def test_nobody_of_that_name_is_said(game: EnhancedDatabaseService) -> None:
-    """The sums stay."""
+def test_an_unknown_username_is_named(game: EnhancedDatabaseService) -> None:
+    """For an unknown username the page says so and still shows the figures of all quests."""
     page = open_page(QUESTS, player="zorro")
     assert "No player is called “zorro”" in read_text(page)
     assert read_metrics(page)["Running now"] == "2"
@@ -314,7 +314,7 @@ def test_nobody_of_that_name_is_said(game: EnhancedDatabaseService) -> None:
 def test_an_empty_database_names_the_next_step(
     service: EnhancedDatabaseService, page: str, title: str
 ) -> None:
-    """Nobody has played: how to get data."""
+    """On an empty database the page shows the command that creates data."""
     runtime.set_service(service)
     text = read_text(open_page(page))
     assert title in text
@@ -322,10 +322,10 @@ def test_an_empty_database_names_the_next_step(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_database_that_is_down_has_a_state(
+def test_a_page_shows_that_the_database_is_down(
     settings: Settings, page: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One state for the whole page; the id on it is in the log."""
+    """If the database is down, the page shows one message with an error id that is in the log."""
     url = f"postgresql://nobody@127.0.0.1:{find_free_port()}/nothing"
     gone = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
     with open_service(gone) as service:
@@ -340,10 +340,10 @@ def test_a_database_that_is_down_has_a_state(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pages_do_without_redis(
+def test_pages_work_without_redis(
     settings: Settings, service: EnhancedDatabaseService, page: str, execute: Execute
 ) -> None:
-    """Everything is read from the database, and each part says so."""
+    """Without Redis the page shows its tables and says that the cache is not used."""
     play_game(service)
     open_market(service)
     away = {"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")}
@@ -364,10 +364,10 @@ def test_pages_do_without_redis(
         (QueryTimeout("a statement ran too long"), "The database took too long to answer"),
     ],
 )
-def test_a_busy_or_slow_database_has_a_state(
+def test_a_page_shows_that_the_database_is_busy_or_slow(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, page: str, error: Exception, title: str
 ) -> None:
-    """Waiting too long for what the whole page needs is told apart from being down."""
+    """If a read that the whole page needs times out, the page says that the database is busy or slow."""
     needed = {
         OVERVIEW: "get_session_summaries",
         MARKET: "get_latest_market_data",
@@ -383,10 +383,10 @@ def test_a_busy_or_slow_database_has_a_state(
     assert title in read_text(opened)
 
 
-def test_last_known_sums_say_how_old_they_are(
+def test_last_known_values_show_their_time(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the database cannot be asked, each section shows what the service kept, and says of when."""
+    """If a section shows last known values, it also shows the time when they were read."""
     monkeypatch.setattr(game, "stale_seconds", lambda: 42.0)
     runtime.set_service(game)
     asked_at = datetime.now(UTC) - timedelta(seconds=42)
@@ -395,8 +395,8 @@ def test_last_known_sums_say_how_old_they_are(
     assert min(moments) >= f"{asked_at:%H:%M:%S}" or asked_at.date() != datetime.now(UTC).date()
 
 
-def test_a_folded_table_is_made_when_it_is_opened(game: EnhancedDatabaseService) -> None:
-    """Closed, as it is at first, none of it is sent."""
+def test_a_collapsed_table_is_not_sent(game: EnhancedDatabaseService) -> None:
+    """The table of sessions is sent to the browser only after its expander is opened."""
     page = prepare_page(OVERVIEW).run()
     assert not page.exception
     assert [part.label for part in page.expander] == ["Table of the sessions"]

@@ -1,4 +1,4 @@
-"""Open pages while PostgreSQL or Redis goes and returns: each is told by the server, without asking."""
+"""During and after an outage of PostgreSQL or Redis the dashboard's server updates every open page."""
 
 import asyncio
 import re
@@ -23,12 +23,12 @@ from tests.patience import stretch
 NOTE = b"Last known values of"
 BYPASS = b"the cache is not used"
 PAGES = {"": "", "leaderboards": "", "portfolios": "player=alice", "market": "symbol=IBM", "quests": ""}
-TOLD_SECONDS = 5.0
+UPDATE_SECONDS = 5.0
 
 
 @pytest.fixture
 def proxies(postgres_server: PostgresServer, valkey_server: ValkeyServer) -> Iterator[dict[str, Proxy]]:
-    """The ways to both servers, which a test can block."""
+    """Yield proxies to PostgreSQL and to Redis, which a test can block."""
     redis_port = urlsplit(valkey_server.url).port
     assert redis_port is not None
     with run_proxy(postgres_server.port) as database, run_proxy(redis_port) as cache:
@@ -42,70 +42,70 @@ def proxies(postgres_server: PostgresServer, valkey_server: ValkeyServer) -> Ite
 def dashboard(
     service: EnhancedDatabaseService, settings: Settings, proxies: dict[str, Proxy], tmp_path: Path
 ) -> Iterator[Dashboard]:
-    """The dashboard on a small game behind the proxies."""
+    """Yield a dashboard process on a small game, connected through the proxies."""
     play_game(service)
     open_market(service)
     assert settings.redis_password is not None
     with run_dashboard(
         tmp_path,
-        DATABASE_URL=lead_through(proxies["database"], settings.database_url.get_secret_value()),
-        REDIS_URL=lead_through(proxies["cache"], settings.redis_url.get_secret_value()),
+        DATABASE_URL=replace_port(proxies["database"], settings.database_url.get_secret_value()),
+        REDIS_URL=replace_port(proxies["cache"], settings.redis_url.get_secret_value()),
         REDIS_PASSWORD=settings.redis_password.get_secret_value(),
     ) as dashboard:
         yield dashboard
 
 
-def lead_through(proxy: Proxy, url: str) -> str:
-    """Return the URL of a server with the port of a proxy."""
+def replace_port(proxy: Proxy, url: str) -> str:
+    """Return a URL with the port of the proxy."""
     return re.sub(r":\d+/", f":{proxy.port}/", url)
 
 
-async def wait_until_told(visitors: list[Visitor], is_told: Callable[[bytes], bool]) -> None:
-    """Wait until each page got a run whose content says so; nobody asks for one."""
+async def wait_for_updates(visitors: list[Visitor], matches: Callable[[bytes], bool]) -> None:
+    """Wait until each open page has received a run that matches, without a request of the browser."""
 
     async def wait(visitor: Visitor) -> None:
-        while not is_told(await visitor.receive_run()):
+        while not matches(await visitor.receive_run()):
             pass
 
-    async with asyncio.timeout(stretch(TOLD_SECONDS)):
+    async with asyncio.timeout(stretch(UPDATE_SECONDS)):
         await asyncio.gather(*(wait(visitor) for visitor in visitors))
 
 
 @pytest.mark.parametrize("fault", ["gone", "hanging"])
 @pytest.mark.parametrize(("server", "note"), [("database", NOTE), ("cache", BYPASS)])
-def test_open_pages_are_told_of_an_outage_and_of_its_end(
+def test_open_pages_are_updated_on_outage_and_recovery(
     dashboard: Dashboard, proxies: dict[str, Proxy], server: str, note: bytes, fault: str
 ) -> None:
-    """Within five seconds, without a timer of the browser; a section without its note was read again."""
+    """Open pages show a note within five seconds of an outage, and remove it as soon after its end."""
     proxy = proxies[server]
     begin, end = (proxy.refuse, proxy.accept_again) if fault == "gone" else (proxy.pause, proxy.resume)
 
-    async def look() -> None:
+    async def open_pages() -> None:
         async with AsyncExitStack() as stack:
             visitors = []
             for page, query in PAGES.items():
                 visitors.append(await stack.enter_async_context(Visitor.connected(dashboard.url)))
                 await visitors[-1].run(page=page, query=query)
             begin()
-            await wait_until_told(visitors, lambda sent: note in sent)
+            await wait_for_updates(visitors, lambda sent: note in sent)
             end()
-            await wait_until_told(visitors, lambda sent: note not in sent)
+            await wait_for_updates(visitors, lambda sent: note not in sent)
 
-    asyncio.run(look())
+    asyncio.run(open_pages())
 
 
 def find_search(messages: list[bytes]) -> TextInput:
-    """Return the search box for players among the elements that were sent."""
+    """Return the player search box among the messages to the browser."""
     inputs = (ForwardMsg.FromString(message).delta.new_element.text_input for message in messages)
     found: TextInput = next(box for box in inputs if box.label == "Find a player")
     return found
 
 
 def test_an_update_keeps_what_was_typed(dashboard: Dashboard, proxies: dict[str, Proxy]) -> None:
-    """The address of the last run may be older than the text: the browser changes it afterwards."""
+    """An update of the page keeps the text typed in the search box, although the URL has the older value."""
     proxy, page, query = proxies["database"], "portfolios", "player=alice"
 
-    async def look() -> None:
+    async def open_pages() -> None:
         async with Visitor.connected(dashboard.url) as visitor:
             await visitor.begin(page=page, query=query)
             search = find_search(await visitor.receive_messages())
@@ -114,14 +114,14 @@ def test_an_update_keeps_what_was_typed(dashboard: Dashboard, proxies: dict[str,
             assert b"Bob Example" in await visitor.receive_run()
             for begin, noted in ((proxy.refuse, True), (proxy.accept_again, False)):
                 begin()
-                told = False
-                async with asyncio.timeout(stretch(TOLD_SECONDS)):
-                    while not told:
+                is_updated = False
+                async with asyncio.timeout(stretch(UPDATE_SECONDS)):
+                    while not is_updated:
                         messages = await visitor.receive_messages()
                         sent = b"".join(messages)
                         assert not find_search(messages).set_value
                         assert b"Alice Example" not in sent
                         assert b"player=alice" not in sent
-                        told = (NOTE in sent) == noted
+                        is_updated = (NOTE in sent) == noted
 
-    asyncio.run(look())
+    asyncio.run(open_pages())

@@ -1,4 +1,4 @@
-"""Sections of a page while the database, or one read, fails: run by Streamlit against a real server."""
+"""Sections of a page while the database or a single read fails, run by Streamlit against a real server."""
 
 import re
 import time
@@ -19,18 +19,18 @@ from tests.market import open_market
 
 NOTE = "Last known values of"
 HANGING_SECONDS = 6.0
-"""Patience, one health check, and the time of a page; far below the query timeout of 30 s."""
+"""Upper bound: a section's wait, one health check and a page's run; far below the query timeout of 30 s."""
 
 
 @pytest.fixture(autouse=True)
 def _checked_health(monkeypatch: pytest.MonkeyPatch, released_pages: None) -> None:
-    """Check the health in every run."""
+    """Make the pages check the health in every run."""
     monkeypatch.setattr(section_reads, "CHECK_SECONDS", 0.0)
 
 
 @pytest.fixture
 def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
-    """The way to PostgreSQL, which a test can block."""
+    """Yield a proxy to PostgreSQL, which a test can block."""
     with run_proxy(postgres_server.port) as proxy:
         yield proxy
 
@@ -39,7 +39,7 @@ def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
 def game(
     settings: Settings, postgres_server: PostgresServer, proxy: Proxy
 ) -> Iterator[EnhancedDatabaseService]:
-    """The pages on a small game behind the proxy; without a cache and the default query timeout."""
+    """Yield a service without caches on a small game, connected through the proxy, which the pages use."""
     url = settings.database_url.get_secret_value().replace(f":{postgres_server.port}/", f":{proxy.port}/")
     assert str(proxy.port) in url
     changed = {"database_url": SecretStr(url), "enable_redis_cache": False, "cache_failsafe": 0}
@@ -53,36 +53,39 @@ def game(
 
 
 def count_notes(page: AppTest) -> int:
-    """Return how many sections show last known values."""
+    """Return the number of sections that show last known values."""
     return read_text(page).count(NOTE)
 
 
-def test_every_section_keeps_its_values_while_the_database_is_away(
+def test_sections_keep_their_values_while_the_database_is_down(
     game: EnhancedDatabaseService, proxy: Proxy
 ) -> None:
-    """Figures and tables stay, also for a visitor who just came; all is well as soon as it is back."""
+    """While the database is down, open and new pages show the last known values.
+
+    The next run after the outage shows current values.
+    """
     page = open_page(OVERVIEW)
     figures, tables = read_metrics(page), [table.value.to_json() for table in page.dataframe]
     assert figures
     assert count_notes(page) == 0
     proxy.refuse()
-    for stranded in (page.run(), open_page(OVERVIEW)):
-        assert not stranded.exception
-        assert not stranded.warning
-        assert read_metrics(stranded) == figures
-        assert [table.value.to_json() for table in stranded.dataframe] == tables
-        assert count_notes(stranded) >= 4
-        assert "the database does not answer; next try in 5 s" in read_text(stranded)
+    for opened in (page.run(), open_page(OVERVIEW)):
+        assert not opened.exception
+        assert not opened.warning
+        assert read_metrics(opened) == figures
+        assert [table.value.to_json() for table in opened.dataframe] == tables
+        assert count_notes(opened) >= 4
+        assert "the database does not answer; next try in 5 s" in read_text(opened)
     proxy.accept_again()
-    # the service keeps a verdict on its health for two seconds
+    # the service caches its health for two seconds
     time.sleep(section_reads.PATIENCE_SECONDS * 2)
     assert count_notes(page.run()) == 0
 
 
-def test_a_part_that_could_not_be_read_is_not_as_of_now(
+def test_a_failed_read_marks_only_its_section(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The notes of its sections say how old their values are; other parts of the page have their age."""
+    """If one read fails, its section shows last known values and other sections show their own time."""
     page = open_page(MARKET)
     assert "refreshes every 5 s" in read_text(page)
     assert "Refreshes every 5 s" not in read_text(page)
@@ -97,8 +100,8 @@ def test_a_part_that_could_not_be_read_is_not_as_of_now(
     assert len(re.findall(r"As of .* · refreshes every 30 s", text)) == 2
 
 
-def test_a_hanging_database_delays_a_page_once(game: EnhancedDatabaseService, proxy: Proxy) -> None:
-    """Until the health check says so; sections do not add up their waiting times."""
+def test_a_hanging_database_delays_a_page_only_once(game: EnhancedDatabaseService, proxy: Proxy) -> None:
+    """If the database hangs, a page opens within six seconds, because its sections do not wait one by one."""
     figures = read_metrics(open_page(OVERVIEW))
     proxy.pause()
     started = time.monotonic()
@@ -109,8 +112,10 @@ def test_a_hanging_database_delays_a_page_once(game: EnhancedDatabaseService, pr
     assert first_seconds < HANGING_SECONDS
 
 
-def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a last known value the error takes its place; with one it is shown, under an error id."""
+def test_a_failing_section_leaves_the_others(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A section whose read fails shows its last known value with an error id, or the error if it has none."""
 
     def give_up(*_: object, **__: object) -> None:
         raise QueryTimeout("a statement ran too long")
@@ -118,7 +123,7 @@ def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytes
     with monkeypatch.context() as broken:
         broken.setattr(game, "list_market_events", give_up)
         page = open_page(OVERVIEW)
-    # the events of the day, and their marks in a chart
+    # the table of events and the chart that marks them
     failing = len(page.warning)
     assert {warning.value.partition(" Details")[0] for warning in page.warning} == {
         "The database took too long to answer. Choose a smaller view. Next try in 5 s."
@@ -135,10 +140,10 @@ def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("typed", ["alice", "al"])
-def test_a_search_fails_alone(
+def test_a_failing_search_leaves_the_page(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, typed: str
 ) -> None:
-    """The reports above stay; the search says what happened, or shows what it knew."""
+    """If the player search fails, only the search shows the error; the next run works again."""
     assert not open_page(QUESTS).exception
 
     def give_up(*_: object, **__: object) -> None:

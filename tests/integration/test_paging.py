@@ -1,4 +1,4 @@
-"""Reading in bulk: pages and streams of every list have every row once, in order, and hold nothing."""
+"""Pages and streams of every list return every row once and in order, and streams hold no connection."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -33,8 +33,8 @@ PLAYERS = 11
 ONE = Decimal(1)
 
 
-class Listed(NamedTuple):
-    """A list with its stream: how to read a page after a record, and in which order rows come."""
+class ListCalls(NamedTuple):
+    """The calls `page` and `stream` of a list, the sort key of its rows, and their expected number."""
 
     page: Callable[[Any, int, Any], Sequence[Any]]
     stream: Callable[[Any, Any], Iterator[Any]]
@@ -44,37 +44,37 @@ class Listed(NamedTuple):
 
 
 def newest_first(record: Any) -> Any:
-    """Order by time of creation, then id, both backwards."""
+    """Return the sort key for descending creation time and id."""
     return (-record.created_at.timestamp(), -record.id.int)
 
 
 def find_player(service: EnhancedDatabaseService) -> Any:
-    """Return the id of a player whose profile was changed, or of nobody."""
+    """Return the id of a player whose profile was changed, or a new id if there is none."""
     return next((user.id for user in service.search_users("player0")), new_id())
 
 
-LISTS: dict[str, Listed] = {
-    "users": Listed(
+LISTS: dict[str, ListCalls] = {
+    "users": ListCalls(
         lambda s, limit, after: s.list_users(limit=limit, after=after),
         lambda s, after: s.stream_users(after=after),
         lambda user: user.id,
         PLAYERS,
     ),
-    "portfolios": Listed(
+    "portfolios": ListCalls(
         lambda s, limit, after: s.list_portfolios(DAY, limit=limit, after=after),
         lambda s, after: s.stream_portfolios(DAY, after=after),
         lambda portfolio: portfolio.user_id,
         PLAYERS,
         Portfolio(new_id(), new_id(), date(2026, 3, 1), ONE, ONE, ONE, ONE, ONE, NOON, NOON),
     ),
-    "ticks": Listed(
+    "ticks": ListCalls(
         lambda s, limit, after: s.list_market_ticks("AAPL", limit=limit, after=after),
         lambda s, after: s.stream_market_ticks("AAPL", after=after),
         lambda tick: tick.timestamp,
         14,
         Tick("IBM", NOON, Decimal(1)),
     ),
-    "ticks of a range": Listed(
+    "ticks of a range": ListCalls(
         lambda s, limit, after: s.list_market_ticks(
             "AAPL", start=NOON, end=NOON + timedelta(minutes=9), limit=limit, after=after
         ),
@@ -84,38 +84,38 @@ LISTS: dict[str, Listed] = {
         lambda tick: tick.timestamp,
         9,
     ),
-    "quests": Listed(
+    "quests": ListCalls(
         lambda s, limit, after: s.list_quests(limit=limit, after=after),
         lambda s, after: s.stream_quests(after=after),
         lambda quest: quest.id,
         PLAYERS,
     ),
-    "events": Listed(
+    "events": ListCalls(
         lambda s, limit, after: s.list_market_events(limit, after=after),
         lambda s, after: s.stream_market_events(after=after),
         newest_first,
         10,
     ),
-    "events of a type": Listed(
+    "events of a type": ListCalls(
         lambda s, limit, after: s.list_market_events(limit, type="A", symbol="AAPL", after=after),
         lambda s, after: s.stream_market_events(type="A", symbol="AAPL", after=after),
         newest_first,
         5,
     ),
-    "audit events": Listed(
+    "audit events": ListCalls(
         lambda s, limit, after: s.list_audit_events(limit=limit, after=after),
         lambda s, after: s.stream_audit_events(after=after),
         newest_first,
         7,
         AuditEvent(new_id(), "a", "update", "users", "done", None, NOON, NOON, row_key=new_id()),
     ),
-    "audit changes": Listed(
+    "audit changes": ListCalls(
         lambda s, limit, after: s.list_audit_changes(limit=limit, after=after),
         lambda s, after: s.stream_audit_changes(after=after),
         newest_first,
         13,
     ),
-    "audit changes of a row": Listed(
+    "audit changes of a row": ListCalls(
         lambda s, limit, after: s.list_audit_changes(row_key=find_player(s), limit=limit, after=after),
         lambda s, after: s.stream_audit_changes(row_key=find_player(s), after=after),
         newest_first,
@@ -127,7 +127,7 @@ LISTS: dict[str, Listed] = {
 
 @pytest.fixture
 def filled(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
-    """Rows of every list: half of those that have a time of creation share it."""
+    """Return a service with rows of every list, many of which have the same creation time."""
     players = [service.create_user(username=f"player{n}") for n in range(PLAYERS)]
     for user in players:
         service.get_current_portfolio(user.id, DAY)
@@ -154,7 +154,7 @@ def filled(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDataba
     for n in range(4):
         with service.audited(actor="alice", action="clear_cache", target=f"{n}"):
             pass
-    # no event can be moved to another time
+    # insert with SQL, because the creation time of an audit event cannot be changed
     execute(
         "INSERT INTO audit_events (actor, action, target, created_at)"
         " SELECT 'alice', 'clear_cache', 'n', %s FROM generate_series(1, 3)",
@@ -175,8 +175,8 @@ def filled(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDataba
     return service
 
 
-def read_pages(service: Any, listed: Listed, limit: int) -> list[Any]:
-    """Return all rows, page by page."""
+def read_pages(service: Any, listed: ListCalls, limit: int) -> list[Any]:
+    """Return all rows of a list, read page by page."""
     rows: list[Any] = []
     while page := listed.page(service, limit, rows[-1] if rows else None):
         assert len(page) <= limit
@@ -185,10 +185,10 @@ def read_pages(service: Any, listed: Listed, limit: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_pages_and_stream_have_every_row_once(
+def test_pages_and_streams_return_every_row_once(
     filled: EnhancedDatabaseService, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the size of a page, also where a page ends with the list."""
+    """Pages of every size and the stream return every row once, in order, and continue after a given row."""
     monkeypatch.setattr(paging, "STREAM_ROWS", 3)
     listed = LISTS[name]
     whole = list(listed.page(filled, 1_000, None))
@@ -203,10 +203,8 @@ def test_pages_and_stream_have_every_row_once(
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_continues_only_behind_a_record_of_its_own(
-    service: EnhancedDatabaseService, name: str
-) -> None:
-    """Another kind of record, or one of another symbol or session, would skip rows without a word."""
+def test_a_list_continues_only_after_its_own_record(service: EnhancedDatabaseService, name: str) -> None:
+    """A record of another list as `after` raises InvalidInput, because it would silently skip rows."""
     listed = LISTS[name]
     for wrong in (NOON, object(), listed.of_another_list):
         if wrong is None:
@@ -214,14 +212,14 @@ def test_a_list_continues_only_behind_a_record_of_its_own(
         with pytest.raises(InvalidInput, match="after is"):
             listed.page(service, 5, wrong)
         with pytest.raises(InvalidInput, match="after is"):
-            # before the first row is asked for
+            # raises at the call, before the first row is requested
             listed.stream(service, wrong)
 
 
-def test_a_stream_holds_no_connection_and_a_page_at_a_time(
+def test_a_stream_reads_one_page_at_a_time(
     filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each page is a statement; who stops reading costs nothing."""
+    """A stream sends one statement per page and has no connection checked out between rows."""
     monkeypatch.setattr(paging, "STREAM_ROWS", 4)
     statements: list[str] = []
     filled._database.query_hooks.append(lambda event: statements.append(event.sql))
@@ -234,10 +232,10 @@ def test_a_stream_holds_no_connection_and_a_page_at_a_time(
     assert len(statements) == 2
 
 
-def test_rows_that_come_meanwhile_do_not_move_the_others(
+def test_a_stream_returns_every_row_once_during_writes(
     filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value that changes is read as it is then; every portfolio comes once."""
+    """A stream returns every portfolio once, with the value at the time when its page is read."""
     monkeypatch.setattr(paging, "STREAM_ROWS", 2)
     before = filled.list_portfolios(DAY)
     stream = filled.stream_portfolios(DAY)
@@ -250,10 +248,10 @@ def test_rows_that_come_meanwhile_do_not_move_the_others(
 
 
 @pytest.mark.parametrize("name", ["stream_positions", "stream_trades"])
-def test_what_all_players_hold_and_trade_is_streamed(
+def test_positions_and_trades_of_all_players_are_streamed(
     filled: EnhancedDatabaseService, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Player by player, of a few players at a time."""
+    """The streams of positions and trades of a session return all rows, ordered by player."""
     monkeypatch.setattr(portfolios, "MAX_LIMIT", 4)
     rows: list[Any] = list(getattr(filled, name)(DAY))
     assert len(rows) == 12
@@ -263,10 +261,10 @@ def test_what_all_players_hold_and_trade_is_streamed(
 
 @pytest.mark.parametrize("limit", [1, 2, 4, 11, 100])
 @pytest.mark.parametrize("bucket", [0, 2, 4])
-def test_pages_of_a_leaderboard_have_the_ranks_of_the_whole(
+def test_leaderboard_pages_equal_the_whole_leaderboard(
     filled: EnhancedDatabaseService, execute: Execute, limit: int, bucket: int
 ) -> None:
-    """Also where a page begins between equal scores, whatever the counters look like."""
+    """Pages have the ranks of the whole leaderboard, even if a page begins between equal scores."""
     if bucket:
         execute("SELECT leaderboard_fold(%s, 'c', %s)", (DAY, bucket))
     whole = list(filled.get_leaderboard("c", DAY))
@@ -280,8 +278,8 @@ def test_pages_of_a_leaderboard_have_the_ranks_of_the_whole(
             filled.list_leaderboard_entries("c", DAY, after=wrong)  # type: ignore[arg-type]  # on purpose
 
 
-def test_a_page_of_a_leaderboard_goes_on_where_its_last_entry_stood(filled: EnhancedDatabaseService) -> None:
-    """Places have moved since, and the ranks are those of now."""
+def test_a_leaderboard_page_continues_after_an_entry(filled: EnhancedDatabaseService) -> None:
+    """After a score has changed, the next page continues after the given entry and has the new ranks."""
     first = filled.list_leaderboard_entries("c", DAY, limit=4)
     rest = filled.list_leaderboard_entries("c", DAY, after=first[-1])
     last = rest[-1]
@@ -292,7 +290,7 @@ def test_a_page_of_a_leaderboard_goes_on_where_its_last_entry_stood(filled: Enha
 
 
 def test_a_players_quests_are_paged(service: EnhancedDatabaseService, alice: User, execute: Execute) -> None:
-    """Newest first, those of one moment by id, and behind a quest of that player alone."""
+    """Quests of a player are paged by descending time and id; `after` must be a quest of the same player."""
     for n in range(7):
         service.create_quest(alice.id, type="T", title=f"{n}", target_value=Decimal(5))
     execute("UPDATE quests SET created_at = %s WHERE title IN ('1', '2', '3')", (NOON,))
@@ -305,8 +303,8 @@ def test_a_players_quests_are_paged(service: EnhancedDatabaseService, alice: Use
         service.get_user_quests(new_id(), after=whole[0])
 
 
-def test_a_page_reads_no_more_than_it_shows(execute: Execute) -> None:
-    """A page far behind costs what the first one does."""
+def test_a_page_reads_only_its_own_rows(execute: Execute) -> None:
+    """A page of 20 users after 2,500 others reads at most 20 rows."""
     execute(
         "INSERT INTO users (id, username) SELECT gen_random_uuid(), 'u' || n FROM generate_series(1, 3000) n;"
         " ANALYZE users"

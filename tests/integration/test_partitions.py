@@ -1,4 +1,4 @@
-"""Partitions of the ticks: created ahead, filled from the default one, dropped with age."""
+"""Partitions of ticks: created in advance, filled from the default partition, and dropped by age."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r
 
 
 def month(ahead: int) -> datetime:
-    """Return the begin of a month, counted from this one."""
+    """Return the start of the month that is this many months after the current one."""
     time = NOW.replace(day=1)
     for _ in range(ahead):
         time = month_after(time)
@@ -30,30 +30,34 @@ def month(ahead: int) -> datetime:
     return time.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def name(ahead: int) -> str:
-    """Name the partition of a month, counted from this one."""
+def partition_name(ahead: int) -> str:
+    """Return the name of the partition of `month(ahead)`."""
     return f"ticks_{month(ahead):%Y_%m}"
 
 
 def load(service: EnhancedDatabaseService, *times: datetime, symbol: str = "AAPL") -> None:
-    """Insert ticks whose prices are 1, 2, 3."""
+    """Insert a tick for each time, with the prices 1, 2, 3 and so on."""
     service.insert_market_ticks(
         Tick(symbol, time, Decimal(price)) for price, time in enumerate(times, start=1)
     )
 
 
-def test_no_time_is_without_a_partition(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Long ago, now, and long after the last month that was created."""
+def test_every_time_has_a_partition(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Ticks of 1990, of now and after the last created month are stored in a partition and can be read."""
     long_ago, far_away = datetime(1990, 1, 1, tzinfo=UTC), month(40)
     service._clock = lambda: far_away
     load(service, long_ago, NOW, far_away)
-    assert execute(DAYS) == [("ticks_before", long_ago), (name(0), NOW), ("ticks_default", far_away)]
+    assert execute(DAYS) == [
+        ("ticks_before", long_ago),
+        (partition_name(0), NOW),
+        ("ticks_default", far_away),
+    ]
     assert service.get_latest_market_data(["AAPL"])[0].price == 3
     assert service.get_latest_market_data()[0].price == 3
 
 
-def test_ticks_of_a_far_future_are_no_latest_ones(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """An older release stored them: in any month up to the last, alone or beside those of today."""
+def test_future_ticks_are_not_the_latest(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Latest prices leave out ticks after tomorrow, which an older release may have stored in any month."""
     last = datetime.max.replace(tzinfo=UTC)
     load(service, NOW, symbol="MSFT")
     load(service, month(-5), symbol="IBM")
@@ -72,10 +76,8 @@ def test_ticks_of_a_far_future_are_no_latest_ones(service: EnhancedDatabaseServi
         service.clear_market_data_cache()
 
 
-def test_latest_ticks_are_found_in_whichever_month_they_are(
-    service: EnhancedDatabaseService, execute: Execute
-) -> None:
-    """Five symbols in five months, one that moves on, one that is moved, one whose last tick is gone."""
+def test_latest_ticks_are_found_in_every_month(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Latest ticks are found in any month, also after an insert, an update or a delete of a latest tick."""
     symbols = ["A", "B", "C", "D", "E"]
     service._clock = lambda: month(30)
     for age, symbol in enumerate(symbols):
@@ -93,31 +95,33 @@ def test_latest_ticks_are_found_in_whichever_month_they_are(
     assert [(tick.symbol, tick.timestamp) for tick in some] == expected
 
 
-def test_maintenance_creates_ahead_and_is_safe_to_repeat(
+def test_maintenance_creates_months_once(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Migrations create partitions for two months ahead; maintenance creates further months once."""
+    assert service.maintain_partitions() == PartitionReport((), (), 0)
+    assert service.maintain_partitions(months_ahead=4).created == (partition_name(3), partition_name(4))
+    assert service.maintain_partitions(months_ahead=4) == PartitionReport((), (), 0)
+    assert {(partition_name(n),) for n in range(5)} <= set(execute(PARTITIONS))
+
+
+def test_ticks_move_from_the_default_to_their_partition(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """The months are there already up to two ahead; asked for more, they are created once."""
-    assert service.maintain_partitions() == PartitionReport((), (), 0)
-    assert service.maintain_partitions(months_ahead=4).created == (name(3), name(4))
-    assert service.maintain_partitions(months_ahead=4) == PartitionReport((), (), 0)
-    assert {(name(n),) for n in range(5)} <= set(execute(PARTITIONS))
-
-
-def test_what_came_before_its_partition_is_moved(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Every tick that waited in the default partition, and no other."""
+    """Maintenance moves ticks from the default partition to the months that it creates, and no others."""
     times = [month(3), month(4) - timedelta(microseconds=1), month(4), month(9)]
     service._clock = lambda: month(9)
     load(service, *times)
     service._clock = lambda: NOW
-    assert service.maintain_partitions(months_ahead=4) == PartitionReport((name(3), name(4)), (), 3)
-    places = [name(3), name(3), name(4), "ticks_default"]
+    assert service.maintain_partitions(months_ahead=4) == PartitionReport(
+        (partition_name(3), partition_name(4)), (), 3
+    )
+    places = [partition_name(3), partition_name(3), partition_name(4), "ticks_default"]
     assert execute(DAYS) == list(zip(places, times, strict=True))
     service._clock = lambda: month(9)
     assert service.get_latest_market_data(["AAPL"])[0].price == 4
 
 
-def test_old_partitions_are_dropped_and_forgotten(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Caches follow, symbols without ticks are gone, and old ticks have a place again."""
+def test_old_partitions_are_dropped(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Dropping old partitions invalidates caches and deletes symbols that have no ticks left."""
     later = timedelta(days=200)
     load(service, datetime(2001, 1, 1, tzinfo=UTC), NOW)
     load(service, datetime(2001, 1, 2, tzinfo=UTC), symbol="GONE")
@@ -125,7 +129,7 @@ def test_old_partitions_are_dropped_and_forgotten(service: EnhancedDatabaseServi
     assert service.get_latest_market_data(["GONE"]) != ()
     service._clock = lambda: NOW + later
     report = service.maintain_partitions(keep=timedelta(days=30))
-    assert report.dropped[:2] == ("ticks_before", name(0))
+    assert report.dropped[:2] == ("ticks_before", partition_name(0))
     assert service.get_latest_market_data(["GONE"]) == ()
     assert service.get_latest_market_data() == ()
     assert execute("SELECT count(*) FROM symbols") == [(0,)]
@@ -135,15 +139,15 @@ def test_old_partitions_are_dropped_and_forgotten(service: EnhancedDatabaseServi
     assert service.maintain_partitions(keep=timedelta(days=30)) == PartitionReport((), (), 0)
 
 
-def test_what_is_younger_stays(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """A partition goes only when all of it is too old."""
+def test_a_partition_with_recent_ticks_is_kept(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Maintenance keeps a partition whose end is more recent than `keep`."""
     load(service, NOW)
     assert service.maintain_partitions(keep=timedelta(days=1)).dropped == ()
     assert execute("SELECT count(*) FROM ticks") == [(1,)]
 
 
-def test_several_maintain_at_once(service: EnhancedDatabaseService) -> None:
-    """One creates, the others wait and find it done; writers only wait."""
+def test_concurrent_maintenance_creates_partitions_once(service: EnhancedDatabaseService) -> None:
+    """Of four concurrent runs one creates the partitions, and concurrent inserts succeed."""
     reports: list[PartitionReport] = []
     barrier = threading.Barrier(5)
 
@@ -172,22 +176,25 @@ def test_several_maintain_at_once(service: EnhancedDatabaseService) -> None:
         ({"keep": 30}, "keep is 30"),
     ],
 )
-def test_bad_arguments_drop_nothing(
+def test_invalid_arguments_drop_no_partition(
     service: EnhancedDatabaseService, execute: Execute, arguments: dict[str, object], message: str
 ) -> None:
-    """A time without its unit above all."""
+    """An invalid argument, such as a number as `keep`, raises InvalidInput and drops no partition."""
     before = execute(PARTITIONS)
     with pytest.raises(InvalidInput, match=message):
         service.maintain_partitions(**arguments)  # type: ignore[arg-type]  # wrong on purpose
     assert execute(PARTITIONS) == before
 
 
-def test_the_command_says_what_it_did(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line for each partition, and one when there was nothing to do."""
+def test_the_command_prints_created_partitions(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command prints a line for each created partition, or "nothing to do"."""
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
     run = CliRunner().invoke
-    created = [f"created {name(3)}", f"created {name(3).replace('ticks', 'audit_events')}"]
+    created = [
+        f"created {partition_name(3)}",
+        f"created {partition_name(3).replace('ticks', 'audit_events')}",
+    ]
     assert run(main, ["maintain", "--months-ahead", "3"]).output.splitlines() == created
     assert run(main, ["maintain", "--keep-days", "4000"]).output == "nothing to do\n"
     assert run(main, ["maintain", "--keep-days", "0"]).exit_code == 2
