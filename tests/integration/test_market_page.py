@@ -170,7 +170,7 @@ def test_one_day_of_daily_prices_has_one_candle(market: EnhancedDatabaseService)
 
 
 def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) -> None:
-    """The stored change of a tick is shown only if its symbol has no earlier price to calculate it from."""
+    """The stored change of a tick is shown only if its symbol has no price of 24 hours before."""
     market.insert_market_tick("NEW", Decimal(5), timestamp=LAST, change_percent_24h=Decimal("2.5"))
     market.insert_market_tick("OLD", Decimal(5), timestamp=LAST - timedelta(hours=23))
     market.insert_market_tick("OLD", Decimal(6), timestamp=LAST)

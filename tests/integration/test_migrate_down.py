@@ -48,7 +48,7 @@ def test_tables_with_rows_are_dropped_only_with_drop_rows(database_url: str, exe
     [line] = refused.stderr.splitlines()
     for lost in ("leaderboard_counters (1 row)", "leaderboard_entries (1 row)", "portfolios (1 row)"):
         assert lost in line
-    # these tables have no rows or are not dropped
+    # no rows of these tables would be lost: they are empty or are kept
     assert [
         name for name in ("quests", "market_events", "audit_events", "ticks", "users") if f"{name} (" in line
     ] == []
