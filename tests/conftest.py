@@ -90,7 +90,7 @@ def _main_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Assert after every test that requests equal hits, misses and bypasses in each cache and tier."""
+    """Assert after every test that requests = hits + misses + bypasses in each cache and tier."""
     opened: list[Metrics] = []
     define = Metrics.__init__
 

@@ -26,7 +26,7 @@ class HostNotPossible(Exception):
 
 
 class Host(NamedTuple):
-    """A simulated host with the address `address`; this machine's end of the link has `outside`."""
+    """A simulated host; `address` is its end of the link, and `outside` is this machine's end."""
 
     name: str
     address: str

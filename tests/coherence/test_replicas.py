@@ -24,7 +24,7 @@ QUERY_MILLISECONDS = 1_500
 PATIENT_MILLISECONDS = 10_000
 SECONDS = float(os.environ.get("COHERENCE_REPLICA_SECONDS", "6"))
 # Scenarios that kill a process; its fleet cannot run another scenario.
-DEADLY = [name for name in (*SCENARIOS, *REPLICA_SCENARIOS) if name.startswith("die_")]
+KILLING_SCENARIOS = [name for name in (*SCENARIOS, *REPLICA_SCENARIOS) if name.startswith("die_")]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_no_interleaving_with_a_replica_causes_a_stale_read(
 def test_a_replica_mutant_is_caught(
     replica_settings: Settings, fleet_valkey: ValkeyServer, mutant: str
 ) -> None:
-    """Without the check of the replayed LSN, or without stored LSNs, a read is stale."""
+    """When a mutant skips the check of the replayed LSN, or stores no LSN, a read is stale."""
     with run_fleet(replica_settings, fleet_valkey, [mutant] * PROCESSES) as fleet:
         REPLICA_SCENARIOS["fill_from_a_replica_that_is_behind"](fleet)
         assert fleet.take_history().find_violations() != []
@@ -76,7 +76,7 @@ def test_no_interleaving_beside_a_paused_replica_causes_a_stale_read(
     with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
         wait_until(lambda: fleet[1].call("uses_replica"), "the replica is used", PATIENCE_SECONDS)
         for name, scenario in SCENARIOS.items():
-            if name not in DEADLY:
+            if name not in KILLING_SCENARIOS:
                 with fleet.paused_replay():
                     scenario(fleet)
                     assert fleet.take_history().find_violations() == [], name

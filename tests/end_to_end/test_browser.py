@@ -64,7 +64,7 @@ def dashboard(seeded_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def service(seeded_url: str) -> Iterator[EnhancedDatabaseService]:
-    """Yield a service on the seeded database, to compare the pages with."""
+    """Yield a service on the seeded database; tests compare the pages with its results."""
     with open_database(seeded_url) as service:
         yield service
 
@@ -164,7 +164,7 @@ def test_the_keyboard_opens_a_player(
 def test_a_search_shows_the_player_and_the_neighbours(
     page: Page, dashboard: Dashboard, leaderboard: tuple[LeaderboardEntry, ...]
 ) -> None:
-    """A search finds the player while typing; its address opens the same view again."""
+    """Typing a username shows the player among the neighbouring ranks; the address opens the same view."""
     visit(page, f"{dashboard.url}/leaderboards")
     page.get_by_label("Find a player").press_sequentially(leaderboard[6].username, delay=20)
     heading = page.get_by_role("heading", name=f"Around {leaderboard[6].username}, {leaderboard[6].rank} of ")

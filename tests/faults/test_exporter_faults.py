@@ -198,7 +198,7 @@ def test_postgres_without_a_free_connection(stack: ExporterStack) -> None:
             while True:
                 held.callback(psycopg2.connect(stack.postgres.url()).close)
         assert_down_and_steady(stack, "database")
-        # wait: a collector's last result is used for a second
+        # a collector's last result is reused for a second, so the new count appears later
         wait_until(lambda: count_other_connections(stack) >= 8, "the connections are counted")
     assert_healed(stack, "database", *POSTGRES)
 
@@ -277,7 +277,7 @@ def test_a_short_timeout_is_kept(stack: ExporterStack) -> None:
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        # wait: the health before the fault is used for up to two seconds
+        # the health from before the fault is reused for up to two seconds
         wait_until(lambda: not stack.is_up("database"), "the database is down", HEAL_SECONDS)
         took = []
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""PostgreSQL faults: callers get answers or errors in time, and calls succeed again by themselves."""
+"""PostgreSQL faults: callers get answers or errors in time, and every call succeeds after the fault."""
 
 import os
 import signal
