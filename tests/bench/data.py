@@ -152,7 +152,7 @@ class Choices:
         ]
 
     def make_ticks(self, count: int) -> list[Tick]:
-        """Return ticks of all symbols for one second after the other, later than all earlier ticks."""
+        """Return ticks with one tick per symbol and second, later than all ticks of earlier calls."""
         ticks: list[Tick] = []
         while len(ticks) < count:
             time = OPENING + timedelta(seconds=next(self._seconds))

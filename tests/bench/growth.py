@@ -40,7 +40,7 @@ SIZES = (1_000, 10_000, 100_000)
 ROUNDS = 15
 FOREVER = 1e9
 DAY = date(2026, 3, 2)
-# Number of leaderboards that alone depend on a version key.
+# Number of version keys on each of which one leaderboard depends.
 SINGLE_DEPENDENTS = 100
 # Number of version keys on each of which a hundred leaderboards depend. Portfolios depend on no version key.
 SHARED_VERSION_KEYS = 5
@@ -83,13 +83,13 @@ def fill_near(near: NearCache, values: dict[str, tuple[str, ...]]) -> None:
 
 
 def hit(size: int) -> Trial:
-    """Measure a hit of the near cache."""
+    """Return a trial of a hit of the near cache."""
     near = open_near(size)
     return Trial(lambda n: near.get(f"portfolio:{n}"), 400)
 
 
 def miss(size: int) -> Trial:
-    """Measure a miss of the near cache and the begin of a read."""
+    """Return a trial of a miss of the near cache and the start of a read."""
     near = open_near(size)
 
     def act(number: int) -> None:
@@ -100,7 +100,7 @@ def miss(size: int) -> Trial:
 
 
 def evict(size: int) -> Trial:
-    """Measure the admission of a value to a full near cache, which evicts another value."""
+    """Return a trial of the admission of a value to a full near cache, which evicts another value."""
     near = open_near(size)
     numbers = iter(range(10**9))
 
@@ -111,7 +111,7 @@ def evict(size: int) -> Trial:
 
 
 def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
-    """Return a function that measures the invalidation of keys and of all values that depend on them."""
+    """Return a function that prepares a trial of the invalidation of keys and their dependent values."""
 
     def prepare(size: int) -> Trial:
         near = open_near(size)
@@ -127,7 +127,7 @@ def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
 
 
 def invalidate_fail_safe(size: int) -> Trial:
-    """Measure the invalidation of fail-safe values by a write of a leaderboard."""
+    """Return a trial of the invalidation of fail-safe values by a write of a leaderboard."""
     fail_safe = FailSafeValues(max_entries=size, seconds=FOREVER)
 
     def add(values: dict[str, tuple[str, ...]]) -> None:
@@ -140,13 +140,13 @@ def invalidate_fail_safe(size: int) -> Trial:
 
 
 def flush(size: int) -> Trial:
-    """Measure the removal of all values of the near cache."""
+    """Return a trial of the removal of all values of the near cache."""
     near = open_near(size)
     return Trial(lambda _: near.clear(), 1, partial(fill_near, near, values_of(size)))
 
 
 def run_single_flight(size: int) -> Trial:
-    """Measure a read through single-flight while reads of many other keys are running."""
+    """Return a trial of a read through single-flight while reads of many other keys are running."""
     single_flight = SingleFlight(ChangeLog())
     for number in range(size):
         single_flight.do(f"k{number}", (), partial(keep_running, single_flight, f"k{number}"))
@@ -160,7 +160,7 @@ def keep_running(single_flight: SingleFlight, key: str) -> None:
 
 
 def fail_to_flush(size: int) -> Trial:
-    """Measure a flush of the invalidation outbox that fails because Redis does not answer."""
+    """Return a trial of a flush of the invalidation outbox that fails because Redis does not answer."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError
@@ -214,14 +214,14 @@ def open_pool(limit: int, used: int) -> ConnectionPool:
 
 
 def check_out(size: int) -> Trial:
-    """Measure a check-out and check-in while all other connections are checked out."""
+    """Return a trial of a check-out and check-in while all other connections are checked out."""
     pool = open_pool(limit=size + 1, used=size)
     pool.checkin(pool.checkout("first"))
     return Trial(lambda _: pool.checkin(pool.checkout("next")), 200)
 
 
 def time_out(size: int) -> Trial:
-    """Measure a check-out that times out behind many pending requests."""
+    """Return a trial of a check-out that times out behind many pending requests."""
     pool = open_pool(limit=1, used=1)
     pool._pending.update(dict.fromkeys(PendingRequest() for _ in range(size)))
 
@@ -236,7 +236,7 @@ def time_out(size: int) -> Trial:
 
 
 def scrape(size: int) -> Trial:
-    """Measure the collection of the metrics of a process with a full cache."""
+    """Return a trial of the collection of the metrics of a process with a full cache."""
     metrics = Metrics("job")
     settings = Settings(
         database_url=SecretStr("postgresql://nobody@localhost/none"),
@@ -365,7 +365,7 @@ def add_player(service: EnhancedDatabaseService) -> UUID:
 
 
 def write_leaderboard(service: EnhancedDatabaseService) -> Trial:
-    """Measure a write of one score."""
+    """Return a trial of a write of one score."""
     player = add_player(service)
     scores = iter(range(10**9))
     return Trial(
@@ -375,7 +375,7 @@ def write_leaderboard(service: EnhancedDatabaseService) -> Trial:
 
 
 def read_leaderboard(service: EnhancedDatabaseService) -> Trial:
-    """Measure a read of a leaderboard that is neither in the near cache nor in Redis."""
+    """Return a trial of a read of a leaderboard that is neither in the near cache nor in Redis."""
     service.update_leaderboard_entry(add_player(service), "growth", Decimal(1), DAY)
 
     def act(_: int) -> None:

@@ -47,35 +47,35 @@ Measure = Callable[[Stage], Mapping[str, float]]
 
 
 def measure_warm_leaderboard(stage: Stage) -> Mapping[str, float]:
-    """Read a leaderboard that is cached."""
+    """Measure reads of a cached leaderboard."""
     return _time_warm(stage, stage.contender.get_leaderboard)
 
 
 def measure_cold_leaderboard(stage: Stage) -> Mapping[str, float]:
-    """Read a leaderboard that is not cached."""
+    """Measure reads of a leaderboard that is not cached."""
     return _time_cold(stage, stage.contender.get_leaderboard)
 
 
 def measure_warm_portfolio(stage: Stage) -> Mapping[str, float]:
-    """Read a portfolio that is cached."""
+    """Measure reads of a cached portfolio."""
     [player] = stage.choices.pick_players(1)
     return _time_warm(stage, lambda: stage.contender.get_portfolio(player))
 
 
 def measure_cold_portfolio(stage: Stage) -> Mapping[str, float]:
-    """Read portfolios that are not cached."""
+    """Measure reads of portfolios that are not cached."""
     players = iter(stage.choices.pick_players(stage.choices.scale.cold_calls + 1))
     return _time_cold(stage, lambda: stage.contender.get_portfolio(next(players)))
 
 
 def measure_warm_market(stage: Stage) -> Mapping[str, float]:
-    """Read the latest ticks of 200 symbols that are cached."""
+    """Measure reads of the cached latest ticks of 200 symbols."""
     symbols = stage.choices.pick_symbols(MARKET_SYMBOLS)
     return _time_warm(stage, lambda: stage.contender.get_market(symbols))
 
 
 def measure_cold_market(stage: Stage) -> Mapping[str, float]:
-    """Read the latest ticks of 200 symbols that are not cached."""
+    """Measure reads of the latest ticks of 200 symbols, which are not cached."""
     symbols = stage.choices.pick_symbols(MARKET_SYMBOLS)
     return _time_cold(stage, lambda: stage.contender.get_market(symbols))
 
@@ -93,13 +93,13 @@ def measure_batch_of(count: int) -> Measure:
 
 
 def measure_single_ticks(stage: Stage) -> Mapping[str, float]:
-    """Insert ticks one by one."""
+    """Measure inserts of single ticks."""
     count = stage.choices.scale.single_calls
     return _time_single(stage.contender.insert_tick, stage.choices.make_ticks(WARM_UP_CALLS + count))
 
 
 def measure_bulk_ticks(stage: Stage) -> Mapping[str, float]:
-    """Insert many ticks in one call."""
+    """Measure one insert of many ticks."""
     count = stage.choices.scale.bulk_ticks
     stage.contender.insert_ticks(stage.choices.make_ticks(10))
     ticks = stage.choices.make_ticks(count)
@@ -108,7 +108,7 @@ def measure_bulk_ticks(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_one_score(stage: Stage) -> Mapping[str, float]:
-    """Write scores of the small leaderboard, one by one."""
+    """Measure writes of single scores on the small leaderboard."""
     game, choices = _game_of(stage), stage.choices
     players = _pick_players(stage)
     pairs = list(zip(players, choices.make_scores(len(players)), strict=True))
@@ -116,7 +116,7 @@ def measure_one_score(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_writers(stage: Stage) -> Mapping[str, float]:
-    """Write scores of the small leaderboard in eight threads; each thread has its own players."""
+    """Measure eight threads that write scores on the small leaderboard, each of its own players."""
     game, choices = _game_of(stage), stage.choices
     count = choices.scale.single_calls
     # no two threads have a player in common
@@ -149,26 +149,26 @@ def measure_writers(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_one_rank(stage: Stage) -> Mapping[str, float]:
-    """Read ranks on the small leaderboard, one by one."""
+    """Measure reads of single ranks on the small leaderboard."""
     game = _game_of(stage)
     return _time_single(lambda player: game.get_rank(player, SMALL_CATEGORY), _pick_players(stage))
 
 
 def measure_one_portfolio(stage: Stage) -> Mapping[str, float]:
-    """Write portfolios one by one."""
+    """Measure writes of single portfolios."""
     players = _pick_players(stage)
     pairs = list(zip(players, map(abs, stage.choices.make_scores(len(players))), strict=True))
     return _time_single(lambda pair: stage.contender.update_portfolio(*pair), pairs)
 
 
 def measure_one_profile(stage: Stage) -> Mapping[str, float]:
-    """Write profiles one by one."""
+    """Measure writes of single profiles."""
     game, number = _game_of(stage), next(stage.choices.numbers)
     return _time_single(lambda player: game.update_profile(player, f"Name {number}"), _pick_players(stage))
 
 
 def measure_one_quest(stage: Stage) -> Mapping[str, float]:
-    """Write the progress of quests one by one."""
+    """Measure writes of the progress of single quests."""
     game, choices = _game_of(stage), stage.choices
     quests = [quest_id(n) for n in choices.pick_small(WARM_UP_CALLS + choices.scale.single_calls)]
     pairs = list(zip(quests, map(abs, choices.make_scores(len(quests))), strict=True))
@@ -176,7 +176,7 @@ def measure_one_quest(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_search(stage: Stage) -> Mapping[str, float]:
-    """Search players by the prefix of a name."""
+    """Measure searches for players by a prefix."""
     choices = stage.choices
     return _time_single(
         _game_of(stage).search, choices.make_prefixes(WARM_UP_CALLS + choices.scale.single_calls)

@@ -33,7 +33,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def begin(self, register: str) -> int:
-        """Return the next version of a register, which the caller then writes."""
+        """Begin the next version of a register and return it; the caller then writes this version."""
         self.begun[register] += 1
         return self.begun[register]
 
@@ -42,7 +42,7 @@ class Ledger:
         self._acknowledged[register].append(version)
 
     def record_invalidated(self) -> None:
-        """Record that no invalidation waits for Redis, so that every process will soon see each write."""
+        """Record the acknowledged versions; the caller calls this while no invalidation waits for Redis."""
         now = time.monotonic()
         with self._lock:
             self._invalidated.append(Invalidated(now, self.get_acknowledged()))

@@ -38,7 +38,7 @@ TIMEOUTS = {
 WITHOUT_NEAR = {"near_cache_size": 0}
 WITHOUT_CACHE = {"enable_redis_cache": False}
 PAUSE_SECONDS = 0.002  # leaves CPU time to the stack
-MAX_EXAMPLES = 10  # texts of lost writes, and texts of stale reads; all others are only counted
+MAX_EXAMPLES = 10  # maximum number of texts per kind of problem; further problems are only counted
 
 READS = (
     *(("user", index) for index in range(PLAYERS)),

@@ -58,7 +58,7 @@ class Member:
         self._pipe.send((name, *arguments))
 
     def receive(self, *, is_checked: bool = True, patience_seconds: float = PATIENCE_SECONDS) -> Any:
-        """Return the result of the method that was sent; unchecked, return (has succeeded, result)."""
+        """Return the result of the last `send`; without the check, return (has succeeded, result)."""
         assert self._pipe.poll(patience_seconds), "a worker did not answer"
         has_succeeded, result = self._pipe.recv()
         if not is_checked:
@@ -153,7 +153,7 @@ class Fleet:
         )
 
     def record_unknown(self, versions: dict[str, int]) -> None:
-        """Record a write with an unknown outcome, for a process that is killed before it reports one."""
+        """Record a write with an unknown outcome; its process is killed before it reports the write."""
         now = time.monotonic()
         self._observed.append(Write(OBSERVER, now, now, versions, "unknown"))
 
@@ -217,7 +217,7 @@ class Fleet:
             PATIENCE_SECONDS,
         )
         wait_until(lambda: member.call("knows_lsn", key), "the LSN is known", PATIENCE_SECONDS)
-        # `knows_lsn` has leased the key
+        # delete the lease, because `knows_lsn` has leased the key
         self.redis.delete(key)
 
     @contextmanager

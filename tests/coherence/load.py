@@ -31,7 +31,7 @@ READS = (
 )
 WRITE_SHARE = 0.05
 SNAPSHOT_SECONDS = 0.1
-# texts of stale reads and errors that are kept; all others are only counted
+# maximum number of texts about stale reads and errors; further ones are only counted
 MAX_EXAMPLES = 10
 
 FIRST_VERSION = 1

@@ -139,7 +139,7 @@ def admit_late(fleet: Fleet) -> None:
 
 
 def join_late(fleet: Fleet) -> None:
-    """A read begins after a write, while another read of the same key still runs since before the write."""
+    """A read begins after a write, while a read of the same key from before the write still runs."""
     game = fleet.start_game()
     fleet[1].hold("early", "loaded", "read", game, "user", 0)
     fleet[1].call("write", game, {"name:0": 2})
@@ -152,7 +152,7 @@ def join_late(fleet: Fleet) -> None:
 
 
 def write_while_redis_hangs(fleet: Fleet) -> None:
-    """Redis hangs during a write and resumes with the old value; the writer makes no other call."""
+    """Redis hangs during a write and resumes with the old value, which only the outbox can invalidate."""
     game = fleet.start_game()
     fleet.read(2, game, "user", 0)
     with fleet.stopped_redis():
@@ -163,7 +163,7 @@ def write_while_redis_hangs(fleet: Fleet) -> None:
 
 
 def write_while_cut_off(fleet: Fleet) -> None:
-    """Only the writer is cut off from Redis; after it is reconnected, it makes no other call."""
+    """Only the writer is cut off from Redis and reconnected; only its outbox can invalidate the old value."""
     game = fleet.start_game()
     fleet.read(2, game, "user", 0)
     fleet[0].call("lose_redis")

@@ -1,7 +1,8 @@
 """`python -m tests.bench.dashboard.first_visit`: measure the first visit of the overview on a slow network.
 
 Owns the network log of the browser, and the times until the first text, the first figure and the whole page
-are drawn. Each turn is a browser without a cache. The game is small, so that most of the bytes are scripts.
+are drawn. Each turn has a browser context with an empty cache. The game is small, so that most of the bytes
+are scripts.
 """
 
 import statistics

@@ -59,7 +59,7 @@ class Load:
         )
 
     async def visit(self, *, until: float, delay: float) -> None:
-        """Run a page every second, and reload it after `RUNS_PER_SESSION` runs; record errors."""
+        """Run a page every second; begin a new session after `RUNS_PER_SESSION` runs; record errors."""
         await asyncio.sleep(delay)
         while time.monotonic() < until:
             try:
@@ -129,7 +129,7 @@ async def _crowd(server: Server, load: Load, *, visitors: int, seconds: float) -
 
 
 def _wait_for_memory(server: Server, before: int) -> int:
-    """Return the memory when it is at most 5 % above `before`, or else after `SETTLE_SECONDS`."""
+    """Wait until the memory is at most 5 % above `before`, or for `SETTLE_SECONDS`; return the memory."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while server.memory_bytes() > 1.05 * before and time.monotonic() < deadline:
         time.sleep(1)
@@ -152,7 +152,7 @@ async def _measure_processor(server: Server, page: str) -> float:
 
 
 def drop_visitors(server: Server) -> int:
-    """Open 50 sessions, drop their connections during a run, and return the pool's connections in use."""
+    """Open 50 sessions, drop them during a run, and return the connections that stay checked out."""
     asyncio.run(_drop_visitors(server))
     server.wait_until_idle(VANISH_SECONDS)
     return int(server.pool()["pool_in_use"])

@@ -24,7 +24,7 @@ FAILED_STATES = (b"state-problem", b"state-unexpected")
 
 
 class Run(NamedTuple):
-    """The result of one run of a page; `problem` is an error that the page showed."""
+    """The result of one run of a page; `problem` is an error on the page, or None."""
 
     seconds: float
     size_bytes: int
