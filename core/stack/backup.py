@@ -123,10 +123,10 @@ def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
 
 
 def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -> None:
-    """Run pg_restore with the dump in the backup `path`. Raises `StackError` if the restore fails.
+    """Decrypt the backup `path` and pass the dump to pg_restore. Raises `StackError` if the restore fails.
 
-    `restore` must use a single transaction, because pg_restore is killed if the file turns out to be
-    damaged.
+    The command line `restore` must restore in a single transaction: if the file is damaged, pg_restore is
+    killed after it has received a part of the dump.
     """
     with (
         _run(restore, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as pipe,
@@ -137,8 +137,9 @@ def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -
 
 @contextmanager
 def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[bytes]]:
-    """Run a program, and yield its pipe: the one of `stdin` and `stdout` that is `subprocess.PIPE`.
+    """Run a program, and yield the pipe to its input or from its output.
 
+    One of `stdin` and `stdout` must be `subprocess.PIPE`; this is the pipe that is yielded.
     Kills the program if the `with` block raises. If the program fails, raises `StackError` with its error
     output.
     """
@@ -212,9 +213,9 @@ def _decrypt(file: IO[bytes], key: bytes) -> Iterator[bytes]:
 
 
 def _number(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (nonce, block) for each block. Without blocks, yield a nonce with an empty block.
+    """Yield (nonce, block) for each block. If there is no block, yield one nonce with an empty block.
 
-    An encrypted file that ends after its salt has no blocks. The empty block then makes the decryption fail.
+    A file that was cut off after its salt has no block. The decryption of the empty block then fails.
     """
     number, before = 0, b""
     for block in blocks:

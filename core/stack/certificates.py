@@ -21,14 +21,14 @@ from core.settings.texts import LOOPBACK
 from core.stack.permissions import write_private
 
 AUTHORITY: Final = "ca"
-# services in compose.yaml; the name of a service is also its host name
+# the services of compose.yaml that get a certificate; the name of a service is also its host name
 SERVERS: Final = ("postgres", "redis", "exporter")
 # host name and addresses with which programs on this machine connect to the containers
 LOCAL_NAMES: Final = ("localhost", LOOPBACK, "::1")
 AUTHORITY_DAYS: Final = 3650
 SERVER_DAYS: Final = 397  # web browsers refuse certificates with a longer lifetime
 RENEWED_BEFORE: Final = timedelta(days=30)
-# certificates are valid from one hour before they are made, because a client's clock may be slow
+# a certificate is valid from one hour before it is made, because the clock of a client may be slow
 CLOCK_DIFFERENCE: Final = timedelta(hours=1)
 
 _Key = ec.EllipticCurvePrivateKey
@@ -192,7 +192,8 @@ def store_certificate(folder: Path, name: str, made: Certificate) -> None:
     key = made.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    # write the certificate last: if this is interrupted, the certificate is missing and will be made again
+    # Write the certificate after its key. If the process ends between the two writes, the certificate is
+    # missing, and the next call makes both again.
     (folder / f"{name}.crt").unlink(missing_ok=True)
     write_private(folder / f"{name}.key", key.decode())
     write_private(folder / f"{name}.crt", made.certificate.public_bytes(serialization.Encoding.PEM).decode())

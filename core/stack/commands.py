@@ -173,7 +173,7 @@ def down(folder: StackFolder) -> None:
     try:
         kind = find_stack(folder)
     except StackError:
-        # `stack.env` is damaged, so the mode is not known: stop containers and embedded servers
+        # `stack.env` is damaged, so the mode of the stack is unknown: stop containers and embedded servers
         folder.forget_record()
         if folder.docker_mark.exists():
             ComposeStack(folder, Console()).down()
@@ -203,7 +203,7 @@ def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
 @click.pass_obj
 def clean(folder: StackFolder, *, yes: bool) -> None:
     """Stop everything and delete all data, also that of real players. Asks first on a terminal."""
-    # do not ask without a terminal: a script that runs this command wants the data deleted
+    # without a terminal, delete the data without a question: a script has nobody who could answer
     if folder.path.exists() and not yes and is_interactive():
         what = f"{folder.path}: {CONTENTS}, {folder.size_bytes() / 1e6:.1f} MB"
         if not click.confirm(f"stop the stack and remove {what}?", err=True):
@@ -224,8 +224,8 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
         raise StackError("the stack is not up; `make up` starts it")
     refuse_other_stack(recorded)
     if "sentinel" in list_profiles(recorded):
-        # run the command in a container, because only containers can reach the address of the primary that
-        # the sentinels return
+        # Run the command in a container. The sentinels return the address of the Redis primary in the network
+        # of the containers, which this machine cannot reach.
         sys.exit(ComposeStack(folder, Console()).run(*arguments))
     sys.exit(run_command(*arguments, environment=build_environment(recorded), root=folder.root))
 
@@ -262,7 +262,7 @@ def _leave(*_: object) -> NoReturn:
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players. The container `seed` runs this."""
     settings = Settings.load()
-    # pass on the URLs of `Settings`: they contain the passwords, also those that come from files
+    # take the URLs from `Settings` and not from the environment: only `Settings` adds passwords from files
     urls = {"DATABASE_URL": settings.database_url, "DIRECT_URL": settings.direct_url}
     given = {name: url.get_secret_value() for name, url in urls.items() if url is not None}
     is_new = load_demo_data(

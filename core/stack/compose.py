@@ -32,7 +32,7 @@ from core.stack.secret_generation import SCRAPER, ContainerSecrets, make_secrets
 from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 
-# a container engine that needs longer to report its version counts as not working
+# a container engine that needs longer than this to report its version counts as not working
 ENGINE_SECONDS = 8.0
 QUERY_SECONDS = 60.0
 

@@ -21,7 +21,7 @@ CONSTRAINT_CLASS = "23"
 
 
 class Observation(NamedTuple):
-    """The metrics of the stack, the HTTP status of its health, and the failed calls of the last self-test."""
+    """A scrape of the stack, the HTTP status of its health endpoint, and the failed calls of a self-test."""
 
     scrape: Scrape
     health_code: int
@@ -82,7 +82,7 @@ def evaluate(
 
 
 def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
-    """Return the last value of a signal as text. Without `is_settled`, return all its distinct values.
+    """Return the last value of a signal as text. If `is_settled` is False, return all its distinct values.
 
     For a counter, return GROWS if its value has grown, else STILL.
     """
@@ -125,7 +125,10 @@ def _read_up(service: str) -> Callable[[Observation], str | float]:
 
 
 def _read_failing(seen: Observation) -> str:
-    """Return the servers with a failing collector: "postgres" if, for example, `postgres_tables` fails."""
+    """Return the names of the servers whose collectors fail.
+
+    The name of a collector begins with its server: if `postgres_tables` fails, the name is "postgres".
+    """
     collectors = seen.scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = {name.partition("_")[0] for (name,), works in collectors.items() if not works}
     return ", ".join(sorted(failing)) or NONE

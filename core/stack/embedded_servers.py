@@ -33,7 +33,7 @@ from core.stack.permissions import (
 SUPERUSER = "postgres"
 STATEMENT_STATISTICS = "pg_stat_statements"
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-MAX_MEMORY = "256mb"  # enough for thousands of players, and little for a laptop
+MAX_MEMORY = "256mb"  # the cached rows of thousands of players fit into it, and a laptop can spare it
 
 
 class PostgresFiles(NamedTuple):

@@ -50,7 +50,7 @@ class StackFolder:
         self.metrics = self.path / "metrics"
         self.supervisor_config = self.path / "supervisord.conf"
         self.supervisor_pid = self.path / "supervisord.pid"
-        # this file exists if containers were started here: `clean` then removes their volumes
+        # this file exists if the checkout has started containers: then `clean` also removes their volumes
         self.docker_mark = self.path / "docker"
 
     def pid_file(self, program: str) -> Path:
@@ -146,7 +146,7 @@ class StackFolder:
         return read_record(self.stack_env)
 
     def record(self, values: Mapping[str, str]) -> None:
-        """Write `stack.env`. Only its owner can read it, because with containers it contains passwords."""
+        """Write `stack.env`. Only its owner can read it: for a stack in containers, it contains passwords."""
         lines = (f"{name}={_quote(value)}\n" for name, value in values.items())
         write_private(self.stack_env, "".join(lines))
 

@@ -1,4 +1,4 @@
-"""`make pin-images`: writes the current digest of each container image behind its tag.
+"""`make pin-images`: writes the current digest of each container image after the tag of the image.
 
 Owns the format of an image reference, and the list of the files that contain one. Pulls no image.
 """
@@ -19,7 +19,7 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def pin_images(files: Iterable[Path]) -> dict[str, str]:
-    """Write the current digest behind each image tag in these files. Return the digests by tag.
+    """Write the current digest of each image after its tag in these files. Return the digests by tag.
 
     If a registry does not answer, raises `StackError` and changes no file.
     """

@@ -1,8 +1,9 @@
-"""Gives each container its own secrets: `python -m core.stack.secret_distribution SOURCE TARGET`, as root.
+"""Copies secrets for the containers: `python -m core.stack.secret_distribution SOURCE TARGET`, as root.
 
 Only the user who ran `make up` can read the secret files that compose mounts, but containers run as other
-users. Therefore each container gets copies of its secrets in its own folder of a volume. Only the user that
-runs the container can read this folder. Owns the list of the containers and their secrets.
+users. Therefore the secrets are copied into folders of a volume. Each container mounts one of these folders,
+which has only the secrets that the container needs, and which only the user of the container can read. Owns
+the list of the folders and their secrets.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 
 class Receiver(NamedTuple):
-    """The numeric user id that a container runs as, and the names of the secrets that it reads."""
+    """The containers that share a folder of secrets: their numeric user id, and the names of the secrets."""
 
     user: int
     names: tuple[str, ...]
@@ -24,7 +25,7 @@ PROMETHEUS_USER = 65534
 
 _EVERY_PROGRAM = ("redis.password", "ca.crt")
 _READS_USERS = (*_EVERY_PROGRAM, "app.password", "encryption.keys")
-# The keys of RECEIVERS are the names of the folders that `compose.yaml` mounts.
+# Each key is the name of a folder of secrets that `compose.yaml` mounts.
 RECEIVERS = {
     "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
     "replica": Receiver(SERVER_USER, ("replication.pgpass",)),
@@ -56,9 +57,9 @@ RECEIVERS = {
 
 
 def copy_secrets(source: Path, target: Path) -> None:
-    """Write the copies for every container. Secrets that are missing or empty in `source` are left out.
+    """Copy the secrets from `source` into the folders in `target`, one folder for each entry of RECEIVERS.
 
-    Each container has one folder in `target`. All other files in these folders are removed.
+    Leaves out secrets that are missing or empty in `source`. Removes all other files in the folders.
     """
     for name, receiver in RECEIVERS.items():
         folder = target / name
@@ -78,8 +79,7 @@ def _is_used(path: Path) -> bool:
 
 
 def _write(path: Path, content: bytes, *, user: int) -> None:
-    # write a new file and rename it, so that a container that starts meanwhile never reads an incomplete
-    # secret
+    # write a new file and rename it: a container that starts now must not read an incomplete secret
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)

@@ -141,7 +141,7 @@ class StackSettings(SharedSettings):
 
 
 def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | None:
-    """Return a note if `echo-markets` commands in the checkout use another database than its stack does.
+    """Return a note if `echo-markets` commands in the checkout do not use the database of its stack.
 
     The stack has its own PostgreSQL, but for these commands DATABASE_URL in the environment or in `.env`
     takes precedence. Returns None if DATABASE_URL is not set or names the stack's own database.

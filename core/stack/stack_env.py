@@ -63,10 +63,10 @@ def _find_problem(values: Mapping[str, str]) -> str | None:
 
 
 def build_environment(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a process of the stack: that of this process, overridden by the record.
+    """Return the environment for a new process of the stack.
 
-    If the record has, for example, REDIS_PASSWORD, an inherited REDIS_PASSWORD_FILE is removed, and vice
-    versa.
+    It has the variables of this process and of the record; the record takes precedence. If the record has,
+    for example, REDIS_PASSWORD, the variable REDIS_PASSWORD_FILE of this process is left out, and vice versa.
     """
     others = {name.removesuffix(FILE) if name.endswith(FILE) else f"{name}{FILE}" for name in record}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in others}
@@ -76,7 +76,7 @@ def build_environment(record: Mapping[str, str]) -> dict[str, str]:
 def find_secret(record: Mapping[str, str], name: str) -> str:
     """Return the secret `name` from a record, which has the secret itself or the path of its file.
 
-    Returns an empty text if the record has neither. Raises `StackError` if the file cannot be used.
+    Returns "" if the record has neither. Raises `StackError` if the file cannot be used.
     """
     path = record.get(f"{name}{FILE}")
     if not path:

@@ -68,7 +68,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            start_new_session=True,  # so that Ctrl-C stops this command, but not supervisord
+            start_new_session=True,  # Ctrl-C must stop this command, but not supervisord
             check=False,
         )
         if result.returncode != 0:
@@ -129,9 +129,9 @@ def write_files(folder: StackFolder, programs: list[Program]) -> None:
 
 
 def render_script(program: Program) -> str:
-    """Return a shell script that writes its process id to a file and then becomes the program.
+    """Return a shell script that writes its process id to the pid file and then executes the program.
 
-    The pid file lets `down` find the program even if supervisord has ended.
+    `exec` keeps the process id. So `down` finds the program even if supervisord has ended.
     """
     variables = {**program.environment, **program.added}
     assigned = [f"{name}={value}" for name, value in variables.items()]
@@ -141,7 +141,7 @@ def render_script(program: Program) -> str:
 
 
 def render_config(folder: StackFolder, programs: list[Program]) -> str:
-    """Return supervisord's configuration. supervisord itself starts no program, because the order matters."""
+    """Return supervisord's configuration. `autostart` is off, because the stack starts programs in order."""
     socket = folder.socket if folder.socket.parent != folder.path else f".local/{folder.socket.name}"
     lines = [
         "[unix_http_server]",
