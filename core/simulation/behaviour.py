@@ -26,9 +26,9 @@ FOUNDERS: Final = 0.3
 """The share of the players who join in the first session; the other players join in random sessions."""
 
 _EAGERNESS: Final = (-0.6, 2.4)
-"""Log-odds, log(p / (1 - p)), with which the least eager and the most eager player take part in a session.
+"""Log-odds, log(p / (1 - p)), that the least eager and the most eager player take part in a session.
 
-The terms of the following constants are added to them.
+The log-odds of the following constants are added to these.
 """
 
 _HABIT: Final = 2.2
@@ -38,13 +38,13 @@ _FORTUNE: Final = 0.45
 """Log-odds added for each percent by which a player's mean return exceeds the mean return of all players."""
 
 _FORTUNE_LIMIT: Final = 3.0
-"""A difference from the mean return of all players is counted up to this number of percent."""
+"""A larger difference from the mean return of all players, in percent, counts as this difference."""
 
 _QUEST: Final = 0.4
 """Log-odds added for each quest that the player completed in the last `WINDOW` sessions."""
 
 _QUEST_LIMIT: Final = 2
-"""At most this number of a player's completed quests is counted."""
+"""A larger number of completed quests counts as this number."""
 
 _GAP: Final = -0.3
 """Log-odds added for each session missed in a row: a player who stays away tends to stay away."""
@@ -186,7 +186,7 @@ MAX_SYMBOLS: Final = 4
 INVESTED_PERCENT: Final = (40, 100)
 _SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
 _CONVICTIONS: Final = 100  # a symbol's weight in a player's purchase is an integer from 1 to this number
-_NEVER: Final = 1 << 30  # the place in an order of a symbol that is not bought: larger than all other places
+_NEVER: Final = 1 << 30  # the rank of a symbol that is not bought: larger than every other rank
 
 
 class Traits(NamedTuple):
@@ -277,11 +277,11 @@ def choose_weights(
 
 
 def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Integers, Integers]:
-    """Return the place of each symbol in the order of rising symbols, and in the order of falling symbols.
+    """Return the ranks of the symbols by their rise, and their ranks by their fall.
 
-    Place 0 is the largest rise, or the largest fall. A symbol that did not rise has the place _NEVER in the
-    first order, and a symbol that did not fall has it in the second. Both arrays have one row for each number
-    of days in LOOKBACKS.
+    Rank 0 has the largest rise, or the largest fall. A symbol that did not rise has the rank _NEVER in the
+    first array, and a symbol that did not fall has it in the second. Both arrays have one row for each number
+    of days in LOOKBACKS, and one column for each symbol.
     """
     shape = (len(LOOKBACKS), len(tradable))
     returns = np.full(shape, 1.0)
@@ -296,7 +296,7 @@ def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Int
 
 
 def _rank_in_row(values: NDArray[Any]) -> Integers:
-    """Return the place of each value in its row: 0 for the highest. Equal values keep their order."""
+    """Return the rank of each value in its row: 0 for the highest. Equal values keep their order."""
     order = np.argsort(-values if values.dtype.kind == "f" else ~values, axis=1, kind="stable")
     positions = np.empty(values.shape, np.int64)
     np.put_along_axis(positions, order, np.arange(values.shape[1])[np.newaxis, :], axis=1)

@@ -1,9 +1,9 @@
 """Plays missed sessions: the days between the imported prices and today, and days when the stack was down.
 
 A missed day is played like a day of the live market, but with fewer steps: prices, players, quests and ranks.
-All rows of a day are written at its end, with the times that they would have had. They depend only on the
-date and on earlier days: if a day is interrupted, playing it again gives the same rows. The leaderboards are
-written last, and a day that has leaderboards is not played again.
+The rows of a day are written after all its steps, with the times of the steps. They depend only on the date
+and on earlier days: if the catch-up is interrupted in the middle of a day, the next one writes the same rows.
+The leaderboards are written last, and a day that has leaderboards is not played again.
 """
 
 import logging
@@ -44,7 +44,7 @@ from core.simulation.trading_hours import midnight_of
 logger = logging.getLogger(__name__)
 
 MAX_DAYS: Final = 92
-"""A gap of more days is not filled: the imported prices end long ago, or the stack was down for months."""
+"""If more days are missing, none is played: the imported prices are old, or the stack was down for months."""
 
 STEPS: Final = 48
 """The number of steps in a day, one every half hour: enough for a candle of every hour."""
@@ -230,9 +230,10 @@ def _play_quests(
 def _advance_milestone(
     service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
 ) -> Iterator[Quest]:
-    """Yield a player's active milestone with the wins before `day`; if it is reached, also the next one.
+    """Yield a player's active milestone, whose progress is the number of sessions won before `day`.
 
-    For a player without an active milestone, yield only the next one. `new_id` is the id of the next one.
+    If the milestone is reached, also yield the next milestone, which gets the id `new_id`. For a player
+    without an active milestone, yield only the next milestone.
     """
     wins = count_wins(service, user.id, day)
     active = service.get_user_active_quests(user.id)

@@ -75,9 +75,9 @@ def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: 
 
 
 def _is_imported(service: EnhancedDatabaseService, candle: Candle) -> bool:
-    """Return whether a day with one tick was imported, and is not a live session that stopped after one tick.
+    """Return True if a day with one tick was imported, False if it is a live session with only one tick.
 
-    The tick of an imported day has a high above its low, or the time of the market's close.
+    The tick of an imported day has a high above its low, or its time is the close of the market.
     """
     if candle.low < candle.high:
         return True

@@ -154,7 +154,7 @@ def open_quests(
     """Return the quests of the session of `day`; create the quests that the players do not have yet."""
     today = _read_leaderboard(service, day)
     counted = {user.id: _read_counted(today.get(user.id)) for user in users}
-    # leave out the quests in `counted`: `PlayerQuests.score` adds their number
+    # exclude the quests in `counted` here: `PlayerQuests.score` adds them to this number
     before = service.count_completed_quests(
         counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
     )
@@ -209,7 +209,8 @@ def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> in
 def _continue_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -> None:
     for quest in active:
         if quest.type in DAILY_TYPES and quest.expires_at == end:
-            # an active quest in `counted` is complete: the simulator ended before it marked the quest
+            # an active quest in `counted` is complete: an earlier simulator counted it, and ended before it
+            # marked the quest as completed
             is_counted = str(quest.id) in player.counted
             progress = to_cents(quest.current_progress)
             best = to_cents(quest.target_value) if is_counted else progress

@@ -191,11 +191,11 @@ class ReplayQuests:
         self._has_begun: NDArray[np.bool_] = np.zeros(count, np.bool_)
         self._milestone_since = [_NEVER] * count
         self._monday: date | None = None
-        # the day on which each player got the quest of the week, as an ordinal; 0 without a quest
+        # the ordinal of the day on which each player got the quest of the week; 0 for a player without one
         self._week_since: Integers = np.zeros(count, np.int64)
         self._rule: Integers = np.zeros(count, np.int64)
         self._progress: Integers = np.zeros(count, np.int64)
-        # the day on which each player reached the target of the week, as an ordinal; 0 if not reached
+        # the ordinal of the day on which each player reached the target of the quest; 0 if not reached
         self._reached_on: Integers = np.zeros(count, np.int64)
 
     def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
@@ -278,7 +278,7 @@ class ReplayQuests:
     def _end_quests(self, since: datetime, day: int, expiry: datetime, now: datetime) -> Iterator[Quest]:
         """Yield the quests of the week that players got on one day.
 
-        `day` is the ordinal of this day, and `since` its open.
+        `day` is the ordinal of this day. `since` is the time at which the market opened on it.
         """
         players = np.flatnonzero(self._week_since == day)
         rules = self._rule[players]

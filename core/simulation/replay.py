@@ -274,7 +274,8 @@ class _Output:
 
     def finish(self, replay: Replay, now: datetime) -> None:
         """Add the quests that did not end in a session, and write all collected rows."""
-        # do not overwrite open quests of settled players: they may have changed since the earlier run
+        # An earlier run created the `settled` players. Do not overwrite their open quests: the simulator may
+        # have changed them since.
         settled, left = self._players.settled, replay.quests.finish(now)
         new = [quest for quest in left if quest.status != "ACTIVE" or quest.user_id not in settled]
         self.quests.add(new)

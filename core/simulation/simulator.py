@@ -90,7 +90,7 @@ class Simulator:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         generator: Generator | None = None,
     ) -> None:
-        """Without `lock`, the market runs even if another process runs it too."""
+        """Without `lock`, this process runs the market even if another process runs it too."""
         self._service = service
         self._interval_seconds = interval_seconds
         self._stop = stop
@@ -159,7 +159,10 @@ class Simulator:
             self._stop.wait(begun + self._interval_seconds - time.monotonic())
 
     def _take_turn(self, tasks: ExitStack) -> bool:
-        """Return whether this process runs the market. Only then are its tasks registered with monitoring."""
+        """Try to take the lock, and return whether this process runs the market.
+
+        The metrics of the tasks of the simulator are registered only while this process runs the market.
+        """
         is_ours = self._lock is None or self._lock.hold()
         if is_ours and not self._is_ours:
             metrics = self._service.metrics
@@ -279,7 +282,7 @@ def _log_pause(error: Exception) -> None:
 
 @contextmanager
 def _noting_signals() -> Iterator[list[int]]:
-    """Yield a list. Until the `with` block ends, each received SIGTERM or SIGINT is added to this list."""
+    """Yield a list to which the number of each SIGTERM or SIGINT is added during the `with` block."""
     noted: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
