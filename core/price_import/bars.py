@@ -67,9 +67,9 @@ class Bars:
         low = np.where(self.missing["low"], np.nan, np.fmin(low, np.fmin(opens, close)))
         if self.adjusted is None:
             return [opens, high, low, close]
-        with np.errstate(all="ignore"):  # no warnings: `check` reports invalid numbers
+        with np.errstate(all="ignore"):  # suppress the warnings of NumPy: `check` reports invalid numbers
             factor = self.adjusted / close
-            # return the adjusted close of the file: close * factor could be rounded differently
+            # the last element is the adjusted close of the file: close * factor could be rounded differently
             return [
                 round_adjusted(value)
                 for value in (opens * factor, high * factor, low * factor, self.adjusted)

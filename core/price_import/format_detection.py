@@ -27,15 +27,15 @@ from core.price_import.vocabulary import (
 
 SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")
-"""The encodings to try, in this order, if a file is not UTF-8 and has no header as Windows-1252 text."""
+"""The encodings to try, in this order, if a file is not UTF-8 and Windows-1252 gives no known header."""
 
 _HEADER_LINES: Final = 60
 _SAMPLE_ROWS: Final = 200
 _GIVEN: Final = -1
-"""The rank of a column that --columns names: less than all other ranks, so that this column is chosen."""
+"""The rank of a column that --columns names. It is below all other ranks, and the lowest rank is chosen."""
 
 _UNDECIDED: Final = -1
-"""Used instead of a column number for the volume until `choose_volume` decides between several columns."""
+"""The number of the volume column while several columns are possible; `choose_volume` replaces it."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,10 @@ def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
 
 
 def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
-    """Return the header with the names in the lines next to it, and with the first rows.
+    """Return the header, completed with the lines above and below it and with the first rows.
 
     In files of yfinance, a line above or below the header has the symbols of the columns, and another line
-    below has the name of the date column.
+    below has the name of the date column. `place` is the index of the header in `records`.
     """
     names, below = header.names, 0
     symbols: tuple[str, ...] = ()
@@ -214,10 +214,10 @@ def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
 
 
 def _add_rows(header: _Header, records: list[_Record]) -> _Header:
-    """Return the header with the first rows.
+    """Return the header, completed with the first rows.
 
-    If most rows end in an additional empty field, a column without a name is added. If most rows have one
-    field less than the header, and the last name is empty, that column is removed.
+    If most rows end in an additional empty field, the header gets another column without a name. If most rows
+    have one field less than the header, and the last name in the header is empty, that column is removed.
     """
     names, rows = header.names, [record.fields for record in records[:_SAMPLE_ROWS]]
     widths = Counter(map(len, rows)).most_common(1)
@@ -302,7 +302,7 @@ class _Columns:
         by_affix: dict[str, dict[str, list[int]]] = {}
         for column, name in enumerate(self._names):
             if name and is_price(name):
-                # without a second header line of symbols, the affix in `Volume BTC` is a unit and no symbol
+                # in `Volume BTC`, BTC is a unit and no symbol, unless a second header line has the symbols
                 affix = name.affix if self._header.symbols or name.meaning != "volume" else ""
                 by_affix.setdefault(affix, {}).setdefault(name.meaning, []).append(column)
         alone = [affix for affix, columns in by_affix.items() if affix and [*columns] == ["adjusted"]]

@@ -28,7 +28,7 @@ from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_
 from core.simulation.trading_hours import close_of
 
 PARALLEL_WRITES: Final = 2
-"""Batches written in parallel: the server stores one batch while the next is encoded. More are not faster."""
+"""Batches written in parallel: the server stores one while the next is encoded. More batches save no time."""
 
 DAYS_BEHIND: Final = 7
 """A history that `move_to_today` moves for the first time ends at most this number of days before today."""
@@ -143,12 +143,12 @@ def _fit_to_stored(
 def _check_seam(
     days: PriceTable, stored: dict[int, Candle], beside: Candle, *, is_first: bool, splits: Sequence[Split]
 ) -> None:
-    """Raise `PriceFileError` if the new days do not fit the stored days at the first or last new day.
+    """Raise `PriceFileError` if the prices of the new days do not continue the stored prices.
 
-    With `is_first`, `beside` is the stored day before the first new day; otherwise, it is the stored day
-    after the last new day. If some of the new days are already stored, the first (or last) of them must have
-    the stored close. If there are no such days, the price must not jump as in a split between `beside` and
-    the nearest new day.
+    With `is_first`, the beginning of the new days is checked, and `beside` is the last stored day before
+    them. Otherwise their end is checked, and `beside` is the first stored day after them. If some of the new
+    days are already stored, the first of these days (or the last) must have the stored close. If none of them
+    is stored, the prices must not jump by the ratio of a split between `beside` and the next new day.
     """
     symbol, edge = beside.symbol, 0 if is_first else -1
     shared = [row for row in range(len(days)) if int(days["day"][row]) in stored]

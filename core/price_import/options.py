@@ -100,7 +100,7 @@ def parse_options(
 
 
 def parse_split(text: str) -> Split:
-    """Parse a split SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput` otherwise."""
+    """Parse a split SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput` for other text."""
     try:
         symbol, day, new, old = text.rsplit(":", 3)
         return Split(

@@ -111,7 +111,7 @@ class FileReader:
             self.format = replace(file_format, date_form=self._decide_date_form())
 
     def read(self, symbols: dict[str, int], progress: Callable[[int], None]) -> Iterator[Columns]:
-        """Yield the valid rows in parts, and add each new symbol and its code to `symbols`.
+        """Yield the valid rows in batches, and add each new symbol and its code to `symbols`.
 
         `progress` is called with the number of bytes that were read so far. Raises `PriceFileError` for an
         invalid row, except with the option `skip_invalid`; the message names the file and line.
@@ -287,9 +287,9 @@ class FileReader:
         return np.asarray(skipped | found, np.bool_)
 
     def _parse_symbols(self, batch: Batch, series: Series, skipped: Mask, symbols: dict[str, int]) -> Any:
-        """Return the code of each row's symbol in `symbols`, or -1 if the text is not a symbol.
+        """Return for each row the code of its symbol, or -1 if its text is not a symbol.
 
-        Each new symbol is added to `symbols`.
+        `symbols` maps symbols to codes. Each new symbol is added to it.
         """
         column = self.format.shared.get("symbol")
         given = series.symbol or self.format.symbol

@@ -18,10 +18,10 @@ RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
 """The usual split ratios: one share becomes this number of shares. In a reverse split, 1 / ratio is used."""
 
 _MIN_JUMP: Final = 0.25
-"""A price jumps if its logarithm changes by more than this."""
+"""The prices of a symbol jump if their logarithm changes by more than this from one day to the next."""
 
 _NEAR: Final = 0.14
-"""A jump is like a split if it differs from log(ratio) by less than this: prices also move on that day."""
+"""A jump looks like a split if it differs from log(ratio) by less than this: prices also move on that day."""
 
 _LARGE_SPLIT: Final = 0.2
 """A split can be recognized in the prices if the logarithm of its ratio is larger than this."""
@@ -30,9 +30,9 @@ _LARGE_SPLIT: Final = 0.2
 def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Split]) -> list[str]:
     """Divide the prices before each split by its ratio; return sentences that describe the changes.
 
-    `given` splits, from the options, are always applied. `found` splits, from the files, are applied only if
-    the prices of the symbol jump on their days. Raises `PriceFileError` for a given split without a row on
-    its day, and if the prices of a symbol jump at only some of its found splits.
+    `given` has the splits in the options, which are always applied. `found` has the splits in the files,
+    which are applied only if the prices of the symbol jump on their days. Raises `PriceFileError` if a symbol
+    has no row on the day of a given split, or if its prices jump at only some of its found splits.
     """
     notes = []
     named = {(split.symbol, split.day) for split in given}
@@ -60,8 +60,8 @@ def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Spl
 def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
     """Return whether the prices of one symbol jump at its splits.
 
-    Only splits larger than `_LARGE_SPLIT` are checked. If there is none, the largest of the smaller splits is
-    checked. Raises `PriceFileError` if the prices jump at only some of the checked splits.
+    Checks the splits larger than `_LARGE_SPLIT`, or if there is none, only the largest split. Raises
+    `PriceFileError` if the prices jump at only some of the checked splits.
     """
     votes = {}
     for split in splits:

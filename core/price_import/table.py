@@ -27,13 +27,13 @@ TYPES: Final = {
 }  # fmt: skip  # with one column per line, this would fill a page
 _FIRST_ROWS: Final = 10_000
 _LOOKED_AT: Final = 500
-"""The interval between the rows of a symbol is measured on this number of its first rows."""
+"""The first rows of a symbol, at most this number, show whether they are one day, week or month apart."""
 
 _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
 
 class TableBuilder:
-    """Builds a table from parts. Its arrays grow in place: joining the parts would need twice the memory."""
+    """Builds a table from batches of rows. Its arrays grow: joining the batches needs twice the memory."""
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}
@@ -186,7 +186,7 @@ def join_days(table: PriceTable) -> tuple[PriceTable, int]:
 
 
 def describe_intervals(table: PriceTable) -> list[str]:
-    """Return warnings about symbols that have one row a week, month, quarter or year instead of a day."""
+    """Return warnings about symbols with one row per week, month, quarter or year instead of one per day."""
     found: dict[str, list[str]] = {}
     for code, symbol in enumerate(table.symbols):
         gaps = np.diff(table["day"][table.rows_of(code)][:_LOOKED_AT])
@@ -210,6 +210,6 @@ def is_shifted(table: PriceTable) -> bool:
 
 
 def list_some(names: Sequence[str], max_names: int) -> str:
-    """Return the first names and the number of the other ones as one text, such as "A, B and 3 more"."""
+    """Return the first `max_names` names and the number of the other names, such as "A, B and 3 more"."""
     rest = f" and {len(names) - max_names} more" if len(names) > max_names else ""
     return ", ".join(names[:max_names]) + rest

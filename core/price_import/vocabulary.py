@@ -1,7 +1,7 @@
 """The vocabulary of price files: column names, currencies, and words in file names.
 
-Never reads a row. A comparison of column names ignores case, spaces, punctuation, accents, a number in front
-such as "1. ", and additional words such as "price" or "(USD)".
+Never reads a row. When it compares column names, it ignores case, spaces, punctuation, accents, a number in
+front such as "1. ", and additional words such as "price" or "(USD)".
 """
 
 import re
@@ -95,8 +95,8 @@ _SYMBOL_NAME = re.compile(r"[$^.@#]?[A-Za-z0-9][A-Za-z0-9.^=:&_@#$!+-]*")
 class Name(NamedTuple):
     """The meaning of a column name, such as "close".
 
-    `rank` is 0 for the preferred names of a meaning. Of two columns with one meaning, the column whose rank
-    is the smaller number is used. `affix` is the rest of the name in capitals, such as AAPL in `AAPL.Open`.
+    `rank` is 0 for the preferred names of a meaning. Of two columns with the same meaning, the one with the
+    lower rank is used. `affix` is the rest of the name in capitals, such as AAPL in `AAPL.Open`.
     """
 
     meaning: str
