@@ -1,9 +1,9 @@
 """The composition root: builds the database, the cache and the service from the settings.
 
-Owns this wiring, and two steps at the start of a program: to set up its logs, and to refuse arguments of the
-command line.
-Opening the service does not wait for PostgreSQL or Redis: a process can start while they are down, and works
-as soon as they are up.
+Owns two more steps at the start of a program: it sets up the logs, and refuses command-line arguments.
+
+Opening the service does not wait for PostgreSQL or Redis: a process can start while the servers are down, and
+works as soon as they are up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     database, load_after = _open_database(settings, name, metrics, timeline)
 
     def list_others() -> Iterable[PoolUse]:
-        # the exporter reports the pools of all processes of this host; any other process reports its own pool
+        # the exporter reports the pools of all processes of its host, any other process only its own pool
         return map(read_pool, metrics.list_gauges()) if role == "exporter" else ()
 
     cache = Cache(

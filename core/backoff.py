@@ -1,12 +1,12 @@
 """Computes the pauses between repeated attempts: exponential backoff with jitter and a maximum.
 
-Does not sleep: the caller waits for as long as the pause.
+Does not sleep: the caller waits until the pause is over.
 """
 
 import random
 from collections.abc import Callable
 
-# The first pause is short, because most failures are a single late answer.
+# The first pause is short, because after most failures the next attempt succeeds: a single answer was late.
 FIRST_SECONDS = 0.02
 # The longest pause. All processes must work again within 5 s after a server has come back.
 MAX_SECONDS = 1.0
@@ -36,7 +36,7 @@ class Backoff:
         self.max_next_seconds = self._first_seconds
 
     def next_seconds(self) -> float:
-        """Return the pause before the next attempt, at most `max_next_seconds`; then raise this limit."""
+        """Return the pause before the next attempt, at most `max_next_seconds`, and double that limit."""
         limit = self.max_next_seconds
         self.max_next_seconds = min(limit * GROWTH, self._max_seconds)
         return self._pick(limit * (1 - JITTER), limit)

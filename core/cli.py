@@ -128,7 +128,7 @@ def _revert(migrator: Migrator, target: str | None, *, drop_rows: bool) -> list[
     try:
         return migrator.down(target, drop_rows=drop_rows)
     except RowsWouldBeLost as error:
-        # the transaction has ended: no lock is held while we wait for the answer
+        # the transaction has ended, so no lock is held while the user is asked
         confirm_loss(error, option="--drop-rows")
         return migrator.down(target)
 

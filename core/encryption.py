@@ -6,7 +6,8 @@ A value is encrypted with AES-256-GCM (NIST SP 800-38D) under a random nonce. Ta
 associated data. The stored form is `v1.KEY_ID.base64url(nonce, ciphertext, tag)`.
 
 The blind index is `KEY_ID.base64url(HMAC-SHA256)`. Equal values have equal indexes. Without the key, an index
-shows nothing else. HKDF-SHA256 (RFC 5869) derives separate keys for encryption and index of each column.
+shows nothing more about its value. For each column, HKDF-SHA256 (RFC 5869) derives one key for the encryption
+and another key for the index.
 """
 
 import base64

@@ -62,7 +62,7 @@ class FormerPrimary(Exception):
 
 
 class KnownTimeline:
-    """The timeline that this process uses, and a later one that others use; thread safe."""
+    """The timeline that this process uses, and a later one that other processes use; thread safe."""
 
     def __init__(self) -> None:
         self._connected: Timeline | None = None
@@ -132,7 +132,7 @@ class KnownTimeline:
                 )
             for tell in self._on_change:
                 tell(before)
-            # check again: a listener of the cache may just have called `record_newer`
+            # check again: a listener may have found a newer timeline in Redis and called `record_newer`
             self._refuse_former(timeline)
 
     def _refuse_former(self, timeline: Timeline) -> None:

@@ -14,8 +14,8 @@ generation = 0
 """The number of forks between the process that first imported this module (0 there) and this process."""
 
 _numbers = itertools.count()
-# The registered methods, in order. `os.register_at_fork` does not get them one by one: nothing can be removed
-# from its list, which would grow with each service that is opened.
+# The registered methods, in order. They are not passed to `os.register_at_fork`, because a callback cannot be
+# removed from its list: the list would grow with each service that is opened.
 _methods: dict[int, tuple[Callable[[], object], Callable[..., object]]] = {}
 
 

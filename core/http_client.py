@@ -17,7 +17,7 @@ import msgspec
 
 from core.errors import EchoMarketsError
 
-# Largest body of an answer. A scrape of many processes has a few hundred kilobytes.
+# Largest body of a response. The response of an exporter with many processes has a few hundred kilobytes.
 BODY_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -97,6 +97,6 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         if size > BODY_BYTES:
             raise http.client.HTTPException("the answer is too long")
         if time.monotonic() > deadline:
-            # the timeout of the socket is for one read: it would never stop an answer that comes byte by byte
+            # the timeout of the socket limits only one read: a slow response, byte by byte, never exceeds it
             raise TimeoutError
     return b"".join(parts)

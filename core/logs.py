@@ -92,7 +92,7 @@ class JsonFormatter(logging.Formatter):
         try:
             return msgspec.json.encode(document, enc_hook=str).decode()
         except UnicodeEncodeError:
-            # a text from outside may contain a surrogate, which UTF-8 cannot encode: json.dumps escapes it
+            # a user's text may have a surrogate, which UTF-8 cannot encode: json.dumps escapes it as ASCII
             return json.dumps(document, default=str)
 
 

@@ -117,7 +117,7 @@ class Migrator:
             settings,
             "echo-markets-migrate",
             url=url.get_secret_value(),
-            # no timeout: an index over years of ticks may take longer to build than DATABASE_QUERY_TIMEOUT
+            # no timeout: building an index over years of ticks may take longer than DATABASE_QUERY_TIMEOUT
             statement_timeout_ms=0,
             lock_timeout_ms=round(TABLE_WAIT_SECONDS * 1000),
             # `_check_database` refuses a missing schema, with a message that is about migrations
@@ -211,7 +211,7 @@ class Migrator:
             return
         is_ours = {"name", "applied"} <= columns
         if is_ours:
-            # our table is empty or contains the first migration, also if a newer version has written it
+            # a history table of ours is empty or contains the first migration, in every version of the stack
             first = min(_list_names(self._directory))
             found = f"SELECT COALESCE(bool_or(name = %s), true) FROM {HISTORY_TABLE}"
             [(is_ours,)] = database.execute_sql(found, (first,)).fetchall()
@@ -273,7 +273,7 @@ class _LockWait:
         self._waited_seconds = 0.0
 
     def record(self, holders: list[tuple[int, str, int]]) -> None:
-        """Count one more pause, because `holders` have the lock.
+        """Count one more pause, because the sessions `holders` have the lock.
 
         Raises `MigrationFailed` when the time limit is reached.
         """
@@ -319,9 +319,9 @@ def _check_database(facts: SessionFacts) -> None:
 
 
 def _become_owner(database: Any) -> None:
-    """Switch to the owner role until the transaction ends, if this role owns the schema.
+    """Switch to the owner role until the transaction ends, if the owner role owns the schema.
 
-    Raises `MigrationFailed` if the role of the connection may not switch to it.
+    Raises `MigrationFailed` if the role of the connection may not switch to the owner role.
     """
     if find_owned_schema(database.execute_sql) is None:
         return

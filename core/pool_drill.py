@@ -31,7 +31,7 @@ def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None
                 service.list_session_dates(limit=1)
                 stopping.wait()
         except PoolTimeout:
-            # expected: wait again at once, so that there is always a pending request
+            # the timeout is expected: request a connection again, so that a request is always pending
             continue
         except EchoMarketsError:
             # the database is unavailable: pause, to avoid a busy loop

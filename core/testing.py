@@ -40,7 +40,7 @@ from core.stack.permissions import ServerUser, run_as
 from core.stack.ports import find_free_port, is_port_free, postgres_answers, valkey_answers
 from core.stack.processes import read_last_lines
 
-START_SECONDS = 60.0  # a cold start takes 2 s; a loaded machine gets thirty times as long
+START_SECONDS = 60.0  # a cold start takes 2 s; on a machine under load it may take thirty times as long
 STOP_SECONDS = 30.0  # long enough for the checkpoint of a fast shutdown
 POLL_SECONDS = 0.02
 PORT_ATTEMPTS = 3  # another program may take the free port first
@@ -54,7 +54,7 @@ ENCRYPTION_KEYS = f"tests:{base64.b64encode(bytes(range(32))).decode()}"
 # stopped a server would wait that long for its error.
 TIMEOUT_MS = 5_000
 
-# Ends all other connections: one that a test has left open may hold locks.
+# Ends all other connections: a connection that a test has left open may hold locks.
 DISCONNECT_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
@@ -181,7 +181,7 @@ def _start(program: ServerProgram, port: int | None) -> tuple[int, subprocess.Po
         try:
             if _wait_until_ready(program, chosen, process):
                 return chosen, process
-        except BaseException:  # after Ctrl-C too, leave no server behind
+        except BaseException:  # stop the server also after Ctrl-C
             _stop(process, program.stop_signal)
             raise
     if not is_port_free(chosen):

@@ -1,8 +1,8 @@
 """Checks the form of DATABASE_URL more strictly than libpq does.
 
 For libpq, the first `@` ends the password, and the first `/` ends the port. If a password contains one of
-these characters, libpq takes a part of the password for a host, a port or a database, and shows it in
-messages. Messages of this module contain no part of the URL. Opens no connection.
+these characters, libpq takes the rest of the password for a host, a port or a database, and shows it in
+error messages. The messages of this module contain no text from the URL. Opens no connection.
 """
 
 import re
@@ -31,7 +31,7 @@ def check_database_url(url: str) -> str:
     """
     scheme = next((each for each in SCHEMES if url.startswith(each)), None)
     if scheme is None:
-        # give no reason: the message for a wrong setting always shows the allowed form, which has the scheme
+        # without a text: the message for a wrong setting shows the allowed form, which begins with the scheme
         raise DatabaseUrlError
     rest = url.removeprefix(scheme)
     _check_signs(rest)
@@ -71,7 +71,7 @@ def check_replica_urls(urls: str) -> list[str]:
 def _find_server(parts: dict[str, str]) -> tuple[str, ...]:
     """Return host, port, database and service, which together identify a replica.
 
-    The database counts, because a pooler may send each database to another server.
+    The name of the database is one of the four, because a pooler may have another server for each database.
     """
     host = _find_hosts(parts).lower().replace("localhost", LOOPBACK)
     return host, parts.get("port") or DEFAULT_PORT, parts["dbname"], parts.get("service", "")

@@ -80,9 +80,10 @@ def show_value(value: object) -> str:
 
 
 def _hide_wrong_ports(found: re.Match[str]) -> str:
-    """Replace the text after the colon of a host if it is not a port.
+    """Replace the text after the host and the colon by `***`, unless it is a port.
 
-    In a URL without `@HOST`, the user name stands in place of the host, and this text is the password.
+    If a URL has a user name and a password but no `@HOST`, the user name looks like the host, and the
+    password like the port.
     """
     hosts = re.sub(r"((?:^|,)(?:\[[^],]*\]|[^:,[]*)):(?![0-9]{0,5}(?:,|$))[^,]*", r"\1:***", found["hosts"])
     return f"{found['start']}{hosts}"
@@ -206,10 +207,10 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def _list_wrong_names(cls, values: Mapping[str, Any]) -> list[str]:
-        """Return an error line for each wrong name: unknown names in `values`, and misspelt ones elsewhere.
+        """Return an error line for each wrong name in `values`, the environment and the settings files.
 
-        A name in the environment or in a settings file may be similar to a setting and belong to another
-        program. So it counts as misspelt only if the setting itself is not given at all.
+        In `values`, each unknown name is wrong. In the environment and in the files, a name that is similar
+        to a setting may belong to another program. So it is wrong only if the setting itself is not set.
         """
         names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
         given = names.union(map(str.upper, values))
@@ -259,7 +260,7 @@ def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[st
 
 
 def _find_closest(name: str, known: Collection[str], *, similarity: float) -> str | None:
-    """Return the known name that is most similar to `name`, or None if none has this similarity."""
+    """Return the known name that is most similar to `name`, or None if none is as similar as `similarity`."""
     return next(iter(get_close_matches(name, known, n=1, cutoff=similarity)), None)
 
 

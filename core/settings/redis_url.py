@@ -1,7 +1,8 @@
 """Parses REDIS_URL strictly.
 
-Owns the list of parameters and their allowed values. An unknown parameter is an error: if it were ignored,
-people would notice this only during an incident. Messages contain no password. Opens no connection.
+Owns the list of parameters and their allowed values. An unknown parameter is an error: if a misspelt timeout
+were ignored, operators would notice it only during an incident. Messages contain no password. Opens no
+connection.
 """
 
 import re
@@ -289,9 +290,9 @@ def _parse_database(path: str, parameters: Mapping[str, str]) -> int:
 
 
 def _pick(name: str, part: str | None, parameters: Mapping[str, str]) -> str | None:
-    """Return the user name or password: `part` from before the host, or the parameter `name`.
+    """Return the user name or the password: `part`, which stands before the host, or the parameter `name`.
 
-    Returns None if the URL has neither. Raises `RedisUrlError` if both are given and differ.
+    Returns None if the URL has neither. Raises `RedisUrlError` if it has both and they differ.
     """
     before = _decode(f"the {name}", part) if part else None
     given = parameters.get(name)
@@ -334,7 +335,7 @@ def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
     """Return the TLS context for these options. Raises `RedisUrlError` if a file cannot be used."""
     name = "ssl_ca_certs" if options.ssl_ca_certs else "ssl_ca_path"
     if options.ssl_ca_path and not Path(options.ssl_ca_path).is_dir():
-        # check it now: OpenSSL opens the folder only when it looks for a certificate
+        # check the folder now: OpenSSL opens it only when it verifies a certificate
         raise RedisUrlError("parameter ssl_ca_path names no folder")
     try:
         context = ssl.create_default_context(cafile=options.ssl_ca_certs, capath=options.ssl_ca_path)

@@ -33,7 +33,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 def _check_replica_urls(value: SecretStr) -> SecretStr | None:
     urls = " ".join(check_replica_urls(value.get_secret_value()))
-    # None for a text of blanks: the value of "$FIRST $SECOND" if both variables are not set
+    # return None for a value of blanks, such as that of "$FIRST $SECOND" if neither variable is set
     return SecretStr(urls) if urls else None
 
 
@@ -169,8 +169,8 @@ class Settings(SharedSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources in order of precedence.
 
-        The file of `make up` is left out if another source sets DATABASE_URL to another database. Otherwise
-        the Redis, the metrics folder and the ports in the file would be used with that database.
+        `.local/stack.env` is left out if another source sets DATABASE_URL to another database. Otherwise that
+        database would be used with the Redis, the metrics folder and the ports of the stack in the checkout.
         """
         sources = super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings

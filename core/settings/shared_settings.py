@@ -14,7 +14,7 @@ from core.settings.texts import LOOPBACK, check_listener
 Listener = Annotated[str, AfterValidator(check_listener)]
 StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 
-# A server that listens on every address is reached at the loopback address.
+# Clients on this machine reach a server that listens on every address at the loopback address.
 _REACHABLE = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # nothing is bound here
 _LISTENER_FORM = "an address to listen on"
 

@@ -1,7 +1,7 @@
-"""Identifies the stack of a process, so that a program notices when it reads the health of another one.
+"""Identifies a stack, so that a program notices when it has received the health of another stack.
 
-Owns the form of the identity, and the rule by which two identities mean the same stack. An identity shows no
-address.
+Owns the form of the identity, and the rule by which two identities mean the same stack. An identity contains
+no address.
 """
 
 import hashlib

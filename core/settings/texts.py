@@ -27,7 +27,7 @@ class TextError(ValueError):
 
 
 def reveal(value: Any) -> str:
-    """Return the text of a `str` or `SecretStr`, or the empty text for any other value."""
+    """Return the text of a `str` or `SecretStr`, or "" for any other value."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     return text if isinstance(text, str) else ""
 
@@ -62,7 +62,7 @@ def is_port(text: str) -> bool:
 
 
 def check_listener(host: str) -> str:
-    """Return `host` if a server can listen on it: an IP address, a name, or empty for every address.
+    """Return `host` if a server can listen on it: an IP address, a name, or "", which means every address.
 
     Raises `TextError`.
     """
