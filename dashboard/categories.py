@@ -1,6 +1,7 @@
-"""The leaderboard categories as pages show them: their names, the units and the meaning of their scores.
+"""The leaderboard categories as pages show them: their names, and the units and meanings of their scores.
 
-Storing a score creates its category. A category that is not listed here gets a name made from its key.
+A category exists as soon as a score is stored for it. If it is not listed here, its name is made from its
+key.
 """
 
 from decimal import Decimal
@@ -53,7 +54,7 @@ _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 
 def describe_missed(category: Category) -> str:
-    """Return the category's `missed` score as text, such as `the starting cash of $10,000.00`."""
+    """Return the score that counts for a missed session, such as `the starting cash of $10,000.00`."""
     return f"the starting cash of {format_score(category.missed, category.unit)}" if category.missed else "0"
 
 

@@ -1,8 +1,8 @@
-"""Chart code that several pages share: colours, histograms, the axis of sessions and the marks of events.
+"""Chart code that several pages share: colours, histograms, the axis of sessions, the marks of market events.
 
-Pure functions that return Vega-Lite dictionaries: with a chart library, the server needs 5 to 50 times
-longer. The axis of sessions has no gaps for weekends. Its labels are in UTC: in the browser's time zone, a
-session could get the date of the day before.
+Pure functions that return Vega-Lite dictionaries. The server builds them without a chart library, which would
+need 5 to 50 times longer. The axis of sessions has no gaps for weekends. Its labels are in UTC. In the
+browser's time zone, a session could get the date of the previous day.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,10 @@ MIN_BINNED = 5
 """A histogram needs at least this many values: fewer values are easier to read in a table."""
 
 HISTOGRAMS_KEPT = 64
-"""Most histograms that are cached (some kilobytes each): visitors often open the same leaderboards."""
+"""Maximum number of histograms in the cache.
+
+Each has some kilobytes, and visitors often open the same ones.
+"""
 
 DAY_LABELS = 6
 MARGIN: Spec = {"top": 8, "right": 24}
@@ -52,14 +55,17 @@ AXIS_PIXELS = 54
 """Minimum width of a value axis, so that charts below each other begin at the same left edge."""
 
 LEGEND: Spec = {"title": None, "orient": "top", "symbolType": "stroke"}
-"""Legend of a chart of lines, above the chart."""
+"""Legend of a line chart, shown above the chart."""
 
 EVENT_MARKS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
 NEUTRAL_MARK = ("diamond", BASELINE)
-"""Shape and colour of the mark of a neutral event, and of a day with events of different sentiments."""
+"""Shape and colour of the mark for a neutral event, and for a day with events of different sentiments."""
 
 EVENTS_NAMED = 3
-"""Most events of one day that a tooltip names. It shows only the number of the other events."""
+"""Maximum number of a day's events that a tooltip names.
+
+Of the other events, it shows only how many there are.
+"""
 
 PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
 """Vega expression for the labels of an axis of signed percentages: it writes zero without a sign."""
@@ -148,7 +154,7 @@ def enclose_data(spec: Spec) -> Spec:
 
 
 def find_top(bins: Sequence[Bin]) -> int:
-    """Return the upper end of a histogram's axis: a round number, at least the players of the largest bin."""
+    """Return a round number at which a histogram's axis of players ends. No bin has more players."""
     highest = max(item.players for item in bins)
     step = int(10 ** (len(str(highest)) - 1))
     tops = (step * part // 2 for part in range(2, 21) if step * part % 2 == 0)
@@ -213,7 +219,7 @@ def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
 
 
 def build_event_marks(events: Sequence[MarketEvent], days: Sequence[str]) -> list[Spec]:
-    """Return a list with the layer that marks market events at the top of a chart; empty without events.
+    """Return a list with one chart layer, which marks market events at the top. Without events, it is empty.
 
     `days` are the days given to `build_day_axis`. A day with several events has one mark. Its tooltip names
     the first EVENTS_NAMED events and counts the others.

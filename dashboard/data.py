@@ -13,7 +13,7 @@ from dashboard import runtime
 from dashboard.categories import KNOWN_CATEGORIES, Category, describe_category
 
 MATCHES_SHOWN = 24
-"""Most players that a search returns: as many as a phone shows with little scrolling."""
+"""Maximum number of players that a search returns: as many as a phone shows with little scrolling."""
 
 
 def is_open_session(day: date, now: datetime) -> bool:

@@ -1,6 +1,6 @@
-"""CSV downloads: sends a file while its rows are read, so a file of any size needs the memory of 500 rows.
+"""CSV downloads. A file is sent while its rows are read, so at most 500 rows are in memory at a time.
 
-Owns the file format (RFC 4180) and the HTTP responses. Changes texts that a spreadsheet would run as
+Owns the file format (RFC 4180) and the HTTP responses. Changes cells that a spreadsheet would run as
 formulas. Reads nothing from the service itself.
 """
 

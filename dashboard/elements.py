@@ -1,4 +1,4 @@
-"""Streamlit elements that all pages share: metric cards, tables and their columns, collapsible parts."""
+"""Streamlit elements that all pages share: metric cards, tables and their columns, collapsible sections."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -39,9 +39,9 @@ class ChangeColumn(msgspec.Struct, frozen=True):
     help: str | None = None
 
     def configure(self, *, is_formatted: bool = True) -> Any:
-        """Return the column as Streamlit needs it.
+        """Return the Streamlit configuration of this column.
 
-        Set `is_formatted` to False when a pandas Styler already holds the texts to show.
+        Set `is_formatted` to False if a pandas Styler formats the numbers of the column.
         """
         number_format = f"%+,.{self.places}f{self.unit.replace('%', '%%')}"
         return st.column_config.NumberColumn(
@@ -49,11 +49,11 @@ class ChangeColumn(msgspec.Struct, frozen=True):
         )
 
     def has_zero(self, numbers: np.ndarray) -> bool:
-        """Return whether one of the numbers rounds to zero at this column's decimals."""
+        """Return whether one of the numbers is zero when it is rounded to the decimals of this column."""
         return bool((np.round(numbers, self.places) == 0).any())
 
     def write(self, value: float) -> str:
-        """Return the text that the column shows for a number."""
+        """Return a number as the column shows it: `+1.25%`."""
         return format_change(value, places=self.places, unit=self.unit)
 
 
@@ -102,7 +102,7 @@ def show_metric(
 
 
 def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
-    """Show a collapsible part of a page. `show` is called only while the part is open."""
+    """Show a collapsible section of a page. `show` draws its content, and is called only while it is open."""
     part = st.expander(label, key=key, on_change="rerun")
     if part.open:
         with part:
@@ -157,11 +157,11 @@ def show_table(
 def _write_zeros(
     table: pd.DataFrame | pa.Table, columns: Mapping[str, Any], *, missing: str
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the table and its Streamlit columns, such that a change of zero is shown without a sign.
+    """Return the table and its Streamlit columns, changed so that a change of zero is shown without a sign.
 
-    Streamlit's number format writes zero with a plus sign. For a column with a zero, this function therefore
-    writes the texts itself: a pandas Styler shows them, and the column still sorts by its numbers. This takes
-    ten times longer than a number format, so other columns keep the format.
+    Streamlit's number format writes zero with a plus sign. A column with a zero is therefore formatted by a
+    pandas Styler; the browser still sorts it by its numbers. A Styler takes ten times longer than a number
+    format, so all other columns have a number format.
     """
     changes = {name: column for name, column in columns.items() if isinstance(column, ChangeColumn)}
     names = table.column_names if isinstance(table, pa.Table) else table.columns

@@ -51,7 +51,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
     @property
     def base(self) -> Decimal:
-        """The `missed` score of category `rank_key`: a mean uses it for a session without a score."""
+        """The score of category `rank_key` that a mean over sessions uses for a session without a score."""
         return describe_category(self.rank_key).missed
 
     def convert(self, score: Decimal) -> Decimal:
@@ -59,9 +59,9 @@ class ScoreSource(msgspec.Struct, frozen=True):
         return (score - self.base) * 100 / self.base if self.is_by_value else score
 
     def convert_period(self, period: PeriodLeaderboard) -> PeriodLeaderboard:
-        """Return the period leaderboard with scores of the category.
+        """Return a period leaderboard of `rank_key` with its scores converted to those of `key`.
 
-        `period` is the period leaderboard of `rank_key`. Each of its scores is a mean of (score - `base`).
+        Each score in `period` is a mean of (score - `base`) over the sessions.
         """
         entries = (
             msgspec.structs.replace(entry, score=self.convert(entry.score + self.base))
@@ -72,7 +72,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def replace_scores(
         self, service: EnhancedDatabaseService, ranked: Sequence[LeaderboardEntry]
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return the entries `ranked`, read from leaderboard `rank_key`, with the scores of the category.
+        """Return entries of leaderboard `rank_key` (`ranked`) with the scores of `key`, in the same order.
 
         In an open session, a stored return can be newer than the total value that gives the rank. In this
         case the return is computed from the total value, so that ranks and returns have the same order.
@@ -115,11 +115,11 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def find_summary(
         self, service: EnhancedDatabaseService, *, least_width: Decimal
     ) -> LeaderboardSummary | None:
-        """Return the summary of the leaderboard, or None without entries.
+        """Return the summary of leaderboard `key`, or None if it has no entries.
 
-        `best`, `leader` and `leaders` (the number of players on rank 1) come from the exact ranks. `best` is
-        always the score of `leader`, even while scores are written. `least_width` is the minimum width of a
-        bin of the distribution.
+        Its fields `best`, `leader` and `leaders` (the number of players on rank 1) come from leaderboard
+        `rank_key`. `best` is always the score of `leader`, even if scores are written at the same time.
+        `least_width` is the minimum width of a bin of the distribution.
         """
         summary = service.find_leaderboard_summary(self.key, self.day, least_width=least_width)
         if summary is None or not self.is_by_value:
@@ -181,7 +181,8 @@ def _have_equal_ends(service: EnhancedDatabaseService, source: ScoreSource) -> b
     """Return whether the total value leaderboard can give the ranks of the daily returns.
 
     Both leaderboards must have equally many players, and the best and the lowest return must agree with the
-    best and the lowest total value. They do not agree if a game has a different starting cash.
+    best and the lowest total value. They do not agree if the players of a game do not start with
+    STARTING_CASH.
     """
     keys = (source.key, source.rank_key)
     players, others = (service.count_leaderboard(key, source.day) for key in keys)

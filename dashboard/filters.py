@@ -26,7 +26,7 @@ T = TypeVar("T")
 NAME_LETTERS = 100
 USERNAME_LETTERS = 50
 SHOWN_LETTERS = 60
-"""Most letters of an unknown value or name that a page quotes; the rest is cut off."""
+"""Maximum number of letters of an unknown value or name that a page quotes; it cuts off the rest."""
 
 _chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
 """Selected values of the filters inside `fold`, for its label; None outside `fold`."""
@@ -34,7 +34,7 @@ _chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
 
 @contextmanager
 def fold() -> Iterator[None]:
-    """Context manager: a small screen shows one switch in place of the filters in the `with` block.
+    """Context manager: on a small screen, a switch shows and hides the filters of the `with` block.
 
     The label of the switch names the selected values. The style sheet hides the switch on a large screen, and
     the filters on a small screen while the switch is off. Use it once per page.
@@ -73,10 +73,11 @@ def find_day(name: str) -> date | None:
 
 
 def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
-    """Replace a technical value in the address by the widget's option: `daily_returns` by `Daily return`.
+    """Replace a key in the address by the widget's option: `daily_returns` by `Daily return`.
 
-    Runs the page again after a replacement. Only a newly opened link can hold a technical value; once the
-    widget has been shown, Streamlit refuses to change its parameter, and nothing happens.
+    Runs the page again after a replacement. Only the address of a newly opened link can contain such a key.
+    After the widget has been shown once, Streamlit does not let a script change its parameter, and this
+    function does nothing.
     """
     value = translations.get(find_parameter(name) or "")
     if value is None:
@@ -91,9 +92,9 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
 def keep_in_address(defaults: Mapping[str, object]) -> None:
     """Write the current values of filters, and of the Live switch, into the address, except for defaults.
 
-    `defaults` maps the key of each filter to its default. Call this in a callback that sets another widget
-    bound to the address: Streamlit then rewrites the address as it was when the page was opened. Without this
-    call, the choices that the visitor has made since would be lost.
+    `defaults` maps the key of each filter to its default. Call this in a callback that sets the value of
+    another widget bound to the address. After such a callback, Streamlit restores the address with which the
+    page was opened. Without this call, all filter values that the visitor has selected later would be lost.
     """
     context = get_script_run_ctx()
     if context is None:
@@ -134,8 +135,8 @@ def select_option(
     """Show a select box and return the selected option; warn about an unknown value in the address.
 
     The first option is the default, and the address omits it. `disabled_because` disables the box and is its
-    help text. With `is_kept`, the address always names the
-    selected option. Use `is_kept` if the first option can change over time, so that a link does not change.
+    help text. With `is_kept`, the address names the first option too. Use `is_kept` if the first option
+    changes over time: a link then always selects the same option.
     """
     unknown = find_unknown(key, options)
     if is_kept and st.session_state.get(key) is None and (unknown or find_parameter(key) is None):
@@ -196,7 +197,7 @@ def select_segment(
 
 
 def _group(*, needed: bool) -> AbstractContextManager[object]:
-    """Return a container if one is `needed`: it keeps a widget and its warning in one cell of a grid."""
+    """Return a container if it is `needed`: with it, a widget and its warning are in one cell of a grid."""
     return st.container() if needed else nullcontext()
 
 

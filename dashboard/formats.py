@@ -20,7 +20,7 @@ _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
 _AUTOMATIC = re.compile(r":(?=[a-z/]|[\w+-]+:)|www(?=\.)|(?<=[\w.+-])@(?=[\w-]+\.)", re.IGNORECASE)
 """Matches text that Streamlit's Markdown turns into a link or an icon: web and e-mail addresses, `:name:`."""
 _WORD_JOINER = "\u2060"
-"""Invisible character at which no line breaks. Inside an address, it stops Markdown from making a link."""
+"""Invisible character that allows no line break. If it is inside an address, Markdown makes no link."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -70,7 +70,7 @@ def format_percent(value: Number) -> str:
 def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
     """Write a part of a whole in percent: `80%`, `<1%`, `>99%`; `-` if the whole is zero.
 
-    `0%` is written only for exactly zero, and `100%` only for the whole.
+    The result is `0%` only if `part` is exactly zero, and `100%` only if `part` equals `whole`.
     """
     if not whole:
         return "-"
@@ -84,7 +84,7 @@ def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
 
 
 def measure_share(part: Number, whole: Number) -> int:
-    """Return a part of a whole in integer percent. It is 0 only for nothing, and 100 only for the whole."""
+    """Return `part` in integer percent of `whole`: 0 only if it is zero, 100 only if it equals `whole`."""
     if part <= 0:
         return 0
     return 100 if part >= whole else min(max(round(Decimal(part) * 100 / Decimal(whole)), 1), 99)
@@ -192,13 +192,14 @@ def is_zero(value: Number) -> bool:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape a text of a player or a server, so that Streamlit's Markdown shows it literally, in one line.
+    """Escape a text from a player or a server, so that Streamlit's Markdown shows it literally, in one line.
 
     Addresses do not become links, and names such as `:smile:` do not become icons. Right-to-left text is
-    isolated, so that numbers beside it stay in place. Characters that only change the direction are removed.
+    isolated, so that it does not change the order of numbers beside it. Invisible characters that change the
+    direction of text are removed.
     """
     line = " ".join(_DIRECTIONS.sub("", text).split())
-    # backslashes do not prevent links and icons: Markdown removes them before it looks for links and icons
+    # a backslash does not prevent a link or an icon: Markdown removes it before it looks for links and icons
     broken = _AUTOMATIC.sub(f"\\g<0>{_WORD_JOINER}", line)
     escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in broken)
     if any(unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT for letter in line):

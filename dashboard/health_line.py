@@ -1,7 +1,7 @@
 """The health line above every page: the current problem and when it began, or the last incident.
 
-It shows the sampler's last sample and sends no request to any server. It needs no timer: `server.page_reruns`
-runs all open pages again when the health changes.
+It shows the last sample of `monitoring.sampler`, and sends no request to any server. It needs no timer:
+`server.page_reruns` runs all open pages again when the health changes.
 """
 
 from datetime import UTC, datetime

@@ -1,8 +1,8 @@
 """Live parts: parts of a page that refresh by themselves, their sections, and the controls of a page.
 
-A live part is one Streamlit fragment: it runs again without the rest of the page, and it shows the time of
-its values. It consists of sections. Each section has two functions: `load` only reads from the service, and
-`show` only calls Streamlit. If `load` fails, the section shows its last known value with a note; other
+A live part is one Streamlit fragment: it runs again without the rest of the page, and it shows when its
+values were read. It consists of sections. Each section has two functions: `load` only reads from the service,
+and `show` only calls Streamlit. If `load` fails, the section shows its last known value with a note; other
 sections are not affected. While a section fails, the page tries again every five seconds. An example:
 
     def show_overview() -> None:
@@ -41,9 +41,9 @@ SHOWN_PAGE = "shown-page"
 SEEN_UPDATES = "seen-updates"
 
 YOUNG = 0.8
-"""A retry does not read a value again if it is younger than this fraction of the refresh interval.
+"""A retry reads a value again only if the value is older than this fraction of the refresh interval.
 
-The value is read again in any case if its last read failed.
+A value whose last read failed is always read again.
 """
 
 
@@ -61,7 +61,7 @@ class _Run:
     """Seconds between two refreshes of the current live part; None if the page is paused."""
     is_failing: bool = False
     oldest: datetime | None = None
-    """Time of the earliest read among the values that are shown without a note."""
+    """When the oldest of the values was read that are shown without a note."""
     parts: int = 0
 
 
@@ -100,8 +100,8 @@ def show_heading(title: str) -> None:
 def loading() -> AbstractContextManager[None]:
     """Return a context manager that shows a spinner during the first run of a page.
 
-    Later runs need no spinner: the browser shows the old content until the new content arrives. Each spinner
-    would also start a thread.
+    Later runs need no spinner: the browser shows the old content until the new content arrives. Without a
+    spinner, Streamlit also starts one thread fewer.
     """
     return st.spinner("Loading") if _get_run().is_first else nullcontext()
 
@@ -148,7 +148,8 @@ def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], No
                 )
             )
 
-    # not `run.is_failing |= ...`, which would restore the value from before the section ran
+    # not `run.is_failing |= ...`: Python would read the old value first, and overwrite what the section has
+    # set
     if not states.run_part(show_reading, is_live=run.interval is not None):
         run.is_failing = True
 
@@ -161,31 +162,33 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
     is_first_part = page.parts == 1
 
     def show() -> None:
-        # the first call belongs to the run of the whole page; each later call is a new run of this part only
+        # the first call is a part of the page's run; each later call is a run of this live part only
         nonlocal page
         run, page = replace(page, interval=interval, oldest=None), _Run(interval=interval)
         _run.set(run)
         with loading():
-            # not `run.is_failing |= ...`, which would restore the value from before the sections ran
+            # not `run.is_failing |= ...`: Python would read the old value first, and overwrite what the
+            # sections have set
             if not states.run_part(part, is_live=interval is not None):
                 run.is_failing = True
         cache = runtime.get_service().cache_stats()
         visitor = sign_in.find_visitor()
         words = cache.reason if visitor is not None and visitor.sees_words else None
         bypass = escape_markdown(words or "") if cache.state == "down" and is_first_part else None
-        # if every read failed, the part has no time: the note of each section gives the age of its value
+        # if every read failed, show no time for the whole part: the note of each section gives the age of its
+        # value
         read_at = run.oldest or (None if run.is_failing else datetime.now(UTC))
         st.caption(describe_age(read_at, interval=interval, bypass=bypass))
         if interval is not None and run.is_failing:
             states.retry_page()
 
     st.fragment(show, run_every=interval)()
-    # the rest of the page is outside this part and continues with the state of the page's run
+    # the rest of the page does not belong to this live part: it continues with the state of the page's run
     _run.set(whole)
 
 
 def describe_age(read_at: datetime | None, *, interval: int | None, bypass: str | None = None) -> str:
-    """Return the line below a live part: the time of its values, the interval, and whether Redis is bypassed.
+    """Return the line below a live part: when its values were read, its interval, and if Redis is bypassed.
 
     `read_at` is None if every read failed. `bypass` is None if Redis is used; otherwise it is the reason for
     the bypass, or an empty text if the visitor is not allowed to see the reason.
@@ -209,7 +212,7 @@ def describe_last_known(read_at: datetime, *, now: datetime, cause: str, is_live
 def _find_max_age(run: _Run) -> float:
     """Return how old, in seconds, a known value may be for this run to use it without a new read."""
     if run.is_update and not is_live():
-        # the run only updates the health line: a paused page keeps its values
+        # a paused page runs only to update its health line, and keeps its values
         return math.inf
     return (run.interval or 0) * YOUNG if run.is_retry else 0.0
 

@@ -1,7 +1,7 @@
 """The list of pages, the logo, the icon and the style sheet: the same for every page and every visitor.
 
-Each is read once per process. Streamlit itself would find the file of each page and read each picture again
-in every run of a script.
+The files are read once per process. Streamlit itself would search the file of each page and read each picture
+again in every run of a script.
 """
 
 from base64 import b64encode
@@ -15,7 +15,7 @@ from streamlit.navigation.page import StreamlitPage
 STATIC = Path(__file__).parent / "static"
 
 MENU = ("overview", "leaderboards", "players", "portfolios", "market", "quests", "operations")
-"""The pages in the order of the menu; the first is the default. Each name is a folder and an address."""
+"""The pages in the order of the menu; the first is the default. A name is the page's folder and address."""
 
 SCRIPTS = {page: f"pages/{page}/page.py" for page in MENU} | {
     "troubleshooting": "pages/operations/troubleshooting.py"

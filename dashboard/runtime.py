@@ -1,7 +1,7 @@
-"""Holds what all page scripts of a process share: the service, a short-lived cache, and the section reader.
+"""Holds the objects that all page scripts of a process share: the service, a cache, and the section reader.
 
 The server sets the service when it starts; a test sets its own. This module never opens or closes the
-service. It needs module state, because Streamlit runs the scripts without arguments.
+service. The objects are module state, because Streamlit runs the scripts without arguments.
 """
 
 import math
@@ -22,14 +22,17 @@ from dashboard.section_reads import Reader
 T = TypeVar("T")
 
 CACHE_SECONDS = 5.0
-"""Lifetime of a cached value: visitors do not notice it, and many visitors share one read."""
+"""Lifetime of a value in `ShortCache`: too short for visitors to notice, and many of them share one read."""
 
 CACHE_ENTRIES = 256
-"""Most values that are cached, each with at most some hundred rows."""
+"""Maximum number of values in `ShortCache`. A value has at most some hundred rows."""
 
 
 READ_AGAIN_SECONDS = 5.0
-"""Minimum time between two full refreshes: the reports of a large game take seconds to compute."""
+"""Minimum time between two calls of `read_again` that have an effect.
+
+Reading all values again is expensive: the reports of a large game take seconds.
+"""
 
 
 class ShortCache:
@@ -89,7 +92,7 @@ class _Holder:
 
 
 def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float = 0.0) -> None:
-    """Set the service for page scripts (None removes it), and drop all values read from the previous service.
+    """Set the service for page scripts (None removes it), and forget the values read from the previous one.
 
     If a value was read for any visitor in the last `fresh_seconds`, sections do not read it again.
     """
@@ -127,8 +130,8 @@ def get_reader() -> Reader:
 def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
     """Make all pages read every report and every section again; this is what the Refresh button calls.
 
-    Does nothing within `READ_AGAIN_SECONDS` after a call by any visitor: the values are new enough. If the
-    database does not answer, nothing is dropped, so that pages can show the last known values.
+    Does nothing if any visitor called it in the last `READ_AGAIN_SECONDS`: the values are new enough. If the
+    database does not answer, all values stay in the caches, so that pages can show them.
     """
     with _Holder.read_again_lock:
         now = clock()
@@ -145,7 +148,7 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
 
 
 def count_update() -> None:
-    """Count that the health has changed and all open pages run again."""
+    """Count a change of the health, after which all open pages run again."""
     _Holder.updates += 1
 
 

@@ -21,13 +21,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENTRIES = 256
-"""Most last known values that are kept, each with at most some hundred rows."""
+"""Maximum number of last known values in memory. A value has at most some hundred rows."""
 
 MAX_THREADS = 32
-"""Most concurrent reads: about three times the connections, so that some threads stay free if reads hang."""
+"""Maximum number of concurrent reads.
+
+It is about three times the connections of the pool, so that some threads stay free if reads hang.
+"""
 
 PATIENCE_SECONDS = 1.0
-"""A read that takes longer starts a check of the database, because a server that hangs sends no error."""
+"""If a read takes longer than this, the reader checks the database: a server that hangs sends no error."""
 
 CHECK_SECONDS = 2.0
 """Time between two checks of the database while it does not answer, for all visitors together."""
@@ -36,7 +39,7 @@ NO_ANSWER = "PostgreSQL does not answer; check that it is running"
 
 
 class Reading(NamedTuple, Generic[T]):
-    """A value and the time at which it was read. `error` is the reason why it is not fresh, or None."""
+    """A value and when it was read. If the latest read failed, `error` is its error, else None."""
 
     value: T
     read_at: datetime
@@ -44,7 +47,7 @@ class Reading(NamedTuple, Generic[T]):
 
 
 class ReadThreads:
-    """Runs jobs in at most `limit` daemon threads: a thread that hangs does not delay the process's end."""
+    """Runs jobs in at most `limit` daemon threads: if one of them hangs, the process can still end."""
 
     def __init__(self, limit: int = MAX_THREADS) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
@@ -71,9 +74,9 @@ class ReadThreads:
             try:
                 future.set_result(job())
             except BaseException as error:
-                # all errors are caught: the future raises them in the caller's thread
+                # catch every error: the future raises it in the caller's thread
                 future.set_exception(error)
-            # without this, an idle worker would keep its last value or traceback in memory
+            # without this, an idle thread would keep its last value or traceback in memory
             del job, future
             self._idle.release()
 
@@ -88,10 +91,10 @@ class Reader:
     """Reads values and keeps the last known value of each key. Thread safe.
 
     `is_database_up` checks the database; it takes about a second at most. `find_stale` is called after a
-    read, in its thread: it returns the age in seconds if the service answered with a fail-safe value, and
-    None if the value is current. Values younger than `fresh_seconds` are not read again. Set `fresh_seconds`
-    above zero only if `record_health` is called after each health check. Otherwise pages would notice an
-    outage late.
+    read, in the thread of the read. If the service has returned a fail-safe value, it returns the age of this
+    value in seconds; otherwise it returns None. Values younger than `fresh_seconds` are not read again. Set
+    `fresh_seconds` above zero only if `record_health` is called after each health check. Otherwise pages
+    would show an outage late.
     """
 
     def __init__(
@@ -137,7 +140,7 @@ class Reader:
         try:
             reading = self._load(load)
         except Exception as error:
-            # all errors are caught: the page shows the last known value with a note
+            # catch every error: the page shows the last known value with a note
             self._record_failure(key, error)
             if known is None:
                 raise

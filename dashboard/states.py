@@ -1,4 +1,4 @@
-"""Error states and empty states: shown instead of a page, or instead of a part of a page.
+"""Error states and empty states, which are shown in place of a page or in place of a part of a page.
 
 Owns the texts for each error of the service; every text names the next step. Visitors never see a traceback:
 the page shows an error id, and the log has the traceback under this id.
@@ -25,10 +25,10 @@ from dashboard.formats import escape_markdown
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
-"""Time after which an open page reads its failed parts again."""
+"""Time after which an open page reads the values of its failed sections again."""
 
 RETRYING = "retrying"
-"""Key in the session state; it is set if the page runs again because a read failed."""
+"""A key of Streamlit's session state. It is set if a page runs again because a read has failed."""
 
 
 class ErrorState(NamedTuple):
@@ -84,7 +84,10 @@ MIGRATIONS_PENDING = ErrorState(
     cause="the database is not set up",
 )
 ERROR_STATES = (UNREACHABLE, BUSY, SLOW, MIGRATIONS_PENDING)
-"""The first state that matches an error is shown. The last one matches only while migrations are pending."""
+"""The first state that matches an error is shown.
+
+MIGRATIONS_PENDING matches only while migrations are pending.
+"""
 
 
 def find_state(error: Exception) -> ErrorState | None:
@@ -115,7 +118,7 @@ def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
     """
     try:
         part()
-    # all errors are caught: Streamlit would replace the whole page by an uncaught one
+    # catch every error: after an error that is not caught, Streamlit would show only this error on the page
     except Exception as error:
         error_id = _log(error)
         state = find_state(error)
@@ -145,10 +148,14 @@ def retry_page() -> None:
 
 
 def describe_cause(error: Exception) -> str:
-    """Return in a few words why a value is old. Logs the error under an error id, unless it is an outage."""
+    """Return the cause of a failed read in a few words.
+
+    Logs the error with an error id, unless it is an outage.
+    """
     state = find_state(error)
     if state is UNREACHABLE:
-        # the outage was logged when it began; more lines, for each section and visitor, would not help
+        # do not log it: the outage was logged when it began, and one entry per section and visitor would not
+        # help
         return state.cause
     error_id = _log(error)
     return f"{state.cause if state else 'reading failed'} (error id `{error_id}` in the log)"

@@ -1,4 +1,4 @@
-"""`python -m exporter` runs the exporter. Its settings come from the environment only."""
+"""`python -m exporter` runs the exporter. Its settings come from environment variables only."""
 
 import logging
 import signal
@@ -19,8 +19,8 @@ from core.web.rate_limits import open_rate_limits
 from exporter.access import load_web_config
 from exporter.server import build_app, open_runners
 
-# How long a stop waits for open connections. A scrape takes less than a second; connections that are open
-# for longer belong to clients that hang.
+# How long the exporter waits for open connections when it stops. A scrape takes less than a second; a
+# connection that is open for longer belongs to a client that hangs.
 SHUTDOWN_SECONDS = 2
 
 
@@ -40,7 +40,7 @@ def main() -> int:
         settings.exporter_host,
         settings.exporter_port,
     )
-    # after its shutdown, uvicorn raises SIGTERM again; this handler then ends the `with` block, which closes
+    # uvicorn raises SIGTERM again after its shutdown; this handler then ends the `with` block, which closes
     # the service
     signal.signal(signal.SIGTERM, _leave)
     stack = settings.identify_stack()

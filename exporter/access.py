@@ -35,8 +35,8 @@ VERSIONS: Mapping[str, ssl.TLSVersion] = MappingProxyType(
 )
 TLS_KEYS = ("cert_file", "key_file", "min_version")
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
-# How many accepted passwords are remembered, as digests. bcrypt is slow by design (0.1 s), and a scraper
-# sends the same password each time.
+# Maximum number of accepted passwords in memory, as digests. bcrypt is slow by design (0.1 s), and Prometheus
+# sends the same password with each scrape.
 REMEMBERED = 100
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="echo-markets", charset="UTF-8"'}
 
@@ -62,7 +62,8 @@ def load_web_config(path: Path | None) -> WebConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark is not None else ""
-        # leave out the parser's own message: it repeats the line, which may contain the hash of a password
+        # leave out the parser's message: it repeats a line of the file, which may contain the hash of a
+        # password
         raise _wrong(f"{path} is no YAML{place}") from None
     sections = _check_keys(document or {}, (TLS, USERS), str(path))
     return WebConfig(
@@ -93,7 +94,8 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[version]
     try:
-        # pass an empty password: an encrypted key is then an error, instead of a prompt on the terminal
+        # pass an empty password: for an encrypted key, OpenSSL then raises an error and does not ask on the
+        # terminal
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
@@ -125,7 +127,7 @@ class Passwords:
     def __init__(self, users: Mapping[str, bytes]) -> None:
         self._users = users
         self._accepted: set[bytes] = set()
-        # check one password at a time: attempts to guess passwords must not take processor time from scrapes
+        # check one password at a time, so that attempts to guess passwords leave processor time for scrapes
         self._checking = threading.Lock()
 
     def is_known(self, name: str, password: str) -> bool:
@@ -134,7 +136,7 @@ class Passwords:
 
     def check(self, name: str, password: str) -> bool:
         """Return whether the password of the user is correct. Takes a tenth of a second."""
-        # check a hash for an unknown user too: otherwise the time of the answer would show which users exist
+        # check any hash for an unknown user too: a faster answer would show that the user does not exist
         expected = self._users.get(name, next(iter(self._users.values())))
         with self._checking:
             try:
@@ -159,7 +161,10 @@ class BasicAuth:
         self._passwords = passwords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request if its path is one of PROBES or its password is valid. Else answer status 401."""
+        """Pass a request on if its path is one of PROBES or its password is correct.
+
+        Otherwise answer with status 401.
+        """
         if scope["type"] != "http" or scope["path"] in PROBES or await self._is_allowed(scope):
             await self._app(scope, receive, send)
             return

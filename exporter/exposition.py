@@ -27,15 +27,16 @@ from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
 
-# The least timeout for the lock of the metrics folder: another reader holds the lock for milliseconds. The
-# timeout is shorter than MARGIN_SECONDS, so the answer is in time even if the wait begins at the deadline.
+# Minimum timeout for the lock of the folder with the metrics of all processes. Another reader holds the lock
+# for milliseconds. The timeout is shorter than MARGIN_SECONDS, so the answer is in time even if the wait
+# begins at the deadline.
 FOLDER_SECONDS = 0.1
 
 OPEN_METRICS = "application/openmetrics-text"
 PLAIN_TEXT = "text/plain"
-# The timeout for clients that send none: the default of Prometheus.
+# Timeout of a scrape for clients that send no timeout: the default of Prometheus.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-# The part of the timeout that is left for encoding the answer and sending it to Prometheus.
+# Part of a scrape's timeout in which the answer is encoded and sent to Prometheus.
 MARGIN_SECONDS = 0.5
 MIN_SECONDS = 0.1
 MAX_SECONDS = 60.0
@@ -51,7 +52,7 @@ BUILD = gauge("echo_build_info", "The running release", "version", "revision")
 
 
 class ScrapeRequest(NamedTuple):
-    """The time for collecting the metrics, in seconds, and the format that a client requests."""
+    """The format that a client requests, and how many seconds the metrics may take to collect."""
 
     seconds: float = DEFAULT_TIMEOUT_SECONDS - MARGIN_SECONDS
     encode: Callable[[Collector], bytes] = generate_latest
@@ -73,7 +74,7 @@ class Exposition:
         deadline = time.monotonic() + request.seconds
         for runner in self._runners:
             runner.start()
-        # check the health first: a check without time left would report servers as down although they answer
+        # check the health first: if no time were left for it, servers that answer would be reported as down
         outcomes = [
             self._run("health", lambda: build_health_metrics(self._service.health(_remaining(deadline)))),
             self._run(

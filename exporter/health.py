@@ -1,4 +1,4 @@
-"""The health document, and the text of `/readyz`. `core.health` evaluates the health."""
+"""Builds the health document and the text of `/readyz` from the health that `core.health` evaluates."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from core.settings.stack_identity import StackIdentity
 
 
 def build_health_document(health: Health, stack: StackIdentity | None) -> dict[str, Any]:
-    """Return the health in the form of a JSON document, with times in milliseconds and a UTC timestamp.
+    """Return the health as a JSON document, with durations in milliseconds and a UTC timestamp.
 
     `stack` identifies the stack by its name and a digest of its database's address.
     """

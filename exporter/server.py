@@ -32,7 +32,7 @@ from exporter.exposition import Exposition, negotiate
 from exporter.health import build_health_document, describe_readiness
 
 NO_STORE = {"Cache-Control": "no-store"}
-# The text is repetitive: a higher compression level saves nothing.
+# Compression level. The metrics contain many repetitions, so a higher level does not make them smaller.
 GZIP_LEVEL = 4
 NO_USERS: Mapping[str, bytes] = MappingProxyType({})
 

@@ -70,7 +70,7 @@ FIND = """
     FROM pg_class c WHERE c.relname = %s
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"""
 KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "p": "a partitioned table"}
-# Lists the signs that a table belongs to another application, as texts for the error message.
+# Lists the objects that show that a table belongs to another application, for the error message.
 SIGNS = """
     SELECT 'foreign key ' || conname || ' of ' || conrelid::regclass FROM pg_constraint
     WHERE contype = 'f' AND %(table)s::regclass IN (conrelid, confrelid)
@@ -214,7 +214,7 @@ def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT")
             try:
                 convert(db, table, name, kind)
-            except Exception as error:  # drivers have different error classes
+            except Exception as error:  # each database driver has its own error classes
                 reason = str(error).strip().splitlines()[0]
                 refuse(table, f"has {name} as {old_kind}, which cannot become {kind} ({reason})")
             done["retyped"][name] = old_kind
@@ -274,9 +274,9 @@ def has_primary_key(db: Any, table: str) -> bool:
 
 
 def separate_equal_timestamps(db: Any) -> None:
-    """Move ticks back by microseconds until no ticks of a symbol have the same time.
+    """Move ticks back in time by microseconds, until no two ticks of a symbol have the same timestamp.
 
-    Of ticks with the same time, the last stored tick keeps its time.
+    Of ticks with the same timestamp, the last stored tick keeps its timestamp.
     """
     while True:
         moved = db.execute_sql(

@@ -7,10 +7,10 @@ and splits buckets that have grown. A start is a position in the order of a lead
 created_at, id); `depth` is minus the score. So buckets stay small for any scores, even for a million equal
 scores.
 
-A bucket can be split only when no uncommitted transaction has counted with its old start. Therefore writers
-hold a shared advisory lock until they commit. A split needs the exclusive lock, and gives up if it does not
-get the lock immediately. A split runs just before the commit and waits for no lock, so it cannot cause a
-deadlock.
+A bucket can be split only when no uncommitted transaction has counted entries with the old start. Therefore
+writers hold a shared advisory lock until they commit. A split needs the exclusive lock, and gives up if it
+does not get the lock immediately. A split runs just before the commit and waits for no lock, so it cannot
+cause a deadlock.
 """
 
 from typing import Any
@@ -31,7 +31,8 @@ INDEX = """
     CREATE INDEX leaderboard_counters_bucket ON leaderboard_counters
         (session_date, category, depth, created_at, id) INCLUDE (entries)"""
 
-# A statement takes at most 64 locks for any number of leaderboards, because the server's lock table is small.
+# The lock table of PostgreSQL is small. Therefore leaderboards share 64 locks: a statement takes at most 64,
+# for any number of leaderboards.
 LOCK_SLOT = """
     CREATE FUNCTION leaderboard_lock_slot(day date, board varchar) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -60,8 +61,8 @@ _LOCK = f"""
         RETURN NULL;
     END IF;"""
 _KEYS = "session_date, category, score, created_at, id"
-# An update of final ranks moves no entry, so this join returns no rows for it. The leaderboards of the
-# updated entries are locked all the same, because a second join to exclude these entries would cost more.
+# An update of final ranks moves no entry, so this join returns no rows for it. The function still locks the
+# leaderboards of the updated entries, because a second join to exclude these entries would cost more.
 _UPDATED = """
     SELECT v.* FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
     CROSS JOIN LATERAL (VALUES
@@ -135,8 +136,8 @@ _BUCKET_ROWS = f"""(
 _BUCKET_PIECES = _PIECES.format(
     depth="first.depth", created_at="first.created_at", id="first.id", target="target", rows=_BUCKET_ROWS
 )
-# Merges neighbouring buckets when there are too many. For example, when all scores grow, the old buckets
-# remain without entries.
+# Merges neighbouring buckets if a leaderboard has too many. For example, if all scores grow, the buckets of
+# low scores stay without entries.
 _MERGE = """
             WITH removed AS (
                 DELETE FROM leaderboard_counters WHERE session_date = day AND category = board

@@ -1,7 +1,7 @@
 """Create the extension pg_stat_statements where possible, so that PostgreSQL counts the cost of statements.
 
-Many servers lack the extension, or reserve it for administrators. The schema is complete
-without it; the exporter then shows no statements. An existing extension is kept.
+Many servers lack the extension, or only administrators may create it. Nothing else in the schema needs it;
+without it, the exporter has no metrics of statements. An existing extension is kept.
 """
 
 from typing import Any

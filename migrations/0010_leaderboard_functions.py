@@ -1,4 +1,4 @@
-"""Move the most frequent statements of a game into functions, and choose the best size of buckets.
+"""Move the most frequent statements of a game into functions, and fit the size of buckets to leaderboards.
 
 PostgreSQL plans a statement each time it is sent as text. This takes longer than to read a rank or write a
 score. The statements in a function are planned once per connection, also behind a transaction pooler. A plan

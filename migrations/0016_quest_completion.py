@@ -1,7 +1,7 @@
 """Store the time at which a quest was completed.
 
-For quests that are completed already, this time is unknown (NULL): a quest has only its creation time, and
-the scores and metadata of leaderboards show at most the day. If `echo-markets seed` is run again, it sets the
+For quests that are completed already, this time is unknown (NULL): a quest had only its creation time, and
+leaderboard entries show at most the day of its completion. If `echo-markets seed` is run again, it sets the
 times of the quests in its replay from their sessions.
 """
 

@@ -13,7 +13,8 @@ from typing import Any
 
 TABLES = ("users", "portfolios", "positions", "trades", "quests")
 PLAYER = "echo_markets_player"
-# Ranks and usernames are public, so this function runs with its owner's rights and a fixed search path.
+# Ranks and usernames are public, so the function that reads them runs with the rights of its owner. Its
+# search path is fixed already.
 RANK = "leaderboard_rank(uuid, date, varchar)"
 # Revokes the privileges of the role of players: without its policies, the role would see the rows of all
 # players.

@@ -1,9 +1,9 @@
-"""Make `audit_events` the audit log: append-only, partitioned by month, with row changes, sealed in batches.
+"""Make `audit_events` the audit log: append-only, partitioned by month, with changes of rows, and with seals.
 
 An event is an action of an operator or a change of a row by a person. The outcome of an action is a second
 event, because no event is ever updated. Triggers write row changes while `app.actor` is set; without this
-setting they cost nothing. Events never contain e-mail addresses. Events are removed only when their month is
-dropped.
+setting they cost nothing. Events never contain e-mail addresses. Events are removed only together with all
+events of their month.
 
 A seal lists a batch of events with a digest of each. The hash of a seal includes the hash of the previous
 seal, so no event or seal can be changed or removed without a trace. Events of a transaction that commits late
@@ -102,7 +102,7 @@ AUDITED = {
     "quests": "",
     "leaderboard_entries": "rank",
 }
-# Replaces the e-mail address in a row: the document shows only whether there is an address.
+# Replaces the e-mail address in the JSON document of a row: the result shows only whether the row has one.
 HIDE = """
     CREATE FUNCTION audit_hide(document jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
     RETURN CASE WHEN document ->> 'email' IS NULL THEN document - 'email_index'
@@ -239,8 +239,8 @@ CREATE_MONTH = """
                        ' FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()', name);
         RETURN name;
     END $$"""
-# Runs with the owner's rights, but with limits: the application cannot drop the current month or unsealed
-# events.
+# Runs with the rights of its owner. Still, the application cannot drop the current month or unsealed events
+# with it.
 MAINTAIN = f"""
     CREATE FUNCTION audit_maintain(months_ahead integer, keep_months integer,
                                    OUT created text[], OUT dropped text[])

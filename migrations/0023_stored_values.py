@@ -8,8 +8,8 @@ either: an update of many rows would then fail at the first invalid row.
 
 from typing import Any
 
-# A symbol in the text form of an array. PostgreSQL quotes the symbol NULL and symbols with unusual
-# characters.
+# A regular expression for a symbol in the text of an array. PostgreSQL writes quotes around the symbol NULL
+# and around symbols with unusual characters.
 SYMBOL = '"?[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}"?'
 CHECKS = {
     ("users", "users_username_printable"): r"username !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'",

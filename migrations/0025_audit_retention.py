@@ -50,7 +50,7 @@ REFUSE = """
                 HINT = 'run `echo-markets migrate up` with AUDIT_KEEP_MONTHS';
         END IF;"""
 
-# Runs with the owner's rights, but does only what the application needs.
+# Runs with the rights of its owner, so it does only what the application needs.
 MAINTAIN = """
     CREATE OR REPLACE FUNCTION audit_maintain(months_ahead integer, keep_months integer,
                                               OUT created text[], OUT dropped text[])

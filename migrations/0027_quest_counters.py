@@ -6,8 +6,8 @@ and the sum of rewards. A group can have several rows, and its values are the su
 
 Triggers on `quests` only insert rows, with the difference that a statement made. So writers do not wait for
 each other and cannot deadlock. Sometimes a writer replaces the rows of each group by their sum, in
-`quest_fold`. Every deletion of quests does this too: deletions are rare, and no counts of deleted quests must
-remain.
+`quest_fold`. Every deletion of quests does this too: deletions are rare, and counts of deleted quests must
+not remain.
 
 The functions run with the owner's rights, because a player may update a quest but not the counters.
 """

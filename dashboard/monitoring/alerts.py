@@ -1,8 +1,8 @@
 """The alerts that the dashboard evaluates itself, for a stack without Prometheus.
 
-Covers the rules of `exporter/prometheus/alerts.yml` that can be evaluated from the scrapes of a few minutes.
-Owns the limits, waiting times and texts of these rules; a test compares them with that file. Reads no server
-itself.
+Has those rules of `exporter/prometheus/alerts.yml` that need only the scrapes of a few minutes. Owns the
+limits, the waiting times and the summaries of these rules; a test compares them with that file. Reads no
+server itself.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,14 +36,14 @@ RULES: dict[str, tuple[str, int]] = {
     "EchoReplicaLagging": ("warning", 0),
     "EchoRedisMemoryHigh": ("warning", 300),
 }
-"""Severity of each rule, and for how many seconds its condition has to last before the alert fires."""
+"""Severity of each alert rule, and for how many seconds its condition has to last before the alert fires."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """A rule whose condition is true now.
+    """The condition of an alert rule that is true now.
 
     `subject` distinguishes several conditions of a rule: the name of a pool, task or replica. `words` is the
-    message of the server.
+    error message of the server.
     """
 
     rule: str
@@ -67,7 +67,7 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class AlertBook:
-    """Remembers since when each condition has been true. Not thread safe."""
+    """Remembers since when the condition of each alert has been true. Not thread safe."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], tuple[float, datetime]] = {}
@@ -104,7 +104,7 @@ def sort_alerts(alerts: Iterable[Alert]) -> tuple[Alert, ...]:
 
 
 def find_conditions(scrape: Scrape, pool_timeouts: Values) -> Iterator[Condition]:
-    """Yield the conditions that are true now.
+    """Yield the conditions of alert rules that are true now.
 
     `pool_timeouts` has the timeouts per second of the connection pools, by role.
     """

@@ -15,18 +15,18 @@ from dashboard.monitoring.alerts import Alert
 
 INCIDENTS_KEPT = 50
 SETTLING_SECONDS = 60
-"""How long an alert can continue after its problem has ended, until the next scrape and evaluation."""
+"""How long an alert can last after its problem has ended: until the next evaluation of its rule."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that is broken now. `rule` is the name of its alert, `words` the message of the server."""
+    """Something that is broken now. `rule` is its alert rule, and `words` the error message of the server."""
 
     rule: str
     text: str
     name: str
     words: str = ""
     is_down: bool = False
-    """Whether the server is down completely, which is worse than other problems of the same rule."""
+    """Whether the server is completely down: this is worse than any other problem of the same alert rule."""
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class IncidentLog:
         before, self._open = self._open, {}
         for problem in problems:
             began, incident = before.pop(problem.rule, (clock, Incident(problem, moment)))
-            # keep the latest problem, but do not replace "down" by a lesser problem
+            # store the latest problem of the incident, but do not replace "down" by a lesser problem
             if problem.is_down or not incident.problem.is_down:
                 incident = Incident(problem, incident.began_at)
             self._open[problem.rule] = began, incident
@@ -64,10 +64,10 @@ class IncidentLog:
     def add_alerts(
         self, problems: Iterable[Problem], alerts: Iterable[Alert], *, clock: float
     ) -> Iterator[Problem]:
-        """Yield `problems`, then a problem for each firing alert whose rule is not among them.
+        """Yield `problems`, then one problem for each firing alert of another rule.
 
-        `problems` are those of a health check. An alert is left out if a health check has reported its rule
-        in the last `SETTLING_SECONDS`: the problem has ended, and the alert will end too.
+        `problems` are those of a health check. An alert is left out if a health check has found a problem of
+        its rule in the last `SETTLING_SECONDS`: that problem has ended, and the alert will end too.
         """
         for problem in problems:
             self._checked_at[problem.rule] = clock

@@ -30,7 +30,7 @@ class Prometheus:
         self._timeout_seconds = timeout_seconds
 
     def read_scrape(self, selector: str) -> Scrape:
-        """Return the current samples that match a selector, in the form of a scrape."""
+        """Return the current samples that match a selector, as if they came from one scrape."""
         samples = []
         for item in self._query("query", query=selector):
             labels = dict(item["metric"])

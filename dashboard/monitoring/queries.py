@@ -1,7 +1,7 @@
-"""The queries of the Operations page, and the two ways to answer them: PromQL, or an hour of scrapes.
+"""The queries of the Operations page. Their values come from Prometheus (PromQL) or from an hour of scrapes.
 
-Owns the names of the metrics that the page needs, and the computation of rates from scrapes. As in
-Prometheus, a counter whose value went down counts as restarted. Reads no server itself.
+Owns the names of the metrics that the page needs, and the computation of rates from scrapes. A counter whose
+value went down was restarted, as in Prometheus. Reads no server itself.
 """
 
 from collections import deque
@@ -30,8 +30,8 @@ Values = dict[Key, float]
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """The sum or maximum of a gauge, the rate of a counter, the ratio of two rates, or a quantile.
 
-    The values are grouped by the labels `by`. The maximum is for gauges of a server, which several exporters
-    report with the same value.
+    The values are grouped by the labels `by`. The maximum is for gauges of PostgreSQL and Redis, because
+    several exporters report the same value of such a gauge.
     """
 
     kind: Literal["sum", "max", "rate", "ratio", "quantile"]
@@ -43,7 +43,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operand(msgspec.Struct, frozen=True):
-    """A metric that a query needs from each scrape, summed by the labels `by`."""
+    """A metric that a query needs from each scrape. Its samples are summed by the labels `by`."""
 
     metric: str
     by: tuple[str, ...]
@@ -101,7 +101,7 @@ PRESENT = (
 
 
 class ReportedByAll(msgspec.Struct, frozen=True):
-    """Metrics of a server, which every exporter reports.
+    """Metrics that every exporter reports, because they describe a server and not the exporter's process.
 
     `aggregation` says whether the smallest or the largest of the reported values is shown.
     """
@@ -189,10 +189,10 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class _Sums(msgspec.Struct, frozen=True):
-    """The sums of the scrape at the monotonic time `at`.
+    """The sum of each operand in the scrape of the monotonic time `at`.
 
-    The sum of a gauge adds its values. The sum of a counter adds the growth of its samples since the first
-    scrape.
+    For a gauge, it is the sum of the samples. For a counter, it is the sum of the growth of all samples since
+    the first scrape.
     """
 
     at: float
@@ -202,8 +202,8 @@ class _Sums(msgspec.Struct, frozen=True):
 class MetricHistory:
     """An hour of charted values, and the current rates, computed from successive scrapes.
 
-    Not thread safe. To limit memory, the sums of a scrape are kept only for the window of a rate, and older
-    data only as points of charts. A time without a scrape has no point.
+    Not thread safe. To limit memory, it stores the sums of a scrape only for the window of a rate, and older
+    values only as points of charts. A time without a scrape has no point.
     """
 
     def __init__(self, charted: Iterable[Query], tabulated: Iterable[Query] = ()) -> None:
@@ -219,7 +219,8 @@ class MetricHistory:
     def add(self, scrape: Scrape, *, at: float) -> None:
         """Add a scrape. `at` is its monotonic time in seconds."""
         last = self._sums[-1].values if self._sums else {}
-        # whether no earlier scrape had counters; one test is enough: one collector reports all counters
+        # true if no earlier scrape had counters; one flag is enough, because one collector reports all
+        # counters
         is_first = not any(self._raw.values())
         grown = {
             name: self._find_growth(scrape, name, is_first=is_first)
@@ -228,7 +229,8 @@ class MetricHistory:
         values: dict[Operand, Values] = {}
         for operand in self._operands:
             if operand.is_counter:
-                # if the collector failed, its counters are missing and keep their last sums
+                # if the collector of the counters failed, the scrape has no counters, and their last sums
+                # stay
                 values[operand] = _add_growth(operand, grown[operand.metric], last.get(operand, {}))
             else:
                 values[operand] = scrape.sum_by(operand.metric, *operand.by, **dict(operand.where))
@@ -242,9 +244,9 @@ class MetricHistory:
     def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
         """Return the samples of a counter with their growth since the previous scrape.
 
-        The growth is computed for each sample, before the sums. In a sum, the growth of other samples would
-        hide a sample that was restarted and went down. A sample that appears in a later scrape counts from
-        0.
+        The growth is computed for each sample and then summed. In a sum of values, the growth of other
+        samples would hide that one sample was restarted and went down. A sample that is new in a later scrape
+        has grown from 0.
         """
         raw = self._raw.setdefault(name, {})
         found = []
@@ -271,18 +273,20 @@ class MetricHistory:
                 del lines[key]
 
     def list_series(self) -> dict[Query, tuple[Series, ...]]:
-        """Return the lines of each charted query. Each point of a rate is over the window before it."""
+        """Return the lines of each charted query.
+
+        A point of a rate is the rate in the window that ends at it.
+        """
         return {
             query: tuple(Series(key, tuple(points)) for key, points in sorted(lines.items()))
             for query, lines in self._lines.items()
         }
 
     def _answer(self, query: Query) -> Values:
-        """Return the values of a query at the last scrape."""
         operands = list_operands(query)
         if query.kind in {"sum", "max"}:
-            # the sum is also the maximum: a scrape comes from one exporter, so a gauge of a server has one
-            # sample
+            # the sum equals the maximum: a scrape comes from one exporter, and has one sample of a server's
+            # gauge
             return self._sums[-1].values[operands[0]]
         rates = [self._find_rates(item) for item in operands]
         if query.kind == "rate":

@@ -39,12 +39,16 @@ CHECK_SECONDS = 0.5
 """Pause between two health checks. The service caches the result of a check for two seconds."""
 
 SCRAPE_SECONDS = 5.0
-"""Time between two scrapes. It is longer than a step of the market simulation (2 s), and short enough that
-pages show new values soon.
+"""Time between two scrapes.
+
+It is longer than a step of the market simulation (2 s), and short enough that pages soon show new values.
 """
 
 TROUBLE_SECONDS = 2.0
-"""Time between two scrapes while something is broken, so that the end of a problem is seen soon."""
+"""Time between two scrapes while something is broken.
+
+It is short, so that pages soon show the end of a problem.
+"""
 
 EXPORTER_SECONDS = 2.0
 """Timeout of a scrape. It is short, because the next health check waits for the scrape."""
@@ -121,7 +125,7 @@ class Sampler:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Forget the thread, which does not run in a forked child. The last sample is kept."""
+        """Forget the thread, because it does not run in a forked child. The last sample stays."""
         self._sampling = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -158,7 +162,7 @@ class Sampler:
             self._stopping.wait(CHECK_SECONDS)
 
     def sample(self) -> None:
-        """Check the health, and scrape the exporter if it is time."""
+        """Check the health, and scrape the exporter if the next scrape is due."""
         with self._sampling:
             health = self._service.health()
             self._publish(health)
@@ -172,7 +176,7 @@ class Sampler:
     def _publish(self, health: Health) -> None:
         clock, moment = self._clock(), datetime.now(UTC)
         found = self._log.add_alerts(find_problems(health), self._alerts, clock=clock)
-        # an exporter that has never answered is not a problem: the stack may have none
+        # report no problem if no exporter has ever answered: the stack may have none
         is_gone = self._error is not None and self._metrics is not None
         problems = (*found, *([EXPORTER_GONE] if is_gone else []))
         self._log.update(problems, clock=clock, moment=moment)
@@ -230,7 +234,7 @@ def open_sampler(service: EnhancedDatabaseService, settings: Settings) -> Sample
         exporter_url=settings.find_exporter_url(),
         exporter_ca=settings.exporter_ca,
         prometheus=Prometheus(url.get_secret_value()) if url else None,
-        # the exporter at an EXPORTER_URL may belong to any stack
+        # if EXPORTER_URL is set, its exporter may belong to another stack
         stack=settings.identify_stack() if settings.exporter_url is None else None,
     )
 

@@ -17,10 +17,10 @@ from core.settings.environment import show_value
 from core.web.requests import is_local_host
 
 LOCAL = "local"
-"""The name of every visitor without sign-in. In DASHBOARD_OPERATORS, it makes all of them operators."""
+"""The name of every visitor if no sign-in is configured. If DASHBOARD_OPERATORS has it, all are operators."""
 
 OPERATOR_SIGN_IN = timedelta(hours=12)
-"""How long operator rights last after a sign-in. The cookie of a sign-in is valid for a month."""
+"""How long operator rights last after a sign-in. The visitor stays signed in for longer: for a month."""
 
 _SIGN_IN = (
     "oidc_client_id",
@@ -33,7 +33,7 @@ _ALL = ", ".join(name.upper() for name in _SIGN_IN)
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """The access rules of the settings. By default, nobody is an operator."""
+    """The rules of access, taken from the settings. By default, nobody is an operator."""
 
     has_sign_in: bool = False
     is_behind_proxy: bool = False
@@ -44,13 +44,13 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """The person who sees a page. `actor` is the person's name in audit events."""
+    """The person who sees a page. `actor` is the person's name in the audit log."""
 
     actor: str
     name: str
     is_operator: bool
     issued_at: datetime | None = None
-    """When the provider issued the sign-in, by the provider's clock. None without sign-in."""
+    """When the identity provider issued the sign-in, by the provider's clock. None without sign-in."""
 
     is_stale: bool = False
     """Whether this person is named as an operator, but signed in more than `OPERATOR_SIGN_IN` ago."""
@@ -80,7 +80,7 @@ def build_policy(settings: Settings) -> Policy:
 
 
 def build_secrets(settings: Settings) -> dict[str, Any]:
-    """Return the secrets for Streamlit: those of the sign-in, or an empty section without sign-in.
+    """Return Streamlit's secrets: the section of the sign-in, which is empty if no sign-in is configured.
 
     If the section were missing, Streamlit would read secrets from a file in the user's home.
     """
@@ -113,7 +113,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         return None
     issued_at = _find_issue_time(claims)
     if issued_at is None or issued_at > now + OPERATOR_SIGN_IN:
-        # refuse a time that is impossible or far in the future: operator rights would never end
+        # refuse a sign-in whose time is impossible or far in the future: its operator rights would never end
         return None
     address = _find_address(claims)
     is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
@@ -151,7 +151,7 @@ def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
 
 
 def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
-    """Return when the provider issued the claims.
+    """Return when the identity provider issued the claims of a sign-in.
 
     Returns 1970-01-01 if the claims have no time, and None if their time is impossible.
     """

@@ -58,13 +58,13 @@ logger = logging.getLogger(__name__)
 STREAMLIT_STATIC = Path(st.__file__).with_name("static")
 SCRIPT = Path(__file__).parents[1] / "app.py"
 SHUTDOWN_SECONDS = 1
-"""How long open browser connections may delay a stop. It is short, because pages reconnect by themselves."""
+"""How long the server waits for open browser connections when it stops. Pages reconnect by themselves."""
 
 FRESH_SECONDS = 2.0
 """Seconds for which a value that was read for one visitor is also shown to other visitors."""
 
 DRAIN_SECONDS = 2.0
-"""How long running reads may continue before they are cancelled. A stop takes less than 5 s in total."""
+"""How long running reads may continue after a stop began. The whole stop then takes less than 5 s."""
 
 PRELOADED_MODULES = ("dashboard.charts", "pandas", "pyarrow.pandas_compat", "PIL.Image")
 """Modules that are imported at start, because importing them takes seconds."""
@@ -74,10 +74,10 @@ FOREIGN_LOGGERS = frozenset({"streamlit", "uvicorn", "websockets"})
 
 WARMED_LIMITS = (10, 50, 100)
 WARMED_SESSIONS = 2
-"""How many of the newest sessions have their leaderboards read at start, with each limit in WARMED_LIMITS."""
+"""At start, the leaderboards of this many newest sessions are read, once with each limit in WARMED_LIMITS."""
 
 THEME_BUILDER = "_populate_theme_msg"
-"""The function of Streamlit that fills a message with one section of the theme."""
+"""Streamlit's function that writes one section of the theme into a message to the browser."""
 
 
 async def get_livez(_: Request) -> JSONResponse:
@@ -159,7 +159,10 @@ def create_app(settings: Settings, *, page_limits: PageLimits | None) -> st.App:
 
 
 def warm_caches(service: EnhancedDatabaseService) -> None:
-    """Read into the caches what the first visitors will need. A failure only makes them wait longer."""
+    """Read the data that the first visitors need into the caches.
+
+    If this fails, these visitors wait longer.
+    """
     try:
         keys = service.warm_cache(limits=WARMED_LIMITS)
         for day in service.list_leaderboard_dates(limit=WARMED_SESSIONS):
@@ -247,7 +250,7 @@ def configure_server(settings: Settings, *, page_limits: PageLimits | None = Non
         **protocol_options(),
     )
     build_theme_once()
-    # st.navigation sets this in the first run; until then Streamlit would build a menu from the folder
+    # st.navigation sets this only in the first run; before it, Streamlit would build a menu from the folder
     # `pages`
     PagesManager.uses_pages_directory = False
     _preload()
@@ -274,7 +277,7 @@ def build_theme_once(module: ModuleType = app_session) -> None:
 
     def fill(message: CustomThemeConfig, section: str = "theme") -> None:
         built = build_section(section)
-        # a section without options must stay absent, and merging an empty message would make it present
+        # do not merge an empty message: a section without options would then count as present
         if built.ByteSize():
             message.MergeFrom(built)
 
@@ -282,7 +285,7 @@ def build_theme_once(module: ModuleType = app_session) -> None:
 
 
 def _preload() -> None:
-    """Import the modules that pages need, and exclude all present objects from garbage collection."""
+    """Import the modules that pages need, and exempt all objects created so far from garbage collection."""
     for name in PRELOADED_MODULES:
         import_module(name)
     gc.collect()
@@ -290,7 +293,7 @@ def _preload() -> None:
 
 
 def _prepare_logging(settings: Settings) -> None:
-    """Write all logs in one format, including those of Streamlit and uvicorn."""
+    """Write all log entries in one format, including those of Streamlit and uvicorn."""
     configure_logging(settings)
     # reading an option loads Streamlit's configuration, which sets up the loggers that are reset below
     st.get_option("logger.level")

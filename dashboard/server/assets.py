@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 ASSETS = "/static/"
 ICONS = "MaterialSymbols-Rounded."
-"""How the file name of Streamlit's icon font begins. A font with only the used icons replaces this font.
+"""Start of the file name of Streamlit's icon font. A font with only the used icons is sent in its place.
 
 See docs/decisions/0013-around-the-page.md.
 """
@@ -24,13 +24,13 @@ ASSET_CACHE_CONTROL = "public, immutable, max-age=31536000"
 """Browsers may keep an asset for a year, because its name changes with its content."""
 
 GZIP_LEVEL = 6
-"""Higher levels take three times as long and make files only 2 % smaller."""
+"""Compression level. Higher levels take three times as long and make files only 2 % smaller."""
 _UNUSED_FONT = re.compile(rb"@font-face\{font-family:Source Sans;[^}]*\}")
 """The CSS rule of Streamlit's default font (170 kB), which browsers would load before they get the theme."""
 
 
 class CompressedAssets:
-    """Sends the files below a folder to clients that accept gzip. Passes all other requests on.
+    """Sends compressed files of a folder to clients that accept gzip. Passes all other requests on.
 
     Every client gets the font file `icons` instead of Streamlit's icon font.
     """

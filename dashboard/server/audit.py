@@ -18,21 +18,21 @@ logger = logging.getLogger(__name__)
 
 TARGET = "dashboard"
 SEEN_WITHIN_SECONDS = 300.0
-"""Age up to which a sign-in counts as new. A page opens right after a sign-in and records it."""
+"""Age up to which a sign-in counts as new. The first page after a sign-in records it in the audit log."""
 
 KEPT = 10_000
-"""How many recorded sign-ins are remembered, so that each is recorded only once."""
+"""Maximum number of recorded sign-ins in memory. They are remembered, so that each is recorded only once."""
 
 
 class SignIns:
-    """The sign-ins that this process has recorded. Thread safe."""
+    """The sign-ins that this process has recorded in the audit log. Thread safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recorded: OrderedDict[tuple[str, float], None] = OrderedDict()
 
     def is_new(self, actor: str, claims: Mapping[str, Any], now: datetime) -> bool:
-        """Return whether the claims come from a recent sign-in, and this is the first call with them."""
+        """Return whether a sign-in with these claims is recent, and was not passed to this method before."""
         issued = claims.get("iat")
         # check the type, because a provider may send any value as the time
         if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > SEEN_WITHIN_SECONDS:

@@ -18,19 +18,19 @@ from core.metrics.names import Limiter
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
-"""Largest message, also while it is incomplete. A browser sends the values of widgets: some kilobytes."""
+"""Maximum size of a message, even if a part is missing. A browser sends values of widgets: some kilobytes."""
 
 ANONYMOUS_BYTES = 64 * 1024
-"""Largest message before a sign-in."""
+"""Maximum size of a message before a sign-in."""
 
 PART_BYTES = 4096
-"""Bytes that are parsed before other clients get their turn: at most 700 frames, some milliseconds."""
+"""Maximum bytes of a client that are parsed at once: up to 700 frames, which takes some milliseconds."""
 
 FRAGMENTS = 256
-"""The most frames of one message. A browser splits a large message into a few frames."""
+"""Maximum number of frames in one message. A browser splits a large message into a few frames."""
 
 CLOSING_BYTES = 64 * 1024
-"""Bytes that a client may still send after the server has sent its close frame."""
+"""Maximum bytes that a client may still send after the server has sent its close frame."""
 
 TOO_LARGE, NO_BINARY = 1009, 1003
 """WebSocket close codes (RFC 6455, 7.4.1): message too large, message not binary."""
@@ -44,17 +44,17 @@ class MessageRate(msgspec.Struct, frozen=True):
 
 
 PAGES = MessageRate(burst=30, per_second=10)
-"""The rate after a sign-in. A browser sends one message per pause in typing or change of a filter."""
+"""Message rate after a sign-in. A browser sends one message per pause in typing or change of a filter."""
 
 ANONYMOUS = MessageRate(burst=10, per_second=2)
-"""The rate before a sign-in, when the page has a single button."""
+"""Message rate before a sign-in, when the page has only one button."""
 
 CONTROL = MessageRate(burst=30, per_second=10)
-"""The rate of pings and pongs. A browser sends a pong every 20 s."""
+"""Rate of pings and pongs. A browser sends a pong every 20 s."""
 
 
 class TokenBucket:
-    """Counts messages against a rate with the token bucket algorithm. For one thread."""
+    """Limits a message rate with the token bucket algorithm. Use it in one thread only."""
 
     def __init__(self, rate: MessageRate, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -63,7 +63,7 @@ class TokenBucket:
         self._counted_at = clock()
 
     def take(self) -> float:
-        """Count a message. Return the seconds by which the caller must delay it."""
+        """Count a message. Return by how many seconds the caller must delay it."""
         now = self._clock()
         gained = (now - self._counted_at) * self._rate.per_second
         self._tokens = min(self._rate.burst, self._tokens + gained) - 1
@@ -72,7 +72,7 @@ class TokenBucket:
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with limits on the bytes parsed at once, control frames and fragments."""
+    """uvicorn's WebSocket with limits: of the bytes parsed at once, of control frames, and of fragments."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -81,7 +81,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._control = TokenBucket(CONTROL)
 
     def data_received(self, data: bytes) -> None:
-        """Parse the received bytes until a message waits for the application."""
+        """Parse the received bytes, and stop when a message is complete and waits for the application."""
         if self.close_sent:
             self._closing_bytes += len(data)
             if self._closing_bytes > CLOSING_BYTES:
@@ -91,7 +91,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._parse()
 
     async def receive(self) -> Any:
-        """Return the next message, and parse the bytes that have arrived after it."""
+        """Return the next message. Then parse the bytes that the client sent after this message."""
         message = await super().receive()
         self._parse()
         return message
@@ -177,7 +177,7 @@ class PageConnections:
 
 
 class _BoundedMessages:
-    """The messages of one connection, at a limited rate.
+    """Passes the messages of one connection on at a limited rate.
 
     While a message is delayed, the socket of its connection is not read.
     """

@@ -1,7 +1,7 @@
 """The HTML page that the browser loads first, and its script.
 
-Adds to Streamlit's `index.html` the name of the product, and a text that is shown while a megabyte of
-scripts loads. Removes fonts that the theme does not use. Streamlit draws everything else.
+Adds the name of the product to Streamlit's `index.html`, and a text that is shown while the browser loads a
+megabyte of scripts. Removes fonts that the theme does not use. Streamlit draws everything else.
 """
 
 import gzip

@@ -8,14 +8,14 @@ from core import Settings
 from core.web.client_deadlines import MANY_AHEAD, MAX_WAITING
 
 ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
-"""Before a sign-in, the limit of a client is divided by the first number.
+"""Divisors that reduce two limits of open pages before a sign-in: per client, and in total.
 
-All clients that have not signed in share the limit of the host, divided by the second number.
+All clients that have not signed in share the second limit.
 """
 
 
 RESERVED_FILES = MAX_WAITING + MANY_AHEAD + 50
-"""File descriptors of a process that pages may not use: for other clients, PostgreSQL and Redis."""
+"""File descriptors of a process that pages may not use: other clients, PostgreSQL and Redis need them."""
 
 
 class HostPageLimits:
@@ -28,7 +28,10 @@ class HostPageLimits:
 
     @classmethod
     def of_host(cls, settings: Settings) -> Self:
-        """Return the limits of the settings, reduced to what the open-file limit of the processes allows."""
+        """Return the limits of the settings.
+
+        They are lower if the open-file limit of the processes is too low.
+        """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return cls(
             max_open=min(

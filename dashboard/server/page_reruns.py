@@ -1,7 +1,7 @@
 """Runs the script of every open page again when the health of the stack changes.
 
 All visitors then see the change in the health line, and pages need no timers. Compares the health checks of
-the sampler, and asks no server itself.
+the sampler, and sends no request to a server.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from dashboard.monitoring.sampler import Sampler
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Time between two reads of the last health check. It is short: pages must show an outage within 5 s."""
+"""Time between two comparisons of the health. It is short, because pages must show an outage within 5 s."""
 
 PROBLEM_SECONDS = 60.0
-"""Pause of `watch_health` after an error. Pages then refresh at their own intervals only."""
+"""Pause of `watch_health` after an error. In this time, pages refresh at their own intervals only."""
 
 
 def list_sessions() -> Iterable[AppSession]:
@@ -34,10 +34,10 @@ def list_sessions() -> Iterable[AppSession]:
 
 
 def _describe_client(session: AppSession) -> ClientState:
-    """Return the page, address and widget values of the session's last run.
+    """Return the page, the address and the widget values of a session.
 
-    Without the widget values, Streamlit would take the filters from the address of that run. These old
-    filters would then replace what the visitor has typed since.
+    Without the widget values, Streamlit would take the filters from the address of the last run. These old
+    filters would then replace values that the visitor has entered after that run.
     """
     state = ClientState()
     state.CopyFrom(session._client_state)  # noqa: SLF001  # docs/private-apis.md
@@ -68,9 +68,9 @@ class PageReruns:
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
-        """Run all open pages again if `state` has changed. A busy page runs again in a later call instead.
+        """Run all open pages again if `state` has changed. If a page is busy, a later call runs it.
 
-        The first state is not a change.
+        The first call only stores `state`.
         """
         if self._seen not in (None, state):
             runtime.count_update()
@@ -90,7 +90,10 @@ class PageReruns:
 
 
 async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> None:
-    """Until cancelled, pass each health check to the section reader, and update open pages after changes."""
+    """Pass each health check to the section reader, and run open pages again after changes.
+
+    Ends when cancelled.
+    """
     pages, reader = PageReruns(), runtime.get_reader()
     noted: Health | None = None
     while True:

@@ -1,7 +1,8 @@
 """Refuses requests that no page of the dashboard makes, and adds security headers to every answer.
 
-Owns the allowed methods, paths, hosts and origins, the headers, and the sign-in for downloads. `access` has
-the rules of access, `request_limits` the limits of requests, and `connections` those of WebSockets.
+Owns the allowed methods, paths, hosts and origins, the security headers, and the check of the sign-in for
+downloads. `access` has the rules of access, `request_limits` the limits of requests, and `connections` the
+limits of WebSockets.
 """
 
 import base64
@@ -28,18 +29,18 @@ from dashboard.server.sign_outs import SignOuts, has_signed_out
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
-"""Streamlit's internal paths that a page needs. Those for metrics, uploads and agents are closed."""
+"""Streamlit's internal paths that a page needs. All others, for metrics, uploads and agents, are refused."""
 
 METHODS = frozenset({"GET", "HEAD"})
 """The dashboard accepts no data over HTTP, because user input arrives over the WebSocket."""
 
 DOWNLOADS = "/download/"
-"""How the paths of downloads begin. Streamlit does not check the sign-in for them."""
+"""Start of the paths of downloads. Streamlit does not check the sign-in for these paths."""
 
 HSTS_SECONDS = 365 * 24 * 3600
 
 ASSET_CONTENT = ("text/javascript", "text/css", "font/")
-"""Content types that no browser shows as a page. Fewer headers for them save 500 bytes per file."""
+"""Content types that no browser shows as a page. Files of these types get fewer headers: 500 bytes less."""
 
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -72,7 +73,7 @@ def build_content_policy(index: Path) -> str:
 
 
 def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, Any]:
-    """Return the claims in the cookie of Streamlit's sign-in. Without a valid cookie, they are empty.
+    """Return the claims in Streamlit's sign-in cookie. Without a valid cookie, the result is empty.
 
     This is for HTTP requests such as downloads; a page gets its claims from its WebSocket. The cookie must
     be for `origin`, because another dashboard on this host may sign its cookies with the same secret.

@@ -1,7 +1,7 @@
 """The sign-in page that is shown before every page, and the line below a page that names the visitor.
 
-Owns the visible parts of access control; the rules are in `access`. The application sets the policy when it
-starts. Before that, nobody is an operator.
+Owns the page and the texts of the sign-in; the rules of access are in `access`. The application sets the
+policy when it starts. Before that, nobody is an operator.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,10 @@ ACTIONS = 10
 
 
 class _Access:
-    """The state that all pages share. Class attributes, because Streamlit passes no arguments to scripts."""
+    """The state of access control that all pages share.
+
+    It consists of class attributes, because Streamlit passes no arguments to the script of a page.
+    """
 
     policy = Policy()
     limits: RateLimits | None = None
@@ -38,7 +41,7 @@ def set_policy(
     actions_per_minute: int = ACTIONS,
     sign_outs: SignOuts | None = None,
 ) -> None:
-    """Set the access policy for visitors. Without `limits`, only this process counts actions."""
+    """Set the access policy. Without `limits`, this process counts the actions of operators by itself."""
     _Access.sign_outs = sign_outs or SignOuts()
     _Access.policy = policy
     _Access.limits = limits or RateLimits()
@@ -46,7 +49,10 @@ def set_policy(
 
 
 def count_action(actor: str) -> Decision | None:
-    """Count an action of an operator. Return the limiter's decision, or None if there is no limit."""
+    """Count an action of an operator.
+
+    Return whether the rate limit allows it, or None if there is no limit.
+    """
     if _Access.limits is None or not _Access.action_limit.requests:
         return None
     return _Access.limits.take(_Access.action_limit, actor, fails_closed=True)
@@ -60,7 +66,7 @@ def find_visitor() -> Visitor | None:
 
 
 def choose_menu_position() -> Literal["top", "hidden"]:
-    """Return the position of the page menu, which is hidden before a sign-in."""
+    """Return where Streamlit shows the menu of pages: at the top, or nowhere before a sign-in."""
     return "hidden" if find_visitor() is None else "top"
 
 

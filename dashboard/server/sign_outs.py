@@ -1,9 +1,9 @@
 """Ends a sign-in in all processes after a sign-out.
 
-Deleting the cookie is not enough: it can still exist as a copy, or in an offline browser. The audit log has
-an event for each sign-out with the time of its sign-in, and every process reads this log, also after a
-restart. A sign-out ends this sign-in and all earlier sign-ins of the same person. All sign-in times come
-from the provider, so times of different clocks are never compared.
+Deleting the cookie is not enough: a copy of it can exist, or the browser can be offline. The audit log has an
+event for each sign-out with the time of its sign-in, and every process reads this log, also after a restart.
+A sign-out ends this sign-in and all earlier sign-ins of the same person. All sign-in times come from the
+provider, so times of different clocks are never compared.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from dashboard.server.access import Visitor
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 2.0
-"""Time between two reads of the audit log. For this time, another process can accept an ended sign-in."""
+"""Time between two reads of the audit log. Another process can accept an ended sign-in for this long."""
 
 COOKIE_LIFE = timedelta(days=31)
 """How far back the first read of the audit log goes. Streamlit's sign-in cookie is valid for 30 days."""
 
 OVERLAP = timedelta(minutes=1)
-"""How far a read overlaps with the one before: an event can become visible after a newer event."""
+"""How far two reads of the audit log overlap in time: an event can become visible after a newer event."""
 
 PAGE = 100
 _PREFIX = "signed in at "
@@ -37,12 +37,12 @@ These sign-ins cannot be distinguished, so none of them is ended here.
 
 
 def describe_sign_in(issued_at: datetime) -> str:
-    """Return the text in the column `detail` of a sign-out event: the time of the sign-in."""
+    """Return the text for the column `detail` of a sign-out event: it contains the time of the sign-in."""
     return f"{_PREFIX}{issued_at.isoformat()}"
 
 
 class SignOuts:
-    """The sign-ins that have ended, as far as this process knows. Thread safe."""
+    """The ended sign-ins that this process knows. Thread safe."""
 
     def __init__(self) -> None:
         self._ended: dict[str, datetime] = {}
@@ -70,7 +70,7 @@ class SignOuts:
         self.take(read, now=datetime.now(UTC))
 
     def take(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
-        """Add the sign-outs in the audit log.
+        """Add the new sign-outs of the audit log.
 
         `read` returns a page of events, newest first: those older than its argument, or the newest ones for
         None.
@@ -104,7 +104,7 @@ def has_signed_out(visitor: Visitor, sign_outs: SignOuts) -> bool:
 async def watch_sign_outs(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
     """Read the sign-outs of other processes every `READ_SECONDS`, until cancelled.
 
-    If the audit log cannot be read, the known sign-outs are kept.
+    If the audit log cannot be read, the known sign-outs stay.
     """
     while True:
         try:

@@ -32,10 +32,10 @@ from dashboard.server.worker_channel import (
 logger = logging.getLogger(__name__)
 
 LOAD_SECONDS = 0.1
-"""Time between two counts of open connections, by which the parent chooses the worker for a new one."""
+"""Time between two counts of the open connections, which the parent needs to choose a worker."""
 
 SIGN_OF_LIFE = 10
-"""After this many counts, the number of open connections is sent even if it has not changed."""
+"""After this many counts, the worker sends the number of open connections even if it has not changed."""
 
 
 class ParentPageLimits:
@@ -47,7 +47,7 @@ class ParentPageLimits:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, messages: socket.socket) -> asyncio.StreamReader:
-        """Connect to the parent and return the reader of its answers.
+        """Connect to the parent, and return a stream of the parent's answers, one per line.
 
         The caller passes each line to `take`.
         """
@@ -55,7 +55,7 @@ class ParentPageLimits:
         return reader
 
     def take(self, line: bytes) -> None:
-        """Handle one answer of the parent."""
+        """Handle one answer of the parent to an `Enter` message."""
         answer = parse_from_parent(line)
         asked = self._asked.pop(answer.number)
         if not asked.cancelled():
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str]) -> None:
     page_limits = ParentPageLimits()
     config = application.configure_server(Settings.load(), page_limits=page_limits)
     server = WorkerServer(config, messages=messages, connections=connections, page_limits=page_limits)
-    # with an empty list uvicorn opens no port itself
+    # with an empty list, uvicorn opens no port: the parent has opened it
     server.run(sockets=[])
 
 

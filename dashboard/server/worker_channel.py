@@ -1,8 +1,8 @@
 """The two sockets between a worker of the dashboard and its parent: messages and accepted connections.
 
-Owns the formats. One socket carries lines of JSON in both directions. On the other one, the parent passes
-connections to the worker, each with one byte. End of file on a socket means that the process at the other
-end has ended.
+Owns the formats of the messages. One socket carries lines of JSON in both directions. On the other one, the
+parent passes connections to the worker, each with one byte. End of file on a socket means that the process at
+the other end has ended.
 """
 
 import asyncio

@@ -35,16 +35,19 @@ BACKLOG = 1024
 """Connections that wait in the kernel's listen queue while no worker is ready."""
 
 SILENT_SECONDS = 3
-"""Silence after which a worker gets new connections last. A worker sends a message every second."""
+"""A worker that has sent no message for this long gets new connections last.
+
+Normally it sends one per second.
+"""
 
 HUNG_SECONDS = 30
-"""Silence after which a worker is killed and replaced."""
+"""A worker that has sent no message for this long is killed and replaced."""
 
 STOP_SECONDS = 8.0
-"""How long a worker may take to stop before it is killed. Normally it stops within 5 s."""
+"""A worker that takes longer than this to stop is killed. Normally it stops within 5 s."""
 
 FULL_PAUSE_SECONDS = 0.05
-"""Pause before a connection that no worker could take is offered to the workers again."""
+"""If no worker can take a connection, the parent tries again after this pause."""
 
 FIRST_RESTART_SECONDS, MAX_RESTART_SECONDS = 0.2, 30.0
 """Minimum and maximum pause before a worker is started again. The pause grows while the start fails."""
@@ -138,7 +141,8 @@ class Workers:
         for listener in listeners:
             listener.close()
         await self._stop(keeping)
-        # raise the error of a task that failed: the program then ends, and its supervisor restarts it
+        # raise the error of a task that failed: the program then ends, and its service manager starts it
+        # again
         for task in done:
             task.result()
         return self._status
@@ -178,7 +182,10 @@ class Workers:
                 await asyncio.wait_for(self._ended.wait(), seconds)
 
     async def _serve_requests(self, worker: Worker) -> int:
-        """Answer a worker until it ends. Then subtract its pages and return its exit status."""
+        """Answer the messages of a worker until it ends.
+
+        Then subtract its pages, and return its exit status.
+        """
         try:
             while line := await worker.reader.readline():
                 worker.silent_seconds = 0
@@ -242,7 +249,10 @@ class Workers:
         return any(worker.give(connection) for worker in ready)
 
     async def _watch_silence(self) -> None:
-        """Kill a worker that sends nothing. Seconds in which this process was paused do not count."""
+        """Kill each worker that sends no messages.
+
+        The time in which this process was paused does not count.
+        """
         while True:
             await asyncio.sleep(1)
             for worker in self._workers:

@@ -20,9 +20,11 @@ from exporter.collectors.statements import StatementCounters
 CLIENT_NAME = f"{APPLICATION_PREFIX}collector"
 # Timeout of a statement. A statement takes milliseconds unless it waits for a lock or the server hangs.
 STATEMENT_SECONDS = 1.0
-# The interval of collectors that are expensive and whose values change slowly: sizes and statement counters.
+# Interval of collectors that are expensive and whose values change slowly: table sizes, and counters of
+# statements.
 LONG_SECONDS = 30.0
-# The most replicas to report. Replicas choose their own names, which become values of a label.
+# Maximum number of replicas in the metrics. A replica chooses its own name, which becomes the value of a
+# label.
 MAX_REPLICAS = 10
 STATES = ("active", "idle", "idle_in_transaction", "idle_in_transaction_aborted", OTHER)
 

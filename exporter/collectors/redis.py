@@ -11,7 +11,7 @@ from core.metrics.names import APPLICATION_PREFIX, counter, gauge
 from core.settings import Settings
 from exporter.collectors.runner import BRIEF_SECONDS, Collector, CollectorRunner, ServerAway
 
-# Each section needs its own INFO command: a command with several sections needs Redis 7.
+# The sections of INFO that are read, each with its own command: Redis 6 accepts only one section per command.
 SECTIONS = ("memory", "stats")
 METRICS = {
     "used_memory": gauge("echo_redis_memory_used_bytes", "Memory that Redis uses"),

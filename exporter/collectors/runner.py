@@ -15,12 +15,12 @@ from prometheus_client.core import Metric
 
 logger = logging.getLogger(__name__)
 
-# The interval of a cheap collector: two scrapers of the same exporter cause only one run.
+# Interval of a cheap collector. With two Prometheus servers, their scrapes of the same second share one run.
 BRIEF_SECONDS = 1.0
 
 
 class ServerAway(Exception):
-    """The server cannot be reached. The message is the reason, and no traceback is logged."""
+    """The server cannot be reached. The message says why; the runner logs no traceback."""
 
 
 class Connection(Protocol):
@@ -41,7 +41,7 @@ ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 class Collector(NamedTuple, Generic[ConnectionType]):
-    """A source of metrics. Its result is reused until it is `interval_seconds` old."""
+    """A source of metrics of a server. Its result is reused until the result is `interval_seconds` old."""
 
     name: str
     collect: Callable[[ConnectionType], Iterable[Metric]]
@@ -49,7 +49,9 @@ class Collector(NamedTuple, Generic[ConnectionType]):
 
 
 class Outcome(NamedTuple):
-    """The result of one collector in a scrape. `families` is empty if the run failed or has not finished.
+    """The result of a collector in a scrape.
+
+    `families` (metrics) is empty if its run failed or has not finished.
 
     `seconds` is the duration of the latest run, and `succeeded_at` the Unix time of the latest success.
     """
@@ -170,7 +172,8 @@ class CollectorRunner(Generic[ConnectionType]):
         if connection is None or not connection.is_usable:
             return None
         try:
-            # collect all metrics before any is returned: a part of them would look like a complete result
+            # collect all metrics before one is returned: after an error, the first metrics would look like a
+            # complete result
             return list(collector.collect(connection))
         except ServerAway as error:
             logger.log(self._level(collector.name), "collector %s failed: %s", collector.name, error)

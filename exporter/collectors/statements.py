@@ -1,11 +1,11 @@
 """The cost of each operation of the service, summed from pg_stat_statements.
 
-Owns the SQL statements and the metrics of this collector, and sums that never decrease. The server discards
-rare statements to make room. A sum without them would be lower, and Prometheus would take this for a counter
-reset and count the whole sum again.
+Owns the SQL statements and the metrics of this collector. Its sums never decrease. PostgreSQL discards rare
+statements to make room for others. A sum without them would be lower; Prometheus would take this for a
+counter reset, and count the whole sum again.
 
-The text of a statement contains the tag of its operation. The server stores the text of the first execution
-only: if two operations run the same statement, both are counted as the operation that ran it first.
+The text of a statement contains the tag of its operation. PostgreSQL stores only the text of the first
+execution. If two operations run the same statement, both are counted as the operation that ran it first.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,7 +19,8 @@ CALLS = counter("echo_pg_statement_calls_total", "Statements run", "op")
 SECONDS = counter("echo_pg_statement_seconds_total", "Time in statements", "op")
 ROWS = counter("echo_pg_statement_rows_total", "Rows of statements", "op")
 
-# without the texts of the statements: this query does not need them, and the server reads them from a file
+# `false` leaves out the texts of the statements: this query does not need them, and PostgreSQL would read
+# them from a file
 _COUNTERS = f"""
     SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
     FROM {OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""
@@ -60,7 +61,7 @@ class StatementCounters:
             increase = _subtract(cost, self._last.get(queryid))
             self._sums[name] = _add_up(self._sums.get(name, NO_COST), increase)
         self._last = present
-        # forget statements that the server has discarded: they can reappear with the text of another
+        # forget statements that PostgreSQL has discarded: they can appear again with the text of another
         # operation
         self._operations = {queryid: self._operations[queryid] for queryid in present}
 
@@ -75,7 +76,10 @@ class StatementCounters:
 
 
 def _subtract(now: Cost, before: Cost | None) -> Cost:
-    """Return the increase. If there are fewer calls than before, the server has reset its counters."""
+    """Return the cost since `before`.
+
+    If there are fewer calls than before, PostgreSQL has reset its counters.
+    """
     if before is None or now[0] < before[0]:
         return now
     return now[0] - before[0], max(0.0, now[1] - before[1]), max(0, now[2] - before[2])

@@ -33,18 +33,21 @@ SESSIONS_LISTED = 365
 """Number of sessions that the filter offers: more than a year of trading. A link can open older sessions."""
 
 TREND_SESSIONS = 12
-"""Most sessions in a sparkline: it is too narrow for more."""
+"""Maximum number of sessions in a sparkline: it is too narrow for more."""
 
 NEIGHBOURS = 5
 """Players shown above and below the searched player, so that all fit on a phone."""
 
 PERIOD_PLAYERS = 1_000
-"""Most players of a period. All are read in one call: each read sums the scores of all players again."""
+"""Maximum number of players on a leaderboard over a period.
+
+One call reads them all, because each call sums the scores of all players again.
+"""
 
 MATCHES_COUNTED = 1_000
-"""Most matches that the service counts in a search.
+"""Maximum number of matching players that the service counts in a search.
 
-If a leaderboard is sorted by name, its pages list at most this many players, also without a search.
+A leaderboard that is sorted by name also lists at most this many players, even without a search.
 """
 
 ORDERS = {
@@ -92,7 +95,7 @@ class Summaries(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Page `number` of `pages` of a leaderboard; all pages together have `total` players.
+    """Page `number` of the `pages` of a leaderboard; all pages together have `total` players.
 
     If a search finds exactly one player, `player` is the player's entry, and `around` are the entries around
     it. Otherwise both are None.
@@ -109,7 +112,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PeriodPage(msgspec.Struct, frozen=True):
-    """Page `number` of `pages` of a leaderboard over a period. For `trends`, see `ComparedEntries`."""
+    """Page `number` of the `pages` of a leaderboard over a period. For `trends`, see `ComparedEntries`."""
 
     period: PeriodLeaderboard
     pages: int
@@ -197,8 +200,8 @@ def count_players(
 ) -> int:
     """Return how many players all pages together list; 0 if no username can have the prefix.
 
-    `players` is the size of the leaderboard. In the order of names, the result is at most MATCHES_COUNTED: a
-    visitor finds a later name faster by typing its first letters.
+    `players` is the size of the leaderboard. For a leaderboard sorted by name, the result is at most
+    MATCHES_COUNTED: a visitor finds a later name faster with a search for its first letters.
     """
     if not selection.prefix:
         return min(players, MATCHES_COUNTED) if selection.order.endswith("username") else players
@@ -237,7 +240,7 @@ def compare_entries(
     *,
     players: int,
 ) -> ComparedEntries:
-    """Return the entries `found` with scores of the category, and with scores from other sessions."""
+    """Return the entries `found` with scores of the category, and the players' scores in other sessions."""
     user_ids = tuple(entry.user_id for entry in found)
     entries, day = source.replace_scores(service, found), selection.compared_day
     values = tuple(entry.score for entry in found) if source.is_by_value else ()

@@ -25,7 +25,10 @@ PREVIOUS = "Session before"
 ONLY_FOR_SESSION = "Not used for several sessions. Select the period “Session” to use it."
 RUNNING_TOTAL = "Not used for this category: its scores already add up from session to session."
 ORDER_CHANGED = "order-changed"
-"""Key in the session state. A click on a heading of the table sets it, so that the whole page runs again."""
+"""A key of Streamlit's session state.
+
+A click on a column heading sets it, so that the whole page runs again.
+"""
 
 FILTERS_PER_ROW, FILTER_PIXELS = 4, 200
 FILTERS = {
@@ -43,7 +46,7 @@ FILTERS = {
 def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> Selection:
     """Show the filters and return their values. Warns about unknown values in the address."""
     days = {f"Newest ({newest.isoformat()})": newest, **{day.isoformat(): day for day in sessions}}
-    # one grid sends fewer elements to the browser than rows of columns
+    # for `st.grid`, Streamlit sends fewer elements to the browser than for several rows of `st.columns`
     with st.grid(FILTERS_PER_ROW, min_column_width=FILTER_PIXELS, gap="small"):
         category_cell = st.container()
         day = days[
@@ -151,7 +154,7 @@ def sort_by(column: str) -> None:
 def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
-        # setting `page` rewrites the address; without this call, the other filters would be lost from it
+        # after `page` is set, Streamlit restores an old address; this call keeps the other filters in it
         filters.keep_in_address(FILTERS)
         st.session_state["page"] = 1
 

@@ -35,7 +35,10 @@ _WITHOUT_SORT = """<style>
     display: none;
 }
 </style>"""
-"""Hides the sort items in a column's menu: they sort one page only. A click on a heading sorts all pages."""
+"""Hides the sort items in a column's menu: they would sort one page only.
+
+A click on a heading sorts all pages.
+"""
 
 
 def show_leaderboards() -> None:

@@ -34,7 +34,7 @@ ON_TABLET = (*ON_PHONE, "moved", "change", "sessions", "trend")
 VISIBLE_ROWS = 25
 
 LARGE = 1_000
-"""With at least this many players, a change of rank is also shown in percent of the players."""
+"""If a leaderboard has this many players or more, a change of rank is also shown in percent."""
 
 # Scores are columns of text: for a column of numbers, a screen reader reads the number without its format.
 _TYPES = {

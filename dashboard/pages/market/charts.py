@@ -153,7 +153,7 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
 
 
 def _milliseconds(time: datetime) -> float:
-    # a number: the browser would have to parse a date
+    # a number, because the browser would first have to parse the text of a date
     return time.timestamp() * 1000
 
 

@@ -20,7 +20,7 @@ SPARKLINE_STEP = timedelta(hours=1)
 """Time between two points of a sparkline. Imported prices have only one point per day."""
 
 EVENTS_MARKED = 200
-"""Most events that a chart marks: more would hide the candles."""
+"""Maximum number of events that a chart marks: more marks would hide the candles."""
 
 MOMENT = timedelta(microseconds=1)
 DAY = timedelta(days=1)
@@ -30,8 +30,9 @@ class Range(msgspec.Struct, frozen=True):
     """A time range that ends at the last price of a symbol, and the width of its candles.
 
     The range has `days` days or `months` months, up to and including the day of the last price. If both are
-    0, the range is the last 24 hours. `bucket` is the candle width for the service, and `candle` the width in
-    words. `labels` are d3 time formats, one for each line of a label on the time axis.
+    0, the range is the last 24 hours. `bucket` is the width of a candle as an argument of the service, and
+    `candle` the same width in words. `labels` are d3 time formats, one for each line of a label on the time
+    axis.
     """
 
     name: str

@@ -94,7 +94,8 @@ def show_market() -> None:
     symbol, selected = _show_filters(symbols)
     with st.grid(6, min_column_width=CARD_PIXELS):
         price, change, extremes, volume, volatility, spread = (st.empty() for _ in range(6))
-    # one part fills the table and three of the cards: one read, so that both show the same price
+    # this live part fills the table and three of the cards with values of one read, so that their prices
+    # agree
     with table:
         live.show_live(
             partial(_show_prices, service, symbol, (price, volatility, spread)), seconds=PRICES_SECONDS
@@ -178,7 +179,7 @@ def _show_filters(symbols: Sequence[str]) -> tuple[str, Range]:
 
 
 def _show_present(tick: Tick, cards: Cards) -> None:
-    """Show the cards of the last price, the volatility and the spread: the same values as in the table."""
+    """Show the cards of the last price, the volatility and the spread, with the same values as the table."""
     price, volatility, spread = cards
     basis_points, change = tables.measure_spread(tick), tick.change_percent_24h
     with price:

@@ -119,7 +119,7 @@ def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
 
 
 def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd.DataFrame:
-    """Return a table of what players did before and after an event, and in the sessions around it.
+    """Return a table: the trades before and after an event, and the sessions around it.
 
     `window` is the length of the time before and after the event, in words. A row whose time has not ended at
     `now` is marked "so far".
@@ -222,12 +222,15 @@ def format_volume(volume: int) -> str:
 
 
 def _round(value: Decimal | None) -> float | None:
-    """Round a percentage as Python's text formats do; the browser rounds 0.125 up. Adding 0 avoids -0.0."""
+    """Round a percentage to two decimals, half to even: the browser would round 0.125 up.
+
+    Adding 0 avoids -0.0.
+    """
     return None if value is None else float(round(value, 2)) + 0.0
 
 
 def describe_moved_weeks(weeks: int, now: datetime) -> str:
-    """Return a sentence that says how many weeks later imported days are shown than they really were.
+    """Return a sentence that says by how many weeks the dates of imported days were moved to a later time.
 
     As an example, the sentence names the real trading day that is shown as the day of `now`.
     """

@@ -22,11 +22,11 @@ from dashboard.server import audit, sign_in
 from dashboard.server.access import OPERATOR_SIGN_IN, Visitor
 
 SESSIONS_OFFERED = 30
-"""Number of sessions that the panel offers to close: the newest ones."""
+"""Number of sessions in the list of sessions to close: the newest ones."""
 
 EVENTS_SHOWN = 20
 NOBODY = "not signed in"
-"""The actor in the audit log if an action is refused because the visitor has not signed in."""
+"""The actor that the audit log names if an action is refused because the visitor has not signed in."""
 
 _PENDING, _RESULT = "operator-pending", "operator-result"
 
@@ -36,7 +36,7 @@ class NotAllowed(EchoMarketsError):
 
 
 class Action(msgspec.Struct, frozen=True):
-    """An action of an operator. `run` executes the action and returns its result as text.
+    """An action of an operator. `run` executes the action and returns its result as a sentence.
 
     The audit log stores `kind` and `target`. The panel shows `label` on the button and asks `question` first.
     """

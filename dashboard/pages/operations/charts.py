@@ -28,22 +28,22 @@ from dashboard.pages.operations.advice import Topic
 from dashboard.pages.operations.tables import MEBIBYTE, QUANTILES
 
 AMBER, TEAL = "#d99a06", "#0e9db5"
-"""More colours that colour-blind people can tell apart. Green and red are for gain and loss only."""
+"""Colours that colour-blind people can distinguish. Green and red are for gain and loss only."""
 
 ROLES = {"dashboard": ACCENT, "simulator": AMBER, "exporter": TEAL, "job": BASELINE}
 OTHER_ROLES = ("#7c5cd6", "#a4572e", "#c2479e", "#64748b")
-"""Colours of roles that are not in ROLES. Roles in alphabetical order get the colours in this order.
+"""Colours for roles of processes that are not in ROLES. Such roles get them in alphabetical order.
 
-If there are more roles than colours, the colours repeat.
+If there are more such roles than colours, the colours repeat.
 """
 QUANTILE_COLOURS = dict(zip(QUANTILES, (BASELINE, ACCENT, AMBER), strict=True))
 HEIGHT = 260
 ROW_PIXELS = 20
 AROUND_PIXELS = 90
-"""Height of the legend and the time axis together."""
+"""Height of a chart's legend and time axis together."""
 LABEL_PIXELS = 180
 GAP_STEPS = 2.5
-"""A line has a gap between points that are more than this many steps apart: nothing was measured there."""
+"""A line has a gap between two points that are more than this many steps apart: there was no scrape."""
 
 _MINUTES = WINDOW_SECONDS // 60
 
@@ -93,7 +93,10 @@ def _build_memory_chart(_: pd.DataFrame) -> Spec:
 
 
 def _build_hit_chart(frame: pd.DataFrame) -> Spec:
-    """Return the chart of hit ratios: a strip per cache and tier, AMBER for few hits, ACCENT for all hits."""
+    """Return the chart of hit ratios: a strip per cache and tier.
+
+    A strip is AMBER when every read misses, and ACCENT when every read hits.
+    """
     labels = {"ticks": False, "domain": False, "labelLimit": LABEL_PIXELS, "labelOverlap": False}
     colour = {
         "field": "value",

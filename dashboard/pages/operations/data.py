@@ -43,9 +43,10 @@ def find_metrics(
 def find_health(
     sample: StackSample, metrics: SampledMetrics | None, service: EnhancedDatabaseService
 ) -> tuple[Scrape, Mapping[str, str]]:
-    """Return the newest scrape, and for each failing service the reason.
+    """Return the newest scrape, and the reason for each server (PostgreSQL, Redis) that has a problem.
 
-    The scrape has the metrics of all processes. If the exporter fails, it has those of this process only.
+    The scrape has the metrics of all processes. If the exporter fails, it has the metrics of this process
+    only.
     """
     own = scrape_own(service.metrics, sample.health)
     if metrics is None or (metrics.source == "exporter" and sample.error):

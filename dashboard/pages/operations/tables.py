@@ -35,7 +35,10 @@ TEXT, NUMBER = st.column_config.TextColumn, st.column_config.NumberColumn
 
 
 class HealthCard(msgspec.Struct, frozen=True):
-    """A card: the health of one part of the stack. `section` is an anchor of the Troubleshooting page."""
+    """A card with the health of a server, cache or process.
+
+    `section` is an anchor of the Troubleshooting page.
+    """
 
     label: str
     meaning: str
@@ -59,8 +62,8 @@ _MEANINGS = {
 def build_cards(scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool) -> tuple[HealthCard, ...]:
     """Return the health cards for a scrape, which can be of all processes or of this process only.
 
-    `reasons` are the reasons of failing services. `shows_words` is False if the visitor may not see them. A
-    part of the stack without metrics in the scrape has the state unknown.
+    `reasons` has the reason for each server with a problem. `shows_words` is False if the visitor may not see
+    them. A part of the stack without metrics in the scrape has the state unknown.
     """
     if not shows_words:
         reasons = dict.fromkeys(reasons, WORDS_HIDDEN)
@@ -73,7 +76,7 @@ def build_cards(scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool
     ]
     if "echo_db_replica_out" in scrape:
         cards.append(_build_replicas(scrape))
-    # only a scrape of the exporter has the processes of the stack
+    # only a scrape of the exporter has metrics of the other processes
     if "echo_scrape_collector_success" in scrape:
         cards.append(_build_processes(scrape))
     return tuple(cards)
@@ -198,14 +201,14 @@ def describe_bypasses(values: Mapping[Query, Values]) -> str:
 
 
 class Column(NamedTuple):
-    """A column of a listing: Streamlit's column, and a function that reads the value from an item."""
+    """A column of a listing: Streamlit's column, and a function that returns the cell for an item."""
 
     config: Any
     read: Callable[[Any], Any]
 
 
 class Listing(NamedTuple):
-    """A table of the page: its text for screen readers, its columns by label, the labels on small screens."""
+    """A table of the page. `alt` describes it to screen readers."""
 
     alt: str
     columns: Mapping[str, Column]
@@ -344,7 +347,10 @@ EVENTS = Listing(
 def show_listing(
     listing: Listing, items: Iterable[Any], *, empty: str, title: str = "", advice: Topic | None = None
 ) -> None:
-    """Show a table under its title and above its advice. Without items, show the text `empty`."""
+    """Show a table below its title and above its advice.
+
+    Without items, show the text `empty` in its place.
+    """
     if title:
         st.header(title, anchor=False)
     frame = listing.build(items)

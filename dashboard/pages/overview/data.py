@@ -2,8 +2,8 @@
 
 The leaders of the newest session and their returns are at most two minutes out of date. All other values of
 the newest session, and the number of players seen today, are at most one minute out of date. Values of
-earlier sessions and the number of undated quests are at most 15 minutes out of date. Prices are at most 30
-seconds out of date. Events are read each time.
+earlier sessions, and the number of completed quests without a time of completion, are at most 15 minutes out
+of date. Prices are at most 30 seconds out of date. Events are read each time.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,12 @@ SESSIONS_SHOWN = 14
 
 EVENTS_SHOWN = 20
 EVENTS_COUNTED = 1_000
-"""The events of a day are counted up to this number, which is above the number of symbols."""
+"""The events of a day are counted up to this number."""
 EVENTS_MARKED = 500
-"""The largest number of events read for the marks of the chart. A day has at most some dozen events."""
+"""Maximum number of events that are read for the marks of the chart.
+
+Few days have more than some dozen events.
+"""
 
 LEADERS_SHOWN = 5
 DAY = timedelta(days=1)
@@ -57,7 +60,8 @@ class Counts(msgspec.Struct, frozen=True):
 class Market(msgspec.Struct, frozen=True):
     """The newest ticks and the recent prices of the symbols that have a price in the last 24 hours.
 
-    The 24 hours end with the newest price of all symbols. `stale` is the number of symbols left out.
+    The 24 hours end at the time of the newest price of all symbols. `stale` is the number of symbols left
+    out.
     """
 
     ticks: tuple[Tick, ...]
@@ -66,7 +70,7 @@ class Market(msgspec.Struct, frozen=True):
 
 
 class DayEvents(msgspec.Struct, frozen=True):
-    """The newest events of a day, and the number of all events of the day."""
+    """The newest events of a day, and the number of all its events, at most EVENTS_COUNTED."""
 
     newest: tuple[MarketEvent, ...]
     total: int
@@ -81,13 +85,14 @@ def load_sessions(service: EnhancedDatabaseService) -> Sessions:
     newest, *earlier = summaries
     leaders = _list_leaders(service, newest.session_date)
     if leaders:
-        # the summary can be a minute older than the leaders; the page must not show two best returns
+        # the summary can be a minute older than the leaders; the page must not show two different best
+        # returns
         newest = msgspec.structs.replace(newest, best_return=leaders[0].score)
     return Sessions((newest, *earlier), today, leaders)
 
 
 def load_counts(service: EnhancedDatabaseService) -> Counts:
-    """Return the numbers that do not belong to one session."""
+    """Return the number of players seen today, and of completed quests without a time of completion."""
     return Counts(service.get_seen_players(), service.count_undated_quests())
 
 
@@ -108,7 +113,7 @@ def load_market(service: EnhancedDatabaseService) -> Market:
 
 
 def load_events(service: EnhancedDatabaseService, day: date) -> DayEvents:
-    """Return the newest market events of a day, newest first, and their number."""
+    """Return the newest market events of a day, newest first, and the number of all events of the day."""
     events = _list_events(service, [day], limit=EVENTS_COUNTED)
     return DayEvents(events[:EVENTS_SHOWN], len(events))
 

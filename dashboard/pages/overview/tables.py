@@ -1,6 +1,6 @@
 """The headlines and the table of the Overview page. Pure functions.
 
-The figures of an open session are marked "so far" and are never shown as better or worse than those of a
+The values of an open session are marked "so far" and are never shown as better or worse than those of a
 finished session. Trends contain finished sessions only.
 """
 

@@ -23,13 +23,14 @@ DARK_HEAT = (
     (80, "#a5b4fc", "#1e1b4b"),
     (101, "#e0e7ff", "#1e1b4b"),
 )
-"""Colours of the cells by share, for the light and the dark theme: upper limit in percent, fill, text.
+"""Colours of the cells of the retention chart, for the light and the dark theme.
 
-A cell with a low share looks almost like the background.
+Each item has an upper limit of the share in percent, the fill colour below this limit, and the colour of the
+text. A cell with a low share looks almost like the background.
 """
 
 OPEN = "#f59e0b"
-"""Outline of the cells of the current week: visible beside every fill colour in both themes."""
+"""Outline colour of the cells of the current week: visible beside every fill colour in both themes."""
 
 _ROW_PIXELS = 26
 _AXIS_PIXELS = 60
@@ -117,7 +118,7 @@ def build_retention_chart(report: PlayerReport, *, is_dark: bool, is_phone: bool
 
 
 def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
-    """Return the chart of how many players played, traded and joined on each day. `days` are oldest first.
+    """Return the chart of the players who played, traded and joined on each day. `days` are oldest first.
 
     A day without a session has no points of players who played or traded. The last day is today: its points
     are hollow, and no line leads to them.

@@ -1,8 +1,7 @@
 """Reads the values of the Players page from the service, and holds the filters of its list.
 
-Figures of today are at most one minute out of date. Figures of the report on all players are at most 15
-minutes out of date, and figures of single finished days at most one hour. The list of silent players is read
-each time.
+The numbers of today are at most one minute out of date. The report on all players is at most 15 minutes out
+of date, and the numbers of a finished day at most one hour. The list of silent players is read each time.
 """
 
 from datetime import date, timedelta
@@ -15,7 +14,7 @@ from core.errors import InvalidInput
 from core.records import PlayerDay, PlayerReport, PlayerWindow, SilentPlayer
 
 LOST_DAYS = 30
-"""A player who was seen before, but not in this many days, is lost."""
+"""A player who was seen before, but not in the last LOST_DAYS days, is lost."""
 
 DAYS_SHOWN = 30
 WEEKS_OFFERED = 53
@@ -118,7 +117,7 @@ def count_lost(report: PlayerReport) -> int:
 
 
 def count_earlier(report: PlayerReport) -> int:
-    """Return how many players joined before the first cohort of the report."""
+    """Return how many players joined before the first week of joining in the report."""
     return report.players - sum(cohort.players for cohort in report.cohorts)
 
 

@@ -37,7 +37,7 @@ PAGES = "silent-pages"
 
 SEEN_HELP = "Players who were active or played on one of these UTC days. The last day is today, so far."
 QUEST_PIXELS = 310
-"""Width of the column "Last quest": the longest title in the game, with its state, fits."""
+"""Width of the column "Last quest". The longest quest title in the game and the quest's state fit into it."""
 TODAY_HELP = "Players who were active since 00:00 UTC, or who played today's session."
 PLAYED_HELP = "Players with a portfolio in at least one session of these days."
 TRADED_HELP = "Players with at least one trade in today's session."
@@ -75,9 +75,9 @@ def show_players() -> None:
 
 
 def _show_now(service: EnhancedDatabaseService) -> None:
-    """Show the number of lost players (see `data.LOST_DAYS`) and, below it, the figures of today.
+    """Show the number of lost players (see `data.LOST_DAYS`) and, below it, the numbers of today.
 
-    The figures of today are read first, because this read is faster than the report on all players.
+    The numbers of today are read first, because this read is faster than the report on all players.
     """
     losses, today = st.container(), st.container()
     with today:

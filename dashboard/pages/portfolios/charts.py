@@ -41,7 +41,7 @@ LINES = ((ACCENT, [1, 0]), (BASELINE, [6, 4]), (BEST, [2, 2]), (RIVAL, [8, 2]))
 """Colour and dashes of the line of the player, the market, the leader and the rival, in this order."""
 
 POINTS = 45
-"""A line of more sessions than this has no points: they would hide the line."""
+"""If a line has more sessions than this, it has no points: they would hide the line."""
 
 CHANGES_PIXELS = 150
 DAY_TICKS = 5
@@ -56,7 +56,7 @@ _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": AXIS_PIXELS}
 
 
 class Days(NamedTuple):
-    """The x axis of a chart, which has all days from `first` to `today`.
+    """The x axis of a chart. It has all days from `first` to `today`.
 
     `held` are the days in this range on which the game had a session, oldest first.
     """
@@ -86,7 +86,7 @@ class Days(NamedTuple):
         }
 
     def choose_spacing(self) -> int:
-        """Return the pixels between two bars: 1, or 0 if there are so many bars that each is very narrow."""
+        """Return the pixels between two bars: 1, or 0 if there are very many bars and each is very narrow."""
         return 0 if (self.today - self.first).days >= POINTS else 1
 
 

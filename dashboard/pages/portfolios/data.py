@@ -38,21 +38,24 @@ from dashboard.formats import LAST_SESSION
 WINDOWS: Final = {LAST_SESSION: 1, "7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
 """Length in days of each window that the page offers; None for all time. A window ends today (UTC).
 
-LAST_SESSION is an exception: its one day is that of the newest session that the player has played.
+LAST_SESSION is an exception: its one day is the day of the newest session that the player has played.
 """
 
 ALL = "All"
 
 MAX_SESSIONS = MAX_SCORES
-"""Most sessions of a player that are read: the service returns the ranks of at most this many in one call."""
+"""Maximum number of sessions read for a player: the service returns no more ranks in one call."""
 
 SUGGESTED_PLAYERS = 10
 
 GAP = timedelta(days=31)
-"""A pause between two sessions that is longer than this splits a history into two spans."""
+"""If a pause between two sessions is longer than this, it splits a player's history into two spans."""
 
 SPANS_READ = 12
-"""Most spans of a history for which the market is read, the newest ones: each span needs one statement."""
+"""Maximum number of spans of a history, the newest ones, for which the market's returns are read.
+
+Each span needs one SQL statement.
+"""
 
 _DAY = timedelta(days=1)
 
@@ -107,7 +110,7 @@ class Player(msgspec.Struct, frozen=True):
 
 
 class Equity(msgspec.Struct, frozen=True):
-    """The market and the leader, to compare with a player's equity.
+    """The returns of the market and the best player, to compare with a player's equity.
 
     `leader` is the best player of the player's newest session; None if the player is the leader or if the
     session has no leader.
@@ -163,7 +166,7 @@ def list_leaders(service: EnhancedDatabaseService, day: date, limit: int) -> tup
 def load_players(
     service: EnhancedDatabaseService, user: User, rival: User | None, window: str
 ) -> tuple[Player | None, Player | None]:
-    """Return what `load_player` returns, for the player and for the rival."""
+    """Return the player and the rival with the sessions of a window; see `load_player`."""
     return load_player(service, user, window), load_player(service, rival, window) if rival else None
 
 

@@ -120,7 +120,6 @@ def _show_pair(
 
 
 def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player | None) -> None:
-    """Show a player. Each part that needs a further read is a section of its own."""
     sections.show_newest_session(player)
     if rival is not None:
         sections.show_side_by_side(player, rival)

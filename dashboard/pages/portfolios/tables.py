@@ -28,13 +28,13 @@ from dashboard.pages.portfolios.data import ALL, Player
 from dashboard.pages.quests.tables import measure_progress_percent
 
 PLAYERS_KEPT = 64
-"""Most results in the cache of each chart and table (together some 100 kB per player).
+"""Maximum number of results in the cache of each chart and table. All results of a player have some 100 kB.
 
 The page shows the same player again at each refresh.
 """
 
 GAINS_NAMED = 5
-"""Most symbols that `describe_gains` names; it sums the others."""
+"""Maximum number of symbols that `describe_gains` names; it shows one sum for all others."""
 
 UNEXPLAINED = "Not explained"
 
@@ -87,7 +87,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """The gain of a player and of the market over the same sessions, in percent of the starting cash.
+    """The gains of a player and of the market over the same sessions, in percent of the starting cash.
 
     `sessions` is the number of sessions, and `priced` the number of those with market prices.
     """
@@ -123,7 +123,7 @@ def describe_newest(player: Player) -> str:
 
 
 def describe_gains(gains: PlayerGains) -> str:
-    """Return a sentence on where the change of value comes from, as Markdown.
+    """Return a sentence that divides the change of value into the gains of symbols, as Markdown.
 
     For example `+$12.50 = A +$20.00, B -$7.50.` The symbol with the largest gain or loss comes first.
     """
@@ -216,7 +216,7 @@ def list_common(player: Player, rival: Player) -> tuple[tuple[Portfolio, ...], t
 
 
 def compare_with_market(gains: PlayerGains, market: Sequence[MarketReturn]) -> Comparison:
-    """Return the gain of a player and the gain of the market over the same sessions."""
+    """Return the gains of a player and of the market over the same sessions."""
     return Comparison(
         player=measure_points(gains.change),
         market=sum((row.percent for row in market), Decimal(0)),
@@ -299,7 +299,10 @@ def build_quest_card(quest: Quest, now: datetime) -> QuestCard:
 
 
 def list_profile(user: User) -> list[tuple[str, str]]:
-    """Return the profile of a player as (label, text) pairs. Of the preferences, it has the strategy only."""
+    """Return the profile of a player as (label, text) pairs.
+
+    It shows only the strategy of the preferences.
+    """
     facts = [
         ("Username", user.username),
         ("Name", user.name or "not given"),
@@ -333,6 +336,6 @@ def _mask_email(email: str | None) -> str:
         return "not given"
     local, at, domain = email.partition("@")
     if not at:
-        # not an address: the service could not decrypt it and returns a text that names the key
+        # no address: if the service cannot decrypt an address, it returns a text that names the missing key
         return "unreadable"
     return f"{local[:1]}…@{domain}"

@@ -1,4 +1,4 @@
-"""The chart of the progress that ended quests have reached. Pure functions."""
+"""The chart that shows how far ended quests came. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ DARK = ("#c7d2fe", "#8b8ff8", "#94a3b8", "#7d8494")
 
 _BAR_PIXELS = 40
 _FRAME_PIXELS = 100
-"""Height of the legend and the axis together."""
+"""Height of the chart's legend and axis together."""
 _LABEL_PIXELS = 110
 
 

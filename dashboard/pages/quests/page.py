@@ -39,9 +39,10 @@ TITLE_PIXELS, REASON_PIXELS, PROGRESS_PIXELS = 250, 190, 110
 On a phone, one more column fits beside the title.
 """
 COMPARED_PLAYERS = 2_500
-"""Most players that are compared: more would take seconds.
+"""Maximum number of players whose returns are compared: a comparison of more would take seconds.
 
-In a larger game, a sample of this many players changes shares by one or two percentage points.
+In a larger game, a sample of this many players is compared. The shares of the sample differ by one or two
+percentage points from the shares of all players.
 """
 PLAYER_QUESTS_SHOWN = 100
 

@@ -39,19 +39,22 @@ from dashboard.formats import (
 T = TypeVar("T")
 
 MIN_ENDED = 10
-"""Ended quests that a type needs to be named best or worst. With fewer, one quest would be over 10 %."""
+"""A quest type is named best or worst only if it has at least this many ended quests.
+
+With fewer, one quest would be over 10 %.
+"""
 
 MIN_SESSIONS = 100
-"""A comparison needs this many sessions with a quest, and as many without it.
+"""A comparison needs at least this many sessions with a quest of the type, and as many sessions without one.
 
 With fewer, one session would be over 1 %.
 """
 
 MIN_DIFFERENCE = Decimal(1)
-"""Percentage points. A smaller difference counts as none, however many sessions there are."""
+"""In percentage points. A smaller difference counts as no difference, for any number of sessions."""
 
 CHANCE_ERRORS = 1.96
-"""Limit of a difference in standard errors: by chance alone, 5 % of comparisons exceed it."""
+"""A difference of fewer standard errors counts as chance. Chance alone exceeds it in 5 % of comparisons."""
 
 MORE_OFTEN, LESS_OFTEN = "more often", "less often"
 NO_DIFFERENCE, TOO_FEW = "no visible difference", "too few sessions"
@@ -61,13 +64,16 @@ STUCK_REASONS = {"is_untouched": "no progress", "is_behind": "behind", "is_unsee
 
 
 STEPS = ("Completed", "At least half", "Less than half", "Not started")
-"""How far an ended quest came, from best to worst. Each ended quest belongs to exactly one step."""
+"""Steps of progress that an ended quest can have reached, best first.
+
+Each ended quest is in exactly one step.
+"""
 
 
 class Progress(msgspec.Struct, frozen=True):
     """How many quests of a type have ended, and how many of these were started, half done and completed.
 
-    Each number includes the quests of the numbers after it: a completed quest is also half done and started.
+    A completed quest also counts as half done and started, and a half done quest as started.
     """
 
     type: str
@@ -329,7 +335,7 @@ def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
 
 
 class ReturnComparison(msgspec.Struct, frozen=True):
-    """Whether players return more often after sessions with a quest of a type than after sessions without it.
+    """Whether players return more often after sessions with a quest of a type than after other sessions.
 
     `difference` is in percentage points, and None if there are too few sessions to compare.
     """
@@ -340,7 +346,7 @@ class ReturnComparison(msgspec.Struct, frozen=True):
 
 
 def compare_returns(returns: Iterable[QuestReturn]) -> list[ReturnComparison]:
-    """Return the comparison of each quest type, the largest difference first, then types without one."""
+    """Return one comparison per quest type, the largest difference first, types without a difference last."""
     found = [_compare_return(item) for item in returns]
     return sorted(found, key=lambda item: (item.difference is None, -abs(item.difference or Decimal(0))))
 
@@ -348,10 +354,10 @@ def compare_returns(returns: Iterable[QuestReturn]) -> list[ReturnComparison]:
 def _compare_return(item: QuestReturn) -> ReturnComparison:
     """Compare the share of returning players with and without a quest of a type.
 
-    The difference counts if the z-test for two proportions with a pooled share finds it significant
-    (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3) and if it is at least MIN_DIFFERENCE. The
-    second condition is needed because the test assumes independent sessions. The sessions of one player are
-    not independent, so with many sessions the test finds very small differences significant.
+    There is a difference if it is at least MIN_DIFFERENCE, and if the z-test for two proportions with a
+    pooled share finds it significant (NIST/SEMATECH e-Handbook of Statistical Methods, 7.3.3). MIN_DIFFERENCE
+    is needed because the test assumes independent sessions. The sessions of one player are not independent,
+    so with many sessions the test finds very small differences significant.
     """
     if not item.sessions_without:
         return ReturnComparison(item, None, "everybody had one")
@@ -403,7 +409,7 @@ def _format_returned(returned: int, sessions: int) -> str:
 
 
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
-    """Return a text that names the quest types that `returns` does not compare with sessions without a quest.
+    """Return a sentence that names the quest types of `totals` that have no comparison in `returns`.
 
     It is empty if there are none.
     """
