@@ -122,8 +122,9 @@ class PlayersNotIsolated(DatabaseError):
 class TransactionMisused(DatabaseError, RuntimeError):
     """A call used a transaction of another thread or task, or one that began with another identity.
 
-    `acting_as` sets the identity. Also raised when a thread pool enters a `transaction()` block, and its
-    thread would run other functions before the block ends. The failed call stored nothing.
+    `acting_as` sets the identity. The error is also raised if a thread pool itself enters a `transaction()`
+    block, as with a FastAPI dependency that yields: the thread would run other functions before the block
+    ends. The failed call stored nothing.
     """
 
 

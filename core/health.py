@@ -233,7 +233,7 @@ class _Check(Generic[T]):
     def _run(self, running: "Future[CheckResult[T]]", started: float) -> None:
         try:
             diagnosis = self._check()
-            # measure here: a caller may have begun to wait in the middle of this run
+            # measure the duration here: a caller may begin to wait in the middle of this run
             running.set_result(CheckResult(diagnosis, time.monotonic() - started))
         except Exception as error:
             # catch every error: after any of them, the server counts as unhealthy

@@ -99,7 +99,6 @@ def _at_least(minimum: int) -> Callable[[object], bool]:
 
 
 def _has_row_of(user: User) -> Callable[[Iterable[Any]], bool]:
-    """Return a function that returns whether its argument contains a row of this player."""
     return lambda rows: user.id in {row.user_id for row in rows}
 
 
@@ -469,7 +468,6 @@ def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
 
 
 def _read_as_player(service: EnhancedDatabaseService, user: User) -> User:
-    """Read the user with the rights of this player (`as_user`)."""
     try:
         view = service.as_user(user.id)
     except PlayersNotIsolated:

@@ -60,7 +60,8 @@ def remove(service: EnhancedDatabaseService, name: str) -> list[str]:
         "ticks": lambda: service.delete_market_ticks(symbol_of(name)),
         "market events": lambda: _remove_events(service, name),
         "leaderboard": lambda: _remove_leaderboard(service, name),
-        # last: if other rows cannot be removed now, a later self-test finds them by the name of the player
+        # The player is removed last: if other rows cannot be removed now, a later self-test finds them by the
+        # name of the player.
         "player": lambda: _remove_player(service, name),
     }
     for what, step in steps.items():

@@ -44,9 +44,10 @@ ENTRIES = f"""
       AND (created_at, id) <= (%(last_at)s::timestamptz, %(last_id)s::uuid)"""
 EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 COUNT = "SELECT tableoid::regclass::text, count(*) FROM audit_events GROUP BY tableoid"
-# Finds the first event of a partition that should be in a seal but is in none: its transaction id is below
-# the `up_to` of the newest seal. In a restored dump, transaction ids start anew, so the `up_to` of another
-# server is not used: the statement finds nothing until this server has written a seal.
+# Finds the first event of a partition that should be in a seal but is in none. When a seal is written, every
+# event with a transaction id below `up_to` of the seal is in this seal or an earlier one. In a restored dump,
+# transaction ids start anew, so `up_to` of a seal of another server is not used: the statement finds nothing
+# until this server has written a seal.
 FIND_ADDED = f"""
     WITH newest AS (
         SELECT up_to FROM audit_seals WHERE number = %(newest)s AND system = CASE
@@ -149,8 +150,8 @@ def count_events(database: Database) -> dict[str, int]:
 def find_added(database: Database, partition: str, newest: int) -> UUID | None:
     """Return the id of the first event in a partition that should be in a seal but is in none, or None.
 
-    `newest` is the number of the newest seal. The transaction id of the found event is below the `up_to` of
-    this seal, but neither this seal nor an earlier one lists the event.
+    `newest` is the number of the newest seal. The transaction id of the found event is below the column
+    `up_to` of this seal, but neither this seal nor an earlier one lists the event.
     """
     parameters = {"partition": partition, "newest": newest}
     return find_one(database, lambda row: UUID(str(row[0])), FIND_ADDED, parameters)

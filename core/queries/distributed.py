@@ -12,10 +12,10 @@ from core.queries.rows import DISTRIBUTED
 
 
 def _edit(statement: str, *changes: tuple[str, str]) -> None:
-    """Register a copy of a statement for distributed tables, in which some parts are replaced.
+    """Register a copy of a statement for distributed tables, in which some of its SQL is replaced.
 
-    `changes` are pairs of a part and its replacement. Raises `ValueError` if the statement does not contain a
-    part.
+    `changes` are pairs of the SQL to replace and its replacement. Raises `ValueError` if the statement does
+    not contain the SQL to replace.
     """
     edited = statement
     for part, replacement in changes:

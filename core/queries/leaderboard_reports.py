@@ -1,8 +1,8 @@
 """Statements on `leaderboard_entries` for reports, such as distributions, lists and histories.
 
-Most statements read only counters, the returned rows, and the entries of one bucket for each counted rank, as
-in `core.queries.leaderboards`. LIST and LIST_MATCHES also read the entries before their offset, COUNT_MATCHES
-reads the entries that it counts, and PERIOD reads every entry of its sessions.
+Most statements read few entries of a leaderboard. As in `core.queries.leaderboards`, they compute a rank from
+`leaderboard_counters` and the entries of one bucket. LIST and LIST_MATCHES also read the entries before their
+offset, COUNT_MATCHES reads the entries that it counts, and PERIOD reads every entry of its sessions.
 """
 
 from collections.abc import Sequence

@@ -63,9 +63,10 @@ def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> st
 
 
 # The rank of an entry `e` of any page. `first.score` is the highest score of the page. On the whole
-# leaderboard, `first.higher` entries have a score above `first.score`, and `first.as_high` entries have
-# `first.score` or a score above it. If the page also has lower scores, the number of entries before the page
-# is `first.as_high` minus the number of entries of the page that have `first.score`.
+# leaderboard, `first.higher` entries have a score above `first.score`, and `first.as_high` entries have a
+# score of at least `first.score`. The rank of a lower score is its rank on the page plus the number of
+# entries before the page. That number is `first.as_high` minus the number of entries of the page with
+# `first.score`.
 RANK_ON_PAGE = """
            CASE WHEN e.score = first.score THEN 1 + first.higher
                 ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()

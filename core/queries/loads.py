@@ -91,8 +91,8 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
         source, parameters = _stage(database, target, records), None
     else:
         rows = [{name: getattr(record, name) for name in target.columns} for record in records]
-        # json.dumps writes ids, times and amounts as texts; the server converts each text to the type of its
-        # column
+        # json.dumps writes ids, times and amounts as strings; the server converts each string to the type of
+        # its column
         source, parameters = (
             f"json_populate_recordset(NULL::{target.table}, %s)",
             (json.dumps(rows, default=str),),

@@ -40,10 +40,10 @@ MATCHES_COUNTED = 10_000
 _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
 _EARLIER_FROM = 31
-"""Age in days of the session of bit 0 in the column `earlier`.
+"""Bit 0 of the column `earlier` stands for the session this many days ago.
 
-Bit n of the column `recent` stands for the session n days ago. Bit n of `earlier` stands for the session n +
-31 days ago. Each column contains one window of 30 days and the 7 days before this window: the 7 days show
+Bit n of the column `recent` stands for the session n days ago, and bit n of `earlier` for the session n + 31
+days ago. Each column contains one window of 30 days and the 7 days before this window: the 7 days show
 whether a player returned. Together the two columns contain all days of the report.
 """
 
@@ -239,8 +239,8 @@ _KNOWN_LAST = "%(last_active)s::timestamptz IS NOT NULL"
 _NEWEST_FIRST = "u.last_active DESC NULLS LAST, u.id"
 _OLDEST_FIRST = "u.last_active ASC NULLS FIRST, u.id DESC"
 # For each order of the list: the ranges of an index that are read one after the other. A range is three
-# texts: the condition for players after the last player of the previous page, the condition on `last_active`,
-# and ORDER BY.
+# pieces of SQL: the condition for players after the last player of the previous page, the condition on
+# `last_active`, and ORDER BY.
 _RANGES = {
     "last_active": (
         (

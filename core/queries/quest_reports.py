@@ -200,9 +200,9 @@ def list_stuck(
 ) -> StuckQuests:
     """Return the number of stuck quests, and the first `limit` of them.
 
-    Only running quests that end after `soon` and whose time is half over are examined. For a quest that never
-    expires, `patience` takes the place of half its time. The quest is stuck if it has no or little progress,
-    or if its player was not seen since `seen_since`.
+    Examines running quests that do not expire by `soon`, once half of the time from `created_at` to
+    `expires_at` has passed. A quest without `expires_at` is examined once its age is `patience`. An examined
+    quest is stuck if it has no or little progress, or if its player was not seen since `seen_since`.
     """
     parameters = {
         "now": now,

@@ -1,8 +1,8 @@
 """Conversions between Python values and rows, and the calls that run a statement.
 
 Owns the column lists, which are made from the fields of a record, and the conversion of a row to a record.
-Also owns the conversion of values to array literals of PostgreSQL: psycopg2 sends such a text in a fraction
-of the time that a list of values takes. Contains no statement.
+Also owns the conversion of values to array literals of PostgreSQL: psycopg2 sends an array literal in a
+fraction of the time that a list of values takes. Contains no statement.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -122,7 +122,7 @@ def encode_repeated(values: Sequence[Hashable]) -> str:
 
 
 def quote_element(text: str) -> str:
-    """Quote a text as an element of an array literal."""
+    """Quote a string as an element of an array literal."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -14,8 +14,8 @@ from core.queries.rows import Row
 from core.records import StatementFigures, TableFigures, UnusedIndex
 
 TABLES = tuple(model._meta.table_name for model in ALL_MODELS)  # noqa: SLF001  # peewee has no other way
-# Finds the comment at the end of each statement of the database layer. At the beginning of a statement,
-# PostgreSQL 18 would drop the comment from its statistics.
+# Matches the comment with which the database layer ends each statement. The comment is at the end because the
+# statistics of PostgreSQL 18 omit a comment at the beginning of a statement.
 TAG = re.compile(r"/\* op=([a-z_]+) \*/")
 
 # Sizes exclude the free space maps: they are small, and to include them takes ten times as long. The numbers

@@ -61,7 +61,7 @@ class Record(msgspec.Struct, frozen=True):
     def __get_pydantic_core_schema__(cls, _: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Describe the record to pydantic, so that it can be the type of a FastAPI response.
 
-        In JSON, amounts and ids are texts, and times are ISO 8601 in UTC. In a request, an object with the
+        In JSON, amounts and ids are strings, times are ISO 8601 in UTC. In a request, an object with the
         same fields becomes a record.
         """
         from pydantic_core import core_schema as schema  # noqa: PLC0415  # see the module's docstring

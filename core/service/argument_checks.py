@@ -75,7 +75,7 @@ def show(value: Any) -> str:
 
 
 def check_id(value: Any, name: str) -> UUID:
-    """Return `value` as a UUID. Accepts a UUID object, also of another library, or its text."""
+    """Return `value` as a UUID. Accepts a UUID object of any library, or a UUID as a string."""
     found = to_uuid(value)
     if found is None:
         raise InvalidInput(f"{name} is {show(value)}; give a UUID")
@@ -124,14 +124,14 @@ def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
 
 
 def _check_list(values: Any, name: str, wanted: str) -> Iterable[Any]:
-    """Return `values`, which must be iterable; a text or a mapping is refused."""
+    """Return `values`, which must be iterable; a string or a mapping is refused."""
     if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is {show(values)}; give {wanted}")
     return values
 
 
 def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
-    """Return the stored values that pass `check`; another program can have stored values that do not."""
+    """Return the stored values that pass `check`. Another program may have stored values that fail it."""
     accepted = []
     for value in values:
         try:
@@ -177,7 +177,7 @@ def check_record(value: Any, kind: type[T], name: str) -> T:
 
 
 def check_text(value: Any, name: str, *, max_length: int, required: bool = True) -> Any:
-    """Return `value` as a text of at least one character. None is accepted if the text is not required."""
+    """Return `value` as a str of at least one character. None is accepted if `required` is false."""
     if value is None and not required:
         return None
     text = to_text(value)
@@ -187,12 +187,12 @@ def check_text(value: Any, name: str, *, max_length: int, required: bool = True)
 
 
 def check_prefix(value: Any, *, max_length: int) -> str:
-    """Return `value` as the prefix of a name. The empty text is accepted: it matches every name."""
+    """Return `value` as the prefix of a name. An empty string is accepted: it matches every name."""
     return "" if to_text(value) == "" else str(check_text(value, "prefix", max_length=max_length))
 
 
 def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
-    """Return `value` as a text, which must be one of `choices`."""
+    """Return `value` as a str, which must be one of `choices`."""
     text = to_text(value)
     if text is None or text not in choices:
         raise InvalidInput(f"{name} is {show(value)}; give one of {', '.join(choices)}")
@@ -210,7 +210,7 @@ def check_username(value: Any) -> str:
 
 
 def check_email(value: Any) -> str:
-    """Return an e-mail address. An error does not show the text: a mistyped address is personal data too."""
+    """Return an e-mail address. The error does not show the address: a mistyped one is personal data too."""
     text = to_text(value)
     if text is None:
         raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")
@@ -342,9 +342,9 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 def check_before(value: Any, now: datetime) -> date:
     """Return the date before which a list of sessions ends. None becomes tomorrow.
 
-    With None the list begins with today's session. Tomorrow's session has not begun, but players can prepare
-    it: the list has it only if `value` is a date after tomorrow. Sessions after tomorrow, which an older
-    release could store, are never listed.
+    With None the list begins with today's session. Players can already prepare tomorrow's session: it is
+    listed only if `value` is a date after tomorrow. Sessions after tomorrow are never listed; an older
+    release could store them.
     """
     tomorrow = find_last_session(now)
     return tomorrow if value is None else min(check_day(value, "before"), tomorrow + timedelta(days=1))
@@ -400,7 +400,7 @@ def check_seconds(value: Any, name: str) -> float:
 
 
 def check_bucket(value: Any, name: str = "bucket") -> timedelta:
-    """Return a length of time, given as a timedelta or as a text such as 5m, 4h, 1d or 1w."""
+    """Return a length of time, given as a timedelta or as a string such as 5m, 4h, 1d or 1w."""
     width = to_timedelta(value)
     text = to_text(value)
     if text is not None and (match := _BUCKET.match(text)):

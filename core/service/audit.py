@@ -185,8 +185,8 @@ class Audit(ServiceBase):
         anchor = None if newest is None else str(Anchor(*newest))
         self.metrics.count_task_success("seal_audit_log")
         if events:
-            # This log line is a copy of the anchor outside the database. verify_audit_log needs such a copy
-            # to detect that the newest seals were removed.
+            # Log the newest seal: with this copy outside the database, verify_audit_log can detect that the
+            # newest seals were removed.
             logger.info("sealed %d audit events; the newest seal is %s", events, anchor)
         return AuditSealing(events, anchor)
 

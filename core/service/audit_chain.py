@@ -27,7 +27,7 @@ class Anchor(NamedTuple):
 
 
 def parse_anchor(text: str) -> Anchor:
-    """Return the number and hash in a text `NUMBER:HASH`. Raises `InvalidInput`."""
+    """Return the number and hash in a string `NUMBER:HASH`. Raises `InvalidInput`."""
     found = _ANCHOR.fullmatch(text)
     if found is None:
         raise InvalidInput(
@@ -75,7 +75,7 @@ class ChainVerifier:
         self._newest = Anchor(seal.number, seal.hash)
         self.seals += 1
         if seal.events == 0:
-            # A seal without events records that retention dropped the month: the month is not missing.
+            # A seal without events records that `maintain_audit_log` dropped the month: it is not missing.
             self._missing.pop(seal.partition, None)
         elif entries is not None:
             self._listed[seal.partition] += seal.events
@@ -107,7 +107,7 @@ class ChainVerifier:
         if not seal.is_intact:
             return AuditBreak("seal_changed", number)
         if seal.previous_hash != before:
-            # This seal is intact, and its hash covers `previous_hash`: the seal before it was replaced.
+            # The hash of this seal is right and covers `previous_hash`. So the previous seal was changed.
             return AuditBreak("seal_changed", max(self.number, 1))
         expected = self._expected
         if expected is not None and expected.number == number and expected.hash != seal.hash:

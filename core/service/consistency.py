@@ -1,4 +1,4 @@
-"""Reads on replicas: a token makes the reads of any process see at least every commit before the token."""
+"""Reads on replicas: a consistency token makes the reads of any process see all commits before the token."""
 
 from contextlib import AbstractContextManager
 
@@ -16,8 +16,8 @@ class Consistency(ServiceBase):
         """Return a token with which `at_least` makes the reads of any process see every commit so far.
 
         Asks the primary for its current position in the log (LSN), which the token contains. The token is a
-        short text of one line, and contains no secret. Raises `DatabaseUnavailable`, also when DATABASE_URL
-        names a standby.
+        short string without line breaks, and contains no secret. Raises `DatabaseUnavailable`, also when
+        DATABASE_URL names a standby.
         """
         token = self._read_current(lambda database: read_consistency.read_token(database.execute_sql))
         if token is None:
@@ -30,7 +30,7 @@ class Consistency(ServiceBase):
         The reads run on a replica that has replayed these commits, or on the primary if there is none. In the
         block, cached calls read the database and store nothing in the cache. With a token of another
         database, or from before a failover, the reads run on the primary. Blocks nest. A thread that is
-        started in the block is not part of it. Raises `InvalidInput` for a text that `consistency_token` did
+        started in the block is not part of it. Raises `InvalidInput` for a token that `consistency_token` did
         not return.
         """
         parsed = read_consistency.parse_token(token)

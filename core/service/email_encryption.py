@@ -25,9 +25,10 @@ class UserEmails:
         self._logged: set[str] = set()
 
     def encrypt_changes(self, user_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `values` as they are stored: the e-mail address, if given, is encrypted.
+        """Return the column values to store: those in `values`, with the e-mail address (if given) encrypted.
 
-        Adds the column `email_index`, by which an address is found. Raises `EncryptionKeyMissing`.
+        Adds the value of the column `email_index`, by which an address is found. Raises
+        `EncryptionKeyMissing`.
         """
         if "email" not in values:
             return dict(values)
@@ -46,7 +47,8 @@ class UserEmails:
         return [self._encrypt_row(user, stored.get(user.username)) for user in users]
 
     def _encrypt_row(self, user: User, stored: StoredEmail | None) -> UserRow:
-        # An existing user keeps its id, and a ciphertext can be decrypted only with the id of its user.
+        # Encrypt with the id of the stored user, if there is one: an existing user keeps its id, and a
+        # ciphertext can be decrypted only with the id of its user.
         user_id = user.id if stored is None else stored.user_id
         email = index = None
         if user.email is not None:

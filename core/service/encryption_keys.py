@@ -30,8 +30,8 @@ class EncryptionKeys(ServiceBase):
     def reencrypt_users(self, *, limit: int = 500, after: UUID | str | None = None) -> Reencryption:
         """Re-encrypt up to `limit` e-mail addresses that are not encrypted with the current key.
 
-        Runs in one transaction, and changes no other data of the users. An address that another writer
-        changes meanwhile keeps the value of that writer. `after` is `last` of the previous result. Raises
+        Runs in one transaction, and changes no other data of the users. If another writer changes
+        an address meanwhile, the new address is kept. `after` is `last` of the previous result. Raises
         `InvalidInput` and `EncryptionKeyMissing`.
         """
         count, start = check_limit(limit), None if after is None else check_id(after, "after")

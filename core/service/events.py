@@ -54,8 +54,8 @@ def _effect_key(event_id: UUID, window: timedelta) -> str:
     return f"market_events:effect:{event_id}:{format_width(window)}"
 
 
-# Creating or deleting an event invalidates a cached effect. A new trade or score does not, although the
-# effect counts trades and contains a median score: the effect expires after 60 s.
+# Creating or deleting any event invalidates the cached effects of all events. A new trade or score does not,
+# although an effect counts trades and contains a median score: a cached effect expires after 60 s.
 _EFFECT = Cached(
     MARKET_EVENTS,
     tuple[EventEffect, ...],
@@ -97,9 +97,9 @@ class Events(ServiceBase):
     ) -> tuple[MarketEvent, ...]:
         """Return the newest events that match every given filter, newest first, uncached.
 
-        Events have a time from `since` on and before `until`. `until` None is the end of tomorrow (UTC),
-        because an older release could store later events. `after` is the last event of the previous page;
-        `before` is an older name for `after`. Raises `InvalidInput`.
+        Lists events with a time in [`since`, `until`). With `until` None the period ends at the end of
+        tomorrow (UTC): an older release could store later events, which are not listed. `after` is the last
+        event of the previous page; `before` is an older name for `after`. Raises `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
         last = check_after(after, MarketEvent)

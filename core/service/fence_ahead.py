@@ -1,7 +1,7 @@
-"""Sets the fences of a large write in a thread, while the statements of the write run.
+"""Sets the fences on the cache keys of a large write in a thread, while the statements of the write run.
 
 A fence on a cache key stops readers from storing a value from before the write. Owns two decisions: whether a
-write has enough keys for a thread, and whether the fences are still young enough at the COMMIT.
+write has so many keys that a thread saves time, and whether the fences last until the COMMIT has ended.
 """
 
 import threading
@@ -11,17 +11,18 @@ from typing import overload
 
 from core.cache import NO_TOKEN, Cache
 
-# Setting fewer fences than this takes less time than starting a thread.
+# A write with fewer cache keys starts no thread: fencing its keys takes less time than starting a thread.
 MIN_KEYS_FENCED_AHEAD = 500
-# Fences older than this are set again before the COMMIT. A fence lives 5 s longer than the query timeout, so
-# a younger fence outlasts the COMMIT.
+# If the fences on the cache keys are older than this, they are set again before the COMMIT. A fence lives 5 s
+# longer than the query timeout, so a younger fence still exists when the COMMIT ends.
 FRESH_SECONDS = 2.0
 
 
 class LazyKeys(Sequence[str]):
     """A list of cache keys that is built at its first use.
 
-    Building thousands of keys takes as long as fencing them, so the thread of `FenceAhead` builds them.
+    Building thousands of keys takes as long as setting fences on them in Redis. So the thread of `FenceAhead`
+    builds them.
     """
 
     def __init__(self, count: int, build: Callable[[], list[str]]) -> None:
@@ -56,10 +57,11 @@ class LazyKeys(Sequence[str]):
 
 
 class FenceAhead:
-    """The fences that one transaction sets in a thread while its statements run.
+    """Sets the fences on the cache keys of one transaction, in a thread, while its statements run.
 
-    Fences are needed only at the COMMIT, and setting thousands takes long: Redis sets them while PostgreSQL
-    writes the rows. For few keys no thread is started, and the caller fences them before the COMMIT.
+    A fence stops readers from storing a value from before the write. The fences must be set before the
+    COMMIT. Setting thousands of them takes long, so Redis sets them while PostgreSQL writes the rows. If
+    there are few keys, no thread is started, and the caller fences the keys before the COMMIT.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class FenceAhead:
             return [*self._keys, *more]
         self._thread.join()
         if not self._is_done or self._clock() - self._started_at > FRESH_SECONDS:
-            # the thread failed, or its fences could expire before the COMMIT has ended
+            # fence every key again: the thread failed, or its fences could expire before the COMMIT ends
             return [*self._keys, *more]
         fenced = set(self._keys) if more else ()
         return [key for key in more if key not in fenced]

@@ -49,8 +49,8 @@ from core.service.writes import ServiceBase
 MAX_BINS = 100
 NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
-# Scores that one statement reads. Each score takes a look-up in an index. In an open session its rank also
-# takes a count of the better scores.
+# Maximum number of scores that one statement reads. PostgreSQL looks up each score in an index. For a score
+# in an open session it also counts the better scores, to compute the rank.
 MAX_SCORES = 5_000
 
 
@@ -152,7 +152,6 @@ class LeaderboardReports(ServiceBase):
         """
         given = check_each(user_ids, "user_ids", lambda user_id: check_id(user_id, "user_id"))
         sessions = check_each(session_dates, "session_dates", lambda day: check_day(day, "session_date"))
-        # without repetitions
         players, days = list(dict.fromkeys(given)), list(dict.fromkeys(sessions))
         category, ranked = check_category(category), check_bool(ranked, "ranked")
         pairs = len(players) * len(days)
@@ -201,8 +200,7 @@ class LeaderboardReports(ServiceBase):
 
         `after` is the last entry of the previous page (None: the first page). The page begins with the first
         entry that comes after the score and creation time of `after`, even if other entries were written
-        meanwhile.
-        (`list_leaderboard` skips a number of entries instead.) Raises `InvalidInput`.
+        meanwhile. (`list_leaderboard` skips a number of entries instead.) Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         last = check_after(after, LeaderboardEntry, category=leaderboard[0], session_date=leaderboard[1])
@@ -245,8 +243,8 @@ def _list_whole(
 ) -> tuple[LeaderboardEntry, ...]:
     """Return a page of the whole leaderboard, without a search for a prefix.
 
-    A page in the order `-rank` is a page of the order `rank`, reversed. A page by username is read from the
-    nearer end, because the statement reads the skipped entries too.
+    A page in the order `-rank` is read in the order `rank` and then reversed. A page by username is read from
+    the end of the leaderboard that is nearer to the page, because PostgreSQL reads the skipped entries too.
     """
     if selection.order == "rank":
         return leaderboards.list_page(database, category, day, selection.limit, selection.offset)

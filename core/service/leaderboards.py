@@ -198,8 +198,8 @@ class Leaderboards(ServiceBase):
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
         """Return the categories that have entries in a session (None: today's), in alphabetical order.
 
-        The answer is not cached. Leaves out a category that no call accepts: only another program can have
-        stored such a name. Raises `InvalidInput`.
+        The answer is not cached. Leaves out a category with an invalid name, which only another program can
+        have stored. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         return tuple(list_accepted(self._read(queries.list_categories, day), check_category))

@@ -81,7 +81,8 @@ EVENTS = Load(
     "event",
     list_keys=lambda _: [MARKET_EVENTS_VERSION_KEY],
 )
-# How the message ends for a record whose user or portfolio does not exist, by the columns of the foreign key.
+# The end of the error message for a record whose user or portfolio does not exist. The keys are the columns
+# of the violated foreign key.
 REMEDIES = {
     ("user_id",): "which belongs to no user; create the user first with create_user or load_users",
     ("user_id", "session_date"): (

@@ -162,7 +162,7 @@ class Market(ServiceBase):
         if not checked:
             return 0
         if len(checked) > CHUNK_ROWS:
-            # every writer of several chunks sorts them in the same order, which prevents most deadlocks
+            # every writer of several chunks sorts the ticks in the same order, which prevents most deadlocks
             checked.sort(key=find_key)
         keys = list_market_keys({tick.symbol for tick in checked})
 
@@ -171,7 +171,8 @@ class Market(ServiceBase):
                 for chunk in chunked(checked, CHUNK_ROWS):
                     queries.insert_ticks(database, chunk)
 
-        # A deadlock is still possible, because a trigger updates the table of symbols after each chunk.
+        # Retry after a deadlock: a trigger updates the table of symbols after each chunk, so the order of the
+        # ticks does not prevent every deadlock.
         self._retry_conflicts(write)
         return len(checked)
 
@@ -184,7 +185,8 @@ class Market(ServiceBase):
         with self._write() as (database, changes):
             changes.invalidate(*list_market_keys([checked]))
             deleted = queries.delete_ticks(database, checked)
-        # A second transaction: forget_symbol blocks all writers of ticks, and the deletion can take long.
+        # Delete the symbol in a second transaction, which blocks all writers of ticks until it ends:
+        # deleting the ticks can take long.
         with self._write() as (database, _):
             queries.forget_symbol(database, checked)
         return deleted
@@ -275,8 +277,8 @@ class Market(ServiceBase):
     ) -> tuple[Candle, ...]:
         """Return the candles of [start, end), oldest first, aggregated by the database, uncached.
 
-        `bucket` is a timedelta or a text such as 5m, 4h, 1d or 1w. Buckets without ticks are
-        left out. Raises `InvalidInput`, also for more than 20,000 buckets.
+        `bucket` is the length of a candle: a timedelta, or a string such as 5m, 4h, 1d or 1w. A candle
+        without ticks is left out. Raises `InvalidInput`, also for more than 20,000 candles.
         """
         checked, width = check_symbol(symbol), check_bucket(bucket)
         first, last = check_time(start, "start"), check_time(end, "end")
@@ -375,15 +377,15 @@ def _name_keys(symbols: Any) -> Mapping[str, str]:
         try:
             return _name_keys_once(tuple(symbols))
         except TypeError:
-            # a value that cannot be hashed is no symbol: the check below raises
+            # a value that cannot be hashed is no symbol: check_symbols raises the error below
             pass
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 
 @lru_cache(maxsize=REMEMBERED_LISTS)
 def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
-    # The results are kept: callers repeat the same few lists, and checking a list takes longer than reading
-    # its ticks from the near cache.
+    # lru_cache keeps the results, because callers repeat the same few lists. Checking a list takes longer
+    # than reading its ticks from the near cache.
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 

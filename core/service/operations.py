@@ -31,8 +31,8 @@ from core.service.users import Users, user_key
 
 T = TypeVar("T")
 
-# Keys that one step of `warm_cache` fills, with one MGET, one SQL statement and one Redis script. Redis
-# serves no other client while a script runs.
+# Number of cache keys that one step of `warm_cache` fills, with one MGET, one SQL statement and one Redis
+# script. The number is limited because Redis serves no other client while a script runs.
 WARM_KEYS = 200
 
 
@@ -80,10 +80,10 @@ class Operations(Users, Market, Leaderboards, Quests):
         """Fill the cache with the keys that most pages read first. Return the number of keys.
 
         The keys are those of today's leaderboards at the given limits, of the latest tick of every symbol,
-        and of the profile and active quests of the `players` most recently active players. A step fills all
-        limits of one leaderboard, or up to 200 keys of another kind, with one look-up in the cache and one
-        statement. After each step `on_progress` is called with the number of keys done and the total. Raises
-        `InvalidInput`.
+        and of the profile and active quests of the `players` most recently active players. The keys are
+        filled in steps. A step fills all keys of one leaderboard, or up to 200 keys of another kind, with one
+        look-up in the cache and one statement. After each step `on_progress` is called with the number of
+        keys done and the total. Raises `InvalidInput`.
         """
         checked = sorted(set(check_each(limits, "limits", lambda limit: check_limit(limit, "limits"))))
         check_callable(on_progress, "on_progress")

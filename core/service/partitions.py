@@ -32,8 +32,9 @@ class Partitions(ServiceBase):
             partitions.lock_maintenance(database)
             created, moved = _create_ahead(database, now, ahead)
             expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]
-            # Each drop creates the partition without a lower bound again, empty. If no other partition is too
-            # old, drop this one only if it has ticks.
+            # Each drop replaces `ticks_before`, the partition without a lower bound, with an empty one. So if
+            # `ticks_before` is the only partition that is too old, it is dropped only if it has ticks:
+            # otherwise every call would drop it and create it again.
             if [part for part in expired if part.begin is not None] or (
                 expired and partitions.has_ticks(database, expired[-1].end)
             ):

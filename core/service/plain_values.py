@@ -1,4 +1,4 @@
-"""Converts numbers, ids, texts, times and JSON documents of other libraries to plain Python values.
+"""Converts numbers, ids, strings, times and JSON documents of other libraries to plain Python values.
 
 A value of another library is recognised by `__index__`, `numbers.Real`, the attributes of a UUID, or `item()`
 of numpy. The library is never imported. A `to_` function returns a value of exactly one type, or None if the
@@ -15,7 +15,7 @@ from uuid import UUID
 
 
 def to_uuid(value: Any) -> UUID | None:
-    """Convert a `uuid.UUID`, its text, or a UUID of another library (`uuid_utils`, `fastuuid`)."""
+    """Convert a `uuid.UUID`, a UUID as a string, or a UUID of another library (`uuid_utils`, `fastuuid`)."""
     if type(value) is UUID:
         return value
     if isinstance(value, UUID):
@@ -46,7 +46,7 @@ def to_int(value: Any) -> int | None:
 
 
 def to_decimal(value: Any) -> Decimal | None:
-    """Convert a number, or the text of a number. A float becomes what it prints: 0.1, not 0.1000...0555.
+    """Convert a number, or a number as a string. The float 0.1 becomes 0.1, not 0.1000...0555.
 
     Returns None for a bool, and for a fraction, which may need infinitely many digits.
     """
@@ -66,13 +66,13 @@ def _find_digits(value: Any) -> Decimal | str | int | None:
         # not repr(value): the repr of numpy.float64 contains the name of the type
         return float.__repr__(value)
     if isinstance(value, Real) and not isinstance(value, Rational):
-        # for example numpy.float32: its text has the shortest digits for its own precision
+        # for example numpy.float32: its str has the fewest digits that identify the value in its precision
         return str(value)
     return to_int(value)
 
 
 def to_text(value: Any) -> str | None:
-    """Convert a text. A member of a StrEnum becomes its value."""
+    """Convert a string. A member of a StrEnum becomes its value."""
     if type(value) is str:
         return value
     return str.__str__(value) if isinstance(value, str) else None

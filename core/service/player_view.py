@@ -1,11 +1,11 @@
 """A player's view of the service: calls on the player's own data, and on public data.
 
-Owns the list of calls that a player may make. Each call of the view makes the call of the service with the
-same name for the player; `get_profile` makes `get_user_by_id`. No call takes the id of a user, so a cached
-value that a call returns is the player's own or public. The statements run under the database's player role,
-which sees only the player's rows and public rows.
+Owns the list of calls that a player may make. Each method of the view calls the service's method of the same
+name for the player; `get_profile` calls `get_user_by_id`. No method has a parameter for the id of a user, so
+a cached value that a method returns is the player's own or public. The statements run under the database's
+player role, which sees only the player's rows and public rows.
 
-No call is a generator: other code of the thread would run as the player between two yielded rows.
+No method is a generator: other code of the thread would run as the player between two yielded rows.
 """
 
 from collections.abc import Callable, Sequence

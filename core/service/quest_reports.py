@@ -128,14 +128,14 @@ class QuestReports(ServiceBase):
         """Return how many running quests are stuck, and the first `limit` of them.
 
         Counts quests of one `type` (None: of all). A quest that ends within 24 hours is expiring, not stuck.
-        Any other quest can be stuck after half of its time, or after 7 days if it has no `expires_at`. It is
-        stuck in any of three cases:
+        Any other quest can be stuck after half of the time from `created_at` to `expires_at`, or after 7 days
+        if it has no `expires_at`. It is stuck in any of three cases:
 
         - it has no progress;
         - its progress in percent is less than half of its elapsed time in percent, such as 20 % of the target
           after 71 % of the time;
-        - its player was not seen for 7 days: `last_active` and the last session of the player are from before
-          00:00 UTC of the day 6 days ago.
+        - its player was not seen for 7 days: `last_active` and the last session of the player are older
+          than 00:00 UTC of the day 6 days ago.
 
         Quests of players who were seen come before those of other players, and older quests before newer
         ones. `limit` is up to 10,000. The answer is at most 180 s old. Raises `InvalidInput`.

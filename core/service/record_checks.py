@@ -232,7 +232,7 @@ def _texts(max_length: int, *, is_optional: bool = False) -> Column:
 
 
 def _names(check: Callable[[Any, str], str]) -> Column:
-    """Return the checks of texts that repeat, such as symbols: each different text is checked once."""
+    """Return the checks of strings that repeat, such as symbols: each different string is checked once."""
     return Column(
         lambda value, name, _: check(value, name),
         str,
@@ -250,7 +250,7 @@ def _numbers(minimum: int, maximum: int, *, is_optional: bool = False) -> Column
 
 
 def _documents() -> Column:
-    # a column is plain only if every document is empty: checking a document means reading all its values
+    # Only a column of empty documents counts as plain. Any other document is checked value by value.
     return Column(
         lambda value, name, _: freeze(check_document(value, name)),
         frozendict,
@@ -436,7 +436,6 @@ PORTFOLIO_UPDATES: RecordChecks[PortfolioUpdate] = RecordChecks(
 
 # -- ticks and portfolio updates ------------------------------------------------------------
 
-# Returns the key of a tick.
 find_key = attrgetter("symbol", "timestamp")
 # Bits that hold the ordinal of any date: the ordinal of `date.max` has 22 bits.
 DATE_BITS = 22
@@ -466,6 +465,6 @@ def check_updates(updates: Any, now: datetime) -> list[PortfolioUpdate]:
 
 
 def _number(update: PortfolioUpdate) -> int:
-    """Return a sort key for the order by user, then session: comparing ids would take much longer."""
+    """Return an int that sorts by user, then by session. Comparing UUIDs would take much longer."""
     number: int = update.user_id.int << DATE_BITS | update.session_date.toordinal()  # type: ignore[union-attr]  # a UUID after the check
     return number

@@ -60,7 +60,7 @@ class RecordConversions:
     def to_json(records: Record | Iterable[Record] | None) -> bytes:
         """Return a record, or a list of records, as JSON in UTF-8; None becomes `null`.
 
-        Amounts are texts with all their digits, so that no reader rounds them. Ids are texts, and times are
+        Amounts are strings with all their digits, so that no reader rounds them. Ids are strings, times are
         ISO 8601 in UTC with a Z. Raises `InvalidInput`.
         """
         if records is None or isinstance(records, Record):
@@ -107,7 +107,8 @@ def _build_column(
     if kind not in _DTYPES:
         values = msgspec.to_builtins(values, builtin_types=KEPT)
     names = _OPTIONAL_DTYPES if is_optional and kind in _OPTIONAL_DTYPES else _DTYPES
-    # None: pandas chooses the dtype of a column of texts, and releases of pandas choose different dtypes.
+    # With the dtype None, pandas chooses the dtype of a column of strings. It depends on the release of
+    # pandas.
     dtype = None if kind is str and values else names.get(kind, "object")
     return pd.Series(values, dtype=dtype)
 

@@ -107,8 +107,7 @@ class EnhancedDatabaseService(
         """Return the health of the database and Redis, checked within a second and outside the pool.
 
         The answer is up to two seconds old; `timestamp` says when it was checked. A check that takes longer
-        than `limit_seconds` (0 to 3600; more than 1 means 1) counts as failed. Raises
-        `InvalidInput`.
+        than `limit_seconds` (0 to 3600; more than 1 means 1) counts as failed. Raises `InvalidInput`.
         """
         limit = check_seconds(limit_seconds, "limit_seconds")
         return self._health.evaluate(limit)

@@ -54,7 +54,8 @@ _PACKAGE = __name__.rpartition(".")[0]
 class Changes:
     """The cache keys to invalidate once a transaction has committed.
 
-    The keys `known` are given before the statements run. A thread may fence them while the statements run.
+    The keys `known` are given before the statements run. If they are many, a thread sets the fences on them
+    while the statements run.
     """
 
     def __init__(self, known: Sequence[str] = ()) -> None:
@@ -161,7 +162,8 @@ class ServiceBase:
         try:
             with self._database.session(operation) as database:
                 _check_actor(database)
-                # Fence after the check-out: the wait for a connection can be longer than the life of a fence.
+                # Fence the cache keys after the connection is checked out: a fence could expire while the
+                # call waits for a connection.
                 is_fenced = True
                 fence = self._cache.fence(keys)
                 result = query(database, *args, **kwargs)
@@ -284,5 +286,5 @@ def new_id() -> UUID:
 
 
 def format_width(width: timedelta) -> str:
-    """Return a length of time in seconds as text, for a cache key: no two lengths have the same text."""
+    """Return a length of time as a string for a cache key. Different lengths give different strings."""
     return str(width.total_seconds()).removesuffix(".0")
