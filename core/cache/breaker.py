@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 # The breaker opens after one failed command and this many failed recovery attempts. One timeout alone does
 # not open it, because a machine may stall for half a second.
 ATTEMPTS = 2
-# How long a recovery attempt of another process may take. The wait before Redis is read again includes it.
+# How long a recovery attempt of another process may take. Before this process reads from Redis again, it also
+# waits for this time.
 GRACE_SECONDS = 0.1
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0

@@ -4,9 +4,10 @@ Some servers answer reads but refuse invalidations: a replica, a node of a clust
 permissions, a server that cannot save its data. After a write such a server would still serve the old value.
 
 `check` runs every command and script of the cache on scratch keys under the prefix, on a new connection.
-`recheck` runs only the commands of an invalidation, and the script of the timeline claim. It changes no key
-except that of the claim, so it can be repeated. `subscribe` starts the invalidation feed. `RedisProbe` runs
-`check` and `subscribe` on its own connection, for the health check; its messages contain no address.
+`recheck` runs only the commands of an invalidation, and the script that claims the cache for the timeline of
+the database (`core.cache.timeline_claim`). It changes only the key of this claim, so it can be repeated.
+`subscribe` starts the invalidation feed. `RedisProbe` runs `check` and `subscribe` on its own connection, for
+the health check; its messages contain no address.
 """
 
 import contextlib
@@ -90,7 +91,7 @@ class Step(NamedTuple):
 class CapabilityCheck:
     """The capability check for one key prefix and one Redis user; thread safe.
 
-    With `epochs` the check also fails if another server has become the primary.
+    With `epochs` (see `core.cache.epochs`) the check also fails if another server has become the primary.
     """
 
     def __init__(
@@ -135,14 +136,20 @@ class CapabilityCheck:
         return refusal
 
     def admit(self, connection: RedisConnection) -> Sequence[Script]:
-        """Check a new connection, and set its epoch and origin. Return the scripts that its server has."""
+        """Check a new connection. Return the scripts that its server has afterwards.
+
+        Also sets the attributes `epoch` and `origin` of the connection.
+        """
         self.check(connection)
         self.join_epoch(connection)
         connection.origin = read_origin(connection)
         return SCRIPTS
 
     def join_epoch(self, connection: RedisConnection) -> None:
-        """Join the epoch of the connection's server, if its topology has epochs. Raises `ErrorReply`."""
+        """Check that the connection's server is still the primary: join its epoch (see `core.cache.epochs`).
+
+        Does nothing in a topology without epochs. Raises `ErrorReply`.
+        """
         if self._epochs is not None:
             self._epochs.join(connection)
 
@@ -176,7 +183,7 @@ class CapabilityCheck:
         return self._claim.evaluate(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
-        """Return one new key for each prefix of the cache: an LSN slot first, a version key last."""
+        """Return one new key for each prefix in `SLOT_FAMILY` and `FAMILIES`, in this order."""
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 

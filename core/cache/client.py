@@ -22,7 +22,7 @@ SEND_BYTES = 16_384
 # A connection is checked again after this fraction of `trust_seconds`. So the check is still valid when the
 # reply to the next read arrives.
 RECHECK_PART = 0.5
-# The names of keys: text, or bytes from a reply to SCAN.
+# The names of keys: strings, or bytes from a reply to SCAN.
 Keys = Sequence[str] | Sequence[bytes]
 
 
@@ -91,11 +91,11 @@ class RedisClient:
         self._known: set[str] = set()
         self._answered = threading.local()
         self.latest_origin = b""
-        """The origin of the server's data, from the connection that was checked last."""
+        """The origin (see `core.cache.origin`) of the connection that was checked last."""
 
     @property
     def origin(self) -> bytes:
-        """The origin of the server from which this thread read last, see `core.cache.origin`."""
+        """The origin (run) of the Redis server from which this thread read last, see `core.cache.origin`."""
         found: bytes = getattr(self._answered, "origin", self.latest_origin)
         return found
 

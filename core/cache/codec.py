@@ -3,7 +3,8 @@
 Owns the stored form of a value:
 
 - the mark, one byte: `V` for a value, `N` for a row that does not exist;
-- the head: the schema of the type, the origin of the server, the versions on which the value depends;
+- the head: the schema of the type; the origin, which identifies the run of the Redis server and the timeline
+  of the database (`core.cache.origin`); the versions on which the value depends;
 - for `V` a checksum of the body, and the body in msgpack.
 
 The schema is a checksum of `FORM` and of the type's fields. A release in which the type has other fields has
@@ -29,12 +30,13 @@ NONE_MARK = b"N"
 LEASE_MARK = b"L"
 FENCE_MARK = b"F"
 VERSION_MARK = b"R"
-# Length of a token: a mark and random bytes. Bytes of another length are not a token of this cache.
+# Length of the token of a lease, a fence or a version: a mark and random bytes. Bytes of another length are
+# not a token of this cache.
 TOKEN_BYTES = 16
-# Name of the stored form. It is part of each schema: after a change of this text, all values that were stored
+# Name of the stored form. It is part of each schema: after a change of this name, all values that were stored
 # before are misses.
 FORM = "origin, crc32, msgpack"
-# Length of an origin, see `core.cache.origin`.
+# Length of the origin in a stored value. It identifies the run of the Redis server, see `core.cache.origin`.
 ORIGIN_BYTES = 8
 UNKNOWN_ORIGIN = bytes(ORIGIN_BYTES)
 # Length of the checksum. Without a checksum, a corrupted byte could be decoded as a wrong value.
@@ -65,7 +67,10 @@ class Codec(Generic[T]):
         """The four bytes after the mark in every stored value of this type."""
 
     def make_head(self, origin: bytes, versions: Iterable[bytes]) -> bytes:
-        """Return the head of a value of this type for this origin and these versions."""
+        """Return the head of a value of this type.
+
+        `origin` identifies the run of the Redis server. `versions` are those on which the value depends.
+        """
         return (
             self.schema + origin + b"".join(len(version).to_bytes(1, "big") + version for version in versions)
         )
@@ -130,7 +135,7 @@ def _checksum(body: bytes) -> bytes:
 
 
 def new_token(mark: bytes) -> bytes:
-    """Return a new random token that begins with `mark`."""
+    """Return a new random token for a lease, a fence or a version. It begins with `mark`."""
     return mark + secrets.token_bytes(TOKEN_BYTES - 1)
 
 

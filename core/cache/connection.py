@@ -75,11 +75,12 @@ class RedisConnection:
         # capability check
         self.generation = 0
         self.checked_at: float | None = None
-        # set by `core.cache.capability`: the origin of the server, and the timeline of its cached values
+        # set by `core.cache.capability`: the origin (run) of the Redis server, and the timeline of its cached
+        # values
         self.origin = b""
         self.timeline: bytes | None = None
-        # set by `core.cache.epochs`: the record of the server's epoch, and the time from which the server may
-        # be read
+        # set by `core.cache.epochs`: the record of the epoch (the time in which this server is the primary),
+        # and the time from which the server may be read
         self.epoch = b""
         self.readable_at = float("-inf")
 

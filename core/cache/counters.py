@@ -8,8 +8,8 @@ called, because incrementing a counter with a label costs more than a hit in the
 row may have been changed after the hit. So the sampler asks the cache again: if the cache does not serve the
 sampled value any more, the hit does not count as stale. This rule gives no false alarm, because a writer
 fences its keys before its COMMIT: the old value has left Redis before the row is committed. A near cache
-drops a changed value only when its feed reports the change, so a hit there counts as stale only if the value
-is still served `feed_bound_seconds` later.
+drops a changed value only when its invalidation feed reports the change, so a hit there counts as stale only
+if the value is still served `feed_bound_seconds` later.
 """
 
 import itertools
@@ -35,7 +35,7 @@ Tier = Literal["near", "shared"]
 # Maximum number of samples that wait for their comparison; further samples are dropped. A comparison takes
 # one query or more, so the queue is full only if the database is slow.
 QUEUE_SAMPLES = 100
-# A dead feed is noticed within this time. Until then its near cache may serve outdated values.
+# A dead invalidation feed is noticed within this time. Until then the near cache may serve outdated values.
 FEED_BOUND_SECONDS = 2.0
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0

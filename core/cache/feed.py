@@ -1,8 +1,8 @@
 """The invalidation feed: Redis reports every key that any process changes.
 
 Owns one connection with CLIENT TRACKING in broadcast mode (RESP3), and the thread that reads from it. The
-near cache is open only while this connection answers and its server accepts invalidations. If the feed ends,
-is refused, or receives nothing for too long, the near cache is shut.
+near cache serves values only while this connection answers and its server accepts invalidations. If the feed
+ends, is refused, or receives nothing for too long, the near cache is emptied and serves nothing.
 
 Source: Redis documentation, "Client-side caching in Redis", broadcasting mode.
 """
@@ -35,7 +35,7 @@ HEARTBEAT_SECONDS = 0.2
 # Maximum pause between two attempts to subscribe. It may be long: a server may refuse the subscription for
 # ever, and without a near cache the values still come from Redis.
 MAX_PAUSE_SECONDS = 3.0
-# A feed that receives nothing for this time counts as dead.
+# An invalidation feed that receives nothing for this time counts as dead.
 SILENCE_SECONDS = 1.5
 # A busy server sends thousands of pushes a second. Waking the thread for each push slows the other threads
 # more than reading the push. So after one push the thread waits this long, and then reads all that have
@@ -161,7 +161,7 @@ class InvalidationFeed:
 
 
 class _Heartbeat:
-    """Sends heartbeats to the server of a feed: each asks whether the server accepts invalidations."""
+    """Sends heartbeats on a feed's connection: each asks whether the server accepts invalidations."""
 
     def __init__(
         self, connection: RedisConnection, capability: CapabilityCheck, on_timeline: Callable[[], None]

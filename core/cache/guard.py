@@ -148,7 +148,7 @@ class RedisGuard:
         self.recovery.start()
 
     def expect_late(self, keys: Sequence[str], token: bytes) -> None:
-        """Record a fence that may reach Redis after its release: its command was sent, but not confirmed."""
+        """Record a fence whose command was sent but not confirmed: it may reach Redis after its release."""
         self.outbox.expect_late(keys, token)
         self.recovery.start()
 
@@ -171,8 +171,9 @@ class RedisGuard:
     def release(self, keys: Sequence[str], fence: Fence, lsn: str) -> None:
         """Drop the values of keys, and the fence that a write has set on them before its COMMIT.
 
-        If the connection of the fence was closed, or if its server is not the primary any more, the command
-        is sent again on a new connection: other processes may already read from the new primary.
+        The command is sent on the connection on which the fence was sent. If this connection was closed, or
+        if its server is not the primary any more, the command is sent again on a new connection: other
+        processes may already read from the new primary.
         """
         try:
             self.scripts.release_fence(keys, fence, lsn)
@@ -186,7 +187,7 @@ class RedisGuard:
         except redis.ConnectionError:
             self.scripts.release_fence(keys, Fence(fence.token), lsn)
             if fence.pending is not None:
-                # the command of the fence may still reach Redis on the closed connection
+                # the command that sets the fence may still reach Redis: it was sent on the closed connection
                 self.expect_late(keys, fence.token)
 
     def close(self) -> None:
@@ -272,7 +273,7 @@ class RedisGuard:
         self.recovery.start()
 
     def _record_move(self) -> None:
-        """Record that this process has moved to a new primary. Other processes may still read the former."""
+        """Record that this process uses a new primary, but other processes may still read the former one."""
         self._unnoticed_until = time.monotonic() + TRUST_SECONDS
         self._report_move()
         logger.warning("Redis: the primary is now %s (%s)", self.epochs.server, self._address)

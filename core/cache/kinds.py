@@ -63,7 +63,7 @@ FAMILIES: Final = (*(f"{kind.name}:" for kind in KINDS), _VERSION)
 # The version key of all values that contain user names. Deleting it makes all these values outdated, without
 # a search for their keys.
 USERNAMES_VERSION_KEY: Final = f"{_VERSION}usernames"
-# The version key of all reports, which no write invalidates.
+# The version key of all reports. No write invalidates a report.
 REPORTS_VERSION_KEY: Final = f"{_VERSION}reports"
 
 _KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {
@@ -73,9 +73,9 @@ _KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {
 
 
 def version_key(kind: CacheKind, *parts: object) -> str:
-    """Return a version key for all values of a kind, or for the values of one part of it.
+    """Return the version key for all values of a kind. With `parts`, it is for only some of these values.
 
-    For example `version:leaderboard:daily_returns:2026-01-15` for the parts `daily_returns` and `2026-01-15`.
+    For example `version:leaderboard:daily_returns:2026-01-15`, for one leaderboard in one session.
     """
     return ":".join((f"{_VERSION}{kind.name}", *map(str, parts)))
 

@@ -13,7 +13,7 @@ is their mark:
   fills a fenced key. If the writer dies in between, its fence expires, and the next reader loads the
   committed row. Two writers of one key have two fences: when one writer removes its fence, the key stays
   fenced until the other writer has committed.
-- P: a slot with the LSN of recent commits, see `core.cache.lsn_slots`.
+- P: an LSN slot, which has the LSN of recent commits, see `core.cache.lsn_slots`.
 
 Sends no commands itself.
 
@@ -70,9 +70,9 @@ end
 
 # KEYS: value keys, then version keys. If the LSN is needed, then also the LSN slots of these keys.
 # ARGV, with times in milliseconds: the token of the lease; the TTL of the lease; the TTL of a version key;
-# the number of value keys; the schema and origin of a current value; the number of slots; the TTL of a slot;
-# the time for which a new slot is unknown; the origin of a current slot; then, for each version key, the
-# value that the key gets if the script creates it.
+# the number of value keys; the schema and origin (`core.cache.origin`) of a current value; the number of LSN
+# slots; the TTL of an LSN slot; the time for which the LSN of a new slot is unknown; the origin of a current
+# LSN slot; then, for each version key, the value that the key gets if the script creates it.
 #
 # Grants a lease on a key that is missing, or whose bytes no reader can use: for example a value of another
 # schema, origin or version, or bytes that the cache did not write.
@@ -174,7 +174,7 @@ return stored
 """
 )
 
-# KEYS: the keys that a transaction changes. ARGV: the token of the writer, the TTL of its fence in
+# KEYS: the keys that a transaction changes. ARGV: the token of the writer's fence, the TTL of this fence in
 # milliseconds.
 #
 # Adds the fence of the writer to each key. It replaces a value, a lease or a version; the fences of other
@@ -203,14 +203,14 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: the keys that a write changed, and their LSN slots. ARGV, with times in milliseconds: the token
-# of the writer, or the tokens of several writers in one string; the LSN of the write, '' if it is
-# unknown; the time for which a slot is unknown after a write without an LSN; the TTL of a slot.
+# KEYS: the keys that a write changed, and their LSN slots. ARGV, with times in milliseconds: the token of the
+# writer's fence, or the tokens of several fences in one string; the LSN of the write, '' if it is unknown;
+# the time for which the LSN of a slot is unknown after a write without an LSN; the TTL of an LSN slot.
 #
 # Deletes each key. If other writers have fenced it, their fences stay, because their COMMIT may still come.
-# The invalidation feed reports the key in both cases, because it is written. Raises the LSN in each
-# slot, or makes the slot unknown. A missing slot is not created here: LEASE creates it as unknown, because
-# earlier LSNs are not known. Returns the number of keys and slots.
+# The invalidation feed reports the key in both cases, because it is written. Increases the LSN in each slot,
+# or marks the LSN as unknown. Creates no missing slot: LEASE creates it and marks its LSN as unknown, because
+# earlier LSNs are not known. Returns the number of keys and LSN slots.
 RELEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -277,8 +277,9 @@ NO_FENCE = Fence()
 def build_lease_request(
     token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes, *, slots: int = 0
 ) -> list[Any]:
-    """Return the arguments of the script LEASE. `head` is the schema and the origin of a current value.
+    """Return the arguments of the script LEASE.
 
+    `head` is the schema of a current value, and its origin: the run of the Redis server that stored it.
     The arguments contain a new random value for each version key, in case the script creates that key. A
     version key must never get an earlier value again. Otherwise values from before a write would become valid
     again (the ABA problem).
@@ -289,7 +290,7 @@ def build_lease_request(
 
 
 def build_release_request(token: bytes, lsn: str = UNKNOWN) -> list[Any]:
-    """Return the arguments of the script RELEASE. `token` may be the tokens of several writers."""
+    """Return the arguments of the script RELEASE. `token` is the token of a fence, or of several fences."""
     return [token, lsn, UNKNOWN_MILLISECONDS, SLOT_MILLISECONDS]
 
 

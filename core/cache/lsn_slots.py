@@ -7,18 +7,19 @@ replayed this LSN.
 
 In two cases the LSN of a slot is unknown. Then the value is loaded from the primary:
 
-- The slot is missing, because Redis is new, was flushed or has evicted it; or it was stored on a server with
-  another origin. It is created without an LSN, and is unknown for `UNKNOWN_MILLISECONDS`.
-- An invalidation came without an LSN: from the outbox after an outage, or from a process without
-  replicas. It makes its slots unknown for the same time.
+- The slot is missing, because Redis is new, was flushed or has evicted it; or another run of the server
+  stored it (another origin, see `core.cache.origin`). The slot is created, and its LSN is unknown for
+  `UNKNOWN_MILLISECONDS`.
+- An invalidation came without an LSN: from the outbox after an outage, or from a process without replicas.
+  The LSNs of its slots are then unknown for the same time.
 
-After that time, every replica that serves reads has replayed all commits from before the slot became
-unknown: a read requires at least the LSN that the primary had
-`core.database.replication_lag.MAX_LAG_SECONDS` ago. This is also enough for a writer that died between its
-COMMIT and its invalidation, because its fence outlasts the COMMIT by more than `MAX_LAG_SECONDS`.
+After that time, every replica that serves reads has replayed all commits from before the LSN became unknown:
+a read requires at least the LSN that the primary had `core.database.replication_lag.MAX_LAG_SECONDS` ago.
+This is also enough for a writer that died between its COMMIT and its invalidation, because its fence outlasts
+the COMMIT by more than `MAX_LAG_SECONDS`.
 
 Slots exist only while some process has replicas, and only such processes read them. The stored form of a slot
-is P, the time until which it is unknown (13 digits), the LSN (16 hexadecimal digits), and the origin.
+is P, the time until which the LSN is unknown (13 digits), the LSN (16 hexadecimal digits), and the origin.
 Sends no commands itself.
 """
 
@@ -29,21 +30,21 @@ from zlib import crc32
 T = TypeVar("T")
 Keys = TypeVar("Keys", bound=Sequence[str])
 
-# Number of slots. With 100 writes a second and a replica 5 ms behind, only 0.5 % of the reads find a slot
+# Number of LSN slots. With 100 writes a second and a replica 5 ms behind, only 0.5 % of the reads find a slot
 # with a commit that the replica has not replayed. All slots together take a few kilobytes.
 SLOTS: Final = 256
 SLOT_FAMILY: Final = "positions/"
 ALL_SLOTS: Final = tuple(f"{SLOT_FAMILY}{number:02x}" for number in range(SLOTS))
-# How long a slot stays unknown: twice the maximum age of a replica's data (`MAX_LAG_SECONDS`).
+# How long the LSN of a slot stays unknown: twice the maximum age of a replica's data (`MAX_LAG_SECONDS`).
 UNKNOWN_MILLISECONDS: Final = 3_000
-# TTL of a slot. Every invalidation of its keys renews it. After it has expired, the slot is created as
-# unknown.
+# TTL of an LSN slot. Every invalidation of its keys renews the TTL. An expired slot is created again without
+# an LSN.
 SLOT_MILLISECONDS: Final = 7_200_000
 UNKNOWN: Final = ""
 
 
 class LoadAfter(Protocol):
-    """Loads keys from a server that has replayed the WAL up to `lsn`, or from the primary if None."""
+    """Loads values from a server that has replayed the WAL up to `lsn`, or from the primary if it is None."""
 
     def __call__(self, lsn: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
         """Call `load(keys)` and return its result."""
@@ -55,12 +56,12 @@ def load_anywhere(_: int | None, load: Callable[[Keys], T], keys: Keys, /) -> T:
 
 
 def list_slots(keys: Iterable[str]) -> list[str]:
-    """Return the names of the slots of these keys, without duplicates."""
+    """Return the names of the LSN slots of these cache keys, without duplicates."""
     return [ALL_SLOTS[number] for number in sorted({crc32(key.encode()) % SLOTS for key in keys})]
 
 
 def format_lsn(lsn: int | None) -> str:
-    """Return an LSN as the text that a slot stores. Texts sort in the order of their LSNs."""
+    """Return an LSN in the form that a slot stores. The strings sort in the order of the LSNs."""
     return UNKNOWN if lsn is None else f"{lsn:016X}"
 
 

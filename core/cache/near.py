@@ -237,12 +237,15 @@ class NearCache(Entries):
         self.drop(names)
 
     def open(self) -> None:
-        """Empty the cache, then start serving: values from before the feed was live may be outdated."""
+        """Empty the cache, then serve values again.
+
+        Earlier values may be outdated, because the invalidation feed did not report changes until now.
+        """
         self.clear()
         self._is_live = self._max_entries > 0
 
     def shut(self) -> None:
-        """Stop serving values, and drop all of them: the feed does not report changes any more."""
+        """Stop serving values and drop them all: the invalidation feed does not report changes any more."""
         self._is_live = False
         self.clear()
 
@@ -307,6 +310,6 @@ class FailSafeValues:
         self._entries.clear()
 
     def invalidate(self, names: Collection[str]) -> None:
-        """Drop the values whose key or version key is in `names`, which this process has changed."""
+        """Drop the values whose key or version key is in `names`, because this process has changed them."""
         self._changes.record(names)
         self._entries.drop(names)

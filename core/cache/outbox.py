@@ -84,7 +84,8 @@ class KeyScripts:
     def release_fence(self, keys: Sequence[str], fence: Fence, lsn: str) -> None:
         """Drop keys and their fence, and store the LSN of the write in the keys' LSN slots.
 
-        If the reply to the fence is pending, it is read first, and the commands are sent on its connection.
+        If the fence's command still has an unread reply, the commands are sent on the same connection, and
+        that reply is read first.
         """
         groups = [self._add_slots(group) for group in _split(keys)]
         self._run_each(RELEASE, groups, build_release_request(fence.token, lsn), after=fence.pending)
@@ -93,7 +94,7 @@ class KeyScripts:
         return self.add_prefix([*keys, *list_slots(keys)])
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
-        """Drop keys, and those of their fences whose token is in `token`. It may contain several tokens.
+        """Drop keys, and their fences with this token. `token` may also be several tokens in one string.
 
         Raises `KeysRefused` if Redis refuses some of the keys.
         """

@@ -84,10 +84,10 @@ class ReadThrough:
         if self._shared is None:
             counters.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
-        # Connect to the database before Redis is read, because its values may belong to another timeline.
-        # `away` is the error if the database does not answer.
+        # Connect to the database before Redis is read, because the values in Redis may belong to another
+        # timeline of the database.
         away = self._timeline.try_to_learn()
-        # ask for no lease before the timeline is known, because the value will be stored for that timeline
+        # ask for no lease before the timeline is known, because the loaded value is stored for a timeline
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
             found, missing, lease = self._look_up(self._shared, read, keys, with_lease=with_lease)

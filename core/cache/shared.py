@@ -65,13 +65,13 @@ class SharedCache:
         self._add_prefix = self.guard.scripts.add_prefix
         # the LSN of a commit is needed only if values are loaded from replicas
         self._needs_lsn = settings.database_replica_urls is not None
-        # the origin of the server on which this process last called `_make_slots`
+        # the origin (run) of the Redis server on which this process last called `_make_slots`
         self._slots_origin: bytes | None = None
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
 
     @property
     def origin(self) -> bytes:
-        """The origin of the server from which this thread read last, see `core.cache.origin`."""
+        """The origin (run) of the Redis server from which this thread read last, see `core.cache.origin`."""
         return self._client.origin
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
@@ -101,16 +101,16 @@ class SharedCache:
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes, *, with_values: bool
     ) -> tuple[list[Any], Lease]:
         token = new_token(LEASE_MARK)
-        # The command may reach a server of another origin. Then a lease may be granted on a key that has a
-        # current value, which only costs one load.
+        # The command may reach another server, or another run of the same server. Then a lease may be granted
+        # on a key that has a current value, which only costs one load.
         asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
-        # ask for no LSN while the origin of the server is unknown: without an origin, slots that another
-        # server has stored cannot be recognized
+        # ask for no LSN while the origin (run) of the Redis server is unknown: an LSN slot from an earlier
+        # run could not be recognized
         needs_lsn = self._needs_lsn and asked_origin
         slots = self._add_prefix(list_slots([*keys, *version_keys])) if needs_lsn else []
         request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))
-        # the reply has one LSN for all slots
+        # the reply has one LSN for all LSN slots together
         length = len(names) + bool(slots)
 
         def ask() -> tuple[list[Any], list[Any]]:
@@ -135,7 +135,7 @@ class SharedCache:
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create all missing LSN slots at once, so that all of them are unknown during the same time."""
+        """Create all missing LSN slots at once, so that their LSNs are unknown during the same time."""
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):

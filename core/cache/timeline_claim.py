@@ -14,18 +14,20 @@ from core.cache.client import Script
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
 from core.failover import KnownTimeline, Timeline
 
-# The key has none of the prefixes in `FAMILIES`, so the invalidation feed sends processes no message for each
-# renewal of the claim.
+# The key of the timeline claim. It has none of the prefixes in `FAMILIES`, so the invalidation feed does not
+# report each renewal of the claim to every process.
 KEY: Final = "timeline"
-# TTL of the claim. When the last process of a database has stopped, another database may use the prefix after
-# this time.
+# TTL of the key of the timeline claim. When the last process that uses a database has stopped, processes of
+# another database can use the same key prefix after this time.
 CLAIM_MILLISECONDS: Final = 30_000
 
-# KEYS: keys for which the caller checks its permissions, then the key of the claim. ARGV: the timeline of the
-# process, '' if it is unknown, and the TTL of its claim in milliseconds.
+# KEYS: keys for which the caller checks its permissions, then the key of the timeline claim. ARGV: the
+# timeline of the database to which the process is connected, '' if it is unknown, and the TTL of the key in
+# milliseconds.
 #
-# A later timeline of the same database replaces an earlier one. The claim of another database stays. Returns
-# the timeline in the key after the script, and the timeline in the key before the script.
+# Stores the timeline in the key. A later timeline of the same database replaces an earlier one, but a
+# timeline of another database stays. Returns the timeline in the key after the script, and the one before the
+# script.
 CLAIM = Script(
     """
 local key, own = KEYS[#KEYS], ARGV[1]
@@ -59,15 +61,18 @@ class TimelineClaim:
         self._unnoticed_until = float("-inf")
 
     def encode(self, keys: Sequence[str]) -> bytes:
-        """Return the encoded command of the claim. The server refuses it if scripts may not use `keys`."""
+        """Return the encoded command that claims the cache for the timeline of this process.
+
+        The server refuses the command if scripts may not use `keys`.
+        """
         own = "" if self._timeline.connected is None else str(self._timeline.connected)
         return encode_command("EVAL", CLAIM.text, len(keys) + 1, *keys, self._key, own, CLAIM_MILLISECONDS)
 
     def evaluate(self, connection: RedisConnection, reply: Any) -> bool:
-        """Evaluate the reply to a claim. Return whether the timeline of this connection has changed.
+        """Evaluate the reply to the command of `encode`. Set `connection.timeline`, and return if it changed.
 
-        If the claim replaced an earlier one, wait until every other process has noticed it. Raises
-        `ErrorReply` while the cache belongs to another timeline.
+        If the command replaced the timeline in the key, wait until every other process has noticed this.
+        Raises `ErrorReply` while the cache belongs to another timeline.
         """
         if isinstance(reply, ErrorReply):
             # the memory of the server is full: it stores no values, so no claim is needed

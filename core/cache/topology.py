@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 # Maximum timeout of the thread that asks the sentinels.
 POLL_TIMEOUT_SECONDS = 0.5
-# Maximum age of a sentinel's reply. A process that was suspended for longer asks again first.
+# Maximum age of a sentinel's reply. A process that was suspended for longer asks a sentinel again before it
+# uses the primary.
 LATE_SECONDS = 1.0
 # Maximum number of redirections. One usually leads to the right node, two are needed while a slot is being
 # moved.
@@ -340,7 +341,10 @@ class SlotTopology(MovingTopology):
         raise failure
 
     def _follow(self, connection: FoundConnection, deadline: float) -> None:
-        """Follow MOVED replies to the node of the slot. The capability check judges any other error."""
+        """Follow MOVED replies to the node that has the cluster slot.
+
+        Ignores any other error reply: the capability check, which comes next, finds its cause.
+        """
         if connection.mode != CLUSTER_MODE:
             return
         for _ in range(HOPS):

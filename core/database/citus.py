@@ -26,7 +26,7 @@ TOPOLOGY: Final = "citus"
 
 
 class Distribution(NamedTuple):
-    """How a table is distributed: by the values of `column`, co-located with the table `beside`."""
+    """How a table is distributed: by the values of `column`, in shards co-located with those of `beside`."""
 
     column: str
     beside: str = "none"
@@ -121,8 +121,8 @@ SHARD_BESIDE = """
         WHERE mine.shardid = substring(shard FROM '[0-9]+$')::bigint AND other.logicalrelid = sibling
     $$"""
 # Citus cannot run a recursive statement or a lateral join over several shards. The next three functions
-# replace such statements. They run on the coordinator: the first two ask the shard of each symbol that is
-# wanted, and the third asks all shards once for each date.
+# replace such statements. They run on the coordinator. The first two query the shard of each symbol in
+# `wanted`. The third queries all shards once for each date.
 WALK = """
     CREATE FUNCTION distributed_walk(
         wanted text[], beyond timestamp with time zone, step interval, points integer
@@ -173,7 +173,7 @@ DATES = """
             RETURN NEXT day;
         END LOOP;
     END $$"""
-# Trigger function -> the table to which it writes. The trigger is on another table.
+# Trigger function -> the table to which it writes, which is not the table of the trigger.
 BESIDE: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
 # Functions that the triggers call. They must be created on the workers. The trigger functions themselves are
 # created there by Citus, together with the tables.

@@ -66,7 +66,7 @@ class Hosts(NamedTuple):
     is_list: bool
     """Whether the URL names several hosts."""
     choice: Mapping[str, str]
-    """The parameter `target_session_attrs` for libpq: connect to the first host that accepts writes.
+    """The libpq parameter that selects the first host that accepts writes (`target_session_attrs`).
 
     Empty if the URL has a single host, or already has this parameter.
     """

@@ -214,8 +214,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Return a context manager for one unit of work. Nested blocks share its connection.
 
         Logs and metrics name the unit of work by `operation`. Only `holder`, by default the current thread,
-        may use and end the block. It is given if the block runs code of the program that uses this library.
-        Driver errors are translated to `core.errors`.
+        may use and end the block. Pass a holder if code of the calling program runs inside the block. Driver
+        errors are translated to `core.errors`.
         """
         return Session(self._sessions, self, operation, holder)
 
@@ -251,7 +251,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @contextmanager
     def with_long_timeout(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
-        """Allow each statement of the block `timeout_seconds`, or the query timeout if that is longer.
+        """Set the statement timeout of the block to `timeout_seconds`, or the query timeout if it is longer.
 
         The server keeps this timeout until the current transaction ends, also for its COMMIT.
         """

@@ -1,9 +1,9 @@
 """A primary and its replicas. Chooses the server of each read, and keeps the LSNs of commits.
 
-A read that begins its own unit of work runs on a replica, if the replica has replayed the write-ahead log up
-to the LSN that the read must see. Otherwise it runs on the primary. A read in an open unit of work (such
-as a transaction) and every write run on the primary. Each thread tries the same replica first: as long as its
-reads run on this replica, each of them sees at least the data of the read before.
+A read that begins its own unit of work requires an LSN. It runs on a replica, if the replica has replayed the
+write-ahead log up to this LSN. Otherwise it runs on the primary. A read in an open unit of work (such as a
+transaction) and every write run on the primary. Each thread always tries the same replica first: as long as
+its reads run on this replica, each of them sees at least the data of the read before.
 """
 
 import itertools
@@ -100,7 +100,7 @@ class DatabaseWithReplicas(Database):
     ) -> T:
         """Run a query that changes nothing, and return its result.
 
-        The query runs on a replica that has replayed the LSN that it must see, or on the primary.
+        The query runs on a replica that has replayed the LSN that the read requires, or on the primary.
         """
         if self._units.find() is not None:
             return super().read(operation, query, *args, **kwargs)
@@ -127,9 +127,9 @@ class DatabaseWithReplicas(Database):
         raise AskPrimary("unavailable")
 
     def _find_lsn(self) -> Lsn:
-        """Return the LSN that the current read must see. Raises `AskPrimary` if it is unknown."""
+        """Return the LSN that the current read requires. Raises `AskPrimary` if it is unknown."""
         floor, log_timeline = self._lsns.find_floor(), self._lsns.log_timeline
-        # the floor may come from a former primary, to which the `ServerWatch` is still connected
+        # Use no LSN of a former primary: the `ServerWatch` may still be connected to such a server.
         if floor is None or log_timeline is None or not log_timeline.is_of(self._timeline.connected):
             raise AskPrimary("unavailable")
         demand = find_demand() or Demand(self._own_writes.find_lsn())

@@ -162,7 +162,7 @@ def _read_key(detail: str) -> dict[str, str]:
     if found is None:
         return {}
     columns = found["columns"].split(", ")
-    # the last value is the rest: in our tables no other column of a key can contain a comma
+    # only the last value may contain a comma: in our tables no other column of a key can
     values = found["values"].split(", ", len(columns) - 1)
     return {column: value[:MAX_SHOWN] for column, value in zip(columns, values, strict=False)}
 

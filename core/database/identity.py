@@ -17,8 +17,9 @@ from uuid import UUID
 
 from core.database.session_settings import PREFIX_END, quote_text
 
-# From this server version on, SET sets the identity: it takes a third of the time of `SELECT set_config()`.
-# In older versions pg_stat_statements makes one entry for each value of a SET. These would evict all others.
+# From this server version on, the identity is set with SET: it takes a third of the time of `set_config()`.
+# In older versions pg_stat_statements makes one entry for each value of a SET. These entries would evict all
+# others.
 NAMES_SETTINGS_ONCE = 180_000
 
 

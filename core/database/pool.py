@@ -41,8 +41,8 @@ LIFETIME_JITTER = 0.1
 # A connection that is held for longer is logged as a leak. Units of work of the service are shorter, because
 # slow statements are cancelled earlier.
 LEAK_SECONDS = 60.0
-# `expire_all` has an effect at most once in this time. So a server that accepts writes again is noticed at
-# most this much later.
+# Minimum time between two effective calls of `expire_all`, which makes the pool reconnect after a failover.
+# So the pool may notice a new primary this much later.
 EXPIRE_INTERVAL_SECONDS = 2.0
 # After the server has refused a connection, the pool does not try to grow for this time.
 GROW_AGAIN_SECONDS = 5.0
@@ -179,7 +179,6 @@ class ConnectionPool:
         return request
 
     def _may_grow(self) -> bool:
-        """Return whether another connection may be opened now."""
         if self._size < self._server_limit:
             return True
         return self._size < self._limit and self._clock() >= self._grow_at
@@ -214,7 +213,7 @@ class ConnectionPool:
         self._metrics.pool_max.set(size)
 
     def _record_opened(self) -> None:
-        """Raise `_server_limit` if the server accepted more connections, and let a request open another."""
+        """Increase `_server_limit` if the server accepted more, and let a request open another connection."""
         with self._lock:
             if self._size <= self._server_limit:
                 return

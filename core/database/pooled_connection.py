@@ -76,7 +76,10 @@ class PooledConnection:
         )
 
     def ping(self) -> bool:
-        """Return whether the server answers a query, and is on the same timeline if it is behind a pooler."""
+        """Return whether the server answers a query.
+
+        Behind a transaction pooler the server must also have the same timeline as when the connection opened.
+        """
         try:
             with self.raw.cursor() as cursor:
                 if hasattr(cursor, "limit_seconds"):

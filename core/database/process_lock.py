@@ -25,7 +25,7 @@ class ProcessLock:
     """An advisory lock; for one thread only. `key` is a number that is different for each task."""
 
     def __init__(self, connector: Connector, key: int, *, timeout_seconds: float) -> None:
-        """Open no connection yet. A statement fails if it has no answer a second after `timeout_seconds`."""
+        """Open no connection yet. A statement fails if no answer comes within `timeout_seconds` plus 1 s."""
         self._connector = connector
         self._key = key
         self._watch = StatementWatch(limit_seconds=timeout_seconds)

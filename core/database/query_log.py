@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
 
-# Maximum logged text, in characters. A bulk insert repeats its placeholders a thousand times, and its
-# beginning is enough to recognise it.
+# Maximum length of a logged statement, in characters. A bulk insert repeats its placeholders a thousand
+# times, and its beginning is enough to recognise it.
 TEXT_LETTERS = 1_000
 
 
@@ -49,8 +49,6 @@ class QueryLog:
         noted_seconds = 0.0 if self._mode == "all" else self._slow_seconds
 
         class LoggedCursor(base):  # type: ignore[valid-type, misc]  # the class is an argument
-            """A cursor whose statements are logged."""
-
             def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
                 started = clock()
                 try:

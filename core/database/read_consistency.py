@@ -1,8 +1,8 @@
 """LSNs, which are positions in the write-ahead log. They say which commits a read on a replica must see.
 
-Owns the statements that ask a primary for its LSN, the LSN of the last write of this process, the
-LSN that the reads of a block must see, and the consistency token, which carries an LSN to another
-process. `core.database.replica` checks whether a replica has replayed an LSN. Opens no connection.
+Owns the statements that ask a primary for its LSN, the LSN of the last write of this process, the LSN that
+the reads of a block require, and the consistency token, which carries an LSN to another process.
+`core.database.replica` checks whether a replica has replayed an LSN. Opens no connection.
 
 After a COMMIT the server is asked for an LSN at or after the commit. A replica that has replayed the log
 up to this LSN shows the commit. The LSN is that of the last flush: a server sends only flushed
@@ -96,9 +96,9 @@ def format_lsn(lsn: Lsn) -> str:
 
 
 class Demand(NamedTuple):
-    """The LSN that the reads of a block must see. If it is None, they run on the primary.
+    """The reads of a block must see the commits up to `lsn`. If `lsn` is None, they run on the primary.
 
-    `reason` is the metric label of reads that run on the primary because `lsn` is None.
+    `reason` is the metric label of the reads that run on the primary because `lsn` is None.
     """
 
     lsn: Lsn | None
@@ -106,7 +106,8 @@ class Demand(NamedTuple):
 
 
 _ON_PRIMARY: Final = Demand(None, "current")
-# None outside of a `demanding` block: a read must then see the writes of this process.
+# The demand of the innermost `demanding` block. Outside of such a block it is None, and reads must see the
+# writes of this process.
 _DEMAND: ContextVar[Demand | None] = ContextVar("demand", default=None)
 _TOKENS: ContextVar[tuple[ConsistencyToken, ...]] = ContextVar("tokens", default=())
 
@@ -116,7 +117,7 @@ find_tokens = _TOKENS.get
 
 
 class demanding:  # noqa: N801  # used like a function; a generator would take several times as long
-    """Apply `demand` to the reads of the block."""
+    """A `with` block whose reads must see the commits up to the LSN of `demand`."""
 
     __slots__ = ("_before", "_demand")
 

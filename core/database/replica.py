@@ -3,10 +3,9 @@
 Owns the circuit breaker of the replica. A `ServerWatch` asks the replica for its state, and the answer
 decides whether reads may use the replica. After a failed read the replica is used only after a newer answer.
 
-A read is correct even if this decision is wrong. Each read names an LSN in the write-ahead log that
-it must see. Before the query, in the same message, a separate statement checks on the replica that this
-LSN has been replayed. The query takes its snapshot after this check, so it sees everything up to the
-LSN.
+A read is correct even if this decision is wrong. Each read requires an LSN in the write-ahead log. Before the
+query, in the same message, a separate statement checks that the replica has replayed this LSN. The query
+takes its snapshot after this check, so it sees every commit up to the LSN.
 """
 
 import logging
@@ -58,8 +57,8 @@ CONNECT_MILLISECONDS = 2_000
 CONFLICT_SECONDS = 1.0
 # A statement that was cancelled before this fraction of the query timeout was not cancelled by the timeout.
 TIMEOUT_FRACTION = 0.9
-# Two reasons not to use a replica that are not logged as warnings: the first ends in a moment, and the second
-# is a failure of the primary.
+# Two reasons why a replica is not used. They are not logged as warnings: the first applies only for a moment,
+# and the second is a failure of the primary, not of the replica.
 _NOT_ASKED = "it has not been asked yet"
 _NO_FLOOR = "the LSN of the primary is unknown"
 

@@ -18,9 +18,10 @@ from core.database.read_consistency import LogTimeline, Lsn, parse_log_timeline,
 
 logger = logging.getLogger(__name__)
 
-# Maximum age of the data that a replica may return. If a writer dies, the fence on its cache keys outlasts
-# the COMMIT by more than twice this time. A reader that fills these keys after the fence reads from a replica
-# only if the replica has replayed the COMMIT.
+# Maximum age of the data that a replica may return. It must be shorter than the time by which the fence of a
+# cache key outlasts a COMMIT (`FENCE_MARGIN_MILLISECONDS`). If a writer dies after its COMMIT, the cache key
+# can be filled only when the fence has expired. By then every replica that may be read has replayed the
+# COMMIT.
 MAX_LAG_SECONDS = 1.5
 # How long samples are kept. A replica that is further behind is reported as about this far behind.
 REMEMBERED_SECONDS = 60.0

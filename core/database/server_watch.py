@@ -36,8 +36,8 @@ class ServerWatch:
     ) -> None:
         """Start no thread yet.
 
-        `on_answer` gets the row of the query, and before it the monotonic time at which the query was sent.
-        `on_failure` gets the error.
+        `on_answer` is called with the monotonic time at which the query was sent, and the row that it
+        returned. `on_failure` is called with the error.
         """
         self._question = question
         self._on_answer = on_answer

@@ -34,10 +34,12 @@ PINNED: Mapping[str, str] = {
 }
 # Set only when a session starts, because the driver reads it only then, to decide how it quotes strings.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}
-# The end of the settings that are sent before a statement. The query log leaves out everything up to it.
+# A comment between the session settings and the statement in the same message. The query log logs only what
+# comes after this comment.
 PREFIX_END = "/* session */ "
-# client_connection_check_interval: the server looks this often whether the client of a running statement has
-# disconnected, and then ends the statement. It works only if the kernel reports a closed socket (Linux).
+# Value of client_connection_check_interval: in this interval the server checks whether the client of a
+# running statement has disconnected, and then ends the statement. It is set only on a server that runs on
+# Linux, because the kernel must report a closed socket.
 CLIENT_CHECK_MS = 1_000
 
 # `usernames` is a table if the tables are distributed, and otherwise a view (core/database/citus.py).
@@ -219,7 +221,7 @@ def _escape_option(value: str) -> str:
 
 
 def quote_text(value: str) -> str:
-    """Return an SQL string constant. Percent signs are escaped: the driver would see placeholders."""
+    """Return an SQL string constant. Percent signs are escaped: they would begin a placeholder."""
     quoted = value.replace("'", "''")
     if "\\" in quoted or "%" in quoted:
         return "E'" + quoted.replace("\\", "\\\\").replace("%", "\\x25") + "'"

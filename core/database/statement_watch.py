@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # The watch waits this much longer than the query timeout. The server's own error has a better message, so it
 # should arrive first.
 GRACE_SECONDS = 1.0
-# How often the watch looks at the running statements.
+# How often the watch checks the running statements.
 LOOK_SECONDS = 0.5
 
 
@@ -32,8 +32,6 @@ class StatementAbandoned(psycopg2.OperationalError):
 
 
 class _Statement:
-    """A running statement."""
-
     __slots__ = ("deadline", "is_cut", "raw")
 
     def __init__(self, raw: connection, deadline: float) -> None:
@@ -43,7 +41,7 @@ class _Statement:
 
 
 class StatementWatch:
-    """Shuts the socket of a statement that has no answer shortly after its timeout; thread safe."""
+    """Shuts the socket of a connection down if its statement has no answer in time; thread safe."""
 
     def __init__(
         self,
@@ -91,13 +89,13 @@ class StatementWatch:
                 _add_server_message(error, raw)
             raise
         finally:
-            # under the lock, so that the watch does not shut the socket down during the next statement
+            # hold the lock, so that the watch does not shut the socket down during the next statement
             with self._lock:
                 self._running.discard(running)
 
     @contextmanager
     def extended(self, raw: connection, timeout_seconds: float) -> Iterator[None]:
-        """Give the statements of one connection another timeout during the block."""
+        """Use another timeout for the statements of one connection during the block."""
         self._extended[id(raw)] = timeout_seconds + GRACE_SECONDS
         try:
             yield

@@ -208,7 +208,8 @@ class UnitsOfWork:
         self._refuse_copies()
         for unit in opened:
             if unit.holder.is_task:
-                # another task already runs on this thread: the event loop has not called this function yet
+                # Another task already runs on this thread, but the event loop has not yet made the call that
+                # `enter` has scheduled.
                 _give_up_suspended(unit)
         return None
 
@@ -347,7 +348,7 @@ class Session(Generic[T]):
         self._started = time.perf_counter()
         unit = self._unit
         self._outer_operation, unit.operation = unit.operation, self._operation
-        # before the check-out, whose log lines name the operation of the current unit of work
+        # make the unit of work current before the check-out: log lines of the check-out name its operation
         self._before = self._manager.units.use(unit)
         if not self._is_joined:
             try:
@@ -369,7 +370,8 @@ class Session(Generic[T]):
                 self._manager.units.restore(self._before, self._unit)
             else:
                 self._manager.end(self._unit, self._before, is_collected=is_collected)
-        except BaseException as late:  # replaces the error of the block, as in a `finally`
+        except BaseException as late:
+            # this error replaces the error of the block, as it would in a `finally` clause
             leaving = late
         if not is_collected:
             self._manager.metrics.observe_operation(self._operation, time.perf_counter() - self._started)

@@ -34,7 +34,7 @@ ARCHIVE = "archive.json"
 # suspended reader may hold it for any time.
 LOCK_SECONDS = 2.0
 LOCK_POLL_SECONDS = 0.005
-# A lock file has its starting name for less than a millisecond. If it still has this name after
+# A lock file has the suffix `.starting` for less than a millisecond. If it still has this suffix after
 # ABANDONED_SECONDS, its writer was killed, and the file is removed.
 ABANDONED_SECONDS = 3600.0
 # The kinds of files that are archived. The other gauges of an ended writer have no meaning.

@@ -64,7 +64,7 @@ class _Buckets(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """One metric. A histogram has `buckets` for each set of labels. `members` has the series of any other."""
+    """One metric. The series of a histogram are in `buckets`, by set of labels; others are in `members`."""
 
     text: str
     members: list[int]
@@ -81,7 +81,7 @@ class _Layout(NamedTuple):
 
 
 class SeriesIndex:
-    """All series that were ever seen. There are few, because label values come from closed sets."""
+    """All series that were ever read. There are few, because label values come from closed sets."""
 
     def __init__(self) -> None:
         self._series: list[_Series] = []
@@ -100,7 +100,8 @@ class SeriesIndex:
     def _add(self, key: SeriesKey) -> int:
         metric, sample, labels, text = json.loads(key.key)
         kind = key.prefix.partition("_")[0]
-        # without help text and gauge mode, which may differ between releases that run at the same time
+        # The identity of a series has no help text and no gauge mode: these may differ between releases that
+        # run at the same time.
         identity = (kind, sample, tuple(sorted(labels.items())))
         if identity in self._by_identity:
             return self._by_identity[identity]

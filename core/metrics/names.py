@@ -43,7 +43,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 # How the values of several live processes are merged: added, the largest, or the newest. Only a `mostrecent`
 # value is kept after its process has ended.
 GaugeMode = Literal["livesum", "livemax", "mostrecent"]
-# Upper bounds in seconds, for a warm read of one row (0.1 ms) as well as for the query timeout (30 s).
+# Upper bounds of the buckets in seconds. A warm read of one row takes 0.1 ms; the query timeout is 30 s.
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 

@@ -33,7 +33,7 @@ from core.metrics.names import (
 )
 from core.metrics.writer import MetricWriter, Prefix, Value, build_key
 
-# Often enough for a scrape every 15 s. The counts of the last second of a process are written when it ends.
+# Interval of publishing. It is short enough for a scrape every 15 s. A process that ends publishes once more.
 PUBLISH_SECONDS = 1.0
 
 

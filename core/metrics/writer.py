@@ -33,7 +33,7 @@ FIRST_SIZE_BYTES = 16 * 1024
 # A file begins with the number of used bytes, as a LENGTH, and padding up to this size.
 HEADER_BYTES = 8
 LENGTH = struct.Struct("i")
-# A number and its timestamp.
+# The stored form of a number and its timestamp.
 _PAIR = struct.Struct("dd")
 LOCK_SUFFIX = ".lock"
 # A lock file has this suffix until its writer holds the lock.
@@ -277,7 +277,6 @@ class _ValueFile:
         return mmap.mmap(self._descriptor, size_bytes)
 
     def close(self) -> None:
-        """Close the file."""
         self._map.close()
         os.close(self._descriptor)
 

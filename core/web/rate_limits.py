@@ -73,9 +73,9 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Decision(NamedTuple):
-    """Whether a request is allowed, and how many more are allowed now.
+    """Whether a request is allowed, and how many more (`remaining`) are allowed now.
 
-    In `seconds` seconds, more requests may be allowed.
+    After `seconds` seconds more requests may be allowed.
     """
 
     is_allowed: bool
@@ -101,7 +101,7 @@ class SharedWindows(RedisStorage):
         self._prefix = prefix
 
     def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count `amount` if the limit allows it. Return whether it does."""
+        """Count `amount` requests if the limit allows them. Return whether it does."""
         return bool(self._run(key, limit, expiry, amount)[0])
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
