@@ -26,10 +26,13 @@ TOPOLOGY: Final = "citus"
 
 
 class Distribution(NamedTuple):
-    """How a table is distributed: by the values of `column`, in shards co-located with those of `beside`."""
+    """How a table is distributed: by the values of `column`.
+
+    Its shards are co-located with those of the table `colocate_with`.
+    """
 
     column: str
-    beside: str = "none"
+    colocate_with: str = "none"
 
 
 DISTRIBUTED: Final = {
@@ -174,7 +177,7 @@ DATES = """
         END LOOP;
     END $$"""
 # Trigger function -> the table to which it writes, which is not the table of the trigger.
-BESIDE: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
+WRITTEN_TABLES: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
 # Functions that the triggers call. They must be created on the workers. The trigger functions themselves are
 # created there by Citus, together with the tables.
 CALLED_BY_TRIGGERS: Final = (
@@ -254,8 +257,10 @@ def distribute(execute_sql: Execute) -> None:
         execute_sql("SELECT create_distributed_function(%s)", (function,))
     for table in ON_EVERY_NODE:
         execute_sql("SELECT create_reference_table(%s)", (table,))
-    for table, (column, beside) in DISTRIBUTED.items():
-        execute_sql("SELECT create_distributed_table(%s, %s, colocate_with => %s)", (table, column, beside))
+    for table, (column, colocate_with) in DISTRIBUTED.items():
+        execute_sql(
+            "SELECT create_distributed_table(%s, %s, colocate_with => %s)", (table, column, colocate_with)
+        )
     for table, name, reference in references:
         execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} {_refer_to_node(table, reference)}")
     execute_sql("ALTER TABLE users ADD CONSTRAINT users_named FOREIGN KEY (id) REFERENCES usernames (id)")
@@ -285,8 +290,10 @@ def _change_tables(execute_sql: Execute) -> None:
 def _change_functions(execute_sql: Execute) -> None:
     for function in (SHARD_BESIDE, WALK, PRICE_AT, DATES):
         execute_sql(function.replace("%", "%%"))
-    for function, table in BESIDE.items():
-        _replace(execute_sql, function, rf"(?:INSERT INTO|DELETE FROM) {table}\b[^;]*", _run_beside(table))
+    for function, table in WRITTEN_TABLES.items():
+        _replace(
+            execute_sql, function, rf"(?:INSERT INTO|DELETE FROM) {table}\b[^;]*", _run_on_shard_of(table)
+        )
     for function in LOOK_UPS:
         _replace(execute_sql, function, r"WHERE (e\.)?id = place", r"\g<0> AND \1session_date = day")
         _replace(execute_sql, function, r"JOIN users\b", "JOIN usernames")
@@ -295,7 +302,7 @@ def _change_functions(execute_sql: Execute) -> None:
         execute_sql(f"ALTER FUNCTION {function} RESET plan_cache_mode")
 
 
-def _run_beside(table: str) -> str:
+def _run_on_shard_of(table: str) -> str:
     """Return a replacement for `re.sub`: PL/pgSQL code that runs the matched statement on a shard of `table`.
 
     The code finds the shard of `table` that is co-located with the shard of the trigger.

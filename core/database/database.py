@@ -88,7 +88,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             metrics=self._metrics,
         )
         self._watch = StatementWatch(
-            limit_seconds=settings.database_query_timeout / 1000, on_look=self._pool.maintain
+            limit_seconds=settings.database_query_timeout / 1000, on_check=self._pool.maintain
         )
         self._cursor_factory = self._query_log.extend(self._watch.cursor_factory)
         self._sessions = SessionManager(self._pool, self._units, self._metrics)

@@ -20,7 +20,7 @@ from core.database.session_settings import PREFIX_END, quote_text
 # From this server version on, the identity is set with SET: it takes a third of the time of `set_config()`.
 # In older versions pg_stat_statements makes one entry for each value of a SET. These entries would evict all
 # others.
-NAMES_SETTINGS_ONCE = 180_000
+MIN_VERSION_FOR_SET = 180_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,15 @@ class Identity:
 
     def get_prefix(self, server_version: int) -> str:
         """Return the statements that set the identity. They precede the first statement of a transaction."""
-        return self._plain_prefix if server_version >= NAMES_SETTINGS_ONCE else self._counted_prefix
+        return self._set_prefix if server_version >= MIN_VERSION_FOR_SET else self._set_config_prefix
 
     @cached_property
-    def _plain_prefix(self) -> str:
+    def _set_prefix(self) -> str:
         settings = (f"SET LOCAL {name} = {value}; " for name, value in self._settings.items())
         return f"{self._role}{''.join(settings)}{PREFIX_END}"
 
     @cached_property
-    def _counted_prefix(self) -> str:
+    def _set_config_prefix(self) -> str:
         settings = ", ".join(f"set_config('{name}', {value}, true)" for name, value in self._settings.items())
         return f"{self._role}{f'SELECT {settings}; ' if settings else ''}{PREFIX_END}"
 

@@ -26,7 +26,7 @@ from core.database.pooled_connection import (
     describe_holders,
     reset_connection,
 )
-from core.database.statement_watch import sever
+from core.database.statement_watch import shut_socket_down
 from core.errors import ConnectFailed, PoolClosed, PoolTimeout
 from core.metrics import Metrics
 from core.metrics.names import CloseReason
@@ -343,7 +343,7 @@ class ConnectionPool:
             for entry in (*self._idle, *used):
                 entry.expires_at = self._clock()
         for entry in used:
-            sever(entry.raw)
+            shut_socket_down(entry.raw)
 
     # -- check-in -----------------------------------------------------------------
 
@@ -429,7 +429,7 @@ class ConnectionPool:
             del self._used[id(raw)]
             self._counts["connections_lost"] += 1
         # makes a running statement fail, because closing the connection would wait for the statement
-        sever(raw)
+        shut_socket_down(raw)
         self._close_raw(entry, "dead")
         self._release_slot()
         return True

@@ -11,7 +11,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from core.database.connector import ServerConnection
 from core.database.holder import Holder
-from core.database.statement_watch import sever
+from core.database.statement_watch import shut_socket_down
 from core.errors import EchoMarketsError
 from core.failover import TIMELINE_SQL, Timeline
 
@@ -130,7 +130,7 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
         thread.start()
         thread.join(CANCEL_SECONDS)
     for entry in entries:
-        sever(entry.raw)
+        shut_socket_down(entry.raw)
 
 
 def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:

@@ -21,7 +21,7 @@ Mode = Literal["slow", "all", "off"]
 
 # Maximum length of a logged statement, in characters. A bulk insert repeats its placeholders a thousand
 # times, and its beginning is enough to recognise it.
-TEXT_LETTERS = 1_000
+MAX_STATEMENT_CHARACTERS = 1_000
 
 
 class QueryLog:
@@ -46,7 +46,7 @@ class QueryLog:
             return base
         # local variables are faster than attributes, and each statement reads them
         log, clock = self, self._clock
-        noted_seconds = 0.0 if self._mode == "all" else self._slow_seconds
+        min_seconds = 0.0 if self._mode == "all" else self._slow_seconds
 
         class LoggedCursor(base):  # type: ignore[valid-type, misc]  # the class is an argument
             def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
@@ -57,7 +57,7 @@ class QueryLog:
                     log.record(query, clock() - started, error=error.pgcode or type(error).__name__)
                     raise
                 seconds = clock() - started
-                if seconds >= noted_seconds:
+                if seconds >= min_seconds:
                     log.record(query, seconds, rows=max(0, self.rowcount))
                 return answer
 
@@ -96,7 +96,7 @@ class QueryLog:
 
 
 def shorten(text: Any) -> str:
-    """Return a statement on one line, cut after TEXT_LETTERS characters.
+    """Return a statement on one line, cut after MAX_STATEMENT_CHARACTERS characters.
 
     A statement in bytes is replaced by the name of its type: psycopg2's helpers put values into such texts.
     The session settings before a statement are left out, because they are the same for every statement.
@@ -104,4 +104,4 @@ def shorten(text: Any) -> str:
     if not isinstance(text, str):
         return f"({type(text).__name__})"
     line = " ".join(text.rpartition(PREFIX_END)[2].split())
-    return line if len(line) <= TEXT_LETTERS else f"{line[:TEXT_LETTERS]}…"
+    return line if len(line) <= MAX_STATEMENT_CHARACTERS else f"{line[:MAX_STATEMENT_CHARACTERS]}…"

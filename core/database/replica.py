@@ -185,9 +185,9 @@ class Replica:
                 unit.prefix += f"SELECT replica_require('{format_lsn(lsn)}'); {PREFIX_END}"
                 return query(self._database, *args, **kwargs)
         except (DatabaseUnavailable, DatabaseError, PoolTimeout, QueryTimeout) as error:
-            raise AskPrimary(self._judge(error, self._clock() - started)) from error
+            raise AskPrimary(self._classify_error(error, self._clock() - started)) from error
 
-    def _judge(self, error: Exception, seconds: float) -> ReadReason:
+    def _classify_error(self, error: Exception, seconds: float) -> ReadReason:
         """Return why the read must run on the primary after `error`, as a metric label.
 
         Raises `error` if the primary would raise the same error.
@@ -204,16 +204,16 @@ class Replica:
             # the statement writes or locks rows, which every replica refuses
             return "error"
         if state == NO_REPLICA:
-            self._shut("it is no replica any more")
+            self._open_breaker("it is no replica any more")
             return "unavailable"
         if isinstance(error, DatabaseUnavailable):
-            self._shut("it does not answer")
+            self._open_breaker("it does not answer")
             return "unavailable"
         return "unavailable" if isinstance(error, PoolTimeout) else "error"
 
     # -- circuit breaker -----------------------------------------------------------------------
 
-    def _shut(self, reason: str) -> None:
+    def _open_breaker(self, reason: str) -> None:
         with self._lock:
             self._failed_at = self._clock()
             self._reason = self._reason or reason

@@ -90,7 +90,7 @@ _HAS_MEMBERSHIP = """
     SELECT EXISTS (SELECT FROM pg_auth_members
                    WHERE roleid = %(role)s::regrole AND member = %(member)s::regrole{options})"""
 _OPTIONS = " AND inherit_option = %(inherits)s AND set_option"
-_FIND_TOO_MIGHTY = """
+_FIND_DANGEROUS_ROLES = """
     SELECT rolname FROM pg_roles
     WHERE rolname = ANY(%s)
       AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)"""
@@ -120,7 +120,7 @@ def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> 
         for name, form in forms.items():
             verb = "ALTER" if name in before else "CREATE"
             _set_role(cursor, verb, name, form, verifiers.get(name))
-        _refuse_too_mighty(cursor)
+        _refuse_dangerous_roles(cursor)
         for membership in MEMBERSHIPS:
             _grant_membership(cursor, membership)
         return [name for name in forms if name not in before]
@@ -174,9 +174,9 @@ def _set_role(cursor: extensions.cursor, verb: str, name: str, form: RoleForm, v
     cursor.execute(statement.format(sql.Identifier(name), sql.Literal(verifier)))
 
 
-def _refuse_too_mighty(cursor: extensions.cursor) -> None:
+def _refuse_dangerous_roles(cursor: extensions.cursor) -> None:
     """Raise `DatabaseError` if a role that existed before has a dangerous attribute such as SUPERUSER."""
-    cursor.execute(_FIND_TOO_MIGHTY, (list(ROLES),))
+    cursor.execute(_FIND_DANGEROUS_ROLES, (list(ROLES),))
     found = [name for (name,) in cursor.fetchall()]
     if found:
         raise DatabaseError(

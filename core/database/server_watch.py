@@ -29,7 +29,7 @@ class ServerWatch:
     def __init__(
         self,
         settings: Settings,
-        question: str,
+        query: str,
         *,
         on_answer: Callable[[float, tuple[Any, ...]], None],
         on_failure: Callable[[psycopg2.Error], None],
@@ -39,7 +39,7 @@ class ServerWatch:
         `on_answer` is called with the monotonic time at which the query was sent, and the row that it
         returned. `on_failure` is called with the error.
         """
-        self._question = question
+        self._query = query
         self._on_answer = on_answer
         self._on_failure = on_failure
         self._connector = BoundedConnector(settings, CLIENT_NAME, limit_seconds=ANSWER_SECONDS)
@@ -57,20 +57,20 @@ class ServerWatch:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._ask()
+                self._run_query()
             except Exception:
                 # every error is caught here: without this thread no replica would be used again
                 logger.exception("watching a server failed")
             self._stopping.wait(SAMPLE_SECONDS)
         self._close()
 
-    def _ask(self) -> None:
+    def _run_query(self) -> None:
         asked_at = time.monotonic()
         try:
             if self._connection is None:
                 self._connection = self._connector.open()
                 asked_at = time.monotonic()
-            row = self._connection.execute_sql(self._question).fetchone()
+            row = self._connection.execute_sql(self._query).fetchone()
         except psycopg2.Error as error:
             self._close()
             self._on_failure(error)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # should arrive first.
 GRACE_SECONDS = 1.0
 # How often the watch checks the running statements.
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 
 
 class StatementAbandoned(psycopg2.OperationalError):
@@ -47,15 +47,15 @@ class StatementWatch:
         self,
         *,
         limit_seconds: float,
-        on_look: Callable[[], object] = lambda: None,
+        on_check: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start no thread yet: the first statement starts it. The thread calls `on_look` every half second.
+        """Start no thread yet: the first statement starts it. The thread calls `on_check` every half second.
 
         `limit_seconds` is the query timeout of the connections.
         """
         self.limit_seconds = limit_seconds + GRACE_SECONDS
-        self._on_look = on_look
+        self._on_check = on_check
         self._clock = clock
         # id of a connection with another limit -> this limit in seconds
         self._extended: dict[int, float] = {}
@@ -113,22 +113,22 @@ class StatementWatch:
                 self._thread.start()
 
     def _check_all(self) -> None:
-        while not self._stopping.wait(min(LOOK_SECONDS, self.limit_seconds / 4)):
-            self._cut_late(list(self._running))
+        while not self._stopping.wait(min(CHECK_SECONDS, self.limit_seconds / 4)):
+            self._cut_overdue(list(self._running))
             try:
-                self._on_look()
+                self._on_check()
             except Exception:
                 # every error is caught here: without this thread a statement may wait forever
                 logger.exception("looking after connections failed")
 
-    def _cut_late(self, running: Sequence[_Statement]) -> None:
+    def _cut_overdue(self, running: Sequence[_Statement]) -> None:
         now = self._clock()
         for statement in running:
             if now >= statement.deadline and not statement.is_cut:
                 with self._lock:
                     if statement in self._running:
                         statement.is_cut = True
-                        sever(statement.raw)
+                        shut_socket_down(statement.raw)
 
 
 def _add_server_message(error: psycopg2.Error, raw: connection) -> None:
@@ -141,7 +141,7 @@ def _add_server_message(error: psycopg2.Error, raw: connection) -> None:
         error.add_note(said.splitlines()[0])
 
 
-def sever(raw: connection) -> None:
+def shut_socket_down(raw: connection) -> None:
     """Shut the socket of a connection down. A thread that waits on it gets an error immediately.
 
     Closing the connection would wait for the running statement.

@@ -131,7 +131,9 @@ def test_migrating_again_changes_nothing(citus_settings: Settings, execute: Exec
     groups = {name: group for name, kind, group in before if kind == "h"}
     assert groups.keys() == TABLES.keys()
     assert all(
-        groups[name] == groups[table.beside] for name, table in TABLES.items() if table.beside in TABLES
+        groups[name] == groups[table.colocate_with]
+        for name, table in TABLES.items()
+        if table.colocate_with in TABLES
     )
     assert {name for name, kind, _ in before if kind == "n"} == {"usernames", "market_events"}
 

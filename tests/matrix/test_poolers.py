@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.app import open_process_lock
-from core.database.statement_watch import sever
+from core.database.statement_watch import shut_socket_down
 from core.errors import DatabaseUnavailable
 from core.migration import Migrator
 from tests.conftest import connected
@@ -45,7 +45,7 @@ def test_an_interrupted_migration_leaves_no_lock(make_target: MakeTarget) -> Non
     target = make_target(Variant(pooler=NOTHING))
     with contextlib.suppress(DatabaseUnavailable), Migrator(target.settings)._locked() as runner:
         runner.database.execute_sql("CREATE TABLE half ()")
-        sever(runner.database.connection())
+        shut_socket_down(runner.database.connection())
         runner.database.execute_sql("SELECT 1")
     pause = threading.Event()
     assert Migrator(target.settings, wait_seconds=30, sleep=pause.wait).up() == []
@@ -186,7 +186,7 @@ def test_a_process_lock_is_released_with_its_connection(make_target: MakeTarget)
     alice, bob = (open_process_lock(target.settings, 0x74657374, role="simulator") for _ in range(2))
     assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
     assert alice._raw is not None
-    sever(alice._raw)
+    shut_socket_down(alice._raw)
     wait_until(bob.hold, "the lock is released", 20.0)
     with pytest.raises(DatabaseUnavailable):
         alice.hold()

@@ -70,7 +70,7 @@ def test_an_ended_statement_is_not_cut() -> None:
 
     seen: list[Any] = []
     watch.run(cast("connection", silent), 10, end_late)
-    watch._cut_late(seen)
+    watch._cut_overdue(seen)
 
     def fail() -> None:
         raise psycopg2.ProgrammingError("no such table")
