@@ -189,7 +189,7 @@ class Recovery:
             backoff.reset()
         else:
             self._close_breaker(backoff)
-        if self._outbox.add_late():
+        if self._outbox.add_unconfirmed_fences():
             return False
         with self._lock:
             if not self._breaker.is_closed or self._outbox.is_pending:

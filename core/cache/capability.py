@@ -85,7 +85,7 @@ class Step(NamedTuple):
     # whether an error reply is the right reply
     is_expected: Callable[[ErrorReply], bool] = lambda _: False
     # error message for a wrong reply; if it is empty, a general message is used
-    complaint: str = ""
+    error_message: str = ""
 
 
 class CapabilityCheck:
@@ -168,7 +168,7 @@ class CapabilityCheck:
             "MGET",
             encode_command("MGET", self._epochs.key),
             lambda found: found == [epoch],
-            complaint=PRIMARY_MOVED,
+            error_message=PRIMARY_MOVED,
         )
         return [*self._recheck[protocol], same, claim]
 
@@ -209,8 +209,8 @@ def evaluate(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
     for step in wrong:
         # a server whose memory is full stored nothing, so a later step finds no value: ignore this
-        if step.complaint or not refused:
-            raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
+        if step.error_message or not refused:
+            raise Incapable(step.error_message or f"it answers {step.name} in another way than Redis")
     return refused[0][1] if refused else None
 
 
@@ -237,7 +237,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
             "HELLO",
             encode_command("HELLO", protocol, *(("AUTH", *account) if account else ())),
             _is_primary,
-            complaint="READONLY its role is replica",
+            error_message="READONLY its role is replica",
         ),
         Step("TIME", encode_command("TIME"), _is_list),
         Step("SET", encode_command("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
@@ -269,7 +269,7 @@ def _list_scripts(keys: Sequence[str]) -> list[Step]:
         command = encode_command("EVAL", script.text, 1, key, *arguments)
         return Step(name, command, lambda reply: bool(reply == right))
 
-    def look(name: str, is_right: Callable[[bytes], bool]) -> Step:
+    def check_stored(name: str, is_right: Callable[[bytes], bool]) -> Step:
         return Step(name, encode_command("MGET", scratch), lambda reply: is_right(reply[0] or b""))
 
     release_all = encode_command("EVALSHA", RELEASE.sha, len(keys), *keys, *build_release_request(NO_TOKEN))
@@ -277,15 +277,15 @@ def _list_scripts(keys: Sequence[str]) -> list[Step]:
         run("FENCE", FENCE, scratch, [one, SCRATCH_MILLISECONDS], right=1),
         run("FENCE", FENCE, scratch, [two, SCRATCH_MILLISECONDS], right=1),
         run("RELEASE", RELEASE, scratch, build_release_request(one), right=1),
-        look("SET KEEPTTL", lambda stored: stored.startswith(two)),
+        check_stored("SET KEEPTTL", lambda stored: stored.startswith(two)),
         Step("PTTL", encode_command("PTTL", scratch), lambda left: 0 < left <= SCRATCH_MILLISECONDS),
         run("RELEASE", RELEASE, scratch, build_release_request(two), right=1),
         run("LEASE", LEASE, scratch, build_lease_request(lease, [scratch], [], b""), right=[GRANTED]),
         run("LEASE", LEASE, scratch, build_lease_request(other, [scratch], [], b""), right=[TAKEN]),
         run("FILL", FILL, scratch, [lease, 1, SCRATCH_MILLISECONDS, "V"], right=1),
-        look("FILL", lambda stored: stored == b"V"),
+        check_stored("FILL", lambda stored: stored == b"V"),
         Step("RELEASE", release_all, lambda reply: bool(reply == len(keys))),
-        look("RELEASE", lambda stored: not stored),
+        check_stored("RELEASE", lambda stored: not stored),
     ]
 
 

@@ -21,7 +21,7 @@ from core.cache.connection import ErrorReply, RedisConnection, encode_command
 SEND_BYTES = 16_384
 # A connection is checked again after this fraction of `trust_seconds`. So the check is still valid when the
 # reply to the next read arrives.
-RECHECK_PART = 0.5
+RECHECK_FRACTION = 0.5
 # The names of keys: strings, or bytes from a reply to SCAN.
 Keys = Sequence[str] | Sequence[bytes]
 
@@ -310,7 +310,7 @@ class RedisClient:
         if connection.checked_at is None:
             self._known.update(script.sha for script in self._check(connection))
         elif (
-            began - connection.checked_at < self._trust_seconds * RECHECK_PART
+            began - connection.checked_at < self._trust_seconds * RECHECK_FRACTION
             and connection.checked_at > self._doubted_at
         ):
             return began

@@ -147,9 +147,9 @@ class RedisGuard:
         self.outbox.add(keys, token)
         self.recovery.start()
 
-    def expect_late(self, keys: Sequence[str], token: bytes) -> None:
+    def record_unconfirmed_fence(self, keys: Sequence[str], token: bytes) -> None:
         """Record a fence whose command was sent but not confirmed: it may reach Redis after its release."""
-        self.outbox.expect_late(keys, token)
+        self.outbox.record_unconfirmed_fence(keys, token)
         self.recovery.start()
 
     def wait_until_noticed(self) -> None:
@@ -188,7 +188,7 @@ class RedisGuard:
             self.scripts.release_fence(keys, Fence(fence.token), lsn)
             if fence.pending is not None:
                 # the command that sets the fence may still reach Redis: it was sent on the closed connection
-                self.expect_late(keys, fence.token)
+                self.record_unconfirmed_fence(keys, fence.token)
 
     def close(self) -> None:
         """Send the waiting invalidations if Redis answers, and close every connection to Redis."""

@@ -52,7 +52,7 @@ class Entries:
         # 50 ms
         self._cleared: deque[tuple[OrderedDict[str, Entry], Dependents]] = deque()
         # increases whenever a value is dropped, for any reason
-        self._departures = 0
+        self._drop_count = 0
 
     def get(self, key: str) -> Any:
         """Return the value under `key`, or None."""
@@ -113,7 +113,7 @@ class Entries:
             self._unlink(self._dependents, key, entry)
 
     def _unlink(self, index: Dependents, key: str, entry: Entry) -> None:
-        self._departures += 1
+        self._drop_count += 1
         for version_key in entry[1]:
             dependents = index.get(version_key)
             if dependents is not None:
@@ -124,7 +124,7 @@ class Entries:
     def clear(self) -> None:
         """Drop all values. Their memory is freed in small steps by later calls of `put`."""
         with self._lock:
-            self._departures += 1
+            self._drop_count += 1
             if self._entries:
                 self._cleared.append((self._entries, self._dependents))
                 self._entries, self._dependents = OrderedDict(), {}
@@ -144,7 +144,7 @@ class Entries:
 class _KeptResult(NamedTuple):
     """A result of `get_many`, valid until any value is dropped. `values` is None until the second read."""
 
-    departures: int
+    drop_count: int
     expires_at: float = 0.0
     values: dict[str, Any] | None = None
 
@@ -178,7 +178,7 @@ class NearCache(Entries):
         kept = self._results.get(keys)
         if (
             kept is not None
-            and kept.departures == self._departures
+            and kept.drop_count == self._drop_count
             and kept.expires_at > self._clock()
             and self._is_live
         ):
@@ -210,14 +210,14 @@ class NearCache(Entries):
 
     def _keep_result(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
         kept = self._results.get(keys)
-        if kept is None or kept.departures != self._departures:
+        if kept is None or kept.drop_count != self._drop_count:
             # The first read keeps only the keys. The second read of the same keys also keeps the dict.
             if kept is None and len(self._results) >= KEPT_RESULTS:
                 self._results.popitem(last=False)
-            self._results[keys] = _KeptResult(self._departures)
+            self._results[keys] = _KeptResult(self._drop_count)
         else:
             values = {key: value for key, value in found.items() if value is not ABSENT}
-            self._results[keys] = _KeptResult(self._departures, expires_at, values)
+            self._results[keys] = _KeptResult(self._drop_count, expires_at, values)
 
     def begin_read(self) -> Ticket | None:
         """Return a ticket for a read from Redis that begins now, or None while the cache is shut."""

@@ -160,10 +160,10 @@ class InvalidationOutbox:
         # writers
         self._waiting: OrderedDict[str, dict[bytes, int]] = OrderedDict()
         # the keys and the token of each fence that may still reach Redis after its release
-        self._late: list[tuple[Collection[str], bytes]] = []
+        self._unconfirmed: list[tuple[Collection[str], bytes]] = []
         # the number of pairs of key and token in each of the two collections
-        self._waiting_count = self._late_count = 0
-        # time at which `add_late` first found no waiting invalidation; None if one was added since
+        self._waiting_count = self._unconfirmed_count = 0
+        # time at which `add_unconfirmed_fences` first found no waiting invalidation; None if one was added since
         self._emptied_at: float | None = None
         # sequence number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if
         # no invalidation did
@@ -178,7 +178,7 @@ class InvalidationOutbox:
     @property
     def is_pending(self) -> bool:
         """Whether an invalidation is unconfirmed, or a fence may still reach Redis after its release."""
-        return bool(self._waiting or self._all_since or self._late)
+        return bool(self._waiting or self._all_since or self._unconfirmed)
 
     def reset_after_fork(self) -> None:
         """Create a new lock. The old one may be held by a thread that does not exist in the child."""
@@ -200,32 +200,32 @@ class InvalidationOutbox:
             self._all_since = self._number
             self._waiting, self._waiting_count = OrderedDict(), 0
 
-    def expect_late(self, keys: Collection[str], token: bytes) -> None:
-        """Record a fence that was sent but not confirmed. It is released again shortly after the outage.
+    def record_unconfirmed_fence(self, keys: Collection[str], token: bytes) -> None:
+        """Record a fence that was sent but not confirmed, and release it again shortly after the outage.
 
         Otherwise a fence that reaches Redis late would block its keys until it expires.
         """
         with self._lock:
-            if self._late_count <= OUTBOX_LIMIT:
-                self._late.append((keys, token))
-                self._late_count += len(keys)
+            if self._unconfirmed_count <= OUTBOX_LIMIT:
+                self._unconfirmed.append((keys, token))
+                self._unconfirmed_count += len(keys)
 
-    def add_late(self) -> bool:
-        """Add the fences of `expect_late` to the outbox, if it has been empty for `LATE_SECONDS`.
+    def add_unconfirmed_fences(self) -> bool:
+        """Add the unconfirmed fences to the outbox, if the outbox has been empty for `LATE_SECONDS`.
 
         Returns whether fences were added.
         """
         with self._lock:
-            if self._waiting or self._all_since or not self._late:
+            if self._waiting or self._all_since or not self._unconfirmed:
                 return False
             now = self._clock()
             if self._emptied_at is None:
                 self._emptied_at = now
             if now - self._emptied_at < LATE_SECONDS:
                 return False
-            for keys, token in self._late:
+            for keys, token in self._unconfirmed:
                 self._add(keys, token)
-            self._late, self._late_count = [], 0
+            self._unconfirmed, self._unconfirmed_count = [], 0
             self._emptied_at = None
             return True
 

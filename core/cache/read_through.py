@@ -86,7 +86,7 @@ class ReadThrough:
             return dict(self._load(read, keys))
         # Connect to the database before Redis is read, because the values in Redis may belong to another
         # timeline of the database.
-        away = self._timeline.try_to_learn()
+        database_error = self._timeline.try_to_learn()
         # ask for no lease before the timeline is known, because the loaded value is stored for a timeline
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
@@ -101,9 +101,9 @@ class ReadThrough:
         counters.count_reads(hits=len(found), misses=len(missing))
         self._sampler.sample("shared", lambda: read, found)
         if missing:
-            if away is not None:
+            if database_error is not None:
                 # the database does not answer, so the loader would fail as well
-                raise away
+                raise database_error
             found.update(self._load_missing(self._shared, read, list(missing), lease))
         return {key: value for key, value in found.items() if not isinstance(value, Absent)}
 

@@ -194,7 +194,7 @@ class SharedCache:
         except CacheDown as down:
             logger.debug("no fence: Redis does not answer")
             if down.reason == "down":
-                self.guard.expect_late(keys, token)
+                self.guard.record_unconfirmed_fence(keys, token)
         return Fence(token)
 
     def keep_fence(self, keys: Sequence[str], fence: Fence) -> None:
@@ -223,7 +223,7 @@ class SharedCache:
         except CacheDown as down:
             logger.debug("invalidations wait until Redis answers")
             if fence.pending is not None and down.reason == "down":
-                self.guard.expect_late(keys, fence.token)
+                self.guard.record_unconfirmed_fence(keys, fence.token)
             self.guard.invalidate_later(keys, fence.token)
             self.guard.wait_until_noticed()
         except BaseException:

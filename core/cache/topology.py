@@ -44,7 +44,7 @@ POLL_TIMEOUT_SECONDS = 0.5
 LATE_SECONDS = 1.0
 # Maximum number of redirections. One usually leads to the right node, two are needed while a slot is being
 # moved.
-HOPS = 5
+MAX_REDIRECTIONS = 5
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0
 CLUSTER_MODE: Final = b"cluster"
@@ -347,7 +347,7 @@ class SlotTopology(MovingTopology):
         """
         if connection.mode != CLUSTER_MODE:
             return
-        for _ in range(HOPS):
+        for _ in range(MAX_REDIRECTIONS):
             [reply] = connection.exchange([self._probe])
             if not isinstance(reply, ErrorReply) or reply.code != "MOVED":
                 return

@@ -64,7 +64,7 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
         if self._is_handed_over:
             return
-        if not self._time_answer() and (self._timer is None or self._timed is not None):
+        if not self._start_response_deadline() and (self._timer is None or self._timed is not None):
             self._timed = None
             self._arm(HEADER_SECONDS)
 
@@ -80,9 +80,9 @@ class BoundedProtocol(H11Protocol):
         self._disarm()
         self._begin_waiting()
         super().on_response_complete()
-        self._time_answer()
+        self._start_response_deadline()
 
-    def _time_answer(self) -> bool:
+    def _start_response_deadline(self) -> bool:
         """Start the deadline of a new response. Return whether a response is unfinished."""
         # `cycle` is None before the first request, although uvicorn annotates it otherwise
         cycle: RequestResponseCycle | None = self.cycle
@@ -122,7 +122,7 @@ class BoundedProtocol(H11Protocol):
         self.transport.abort()
 
 
-class ImpatientLoop(asyncio.SelectorEventLoop):
+class BoundedLoop(asyncio.SelectorEventLoop):
     """An event loop whose servers limit the duration and the number of TLS handshakes.
 
     If there are too many handshakes, the oldest is disconnected.
@@ -162,7 +162,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
             logger.error("connections have to wait: %s", error.strerror)
 
 
-LOOP = f"{ImpatientLoop.__module__}:{ImpatientLoop.__qualname__}"
+LOOP = f"{BoundedLoop.__module__}:{BoundedLoop.__qualname__}"
 """The name of the event loop's class, in the form of uvicorn's option `loop`."""
 
 

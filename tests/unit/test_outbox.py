@@ -114,13 +114,13 @@ def test_all_keys_stay_pending_until_they_are_dropped(
 def test_a_late_fence_is_released_again(server: FakeRedis) -> None:
     """A fence that Redis did not confirm may be set after its release, so it is released twice."""
     server.outbox.add(["k"], b"F1")
-    server.outbox.expect_late(["k"], b"F1")
-    assert not server.outbox.add_late(), "the first release has to come first"
+    server.outbox.record_unconfirmed_fence(["k"], b"F1")
+    assert not server.outbox.add_unconfirmed_fences(), "the first release has to come first"
     server.flush()
-    assert not server.outbox.add_late(), "the fence may still be on its way"
+    assert not server.outbox.add_unconfirmed_fences(), "the fence may still be on its way"
     assert server.outbox.is_pending
     server.now += LATE_SECONDS
-    assert server.outbox.add_late()
+    assert server.outbox.add_unconfirmed_fences()
     server.flush()
     assert server.sent == [(("k",), b"F1")] * 2
     assert not server.outbox.is_pending
