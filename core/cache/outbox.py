@@ -163,7 +163,7 @@ class InvalidationOutbox:
         self._unconfirmed: list[tuple[Collection[str], bytes]] = []
         # the number of pairs of key and token in each of the two collections
         self._waiting_count = self._unconfirmed_count = 0
-        # time at which `add_unconfirmed_fences` first found no waiting invalidation; None if one was added since
+        # time since which no invalidation waits, as far as `add_unconfirmed_fences` knows; else None
         self._emptied_at: float | None = None
         # sequence number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if
         # no invalidation did
