@@ -78,8 +78,8 @@ def find_engine_problem() -> str | None:
 class ComposeStack(Stack):
     """The stack of one checkout, in containers."""
 
-    part_noun = "service"
-    part_names = tuple(sorted({*SERVICES, *chain.from_iterable(ADDED_SERVICES.values())}))
+    program_noun = "service"
+    program_names = tuple(sorted({*SERVICES, *chain.from_iterable(ADDED_SERVICES.values())}))
 
     def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
         with self.folder.lock():
@@ -96,7 +96,7 @@ class ComposeStack(Stack):
                 },
             )
             if self.folder.recorded() == recorded and _are_complete(containers, recorded):
-                self.say("already running, nothing to do")
+                self.print_line("already running, nothing to do")
             else:
                 refuse_other_secrets(self.folder.root, recorded)
                 self._check_ports(settings, containers)
@@ -113,14 +113,14 @@ class ComposeStack(Stack):
         with self.folder.lock():
             self._compose(["down", "--remove-orphans"])
             self.folder.forget_record()
-        self.say("stopped, the data is kept")
+        self.print_line("stopped, the data is kept")
 
     def remove_data(self) -> None:
         """Remove the containers and their volumes."""
         with self.folder.lock():
             # name all profiles, because an earlier run with other profiles may have made volumes
             self._compose(["down", "--remove-orphans", "--volumes"], profiles=tuple(ADDED_SERVICES))
-        self.say("removed the containers and their volumes")
+        self.print_line("removed the containers and their volumes")
 
     def watch(self) -> None:
         """Restart the containers whose sources change, until Ctrl-C."""
@@ -135,7 +135,7 @@ class ComposeStack(Stack):
         environment = {**os.environ, **self.folder.recorded()}
         return subprocess.run(command, cwd=self.folder.root, env=environment, check=False).returncode
 
-    def _show_parts(self, recorded: Mapping[str, str]) -> bool:
+    def _show_programs(self, recorded: Mapping[str, str]) -> bool:
         containers = self._list_containers()
         table = Table("service", "state", "healthy", "address", box=None)
         for item in containers:

@@ -63,13 +63,13 @@ def evaluate(
     begins with the last observation before the fault, so that it shows the whole growth of a counter.
     """
     expected = signal.normal if faulty is None else faulty
-    seen = [
+    values = [
         describe(signal, before),
         describe(signal, during, is_settled=faulty is not None),
         describe(signal, after),
     ]
-    texts = [format_growth(signal, part) for part in (before, during, after)] if signal.is_counter else seen
-    is_as_expected = seen == [signal.normal, expected, signal.normal]
+    texts = [format_growth(signal, part) for part in (before, during, after)] if signal.is_counter else values
+    is_as_expected = values == [signal.normal, expected, signal.normal]
     path = signal.normal if faulty is None else f"{signal.normal} → {expected} → {signal.normal}"
     return Verdict(
         signal=signal.name,
@@ -81,21 +81,21 @@ def evaluate(
     )
 
 
-def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
+def describe(signal: Signal, observations: Sequence[Observation], *, is_settled: bool = True) -> str:
     """Return the last value of a signal as text. If `is_settled` is False, return all its distinct values.
 
     For a counter, return GROWS if its value has grown, else STILL.
     """
-    values = [signal.read(item) for item in seen]
+    values = [signal.read(item) for item in observations]
     if signal.is_counter:
         return GROWS if float(values[-1]) > float(values[0]) else STILL
     texts = [_text(value) for value in values]
     return texts[-1] if is_settled else ", ".join(dict.fromkeys(texts))
 
 
-def format_growth(signal: Signal, seen: Sequence[Observation]) -> str:
+def format_growth(signal: Signal, observations: Sequence[Observation]) -> str:
     """Return the growth of a counter as text, such as "+12"."""
-    return f"+{float(signal.read(seen[-1])) - float(signal.read(seen[0])):,.0f}"
+    return f"+{float(signal.read(observations[-1])) - float(signal.read(observations[0])):,.0f}"
 
 
 def is_normal(observation: Observation) -> bool:
@@ -117,64 +117,68 @@ def _text(value: str | float) -> str:
 
 
 def _read_up(service: str) -> Callable[[Observation], str | float]:
-    def read(seen: Observation) -> str | float:
-        value = seen.scrape.find("echo_service_up", service=service)
+    def read(observation: Observation) -> str | float:
+        value = observation.scrape.find("echo_service_up", service=service)
         return "absent" if value is None else value
 
     return read
 
 
-def _read_failing(seen: Observation) -> str:
+def _read_failing(observation: Observation) -> str:
     """Return the names of the servers whose collectors fail.
 
     The name of a collector begins with its server: if `postgres_tables` fails, the name is "postgres".
     """
-    collectors = seen.scrape.sum_by("echo_scrape_collector_success", "collector")
+    collectors = observation.scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = {name.partition("_")[0] for (name,), works in collectors.items() if not works}
     return ", ".join(sorted(failing)) or NONE
 
 
-def _read_failed_operations(seen: Observation) -> float:
+def _read_failed_operations(observation: Observation) -> float:
     """Return the number of failed operations, without pool timeouts and violated constraints.
 
     Pool timeouts have their own signal. Other programs may violate constraints at any time.
     """
     name = "echo_db_operation_errors_total"
-    others = (seen.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
-    return seen.scrape.total(name) - sum(others)
+    others = (observation.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
+    return observation.scrape.total(name) - sum(others)
 
 
-def _read_bypasses(seen: Observation) -> float:
+def _read_bypasses(observation: Observation) -> float:
     """Return the number of reads that bypassed Redis, except in programs in which Redis is disabled."""
     name = "echo_cache_bypasses_total"
-    return seen.scrape.total(name) - seen.scrape.total(name, reason="disabled")
+    return observation.scrape.total(name) - observation.scrape.total(name, reason="disabled")
 
 
-def _read_self_test(seen: Observation) -> str:
-    if not seen.failed_calls:
+def _read_self_test(observation: Observation) -> str:
+    if not observation.failed_calls:
         return "passes"
-    if seen.failed_calls == ALL_CALLS or len(seen.failed_calls) > NAMED_CALLS:
+    if observation.failed_calls == ALL_CALLS or len(observation.failed_calls) > NAMED_CALLS:
         return "fails"
-    return f"fails: {', '.join(seen.failed_calls)}"
+    return f"fails: {', '.join(observation.failed_calls)}"
 
 
-def _read_waiting(seen: Observation) -> str:
-    return "some" if seen.scrape.total("echo_db_pool_pending_requests", role=DRILL_ROLE) else NONE
+def _read_waiting(observation: Observation) -> str:
+    return "some" if observation.scrape.total("echo_db_pool_pending_requests", role=DRILL_ROLE) else NONE
 
 
-def _read_occupied(seen: Observation) -> str:
-    limit = seen.scrape.total("echo_db_pool_max_connections", role=DRILL_ROLE)
-    used = seen.scrape.total("echo_db_pool_connections", role=DRILL_ROLE, state="used")
+def _read_occupied(observation: Observation) -> str:
+    limit = observation.scrape.total("echo_db_pool_max_connections", role=DRILL_ROLE)
+    used = observation.scrape.total("echo_db_pool_connections", role=DRILL_ROLE, state="used")
     return "all" if limit and used >= limit else "not all"
 
 
 SIGNALS = (
-    Signal("health status", lambda seen: seen.scrape.find_status() or "unknown", "healthy"),
-    Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
+    Signal("health status", lambda observation: observation.scrape.find_status() or "unknown", "healthy"),
+    Signal("health answer", lambda observation: f"HTTP {observation.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
     # 1 if any breaker is open: the number of open breakers depends on which programs read during the fault
-    Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
+    Signal(
+        "breaker open",
+        lambda observation: float(observation.scrape.total("echo_cache_breaker_open") > 0),
+        "0",
+    ),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),
     Signal("pool of the drill in use", _read_occupied, "not all"),
@@ -182,6 +186,9 @@ SIGNALS = (
     Signal("cache bypasses", _read_bypasses, STILL, is_counter=True),
     Signal("failed operations", _read_failed_operations, STILL, is_counter=True),
     Signal(
-        "pool timeouts", lambda seen: seen.scrape.total("echo_db_pool_timeouts_total"), STILL, is_counter=True
+        "pool timeouts",
+        lambda observation: observation.scrape.total("echo_db_pool_timeouts_total"),
+        STILL,
+        is_counter=True,
     ),
 )

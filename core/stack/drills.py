@@ -186,21 +186,21 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
     stack is not healthy before the fault, or if the exporter does not answer.
     """
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
     def wait(condition: Callable[[Observation], bool], limit_seconds: float) -> bool:
         return wait_until(lambda: condition(_observe(stack)), seconds=limit_seconds)
 
-    say("before: observing the healthy stack")
+    print_line("before: observing the healthy stack")
     if not wait(is_normal, CHANGE_SECONDS):
         raise StackError("the stack is not healthy, so a drill would prove nothing; see `make status`")
     before = _watch(stack, seconds)
-    say(f"during: {drill.summary}")
+    print_line(f"during: {drill.summary}")
     with drill.fault(stack):
-        wait(lambda seen: has_changed(drill.faulty, seen), CHANGE_SECONDS)
+        wait(lambda observation: has_changed(drill.faulty, observation), CHANGE_SECONDS)
         during = [before[-1], *_watch(stack, seconds)]
-    say("after: the fault is undone")
+    print_line("after: the fault is undone")
     wait(is_normal, RECOVERY_SECONDS)
     # wait until everything that was counted during the fault has been published
     time.sleep(PUBLISHED_SECONDS)
@@ -216,14 +216,14 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
 def _watch(stack: RunningStack, seconds: float) -> list[Observation]:
     """Observe the stack once, run the self-test, and observe again until `seconds` have passed."""
     deadline = time.monotonic() + seconds
-    seen = [_observe(stack)]
+    observations = [_observe(stack)]
     failed_calls = _run_self_test(stack)
     time.sleep(PUBLISHED_SECONDS)
-    seen.append(_observe(stack, failed_calls))
+    observations.append(_observe(stack, failed_calls))
     while time.monotonic() < deadline:
         time.sleep(OBSERVE_SECONDS)
-        seen.append(_observe(stack, failed_calls))
-    return seen
+        observations.append(_observe(stack, failed_calls))
+    return observations
 
 
 def _observe(stack: RunningStack, failed_calls: tuple[str, ...] = ()) -> Observation:

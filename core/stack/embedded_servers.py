@@ -24,9 +24,9 @@ from core.stack.permissions import (
     ServerUser,
     allow_access,
     ensure_server_user,
-    give_to,
     load_password,
     run_as,
+    set_owner,
     write_private,
 )
 
@@ -174,7 +174,7 @@ def _prepare_cluster(
         fresh = files.data.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        give_to(files.user, fresh, mode=0o700)
+        set_owner(files.user, fresh, mode=0o700)
         fill(files, fresh)
         fresh.rename(files.data)
     return files
@@ -194,7 +194,7 @@ def _run_initdb(files: PostgresFiles, fresh: Path) -> None:
     ]
     try:
         password_file.touch(mode=0o600)
-        give_to(files.user, password_file, mode=0o600)
+        set_owner(files.user, password_file, mode=0o600)
         password_file.write_text(files.password, encoding="utf-8")
         _run(command, files.user, fresh)
     finally:
@@ -225,10 +225,10 @@ def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> Val
     )
     folder = files.configuration.parent
     folder.mkdir(exist_ok=True)
-    give_to(files.user, folder, mode=0o700)
+    set_owner(files.user, folder, mode=0o700)
     allow_access(files.user, programs=find_valkey_program().parent, data=folder)
     write_private(files.configuration, _build_valkey_configuration(folder, files.password))
-    give_to(files.user, files.configuration, mode=0o600)
+    set_owner(files.user, files.configuration, mode=0o600)
     return files
 
 

@@ -63,8 +63,8 @@ class ProgramHealth(NamedTuple):
 class LocalStack(Stack):
     """The stack of one checkout, as processes on this machine without containers."""
 
-    part_noun = "program"
-    part_names = (*START_ORDER, "supervisor")
+    program_noun = "program"
+    program_names = (*START_ORDER, "supervisor")
 
     def __init__(self, folder: StackFolder, console: Console) -> None:
         super().__init__(folder, console)
@@ -76,12 +76,12 @@ class LocalStack(Stack):
             raise StackError(f"the stack could not write: {problem}")
         with self.folder.lock():
             for name in resume_paused(self.folder):
-                self.say(f"{name} was paused by a signal and runs again")
+                self.print_line(f"{name} was paused by a signal and runs again")
             if self._runs_with(settings) and all(item.is_healthy for item in self._inspect()):
-                self.say("already running, nothing to do")
+                self.print_line("already running, nothing to do")
             else:
                 if not self._runs_with(settings) and self._stop():
-                    self.say("stopped the programs of an earlier start")
+                    self.print_line("stopped the programs of an earlier start")
                 self._check_ports(settings)
                 self._start(settings, backup=backup)
             self._show_addresses(self.folder.recorded())
@@ -89,23 +89,23 @@ class LocalStack(Stack):
     def down(self) -> None:
         """Stop all programs in reverse order, also those whose supervisor was killed. The data is kept."""
         if not self.folder.path.exists() and not self._find_strays():
-            self.say("nothing is running")
+            self.print_line("nothing is running")
             return
         with self.folder.lock():
-            self.say("stopped, the data is kept" if self._stop() else "nothing is running")
+            self.print_line("stopped, the data is kept" if self._stop() else "nothing is running")
 
     def remove_data(self) -> None:
         """Stop all programs and remove the data."""
         if not self.folder.path.exists() and not self._find_strays():
-            self.say("nothing to remove")
+            self.print_line("nothing to remove")
             return
         with self.folder.lock():
             self._stop()
             size = self.folder.size_bytes()
             self.folder.remove()
-        self.say(f"removed {self.folder.path}: {CONTENTS}, {size / 1e6:.1f} MB")
+        self.print_line(f"removed {self.folder.path}: {CONTENTS}, {size / 1e6:.1f} MB")
 
-    def _show_parts(self, recorded: Mapping[str, str]) -> bool:
+    def _show_programs(self, recorded: Mapping[str, str]) -> bool:
         programs = self._inspect()
         table = Table("program", "state", "healthy", "pid", "address", box=None)
         for item in programs:
@@ -116,11 +116,11 @@ class LocalStack(Stack):
         if not self._supervisor.is_running():
             strays = ", ".join(process.name() for process in self._find_strays())
             rest = f", but its programs still run ({strays})" if strays else ""
-            self.say(f"the supervisor has ended{rest}; `make up` repairs it")
+            self.print_line(f"the supervisor has ended{rest}; `make up` repairs it")
         return all(item.is_healthy for item in programs)
 
     def _show_logs(self, name: str | None, *, follow: bool) -> None:
-        files = [self.folder.log_file(one) for one in ([name] if name else self.part_names)]
+        files = [self.folder.log_file(one) for one in ([name] if name else self.program_names)]
         existing = [str(file) for file in files if file.exists()]
         if existing:
             # with -F, tail continues after the rotation of a log file; it names each file if there are
@@ -155,10 +155,10 @@ class LocalStack(Stack):
         if backup is not None:
             self._fill(settings, backup)
         run_step("migrate", "up", environment=environment, root=self.folder.root)
-        self.say("the schema is up to date")
+        self.print_line("the schema is up to date")
         owner_url = add_password(recorded["DIRECT_URL"], find_secret(recorded, "DIRECT_PASSWORD"))
         load_demo_data(environment, owner_url=owner_url, root=self.folder.root, settings=settings)
-        self.say("the demo data is loaded")
+        self.print_line("the demo data is loaded")
         self._start_programs(APPLICATIONS)
 
     def _start_programs(self, names: Iterable[str]) -> None:
@@ -172,7 +172,7 @@ class LocalStack(Stack):
                     self._give_up([item.name])
                 if item.is_healthy and item.name in waiting:
                     waiting.remove(item.name)
-                    self.say(f"{item.name} is up")
+                    self.print_line(f"{item.name} is up")
             return not waiting
 
         with self._console.status(f"starting {', '.join(names)}"):

@@ -82,7 +82,7 @@ def run_as(user: ServerUser | None) -> dict[str, Any]:
     }
 
 
-def give_to(user: ServerUser | None, path: Path, *, mode: int) -> None:
+def set_owner(user: ServerUser | None, path: Path, *, mode: int) -> None:
     """Set the permissions of `path`, and make `user` its owner unless `user` is None."""
     path.chmod(mode)
     if user is not None:

@@ -1,8 +1,8 @@
 """Finds the processes of the stack, ends them, and waits for them.
 
 Processes are found by their pid files and never by name, so an unrelated process is never ended. Without a
-pid file, a process belongs to the stack if its environment contains MARK. Servers overwrite their
-environment, so they are identified by the path of their program and their working folder.
+pid file, a process belongs to the stack if its environment contains CHECKOUT_VARIABLE. Servers overwrite
+their environment, so they are identified by the path of their program and their working folder.
 """
 
 import os
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-MARK = "ECHO_MARKETS_CHECKOUT"  # environment variable of all supervised programs: the checkout's folder
+# the environment variable of all supervised programs that has the path of the checkout
+CHECKOUT_VARIABLE = "ECHO_MARKETS_CHECKOUT"
 POLL_SECONDS = 0.05
 KILL_SECONDS = 10.0
 # tolerance of start times: psutil computes them from the boot time, which shifts when the clock is set
@@ -48,7 +49,7 @@ def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> lis
     for process in psutil.process_iter():
         try:
             is_server = Path(process.exe()) in programs and Path(process.cwd()).is_relative_to(servers)
-            if is_server or process.environ().get(MARK) == str(root):
+            if is_server or process.environ().get(CHECKOUT_VARIABLE) == str(root):
                 found[process.pid] = process
         except (psutil.Error, OSError):
             continue  # the process has ended, or belongs to another user

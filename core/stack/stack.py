@@ -27,8 +27,8 @@ SHOWN_LOG_LINES = 100
 class Stack(ABC):
     """Starts, stops and inspects the stack of one checkout."""
 
-    part_noun: ClassVar[str]
-    part_names: ClassVar[Collection[str]]
+    program_noun: ClassVar[str]
+    program_names: ClassVar[Collection[str]]
 
     def __init__(self, folder: StackFolder, console: Console) -> None:
         self.folder = folder
@@ -78,22 +78,22 @@ class Stack(ABC):
         """Show every program and the overall health. Return whether all of them are healthy."""
         recorded = self.folder.recorded()
         if not recorded:
-            self.say(self._describe_unrecorded())
+            self.print_line(self._describe_unrecorded())
             return False
-        are_parts_healthy = self._show_parts(recorded)
+        are_programs_healthy = self._show_programs(recorded)
         problem = self.folder.find_disk_problem()
         if problem is not None:
-            self.say(f"the stack cannot write: {problem}")
+            self.print_line(f"the stack cannot write: {problem}")
             return False
         overall = read_stack_health(recorded)
-        self.say(f"the stack is {overall}")
-        return overall.is_healthy and are_parts_healthy
+        self.print_line(f"the stack is {overall}")
+        return overall.is_healthy and are_programs_healthy
 
     def logs(self, name: str | None, *, follow: bool) -> None:
         """Show the last output of one program, or of all. With `follow`, continue until Ctrl-C."""
-        if name is not None and name not in self.part_names:
-            choices = ", ".join(self.part_names)
-            raise StackError(f"there is no {self.part_noun} {name!r}; choose one of {choices}")
+        if name is not None and name not in self.program_names:
+            choices = ", ".join(self.program_names)
+            raise StackError(f"there is no {self.program_noun} {name!r}; choose one of {choices}")
         try:
             self._show_logs(name, follow=follow)
         except KeyboardInterrupt:
@@ -101,9 +101,9 @@ class Stack(ABC):
 
     def _fill(self, settings: StackSettings, backup: Path) -> None:
         fill_database(find_superuser_url(self.folder.recorded()), backup, key=settings.find_backup_key())
-        self.say(f"{backup} is restored")
+        self.print_line(f"{backup} is restored")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print one line."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
@@ -116,14 +116,14 @@ class Stack(ABC):
         if "PROMETHEUS_PORT" in recorded:
             table.add_row("Prometheus", f"http://{LOOPBACK}:{recorded['PROMETHEUS_PORT']}")
         self._console.print(table)
-        self.say("`make status` shows it, `make logs` its output, `make down` stops it")
+        self.print_line("`make status` shows it, `make logs` its output, `make down` stops it")
 
     def _describe_unrecorded(self) -> str:
         """Return the message that `status` prints if no stack is recorded."""
         return "not running; `make up` starts it"
 
     @abstractmethod
-    def _show_parts(self, recorded: Mapping[str, str]) -> bool:
+    def _show_programs(self, recorded: Mapping[str, str]) -> bool:
         """Print a table of the programs. Return whether all are healthy."""
 
     @abstractmethod

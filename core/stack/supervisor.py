@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from core.errors import StackError
 from core.stack.folder import StackFolder
-from core.stack.permissions import give_to, write_private
-from core.stack.processes import MARK, find_process, stop_process, wait_until
+from core.stack.permissions import set_owner, write_private
+from core.stack.processes import CHECKOUT_VARIABLE, find_process, stop_process, wait_until
 from core.stack.programs import Program
 from core.stack.start_order import STOP_SECONDS, STOP_SIGNALS
 
@@ -63,7 +63,7 @@ class Supervisor:
         config = self._folder.supervisor_config.relative_to(self._folder.root)
         result = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
-            env={**environment, MARK: str(self._folder.root)},
+            env={**environment, CHECKOUT_VARIABLE: str(self._folder.root)},
             cwd=self._folder.root,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -124,7 +124,7 @@ def write_files(folder: StackFolder, programs: list[Program]) -> None:
         script.write_text(render_script(program), encoding="utf-8")
         for file in (script, folder.pid_file(program.name)):
             file.touch()
-            give_to(program.user, file, mode=0o600)
+            set_owner(program.user, file, mode=0o600)
     folder.run.chmod(0o711 if any(program.user for program in programs) else 0o700)
 
 

@@ -17,7 +17,7 @@ import trustme
 
 from core.settings.texts import LOOPBACK
 from core.stack.embedded_servers import prepare_replica
-from core.stack.permissions import ServerUser, ensure_server_user, give_to, open_ancestors, run_as
+from core.stack.permissions import ServerUser, ensure_server_user, open_ancestors, run_as, set_owner
 from core.stack.ports import postgres_answers
 from core.testing import PostgresServer, ServerProgram, run_server
 from tests.conftest import FAST
@@ -52,7 +52,7 @@ def _give_away(directory: Path) -> ServerUser | None:
     user = ensure_server_user()
     if user is not None:
         open_ancestors(directory, user)
-    give_to(user, directory, mode=0o700)
+    set_owner(user, directory, mode=0o700)
     return user
 
 
@@ -63,7 +63,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
     user = _give_away(directory)
     password = directory / "password"
     password.write_text(PASSWORD, encoding="utf-8")
-    give_to(user, password, mode=0o600)
+    set_owner(user, password, mode=0o600)
     subprocess.run(
         [
             programs / "initdb",
@@ -86,7 +86,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         "server.key": certificate.private_key_pem.bytes(),
     }.items():
         (data / name).write_bytes(content)
-        give_to(user, data / name, mode=0o600)
+        set_owner(user, data / name, mode=0o600)
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "ssl": "on", **FAST}
     settings["shared_preload_libraries"] = "pg_stat_statements"  # in Debian's package of the server
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -166,7 +166,7 @@ def prepare_pgbouncer(
         ]
         configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for path in (users, configuration):
-            give_to(user, path, mode=0o600)
+            set_owner(user, path, mode=0o600)
         return [program, str(configuration)]
 
     def answers(port: int) -> bool:
