@@ -269,7 +269,7 @@ def seed_command(players: int, sessions: int | None, number: int, *, replace: bo
     with open_service(_load_bulk_settings()) as service:
         plan = plan_seed(service, players=players, sessions=sessions, seed=number)
         found = plan.survey()
-        if found.is_of_people and not replace:
+        if found.needs_confirmation and not replace:
             confirm_loss(RowsWouldBeLost(str(found)), option="--replace")
         if found.replaced:
             click.echo(f"replacing {found.replaced} simulated players of another replay", err=True)

@@ -81,7 +81,7 @@ def load_prices(
         for code, symbol in enumerate(table.symbols)
     )
     done = 0
-    with BatchWriter(at_once=PARALLEL_WRITES) as writes:
+    with BatchWriter(concurrency=PARALLEL_WRITES) as writes:
         while batch := list(islice(ticks, BATCH_ROWS)):
             writes.write(service.load_market_ticks, batch)
             progress("loading prices", done, len(table))

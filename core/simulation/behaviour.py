@@ -56,7 +56,7 @@ _ATTEND, _JOIN, _FOUND = (np.uint64(salt) for salt in (0xA77E4D, 0x701401, 0xF0D
 _UNIT: Final = 1.0 / (1 << 53)
 
 
-class Recent(NamedTuple):
+class RecentResults(NamedTuple):
     """The last sessions, oldest first, at most `WINDOW`; one row per session, one column per player.
 
     `joined` is true for players who had joined the game, `played` for players who took part. `returns` has
@@ -84,7 +84,7 @@ class RecentSessions:
     ) -> None:
         """Add a session; `players` has the indices of the players who took part.
 
-        `returns` and `quests` have one element for each of these players, in units as in `Recent`.
+        `returns` and `quests` have one element for each of these players, in units as in `RecentResults`.
         """
         played = np.zeros(self._players, np.bool_)
         played[players] = True
@@ -92,13 +92,13 @@ class RecentSessions:
         rows[0, players], rows[1, players] = returns, quests
         self._rows.append((joined, played, rows[0], rows[1]))
 
-    def recent(self) -> Recent:
+    def recent(self) -> RecentResults:
         """Return the last `WINDOW` sessions that were added, or fewer if fewer were added."""
         shape = (len(self._rows), self._players)
         joined, played, returns, quests = (
             np.array([row[column] for row in self._rows]).reshape(shape) for column in range(4)
         )
-        return Recent(joined.astype(np.bool_), played.astype(np.bool_), returns, quests)
+        return RecentResults(joined.astype(np.bool_), played.astype(np.bool_), returns, quests)
 
 
 def choose_join_sessions(keys: Hashes, sessions: int) -> Integers:
@@ -108,7 +108,9 @@ def choose_join_sessions(keys: Hashes, sessions: int) -> Integers:
     return np.where(is_founder, 0, later)
 
 
-def choose_attending(keys: Hashes, joined: NDArray[np.bool_], recent: Recent, day: date) -> NDArray[np.intp]:
+def choose_attending(
+    keys: Hashes, joined: NDArray[np.bool_], recent: RecentResults, day: date
+) -> NDArray[np.intp]:
     """Return the indices of the players who take part in the session of `day`, in ascending order.
 
     New players always take part in the session in which they join.
@@ -124,7 +126,7 @@ def draw_fraction(day: date, salt: int) -> float:
     return float(_fraction(np.array([day.toordinal()], np.uint64), np.uint64(salt))[0])
 
 
-def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
+def _chances(keys: Hashes, recent: RecentResults) -> NDArray[np.float64]:
     """Return each player's probability of taking part in the next session."""
     played, joined = recent.played, recent.joined
     count = np.maximum(played.sum(axis=0), 1)
@@ -145,7 +147,7 @@ def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
     return chances
 
 
-def _mean_of_players(recent: Recent) -> NDArray[np.float64]:
+def _mean_of_players(recent: RecentResults) -> NDArray[np.float64]:
     """Return the mean return of the players who took part in each session; the shape is (sessions, 1)."""
     players = np.maximum(recent.played.sum(axis=1), 1)
     total = np.where(recent.played, recent.returns, 0).sum(axis=1)
@@ -153,7 +155,7 @@ def _mean_of_players(recent: Recent) -> NDArray[np.float64]:
     return mean[:, np.newaxis]
 
 
-def _count_quests(recent: Recent) -> Integers:
+def _count_quests(recent: RecentResults) -> Integers:
     """Return how many quests each player completed between their first and last session in `recent`."""
     if not len(recent.played):
         return np.zeros(recent.played.shape[1], np.int64)
@@ -186,7 +188,7 @@ MAX_SYMBOLS: Final = 4
 INVESTED_PERCENT: Final = (40, 100)
 _SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
 _CONVICTIONS: Final = 100  # a symbol's weight in a player's purchase is an integer from 1 to this number
-_NEVER: Final = 1 << 30  # the rank of a symbol that is not bought: larger than every other rank
+_NOT_BOUGHT: Final = 1 << 30  # the rank of a symbol that is not bought: larger than every other rank
 
 
 class Traits(NamedTuple):
@@ -264,12 +266,12 @@ def choose_weights(
     convictions = mix(traits.keys[:, np.newaxis] ^ mix(symbols)[np.newaxis, :])
     rising, falling = _order_by_return(closes_before, tradable)
     favourite = _rank_in_row(np.where(tradable, convictions >> np.uint64(1), np.uint64(0)))
-    favourite[:, ~tradable] = _NEVER
+    favourite[:, ~tradable] = _NOT_BOUGHT
     strategy = traits.strategy[:, np.newaxis]
     positions = np.select(
         [strategy == BUY_AND_HOLD, strategy == MOMENTUM, strategy == MEAN_REVERSION],
         [favourite, rising[traits.lookback], falling[traits.lookback]],
-        default=_NEVER,
+        default=_NOT_BOUGHT,
     )
     weights = (convictions % np.uint64(_CONVICTIONS)).astype(np.int64) + 1
     chosen: Integers = np.where(positions < traits.symbols[:, np.newaxis], weights, 0)
@@ -279,9 +281,9 @@ def choose_weights(
 def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Integers, Integers]:
     """Return the ranks of the symbols by their rise, and their ranks by their fall.
 
-    Rank 0 has the largest rise, or the largest fall. A symbol that did not rise has the rank _NEVER in the
-    first array, and a symbol that did not fall has it in the second. Both arrays have one row for each number
-    of days in LOOKBACKS, and one column for each symbol.
+    Rank 0 has the largest rise, or the largest fall. A symbol that did not rise has the rank _NOT_BOUGHT in
+    the first array, and a symbol that did not fall has it in the second. Both arrays have one row for each
+    number of days in LOOKBACKS, and one column for each symbol.
     """
     shape = (len(LOOKBACKS), len(tradable))
     returns = np.full(shape, 1.0)
@@ -290,8 +292,8 @@ def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Int
             now, then = closes[-1], closes[-1 - days]
             known = tradable & (then > 0)
             np.divide(now, then, out=returns[row], where=known)
-    rising = np.where(returns > 1, _rank_in_row(returns), _NEVER)
-    falling = np.where(returns < 1, _rank_in_row(-returns), _NEVER)
+    rising = np.where(returns > 1, _rank_in_row(returns), _NOT_BOUGHT)
+    falling = np.where(returns < 1, _rank_in_row(-returns), _NOT_BOUGHT)
     return rising, falling
 
 

@@ -85,23 +85,23 @@ class BatchWriter:
     """Writes batches in the background while the caller prepares the next batch.
 
     The database works on one core while Python works on another one. If the caller is faster than the
-    database, `write` waits, which limits memory use. Up to `at_once` batches are written at the same time and
-    in any order; with more than one, batches must have no rows in common. An error of a batch is raised by a
-    later `write`, or at the end of the `with` block, which waits for the last batch.
+    database, `write` waits, which limits memory use. Up to `concurrency` batches are written at the same time
+    and in any order; with more than one, batches must have no rows in common. An error of a batch is raised
+    by a later `write`, or at the end of the `with` block, which waits for the last batch.
     """
 
-    def __init__(self, *, at_once: int = 1) -> None:
+    def __init__(self, *, concurrency: int = 1) -> None:
         self.rows = 0
-        self._at_once = at_once
-        self._executor = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="batch-writer")
+        self._concurrency = concurrency
+        self._executor = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="batch-writer")
         self._running: deque[Future[int]] = deque()
 
     def write(self, load: Callable[[Sequence[T]], int], batch: Sequence[T]) -> None:
         """Call `load(batch)` in the background, and add its result to `self.rows`.
 
-        Waits first if `at_once` batches are being written.
+        Waits first if `concurrency` batches are being written.
         """
-        self._wait(self._at_once - 1)
+        self._wait(self._concurrency - 1)
         self._running.append(self._executor.submit(load, batch))
 
     def _wait(self, left: int) -> None:

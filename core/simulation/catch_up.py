@@ -88,11 +88,11 @@ def play_missed_sessions(
 def _play(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> bool:
     midnight = midnight_of(day)
     add_newcomers(service, day)
-    everyone = list_players(service)
+    candidates = list_players(service)
     market = _open_market(service, daily, midnight)
-    if not everyone or market is None:
+    if not candidates or market is None:
         return False
-    users = choose_players(service, everyone, day)
+    users = choose_players(service, candidates, day)
     walk = _Walk(market, users, daily, midnight, before=_list_prices_before(service, market, midnight))
     rows = SessionRows(
         [(user.id, user.username) for user in users],
@@ -195,11 +195,11 @@ def _play_quests(
     keys = hash_ids(user.id for user in users)
     daily_ids = make_ids(Kind.DAILY, seed=0, when=midnight, keys=keys)
     milestone_ids = make_ids(Kind.MILESTONE, seed=0, when=midnight, keys=keys)
-    has_turn = choose_receivers(keys, day.toordinal()).tolist()
+    is_receiver = choose_receivers(keys, day.toordinal()).tolist()
     quests: list[Quest] = []
     for index, user in enumerate(users):
         quests += _advance_milestone(service, user, day, milestone_ids[index])
-        if has_turn[index]:
+        if is_receiver[index]:
             rule = choose_daily(user.id, day)
             progress = walk.list_progress(index, rule.type)
             target = to_cents(rule.target)

@@ -57,7 +57,7 @@ MAX_PLAYERS: Final = 500
 class LivePlayers:
     """The players of one session. Arrays have one element per player, in the order of `users`.
 
-    `everyone` has the users from whom the players were chosen.
+    `candidates` has the users from whom the players were chosen.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class LivePlayers:
         *,
         market: LiveMarket,
         holdings: Holdings,
-        everyone: Sequence[User],
+        candidates: Sequence[User],
     ) -> None:
         self.users = users
         self._day = day
         self._market = market
         self._holdings = holdings
-        self._everyone = [user.id for user in everyone]
+        self._candidates = [user.id for user in candidates]
         self._written: Integers = np.full(len(users), -1, np.int64)
         self._touched = 0
 
@@ -106,7 +106,7 @@ class LivePlayers:
 
     def were_chosen_from(self, users: Sequence[User]) -> bool:
         """Return whether the players were chosen from exactly these users, in this order."""
-        return [user.id for user in users] == self._everyone
+        return [user.id for user in users] == self._candidates
 
     def _portfolios(self, result: SessionResult, indices: NDArray[np.intp]) -> list[PortfolioUpdate]:
         rows = zip(
@@ -128,17 +128,17 @@ class LivePlayers:
 
 def list_players(service: EnhancedDatabaseService) -> list[User]:
     """Return the users whose preferences name a strategy, at most MAX_PLAYERS; these users can trade live."""
-    everyone = service.search_users("", limit=MAX_LIMIT)
-    return [user for user in everyone if has_strategy(user.preferences)][:MAX_PLAYERS]
+    users = service.search_users("", limit=MAX_LIMIT)
+    return [user for user in users if has_strategy(user.preferences)][:MAX_PLAYERS]
 
 
-def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], day: date) -> list[User]:
-    """Return the users of `everyone` who take part in the session of `day`.
+def choose_players(service: EnhancedDatabaseService, candidates: Sequence[User], day: date) -> list[User]:
+    """Return the users of `candidates` who take part in the session of `day`.
 
     The choice depends on their results in earlier sessions.
     """
     days = sorted(service.list_session_dates(limit=WINDOW, before=day))
-    ids = [user.id for user in everyone]
+    ids = [user.id for user in candidates]
     returns = service.list_player_scores(ids, DAILY_RETURNS, days)
     completed = service.list_player_scores(ids, QUESTS_COMPLETED, days)
     index_of = {user_id: index for index, user_id in enumerate(ids)}
@@ -147,13 +147,13 @@ def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], d
     for session in days:
         scores = [score for score in returns if score.session_date == session]
         recent.add(
-            np.array([user.created_at.astimezone(UTC).date() <= session for user in everyone], np.bool_),
+            np.array([user.created_at.astimezone(UTC).date() <= session for user in candidates], np.bool_),
             np.array([index_of[score.user_id] for score in scores], np.intp),
             np.array([to_cents(score.score) for score in scores], np.int64),
             np.array([quests.get((score.user_id, session), 0) for score in scores], np.int64),
         )
     attending = choose_attending(hash_ids(ids), np.ones(len(ids), np.bool_), recent.recent(), day)
-    return [everyone[index] for index in attending.tolist()]
+    return [candidates[index] for index in attending.tolist()]
 
 
 def buy_at_open(users: Sequence[User], market: LiveMarket, daily: DailyPrices) -> Holdings:
@@ -176,20 +176,20 @@ def open_players(
 
     Calls `check_stop`, which may raise, before each player.
     """
-    everyone = list_players(service)
+    candidates = list_players(service)
     present = []
-    for user in choose_players(service, everyone, day):
+    for user in choose_players(service, candidates, day):
         check_stop()
         try:
             service.get_current_portfolio(user.id, day)
         except UserNotFound:
             continue  # this player was deleted after the search
         present.append(user)
-    holdings = _keep_holdings(service, present, day, market, buy_at_open(present, market, daily))
-    return LivePlayers(present, day, market=market, holdings=holdings, everyone=everyone)
+    holdings = _store_holdings(service, present, day, market, buy_at_open(present, market, daily))
+    return LivePlayers(present, day, market=market, holdings=holdings, candidates=candidates)
 
 
-def _keep_holdings(
+def _store_holdings(
     service: EnhancedDatabaseService,
     users: Sequence[User],
     day: date,

@@ -158,7 +158,7 @@ def open_quests(
     before = service.count_completed_quests(
         counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
     )
-    has_turn = choose_receivers(hash_ids(user.id for user in users), day.toordinal()).tolist()
+    receivers = choose_receivers(hash_ids(user.id for user in users), day.toordinal()).tolist()
     players, milestones = [], []
     for user in users:
         check_stop()
@@ -177,10 +177,10 @@ def open_quests(
         milestones.append((milestone, wins))
     quests = LiveQuests(service, day, players)
     quests.write_leaderboard([player for player in players if player.score])
-    for player, (milestone, wins), is_given in zip(players, milestones, has_turn, strict=True):
+    for player, (milestone, wins), is_receiver in zip(players, milestones, receivers, strict=True):
         check_stop()
         _advance_milestone(service, player.user_id, milestone, wins)
-        if is_given:
+        if is_receiver:
             _give_daily(service, player, day)
     return quests
 

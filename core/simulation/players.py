@@ -252,27 +252,27 @@ def build_name(username: str) -> str:
 class Survey:
     """The users and sessions in a database before a planned replay with `players` simulated players.
 
-    `people` is the number of real players, and `names` has some of their usernames. `sessions` has the days
-    of live sessions. `repeated` is the number of existing simulated players of the planned replay, and
+    `real_players` is the number of real players, and `names` has some of their usernames. `sessions` has the
+    days of live sessions. `repeated` is the number of existing simulated players of the planned replay, and
     `replaced` is the number of simulated players of other replays.
     """
 
     players: int
-    people: int
+    real_players: int
     names: tuple[str, ...]
     sessions: tuple[date, ...]
     replaced: int
     repeated: int
 
     @property
-    def is_of_people(self) -> bool:
+    def needs_confirmation(self) -> bool:
         """Whether the replay would change a database that has real players or live sessions.
 
         False if the planned replay was written before, and there are no players of other replays: then the
         replay changes nothing.
         """
         is_repeated = self.repeated > 0 and not self.replaced
-        return bool(self.people or self.sessions) and not is_repeated
+        return bool(self.real_players or self.sessions) and not is_repeated
 
     def __str__(self) -> str:
         found = " and ".join(self._describe_found())
@@ -289,9 +289,9 @@ class Survey:
         )
 
     def _describe_found(self) -> Iterator[str]:
-        if self.people:
-            more = ", ..." if self.people > len(self.names) else ""
-            yield f"{_count(self.people, 'player')} ({', '.join(self.names)}{more})"
+        if self.real_players:
+            more = ", ..." if self.real_players > len(self.names) else ""
+            yield f"{_count(self.real_players, 'player')} ({', '.join(self.names)}{more})"
         if self.sessions:
             first, last = self.sessions[-1], self.sessions[0]
             days = str(first) if first == last else f"{first} to {last}"
@@ -300,12 +300,12 @@ class Survey:
 
 def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: PriceHistory) -> Survey:
     """Count the users and sessions that exist before a replay is written; `mark` identifies this replay."""
-    people, replaced, repeated = 0, 0, 0
+    real_players, replaced, repeated = 0, 0, 0
     replayed = set(history.days)
     names: list[str] = []
     for user in service.stream_users():
         if not is_simulated(user.id):
-            people += 1
+            real_players += 1
             names += [user.username] if len(names) < _NAMED_PLAYERS else []
         elif user.preferences.get(REPLAY_MARK) == mark:
             repeated += 1
@@ -313,7 +313,7 @@ def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history
             replaced += 1
     return Survey(
         players=players,
-        people=people,
+        real_players=real_players,
         names=tuple(names),
         sessions=tuple(day for day in _list_sessions(service) if day not in replayed),
         replaced=replaced,

@@ -82,7 +82,7 @@ DAILY: Final = (
 )
 """Quests of the day in the live market, in the order in which a player gets them."""
 
-GIVEN_PERCENT: Final = 70
+RECEIVER_PERCENT: Final = 70
 """The percentage of players who get the quest of a day or week. The other players are a control group."""
 
 DAILY_TYPES: Final = frozenset(rule.type for rule in DAILY)
@@ -91,7 +91,7 @@ MILESTONES: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 """The targets of milestones, in won sessions. A player has one milestone at a time as an active quest."""
 
 
-ASKS_FOR: Final = {
+INSTRUCTIONS: Final = {
     **{rule.type: rule.description for rule in (*DAILY, *WEEKLY)},
     MILESTONE: (
         f"Finish {MILESTONES[0]} sessions with a gain; the next ones: {MILESTONES[1]}, {MILESTONES[2]} "
@@ -133,8 +133,8 @@ def week_of(day: date) -> int:
 def choose_receivers(keys: Hashes, period: int) -> NDArray[np.bool_]:
     """Return a mask of the players who get a quest in a period; `period` is the number of a day or week."""
     draws = mix(keys ^ mix(np.array([period], np.uint64))) % np.uint64(100)
-    has_turn: NDArray[np.bool_] = draws < GIVEN_PERCENT
-    return has_turn
+    is_receiver: NDArray[np.bool_] = draws < RECEIVER_PERCENT
+    return is_receiver
 
 
 def build_quest(
@@ -204,7 +204,7 @@ class ReplayQuests:
         `players` has the numbers of the players who took part.
         """
         over = self._start_week(day)
-        self._give(day, players)
+        self._assign_quests(day, players)
         won = np.zeros(len(self._user_ids), np.bool_)
         won[players] = result.change_cents > 0
         before = self._reached()
@@ -253,7 +253,7 @@ class ReplayQuests:
         self._reached_on = np.zeros_like(self._reached_on)
         return over
 
-    def _give(self, day: date, players: NDArray[np.intp]) -> None:
+    def _assign_quests(self, day: date, players: NDArray[np.intp]) -> None:
         """Give a milestone to new players, and the quest of the week to selected players.
 
         A player gets the quest of the week at their first session of the week.
@@ -261,8 +261,8 @@ class ReplayQuests:
         for player in players[~self._has_begun[players]].tolist():
             self._milestone_since[player] = open_of(day)
         self._has_begun[players] = True
-        has_turn = choose_receivers(self._keys[players], week_of(day))
-        new = players[has_turn & (self._week_since[players] == 0)]
+        is_receiver = choose_receivers(self._keys[players], week_of(day))
+        new = players[is_receiver & (self._week_since[players] == 0)]
         self._week_since[new] = day.toordinal()
 
     def _end_week(self, now: datetime) -> list[Quest]:

@@ -52,7 +52,7 @@ It is longer than UPKEEP_SECONDS, because a step may take longer than usual.
 LOCK: Final = 0x6D6F7665
 """The key of the advisory lock that only one simulator holds: an arbitrary constant ("move" in ASCII)."""
 
-LOOK_SECONDS: Final = 0.1
+STOP_CHECK_SECONDS: Final = 0.1
 """The interval between checks for a stop signal."""
 
 STOP_SECONDS: Final = 0.8
@@ -96,7 +96,7 @@ class Simulator:
         self._stop = stop
         self._audit_keep_months = audit_keep_months
         self._lock = lock
-        self._is_ours: bool | None = None
+        self._is_active: bool | None = None
         self._clock = clock
         self._generator = generator or default_rng()
         self._daily = DailyPrices()
@@ -140,7 +140,7 @@ class Simulator:
         while not self._stop.is_set():
             begun = time.monotonic()
             try:
-                if self._take_turn(tasks):
+                if self._become_active(tasks):
                     self.step()
                     self._service.metrics.count_task_success("simulator")
             except (Stopped, PoolClosed):
@@ -158,25 +158,25 @@ class Simulator:
                 backoff.reset()
             self._stop.wait(begun + self._interval_seconds - time.monotonic())
 
-    def _take_turn(self, tasks: ExitStack) -> bool:
+    def _become_active(self, tasks: ExitStack) -> bool:
         """Try to take the lock, and return whether this process runs the market.
 
         The metrics of the tasks of the simulator are registered only while this process runs the market.
         """
-        is_ours = self._lock is None or self._lock.hold()
-        if is_ours and not self._is_ours:
+        is_active = self._lock is None or self._lock.hold()
+        if is_active and not self._is_active:
             metrics = self._service.metrics
             tasks.enter_context(metrics.regular_task("simulator", interval_seconds=self._interval_seconds))
             tasks.enter_context(metrics.regular_task("seal_audit_log", interval_seconds=SEAL_SECONDS))
-            if self._is_ours is not None:
+            if self._is_active is not None:
                 logger.info("the other simulator has ended; this one runs the market now")
-        elif not is_ours and self._is_ours is not False:
+        elif not is_active and self._is_active is not False:
             tasks.close()
             # discard the session: the other simulator changes its rows
             self._session = None
             logger.info("another simulator runs the market; this one waits and takes over when it ends")
-        self._is_ours = is_ours
-        return is_ours
+        self._is_active = is_active
+        return is_active
 
     def _check_stop(self) -> None:
         """Raise `Stopped` if the simulator was asked to stop. Called between two calls of the service."""
@@ -263,11 +263,11 @@ def run_simulator(
 
     # in a separate thread: a call that hangs in the driver must not delay the signal handler
     worker = threading.Thread(target=simulator.run, name="simulator", daemon=True)
-    with _noting_signals() as noted:
+    with _collect_signals() as received:
         worker.start()
         # a signal that arrives just before `join` does not interrupt it, so each wait is short
-        while worker.is_alive() and not noted:
-            worker.join(LOOK_SECONDS)
+        while worker.is_alive() and not received:
+            worker.join(STOP_CHECK_SECONDS)
         stop.set()
         worker.join(STOP_SECONDS)
     logger.info("the live market has stopped")
@@ -281,18 +281,18 @@ def _log_pause(error: Exception) -> None:
 
 
 @contextmanager
-def _noting_signals() -> Iterator[list[int]]:
+def _collect_signals() -> Iterator[list[int]]:
     """Yield a list to which the number of each SIGTERM or SIGINT is added during the `with` block."""
-    noted: list[int] = []
+    received: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
         # not a `threading.Event`: the handler interrupts this thread, which may hold the lock of the event
-        noted.append(number)
+        received.append(number)
 
     signals = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(number, handle) for number in signals]
     try:
-        yield noted
+        yield received
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)

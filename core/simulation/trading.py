@@ -182,10 +182,10 @@ class SessionRows:
 
     def build_entries(self, completed: Integers) -> Iterator[LeaderboardEntry]:
         """Yield the entries of all leaderboards; `completed` is each player's number of completed quests."""
-        everyone = np.arange(len(self._user_ids))
+        all_players = np.arange(len(self._user_ids))
         returns = percent_hundredths(self._result.change_cents)
-        yield from self._leaderboard(DAILY_RETURNS, Kind.DAILY_RETURNS, everyone, returns)
-        yield from self._leaderboard(TOTAL_VALUE, Kind.TOTAL_VALUE, everyone, self._result.value_cents)
+        yield from self._leaderboard(DAILY_RETURNS, Kind.DAILY_RETURNS, all_players, returns)
+        yield from self._leaderboard(TOTAL_VALUE, Kind.TOTAL_VALUE, all_players, self._result.value_cents)
         # a player without a completed quest has no entry on the leaderboard of quests
         rows = np.flatnonzero(completed)
         yield from self._leaderboard(QUESTS_COMPLETED, Kind.QUESTS_COMPLETED, rows, completed[rows] * 100)

@@ -13,7 +13,7 @@ CLOSE_TIME: Final = time(16, 0, tzinfo=MARKET_ZONE)
 All imported days have these times, so the time of a day's tick depends only on the date.
 """
 
-DAYS_KEPT: Final = 50_000
+CACHED_DAYS: Final = 50_000
 """The number of opens, and of closes, that are cached: more than a century of days."""
 
 
@@ -22,13 +22,13 @@ def midnight_of(day: date) -> datetime:
     return datetime.combine(day, time(0), UTC)
 
 
-@lru_cache(DAYS_KEPT)
+@lru_cache(CACHED_DAYS)
 def open_of(day: date) -> datetime:
     """Return the instant at which a trading day opens."""
     return datetime.combine(day, OPEN_TIME).astimezone(UTC)
 
 
-@lru_cache(DAYS_KEPT)
+@lru_cache(CACHED_DAYS)
 def close_of(day: date) -> datetime:
     """Return the instant at which a trading day closes. The tick of an imported day has this timestamp."""
     return datetime.combine(day, CLOSE_TIME).astimezone(UTC)

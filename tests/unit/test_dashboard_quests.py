@@ -166,7 +166,7 @@ def test_types_of_the_game_are_described() -> None:
         [build_totals("DAILY_LEAD"), build_totals("MILESTONE"), build_totals("*T*")]
     )
     assert lines.split("  \n") == [
-        f"**Daily lead**: {quests.ASKS_FOR['DAILY_LEAD']}",
+        f"**Daily lead**: {quests.INSTRUCTIONS['DAILY_LEAD']}",
         "**Milestone**: Finish 10 sessions with a gain; the next ones: 25, 50 and so on.",
     ]
     assert tables.describe_types([build_totals("*T*")]) == ""

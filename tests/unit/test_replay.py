@@ -168,7 +168,7 @@ def play_days(quests: ReplayQuests, first: date, *days: tuple[int, ...]) -> list
 @pytest.fixture(autouse=True)
 def quests_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every player a weekly quest."""
-    monkeypatch.setattr("core.simulation.quests.GIVEN_PERCENT", 100)
+    monkeypatch.setattr("core.simulation.quests.RECEIVER_PERCENT", 100)
 
 
 # In this week the three players have the three weekly quests, in the order of WEEKLY.

@@ -19,7 +19,7 @@ from core.records import (
     StuckQuest,
     StuckQuests,
 )
-from core.simulation.quests import ASKS_FOR, ENDLESS_TYPES
+from core.simulation.quests import ENDLESS_TYPES, INSTRUCTIONS
 from dashboard.formats import (
     build_player_link,
     escape_markdown,
@@ -204,7 +204,7 @@ def describe_endless(
 def describe_types(totals: Iterable[QuestTotals]) -> str:
     """Return one line for each quest type of the game, as Markdown: what the player has to do."""
     shown = {row.type for row in totals}
-    return "  \n".join(f"**{format_key(key)}**: {text}" for key, text in ASKS_FOR.items() if key in shown)
+    return "  \n".join(f"**{format_key(key)}**: {text}" for key, text in INSTRUCTIONS.items() if key in shown)
 
 
 def _name_type(item: Progress) -> str:
