@@ -96,7 +96,7 @@ class Bars:
             np.logical_and.reduce([values == np.rint(values) for values in self.prices.values()])
         )
 
-    def list_mended(self) -> Iterator[tuple[str, Mask]]:
+    def list_corrections(self) -> Iterator[tuple[str, Mask]]:
         """Yield a text for each kind of correction, and a mask of the corrected rows.
 
         For example, a missing volume becomes 0.

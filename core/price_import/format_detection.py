@@ -31,7 +31,7 @@ _ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")
 
 _HEADER_LINES: Final = 60
 _SAMPLE_ROWS: Final = 200
-_GIVEN: Final = -1
+_NAMED_BY_OPTION: Final = -1
 """The rank of a column that --columns names. It is below all other ranks, and the lowest rank is chosen."""
 
 _UNDECIDED: Final = -1
@@ -252,7 +252,9 @@ class _Columns:
     def _parse_names(self) -> list[Name | None]:
         header, options = self._header, self._options
         if options.positions:
-            return [None if meaning == "-" else Name(meaning, _GIVEN) for meaning in options.positions]
+            return [
+                None if meaning == "-" else Name(meaning, _NAMED_BY_OPTION) for meaning in options.positions
+            ]
         names = [parse_name(name) if name else None for name in header.names]
         if header.symbols:
             pairs = zip(names[1:], header.symbols[1:], strict=True)
@@ -265,7 +267,7 @@ class _Columns:
                     f"--columns {meaning}={wanted}: {len(columns)} columns have this name; {self._columns}"
                 )
             for column in columns:
-                names[column] = Name(meaning, _GIVEN)
+                names[column] = Name(meaning, _NAMED_BY_OPTION)
         return names
 
     def _list(self, meaning: str) -> list[int]:

@@ -125,9 +125,9 @@ def _fit_to_stored(
         before = [around[day] for day in sorted(around) if day < days["day"][0]]
         after = [around[day] for day in sorted(around) if day > days["day"][-1]]
         if before:
-            _check_seam(days, around, before[-1], is_first=True, splits=reading.splits)
+            _check_continuity(days, around, before[-1], is_first=True, splits=reading.splits)
         if after:
-            _check_seam(days, around, after[0], is_first=False, splits=reading.splits)
+            _check_continuity(days, around, after[0], is_first=False, splits=reading.splits)
         currency = reading.currencies.get(symbol)
         if currency and stored[symbol] not in {None, currency} and (before or after):
             raise PriceFileError(
@@ -140,17 +140,18 @@ def _fit_to_stored(
     return days_before
 
 
-def _check_seam(
-    days: PriceTable, stored: dict[int, Candle], beside: Candle, *, is_first: bool, splits: Sequence[Split]
+def _check_continuity(
+    days: PriceTable, stored: dict[int, Candle], neighbour: Candle, *, is_first: bool, splits: Sequence[Split]
 ) -> None:
     """Raise `PriceFileError` if the prices of the new days do not continue the stored prices.
 
-    With `is_first`, the beginning of the new days is checked, and `beside` is the last stored day before
-    them. Otherwise their end is checked, and `beside` is the first stored day after them. If some of the new
-    days are already stored, the first of these days (or the last) must have the stored close. If none of them
-    is stored, the prices must not jump by the ratio of a split between `beside` and the next new day.
+    With `is_first`, the beginning of the new days is checked, and `neighbour` is the last stored day before
+    them. Otherwise their end is checked, and `neighbour` is the first stored day after them. If some of the
+    new days are already stored, the first of these days (or the last) must have the stored close. If none of
+    them is stored, the prices must not jump by the ratio of a split between `neighbour` and the nearest new
+    day.
     """
-    symbol, edge = beside.symbol, 0 if is_first else -1
+    symbol, edge = neighbour.symbol, 0 if is_first else -1
     shared = [row for row in range(len(days)) if int(days["day"][row]) in stored]
     advice = "the files are adjusted for another split or dividend; import the whole history again"
     if shared:
@@ -166,10 +167,10 @@ def _check_seam(
     close, opened = float(days["close"][edge]), float(days["open"][edge])
     if is_first:
         day = int(days["day"][0])
-        jumps = [float(beside.close) / (opened if opened > 0 else close), float(beside.close) / close]
+        jumps = [float(neighbour.close) / (opened if opened > 0 else close), float(neighbour.close) / close]
     else:
-        day = beside.bucket.date().toordinal()
-        jumps = [close / float(beside.open), close / float(beside.close)]
+        day = neighbour.bucket.date().toordinal()
+        jumps = [close / float(neighbour.open), close / float(neighbour.close)]
     ratio = find_ratio(*np.log(jumps).tolist())
     if ratio and not any((split.symbol, split.day) == (symbol, day) for split in splits):
         jump = describe_jump(Split(symbol, day, ratio)).split(";")[0]

@@ -26,7 +26,7 @@ from core.price_import.table import (
     drop_repeats,
     is_shifted,
     join_days,
-    list_some,
+    shorten_list,
 )
 from core.price_import.vocabulary import PRICES
 from core.simulation.bulk_load import Progress, ignore_progress
@@ -83,13 +83,13 @@ class PriceReading:
         if len(alike) > SHOWN_FILES:
             yield f"and {len(alike) - SHOWN_FILES} more layouts"
         first, last = (date.fromordinal(int(day)) for day in (table["day"].min(), table["day"].max()))
-        yield f"rows: {len(table)} days of {list_some(table.symbols, 3)}, from {first} to {last}"
+        yield f"rows: {len(table)} days of {shorten_list(table.symbols, 3)}, from {first} to {last}"
         if self.bars_a_day > 1:
             yield f"several bars a day, up to {self.bars_a_day}: made into one, in order of time"
         if self.repeated:
             yield f"repeated rows that say the same: {self.repeated}"
         if self.left_out:
-            yield f"left out, no tables: {list_some(self.left_out, 8)}"
+            yield f"left out, no tables: {shorten_list(self.left_out, 8)}"
         yield from (f"skipped: {line}" for line in self.tally("skipped").describe())
         yield from (f"INVALID, skipped: {line}" for line in self.tally("invalid").describe())
         for label, sentences in (("note", self.notes), ("warning", self.warnings)):
@@ -232,7 +232,7 @@ def _describe_file(reader: FileReader) -> Iterator[str]:
         name for column, name in enumerate(file_format.names) if column not in file_format.used and name
     ]
     if ignored:
-        yield f"not used: {list_some(ignored, 8)}"
+        yield f"not used: {shorten_list(ignored, 8)}"
     for remark, count in reader.remarks.items():
         yield f"{remark}{f' ({count} rows)' if count else ''}"
 

@@ -222,7 +222,7 @@ class FileReader:
             reason = check.reason.format_map({name: column[row].as_py() for name, column in texts.items()})
             problems.append(RowProblem(self._source.name, int(batch.lines[row]), check.kind, reason))
         valid = ~broken & ~skipped
-        self._note(batch, texts, bars, moments, valid)
+        self._collect_facts(batch, texts, bars, moments, valid)
         if "split" in texts and bars.adjusted is None:
             ratios = np.array([parse_ratio(text) for text in texts["split"].to_pylist()])
             names = [*symbols]
@@ -336,12 +336,14 @@ class FileReader:
                 reason = f"date {dates[rows[0]].as_py()!r} is {_OTHER_FORM[form]}, but other lines are {form}"
                 raise self._fail(int(batch.lines[rows[0]]), reason)
 
-    def _note(self, batch: Batch, texts: dict[str, Any], bars: Bars, moments: Moments, valid: Mask) -> None:
+    def _collect_facts(
+        self, batch: Batch, texts: dict[str, Any], bars: Bars, moments: Moments, valid: Mask
+    ) -> None:
         """Record facts about the file, such as its currencies and the numbers of corrected rows."""
         self.is_zoned = self.is_zoned or bool((valid & ~np.isnan(moments.offsets)).any())
         if bars.adjusted is not None:
             self.is_adjusted = self.is_adjusted or bool((bars.adjusted != bars.prices["close"])[valid].any())
-        for kind, found in bars.list_mended():
+        for kind, found in bars.list_corrections():
             if count := int((found & valid).sum()):
                 self.remarks[kind] = self.remarks.get(kind, 0) + count
         if self._is_lean:

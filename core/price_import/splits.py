@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import PriceFileError
 from core.price_import.options import Split
-from core.price_import.table import PriceTable, list_some, round_adjusted
+from core.price_import.table import PriceTable, round_adjusted, shorten_list
 from core.price_import.vocabulary import PRICES
 
 RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
@@ -20,7 +20,7 @@ RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
 _MIN_JUMP: Final = 0.25
 """The prices of a symbol jump if their logarithm changes by more than this from one day to the next."""
 
-_NEAR: Final = 0.14
+_SPLIT_TOLERANCE: Final = 0.14
 """A jump looks like a split if it differs from log(ratio) by less than this: prices also move on that day."""
 
 _LARGE_SPLIT: Final = 0.2
@@ -47,7 +47,7 @@ def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Spl
         ]
         splits = in_files if _are_in_prices(table, in_files) else []
         if in_files and not splits:
-            notes.append(f"{symbol}: already adjusted for {list_some(list(map(_describe, in_files)), 5)}")
+            notes.append(f"{symbol}: already adjusted for {shorten_list(list(map(_describe, in_files)), 5)}")
         for split in (*splits, *(split for split in given if split.symbol == symbol and split.ratio != 1)):
             rows, row = table.find_day(symbol, split.day)
             for name in PRICES:
@@ -77,8 +77,8 @@ def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
     others = [_describe(split) for split in large if not votes[split]]
     if shown and others:
         raise PriceFileError(
-            f"prices jump at {list_some(shown, 5)}, but not at {list_some(others, 5)}; say which to adjust"
-            " for with --split SYMBOL:DAY:4:1 (1:1 for none)"
+            f"prices jump at {shorten_list(shown, 5)}, but not at {shorten_list(others, 5)};"
+            " say which to adjust for with --split SYMBOL:DAY:4:1 (1:1 for none)"
         )
     return bool(shown)
 
@@ -104,7 +104,7 @@ def find_ratio(*jumps: float) -> float | None:
     """Return the usual split ratio that fits all jumps, or None. A jump is the logarithm of a price ratio."""
     ratios = [*RATIOS, *(1 / size for size in RATIOS[1:])]
     best = min(ratios, key=lambda ratio: abs(jumps[0] - np.log(ratio)))
-    return best if all(abs(jump - np.log(best)) < _NEAR for jump in jumps) else None
+    return best if all(abs(jump - np.log(best)) < _SPLIT_TOLERANCE for jump in jumps) else None
 
 
 def describe_jump(split: Split) -> str:

@@ -26,7 +26,7 @@ TYPES: Final = {
     **dict.fromkeys(KEY, np.int32), **dict.fromkeys(VALUES, np.float64), "file": np.int32, "line": np.int32
 }  # fmt: skip  # with one column per line, this would fill a page
 _FIRST_ROWS: Final = 10_000
-_LOOKED_AT: Final = 500
+_SAMPLED_ROWS: Final = 500
 """The first rows of a symbol, at most this number, show whether they are one day, week or month apart."""
 
 _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
@@ -189,13 +189,13 @@ def describe_intervals(table: PriceTable) -> list[str]:
     """Return warnings about symbols with one row per week, month, quarter or year instead of one per day."""
     found: dict[str, list[str]] = {}
     for code, symbol in enumerate(table.symbols):
-        gaps = np.diff(table["day"][table.rows_of(code)][:_LOOKED_AT])
-        few, half = np.quantile(gaps, (0.1, 0.5)) if len(gaps) > 1 else (0, 0)
-        unit = next((unit for days, unit in _INTERVALS if half >= days and few >= 0.75 * days), None)
+        gaps = np.diff(table["day"][table.rows_of(code)][:_SAMPLED_ROWS])
+        low, median = np.quantile(gaps, (0.1, 0.5)) if len(gaps) > 1 else (0, 0)
+        unit = next((unit for days, unit in _INTERVALS if median >= days and low >= 0.75 * days), None)
         if unit:
             found.setdefault(unit, []).append(symbol)
     return [
-        f"one row a {unit}, not a day: {list_some(symbols, 5)}; changes are from {unit} to {unit}"
+        f"one row a {unit}, not a day: {shorten_list(symbols, 5)}; changes are from {unit} to {unit}"
         for unit, symbols in found.items()
     ]
 
@@ -209,7 +209,7 @@ def is_shifted(table: PriceTable) -> bool:
     return bool(weekdays.sum() >= 5 and weekdays[6] and not weekdays[4])
 
 
-def list_some(names: Sequence[str], max_names: int) -> str:
+def shorten_list(names: Sequence[str], max_names: int) -> str:
     """Return the first `max_names` names and the number of the other names, such as "A, B and 3 more"."""
     rest = f" and {len(names) - max_names} more" if len(names) > max_names else ""
     return ", ".join(names[:max_names]) + rest
