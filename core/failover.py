@@ -130,8 +130,8 @@ class KnownTimeline:
                 logger.warning(
                     "the database has changed from timeline %s to %s: the cache is dropped", before, timeline
                 )
-            for tell in self._on_change:
-                tell(before)
+            for listener in self._on_change:
+                listener(before)
             # check again: a listener may have found a newer timeline in Redis and called `record_newer`
             self._refuse_former(timeline)
 
@@ -148,5 +148,5 @@ class KnownTimeline:
         """Remember `timeline`, to which another process has connected, if it is later than ours."""
         if self._connected is not None and self._connected.is_before(timeline) and timeline != self._newest:
             self._newest = timeline
-            for tell in self._on_newer:
-                tell()
+            for listener in self._on_newer:
+                listener()

@@ -175,8 +175,8 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
         service=service,
         path=path,
         database=_parse_database("" if scheme == "unix" else database, parameters),
-        username=_pick("username", parts.username, parameters),
-        password=_pick("password", parts.password, parameters) or password,
+        username=_find_credential("username", parts.username, parameters),
+        password=_find_credential("password", parts.password, parameters) or password,
         protocol=_parse_protocol(parameters),
         tls=tls,
     )
@@ -289,7 +289,7 @@ def _parse_database(path: str, parameters: Mapping[str, str]) -> int:
     return int(number)
 
 
-def _pick(name: str, part: str | None, parameters: Mapping[str, str]) -> str | None:
+def _find_credential(name: str, part: str | None, parameters: Mapping[str, str]) -> str | None:
     """Return the user name or the password: `part`, which stands before the host, or the parameter `name`.
 
     Returns None if the URL has neither. Raises `RedisUrlError` if it has both and they differ.

@@ -14,7 +14,7 @@ LOOPBACK: Final = "127.0.0.1"
 HIGHEST_PORT: Final = 65_535
 MAX_CHARACTERS: Final = 100_000
 # Characters that are forbidden in all settings: NUL ends a text in C, and UTF-8 cannot encode a surrogate.
-_NEVER = re.compile("[\x00\ud800-\udfff]")
+_FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 # Characters that are forbidden in all settings but secrets: they end a line, move the cursor, change the
 # direction of writing, or are invisible.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -40,7 +40,7 @@ def check_characters(text: str, *, is_secret: bool) -> None:
     """
     if len(text) > MAX_CHARACTERS:
         raise TextError(f"it has more than {MAX_CHARACTERS} characters")
-    found = (_NEVER if is_secret else _CONTROL).search(text)
+    found = (_FORBIDDEN if is_secret else _CONTROL).search(text)
     if found:
         raise TextError(f"character {found.start() + 1} is U+{ord(found[0]):04X}, which has to be removed")
 
