@@ -23,46 +23,46 @@ def show_health_line(visitor: Visitor | None) -> None:
     if visitor is None or not visitor.sees_health or sampler is None:
         return
     with st.container(key="health"):
-        st.caption(build_health_line(sampler, now=datetime.now(UTC), shows_words=visitor.sees_words))
+        st.caption(build_health_line(sampler, now=datetime.now(UTC), shows_reasons=visitor.sees_reasons))
 
 
-def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> str:
-    """Return the health line as Markdown. `shows_words` adds the error messages of the servers."""
+def build_health_line(sampler: Sampler, *, now: datetime, shows_reasons: bool) -> str:
+    """Return the health line as Markdown; with `shows_reasons`, it has the error messages of the servers."""
     sample = sampler.latest
     if sample is None or not sampler.is_current:
         when = f"no answer since {_format_time(sample.health.timestamp, now)}" if sample else "checking"
         return f":gray-badge[Health unknown] {when}"
-    return describe_sample(sample, started_at=sampler.started_at, now=now, shows_words=shows_words)
+    return describe_sample(sample, started_at=sampler.started_at, now=now, shows_reasons=shows_reasons)
 
 
-def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
+def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_reasons: bool) -> str:
     """Return the health line for a sample, as Markdown. `started_at` is when this dashboard started."""
     if not sample.problems:
         last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:
             # without the words "watching since", the time would look like the end of an incident
             return f":green-badge[All healthy] · no incident; watching since {_format_time(started_at, now)}"
-        described = _describe_incident(last, now, shows_words=shows_words)
+        described = _describe_incident(last, now, shows_reasons=shows_reasons)
         return f":green-badge[All healthy] · last incident: {described}"
     first = sample.problems[0]
     began = min(item.began_at for item in sample.incidents if item.ended_at is None)
     status = sample.health.status
     badge = f":{STATUS_COLOURS[status]}-badge[{status.capitalize()}]" if status in STATUS_COLOURS else ""
-    words = f" ({escape_markdown(first.words)})" if first.words and shows_words else ""
+    reason = f" ({escape_markdown(first.reason)})" if first.reason and shows_reasons else ""
     others = len(sample.problems) - 1
     more = f", and {others} more" if others else ""
     return (
         f"{badge or ':orange-badge[Alert]'} since {_format_time(began, now, seconds=True)}: "
-        f"{escape_markdown(first.text)}{words}{more} · {OPERATIONS_LINK}"
+        f"{escape_markdown(first.text)}{reason}{more} · {OPERATIONS_LINK}"
     )
 
 
-def _describe_incident(incident: Incident, now: datetime, *, shows_words: bool) -> str:
+def _describe_incident(incident: Incident, now: datetime, *, shows_reasons: bool) -> str:
     problem = incident.problem
-    words = f" ({escape_markdown(problem.words)})" if problem.words and shows_words else ""
+    reason = f" ({escape_markdown(problem.reason)})" if problem.reason and shows_reasons else ""
     lasted = format_duration(incident.seconds or 0)
     began = _format_time(incident.began_at, now)
-    return f"{escape_markdown(problem.name)} for {lasted}{words}, {began}"
+    return f"{escape_markdown(problem.name)} for {lasted}{reason}, {began}"
 
 
 def _format_time(moment: datetime, now: datetime, *, seconds: bool = False) -> str:

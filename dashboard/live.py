@@ -173,8 +173,8 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
                 run.is_failing = True
         cache = runtime.get_service().cache_stats()
         visitor = sign_in.find_visitor()
-        words = cache.reason if visitor is not None and visitor.sees_words else None
-        bypass = escape_markdown(words or "") if cache.state == "down" and is_first_part else None
+        reason = cache.reason if visitor is not None and visitor.sees_reasons else None
+        bypass = escape_markdown(reason or "") if cache.state == "down" and is_first_part else None
         # if every read failed, show no time for the whole part: the note of each section gives the age of its
         # value
         read_at = run.oldest or (None if run.is_failing else datetime.now(UTC))

@@ -42,14 +42,14 @@ RULES: dict[str, tuple[str, int]] = {
 class Condition(msgspec.Struct, frozen=True):
     """The condition of an alert rule that is true now.
 
-    `subject` distinguishes several conditions of a rule: the name of a pool, task or replica. `words` is the
+    `subject` distinguishes several conditions of a rule: the name of a pool, task or replica. `reason` is the
     error message of the server.
     """
 
     rule: str
     summary: str
     subject: str = ""
-    words: str = ""
+    reason: str = ""
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Alert(msgspec.Struct, frozen=True):
     state: Literal["firing", "pending"]
     summary: str
     since: datetime | None
-    words: str = ""
+    reason: str = ""
 
 
 class AlertBook:
@@ -90,7 +90,7 @@ class AlertBook:
                     state="firing" if clock - began >= wait_seconds else "pending",
                     summary=condition.summary,
                     since=since,
-                    words=condition.words,
+                    reason=condition.reason,
                 )
             )
         return sort_alerts(alerts)
@@ -119,11 +119,11 @@ def _check_services(scrape: Scrape) -> Iterator[Condition]:
     names = {"database": ("EchoDatabaseDown", "PostgreSQL"), "redis": ("EchoRedisDown", "Redis")}
     for (service,), up in scrape.sum_by("echo_service_up", "service").items():
         rule, name = names[service]
-        words = scrape.reasons.get(service, "")
+        reason = scrape.reasons.get(service, "")
         if not up:
-            yield Condition(rule, f"{name} does not answer", words=words)
-        elif service == "redis" and words:
-            yield Condition(rule, "Redis is used with limits", words=words)
+            yield Condition(rule, f"{name} does not answer", reason=reason)
+        elif service == "redis" and reason:
+            yield Condition(rule, "Redis is used with limits", reason=reason)
     if scrape.total("echo_cache_breaker_open"):
         yield Condition(
             "EchoRedisDown", "A process does not use Redis: its circuit breaker is open", "breaker"

@@ -19,12 +19,12 @@ SETTLING_SECONDS = 60
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that is broken now. `rule` is its alert rule, and `words` the error message of the server."""
+    """Something that is broken now. `rule` is its alert rule, `reason` the error message of the server."""
 
     rule: str
     text: str
     name: str
-    words: str = ""
+    reason: str = ""
     is_down: bool = False
     """Whether the server is completely down: this is worse than any other problem of the same alert rule."""
 
@@ -78,7 +78,7 @@ class IncidentLog:
         for alert in alerts:
             if alert.state == "firing" and alert.rule not in seen:
                 seen.add(alert.rule)
-                yield Problem(alert.rule, alert.summary, alert.summary, alert.words)
+                yield Problem(alert.rule, alert.summary, alert.summary, alert.reason)
 
     def list_incidents(self) -> tuple[Incident, ...]:
         """Return the open incidents, then the ended ones, newest first."""
@@ -87,24 +87,24 @@ class IncidentLog:
 
 def find_problems(health: Health) -> Iterator[Problem]:
     """Yield the problems in a result of the health check, worst first."""
-    words = health.database_reason or ""
+    reason = health.database_reason or ""
     if health.database == "unhealthy":
         yield Problem(
-            "EchoDatabaseDown", "PostgreSQL does not answer", "PostgreSQL down", words, is_down=True
+            "EchoDatabaseDown", "PostgreSQL does not answer", "PostgreSQL down", reason, is_down=True
         )
     elif health.is_read_only:
-        yield Problem("EchoDatabaseDown", "PostgreSQL accepts no writes", "PostgreSQL read-only", words)
+        yield Problem("EchoDatabaseDown", "PostgreSQL accepts no writes", "PostgreSQL read-only", reason)
     elif health.database == "degraded":
         text = "PostgreSQL accepts no further connection"
-        yield Problem("EchoDatabaseDown", text, "PostgreSQL without free connections", words)
-    words = health.redis_reason or ""
+        yield Problem("EchoDatabaseDown", text, "PostgreSQL without free connections", reason)
+    reason = health.redis_reason or ""
     if health.redis == "unhealthy":
         # if Redis refuses a command, its error begins with a code in capitals, such as NOPERM
-        refuses = len(words.split(" ")[0]) > 3 and words.split(" ")[0].isupper()
+        refuses = len(reason.split(" ")[0]) > 3 and reason.split(" ")[0].isupper()
         text = "Redis cannot be used" if refuses else "Redis does not answer"
-        yield Problem("EchoRedisDown", text, "Redis down", words, is_down=True)
+        yield Problem("EchoRedisDown", text, "Redis down", reason, is_down=True)
     elif health.redis == "degraded":
-        yield Problem("EchoRedisDown", "Redis is used with limits", "Redis limited", words)
+        yield Problem("EchoRedisDown", "Redis is used with limits", "Redis limited", reason)
     if health.migrations_pending:
         text = f"{health.migrations_pending} migrations are not applied"
         yield Problem("EchoMigrationsPending", text, "Migrations pending")

@@ -58,7 +58,7 @@ class Visitor(msgspec.Struct, frozen=True):
     sees_health: bool = False
     """Whether pages show the health line: to operators, and to all visitors if there is no sign-in."""
 
-    sees_words: bool = False
+    sees_reasons: bool = False
     """Whether pages show error messages of servers: to operators; without sign-in and proxy, to everyone."""
 
 
@@ -107,7 +107,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
             name=LOCAL,
             is_operator=policy.is_local_operator,
             sees_health=True,
-            sees_words=not policy.is_behind_proxy,
+            sees_reasons=not policy.is_behind_proxy,
         )
     if claims.get("is_logged_in") is not True or not claims.get("sub"):
         return None
@@ -127,7 +127,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         issued_at=issued_at,
         is_stale=is_named and not is_fresh,
         sees_health=is_operator,
-        sees_words=is_operator,
+        sees_reasons=is_operator,
     )
 
 

@@ -143,9 +143,9 @@ def assert_strip_agrees(
     """Assert that the Operations page shows the same health from a scrape and from its own health check."""
     scrape = parse_scrape(metrics, taken_at=found.timestamp)
     scrape.reasons = {name: each["reason"] for name, each in document["services"].items() if "reason" in each}
-    cards = {card.label: card for card in tables.build_cards(scrape, scrape.reasons, shows_words=True)}
+    cards = {card.label: card for card in tables.build_cards(scrape, scrape.reasons, shows_reasons=True)}
     own_scrape = scrape_own(service.metrics, found)
-    for own in tables.build_cards(own_scrape, own_scrape.reasons, shows_words=True):
+    for own in tables.build_cards(own_scrape, own_scrape.reasons, shows_reasons=True):
         assert (own.value, own.state) == (cards[own.label].value, cards[own.label].state)
     assert cards["Stack"].value == found.status.capitalize()
     assert found.pool.is_exhausted == (cards["Connections in use"].state == "warning")

@@ -159,7 +159,7 @@ def test_bypasses_are_shown_per_second(
 def test_connections_are_summed_over_all_pools(sampled: tuple[SampledMetrics, TwoScrapes, Health]) -> None:
     """The card shows used connections and limits, summed over all pools, and the chart shows them by role."""
     metrics, scrapes, health = sampled
-    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_words=True)}
+    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_reasons=True)}
     used = scrapes.sum_by(1, "echo_db_pool_connections", "role", state="used")
     limits = scrapes.sum_by(1, "echo_db_pool_max_connections", "role")
     assert cards["Connections in use"].value == f"{used.sum():.0f} of {limits.sum():.0f}"
@@ -174,7 +174,7 @@ def test_migrations_and_status_equal_those_of_the_servers(
 ) -> None:
     """The cards show the number of rows in `schema_migration` and the status of the health evaluation."""
     metrics, _, health = sampled
-    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_words=True)}
+    cards = {card.label: card for card in tables.build_cards(metrics.scrape, {}, shows_reasons=True)}
     [(applied,)] = execute("SELECT count(*) FROM schema_migration")
     assert cards["Migrations"].detail == f"{applied} applied"
     assert cards["Stack"].value == health.status.capitalize() == "Healthy"

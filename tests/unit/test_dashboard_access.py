@@ -177,7 +177,7 @@ def test_visitors_who_see_the_health_line(
     """With sign-in only operators see the health line; behind a proxy all do, without server messages."""
     visitor = identify(policy, ALICE | claims, now=NOW)
     assert visitor is not None
-    assert (visitor.sees_health, visitor.sees_words) == sees
+    assert (visitor.sees_health, visitor.sees_reasons) == sees
 
 
 def test_an_unverified_address_is_not_the_audit_actor() -> None:

@@ -49,7 +49,7 @@ def write_line(
     *,
     alerts: Iterable[Alert] = (),
     seconds: float = 0.0,
-    shows_words: bool = True,
+    shows_reasons: bool = True,
     is_current: bool = True,
 ) -> str:
     """Return the health line for a check at this number of seconds after NOW."""
@@ -67,7 +67,7 @@ def write_line(
         alerts_source="dashboard",
     )
     sampler = SimpleNamespace(latest=sample, is_current=is_current, started_at=STARTED)
-    return build_health_line(cast("Sampler", sampler), now=moment, shows_words=shows_words)
+    return build_health_line(cast("Sampler", sampler), now=moment, shows_reasons=shows_reasons)
 
 
 def test_the_line_without_incidents() -> None:
@@ -95,10 +95,10 @@ def test_an_outage_becomes_an_incident() -> None:
 
 
 def test_server_messages_can_be_hidden() -> None:
-    """With `shows_words=False` the line shows that Redis is down, but not the message of the server."""
+    """With `shows_reasons=False` the line shows that Redis is down, but not the message of the server."""
     log = IncidentLog()
-    assert "refused" not in write_line(log, build_health(**REDIS_DOWN), shows_words=False)
-    over = write_line(log, HEALTHY, seconds=75, shows_words=False)
+    assert "refused" not in write_line(log, build_health(**REDIS_DOWN), shows_reasons=False)
+    over = write_line(log, HEALTHY, seconds=75, shows_reasons=False)
     assert over.endswith("last incident: Redis down for 1 min 15 s, 03:12 UTC")
 
 

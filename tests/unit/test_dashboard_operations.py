@@ -80,7 +80,7 @@ def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series
 
 def test_a_healthy_stack_has_good_cards() -> None:
     """In a healthy stack every card is good, and shows the value of its component."""
-    cards = {card.label: card for card in tables.build_cards(build_scrape(*HEALTHY), {}, shows_words=True)}
+    cards = {card.label: card for card in tables.build_cards(build_scrape(*HEALTHY), {}, shows_reasons=True)}
     assert {card.state for card in cards.values()} == {"good"}
     assert cards["Stack"].value == "Healthy"
     assert cards["Connections in use"].value == "1 of 10"
@@ -108,7 +108,7 @@ def test_only_the_card_of_a_failing_component_is_not_good(
     change: tuple[str, dict[str, str], float], label: str, value: str, state: str
 ) -> None:
     """If one component fails, its card is the only card that is not good."""
-    cards = tables.build_cards(build_changed_scrape(change), {}, shows_words=True)
+    cards = tables.build_cards(build_changed_scrape(change), {}, shows_reasons=True)
     assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
         (label, value, state)
     ]
@@ -121,7 +121,9 @@ def test_the_redis_card_shows_sentinel() -> None:
         scrape = build_changed_scrape(
             ("echo_cache_topology", {"topology": topology, "role": "dashboard"}, 1), changes
         )
-        [card] = [each for each in tables.build_cards(scrape, {}, shows_words=True) if each.label == "Redis"]
+        [card] = [
+            each for each in tables.build_cards(scrape, {}, shows_reasons=True) if each.label == "Redis"
+        ]
         assert card.state == "good"
         assert words in card.detail
         assert ("changes" in card.detail) is (topology == "sentinel")
@@ -133,17 +135,17 @@ def test_operators_see_the_reason_of_an_outage(up: float, card: tuple[str, str])
     reason = "NOPERM no permission"
     scrape = build_changed_scrape(("echo_service_up", {"service": "redis"}, up))
     scrape.reasons = {"redis": reason}
-    for shows_words, detail in ((True, reason), (False, tables.WORDS_HIDDEN)):
-        cards = tables.build_cards(scrape, scrape.reasons, shows_words=shows_words)
+    for shows_reasons, detail in ((True, reason), (False, tables.REASON_HIDDEN)):
+        cards = tables.build_cards(scrape, scrape.reasons, shows_reasons=shows_reasons)
         [shown] = [each for each in cards if each.label == "Redis"]
         assert ((shown.value, shown.state), shown.detail) == (card, detail)
     [condition] = find_conditions(scrape, {})
-    assert (condition.words, condition.rule) == (reason, "EchoRedisDown")
+    assert (condition.reason, condition.rule) == (reason, "EchoRedisDown")
 
 
 def test_missing_metrics_are_unknown() -> None:
     """If the scrape has no metrics, every card is unknown, not healthy."""
-    cards = tables.build_cards(build_scrape(), {}, shows_words=True)
+    cards = tables.build_cards(build_scrape(), {}, shows_reasons=True)
     assert {card.state for card in cards if card.label != "Stack"} == {"unknown"}
     assert next(card.value for card in cards if card.label == "Stack") == "Unknown"
 
@@ -152,7 +154,9 @@ def test_a_disabled_cache_is_no_fault() -> None:
     """If the scrape has no check of Redis, the card shows that the cache is disabled."""
     scrape = build_scrape(("echo_service_up", {"service": "database"}, 1))
     assert (
-        next(card.value for card in tables.build_cards(scrape, {}, shows_words=True) if card.label == "Redis")
+        next(
+            card.value for card in tables.build_cards(scrape, {}, shows_reasons=True) if card.label == "Redis"
+        )
         == "Disabled"
     )
 
@@ -246,7 +250,7 @@ def test_alerts_are_a_table() -> None:
         "What helps": "troubleshooting#echoredisdown",
     }
     assert shown["What helps"].iloc[1] == "troubleshooting#troubleshooting"
-    assert tables.ALERTS.build(tables.hide_words(alerts))["What"].iloc[0] == "Redis does not answer"
+    assert tables.ALERTS.build(tables.hide_reasons(alerts))["What"].iloc[0] == "Redis does not answer"
 
 
 def build_series_at(minutes: Iterable[float], *labels: str) -> Series:

@@ -67,19 +67,19 @@ def _show_metrics(service: EnhancedDatabaseService, sampler: Sampler, span_secon
         st.caption("The first health check is under way.")
         return
     visitor = sign_in.find_visitor()
-    shows_words = visitor is not None and visitor.sees_words
+    shows_reasons = visitor is not None and visitor.sees_reasons
     metrics, warnings = data.find_metrics(sample, sampler.prometheus, span_seconds)
     scrape, reasons = data.find_health(sample, metrics, service)
     source = "own check of this dashboard" if metrics is None else f"from {_name_source(metrics)}"
     st.caption(f"{format_as_of(scrape.taken_at)} · {source}")
     for warning in warnings:
         st.warning(escape_markdown(warning))
-    _show_health(tables.build_cards(scrape, reasons, shows_words=shows_words))
-    _show_incidents(sample, sampler, shows_words=shows_words)
+    _show_health(tables.build_cards(scrape, reasons, shows_reasons=shows_reasons))
+    _show_incidents(sample, sampler, shows_reasons=shows_reasons)
     if metrics is None:
         _show_no_metrics()
         return
-    _show_alerts(sample, shows_words=shows_words)
+    _show_alerts(sample, shows_reasons=shows_reasons)
     now = datetime.now(UTC)
     age = (now - metrics.taken_at).total_seconds()
     if age > 3 * REFRESH_SECONDS:
@@ -114,12 +114,12 @@ def _show_health(cards: Sequence[HealthCard]) -> None:
                 st.caption(f"{escape_markdown(card.detail)}{more}")
 
 
-def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_words: bool) -> None:
+def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_reasons: bool) -> None:
     shown = sample.incidents[:INCIDENTS_SHOWN]
     since = f"{format_minute(sampler.started_at)} UTC"
     tables.show_listing(
         tables.INCIDENTS,
-        shown if shows_words else tables.hide_words(shown),
+        shown if shows_reasons else tables.hide_reasons(shown),
         title="Incidents",
         empty=f"None since this dashboard started at {since}.",
     )
@@ -127,8 +127,8 @@ def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_words: bool)
         st.caption(f"The newest {INCIDENTS_SHOWN} since {since}.")
 
 
-def _show_alerts(sample: StackSample, *, shows_words: bool) -> None:
-    alerts = sample.alerts if shows_words else tables.hide_words(sample.alerts)
+def _show_alerts(sample: StackSample, *, shows_reasons: bool) -> None:
+    alerts = sample.alerts if shows_reasons else tables.hide_reasons(sample.alerts)
     tables.show_listing(tables.ALERTS, alerts, title="Active alerts", empty="None.", advice="alerts")
     if sample.alerts_source == "dashboard":
         st.caption(

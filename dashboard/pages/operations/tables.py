@@ -30,7 +30,7 @@ MEBIBYTE = 1024 * 1024
 QUANTILES = ("p50", "p95", "p99")
 STATEMENT_LETTERS = 300
 COLLECTORS_NAMED = 2
-WORDS_HIDDEN = "operators see the reason"
+REASON_HIDDEN = "operators see the reason"
 TEXT, NUMBER = st.column_config.TextColumn, st.column_config.NumberColumn
 
 
@@ -59,14 +59,14 @@ _MEANINGS = {
 }
 
 
-def build_cards(scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool) -> tuple[HealthCard, ...]:
+def build_cards(scrape: Scrape, reasons: Mapping[str, str], *, shows_reasons: bool) -> tuple[HealthCard, ...]:
     """Return the health cards for a scrape, which can be of all processes or of this process only.
 
-    `reasons` has the reason for each server with a problem. `shows_words` is False if the visitor may not see
-    them. A part of the stack without metrics in the scrape has the state unknown.
+    `reasons` has the reason for each server with a problem. With `shows_reasons=False`, the cards do not show
+    these reasons. A part of the stack without metrics in the scrape has the state unknown.
     """
-    if not shows_words:
-        reasons = dict.fromkeys(reasons, WORDS_HIDDEN)
+    if not shows_reasons:
+        reasons = dict.fromkeys(reasons, REASON_HIDDEN)
     cards = [
         _build_stack(scrape),
         _build_service(scrape, reasons, "database", "PostgreSQL", "health"),
@@ -268,7 +268,9 @@ ALERTS = Listing(
         "State": Column(TEXT(), lambda item: item.state.capitalize()),
         "Severity": Column(TEXT(), lambda item: item.severity.capitalize()),
         "Since (UTC)": _moment(lambda item: item.since),
-        "What": Column(TEXT(width="large"), lambda item: ": ".join(filter(None, (item.summary, item.words)))),
+        "What": Column(
+            TEXT(width="large"), lambda item: ": ".join(filter(None, (item.summary, item.reason)))
+        ),
         "Alert": Column(TEXT(), lambda item: item.rule),
         "What helps": Column(
             st.column_config.LinkColumn(display_text="Troubleshooting"),
@@ -287,7 +289,7 @@ INCIDENTS = Listing(
             TEXT(), lambda item: "not over" if item.seconds is None else format_duration(item.seconds)
         ),
         "What": Column(TEXT(), lambda item: item.problem.name),
-        "Reason": Column(TEXT(width="large"), lambda item: item.problem.words),
+        "Reason": Column(TEXT(width="large"), lambda item: item.problem.reason),
     },
     on_phone=("Began (UTC)", "Lasted", "What"),
     on_tablet=("Began (UTC)", "Ended (UTC)", "Lasted", "What"),
@@ -368,11 +370,13 @@ def show_listing(
         st.caption(build_advice(advice))
 
 
-def hide_words(items: Sequence[Any]) -> list[Any]:
+def hide_reasons(items: Sequence[Any]) -> list[Any]:
     """Return copies of alerts or incidents without the error messages of servers."""
     return [
-        msgspec.structs.replace(item, words="")
+        msgspec.structs.replace(item, reason="")
         if isinstance(item, Alert)
-        else msgspec.structs.replace(item, problem=msgspec.structs.replace(item.problem, words=WORDS_HIDDEN))
+        else msgspec.structs.replace(
+            item, problem=msgspec.structs.replace(item.problem, reason=REASON_HIDDEN)
+        )
         for item in items
     ]
