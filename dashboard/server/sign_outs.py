@@ -67,9 +67,9 @@ class SignOuts:
         def read(after: AuditEvent | None) -> Sequence[AuditEvent]:
             return service.list_audit_events(limit=PAGE, after=after)
 
-        self.take(read, now=datetime.now(UTC))
+        self.add_events(read, now=datetime.now(UTC))
 
-    def take(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
+    def add_events(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
         """Add the new sign-outs of the audit log.
 
         `read` returns a page of events, newest first: those older than its argument, or the newest ones for
@@ -81,13 +81,13 @@ class SignOuts:
             for event in events:
                 newest = max(newest, event.created_at)
                 if event.action == "sign_out" and event.outcome == "done":
-                    self._take_one(event)
+                    self._add_event(event)
             last = events[-1]
             if last.created_at < oldest:
                 break
         self._read_until = newest
 
-    def _take_one(self, event: AuditEvent) -> None:
+    def _add_event(self, event: AuditEvent) -> None:
         detail = event.detail or ""
         if detail.startswith(_PREFIX):
             try:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 LOAD_SECONDS = 0.1
 """Time between two counts of the open connections, which the parent needs to choose a worker."""
 
-SIGN_OF_LIFE = 10
+COUNTS_PER_HEARTBEAT = 10
 """After this many counts, the worker sends the number of open connections even if it has not changed."""
 
 
@@ -43,23 +43,23 @@ class ParentPageLimits:
 
     def __init__(self) -> None:
         self._numbers = count()
-        self._asked: dict[int, asyncio.Future[bool]] = {}
+        self._pending: dict[int, asyncio.Future[bool]] = {}
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, messages: socket.socket) -> asyncio.StreamReader:
         """Connect to the parent, and return a stream of the parent's answers, one per line.
 
-        The caller passes each line to `take`.
+        The caller passes each line to `handle_answer`.
         """
         reader, self._writer = await asyncio.open_unix_connection(sock=messages)
         return reader
 
-    def take(self, line: bytes) -> None:
+    def handle_answer(self, line: bytes) -> None:
         """Handle one answer of the parent to an `Enter` message."""
         answer = parse_from_parent(line)
-        asked = self._asked.pop(answer.number)
-        if not asked.cancelled():
-            asked.set_result(answer.is_admitted)
+        pending = self._pending.pop(answer.number)
+        if not pending.cancelled():
+            pending.set_result(answer.is_admitted)
 
     def send(self, message: FromWorker) -> None:
         """Send a message to the parent."""
@@ -70,9 +70,9 @@ class ParentPageLimits:
         """Ask the parent whether one more page may open, and return its answer."""
         number = next(self._numbers)
         # this wait is cancelled only if the process ends; the parent then subtracts all pages of the worker
-        self._asked[number] = asyncio.get_running_loop().create_future()
+        self._pending[number] = asyncio.get_running_loop().create_future()
         self.send(Enter(number, client, is_known))
-        return await self._asked[number]
+        return await self._pending[number]
 
     def leave(self, client: str, *, is_known: bool) -> None:
         """Tell the parent that a page has ended."""
@@ -93,11 +93,11 @@ class WorkerServer(uvicorn.Server):
         super().__init__(config)
         self._messages, self._connections = messages, connections
         self._page_limits = page_limits
-        self._given = 0
+        self._received = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then take connections from the parent."""
+        """Start the application, then receive connections from the parent."""
         await super().startup(sockets=sockets)
         reader = await self._page_limits.connect(self._messages)
         asyncio.get_running_loop().add_reader(self._connections, self._receive_connection)
@@ -106,7 +106,7 @@ class WorkerServer(uvicorn.Server):
         self._page_limits.send(Ready())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no further connections, and stop as uvicorn does."""
+        """Receive no further connections, and stop as uvicorn does."""
         asyncio.get_running_loop().remove_reader(self._connections)
         await super().shutdown(sockets=sockets)
 
@@ -124,7 +124,7 @@ class WorkerServer(uvicorn.Server):
             asyncio.get_running_loop().remove_reader(self._connections)
             self.should_exit = True
             return
-        self._given += 1
+        self._received += 1
         if connection is not None:
             connection.setblocking(False)
             self._start(self._serve_connection(connection))
@@ -144,15 +144,15 @@ class WorkerServer(uvicorn.Server):
 
     async def _read_messages(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            self._page_limits.take(line)
+            self._page_limits.handle_answer(line)
         logger.warning("the parent has ended; this worker ends too")
         self.should_exit = True
 
     async def _report_load(self) -> None:
         last: tuple[int, int] | None = None
-        for look in count():
-            load = self._given, len(self.server_state.connections)
-            if load != last or look % SIGN_OF_LIFE == 0:
+        for number in count():
+            load = self._received, len(self.server_state.connections)
+            if load != last or number % COUNTS_PER_HEARTBEAT == 0:
                 last = load
                 self._page_limits.send(ConnectionLoad(*load))
             await asyncio.sleep(LOAD_SECONDS)

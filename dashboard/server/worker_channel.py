@@ -18,7 +18,7 @@ class Ready(msgspec.Struct, tag="ready"):
 class ConnectionLoad(msgspec.Struct, tag="load"):
     """How many connections the worker has received, and how many are open. Sent at least every second."""
 
-    given: int
+    received: int
     open: int
 
 

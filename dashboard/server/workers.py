@@ -69,8 +69,8 @@ class Worker:
         self.pages: list[tuple[str, bool]] = []
         self.reader, self.writer = reader, writer
         self._connections = connections
-        self.given = 0
-        self.load = ConnectionLoad(given=0, open=0)
+        self.passed = 0
+        self.load = ConnectionLoad(received=0, open=0)
 
     @classmethod
     async def start(cls) -> "Worker":
@@ -89,15 +89,15 @@ class Worker:
     @property
     def open_connections(self) -> int:
         """The number of open connections, including those that the worker has not received yet."""
-        return self.load.open + self.given - self.load.given
+        return self.load.open + self.passed - self.load.received
 
-    def give(self, connection: socket.socket) -> bool:
+    def pass_connection(self, connection: socket.socket) -> bool:
         """Pass a connection to the worker. Return False if the worker cannot take it."""
         try:
             send_connection(self._connections, connection)
         except OSError:
             return False
-        self.given += 1
+        self.passed += 1
         return True
 
     def signal(self, number: signal.Signals) -> None:
@@ -128,36 +128,38 @@ class Workers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
-        keeping = [asyncio.create_task(self._keep_worker()) for _ in range(self._settings.dashboard_workers)]
+        supervisors = [
+            asyncio.create_task(self._supervise_worker()) for _ in range(self._settings.dashboard_workers)
+        ]
         others = [
             *(asyncio.create_task(self._accept(listener)) for listener in listeners),
             asyncio.create_task(self._watch_silence()),
             asyncio.create_task(self._ended.wait()),
         ]
-        done, _ = await asyncio.wait([*keeping, *others], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*supervisors, *others], return_when=asyncio.FIRST_COMPLETED)
         self._ended.set()
         for task in others:
             task.cancel()
         for listener in listeners:
             listener.close()
-        await self._stop(keeping)
+        await self._stop(supervisors)
         # raise the error of a task that failed: the program then ends, and its service manager starts it
         # again
         for task in done:
             task.result()
         return self._status
 
-    async def _stop(self, keeping: list[asyncio.Task[None]]) -> None:
+    async def _stop(self, supervisors: list[asyncio.Task[None]]) -> None:
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
-        _, late = await asyncio.wait(keeping, timeout=STOP_SECONDS)
+        _, late = await asyncio.wait(supervisors, timeout=STOP_SECONDS)
         if late:
             logger.warning("%d workers did not stop within %g s and are killed", len(late), STOP_SECONDS)
             for worker in self._workers:
                 worker.signal(signal.SIGKILL)
-            await asyncio.wait(keeping)
+            await asyncio.wait(supervisors)
 
-    async def _keep_worker(self) -> None:
+    async def _supervise_worker(self) -> None:
         """Run one worker, and start a new one whenever it ends."""
         backoff = Backoff(first_seconds=FIRST_RESTART_SECONDS, max_seconds=MAX_RESTART_SECONDS)
         while not self._ended.is_set():
@@ -189,7 +191,7 @@ class Workers:
         try:
             while line := await worker.reader.readline():
                 worker.silent_seconds = 0
-                await self._take(worker, line)
+                await self._handle_message(worker, line)
         except ConnectionError:
             pass
         finally:
@@ -200,7 +202,7 @@ class Workers:
             worker.close()
         return await worker.process.wait()
 
-    async def _take(self, worker: Worker, line: bytes) -> None:
+    async def _handle_message(self, worker: Worker, line: bytes) -> None:
         match parse_from_worker(line):
             case Ready():
                 worker.is_ready = self._was_ever_ready = True
@@ -236,17 +238,21 @@ class Workers:
                 await asyncio.sleep(FULL_PAUSE_SECONDS)
                 continue
             with connection:
-                while not self._give(connection):
+                while not self._pass_connection(connection):
                     await asyncio.sleep(FULL_PAUSE_SECONDS)
                     await self._ready.wait()
 
-    def _give(self, connection: socket.socket) -> bool:
+    def _pass_connection(self, connection: socket.socket) -> bool:
         ready = [worker for worker in self._workers if worker.is_ready]
         # silent workers come last: a slow worker is better than none
         ready.sort(
-            key=lambda worker: (worker.silent_seconds > SILENT_SECONDS, worker.open_connections, worker.given)
+            key=lambda worker: (
+                worker.silent_seconds > SILENT_SECONDS,
+                worker.open_connections,
+                worker.passed,
+            )
         )
-        return any(worker.give(connection) for worker in ready)
+        return any(worker.pass_connection(connection) for worker in ready)
 
     async def _watch_silence(self) -> None:
         """Kill each worker that sends no messages.
