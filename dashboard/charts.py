@@ -41,7 +41,7 @@ HISTOGRAM_BINS = 24
 MIN_BINNED = 5
 """A histogram needs at least this many values: fewer values are easier to read in a table."""
 
-HISTOGRAMS_KEPT = 64
+HISTOGRAM_CACHE_SIZE = 64
 """Maximum number of histograms in the cache.
 
 Each has some kilobytes, and visitors often open the same ones.
@@ -102,7 +102,7 @@ def _choose_edges(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> lis
     return [float(edge) for edge in np.linspace(low, high, HISTOGRAM_BINS + 1)]
 
 
-@lru_cache(HISTOGRAMS_KEPT)
+@lru_cache(HISTOGRAM_CACHE_SIZE)
 def build_histogram(
     bins: tuple[Bin, ...], *, unit: Unit, median: Decimal, before: tuple[Bin, ...] = ()
 ) -> Spec:

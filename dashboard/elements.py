@@ -101,7 +101,7 @@ def show_metric(
     )
 
 
-def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
+def show_collapsible(label: str, show: Callable[[], object], *, key: str) -> None:
     """Show a collapsible section of a page. `show` draws its content, and is called only while it is open."""
     part = st.expander(label, key=key, on_change="rerun")
     if part.open:
@@ -136,7 +136,7 @@ def show_table(
     the `placeholder`.
     """
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
-    data, shown = _write_zeros(table, columns, missing=placeholder)
+    data, shown = _format_zeros(table, columns, missing=placeholder)
     # half a row at the lower edge of a scrolling table shows that more rows follow
     height: Literal["content"] | int = (
         "content" if rows <= visible_rows else (visible_rows + 1) * ROW_PIXELS + ROW_PIXELS // 2
@@ -154,7 +154,7 @@ def show_table(
     )
 
 
-def _write_zeros(
+def _format_zeros(
     table: pd.DataFrame | pa.Table, columns: Mapping[str, Any], *, missing: str
 ) -> tuple[Any, dict[str, Any]]:
     """Return the table and its Streamlit columns, changed so that a change of zero is shown without a sign.

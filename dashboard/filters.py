@@ -28,33 +28,33 @@ USERNAME_LETTERS = 50
 SHOWN_LETTERS = 60
 """Maximum number of letters of an unknown value or name that a page quotes; it cuts off the rest."""
 
-_chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
-"""Selected values of the filters inside `fold`, for its label; None outside `fold`."""
+_selected: ContextVar[list[str] | None] = ContextVar("selected", default=None)
+"""Selected values of the filters inside `collapse_filters`, for its label; None outside of it."""
 
 
 @contextmanager
-def fold() -> Iterator[None]:
+def collapse_filters() -> Iterator[None]:
     """Context manager: on a small screen, a switch shows and hides the filters of the `with` block.
 
     The label of the switch names the selected values. The style sheet hides the switch on a large screen, and
     the filters on a small screen while the switch is off. Use it once per page.
     """
     switch = st.container(key="filters-switch")
-    chosen: list[str] = []
-    token = _chosen.set(chosen)
+    selected: list[str] = []
+    token = _selected.set(selected)
     try:
         with st.container(key="filters"):
             yield
     finally:
-        _chosen.reset(token)
-    switch.toggle(f"Filters: {escape_markdown(' · '.join(chosen))}", key="filters-open")
+        _selected.reset(token)
+    switch.toggle(f"Filters: {escape_markdown(' · '.join(selected))}", key="filters-open")
 
 
-def add_chosen(value: object) -> None:
-    """Add a selected value to the label of the switch of `fold`. Ignores None and an empty text."""
-    chosen = _chosen.get()
-    if chosen is not None and value not in ("", None):
-        chosen.append(str(value))
+def add_selected(value: object) -> None:
+    """Add a selected value to the label of `collapse_filters`. Ignores None and an empty text."""
+    selected = _selected.get()
+    if selected is not None and value not in ("", None):
+        selected.append(str(value))
 
 
 def find_parameter(name: str) -> str | None:
@@ -89,7 +89,7 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
     st.rerun()
 
 
-def keep_in_address(defaults: Mapping[str, object]) -> None:
+def write_to_address(defaults: Mapping[str, object]) -> None:
     """Write the current values of filters, and of the Live switch, into the address, except for defaults.
 
     `defaults` maps the key of each filter to its default. Call this in a callback that sets the value of
@@ -142,7 +142,7 @@ def select_option(
     if is_kept and st.session_state.get(key) is None and (unknown or find_parameter(key) is None):
         st.session_state[key] = next(iter(options))
     with _group(needed=unknown is not None):
-        chosen = st.selectbox(
+        choice = st.selectbox(
             label,
             list(options),
             index=None if is_kept else 0,
@@ -152,11 +152,11 @@ def select_option(
             disabled=disabled_because is not None,
             help=disabled_because,
         )
-        selected = next(iter(options)) if chosen is None else chosen
+        selected = next(iter(options)) if choice is None else choice
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
     if disabled_because is None:
-        add_chosen(describe(selected))
+        add_selected(describe(selected))
     return selected
 
 
@@ -192,7 +192,7 @@ def select_segment(
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
     if disabled_because is None:
-        add_chosen(describe(selected))
+        add_selected(describe(selected))
     return selected
 
 
@@ -220,7 +220,7 @@ def show_player_search(
         on_change=on_change,
     )
     name = (typed or "").strip()
-    add_chosen(name)
+    add_selected(name)
     return name
 
 
@@ -273,7 +273,7 @@ def show_player_buttons(names: Iterable[str], *, key: str, filters: Mapping[str,
     """
 
     def select(name: str) -> None:
-        keep_in_address({other: default for other, default in filters.items() if other != key})
+        write_to_address({other: default for other, default in filters.items() if other != key})
         st.session_state[key] = name
 
     with st.container(horizontal=True, gap="small"):

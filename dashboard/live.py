@@ -40,7 +40,7 @@ T = TypeVar("T")
 SHOWN_PAGE = "shown-page"
 SEEN_UPDATES = "seen-updates"
 
-YOUNG = 0.8
+RETRY_AGE_FRACTION = 0.8
 """A retry reads a value again only if the value is older than this fraction of the refresh interval.
 
 A value whose last read failed is always read again.
@@ -214,7 +214,7 @@ def _find_max_age(run: _Run) -> float:
     if run.is_update and not is_live():
         # a paused page runs only to update its health line, and keeps its values
         return math.inf
-    return (run.interval or 0) * YOUNG if run.is_retry else 0.0
+    return (run.interval or 0) * RETRY_AGE_FRACTION if run.is_retry else 0.0
 
 
 def _get_run() -> _Run:

@@ -29,7 +29,7 @@ MAX_THREADS = 32
 It is about three times the connections of the pool, so that some threads stay free if reads hang.
 """
 
-PATIENCE_SECONDS = 1.0
+SLOW_READ_SECONDS = 1.0
 """If a read takes longer than this, the reader checks the database: a server that hangs sends no error."""
 
 CHECK_SECONDS = 2.0
@@ -104,14 +104,14 @@ class Reader:
         find_stale: Callable[[], float | None],
         entries: int = ENTRIES,
         fresh_seconds: float = 0.0,
-        patience_seconds: float = PATIENCE_SECONDS,
+        slow_read_seconds: float = SLOW_READ_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._is_database_up = is_database_up
         self._find_stale = find_stale
         self._capacity = entries
         self._fresh_seconds = fresh_seconds
-        self._patience_seconds = patience_seconds
+        self._slow_read_seconds = slow_read_seconds
         self._clock = clock
         self._threads = ReadThreads()
         self._lock = threading.Lock()
@@ -119,7 +119,7 @@ class Reader:
         self._fresh_from = datetime.min.replace(tzinfo=UTC)
         self._checking = threading.Lock()
         self._checked_at = float("-inf")
-        self._is_away = False
+        self._is_down = False
 
     def read(
         self,
@@ -147,36 +147,36 @@ class Reader:
             return Reading(known.value, known.read_at, error)
         if reading.error is not None and known is not None and known.read_at > reading.read_at:
             reading = Reading(known.value, known.read_at, reading.error)
-        self._keep(key, reading)
+        self._store(key, reading)
         return reading
 
-    def is_database_away(self) -> bool:
+    def is_database_down(self) -> bool:
         """Return whether the database failed its last check.
 
         If it failed, and the check is older than CHECK_SECONDS, checks again first.
         """
-        if not self._is_away:
+        if not self._is_down:
             return False
         if time.monotonic() - self._checked_at >= CHECK_SECONDS:
             self._check()
-        return self._is_away
+        return self._is_down
 
     def record_health(self, *, is_up: bool) -> None:
         """Store the result of a database check. `server.page_reruns` calls this with each health check."""
         self._checked_at = time.monotonic()
-        if self._is_away == is_up:
+        if self._is_down == is_up:
             if is_up:
                 logger.warning("the database answers again")
             else:
                 logger.warning("the database does not answer; pages show the last known values")
-        self._is_away = not is_up
+        self._is_down = not is_up
 
     def read_again(self) -> None:
         """Make the next read of every key call `load`, even if its known value is young."""
         self._fresh_from = self._clock()
 
     def _is_fresh(self, known: _Known, seconds: float) -> bool:
-        if known.is_failing or self._is_away or known.read_at < self._fresh_from:
+        if known.is_failing or self._is_down or known.read_at < self._fresh_from:
             return False
         return (self._clock() - known.read_at).total_seconds() < max(seconds, self._fresh_seconds)
 
@@ -187,7 +187,7 @@ class Reader:
                 self._known.move_to_end(key)
             return known
 
-    def _keep(self, key: Hashable, reading: Reading[Any]) -> None:
+    def _store(self, key: Hashable, reading: Reading[Any]) -> None:
         with self._lock:
             known = self._known.get(key)
             # a slow read must not replace the value of a read that began later
@@ -203,11 +203,11 @@ class Reader:
             known = self._known.get(key)
             if known is not None:
                 self._known[key] = known._replace(is_failing=True)
-        if isinstance(error, DatabaseUnavailable) and not self._is_away:
+        if isinstance(error, DatabaseUnavailable) and not self._is_down:
             self._check()
 
     def _load(self, load: Callable[[], T]) -> Reading[T]:
-        if self.is_database_away():
+        if self.is_database_down():
             raise DatabaseUnavailable(NO_ANSWER)
 
         def run() -> Reading[T]:
@@ -223,12 +223,12 @@ class Reader:
         future = self._threads.submit(run)
         while True:
             try:
-                return future.result(self._patience_seconds)
+                return future.result(self._slow_read_seconds)
             except TimeoutError:
                 if future.done():
                     return future.result()
             self._check()
-            if self._is_away:
+            if self._is_down:
                 # the read itself continues in its worker thread until its timeout
                 raise DatabaseUnavailable(NO_ANSWER)
 

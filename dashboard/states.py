@@ -140,7 +140,7 @@ def retry_page() -> None:
         nonlocal is_first_call
         if is_first_call:
             is_first_call = False
-        elif not runtime.get_reader().is_database_away():
+        elif not runtime.get_reader().is_database_down():
             st.session_state[RETRYING] = True
             st.rerun()
 

@@ -13,7 +13,7 @@ import msgspec
 from core.records import Health
 from dashboard.monitoring.alerts import Alert
 
-INCIDENTS_KEPT = 50
+MAX_INCIDENTS = 50
 SETTLING_SECONDS = 60
 """How long an alert can last after its problem has ended: until the next evaluation of its rule."""
 
@@ -43,7 +43,7 @@ class IncidentLog:
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[float, Incident]] = {}
-        self._ended: deque[Incident] = deque(maxlen=INCIDENTS_KEPT)
+        self._ended: deque[Incident] = deque(maxlen=MAX_INCIDENTS)
         self._checked_at: dict[str, float] = {}
 
     def update(self, problems: Iterable[Problem], *, clock: float, moment: datetime) -> None:
@@ -72,12 +72,12 @@ class IncidentLog:
         for problem in problems:
             self._checked_at[problem.rule] = clock
             yield problem
-        seen = {
+        reported_rules = {
             rule for rule, checked_at in self._checked_at.items() if clock - checked_at < SETTLING_SECONDS
         }
         for alert in alerts:
-            if alert.state == "firing" and alert.rule not in seen:
-                seen.add(alert.rule)
+            if alert.state == "firing" and alert.rule not in reported_rules:
+                reported_rules.add(alert.rule)
                 yield Problem(alert.rule, alert.summary, alert.summary, alert.reason)
 
     def list_incidents(self) -> tuple[Incident, ...]:

@@ -237,9 +237,9 @@ class MetricHistory:
         self._sums.append(_Sums(at, values))
         while at - self._sums[0].at > WINDOW_SECONDS:
             self._sums.popleft()
-        self.values = {query: self._answer(query) for query in self._tabulated}
+        self.values = {query: self._find_values(query) for query in self._tabulated}
         for query in self._charted:
-            self._draw(query, scrape.taken_at)
+            self._add_points(query, scrape.taken_at)
 
     def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
         """Return the samples of a counter with their growth since the previous scrape.
@@ -257,9 +257,9 @@ class MetricHistory:
         raw.update((frozenset(sample.labels.items()), sample.value) for sample, _ in found)
         return found
 
-    def _draw(self, query: Query, moment: datetime) -> None:
+    def _add_points(self, query: Query, moment: datetime) -> None:
         lines = self._lines.setdefault(query, {})
-        for key, value in self._answer(query).items():
+        for key, value in self._find_values(query).items():
             points = lines.setdefault(key, deque())
             while points and points[-1][0] > moment:
                 points.pop()  # the clock was set back: remove the points that are now in the future
@@ -282,7 +282,7 @@ class MetricHistory:
             for query, lines in self._lines.items()
         }
 
-    def _answer(self, query: Query) -> Values:
+    def _find_values(self, query: Query) -> Values:
         operands = list_operands(query)
         if query.kind in {"sum", "max"}:
             # the sum equals the maximum: a scrape comes from one exporter, and has one sample of a server's

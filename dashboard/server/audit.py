@@ -17,10 +17,10 @@ from core.records import AuditAction, AuditOutcome
 logger = logging.getLogger(__name__)
 
 TARGET = "dashboard"
-SEEN_WITHIN_SECONDS = 300.0
+MAX_AGE_SECONDS = 300.0
 """Age up to which a sign-in counts as new. The first page after a sign-in records it in the audit log."""
 
-KEPT = 10_000
+MAX_REMEMBERED = 10_000
 """Maximum number of recorded sign-ins in memory. They are remembered, so that each is recorded only once."""
 
 
@@ -35,13 +35,13 @@ class SignIns:
         """Return whether a sign-in with these claims is recent, and was not passed to this method before."""
         issued = claims.get("iat")
         # check the type, because a provider may send any value as the time
-        if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > SEEN_WITHIN_SECONDS:
+        if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > MAX_AGE_SECONDS:
             return False
         with self._lock:
             if (actor, issued) in self._recorded:
                 return False
             self._recorded[actor, issued] = None
-            while len(self._recorded) > KEPT:
+            while len(self._recorded) > MAX_REMEMBERED:
                 self._recorded.popitem(last=False)
         return True
 

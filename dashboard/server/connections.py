@@ -188,7 +188,7 @@ class _BoundedMessages:
         self._receive = receive
         self._send = send
         self._bucket = TokenBucket(PAGES if is_known else ANONYMOUS)
-        self._most_bytes = MESSAGE_BYTES if is_known else ANONYMOUS_BYTES
+        self._max_bytes = MESSAGE_BYTES if is_known else ANONYMOUS_BYTES
         self._count = count
         self._is_closed = False
 
@@ -202,7 +202,7 @@ class _BoundedMessages:
         if data is None:
             # end the connection: Streamlit would log a traceback for a text message
             return await self._close(NO_BINARY)
-        if len(data) > self._most_bytes:
+        if len(data) > self._max_bytes:
             return await self._close(TOO_LARGE)
         if seconds > 0:
             await asyncio.sleep(seconds)

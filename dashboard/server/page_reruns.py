@@ -20,7 +20,7 @@ from dashboard.monitoring.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """Time between two comparisons of the health. It is short, because pages must show an outage within 5 s."""
 
 PROBLEM_SECONDS = 60.0
@@ -64,7 +64,7 @@ class PageReruns:
 
     def __init__(self, list_sessions: Callable[[], Iterable[AppSession]] = list_sessions) -> None:
         self._list_sessions = list_sessions
-        self._seen: object = None
+        self._state: object = None
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
@@ -72,10 +72,10 @@ class PageReruns:
 
         The first call only stores `state`.
         """
-        if self._seen not in (None, state):
+        if self._state not in (None, state):
             runtime.count_update()
             self._waiting = frozenset(session.id for session in self._list_sessions())
-        self._seen = state
+        self._state = state
         if not self._waiting:
             return
         running = set()
@@ -95,13 +95,13 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
     Ends when cancelled.
     """
     pages, reader = PageReruns(), runtime.get_reader()
-    noted: Health | None = None
+    recorded: Health | None = None
     while True:
         try:
             sample = sampler.latest
-            if sample is not None and sample.health is not noted:
-                noted = sample.health
-                reader.record_health(is_up=noted.database != "unhealthy")
+            if sample is not None and sample.health is not recorded:
+                recorded = sample.health
+                reader.record_health(is_up=recorded.database != "unhealthy")
             # compare the values that the health line shows, because building its text would cost more
             found = sample and (sample.health.status, sample.problems, sample.incidents)
             today = datetime.now(UTC).date()
@@ -111,4 +111,4 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
             # uses
             logger.exception("open pages cannot be updated; next try in %g s", PROBLEM_SECONDS)
             await asyncio.sleep(PROBLEM_SECONDS)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)

@@ -78,7 +78,7 @@ def test_sections_keep_their_values_while_the_database_is_down(
         assert "the database does not answer; next try in 5 s" in read_text(opened)
     proxy.accept_again()
     # the service caches its health for two seconds
-    time.sleep(section_reads.PATIENCE_SECONDS * 2)
+    time.sleep(section_reads.SLOW_READ_SECONDS * 2)
     assert count_notes(page.run()) == 0
 
 

@@ -12,7 +12,7 @@ from core.records import Health, PoolUse
 from dashboard.health_line import build_health_line
 from dashboard.monitoring.alerts import Alert
 from dashboard.monitoring.incidents import (
-    INCIDENTS_KEPT,
+    MAX_INCIDENTS,
     SETTLING_SECONDS,
     IncidentLog,
     Problem,
@@ -178,14 +178,14 @@ def test_an_outage_that_ends_in_steps_is_one_incident() -> None:
 
 
 def test_incidents_are_bounded() -> None:
-    """After 100 incidents the log has the newest INCIDENTS_KEPT of them, the newest first."""
+    """After 100 incidents the log has the newest MAX_INCIDENTS of them, the newest first."""
     log = IncidentLog()
     problem = Problem("EchoRedisDown", "Redis does not answer", "Redis down")
     for second in range(200):
         log.update([problem] if second % 2 else [], clock=second, moment=NOW + timedelta(seconds=second))
     log.update([], clock=200, moment=NOW)
     incidents = log.list_incidents()
-    assert len(incidents) == INCIDENTS_KEPT
+    assert len(incidents) == MAX_INCIDENTS
     assert incidents[0].began_at == NOW + timedelta(seconds=199)
 
 

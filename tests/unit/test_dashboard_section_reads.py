@@ -95,12 +95,12 @@ def test_a_failed_read_of_a_healthy_database_is_no_outage(database: FakeDatabase
     reader.read("a", lambda: "known")
     reader.read("a", build_failing_load(DatabaseUnavailable("lost the connection")))
     assert reader.read("b", lambda: "new").value == "new"
-    assert not reader.is_database_away()
+    assert not reader.is_database_down()
 
 
 def test_a_hanging_read_returns_the_last_known_value(database: FakeDatabase) -> None:
     """If a read hangs and the check fails, the last known value is returned before the query timeout."""
-    reader = database.open_reader(patience_seconds=0.02)
+    reader = database.open_reader(slow_read_seconds=0.02)
     reader.read("a", lambda: "known")
     database.is_up = False
     server_answers = threading.Event()
@@ -114,7 +114,7 @@ def test_a_hanging_read_returns_the_last_known_value(database: FakeDatabase) -> 
 
 def test_a_slow_read_of_a_healthy_database_is_awaited(database: FakeDatabase) -> None:
     """A slow read is awaited as long as every check of the database succeeds."""
-    reader = database.open_reader(patience_seconds=0.01)
+    reader = database.open_reader(slow_read_seconds=0.01)
 
     def load_slowly() -> str:
         while database.checks < 3:
@@ -165,7 +165,7 @@ def test_a_fail_safe_value_is_not_fresh(database: FakeDatabase) -> None:
     reading = reader.read("a", lambda: "fail-safe")
     assert reading.read_at == NOON - timedelta(seconds=42)
     assert isinstance(reading.error, DatabaseUnavailable)
-    assert reader.is_database_away()
+    assert reader.is_database_down()
 
 
 def test_known_values_are_bounded(database: FakeDatabase) -> None:

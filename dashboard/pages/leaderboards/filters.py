@@ -144,7 +144,7 @@ def sort_by(column: str) -> None:
         return
     first, second = (orders[order] for order in SORTS[column])
     is_again = st.session_state.get("order", FILTERS["order"]) == first
-    filters.keep_in_address({name: default for name, default in FILTERS.items() if name != "order"})
+    filters.write_to_address({name: default for name, default in FILTERS.items() if name != "order"})
     st.session_state["order"] = second if is_again else first
     st.session_state[ORDER_CHANGED] = True
     if st.session_state.get("page", 1) != 1:
@@ -155,7 +155,7 @@ def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
         # after `page` is set, Streamlit restores an old address; this call keeps the other filters in it
-        filters.keep_in_address(FILTERS)
+        filters.write_to_address(FILTERS)
         st.session_state["page"] = 1
 
 

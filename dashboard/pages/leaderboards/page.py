@@ -51,7 +51,7 @@ def show_leaderboards() -> None:
         states.show_no_sessions()
         return
     newest = _find_newest(service) or sessions[0]
-    with filters.fold():
+    with filters.collapse_filters():
         selection = show_filters(service, sessions, newest)
     st.html(_WITHOUT_SORT)
     live.show_live(partial(_show_leaderboard, service, selection, newest), seconds=REFRESH_SECONDS)

@@ -33,7 +33,7 @@ ON_PHONE = ("medal", "rank", "player", "score")
 ON_TABLET = (*ON_PHONE, "moved", "change", "sessions", "trend")
 VISIBLE_ROWS = 25
 
-LARGE = 1_000
+LARGE_LEADERBOARD = 1_000
 """If a leaderboard has this many players or more, a change of rank is also shown in percent."""
 
 # Scores are columns of text: for a column of numbers, a screen reader reads the number without its format.
@@ -128,14 +128,14 @@ def _build_table(columns: Mapping[str, list[Any]]) -> pa.Table:
 def describe_move(rank: int, before: PlayerScore | None, *, players: int, players_before: int) -> str:
     """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `no rank before`.
 
-    If both leaderboards have at least LARGE players, adds the ranks in percent of the players:
+    If both leaderboards have at least LARGE_LEADERBOARD players, adds the ranks in percent of the players:
     `↑ 80,431 · top 3%, was top 84%`.
     """
     if before is None or before.rank is None:
         return "no rank before"
     moved = before.rank - rank
     text = f"{'↑' if moved > 0 else '↓'} {format_count(abs(moved))}" if moved else "="
-    if min(players, players_before) < LARGE:
+    if min(players, players_before) < LARGE_LEADERBOARD:
         return text
     now, then = format_top(rank, players), format_top(before.rank, players_before)
     return f"{text} · {now}" if now == then else f"{text} · {now}, was {then}"

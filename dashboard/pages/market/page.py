@@ -104,7 +104,7 @@ def show_market() -> None:
         partial(_show_symbol, service, symbol, selected, (change, extremes, volume)), seconds=CHART_SECONDS
     )
     st.header("Market events", anchor=False)
-    with filters.fold():
+    with filters.collapse_filters():
         wanted, window = _show_event_filters(service, symbols)
     live.show_live(partial(_show_events, service, wanted, window), seconds=EVENTS_SECONDS)
     st.caption("All times are in UTC.")
@@ -162,7 +162,7 @@ def _select_row(symbols: Sequence[str]) -> None:
     rows = st.session_state["symbols-table"].selection.rows
     accepted = list_accepted((symbols[row] for row in rows if row < len(symbols)), check_symbol)
     if accepted:
-        filters.keep_in_address(FILTERS)
+        filters.write_to_address(FILTERS)
         st.session_state["symbol"] = accepted[0]
         # The chart is outside the live part of the table. This flag makes the whole page run again.
         st.session_state["symbol-selected"] = True
@@ -367,7 +367,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
 def _choose_event(ids: Sequence[UUID]) -> None:
     """Put the id of the selected event into the address. A new event changes row numbers, but no id."""
     rows = st.session_state["events-table"].selection.rows
-    filters.keep_in_address(FILTERS)
+    filters.write_to_address(FILTERS)
     if rows and rows[0] < len(ids):
         st.query_params[CHOSEN_EVENT] = str(ids[rows[0]])
     elif CHOSEN_EVENT in st.query_params:

@@ -25,7 +25,7 @@ SESSIONS_OFFERED = 30
 """Number of sessions in the list of sessions to close: the newest ones."""
 
 EVENTS_SHOWN = 20
-NOBODY = "not signed in"
+ANONYMOUS_ACTOR = "not signed in"
 """The actor that the audit log names if an action is refused because the visitor has not signed in."""
 
 _PENDING, _RESULT = "operator-pending", "operator-result"
@@ -79,7 +79,7 @@ def _refuse(
 ) -> NoReturn:
     audit.record(
         service,
-        actor=NOBODY if visitor is None else visitor.actor,
+        actor=ANONYMOUS_ACTOR if visitor is None else visitor.actor,
         action=action.kind,
         target=action.target,
         outcome="refused",

@@ -39,7 +39,7 @@ If there are more such roles than colours, the colours repeat.
 QUANTILE_COLOURS = dict(zip(QUANTILES, (BASELINE, ACCENT, AMBER), strict=True))
 HEIGHT = 260
 ROW_PIXELS = 20
-AROUND_PIXELS = 90
+FRAME_PIXELS = 90
 """Height of a chart's legend and time axis together."""
 LABEL_PIXELS = 180
 GAP_STEPS = 2.5
@@ -107,7 +107,7 @@ def _build_hit_chart(frame: pd.DataFrame) -> Spec:
     }
     y = {"field": "series", "type": "nominal", "title": None, "axis": labels, "scale": {"paddingInner": 0.2}}
     return {
-        "height": AROUND_PIXELS + frame["series"].nunique() * ROW_PIXELS,
+        "height": FRAME_PIXELS + frame["series"].nunique() * ROW_PIXELS,
         "padding": MARGIN,
         "mark": {"type": "rect", "cornerRadius": 1},
         "encoding": {

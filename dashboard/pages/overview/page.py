@@ -18,7 +18,7 @@ from dashboard.elements import (
     ChangeColumn,
     build_count_column,
     build_day_column,
-    show_folded,
+    show_collapsible,
     show_metric,
     show_table,
 )
@@ -90,7 +90,7 @@ def _show_sections(service: EnhancedDatabaseService) -> None:
         live.show_section(
             ("overview-events", day), load=partial(data.load_events, service, day), show=_show_events
         )
-    show_folded("Table of the sessions", partial(_show_table, sessions), key="sessions-table")
+    show_collapsible("Table of the sessions", partial(_show_table, sessions), key="sessions-table")
 
 
 def _show_state(sessions: Sessions) -> None:

@@ -20,7 +20,7 @@ from dashboard.elements import (
     build_day_column,
     is_phone,
     link_player,
-    show_folded,
+    show_collapsible,
     show_metric,
     show_table,
 )
@@ -65,7 +65,7 @@ def show_players() -> None:
     )
     live.show_live(partial(_show_figures, service, WINDOWS[window]), seconds=REFRESH_SECONDS)
     st.header("Silent players", anchor=False)
-    with filters.fold():
+    with filters.collapse_filters():
         silence = _show_filters()
     live.show_live(partial(_show_silent, service, silence), seconds=REFRESH_SECONDS)
     st.caption(
@@ -170,7 +170,7 @@ def _show_days(days: Sequence[PlayerDay]) -> None:
         alt=f"Players who played and traded, and new players, of {len(days)} days; see the table below",
     )
     st.caption("The lines of played and traded have one point per session. Hollow points: today, so far.")
-    show_folded("Table of the days", partial(_show_days_table, days), key="days-table")
+    show_collapsible("Table of the days", partial(_show_days_table, days), key="days-table")
 
 
 def _show_days_table(days: Sequence[PlayerDay]) -> None:
@@ -213,7 +213,7 @@ def _show_retention(report: PlayerReport) -> None:
             f"{format_quantity(report.players, 'player')}. The list of silent players below can show the "
             "players of an earlier week."
         )
-    show_folded("Table of retention", partial(_show_retention_table, report), key="retention-table")
+    show_collapsible("Table of retention", partial(_show_retention_table, report), key="retention-table")
     st.link_button(
         "Download CSV",
         download.RETENTION_PATH[1:],

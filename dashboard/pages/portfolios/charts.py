@@ -27,7 +27,7 @@ from dashboard.charts import (
 )
 from dashboard.formats import format_day, format_money, format_percent, format_points, format_signed_money
 from dashboard.pages.portfolios.tables import (
-    PLAYERS_KEPT,
+    CACHE_SIZE,
     UNEXPLAINED,
     Curve,
     list_drawdowns,
@@ -102,7 +102,7 @@ class Distribution(NamedTuple):
     median: Decimal
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis: Days) -> Spec:
     """Return the chart of equity curves. `styles` has the index in `LINES` for each curve.
 
@@ -156,7 +156,7 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis:
     return enclose_data({"data": {"values": rows}, "height": 300, "layer": [start, bridges, lines, points]})
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_drawdown_chart(curve: Curve, axis: Days) -> Spec:
     """Return the chart of the drawdown: an area below zero, with a gap at each missed session."""
     drawdowns = [float(drawdown.percent) for drawdown in list_drawdowns(curve)]
@@ -184,7 +184,7 @@ def build_drawdown_chart(curve: Curve, axis: Days) -> Spec:
     )
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
     """Return the chart of day changes: a green bar for a gain, a red bar for a loss.
 
@@ -229,7 +229,7 @@ def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
     return enclose_data({"data": {"values": rows}, "height": 130, "layer": [bars, marks]})
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_gains_chart(gains: PlayerGains) -> Spec:
     """Return the chart of gains: one bar per symbol, the largest gain first.
 
@@ -273,7 +273,7 @@ def build_gains_chart(gains: PlayerGains) -> Spec:
     )
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_distribution(history: tuple[Portfolio, ...]) -> Distribution | None:
     """Return the distribution of day changes; None if there are too few sessions for a histogram."""
     changes = [row.day_change for row in history]
@@ -285,7 +285,7 @@ def build_distribution(history: tuple[Portfolio, ...]) -> Distribution | None:
     return Distribution({**chart, "height": CHANGES_PIXELS}, middle)
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
     """Return the chart of cash and invested value: one stacked bar per session. `history` is newest first."""
     rows = [
@@ -322,7 +322,7 @@ def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
     )
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_rank_chart(scores: tuple[PlayerScore, ...], axis: Days) -> Spec:
     """Return the chart of ranks by session, with rank 1 at the top. A session without a rank is a gap."""
     ranks = {row.session_date: row.rank for row in scores if row.rank is not None}

@@ -27,7 +27,7 @@ from dashboard.formats import (
 from dashboard.pages.portfolios.data import ALL, Player
 from dashboard.pages.quests.tables import measure_progress_percent
 
-PLAYERS_KEPT = 64
+CACHE_SIZE = 64
 """Maximum number of results in the cache of each chart and table. All results of a player have some 100 kB.
 
 The page shows the same player again at each refresh.
@@ -230,7 +230,7 @@ def measure_points(gain: Decimal) -> Decimal:
     return gain * 100 / STARTING_CASH
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple[Position, ...]) -> pa.Table:
     """Return one row per symbol: its gain in the window and in the newest session, the largest gain first.
 
@@ -270,7 +270,7 @@ def _to_float(value: Any) -> Any:
     return float(value) + 0.0 if isinstance(value, Decimal) else value
 
 
-@lru_cache(PLAYERS_KEPT)
+@lru_cache(CACHE_SIZE)
 def build_sessions_table(history: tuple[Portfolio, ...], today: date) -> pa.Table:
     """Return one row per session, in the given order. Sessions before `today` are finished."""
     return pa.table(

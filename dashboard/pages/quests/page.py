@@ -95,7 +95,7 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
     if len(keys) < len({row.type for row in totals}):
         # two types have the same text, so the filter shows the keys
         keys = {row.type: row.type for row in totals}
-    with filters.fold(), st.container(horizontal=True):
+    with filters.collapse_filters(), st.container(horizontal=True):
         window = filters.select_segment(
             "Ended within", list(WINDOWS), default=DEFAULT_WINDOW, key="ended", noun="window"
         )
