@@ -6,7 +6,8 @@ Does not sleep: the caller waits until the pause is over.
 import random
 from collections.abc import Callable
 
-# The first pause is short, because after most failures the next attempt succeeds: a single answer was late.
+# The first pause is short: most failures are a single late answer of a server, and the next attempt succeeds
+# at once.
 FIRST_SECONDS = 0.02
 # The longest pause. All processes must work again within 5 s after a server has come back.
 MAX_SECONDS = 1.0

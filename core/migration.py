@@ -1,8 +1,8 @@
 """Applies and reverts the numbered files of `migrations/`.
 
 A run is a single transaction: it changes everything or nothing. An advisory lock makes a second run wait for
-the first. The lock belongs to the transaction, so it works behind a transaction pooler too. A revert can be
-told to fail if it would drop a table that has rows, or a column of such a table.
+the first. The lock belongs to the transaction, so it works behind a transaction pooler too. A revert with
+`drop_rows=False` fails if it would drop a table that has rows, or a column of such a table.
 
 Names in migrations are resolved only in the current schema, not in the rest of the search path. If the
 schema belongs to the owner role of `core.database.roles`, each run switches to this role. `up` then also sets

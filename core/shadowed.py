@@ -16,7 +16,7 @@ WRONG_SETTING = 2
 def find_shadow() -> str | None:
     """Return the path of the package that `import core` finds, or None if that is this package.
 
-    Returns a text that says so if `import core` finds nothing, or a module without a file.
+    If it finds nothing, or a module without a file, returns a description such as "not on the path".
     """
     module = sys.modules.get("core")
     spec = getattr(module, "__spec__", None) if module else find_spec("core")

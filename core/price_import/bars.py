@@ -26,7 +26,7 @@ Vendors correct each price separately, so the prices of a bar can contradict eac
 """
 
 EVENT: Final = "(?i)dividend|stock split"
-"""Matches the text that stands in place of a price in a row about a dividend or a split."""
+"""Matches the words in a row that has a dividend or a stock split instead of prices."""
 
 
 class RowCheck(NamedTuple):
@@ -42,7 +42,7 @@ class RowCheck(NamedTuple):
 
 
 class Bars:
-    """The bars of many rows; `texts` maps the meaning of a column, such as "close", to its cells.
+    """The bars of many rows; `texts` has the cells of each column by the column's meaning, such as "close".
 
     `prices` has the open, high, low and close of the file divided by `scale`, and NaN where a field is not a
     number. `stored` has the same four prices as they will be stored: scaled to the adjusted close, with low
@@ -97,7 +97,7 @@ class Bars:
         )
 
     def list_corrections(self) -> Iterator[tuple[str, Mask]]:
-        """Yield a text for each kind of correction, and a mask of the corrected rows.
+        """Yield for each kind of correction its description, and a mask of the corrected rows.
 
         For example, a missing volume becomes 0.
         """

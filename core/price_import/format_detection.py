@@ -42,7 +42,7 @@ _UNDECIDED: Final = -1
 class Series:
     """The columns with the prices of one symbol; `symbol` is None if the header does not name the symbol.
 
-    `columns` maps a meaning, such as "close", to the number of a column.
+    `columns` has the number of each column by the column's meaning, such as "close".
     """
 
     symbol: str | None
@@ -53,9 +53,10 @@ class Series:
 class FileFormat:
     """The format of a file. Columns are numbered from 0, lines from 1; `header_line` is 0 without a header.
 
-    `series` has the price columns. `shared` maps other meanings, such as "date", to column numbers. `symbol`
-    is the symbol of a file without a symbol column. `symbol_from` says where symbols come from, such as "the
-    file's name". If several date formats fit the first rows, `date_form` has all of them, joined by " or ".
+    `series` has the price columns. `shared` has the numbers of the other columns by meaning, such as "date".
+    `symbol` is the symbol of a file without a symbol column. `symbol_from` says where symbols come from, such
+    as "the file's name". If several date formats fit the first rows, `date_form` has all of them, joined by
+    " or ".
     """
 
     text: TextFormat
@@ -75,7 +76,7 @@ class FileFormat:
         return {*self.shared.values(), *(n for series in self.series for n in series.columns.values())}
 
     def describe(self, column: int) -> str:
-        """Return the text for a column in messages: its name in the header, or its number."""
+        """Return the name of a column for messages: its name in the header, or its number."""
         return repr(self.names[column]) if self.names[column] else f"column {column + 1}, without a name,"
 
 

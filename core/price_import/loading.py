@@ -39,7 +39,8 @@ _CONTEXT: Final = timedelta(days=60)
 It is more than `VOLATILITY_RETURNS` trading days.
 """
 
-_HALF_CENT: Final = 0.005  # closes of 1.00 or more may differ by this, because vendors round to cents
+# a stored close of 1.00 or more and the new close may differ by this, because vendors round to cents
+_HALF_CENT: Final = 0.005
 _SAME: Final = 0.001
 """The largest relative difference allowed between the stored close and the new close of the same day."""
 

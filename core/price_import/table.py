@@ -163,7 +163,7 @@ def join_days(table: PriceTable) -> tuple[PriceTable, int]:
     starts = np.flatnonzero(is_new)
     counts = np.diff(np.append(starts, len(table)))
     days = np.cumsum(is_new) - 1
-    # a file is intraday if more than half of its days have several rows; `many` counts these days
+    # a file is intraday if more than half of its days have several rows; `many` is the number of such days
     pairs, sizes = np.unique(table["file"].astype(np.int64) * len(starts) + days, return_counts=True)
     files = pairs // len(starts)
     many = np.bincount(files, sizes > 1, minlength=len(table.files))

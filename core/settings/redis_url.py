@@ -205,8 +205,8 @@ def check_hosts(address: RedisAddress, prefix: str) -> None:
 def _split_hosts(rest: str, *, default_port: int) -> tuple[str, tuple[HostPort, ...]]:
     """Separate the hosts after the first one from `rest`, the URL without its scheme.
 
-    Returns `rest` with only the first host, and the other hosts. Only a comma after the last '@' separates
-    hosts, because a password may contain commas.
+    Returns two values: `rest` with only the first host, and the other hosts. Only a comma after the last '@'
+    separates hosts, because a password may contain commas.
     """
     end = min((place for place in map(rest.find, "/?") if place >= 0), default=len(rest))
     account, at, hosts = rest[:end].rpartition("@")

@@ -1,4 +1,4 @@
-"""Every variable that a process reads, with its default and the values it allows.
+"""Every environment variable that a process reads, with its default and its allowed values.
 
 Owns names, defaults and limits. Settings that the commands of the stack read too are in `shared_settings`.
 Opens no connection.

@@ -18,7 +18,7 @@ _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 # Characters that are forbidden in all settings but secrets: they end a line, move the cursor, change the
 # direction of writing, or are invisible.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-# The form of a host name by RFC 1035, 2.3.4, and the underscore, which the name of a container may have.
+# Matches a host name as in RFC 1035, 2.3.4. An underscore is allowed too: names of containers may have it.
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 

@@ -19,9 +19,10 @@ PRICE_UNITS: Final = 10_000
 """The number of units in a price of 1.00, if no price has more than four decimal places."""
 
 MAX_PLACES: Final = 10
-"""The most decimal places of a price in units: with more, shares times price would not fit into 64 bits.
+"""A price in units has at most this number of decimal places; further places are rounded away.
 
-More decimal places would not change the value of a position by a cent.
+With more places, shares times price would not fit into 64 bits. The places that are rounded away would not
+change the value of a position by a cent.
 """
 
 MAX_UNITS: Final = 10**18

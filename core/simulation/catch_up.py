@@ -2,8 +2,9 @@
 
 A missed day is played like a day of the live market, but with fewer steps: prices, players, quests and ranks.
 The rows of a day are written after all its steps, with the times of the steps. They depend only on the date
-and on earlier days: if the catch-up is interrupted in the middle of a day, the next one writes the same rows.
-The leaderboards are written last, and a day that has leaderboards is not played again.
+and on earlier days. If a catch-up is interrupted in the middle of a day, the next catch-up plays the day
+again and writes the same rows. The leaderboards are written last, and a day that has leaderboards is not
+played again.
 """
 
 import logging

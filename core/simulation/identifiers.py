@@ -1,8 +1,8 @@
 """Makes the ids of simulated rows; a row has the same id in every run.
 
 The ids are UUIDs in the form of version 7. They begin with the milliseconds of an instant, so that rows of
-the same time are adjacent in an index. Then follow 74 bits of a hash of kind, seed, instant and key. Rows of
-real players have random ids from the service.
+the same time are adjacent in an index. They end with 74 bits of a hash of kind, seed, instant and key. Rows
+of real players have random ids from the service.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,7 @@
 """Market events for large price moves.
 
-Decides which moves are events, and writes the texts of events. Writes nothing to the database.
+Decides which moves are events, and composes the title and the description of each event. Writes nothing to
+the database.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ THRESHOLD_PERCENT: Final = 5
 """A move larger than this is an event. A move of exactly this size is not an event."""
 
 PREVIOUS_CLOSE: Final = "the previous close"
-"""The words in the text of an event for the price before the move.
+"""The words in the description of an event that name the price before the move.
 
 In the live market, this price is the last price before midnight UTC.
 """
@@ -66,7 +67,7 @@ class PriceMove(NamedTuple):
 
     @property
     def description(self) -> str:
-        """The text of the event: a sentence with both prices."""
+        """The description of the event: a sentence with both prices."""
         return (
             f"{self.symbol} moved from {self._format(self.before)} to"
             f" {self._format(self.after)} since {PREVIOUS_CLOSE}."

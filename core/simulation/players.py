@@ -1,7 +1,7 @@
 """The simulated players as users in the database: their ids, names and profiles.
 
 Players are numbered from 0. The id of a player depends only on the number, so a later replay finds the
-players of an earlier replay. Decides which of them a new replay removes. Newcomers are simulated players who
+players of an earlier replay. Decides which players a new replay removes. Newcomers are simulated players who
 join after a replay. Plays no session.
 """
 

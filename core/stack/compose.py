@@ -103,8 +103,8 @@ class ComposeStack(Stack):
                 self.folder.docker_mark.touch()
                 self.folder.record(recorded)
                 self._start(settings, backup=backup)
-            # show loopback addresses: programs in containers listen on 0.0.0.0, but are published on
-            # loopback only
+            # show loopback addresses: programs in containers listen on 0.0.0.0, but their ports are published
+            # on the loopback interface only
             published = dict.fromkeys(("EXPORTER_HOST", "DASHBOARD_HOST"), LOOPBACK)
             self._show_addresses({**recorded, **published})
 

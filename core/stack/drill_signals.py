@@ -1,7 +1,6 @@
 """The signals that a drill observes, such as "redis up", and their comparison with the expected values.
 
-Contains pure functions only. Values are compared as text, so that one comparison serves states, numbers and
-names.
+Contains pure functions only. The values of signals are states, numbers or names. All are compared as text.
 """
 
 from collections.abc import Callable, Mapping, Sequence

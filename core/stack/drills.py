@@ -129,8 +129,8 @@ def _uninterrupted() -> Iterator[None]:
 class Drill(NamedTuple):
     """A fault, and the signals that it must change.
 
-    `fault` is a context manager that causes the fault and undoes it at the end. `faulty` maps the name of
-    each signal that must change to its value during the fault. No other signal may change.
+    `fault` is a context manager that causes the fault and undoes it at the end. `faulty` has the names of the
+    signals that must change, each with its expected value during the fault. No other signal may change.
     """
 
     fault: Callable[[RunningStack], AbstractContextManager[None]]

@@ -271,8 +271,8 @@ def _is_running(item: ProgramState) -> bool:
     """Return whether a program runs.
 
     In its first seconds, while supervisord reports STARTING, only a program with a probe counts as running,
-    because the probe shows whether the program works. The process is checked too, because supervisord
-    notices its end late.
+    because the probe shows whether the program works. The process itself is also checked, because supervisord
+    notices late that a process has ended.
     """
     try:
         has_process = item.pid is not None and is_alive(psutil.Process(item.pid))

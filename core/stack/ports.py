@@ -17,7 +17,7 @@ from core.errors import StackError
 from core.http_client import FetchFailed, fetch
 from core.settings.texts import LOOPBACK
 
-PROBE_SECONDS = 5.0  # a server that needs longer for a trivial answer is not healthy
+PROBE_SECONDS = 5.0  # a server that needs longer than this to answer a probe is not healthy
 
 
 def find_free_port() -> int:

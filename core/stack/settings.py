@@ -59,7 +59,7 @@ class StackSettings(SharedSettings):
         others, has_replica = separate_replica(profile)
         if not has_replica:
             return values
-        # keep any other value of REPLICAS, also an invalid one: its validator then refuses it
+        # keep any other value of REPLICAS: if it is invalid, the validator of the field refuses it
         replicas = values.get("replicas") or "0"
         return values | {"profile": others or None, "replicas": 1 if replicas == "0" else replicas}
 
@@ -149,7 +149,7 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
     try:
         chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
     except SettingsError:
-        return None  # DATABASE_URL is missing, or a setting is invalid: a command that needs it reports that
+        return None  # a setting is missing or invalid: the commands that read it report the error
     own = describe_database(recorded["DATABASE_URL"])
     other = describe_database(chosen)
     if own == other:
@@ -179,7 +179,10 @@ def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
 
 
 def _list_other_secrets(root: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (variable, place of its value, place of the stack's value, remedy) for each differing secret."""
+    """Yield a tuple for each secret that has another value than in the stack.
+
+    The tuple is (variable, place of the other value, place of the stack's value, remedy).
+    """
     secrets = {name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)}
     own = {name: recorded.get(f"{name}{FILE}", root / STACK_ENV_FILE) for name in secrets}
     for place, remedy, values in (

@@ -20,7 +20,8 @@ PORT_SETTINGS = MappingProxyType(
 STOP_SIGNALS = MappingProxyType(
     dict.fromkeys(START_ORDER, signal.SIGTERM) | {"postgres": signal.SIGINT, REPLICA: signal.SIGINT}
 )
-STOP_SECONDS = 30  # enough for PostgreSQL to write a checkpoint, and for the others to finish their work
+# enough for PostgreSQL to write a checkpoint, and for the other programs to finish their work
+STOP_SECONDS = 30
 
 
 def list_programs(environment: Mapping[str, str]) -> tuple[str, ...]:
