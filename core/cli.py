@@ -223,10 +223,10 @@ def import_prices_command(
         raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
     if keep_dates and not demo:
         raise InvalidInput("--keep-dates is for --demo only; files keep their dates")
+    from core.bulk_load import show_progress
     from core.price_import.loading import load_prices, move_to_today
     from core.price_import.options import parse_options
     from core.price_import.reading import read_prices
-    from core.simulation.bulk_load import show_progress
 
     reading_options = parse_options(**options)
     with show_progress() as progress:
@@ -263,7 +263,7 @@ def seed_command(players: int, sessions: int | None, number: int, *, replace: bo
 
     If the database has simulated players of a different replay, they are replaced.
     """
-    from core.simulation.bulk_load import show_progress
+    from core.bulk_load import show_progress
     from core.simulation.replay import plan_seed
 
     with open_service(_load_bulk_settings()) as service:
@@ -281,7 +281,7 @@ def seed_command(players: int, sessions: int | None, number: int, *, replace: bo
 @main.command("catch-up")
 def catch_up() -> None:
     """Play the sessions that were missed between the last session and today."""
-    from core.simulation.bulk_load import show_progress
+    from core.bulk_load import show_progress
     from core.simulation.catch_up import play_missed_sessions
 
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
@@ -379,7 +379,7 @@ def rotate_keys_command() -> None:
 
     If it is interrupted, run it again: it continues with the addresses that have another key.
     """
-    from core.simulation.bulk_load import show_progress
+    from core.bulk_load import show_progress
 
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         rotation = rotate_keys(service, progress=progress)

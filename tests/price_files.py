@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.bulk_load import Progress, ignore_progress
 from core.errors import PriceFileError
 from core.price_import.loading import ImportResult, load_prices
 from core.price_import.options import ReadingOptions, parse_options
 from core.price_import.reading import PriceReading, read_prices
 from core.price_import.table import PriceTable
 from core.service import EnhancedDatabaseService
-from core.simulation.bulk_load import Progress, ignore_progress
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DAYS = ("2024-03-01", "2024-03-04", "2024-03-15")

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from core.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.database.read_consistency import reads_on_primary
 from core.errors import InvalidInput, PriceFileError
 from core.price_import.daily_ticks import build_ticks
@@ -24,7 +25,6 @@ from core.price_import.splits import describe_jump, find_ratio
 from core.price_import.table import PriceTable
 from core.records import VOLATILITY_RETURNS, Candle
 from core.service import EnhancedDatabaseService
-from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.simulation.trading_hours import close_of
 
 PARALLEL_WRITES: Final = 2

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from core.bulk_load import Progress, ignore_progress
 from core.errors import PriceFileError
 from core.price_import.format_detection import SEPARATORS, FileFormat, Series, detect_format
 from core.price_import.options import ReadingOptions, Split
@@ -29,7 +30,6 @@ from core.price_import.table import (
     shorten_list,
 )
 from core.price_import.vocabulary import PRICES
-from core.simulation.bulk_load import Progress, ignore_progress
 
 MAX_ROWS: Final = 20_000_000
 """The most rows of all files together; limits memory use to about 2 GB."""

@@ -20,11 +20,11 @@ import msgspec
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
+from core.bulk_load import Progress, ignore_progress
 from core.database.read_consistency import reads_on_primary
 from core.records import DAILY_RETURNS, MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, to_cents, to_money
-from core.simulation.bulk_load import Progress, ignore_progress
 from core.simulation.history import DailyPrices
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids
 from core.simulation.live_market import DAY, DAY_SECONDS, LiveMarket

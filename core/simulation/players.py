@@ -18,12 +18,12 @@ import msgspec
 import numpy as np
 from frozendict import frozendict
 
+from core.bulk_load import Progress
 from core.errors import UserNotFound
 from core.records import User
 from core.service import EnhancedDatabaseService
 from core.service.argument_checks import MAX_LIMIT
 from core.simulation.behaviour import Traits, draw_fraction, draw_traits
-from core.simulation.bulk_load import Progress
 from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, make_ids
 

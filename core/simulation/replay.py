@@ -14,6 +14,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from core.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.database.read_consistency import reads_on_primary
 from core.errors import InvalidInput
 from core.records import Quest
@@ -28,7 +29,6 @@ from core.simulation.behaviour import (
     choose_weights,
     draw_traits,
 )
-from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.simulation.history import NO_PRICES, PriceHistory, load_history
 from core.simulation.identifiers import Hashes, hash_texts
 from core.simulation.market_events import list_events

@@ -18,7 +18,7 @@ from core.installation import MIGRATIONS
 from core.settings.texts import LOOPBACK
 from core.stack.ports import find_free_port
 from core.stack.processes import wait_until
-from core.testing import PostgresServer, ValkeyServer, clear_cache
+from core.testing import ENCRYPTION_KEYS, PostgresServer, ValkeyServer, clear_cache
 from tests.conftest import created_database
 from tests.end_to_end.checkout import copy_checkout
 from tests.end_to_end.installation import (
@@ -197,7 +197,12 @@ def own_settings(
 ) -> Iterator[dict[str, str]]:
     """Yield settings with a database and a Redis key prefix for one test."""
     with created_database(postgres_server) as url:
-        yield {**settings_of_servers, "DATABASE_URL": url, "REDIS_KEY_PREFIX": "own:"}
+        yield {
+            **settings_of_servers,
+            "DATABASE_URL": url,
+            "REDIS_KEY_PREFIX": "own:",
+            "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+        }
 
 
 def test_an_installation_without_extras_is_small(
@@ -206,7 +211,7 @@ def test_an_installation_without_extras_is_small(
     """An installation without extras has at most 30 packages; its service and commands work."""
     assert len(base_installation.required) <= MAX_BASE_PACKAGES, sorted(base_installation.required)
     assert not base_installation.required & {"numpy", "pandas", "pyarrow", "streamlit", "uvicorn"}
-    for command in ("migrate", "self-test"):
+    for command in ("migrate", "self-test", "rotate-keys"):
         ended = base_installation.run("echo-markets", command, **own_settings)
         assert ended.returncode == 0, ended.stdout
     program = (

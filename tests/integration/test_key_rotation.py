@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.bulk_load import ignore_progress
 from core.cli import main
 from core.encryption import new_key_line
 from core.errors import EchoMarketsError
 from core.key_rotation import rotate_keys
 from core.records import EncryptionKeyUse
-from core.simulation.bulk_load import ignore_progress
 from core.testing import build_environment
 from tests.addresses import FIRST
 from tests.conftest import KEYS, Execute

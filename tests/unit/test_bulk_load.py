@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from core.simulation.bulk_load import PLAIN_STEPS, BatchWriter, show_progress
+from core.bulk_load import PLAIN_STEPS, BatchWriter, show_progress
 
 
 def render_progress(*, is_terminal: bool) -> str:
