@@ -68,7 +68,17 @@ DOCUMENTS = st.dictionaries(
     max_size=4,
 )
 SYMBOLS = st.from_regex(SYMBOL_PATTERN.removesuffix("$") + r"\Z")
-USERNAMES = texts(50).filter(lambda text: text.isprintable() and text == text.strip())
+# Composed of printable characters, because a filter of `texts` would discard most examples.
+USERNAMES = (
+    (
+        st.lists(
+            st.sampled_from([text for text in SPECIAL_TEXTS if text.isprintable()]), min_size=1, max_size=9
+        )
+        | st.lists(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1)
+    )
+    .map(lambda parts: "".join(parts)[:50].strip())
+    .filter(bool)
+)
 
 # For each bulk load, the valid values of each field with a text or a document.
 FIELD_VALUES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
