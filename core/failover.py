@@ -22,8 +22,8 @@ from core.forks import call_in_forked_child
 
 logger = logging.getLogger(__name__)
 
-# SQL expression for the text form of the timeline; NULL for a server in recovery. Between a promotion and the
-# next checkpoint, only min_recovery_end_timeline has the new number.
+# SQL expression for the timeline, in the form that `Timeline.parse` reads; NULL for a server in recovery.
+# Between a promotion and the next checkpoint, only min_recovery_end_timeline has the new number.
 TIMELINE_SQL: Final = """CASE WHEN NOT pg_is_in_recovery() THEN (
     SELECT system_identifier || '.' || database.oid || '.' || current_schema()::regnamespace::oid
            || ':' || greatest(timeline_id, min_recovery_end_timeline)

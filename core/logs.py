@@ -97,7 +97,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def format_exception(error: BaseException | None) -> str:
-    """Return the tracebacks of an error and its causes, the first cause first.
+    """Return the tracebacks of an error and its causes, beginning with the original cause.
 
     The message of a driver error is left out.
     """

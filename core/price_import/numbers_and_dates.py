@@ -33,8 +33,8 @@ _VALID: Final = {
 }
 _SUFFIXES: Final = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
-EPOCH_DAY: Final = 719_163  # date(1970, 1, 1).toordinal()
-_EXCEL_ZERO: Final = 693_594  # date(1899, 12, 30).toordinal()
+EPOCH_DAY: Final = 719_163  # day 0 of Unix time: date(1970, 1, 1).toordinal()
+_EXCEL_ZERO: Final = 693_594  # day 0 of Excel: date(1899, 12, 30).toordinal()
 _DAY_SECONDS: Final = 86_400
 _MONTHS: Final = {
     "jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10,

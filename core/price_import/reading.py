@@ -32,7 +32,7 @@ from core.price_import.table import (
 from core.price_import.vocabulary import PRICES
 
 MAX_ROWS: Final = 20_000_000
-"""The most rows of all files together; limits memory use to about 2 GB."""
+"""The largest number of rows in all files together. It limits memory use to about 2 GB."""
 
 SHOWN_FILES: Final = 10
 SHOWN_ROWS: Final = 5

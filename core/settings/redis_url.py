@@ -31,9 +31,9 @@ TLS_PARAMETERS: Final = (
     "ssl_keyfile",
     "ssl_password",
 )
-# The most digits of a database number: a number with 9 digits fits into 32 bits.
+# A database number has at most this number of digits: a number with 9 digits fits into 32 bits.
 DATABASE_DIGITS: Final = 9
-# The most characters of an unknown parameter in a message: more than any known parameter has.
+# A message shows at most this number of characters of an unknown parameter. All known parameters are shorter.
 NAME_LENGTH: Final = 40
 # Parameters of redis-py that are refused, each with the reason.
 REFUSED: Final[Mapping[str, str]] = {

@@ -128,7 +128,7 @@ def _open_market(
 
 
 def _list_moments(midnight: datetime) -> list[datetime]:
-    """Return the times of a day's ticks: the middle of each step, so the last tick is on the same day."""
+    """Return the times of a day's ticks, one in the middle of each step: the last one is before midnight."""
     return [midnight + timedelta(seconds=(step + 0.5) * STEP_SECONDS) for step in range(STEPS)]
 
 

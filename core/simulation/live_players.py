@@ -51,7 +51,7 @@ from core.simulation.trading import (
 from core.simulation.trading_hours import midnight_of
 
 MAX_PLAYERS: Final = 500
-"""The most players who trade live. With this number, a step takes well under a second."""
+"""At most this number of players trade live. With this number, a step takes well under a second."""
 
 
 class LivePlayers:

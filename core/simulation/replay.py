@@ -255,7 +255,6 @@ class _Output:
         self.quests_left_alone = 0
 
     def add_session(self, replay: Replay, session: PlayedSession) -> None:
-        """Add the rows of one session."""
         numbers = session.players.tolist()
         rows = SessionRows(
             [(self._players.user_ids[number], self._players.usernames[number]) for number in numbers],

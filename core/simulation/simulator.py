@@ -44,9 +44,9 @@ UPKEEP_SECONDS: Final = 60.0
 """The interval at which quests are expired, the audit log is sealed, and the list of players is checked."""
 
 SEAL_SECONDS: Final = 5 * UPKEEP_SECONDS
-"""The interval between seals of the audit log that monitoring expects. An alert fires after twice this time.
+"""Monitoring expects a new seal of the audit log at this interval. An alert fires after twice this time.
 
-It is longer than UPKEEP_SECONDS, because a step may take longer than usual.
+The interval is longer than UPKEEP_SECONDS, because a step may take longer than usual.
 """
 
 LOCK: Final = 0x6D6F7665
