@@ -103,7 +103,7 @@ STUCK = f"""
         FROM quests
         WHERE status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(soon)s)
           AND (%(type)s::text IS NULL OR type = %(type)s)
-          AND COALESCE(created_at + (expires_at - created_at) / 2, created_at + %(patience)s) <= %(now)s
+          AND COALESCE(created_at + (expires_at - created_at) / 2, created_at + %(minimum_age)s) <= %(now)s
     ), stuck AS MATERIALIZED (
         SELECT * FROM (
             SELECT slow.*,
@@ -194,21 +194,21 @@ def list_stuck(
     *,
     quest_type: str | None,
     limit: int,
-    patience: timedelta,
+    minimum_age: timedelta,
     seen_since: datetime,
     soon: datetime,
 ) -> StuckQuests:
     """Return the number of stuck quests, and the first `limit` of them.
 
     Examines running quests that do not expire by `soon`, once half of the time from `created_at` to
-    `expires_at` has passed. A quest without `expires_at` is examined once its age is `patience`. An examined
-    quest is stuck if it has no or little progress, or if its player was not seen since `seen_since`.
+    `expires_at` has passed. A quest without `expires_at` is examined once its age is `minimum_age`. An
+    examined quest is stuck if it has no or little progress, or if its player was not seen since `seen_since`.
     """
     parameters = {
         "now": now,
         "type": quest_type,
         "limit": limit,
-        "patience": patience,
+        "minimum_age": minimum_age,
         "seen_since": seen_since,
         "seen_day": seen_since.date(),
         "soon": soon,

@@ -19,7 +19,7 @@ RETURN_DAYS: Final = 7
 MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
 """Largest `limit` of `list_stuck_quests`. The dashboard offers a file with up to this many rows."""
-PATIENCE: Final = timedelta(days=7)
+MIN_STUCK_AGE: Final = timedelta(days=7)
 """A quest without `expires_at` is not stuck before this age.
 
 A quest with `expires_at` is not stuck before half of the time from `created_at` to `expires_at` has passed.
@@ -149,7 +149,7 @@ class QuestReports(ServiceBase):
                 now,
                 quest_type=quest_type,
                 limit=count,
-                patience=PATIENCE,
+                minimum_age=MIN_STUCK_AGE,
                 seen_since=datetime.combine(seen_day, time(), UTC),
                 soon=now + ENDING_WITHIN,
             )
