@@ -58,12 +58,13 @@ class _Window(NamedTuple):
     def select(self) -> str:
         """Return SQL for two counts: the players who played in the window, and those who returned in it."""
         window = ((1 << self.days) - 1) << (self.end if self.bits == "recent" else self.end - _EARLIER_FROM)
-        back = f"(back_{self.bits} & {window})"
+        returns = f"(returns_{self.bits} & {window})"
         # A new player's first session is no return. So a new player is counted only if `bits` has another
         # session before the player's latest return in the window.
         return f"""
            count(*) FILTER (WHERE {self.bits} & {window} <> 0),
-           count(*) FILTER (WHERE {back} <> 0 AND (NOT is_new OR {self.bits} >= ({back} & -{back}) * 2))"""
+           count(*) FILTER (WHERE {returns} <> 0
+                            AND (NOT is_new OR {self.bits} >= ({returns} & -{returns}) * 2))"""
 
     def list_days(self, today: date) -> tuple[date, date]:
         """Return the first and the last day of the window."""
@@ -94,7 +95,7 @@ HELD = f"""
 PLAN = "SET LOCAL enable_hashagg = off; SET LOCAL enable_sort = off;"
 
 
-def _came_back(bits: str) -> str:
+def _find_returns(bits: str) -> str:
     """Return SQL for the bits of the sessions that follow AWAY_DAYS days without a session."""
     return f"{bits} & ~({' | '.join(f'({bits} >> {day})' for day in range(1, AWAY_DAYS + 1))})"
 
@@ -169,7 +170,7 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     ), attendance AS (
         SELECT least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {MAX_STREAK})
                    AS streak, recent, earlier,
-               {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier,
+               {_find_returns("recent")} AS returns_recent, {_find_returns("earlier")} AS returns_earlier,
                earlier >> {_OLDEST_WINDOW + 1 - _EARLIER_FROM} = 0 AND NOT {_has_older("played.user_id")}
                    AS is_new
         FROM played OFFSET 0
@@ -340,7 +341,7 @@ build_day = make_builder(PlayerDay)
 build_silent = make_builder(SilentPlayer)
 
 
-class Silence(NamedTuple):
+class SilentFilters(NamedTuple):
     """The silent players to list: not seen for `days` days, with at least `sessions` sessions before that.
 
     `joined` is the Monday of the week in which the players joined (None: any week). Their usernames begin
@@ -421,7 +422,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
 
 def list_silent(
     database: Database,
-    silence: Silence,
+    filters: SilentFilters,
     now: datetime,
     *,
     order: str,
@@ -432,10 +433,10 @@ def list_silent(
 
     `order` is one of ORDERS.
     """
-    wanted = build_prefix(silence.prefix)
-    statement = wanted.refine(SILENT_MATCHES[order]) if silence.prefix else SILENT[order]
+    wanted = build_prefix(filters.prefix)
+    statement = wanted.refine(SILENT_MATCHES[order]) if filters.prefix else SILENT[order]
     parameters = {
-        **_name_silence(silence, now),
+        **_build_parameters(filters, now),
         "now": now,
         "category": DAILY_RETURNS,
         "limit": limit,
@@ -447,19 +448,19 @@ def list_silent(
     return fetch_all(database, build_silent, statement, parameters)
 
 
-def count_silent(database: Database, silence: Silence, now: datetime) -> int:
+def count_silent(database: Database, filters: SilentFilters, now: datetime) -> int:
     """Return the number of silent players. The count stops at MATCHES_COUNTED."""
-    wanted = build_prefix(silence.prefix)
-    statement = wanted.refine(COUNT_MATCHES) if silence.prefix else COUNT
-    return fetch_number(database, statement, _name_silence(silence, now))
+    wanted = build_prefix(filters.prefix)
+    statement = wanted.refine(COUNT_MATCHES) if filters.prefix else COUNT
+    return fetch_number(database, statement, _build_parameters(filters, now))
 
 
-def _name_silence(silence: Silence, now: datetime) -> dict[str, Any]:
+def _build_parameters(filters: SilentFilters, now: datetime) -> dict[str, Any]:
     today = now.date()
     return {
         "today": today,
-        "until": today - timedelta(days=silence.days - 1),
-        "sessions": silence.sessions,
-        "joined": silence.joined,
-        **build_prefix(silence.prefix)._asdict(),
+        "until": today - timedelta(days=filters.days - 1),
+        "sessions": filters.sessions,
+        "joined": filters.joined,
+        **build_prefix(filters.prefix)._asdict(),
     }

@@ -101,10 +101,10 @@ class PlayerReports(ServiceBase):
         order is `last_active` (latest first, players without this time last), `-last_active` (the reverse) or
         `username`. `after` is the last player of the previous page. Raises `InvalidInput`.
         """
-        silence = _check_silence(days, sessions, joined, prefix)
+        filters = _check_filters(days, sessions, joined, prefix)
         order, last = check_choice(order, "order", queries.ORDERS), _check_last(after)
         return self._read(
-            queries.list_silent, silence, self._find_now(), order=order, last=last, limit=check_limit(limit)
+            queries.list_silent, filters, self._find_now(), order=order, last=last, limit=check_limit(limit)
         )
 
     def stream_silent_players(
@@ -122,11 +122,11 @@ class PlayerReports(ServiceBase):
         Reads batches of 2,000 players. Each batch is one statement with its own snapshot, and no connection
         is held between batches. `after` is the last player already read. Raises `InvalidInput`.
         """
-        silence = _check_silence(days, sessions, joined, prefix)
+        filters = _check_filters(days, sessions, joined, prefix)
         order, now = check_choice(order, "order", queries.ORDERS), self._find_now()
 
         def load(last: SilentPlayer | None, limit: int) -> tuple[SilentPlayer, ...]:
-            return self._read(queries.list_silent, silence, now, order=order, last=last, limit=limit)
+            return self._read(queries.list_silent, filters, now, order=order, last=last, limit=limit)
 
         return stream_pages(load, _check_last(after))
 
@@ -137,8 +137,8 @@ class PlayerReports(ServiceBase):
 
         Raises `InvalidInput`.
         """
-        silence = _check_silence(days, sessions, joined, prefix)
-        return self._read(queries.count_silent, silence, self._find_now())
+        filters = _check_filters(days, sessions, joined, prefix)
+        return self._read(queries.count_silent, filters, self._find_now())
 
     def _find_now(self) -> datetime:
         return self._clock().astimezone(UTC)
@@ -147,11 +147,11 @@ class PlayerReports(ServiceBase):
         return self._find_now().date()
 
 
-def _check_silence(days: int, sessions: int, joined: date | None, prefix: str) -> queries.Silence:
+def _check_filters(days: int, sessions: int, joined: date | None, prefix: str) -> queries.SilentFilters:
     week = None if joined is None else check_day(joined, "joined")
     if week is not None and week.weekday():
         raise InvalidInput(f"joined is {week}, which is no Monday; give the first day of a week")
-    return queries.Silence(
+    return queries.SilentFilters(
         check_int(days, "days", minimum=1, maximum=MAX_SILENT_DAYS),
         check_int(sessions, "sessions", minimum=0, maximum=MAX_SESSIONS),
         week,

@@ -276,9 +276,9 @@ def test_days_read_each_row_once(played: Execute) -> None:
 @pytest.mark.parametrize("prefix", ["", "player"])
 def test_silent_players_are_counted_up_to_a_limit(played: Execute, prefix: str) -> None:
     """With a limit of 50, counting reads at most 50 users and 50 portfolios."""
-    silence = players.Silence(30, 0, None, prefix)
+    filters = players.SilentFilters(30, 0, None, prefix)
     statement = players.COUNT_MATCHES if prefix else players.COUNT
-    parameters = players._name_silence(silence, datetime.now(UTC) + timedelta(days=40))
+    parameters = players._build_parameters(filters, datetime.now(UTC) + timedelta(days=40))
     limited = statement.replace(f"LIMIT {players.MATCHES_COUNTED}", "LIMIT 50")
     assert limited != statement
     assert count_rows_read(played, limited, parameters, "users") <= 50
