@@ -30,7 +30,7 @@ LIST = """
     WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
 _WITHOUT_TICKS = "symbols s WHERE NOT EXISTS (SELECT 1 FROM ticks t WHERE t.symbol = s.symbol OFFSET 0)"
 FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT 1 FROM {_WITHOUT_TICKS})"
-FORGET_SYMBOLS = f"DELETE FROM {_WITHOUT_TICKS}"
+DELETE_UNUSED_SYMBOLS = f"DELETE FROM {_WITHOUT_TICKS}"
 _BOUNDS = re.compile(r"FROM \((?:MINVALUE|'(?P<begin>[^']+)')\) TO \('(?P<end>[^']+)'\)")
 
 
@@ -85,7 +85,7 @@ def drop_partitions(database: Database, until: datetime) -> None:
     database.execute_sql(DROP, (until,))
 
 
-def forget_symbols(database: Database) -> int:
+def delete_unused_symbols(database: Database) -> int:
     """Delete the symbols without ticks, and return their number.
 
     If there are symbols without ticks, writers of ticks have to wait until the transaction ends.
@@ -93,7 +93,7 @@ def forget_symbols(database: Database) -> int:
     if not database.execute_sql(FIND_WITHOUT_TICKS).fetchone()[0]:
         return 0
     database.execute_sql("LOCK TABLE ticks IN SHARE ROW EXCLUSIVE MODE")
-    return count_changed(database, FORGET_SYMBOLS)
+    return count_changed(database, DELETE_UNUSED_SYMBOLS)
 
 
 def _build(row: Row) -> Partition:

@@ -114,7 +114,7 @@ _WITHOUT_TICKS = (
     "symbols WHERE symbol = %(symbol)s AND NOT EXISTS (SELECT FROM ticks WHERE symbol = %(symbol)s)"
 )
 FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
-FORGET_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
+DELETE_UNUSED_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
 # Walks back from the latest price, with one index probe for each returned price. Reading all ticks of a day
 # would touch a thousand times as many rows. `beyond` is the end of tomorrow, as in LATEST.
 _WALK = """
@@ -430,7 +430,7 @@ def delete_ticks(database: Database, symbol: str) -> int:
     return count_changed(database, DELETE, (symbol,))
 
 
-def forget_symbol(database: Database, symbol: str) -> None:
+def delete_unused_symbol(database: Database, symbol: str) -> None:
     """Delete a symbol from the table `symbols` if it has no ticks.
 
     In that case, `ticks` is locked: writers of ticks wait until the transaction ends. A writer does not
@@ -440,4 +440,4 @@ def forget_symbol(database: Database, symbol: str) -> None:
     parameters = {"symbol": symbol}
     if database.execute_sql(FIND_WITHOUT_TICKS, parameters).fetchone()[0]:
         database.execute_sql("LOCK TABLE ticks IN SHARE ROW EXCLUSIVE MODE")
-        database.execute_sql(FORGET_SYMBOL, parameters)
+        database.execute_sql(DELETE_UNUSED_SYMBOL, parameters)

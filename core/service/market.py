@@ -97,7 +97,7 @@ class Market(ServiceBase):
                     )
                 ),
             )
-        by_key = _name_keys(symbols)
+        by_key = _map_keys(symbols)
         if not by_key:
             return ()
 
@@ -188,7 +188,7 @@ class Market(ServiceBase):
         # Delete the symbol in a second transaction, which blocks all writers of ticks until it ends:
         # deleting the ticks can take long.
         with self._write() as (database, _):
-            queries.forget_symbol(database, checked)
+            queries.delete_unused_symbol(database, checked)
         return deleted
 
     def get_symbol_currencies(self) -> dict[str, str | None]:
@@ -371,11 +371,11 @@ def _find_time(tick: Tick | None) -> datetime | None:
     return None if tick is None else check_time(tick.timestamp, "after.timestamp")
 
 
-def _name_keys(symbols: Any) -> Mapping[str, str]:
+def _map_keys(symbols: Any) -> Mapping[str, str]:
     """Return a mapping from cache keys to symbols, ordered by symbol."""
     if isinstance(symbols, list | tuple):
         try:
-            return _name_keys_once(tuple(symbols))
+            return _map_keys_cached(tuple(symbols))
         except TypeError:
             # a value that cannot be hashed is no symbol: check_symbols raises the error below
             pass
@@ -383,7 +383,7 @@ def _name_keys(symbols: Any) -> Mapping[str, str]:
 
 
 @lru_cache(maxsize=REMEMBERED_LISTS)
-def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
+def _map_keys_cached(symbols: tuple[str, ...]) -> Mapping[str, str]:
     # lru_cache keeps the results, because callers repeat the same few lists. Checking a list takes longer
     # than reading its ticks from the near cache.
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}

@@ -46,7 +46,7 @@ class Partitions(ServiceBase):
                 partitions.drop_partitions(database, expired[-1].end)
             else:
                 expired = []
-            partitions.forget_symbols(database)
+            partitions.delete_unused_symbols(database)
         return PartitionReport(created, tuple(part.name for part in expired), moved)
 
 
