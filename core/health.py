@@ -130,7 +130,7 @@ class HealthEvaluator:
         database = database or DatabaseDiagnosis(reason=f"no answer within {database_seconds:.1f} s")
         redis, redis_seconds = self._diagnose_redis(deadline)
         pool = add_up_pools(self._list_pools())
-        state = _name_database_state(database, pool)
+        state = _find_database_status(database, pool)
         migrations = database.migrations
         return Health(
             status=self._overall(state, migrations, redis=redis, pool=pool),
@@ -141,7 +141,7 @@ class HealthEvaluator:
             is_read_only=database.is_read_only,
             migrations_pending=migrations and migrations.pending,
             migrations_applied=migrations and migrations.applied,
-            redis=_name_state(redis),
+            redis=_find_redis_status(redis),
             redis_enabled=self._redis_probe is not None,
             redis_seconds=redis_seconds,
             redis_reason=redis and redis.reason,
@@ -197,14 +197,14 @@ class HealthEvaluator:
         return None if self._redis_probe is None else self._redis_probe.examine()
 
 
-def _name_database_state(database: DatabaseDiagnosis, pool: PoolUse) -> str:
+def _find_database_status(database: DatabaseDiagnosis, pool: PoolUse) -> str:
     if database.migrations is not None:
         return "degraded" if database.is_read_only else "healthy"
     # a server that has no connection left refuses new ones, but the open connections of a pool still work
     return "degraded" if database.is_full and pool.pool_size else "unhealthy"
 
 
-def _name_state(diagnosis: Diagnosis | None) -> str:
+def _find_redis_status(diagnosis: Diagnosis | None) -> str:
     if diagnosis is None:
         return "disabled"
     if not diagnosis.is_usable:

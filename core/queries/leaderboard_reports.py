@@ -17,8 +17,8 @@ from core.queries.leaderboards import (
     LEADERBOARD,
     RANK_ON_PAGE,
     build_entry,
+    build_parameters,
     count_above,
-    name_leaderboard,
     select_entry,
 )
 from core.queries.rows import REPORT_MEMORY, fetch_all, fetch_number, find_one, get_first, make_builder
@@ -147,7 +147,7 @@ class Selection(NamedTuple):
 
 def count_entries(database: Database, category: str, session_date: date) -> int:
     """Return the number of entries of a leaderboard."""
-    return fetch_number(database, COUNT, name_leaderboard(category, session_date))
+    return fetch_number(database, COUNT, build_parameters(category, session_date))
 
 
 def count_matches(database: Database, category: str, session_date: date, prefix: str) -> int:
@@ -156,26 +156,26 @@ def count_matches(database: Database, category: str, session_date: date, prefix:
     The count stops at MATCHES_COUNTED.
     """
     wanted = build_prefix(prefix)
-    parameters = name_leaderboard(category, session_date, **wanted._asdict())
+    parameters = build_parameters(category, session_date, **wanted._asdict())
     return fetch_number(database, wanted.refine(COUNT_MATCHES), parameters)
 
 
 def find_worst(database: Database, category: str, session_date: date) -> Decimal | None:
     """Return the lowest score of a leaderboard, or None if it has no entries."""
-    parameters = name_leaderboard(category, session_date)
+    parameters = build_parameters(category, session_date)
     return find_one(database, lambda row: Decimal(row[0]), WORST, parameters)
 
 
 def count_from(database: Database, category: str, session_date: date, score: Decimal) -> int:
     """Return the number of entries of a leaderboard whose score is `score` or higher."""
-    return fetch_number(database, LEADERS, name_leaderboard(category, session_date, score=score))
+    return fetch_number(database, LEADERS, build_parameters(category, session_date, score=score))
 
 
 def count_bins(
     database: Database, category: str, session_date: date, edges: Sequence[Decimal]
 ) -> tuple[ScoreBin, ...]:
     """Return the number of scores in each range [low, high) between two neighbouring `edges`."""
-    parameters = name_leaderboard(category, session_date, edges=list(edges))
+    parameters = build_parameters(category, session_date, edges=list(edges))
     counts = fetch_all(database, tuple, BINS, parameters)
     return tuple(ScoreBin(low, high, as_high - higher) for (low, as_high), (high, higher) in pairwise(counts))
 
@@ -186,7 +186,7 @@ def list_ordered(
     """Return the selected entries of a leaderboard with their ranks."""
     wanted = build_prefix(selection.prefix)
     statement = wanted.refine(LIST_MATCHES[selection.order]) if selection.prefix else LIST[selection.order]
-    parameters = name_leaderboard(
+    parameters = build_parameters(
         category, session_date, limit=selection.limit, offset=selection.offset, **wanted._asdict()
     )
     return fetch_all(database, build_entry, statement, parameters)
@@ -240,5 +240,5 @@ def list_after(
     place: dict[str, Any] = {"score": Decimal("Infinity"), "created_at": None, "id": None}
     if last is not None:
         place = {"score": last.score, "created_at": last.created_at, "id": last.id}
-    parameters = name_leaderboard(category, session_date, limit=limit, **place)
+    parameters = build_parameters(category, session_date, limit=limit, **place)
     return fetch_all(database, build_entry, PAGE_AFTER if ranked else AFTER, parameters)

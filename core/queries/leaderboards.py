@@ -210,7 +210,7 @@ DELETE_COUNTERS = f"DELETE FROM leaderboard_counters WHERE {LEADERBOARD}"
 build_entry = make_builder(LeaderboardEntry, metadata=freeze)
 
 
-def name_leaderboard(category: str, session_date: date, **more: Any) -> dict[str, Any]:
+def build_parameters(category: str, session_date: date, **more: Any) -> dict[str, Any]:
     """Return the parameters of a statement on one leaderboard, together with the parameters in `more`."""
     return {"category": category, "day": session_date, **more}
 
@@ -219,7 +219,7 @@ def list_page(
     database: Database, category: str, session_date: date, limit: int, offset: int
 ) -> tuple[LeaderboardEntry, ...]:
     """Return up to `limit` entries of a leaderboard after the first `offset` entries."""
-    parameters = name_leaderboard(category, session_date, limit=limit, offset=offset)
+    parameters = build_parameters(category, session_date, limit=limit, offset=offset)
     return fetch_all(database, build_entry, PAGE if offset else TOP, parameters)
 
 
@@ -227,7 +227,7 @@ def find_rank(
     database: Database, user_id: UUID, category: str, session_date: date
 ) -> LeaderboardEntry | None:
     """Return a player's entry with its rank, or None if the player has no entry."""
-    parameters = name_leaderboard(category, session_date, user_id=user_id)
+    parameters = build_parameters(category, session_date, user_id=user_id)
     return find_one(database, build_entry, RANK, parameters)
 
 
@@ -235,7 +235,7 @@ def list_around(
     database: Database, user_id: UUID, category: str, session_date: date, radius: int
 ) -> tuple[LeaderboardEntry, ...]:
     """Return a player's entry with up to `radius` entries above it and up to `radius` entries below it."""
-    parameters = name_leaderboard(category, session_date, user_id=user_id, radius=radius)
+    parameters = build_parameters(category, session_date, user_id=user_id, radius=radius)
     return fetch_all(database, build_entry, AROUND, parameters)
 
 
@@ -251,7 +251,7 @@ def upsert_entries(
     empty keeps the stored metadata.
     """
     ordered = sorted(rows, key=lambda row: row[1])
-    parameters = name_leaderboard(
+    parameters = build_parameters(
         category,
         session_date,
         ids=[row[0] for row in ordered],
@@ -273,7 +273,7 @@ def set_score(
     Returns None if the user does not exist. Metadata that is None or empty keeps the stored metadata.
     """
     entry_id, user_id, score, metadata = row
-    parameters = name_leaderboard(
+    parameters = build_parameters(
         category,
         session_date,
         id=entry_id,
@@ -305,7 +305,7 @@ def delete_leaderboard(database: Database, session_date: date, category: str) ->
     Returns False if another transaction is writing to the leaderboard. Nothing is then deleted, and the
     caller can try again.
     """
-    parameters = name_leaderboard(category, session_date, lock=WRITERS_LOCK)
+    parameters = build_parameters(category, session_date, lock=WRITERS_LOCK)
     [(has_counters,)] = database.execute_sql(HAS_COUNTERS, parameters).fetchall()
     if not has_counters:
         return True

@@ -28,7 +28,7 @@ from core.service.portfolios import portfolio_key
 from core.service.quests import quests_key
 from core.service.record_checks import RecordChecks, check_chunk
 from core.service.users import user_key
-from core.service.writes import Changes, ServiceBase, name_operation
+from core.service.writes import Changes, ServiceBase, find_operation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -218,7 +218,7 @@ class Loads(ServiceBase):
         `write` writes one chunk, and adds the cache keys to invalidate. Without `write`, `load_rows` writes
         the chunk, and `load.list_keys` lists the keys.
         """
-        operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
+        operation = find_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def write_chunk(chunk: Sequence[T]) -> int:
             with self._write_as(operation) as (database, changes), database.with_long_timeout():

@@ -42,7 +42,7 @@ from core.service.argument_checks import (
 from core.service.fence_ahead import LazyKeys
 from core.service.paging import chunked, list_pages, stream_pages
 from core.service.record_checks import PORTFOLIO_UPDATES, check_one, check_updates
-from core.service.writes import ServiceBase, name_operation, new_id
+from core.service.writes import ServiceBase, find_operation, new_id
 
 
 def portfolio_key(user_id: UUID, session_date: date) -> str:
@@ -181,7 +181,7 @@ class Portfolios(ServiceBase):
         now = self._clock()
         day = check_session_date(session_date, now)
         update = check_one(PortfolioUpdate(user_id, day, total_value, day_change), PORTFOLIO_UPDATES, now)
-        updated = self._write_one([_name_key(update)], queries.update_portfolio, update)
+        updated = self._write_one([_find_key(update)], queries.update_portfolio, update)
         if updated is None:
             raise _no_portfolio(update.user_id, day)
         return updated
@@ -197,7 +197,7 @@ class Portfolios(ServiceBase):
         checked = check_updates(updates, self._clock())
         if not checked:
             return BatchResult(updated=0, missing=())
-        keys = LazyKeys(len(checked), lambda: [_name_key(update) for update in checked])
+        keys = LazyKeys(len(checked), lambda: [_find_key(update) for update in checked])
 
         def write() -> list[PlayerSession]:
             missing: list[PlayerSession] = []
@@ -283,7 +283,7 @@ class Portfolios(ServiceBase):
 
         Metrics and statements are labelled with the name of the method that calls this one.
         """
-        operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
+        operation = find_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
             return self._database.read(operation, queries.list_in_session, day, find_user_id(after), limit)
@@ -319,7 +319,7 @@ def _no_portfolio(user_id: UUID | str, day: date) -> PortfolioNotFound:
     )
 
 
-def _name_key(update: PortfolioUpdate) -> str:
+def _find_key(update: PortfolioUpdate) -> str:
     return portfolio_key(update.user_id, update.session_date)  # type: ignore[arg-type]  # checked
 
 

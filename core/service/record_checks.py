@@ -460,11 +460,11 @@ def check_updates(updates: Any, now: datetime) -> list[PortfolioUpdate]:
     """
     given = list(check_records(updates, PortfolioUpdate, "updates", "update"))
     checked = check_chunk(given, PORTFOLIO_UPDATES, element="update", now=now)
-    last = {_number(update): update for update in checked}
+    last = {_make_sort_key(update): update for update in checked}
     return [last[number] for number in sorted(last)]
 
 
-def _number(update: PortfolioUpdate) -> int:
+def _make_sort_key(update: PortfolioUpdate) -> int:
     """Return an int that sorts by user, then by session. Comparing UUIDs would take much longer."""
     number: int = update.user_id.int << DATE_BITS | update.session_date.toordinal()  # type: ignore[union-attr]  # a UUID after the check
     return number

@@ -97,14 +97,14 @@ class ServiceBase:
         Metrics and statements are labelled with the operation: the name of the public method that calls
         `_read`.
         """
-        return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
+        return self._database.read(find_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     def _read_current(
         self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a query like `_read`, but never on a replica, which could lag behind."""
         with reads_on_primary():
-            return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
+            return self._database.read(find_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -139,7 +139,7 @@ class ServiceBase:
         `_write`. `keys` are cache keys to invalidate. The block gets the database, and the `Changes` to which
         it can add more keys.
         """
-        return self._write_as(name_operation(sys._getframe(1)), keys)  # noqa: SLF001  # documented
+        return self._write_as(find_operation(sys._getframe(1)), keys)  # noqa: SLF001  # documented
 
     def _write_one(
         self,
@@ -153,7 +153,7 @@ class ServiceBase:
         `keys` are all cache keys to invalidate. Outside of `transaction()` the statement runs in autocommit
         mode, which saves the round trip of a COMMIT.
         """
-        operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
+        operation = find_operation(sys._getframe(1))  # noqa: SLF001  # documented
         if self._database.in_transaction():
             with self._write_as(operation, keys) as (database, _):
                 return query(database, *args, **kwargs)
@@ -257,7 +257,7 @@ def _check_actor(database: Database) -> None:
         )
 
 
-def name_operation(frame: FrameType) -> str:
+def find_operation(frame: FrameType) -> str:
     """Return the operation of a frame: the name of the service's public method that runs it.
 
     The operation labels metrics, logs and statements. A function inside a method counts as the method. Frames
@@ -266,13 +266,13 @@ def name_operation(frame: FrameType) -> str:
     found: FrameType | None = frame
     while found is not None:
         if found.f_globals["__name__"].startswith(_PACKAGE):
-            return _name_method(found.f_code)
+            return _find_method(found.f_code)
         found = found.f_back
     raise TypeError(f"{frame.f_code.co_qualname} is not called by a method of the service")
 
 
 @cache
-def _name_method(code: CodeType) -> str:
+def _find_method(code: CodeType) -> str:
     # co_qualname is Class.method, or Class.method.<locals>.function
     names = code.co_qualname.split(".")
     if len(names) < 2 or names[1].startswith("_"):
