@@ -38,7 +38,7 @@ from core.records import (
     Trade,
     User,
 )
-from core.selftest_cleanup import ACTOR, EVENT_TYPE, SESSION, find_abandoned, new_name, remove, symbol_of
+from core.selftest_cleanup import ACTOR, EVENT_TYPE, SESSION, build_symbol, find_abandoned, new_name, remove
 from core.service import EnhancedDatabaseService
 
 VALUE = Decimal("10500.00")
@@ -63,9 +63,9 @@ class _Run:
         self.report = report
         self.failed = 0
         self.name = new_name()
-        self.symbol = symbol_of(self.name)
+        self.symbol = build_symbol(self.name)
 
-    def keep(self, name: str, record: T) -> T:
+    def store(self, name: str, record: T) -> T:
         """Store a record as the attribute `name`, for later checks; return the record."""
         setattr(self, name, record)
         return record
@@ -132,7 +132,7 @@ def _clean_up(run: _Run, name: str) -> None:
 
 def _list_checks(run: _Run) -> Iterator[Check]:
     """Yield every check. A check may need rows that earlier checks have created."""
-    yield "create_user", lambda: run.keep("user", run.service.create_user(username=run.name)), User
+    yield "create_user", lambda: run.store("user", run.service.create_user(username=run.name)), User
     has_user = hasattr(run, "user")
     if has_user:
         yield from _list_player_checks(run)
@@ -255,7 +255,7 @@ def _list_quest_checks(run: _Run) -> Iterator[Check]:
     service, user = run.service, run.user
 
     def create_quest() -> Quest:
-        return run.keep(
+        return run.store(
             "quest",
             service.create_quest(user.id, type="SELF_TEST", title="Self test", target_value=Decimal(1)),
         )
@@ -355,7 +355,7 @@ def _list_market_checks(run: _Run) -> Iterator[Check]:
     yield "clear_market_data_cache", service.clear_market_data_cache, None
     yield (
         "create_market_event",
-        lambda: run.keep("event", service.create_market_event(type=EVENT_TYPE, title=run.name)),
+        lambda: run.store("event", service.create_market_event(type=EVENT_TYPE, title=run.name)),
         MarketEvent,
     )
     yield "get_recent_market_events", lambda: run.event in service.get_recent_market_events(1_000), True
@@ -431,16 +431,16 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
     yield "cache_stats", lambda: service.cache_stats().state != "down", True
 
 
-class _GivenUp(Exception):
+class _RolledBack(Exception):
     """Raised in a transaction to roll it back."""
 
 
 def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
     """Make a call in a transaction, roll the transaction back, and return the answer of the call."""
     answers = []
-    with suppress(_GivenUp), service.transaction():
+    with suppress(_RolledBack), service.transaction():
         answers.append(call())
-        raise _GivenUp
+        raise _RolledBack
     return answers[0]
 
 

@@ -36,7 +36,7 @@ def new_name() -> str:
     return f"{PREFIX}{secrets.token_hex(4)}"
 
 
-def symbol_of(name: str) -> str:
+def build_symbol(name: str) -> str:
     """Return the stock symbol of the self-test with this name."""
     return name.upper()
 
@@ -57,20 +57,20 @@ def remove(service: EnhancedDatabaseService, name: str) -> list[str]:
     """
     problems: list[str] = []
     steps: dict[str, Callable[[], object]] = {
-        "ticks": lambda: service.delete_market_ticks(symbol_of(name)),
+        "ticks": lambda: service.delete_market_ticks(build_symbol(name)),
         "market events": lambda: _remove_events(service, name),
         "leaderboard": lambda: _remove_leaderboard(service, name),
         # The player is removed last: if other rows cannot be removed now, a later self-test finds them by the
         # name of the player.
         "player": lambda: _remove_player(service, name),
     }
-    for what, step in steps.items():
+    for kind, step in steps.items():
         try:
             step()
         except (DatabaseUnavailable, PoolTimeout) as error:
-            return [*problems, f"{what} and the rest: {error}"]
+            return [*problems, f"{kind} and the rest: {error}"]
         except EchoMarketsError as error:
-            problems.append(f"{what}: {error}")
+            problems.append(f"{kind}: {error}")
     return problems
 
 
