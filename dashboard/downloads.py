@@ -66,7 +66,7 @@ def answer_csv(read: Callable[[], CsvFile]) -> Response:
 def write_csv(columns: Cells, rows: Iterable[Cells]) -> Iterator[str]:
     """Yield the text of a CSV file in pieces: first the header, then up to CHUNK_ROWS rows each.
 
-    Text cells go through `disarm`. Numbers, dates and ids are written unchanged.
+    Text cells go through `escape_formulas`. Numbers, dates and ids are written unchanged.
     """
     rest = iter(rows)
     chunk: Iterable[Cells] = [columns]
@@ -85,10 +85,10 @@ def parse_day(text: str, name: str) -> date:
         raise InvalidInput(f"{name} is {show(text)}; give a date such as 2013-03-01") from None
 
 
-def disarm(text: str) -> str:
+def escape_formulas(text: str) -> str:
     """Return the text with an apostrophe before each possible formula: `=1+1` becomes `'=1+1`."""
     return FORMULA.sub(r"\g<start>'", text)
 
 
 def _disarm_row(cells: Cells) -> Cells:
-    return [disarm(cell) if isinstance(cell, str) else cell for cell in cells]
+    return [escape_formulas(cell) if isinstance(cell, str) else cell for cell in cells]

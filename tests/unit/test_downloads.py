@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.downloads import disarm, write_csv
+from dashboard.downloads import escape_formulas, write_csv
 
 ID = UUID(int=7)
 PIECES = (
@@ -59,10 +59,10 @@ def test_no_text_becomes_a_formula(text: str) -> None:
 
 @given(HOSTILE)
 def test_only_apostrophes_are_added(text: str) -> None:
-    """A text in the file differs only by added apostrophes, and a second `disarm` adds none."""
+    """A text in the file differs only by added apostrophes, and a second `escape_formulas` adds none."""
     [[_, found, _]] = csv.reader(io.StringIO(write_rows(("row", text, "end")), newline=""))
     assert re.sub("'", "", found) == re.sub("'", "", text)
-    assert disarm(found) == found
+    assert escape_formulas(found) == found
 
 
 @given(NUMBERS, st.dates())
@@ -83,7 +83,7 @@ def test_a_column_of_numbers_is_read_as_numbers() -> None:
 @pytest.mark.parametrize("text", ["", "a=1", "1-1", "a+b@example.com", "'=1", "one; two", "5 %", "a,=1"])
 def test_a_harmless_text_is_unchanged(text: str) -> None:
     """A sign inside a word, or after a comma in a quoted cell, is not a formula."""
-    assert disarm(text) == text
+    assert escape_formulas(text) == text
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_a_harmless_text_is_unchanged(text: str) -> None:
 )
 def test_an_apostrophe_stands_before_each_formula(text: str, written: str) -> None:
     """An apostrophe is added before each formula, also where a separator may begin a new cell."""
-    assert disarm(text) == written
+    assert escape_formulas(text) == written
