@@ -29,7 +29,7 @@ SHOWN_LETTERS = 60
 """Maximum number of letters of an unknown value or name that a page quotes; it cuts off the rest."""
 
 _selected: ContextVar[list[str] | None] = ContextVar("selected", default=None)
-"""Selected values of the filters inside `collapse_filters`, for its label; None outside of it."""
+"""Selected values of the filters inside `collapse_filters`, for its switch; None outside of it."""
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def collapse_filters() -> Iterator[None]:
 
 
 def add_selected(value: object) -> None:
-    """Add a selected value to the label of `collapse_filters`. Ignores None and an empty text."""
+    """Add a selected value to the label of the switch of `collapse_filters`. Ignores None and `""`."""
     selected = _selected.get()
     if selected is not None and value not in ("", None):
         selected.append(str(value))

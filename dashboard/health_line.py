@@ -36,7 +36,7 @@ def build_health_line(sampler: Sampler, *, now: datetime, shows_reasons: bool) -
 
 
 def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_reasons: bool) -> str:
-    """Return the health line for a sample, as Markdown. `started_at` is when this dashboard started."""
+    """Return the health line for a sample, as Markdown. The dashboard started at `started_at`."""
     if not sample.problems:
         last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:

@@ -61,7 +61,7 @@ class _Run:
     """Seconds between two refreshes of the current live part; None if the page is paused."""
     is_failing: bool = False
     oldest: datetime | None = None
-    """When the oldest of the values was read that are shown without a note."""
+    """Time of the read of the oldest value that is shown without a note."""
     parts: int = 0
 
 

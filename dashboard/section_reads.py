@@ -172,7 +172,7 @@ class Reader:
         self._is_down = not is_up
 
     def read_again(self) -> None:
-        """Make the next read of every key call `load`, even if its known value is young."""
+        """Make the next read of every key call `load`, even if its last known value was read a moment ago."""
         self._fresh_from = self._clock()
 
     def _is_fresh(self, known: _Known, seconds: float) -> bool:

@@ -1,7 +1,7 @@
 """Error states and empty states, which are shown in place of a page or in place of a part of a page.
 
-Owns the texts for each error of the service; every text names the next step. Visitors never see a traceback:
-the page shows an error id, and the log has the traceback under this id.
+Owns the texts that pages show for an error of the service; every text names the next step. Visitors never see
+a traceback: the page shows an error id, and the log has the traceback under this id.
 """
 
 import logging
@@ -173,7 +173,10 @@ def show_unexpected(error: Exception) -> bool:
 
 
 def show_empty(key: str, title: str, text: str, *, command: str | None = None, note: str = "") -> None:
-    """Show an empty state: a title, the reason, and a command that fills the page. All texts are Markdown."""
+    """Show an empty state: a title, a text with the reason, and a command that fills the page.
+
+    The title, the text and the note are Markdown.
+    """
     with st.container(border=True, key=f"state-{key}"):
         st.header(title)
         st.markdown(text)

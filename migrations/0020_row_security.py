@@ -1,9 +1,10 @@
 """Let the database decide which rows a player reads and writes.
 
 This migration switches row security on for the tables with rows of players, also for the owner of these
-tables. Its policy lets every role pass, and privileges decide what a role may do with a table. The role of
-players does not exist in every database. Therefore the policies that limit this role to a player's own rows
-are in `core.database.row_security`, and are created together with the privileges of the role.
+tables. It adds a policy that allows every role to use all rows; privileges decide what a role may do with a
+table. The role of players does not exist in every database. Therefore the policies that limit this role to a
+player's own rows are in `core.database.row_security`, and are created together with the privileges of the
+role.
 
 A leaderboard shows the usernames of other players. A separate view contains the usernames. The view is
 subject to the policies of its owner, so that a player sees no other column of another user.

@@ -111,7 +111,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Remove the minimum of months to keep. Fails if the audit log has seals of dropped months."""
+    """Remove the minimum number of months. Fails if the audit log has seals of dropped months."""
     [(has_traces,)] = db.execute_sql(HAS_TRACES).fetchall()
     if has_traces:
         raise RuntimeError("months of the audit log were dropped, and earlier code cannot read their seals")

@@ -1,8 +1,8 @@
-"""The alerts that the dashboard evaluates itself, for a stack without Prometheus.
+"""The alert rules that the dashboard evaluates itself, for a stack without Prometheus.
 
 Has those rules of `exporter/prometheus/alerts.yml` that need only the scrapes of a few minutes. Owns the
-limits, the waiting times and the summaries of these rules; a test compares them with that file. Reads no
-server itself.
+limits, the waiting times and the summaries of these rules; a test compares them with that file. Sends no
+requests itself.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,6 @@
 """A problem is something that is broken now. An incident is a problem with its start and its end.
 
-Reads no server itself. The dashboard's own health check finds problems of PostgreSQL and Redis within
+Sends no requests itself. The dashboard's own health check finds problems of PostgreSQL and Redis within
 seconds; alerts add problems that only a scrape of all processes shows.
 """
 

@@ -38,7 +38,10 @@ class Prometheus:
         return Scrape(samples, taken_at=datetime.now(UTC))
 
     def read_values(self, promql: str, by: tuple[str, ...]) -> Values:
-        """Return the current values of a query by the labels `by`. Values that are NaN are left out."""
+        """Return the current values of a query, grouped by the labels `by`.
+
+        Values that are NaN are left out.
+        """
         return {
             _key(item, by): value
             for item in self._query("query", query=promql)

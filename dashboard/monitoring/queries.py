@@ -1,7 +1,7 @@
 """The queries of the Operations page. Their values come from Prometheus (PromQL) or from an hour of scrapes.
 
 Owns the names of the metrics that the page needs, and the computation of rates from scrapes. A counter whose
-value went down was restarted, as in Prometheus. Reads no server itself.
+value went down was restarted, as in Prometheus. Sends no requests itself.
 """
 
 from collections import deque

@@ -17,7 +17,10 @@ from core.settings.environment import show_value
 from core.web.requests import is_local_host
 
 LOCAL = "local"
-"""The name of every visitor if no sign-in is configured. If DASHBOARD_OPERATORS has it, all are operators."""
+"""The name of every visitor if no sign-in is configured.
+
+If DASHBOARD_OPERATORS contains it, all visitors are operators.
+"""
 
 OPERATOR_SIGN_IN = timedelta(hours=12)
 """How long operator rights last after a sign-in. The visitor stays signed in for longer: for a month."""

@@ -81,7 +81,7 @@ THEME_BUILDER = "_populate_theme_msg"
 
 
 async def get_livez(_: Request) -> JSONResponse:
-    """Answer 200 while the process runs. Asks no server."""
+    """Answer 200 while the process runs. Sends no request to PostgreSQL or Redis."""
     return JSONResponse({"status": "alive"})
 
 

@@ -1,7 +1,7 @@
 """Sends Streamlit's scripts and styles compressed, and a smaller icon font.
 
-Each file is compressed once and kept in memory, 4 MB in total. Streamlit itself sends the files
-uncompressed.
+Each file is compressed once, and all compressed files stay in memory, 4 MB in total. Streamlit itself sends
+the files uncompressed.
 """
 
 import asyncio

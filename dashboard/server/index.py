@@ -33,7 +33,7 @@ NO_SCRIPT = "<noscript><p>The dashboard needs JavaScript. Switch it on for this 
 
 
 def build_index(html: str, *, shell: bytes, styles: str, icon: bytes, scripts: list[str]) -> str:
-    """Return Streamlit's page `html` with the loading text and the script of this dashboard.
+    """Return Streamlit's page `html` with this dashboard's script and a text shown while scripts load.
 
     `scripts` are the file names of Streamlit's scripts. A change is left out if `html` does not have the
     text that it replaces, for example after an update of Streamlit.

@@ -93,7 +93,7 @@ def open_postgres_runner(
 
 
 def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[Metric]:
-    """Yield the connections to all databases, their limit, and the age of the oldest transaction.
+    """Yield the number of connections to all databases, the limit, and the age of the oldest transaction.
 
     `roles` are the roles of processes, such as `dashboard`, by which connections are counted.
     """
@@ -123,7 +123,7 @@ def _format_state(state: str | None) -> str:
 
 
 def collect_transactions(connection: Executor) -> Iterator[Metric]:
-    """Yield the commits, rollbacks and deadlocks of this database since its statistics were reset."""
+    """Yield how many commits, rollbacks and deadlocks this database had since its statistics were reset."""
     [counts] = connection.execute_sql(_TRANSACTIONS).fetchall()
     for definition, count in zip((COMMITS, ROLLBACKS, DEADLOCKS), counts, strict=True):
         yield definition.build(count)

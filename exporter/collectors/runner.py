@@ -15,7 +15,7 @@ from prometheus_client.core import Metric
 
 logger = logging.getLogger(__name__)
 
-# Interval of a cheap collector. With two Prometheus servers, their scrapes of the same second share one run.
+# Interval of a cheap collector. If two Prometheus servers scrape in the same second, they share one run.
 BRIEF_SECONDS = 1.0
 
 

@@ -59,8 +59,8 @@ class Window(msgspec.Struct, frozen=True):
 class SymbolView(msgspec.Struct, frozen=True):
     """A symbol with its candles and events in a window.
 
-    `before` is the last price before the window, or None. `moved_weeks` is by how many weeks the dates of the
-    imported prices are later than the real trading days; 0 without imported prices.
+    `before` is the last price before the window, or None. The dates of imported prices are `moved_weeks`
+    weeks later than the real trading days; it is 0 without imported prices.
     """
 
     tick: Tick

@@ -365,7 +365,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
 
 
 def _choose_event(ids: Sequence[UUID]) -> None:
-    """Put the id of the selected event into the address. A new event changes row numbers, but no id."""
+    """Put the id of the selected event into the address: a new event changes the row numbers, but no id."""
     rows = st.session_state["events-table"].selection.rows
     filters.write_to_address(FILTERS)
     if rows and rows[0] < len(ids):

@@ -67,7 +67,7 @@ ADVICE: dict[Topic, Advice] = {
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A section of the Troubleshooting page. A link to it ends with its anchor."""
+    """A section of the Troubleshooting page. A link to the section ends with `#` and its anchor."""
 
     anchor: str
     title: str

@@ -182,7 +182,7 @@ def _build_processes(scrape: Scrape) -> HealthCard:
 
 
 def describe_memory(scrape: Scrape) -> str:
-    """Write how much memory Redis uses, of which limit, and how many keys it evicted; empty if unknown."""
+    """Write the memory that Redis uses, its limit, and how many keys Redis evicted; empty if unknown."""
     used = scrape.find("echo_redis_memory_used_bytes")
     if used is None:
         return ""

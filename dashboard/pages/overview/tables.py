@@ -140,7 +140,7 @@ def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> 
 
 
 def describe_movers(market: Market, now: datetime) -> str:
-    """Return a text: the time of the newest price, and how many symbols with older prices are left out."""
+    """Return sentences: the time of the newest price, and how many symbols the table leaves out."""
     newest = max(tick.timestamp for tick in market.ticks)
     text = f"Prices up to {format_minute(newest.astimezone(UTC))}."
     if now - newest >= DAY:

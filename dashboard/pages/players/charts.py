@@ -40,7 +40,7 @@ _SERIES = {"Played": ACCENT, "Traded": BASELINE, "New": "#0d9488"}
 
 
 _CELL_FONT, _PHONE_CELL_FONT = 11, 8
-"""Font sizes in a cell. On a phone, each of the 13 columns has about 22 pixels."""
+"""Font sizes of the text in a cell. On a phone, each of the 13 columns is about 22 pixels wide."""
 
 
 def build_retention_chart(report: PlayerReport, *, is_dark: bool, is_phone: bool = False) -> Spec:

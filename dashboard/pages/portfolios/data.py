@@ -44,7 +44,7 @@ LAST_SESSION is an exception: its one day is the day of the newest session that 
 ALL = "All"
 
 MAX_SESSIONS = MAX_SCORES
-"""Maximum number of sessions read for a player: the service returns no more ranks in one call."""
+"""Maximum number of sessions read for a player: one call of the service returns at most this many ranks."""
 
 SUGGESTED_PLAYERS = 10
 

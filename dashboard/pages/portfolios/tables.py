@@ -99,7 +99,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class QuestCard(msgspec.Struct, frozen=True):
-    """The texts of an active quest, and its progress in percent."""
+    """The texts that the card of an active quest shows, and the quest's progress in percent."""
 
     title: str
     description: str
@@ -287,7 +287,7 @@ def build_sessions_table(history: tuple[Portfolio, ...], today: date) -> pa.Tabl
 
 
 def build_quest_card(quest: Quest, now: datetime) -> QuestCard:
-    """Return the texts of an active quest."""
+    """Return the content of the card of an active quest."""
     return QuestCard(
         title=quest.title,
         description=quest.description or "",
