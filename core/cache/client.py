@@ -19,8 +19,8 @@ from core.cache.connection import ErrorReply, RedisConnection, encode_command
 # Encoded commands are sent in pieces of about this size. The server runs the first ones while the rest is
 # encoded.
 SEND_BYTES = 16_384
-# A connection is checked again after this fraction of `trust_seconds`. So the check is still valid when the
-# reply to the next read arrives.
+# The capability check is repeated on a connection after this fraction of `trust_seconds`. So the check is
+# still valid when the reply to the next read arrives.
 RECHECK_FRACTION = 0.5
 # The names of keys: strings, or bytes from a reply to SCAN.
 Keys = Sequence[str] | Sequence[bytes]
@@ -51,10 +51,11 @@ class PendingReply:
 class RedisClient:
     """The Redis connections of one process; thread safe.
 
-    `check` checks a new connection, and returns the scripts that the server then has. `recheck` checks a
-    connection again. Both raise an error if the check fails. A check is valid only for `trust_seconds`,
-    because permissions, role and slots of a server can change while a connection is open. It is valid only
-    for its own connection, because two connections may lead to two servers, for example behind a proxy.
+    `check` runs the capability check on a new connection, and returns the scripts that the server then has.
+    `recheck` checks a connection again. Both raise an error if the check fails. A check is valid only for
+    `trust_seconds`, because permissions, role and cluster slots of a server can change while a connection is
+    open. It is valid only for its own connection, because two connections may lead to two servers, for
+    example behind a proxy.
 
     `on_error` gets error replies that no caller waits for. Set `checks_writes` for a topology in which
     another server may become the primary: then connections are also checked when they are used for writes. A
@@ -85,7 +86,7 @@ class RedisClient:
         self._is_closed = False
         # `drop_connections` increases this number; a connection with a lower number is not used again
         self._generation = 0
-        # a check from before this time is not valid
+        # a capability check from before this time is not valid
         self._doubted_at = float("-inf")
         # SHA1s of the scripts that the server had when it last answered
         self._known: set[str] = set()
@@ -108,11 +109,11 @@ class RedisClient:
         return _raise_error(self._exchange([encode_command("MGET", *keys)], is_checked=True)[0])
 
     def check(self) -> None:
-        """Check an idle connection, or a new one if no connection is idle."""
+        """Run the capability check on an idle connection, or on a new one if no connection is idle."""
         self._check_in(self._check_out(is_checked=True, is_read=False))
 
     def invalidate_checks(self) -> None:
-        """Make all checks invalid: each connection is checked again before the next read."""
+        """Make all capability checks invalid: each connection is checked again before its next read."""
         self._doubted_at = self._clock()
 
     def drop_connections(self) -> None:
@@ -120,7 +121,7 @@ class RedisClient:
         self._generation += 1
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
-        """Run a script on a checked connection and return its reply.
+        """Run a script and return its reply, on a connection that has passed the capability check.
 
         If the server does not have the script, the text of the script is sent.
         """
@@ -305,7 +306,10 @@ class RedisClient:
             self.close()
 
     def _check_when_due(self, connection: RedisConnection) -> float:
-        """Check a connection if its last check has become invalid. Return the time when this call began."""
+        """Run the capability check on a connection if its last one is not valid any more.
+
+        Returns the time when this call began.
+        """
         began = self._clock()
         if connection.checked_at is None:
             self._known.update(script.sha for script in self._check(connection))

@@ -219,7 +219,7 @@ class RedisGuard:
             raise CacheDown("down") from error
 
     def _attempt_recovery(self) -> bool:
-        """Send the waiting invalidations. Unless the breaker is closed, also check the server.
+        """Send the waiting invalidations. If the breaker is not closed, also run the capability check.
 
         Returns whether Redis accepted all of this.
         """
@@ -228,7 +228,7 @@ class RedisGuard:
         except CacheDown:
             return False
         finally:
-            # log after the check: the error of the check says which command was refused
+            # log after the capability check, because its error says which command was refused
             self._log_outage()
         return True
 
@@ -236,9 +236,10 @@ class RedisGuard:
         self.outbox.flush(self.scripts)
 
     def _flush_and_check(self) -> None:
-        """Send the waiting invalidations on a new connection, and check the server even if it refused them.
+        """Send the waiting invalidations on a new connection, then run the capability check.
 
-        If both are refused, the error of the check is raised, because it names the refused commands.
+        The check runs even if the server refused the invalidations. Then the error of the check is raised,
+        because it names the refused commands.
         """
         self.client.drop_connections()
         try:

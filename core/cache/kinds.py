@@ -91,7 +91,7 @@ def find_kind_name(key: str) -> str:
 
 def format_id(user_id: UUID) -> str:
     """Return the same text as `str(user_id)`."""
-    # this takes a third of the time of `str`; building the key takes a fifth of a near cache hit
+    # this takes a third of the time of `str`: to build the key takes a fifth of the time of a near cache hit
     text = user_id.int.to_bytes(16).hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

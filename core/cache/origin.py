@@ -1,4 +1,4 @@
-"""The origin of a value: which run of which server stored it, and for which timeline of the database.
+"""The origin of a cached value: the run of the Redis server that stored it, and the database timeline.
 
 Defines the parts of an origin. A value is stored with its origin, and is valid only while the server has the
 same origin. So a value that a server restores from a snapshot is never served.
@@ -12,8 +12,8 @@ from typing import Final
 from core.cache.codec import ORIGIN_BYTES, UNKNOWN_ORIGIN
 from core.cache.connection import RedisConnection, encode_command
 
-# The fields of INFO that are parts of the origin, by section. `run_id` is new after each start,
-# `master_replid` after each promotion (Redis documentation, INFO).
+# The fields of INFO that are parts of the origin of a cached value, by section of INFO. `run_id` is new after
+# each start, `master_replid` after each promotion (Redis documentation, INFO).
 ORIGIN_FIELDS: Final = {"server": b"run_id", "replication": b"master_replid"}
 
 

@@ -277,7 +277,7 @@ class InvalidationOutbox:
     def _remove(self, key: str, confirmed: dict[bytes, int]) -> None:
         tokens = self._waiting.get(key)
         if tokens is None:
-            # another thread has sent this key and removed it
+            # another thread has sent the invalidation of this key, and removed the key
             return
         for token, number in confirmed.items():
             # another number means that the pair was added again meanwhile, so it must stay

@@ -141,7 +141,7 @@ class ConnectionPool:
             except ConnectFailed as error:
                 place = self._take_another(error, operation, started)
             except BaseException:
-                # BaseException, because the slot must be released after an interrupt too
+                # BaseException: after an interrupt too, another request must be able to open a connection
                 self._release_slot()
                 raise
             else:
@@ -231,7 +231,7 @@ class ConnectionPool:
             self._pending.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
-        """Take a slot for a new connection.
+        """Count one more connection, which the caller may open now.
 
         Above `_server_limit` the server may refuse the connection, so the next attempt is made only after
         GROW_AGAIN_SECONDS.
@@ -250,13 +250,13 @@ class ConnectionPool:
                     break
                 request.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
         except BaseException:
-            # this thread was interrupted: a slot that was granted meanwhile goes to the next pending request
+            # this thread was interrupted: what it was granted meanwhile goes to the next pending request
             self._give_up(request)
             raise
         with self._lock:
             self._wait_seconds += self._clock() - started
             if request.is_granted:
-                # checked after the deadline too: a slot that was granted at the last moment must not be lost
+                # check after the deadline too: what was granted at the last moment must not be lost
                 return request.granted
             self._pending.pop(request, None)
             self._refuse_when_closed()
@@ -348,7 +348,10 @@ class ConnectionPool:
     # -- check-in -----------------------------------------------------------------
 
     def checkin(self, raw: ServerConnection) -> None:
-        """Take a connection back. If it is broken, close it, and give its slot to the oldest request."""
+        """Take a connection back, and give it to the oldest pending request, if there is one.
+
+        If the connection is broken or has expired, it is closed, and that request may open a new one.
+        """
         try:
             is_healthy = reset_connection(raw)
         except BaseException:
@@ -388,7 +391,7 @@ class ConnectionPool:
         return "stale" if now >= entry.expires_at else None
 
     def _release_slot(self) -> None:
-        """Give a slot to the oldest pending request, which may then connect. Without one, free the slot."""
+        """Record that a connection was closed. The oldest pending request may open a new one instead."""
         with self._lock:
             if self._pending and not self._is_closed:
                 self._pending.popitem(last=False)[0].grant(None)

@@ -22,7 +22,7 @@ from core.failover import Timeline
 from core.metrics.names import ReadReason
 
 Lsn = int
-"""An LSN as an integer: the number of bytes from the beginning of the log."""
+"""An LSN as an integer: the number of bytes from the beginning of the write-ahead log."""
 
 # The LSN of a primary. NULL on a server in recovery, where the `pg_current_wal` functions raise an
 # error.
@@ -30,7 +30,7 @@ LSN: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
     WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
     ELSE pg_current_wal_flush_lsn() END"""
 SELECT_LSN: Final = f"SELECT {LSN}"
-# Selects an LSN, and the system identifier and timeline of the log to which the LSN belongs. A
+# Selects an LSN, and the system identifier and timeline of the write-ahead log to which the LSN belongs. A
 # promoted server has a new timeline. The first eight digits of the name of a WAL segment are the timeline.
 SELECT_LOG_TIMELINE: Final = f"""
     SELECT {LSN}, system_identifier::text,
@@ -49,14 +49,14 @@ class LogTimeline(NamedTuple):
     number: int
 
     def is_of(self, known: Timeline | None) -> bool:
-        """Return whether `known`, the timeline of the pool's connections, is the timeline of this log."""
+        """Return whether this is the write-ahead log of `known`, the timeline of the pool's connections."""
         return (
             known is not None and known.database.startswith(f"{self.system}.") and known.number == self.number
         )
 
 
 class ConsistencyToken(NamedTuple):
-    """An LSN in the log of a primary. Its text form can be sent to other processes."""
+    """An LSN in the write-ahead log of a primary. Its text form can be sent to other processes."""
 
     log_timeline: LogTimeline
     lsn: Lsn

@@ -1,6 +1,6 @@
 """Reads the metrics of all processes of a host together (the fleet).
 
-A writer is the `MetricWriter` of one process. Owns the archive, a file to which the numbers of ended writers
+A writer is the `MetricWriter` of one process. Owns the archive, a file to which the values of ended writers
 are added. Their counters, histograms and `mostrecent` gauges are kept forever. Their other gauges are
 dropped. Knows no metric by name, and writes only the archive.
 
@@ -51,7 +51,7 @@ class _Archived(msgspec.Struct, array_like=True):
 class _Archive(msgspec.Struct):
     values: list[_Archived] = []
     writers: list[str] = []
-    """The writers that were archived last. Their numbers are in `values`, but their files may still exist."""
+    """The writers that were archived last. Their values are in `values`, but their files may still exist."""
 
 
 class _File(NamedTuple):
@@ -66,7 +66,7 @@ class FleetReader:
     def __init__(self, own: MetricWriter, directory: Path | None) -> None:
         self._own = own
         self.directory = directory
-        # held while numbers are read, but not while this reader waits for the lock on the folder
+        # held while values are read, but not while this reader waits for the lock on the folder
         self._lock = threading.Lock()
         self._index = SeriesIndex()
         self._set_archive(_Archive(), None)
@@ -127,7 +127,7 @@ class FleetReader:
         names = _list_names(directory)
         writers = {name.removesuffix(LOCK_SUFFIX) for name in names if name.endswith(LOCK_SUFFIX)}
         writers |= {file.writer for file in _parse_names(directory, names)}
-        # the numbers of this process come from memory, so its files must not be archived
+        # the values of this process come from memory, so its files must not be archived
         ended = {writer for writer in writers - {own_id} if not _is_alive(directory, writer)}
         # list again before archiving: a writer that has ended meanwhile may have created more files
         files = list(_parse_names(directory, _list_names(directory) if ended else names))
@@ -169,7 +169,7 @@ class FleetReader:
         )
 
     def _archive_ended(self, directory: Path, files: list[_File], ended: set[str]) -> None:
-        """Add the numbers of ended writers to the archive, then remove their files."""
+        """Add the values of ended writers to the archive, then remove their files."""
         known = set(self._archived_writers)
         new = [file for file in files if file.writer in ended - known and file.prefix in ARCHIVED_PREFIXES]
         try:

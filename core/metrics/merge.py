@@ -1,4 +1,4 @@
-"""Merges the numbers of many writers into metrics. A writer is the `MetricWriter` of one process.
+"""Merges the values of many writers into metrics. A writer is the `MetricWriter` of one process.
 
 Owns the rules of merging (counters and histograms are added, gauges are merged by their mode) and the reading
 of a writer's file. The keys of a file are decoded once, so later scrapes read only the numbers. Searches for
@@ -31,9 +31,9 @@ def format_bound(bound: float) -> str:
 
 
 class WriterNumbers(NamedTuple):
-    """The numbers of one writer. `series` has the index of each number's series, from `SeriesIndex.find`.
+    """The values of one writer. `series` has the index of each value's series, from `SeriesIndex.find`.
 
-    `timestamps` is empty if the numbers are from a file of another kind than `gauge_mostrecent`.
+    `timestamps` is empty if the values are from a file of another kind than `gauge_mostrecent`.
     """
 
     series: list[int]
@@ -42,7 +42,7 @@ class WriterNumbers(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """The merged number and timestamp of each series, and whether any writer has the series."""
+    """The merged value and timestamp of each series, and whether any writer has the series."""
 
     numbers: list[float]
     timestamps: list[float]
@@ -72,7 +72,7 @@ class _Family(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """The series and the positions of the numbers in the first `used` bytes of a file."""
+    """The series and the positions of their values in the first `used` bytes of a file."""
 
     inode: int
     used: int
@@ -117,12 +117,12 @@ class SeriesIndex:
     # -- files ------------------------------------------------------------------------
 
     def read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> WriterNumbers:
-        """Return `values` (keys, numbers and timestamps in memory) as a `WriterNumbers`."""
+        """Return `values` (tuples of key, value and timestamp, from memory) as a `WriterNumbers`."""
         rows = [(self.find(key), number, timestamp) for key, number, timestamp in values]
         return WriterNumbers([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def read_file(self, path: Path, prefix: Prefix) -> WriterNumbers:
-        """Return the numbers in a writer's file. A file that is missing, empty or damaged has none."""
+        """Return the values in a writer's file. A file that is missing, empty or damaged has none."""
         try:
             with path.open("rb", buffering=0) as file:
                 inode = os.fstat(file.fileno()).st_ino
@@ -164,7 +164,7 @@ class SeriesIndex:
     # -- merging ----------------------------------------------------------------------
 
     def list_samples(self, writer: WriterNumbers) -> list[Sample]:
-        """Return the numbers of one writer with their names and labels."""
+        """Return the values of one writer with their names and labels."""
         series = [self._series[index] for index in writer.series]
         return [
             Sample(each.sample, each.labels, number)
@@ -172,7 +172,7 @@ class SeriesIndex:
         ]
 
     def merge(self, writers: Iterable[WriterNumbers]) -> Merged:
-        """Merge the numbers of all writers for each series."""
+        """Merge the values of all writers for each series."""
         size = len(self._series)
         merged = Merged([0.0] * size, [0.0] * size, [False] * size)
         numbers, timestamps, present = merged
@@ -191,7 +191,7 @@ class SeriesIndex:
         return merged
 
     def list_values(self, merged: Merged) -> list[tuple[SeriesKey, float, float]]:
-        """Return the key, number and timestamp of each series that any writer has."""
+        """Return the key, value and timestamp of each series that any writer has."""
         rows = zip(self._series, merged.numbers, merged.timestamps, merged.present, strict=True)
         return [
             (series.key, number, timestamp) for series, number, timestamp, is_present in rows if is_present
@@ -244,7 +244,7 @@ def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample
 
 
 def _list_keys(data: bytes, start: int, end: int) -> Iterator[tuple[str, int]]:
-    """Yield each key and the position of its number. `core.metrics.writer` writes the format."""
+    """Yield each key and the position of its value. `core.metrics.writer` writes the format."""
     position = start
     while position < end:
         length = LENGTH.unpack_from(data, position)[0]

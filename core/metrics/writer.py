@@ -1,4 +1,4 @@
-"""The numbers of the metrics of one process, in memory and in files for other processes.
+"""The values of the metrics of one process, in memory and in files for other processes.
 
 Owns the values in memory, the files with the same values, and the lock that shows that their writer is
 alive. The files have prometheus_client's multiprocess format, so that its own collector can read them too.
@@ -33,7 +33,7 @@ FIRST_SIZE_BYTES = 16 * 1024
 # A file begins with the number of used bytes, as a LENGTH, and padding up to this size.
 HEADER_BYTES = 8
 LENGTH = struct.Struct("i")
-# The stored form of a number and its timestamp.
+# The stored form of the value of a series and its timestamp.
 _PAIR = struct.Struct("dd")
 LOCK_SUFFIX = ".lock"
 # A lock file has this suffix until its writer holds the lock.
@@ -42,7 +42,7 @@ _JOIN_ATTEMPTS = 3
 
 
 class SeriesKey(NamedTuple):
-    """Identifies a number by the prefix of its file, and by its key in prometheus_client's format."""
+    """Identifies a series by the prefix of its file, and by its key in prometheus_client's format."""
 
     prefix: Prefix
     key: str
@@ -61,7 +61,7 @@ def _create_writer_id() -> str:
 
 
 class Value:
-    """One number. It uses the lock of its writer, so it is thread safe."""
+    """The value of one series. It uses the lock of its writer, so it is thread safe."""
 
     __slots__ = ("_file", "_left_in_files", "_lock", "key", "number", "timestamp")
 
@@ -74,16 +74,16 @@ class Value:
         self._left_in_files = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to the number."""
+        """Add `amount` to the value."""
         with self._lock:
             self.number += amount
             if self._file is not None:
                 self._file.put(self.key.key, self.number, self.timestamp)
 
     def set(self, number: float, timestamp: float = 0.0) -> None:
-        """Replace the number.
+        """Replace the value.
 
-        Of a gauge of mode `mostrecent` the reader takes the number with the latest timestamp.
+        A reader of a gauge of mode `mostrecent` uses the value with the latest timestamp.
         """
         with self._lock:
             self.number, self.timestamp = number, timestamp
@@ -91,18 +91,18 @@ class Value:
                 self._file.put(self.key.key, number, timestamp)
 
     def attach(self, file: "_ValueFile") -> None:
-        """From now on, write the number to `file` too. The caller holds the lock. Raises `OSError`."""
+        """From now on, write the value to `file` too. The caller holds the lock. Raises `OSError`."""
         file.put(self.key.key, self.number, self.timestamp)
         self._file = file
 
     def detach(self) -> None:
-        """Stop writing the number to its file. The count of a counter stays in the file, for readers."""
+        """Stop writing the value to its file. The count of a counter stays in the file, for readers."""
         if self._file is not None and not self.key.prefix.startswith("gauge"):
             self._left_in_files = self.number
         self._file = None
 
     def unshared(self) -> tuple[float, float]:
-        """Return the number without the part that stays in a detached file, and the timestamp."""
+        """Return the value without the part that stays in a detached file, and the timestamp."""
         return self.number - self._left_in_files, self.timestamp
 
     def reset(self, lock: threading.Lock) -> None:
@@ -128,7 +128,7 @@ class MetricWriter:
         return self._lock_file is not None
 
     def value(self, key: SeriesKey) -> Value:
-        """Return the number of a series. A new number is zero."""
+        """Return the `Value` of a series. A new one is zero."""
         with self._lock:
             value = self._values.get(key)
             if value is None:
@@ -139,7 +139,7 @@ class MetricWriter:
             return value
 
     def snapshot(self) -> tuple[str | None, list[tuple[SeriesKey, float, float]]]:
-        """Return the id of this writer, or None if it has no files, and its numbers in memory.
+        """Return the id of this writer, or None if it has no files, and its values in memory.
 
         If the files became unusable, they still have the counts up to that time. Then the returned counts are
         only the later ones.
@@ -232,7 +232,7 @@ def _lock_writer(directory: Path, writer: str) -> int:
 
 
 class _ValueFile:
-    """A memory-mapped file of numbers in prometheus_client's format.
+    """A memory-mapped file of values in prometheus_client's format.
 
     Disk space is reserved first. A write to a mapped page without disk space does not raise `OSError`: the
     signal SIGBUS ends the process.
@@ -250,7 +250,7 @@ class _ValueFile:
         LENGTH.pack_into(self._map, 0, self._used)
 
     def put(self, key: str, number: float, timestamp: float) -> None:
-        """Write a number. Raises `OSError` if there is no disk space for a new key."""
+        """Write the value of a key. Raises `OSError` if there is no disk space for a new key."""
         position = self._positions.get(key)
         if position is None:
             position = self._append(key.encode())
@@ -258,7 +258,7 @@ class _ValueFile:
         _PAIR.pack_into(self._map, position, number, timestamp)
 
     def _append(self, key: bytes) -> int:
-        """Add a key with number 0 and timestamp 0. Return the position of the number, a multiple of 8."""
+        """Add a key with value 0 and timestamp 0. Return the position of the value, a multiple of 8."""
         padded = key + b" " * (8 - (len(key) + LENGTH.size) % 8)
         entry = LENGTH.pack(len(key)) + padded + _PAIR.pack(0.0, 0.0)
         size = len(self._map)

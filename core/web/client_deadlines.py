@@ -59,7 +59,7 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Receive a part of a request. Its first part starts the deadline, and no later part extends it.
 
-        The deadline of the first request of a connection starts already with the connection.
+        The deadline of the first request of a connection starts earlier: when the connection is opened.
         """
         super().data_received(data)
         if self._is_handed_over:

@@ -34,7 +34,7 @@ def parse_items(header: str) -> list[tuple[str, dict[str, str]]]:
 
 
 class Accepted(NamedTuple):
-    """The quality values of gzip and of identity.
+    """The quality values of gzip and identity in an Accept-Encoding header.
 
     `identity` is None if the header has neither `identity` nor `*`.
     """
