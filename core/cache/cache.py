@@ -251,7 +251,7 @@ class Cache:
     # -- change ---------------------------------------------------------------------------
 
     def fence(self, keys: Iterable[str], token: bytes = NO_TOKEN, *, is_awaited: bool = False) -> Fence:
-        """Set a fence: no reader fills these keys until `invalidate` removes the fence. Return the fence.
+        """Set a fence on keys: no reader fills them until `invalidate` removes the fence. Return the fence.
 
         Call `fence` after the last statement, right before COMMIT. If the keys were fenced much earlier with
         a token of `new_fence`, call `fence` again with this token right before COMMIT. The fence command is
@@ -282,8 +282,8 @@ class Cache:
 
         If Redis does not answer, the keys are dropped as soon as Redis answers again, and before this process
         reads from Redis. Pass `outcome_known=False` if the COMMIT may still happen; the fence then stays
-        until it expires. `lsn` is that of the commit, or None if it is unknown. Raises `ValueError`
-        for a key of a kind that is not in `KINDS`.
+        until it expires. `lsn` is the LSN of the commit, or None if it is unknown. Raises `ValueError` for a
+        key of a kind that is not in `KINDS`.
         """
         keys = list(dict.fromkeys(changed))
         if not keys:

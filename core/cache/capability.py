@@ -146,9 +146,9 @@ class CapabilityCheck:
         return SCRIPTS
 
     def join_epoch(self, connection: RedisConnection) -> None:
-        """Check that the connection's server is still the primary: join its epoch (see `core.cache.epochs`).
+        """Join the epoch of the connection's server, see `core.cache.epochs`.
 
-        Does nothing in a topology without epochs. Raises `ErrorReply`.
+        Does nothing in a topology without epochs. Raises `ErrorReply` if another server is the primary now.
         """
         if self._epochs is not None:
             self._epochs.join(connection)

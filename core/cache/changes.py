@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
-# Number of names in one generation of the log. At 5,000 changes a second, the log reaches back at least three
-# seconds. For an older ticket the log reports all names as changed, so the values of that reader are not
-# cached.
+# Number of changed names (keys and version keys) in one generation of the log. At 5,000 changes a second, the
+# log reaches back at least three seconds. If a reader took its ticket earlier, the log reports all names as
+# changed, so the values of that reader are not cached.
 REMEMBERED_NAMES = 16_384
 
 Ticket = int

@@ -34,19 +34,20 @@ from core.settings.redis_url import HostPort
 
 KEY: Final = "primary-epoch"
 TOKEN_BYTES: Final = 8
-# TTL of the record of an ended epoch; afterwards the server can begin a new epoch. This corrects a mistake: a
-# process that asked a partitioned sentinel may have ended the epoch of the real primary.
+# TTL of the record of an ended epoch. When it has expired, the server can be the primary in a new epoch. This
+# corrects a mistake: a process that asked a partitioned sentinel may have ended the epoch of the real
+# primary.
 ENDED_MILLISECONDS: Final = 10_000
-# Timeout for ending the epoch on the former primary, which may hang.
+# Timeout of the command that ends the epoch of the former primary, because that server may hang.
 END_TIMEOUT_SECONDS = 0.25
 # Maximum pause of a process between two attempts to find the primary, with some reserve.
 PAUSE_SECONDS = MAX_SECONDS + 0.1
 # Number of timeouts in the last attempt to use the former primary: one to connect, one for the reply.
 ATTEMPT_TIMEOUTS = 2
 
-# KEYS: the key of the record. ARGV: the origin of the server, a new token.
-# Begins an epoch, unless the record has this origin. Returns the record, and the age of the epoch in
-# milliseconds or -1 if the epoch was ended.
+# KEYS: the key of the epoch's record. ARGV: the origin (run) of this Redis server, a new random token.
+# Begins an epoch of this server, unless the record has its origin already. Returns the record, and the age of
+# the epoch in milliseconds or -1 if the epoch was ended.
 #
 # The record of an epoch is E, the origin, the token, and the time in milliseconds at which the epoch began.
 # The record of an ended epoch is X and the origin.
@@ -62,8 +63,8 @@ local record = 'E' .. ARGV[1] .. ARGV[2] .. string.format('%013.0f', now)
 redis.call('SET', KEYS[1], record)
 return {record, 0}
 """
-# KEYS: the key of the record. ARGV: the origin of the server, TTL in milliseconds.
-# Ends the epoch of this origin; the record of the ended epoch gets the TTL.
+# KEYS: the key of the epoch's record. ARGV: the origin (run) of this Redis server, TTL in milliseconds.
+# Ends the epoch of this server. The record of the ended epoch gets the TTL.
 _END: Final = """
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 if string.sub(stored, 1, 9) == 'E' .. ARGV[1] then
@@ -74,7 +75,10 @@ return 1
 
 
 class Epochs:
-    """The epochs that one process has joined; thread safe."""
+    """Makes one process join the epoch of each primary that it uses; thread safe.
+
+    An epoch is the time in which one Redis server is the primary.
+    """
 
     def __init__(
         self,
@@ -93,8 +97,8 @@ class Epochs:
         self._server: HostPort | None = None
         self._origin = b""
         self._moves = 0
-        # the origin of the server that this process left last, and the time until which this server is
-        # avoided; a server that is promoted again has another origin
+        # the origin (run) of the Redis server that this process left last, and the time until which the server
+        # is avoided; a server that is promoted again has another origin
         self._left_until: dict[bytes, float] = {}
         self._readable_at = float("-inf")
 

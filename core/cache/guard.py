@@ -238,8 +238,8 @@ class RedisGuard:
     def _flush_and_check(self) -> None:
         """Send the waiting invalidations on a new connection, then run the capability check.
 
-        The check runs even if the server refused the invalidations. Then the error of the check is raised,
-        because it names the refused commands.
+        The check runs even if the server refused the invalidations. If it fails too, its error is raised,
+        because this error names the refused commands.
         """
         self.client.drop_connections()
         try:

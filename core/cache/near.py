@@ -220,7 +220,7 @@ class NearCache(Entries):
             self._results[keys] = _KeptResult(self._drop_count, expires_at, values)
 
     def begin_read(self) -> Ticket | None:
-        """Return a ticket for a read from Redis that begins now, or None while the cache is shut."""
+        """Return the ticket of a read from Redis that begins now, or None while the cache is shut."""
         return self._changes.take_ticket() if self._is_live else None
 
     def end_read(self, ticket: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ def read_server(connection: RedisConnection) -> list[bytes]:
 
 
 def digest_origin(parts: Sequence[bytes]) -> bytes:
-    """Return the origin that consists of these parts: a digest of `ORIGIN_BYTES` bytes."""
+    """Return the origin that is made of these parts: their digest, `ORIGIN_BYTES` long."""
     return hashlib.blake2b(b" ".join(parts), digest_size=ORIGIN_BYTES).digest()
 
 

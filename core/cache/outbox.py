@@ -27,8 +27,8 @@ SCRIPT_KEYS = 1_000
 SCAN_COUNT = 1_000
 # Error codes that depend on the key: the server may accept the same command for other keys.
 KEY_ERROR_CODES = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
-# Maximum number of pairs of key and token in the outbox. Beyond it, a scan drops every key of the cache
-# instead.
+# Maximum number of pairs of key and fence token in the outbox. If there are more, a scan drops every key of
+# the cache instead.
 OUTBOX_LIMIT = 100_000
 # Number of keys in one round trip when the outbox is flushed.
 PORTION_KEYS = 1_000
@@ -161,7 +161,7 @@ class InvalidationOutbox:
         self._waiting: OrderedDict[str, dict[bytes, int]] = OrderedDict()
         # the keys and the token of each fence that may still reach Redis after its release
         self._unconfirmed: list[tuple[Collection[str], bytes]] = []
-        # the number of pairs of key and token in each of the two collections
+        # the number of pairs of key and fence token in each of the two collections
         self._waiting_count = self._unconfirmed_count = 0
         # time since which no invalidation waits, as far as `add_unconfirmed_fences` knows; else None
         self._emptied_at: float | None = None
@@ -264,8 +264,8 @@ class InvalidationOutbox:
         refusal: KeysRefused | None = None
         refused: Collection[str] = ()
         try:
-            # Each key is sent with the tokens of all keys. No running transaction loses its fence, because
-            # each token belongs to a transaction that has ended.
+            # Each key is sent with the fence tokens of all keys. No running transaction loses its fence,
+            # because each token belongs to a transaction that has ended.
             scripts.release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
         except KeysRefused as error:
             refusal, refused = error, set(error.keys)

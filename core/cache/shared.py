@@ -40,7 +40,7 @@ _STORED = frozenset({bytes, type(None)})
 
 
 class SharedCache:
-    """Values, leases and fences in Redis; thread safe."""
+    """The values of cache keys in Redis, and the leases and fences on the keys; thread safe."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class SharedCache:
         self.guard.invalidate_later(keys, NO_TOKEN)
 
     def fence(self, keys: Sequence[str], token: bytes, *, is_awaited: bool = False) -> Fence:
-        """Set a fence: no reader fills these keys until `delete` removes the fence. Return the fence.
+        """Set a fence on keys: no reader fills them until `delete` removes the fence. Return the fence.
 
         With `is_awaited`, or for more than `SCRIPT_KEYS` keys, the reply is read here, otherwise by `delete`.
         While Redis does not answer no fence is needed, because no reader can fill a key.

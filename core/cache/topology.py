@@ -42,8 +42,8 @@ POLL_TIMEOUT_SECONDS = 0.5
 # Maximum age of a sentinel's reply. A process that was suspended for longer asks a sentinel again before it
 # uses the primary.
 LATE_SECONDS = 1.0
-# Maximum number of redirections. One usually leads to the right node, two are needed while a slot is being
-# moved.
+# Maximum number of redirections. One usually leads to the right node. Two are needed while a cluster slot is
+# being moved.
 MAX_REDIRECTIONS = 5
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0
@@ -305,13 +305,13 @@ class SentinelTopology(MovingTopology):
 
 
 class SlotTopology(MovingTopology):
-    """The server of REDIS_URL or, in a cluster, the node that has the slot of REDIS_KEY_PREFIX."""
+    """The server of REDIS_URL or, in a cluster, the node with the cluster slot of REDIS_KEY_PREFIX."""
 
     name: TopologyName = "cluster"
 
     def __init__(self, settings: Settings, client_name: str) -> None:
         super().__init__(settings, client_name)
-        # a command for a key that does not exist: every node that does not have the slot replies MOVED
+        # a command for a key that does not exist: a node that does not have the cluster slot replies MOVED
         self._probe = encode_command("PTTL", f"{settings.redis_key_prefix}capability-check:slot")
         self._node: RedisAddress | None = None
 

@@ -66,7 +66,7 @@ class ConsistencyToken(NamedTuple):
 
 
 def read_token(execute_sql: Callable[..., Any]) -> ConsistencyToken | None:
-    """Return a token for all commits up to now, or None if the server is not a primary."""
+    """Return a consistency token for all commits up to now, or None if the server is not a primary."""
     [row] = execute_sql(SELECT_LOG_TIMELINE).fetchall()
     return None if row[0] is None else ConsistencyToken(parse_log_timeline(row), parse_lsn(row[0]))
 

@@ -1,6 +1,6 @@
 """The metrics of one process: a method or an attribute for each metric that its code sets.
 
-Owns publishing: once a second, counts that other objects keep (pool, cache) are copied into the metrics.
+Owns publishing: once a second, values that other objects keep (pool, cache) are copied into the metrics.
 Names and labels are in `core.metrics.names`. Never asks a server.
 """
 
@@ -137,7 +137,7 @@ class Metrics:
     def collect_own(self) -> list[Metric]:
         """Return the metrics of this process alone.
 
-        Does not publish: counts of other objects (pool, cache) are those of the last `publish`.
+        Does not publish: values of other objects (pool, cache) are those of the last `publish`.
         """
         return self._fleet.collect_own()
 
@@ -151,11 +151,11 @@ class Metrics:
         return {self.role} | {item.labels["role"] for item in samples if item.name == names.WRITERS.name}
 
     def add_source(self, publish: Callable[[], None]) -> None:
-        """Register a function that `Metrics.publish` calls to copy an object's counts into the metrics."""
+        """Register a function that `Metrics.publish` calls to copy an object's values into the metrics."""
         self._sources.append(publish)
 
     def publish(self) -> None:
-        """Copy the counts that other objects keep into the metrics. Counting is cheaper in these objects."""
+        """Copy the values that other objects keep into the metrics. Counting is cheaper in these objects."""
         with self._publishing:
             for source in self._sources:
                 source()

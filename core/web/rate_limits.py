@@ -82,7 +82,7 @@ class Decision(NamedTuple):
     remaining: int
     seconds: float
     is_counted: bool = True
-    """False if Redis did not answer and the limit fails closed."""
+    """False if the request was refused without counting: Redis did not answer, and the limit fails closed."""
 
 
 class SharedWindows(RedisStorage):
