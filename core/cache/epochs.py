@@ -97,8 +97,8 @@ class Epochs:
         self._server: HostPort | None = None
         self._origin = b""
         self._moves = 0
-        # the origin (run) of the Redis server that this process left last, and the time until which the server
-        # is avoided; a server that is promoted again has another origin
+        # the origin (run) of the Redis server that this process left last, and the time until which it avoids
+        # this server; a server that is promoted again has another origin
         self._left_until: dict[bytes, float] = {}
         self._readable_at = float("-inf")
 
