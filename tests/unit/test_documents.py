@@ -103,6 +103,14 @@ def test_every_setting_is_in_the_example(repository: Path) -> None:
             assert f"`{found[name.upper()]}`" == show_default(field.default), name
 
 
+def test_every_setting_is_on_the_page(repository: Path) -> None:
+    """The tables of docs/settings.md have one row for each setting."""
+    page = (repository / "docs/settings.md").read_text(encoding="utf-8")
+    fields = {**RoleSettings.model_fields, **StackSettings.model_fields, **Settings.model_fields}
+    documented = re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert sorted(documented) == sorted(name.upper() for name in fields)
+
+
 def test_every_table_is_documented(repository: Path) -> None:
     """`docs/schema.md` has one row for each table of the models, and no other row."""
     text = (repository / "docs/schema.md").read_text(encoding="utf-8")
