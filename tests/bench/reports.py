@@ -65,7 +65,7 @@ FILL = (
             CROSS JOIN LATERAL generate_series(1, trades)
        ORDER BY session_date""",
     "SET session_replication_role = DEFAULT",
-    # per portfolio: a daily quest with 10 %, a weekly quest with 17 %, a milestone with 2.5 % probability
+    # probability that a portfolio has a daily quest 10 %, a weekly quest 17 %, a milestone 2.5 %
     """INSERT INTO quests (user_id, type, title, target_value, current_progress, status, reward_type,
                            reward_value, created_at, expires_at, completed_at)
        SELECT user_id, type, title, 10,

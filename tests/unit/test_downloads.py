@@ -20,7 +20,7 @@ ID = UUID(int=7)
 PIECES = (
     "=1+1", "+1", "-1", "@SUM(A1)", "\uff1dcmd", "\uff0b1", "\uff0d1", "\uff20x", "\ufe66A1", "\u22125",
     ";", "\t", "\r", "\n", ",", '"', "'", " ", "\x00", "\u00a0", "\u200b", "\u202e", "\ufeff", "a", "5",
-)  # fmt: skip  # the test joins these pieces; one per line would hide that
+)  # fmt: skip  # one text a line would make a long list
 HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(exclude_categories=["Cs"]), max_size=8).map(
     "".join
 )
