@@ -137,7 +137,7 @@ def test_choosing_a_category_changes_the_page(game: EnhancedDatabaseService) -> 
 
 
 def test_a_search_shows_the_player_and_the_neighbours(game: EnhancedDatabaseService) -> None:
-    """A search for the first letters of a name, upper or lower case, shows the player's rank and neighbours."""
+    """A search for the first letters of a name, in upper or lower case, shows the rank and the neighbours."""
     page = open_page(LEADERBOARDS, find="Ch")
     assert [list(table.value["player"]) for table in page.dataframe] == [
         ["charlie"],

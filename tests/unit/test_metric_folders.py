@@ -98,7 +98,7 @@ def test_ended_writers_of_a_read_only_folder_still_count(
 
 
 def test_a_folder_that_fails_later_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the folder fails after a first count, the total is the count in its file plus the counts in memory."""
+    """If the folder fails after a first count, the total adds the counts in its file and those in memory."""
     metrics = open_metrics("exporter", tmp_path)
     count_timeouts(metrics, 3)
     assert read_timeouts(metrics, tmp_path) == 3
