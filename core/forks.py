@@ -1,7 +1,8 @@
 """Calls registered methods in each forked child process.
 
-A child needs new locks, threads, sockets and counters. The cache, the database, the metrics and the health
-check each register a method that creates theirs again. Owns the only callback of `os.register_at_fork`.
+A child needs new locks, threads, sockets and counters. Each object that owns some of them, for example the
+cache or the database, registers a method that creates them again. Owns the only callback of
+`os.register_at_fork`.
 """
 
 import itertools

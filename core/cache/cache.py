@@ -16,7 +16,7 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 from frozendict import frozendict
 
 from core.cache.capability import PUSH_PROTOCOL, hide_addresses
-from core.cache.changes import ChangeLog, SingleFlight
+from core.cache.change_log import ChangeLog
 from core.cache.codec import ABSENT, FENCE_MARK, new_token
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.feed import InvalidationFeed
@@ -26,6 +26,7 @@ from core.cache.lsn_slots import LoadAfter, load_anywhere
 from core.cache.near import FailSafeValues, NearCache
 from core.cache.read_through import ReadThrough
 from core.cache.shared import SharedCache
+from core.cache.single_flight import SingleFlight
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from core.failover import KnownTimeline, Timeline
 from core.forks import call_in_forked_child

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from core.cache.changes import ChangeLog, Ticket
+from core.cache.change_log import ChangeLog, Ticket
 from core.cache.codec import ABSENT
 
 # a value, the version keys on which it depends, and the time when it expires

@@ -25,9 +25,10 @@ from rich.table import Table
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.cache import Cache
-from core.cache.changes import ChangeLog, SingleFlight
+from core.cache.change_log import ChangeLog
 from core.cache.near import FailSafeValues, NearCache
 from core.cache.outbox import InvalidationOutbox, KeyScripts
+from core.cache.single_flight import SingleFlight
 from core.database.connector import ServerConnection
 from core.database.holder import Holder
 from core.database.pool import ConnectionPool, PendingRequest

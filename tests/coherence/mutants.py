@@ -10,7 +10,7 @@ from core import EnhancedDatabaseService
 from core.cache import NO_FENCE, NO_TOKEN, Fence, leases_and_fences
 from core.cache import feed as feed_module
 from core.cache import shared as shared_module
-from core.cache.changes import Ticket
+from core.cache.change_log import Ticket
 from core.cache.client import Script
 from core.cache.codec import VERSION_MARK, new_token
 from core.cache.feed import InvalidationFeed

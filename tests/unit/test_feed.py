@@ -11,7 +11,7 @@ import redis
 
 from core.backoff import Backoff
 from core.cache.capability import CapabilityCheck, FeedRefused
-from core.cache.changes import ChangeLog
+from core.cache.change_log import ChangeLog
 from core.cache.connection import ErrorReply, Push, RedisConnection
 from core.cache.feed import (
     GATHER_SECONDS,

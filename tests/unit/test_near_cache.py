@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from core.cache.changes import ChangeLog, SingleFlight
+from core.cache.change_log import ChangeLog
 from core.cache.near import NearCache
+from core.cache.single_flight import SingleFlight
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cache.changes import ChangeLog
+from core.cache.change_log import ChangeLog
 from core.cache.codec import ABSENT
 from core.cache.near import KEPT_RESULTS, MIN_KEPT_KEYS, NearCache
 from tests.unit.test_near_cache import Clock, admit

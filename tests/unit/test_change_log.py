@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cache.changes import ChangeLog
+from core.cache.change_log import ChangeLog
 from core.cache.near import Entries, FailSafeValues
 
 NAMES = [f"k{number}" for number in range(8)]
