@@ -113,7 +113,7 @@ PAGE = f"""
     FROM page CROSS JOIN first JOIN leaderboard_entries e ON e.id = page.id
     JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
-# RANK and SET_SCORE call functions of migration 0010. A function plans its statements once per connection, and
+# RANK and SET_SCORE call functions of migration 0010. A function plans its statements once per connection:
 # planning takes longer than running them. SET_SCORE returns the written entry with its rank.
 RANK = f"SELECT {list_columns(LeaderboardEntry)} FROM leaderboard_rank(%(user_id)s, %(day)s, %(category)s)"
 SET_SCORE = f"""
