@@ -115,7 +115,8 @@ class HealthEvaluator:
             asked_at, timestamp = self._monotonic(), self._clock()
             health = self._run(deadline, timestamp)
             if limit_seconds == CHECK_SECONDS:
-                # keep only evaluations with the full time: with less time, a healthy server may fail
+                # keep a result only if the checks had the full time: with less time, a healthy server may
+                # fail them
                 self._last, self._last_at = health, asked_at
             return health
         finally:

@@ -355,7 +355,7 @@ class SilentFilters(NamedTuple):
 
 
 def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]:
-    """Return the counts of each day in `days`. The order of the result is not defined."""
+    """Return the counts of players for each day in `days`, in any order."""
     parameters = {"days": list(days), "first": min(days), "last": max(days)}
     return fetch_all(database, build_day, REPORT_MEMORY + DAYS, parameters)
 

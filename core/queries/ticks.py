@@ -115,8 +115,9 @@ _WITHOUT_TICKS = (
 )
 FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
 DELETE_UNUSED_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
-# Walks back from the latest price, with one index probe for each returned price. Reading all ticks of a day
-# would touch a thousand times as many rows. `beyond` is the end of tomorrow, as in LATEST.
+# Selects the latest price of a symbol and then, step by step, the last price of each earlier period, with one
+# index probe for each price. Reading all ticks of a day would read a thousand times as many rows. `beyond` is
+# the end of tomorrow, as in LATEST.
 _WALK = """
     WITH RECURSIVE walk AS (
         SELECT s.symbol, t.timestamp, t.price, 1 AS place FROM {symbols} s

@@ -158,7 +158,7 @@ def search_users(database: Database, prefix: str, limit: int) -> tuple[StoredUse
 
 
 def list_users_by_email(database: Database, indexes: Sequence[str], limit: int) -> tuple[StoredUser, ...]:
-    """Return up to `limit` users whose e-mail address has one of these `indexes`, ordered by id."""
+    """Return up to `limit` users with one of these blind indexes (`email_index`), ordered by id."""
     return fetch_all(database, build_user, FIND_BY_EMAIL, (list(indexes), limit))
 
 

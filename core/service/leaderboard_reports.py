@@ -59,8 +59,8 @@ def _summary_key(category: str, day: date, bins: int, width: Decimal) -> str:
 
 
 _SUMMARY = Cached(LEADERBOARD, LeaderboardSummary, _summary_key, depends_on=list_version_keys)
-# A change of a score does not invalidate a cached period leaderboard: it expires, because adding up 30
-# sessions of 100,000 players takes seconds.
+# A change of a score does not invalidate a cached period leaderboard, because to compute it again takes
+# seconds for 30 sessions of 100,000 players. The cached value expires after 300 s.
 _PERIOD = Cached(
     LEADERBOARD,
     PeriodLeaderboard,

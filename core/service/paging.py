@@ -9,7 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Rows that a stream reads with one statement: a few megabytes at most, and the round trip is negligible.
+# Number of rows that a stream reads with one statement. They take a few megabytes at most, and reading them
+# takes much longer than the round trip.
 STREAM_ROWS = 2_000
 
 

@@ -29,8 +29,8 @@ ENDING_WITHIN: Final = timedelta(hours=24)
 """A quest that ends within this time is expiring, not stuck. A quest of one day is therefore never stuck."""
 
 
-# No write invalidates the cached values below: they expire, because most of their statements take a second
-# with millions of quests.
+# No write invalidates the cached values below, because most of their statements take a second with millions
+# of quests. The cached values expire.
 _OUTCOMES = Cached(
     QUESTS,
     tuple[QuestOutcome, ...],

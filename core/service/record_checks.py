@@ -275,7 +275,7 @@ def _round(amounts: Values) -> list[Decimal]:
 def _is_each_at_least(highs: Values, lows: Values) -> bool:
     """Say whether each value of `highs` is at least the value of `lows` in the same record.
 
-    True if all values of a column are None. Raises `TypeError` if only some are.
+    True if all values of a column are None. Raises `TypeError` if only some of them are None.
     """
     if set(map(type, highs)) == {_NOTHING} or set(map(type, lows)) == {_NOTHING}:
         return True

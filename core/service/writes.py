@@ -45,8 +45,8 @@ T = TypeVar("T")
 
 # Errors after which nothing was committed: the server has refused or cancelled the statement.
 OUTCOME_KNOWN = (DatabaseError, QueryTimeout)
-# Attempts of a write, the first one included. Two conflicts in a row are rare, and each deadlock makes the
-# caller wait for the server's deadlock_timeout (1 s by default).
+# Maximum number of attempts of a write, the first one included. Two conflicts in a row are rare, and each
+# deadlock makes the caller wait for the server's deadlock_timeout (1 s by default).
 CONFLICT_ATTEMPTS = 3
 _PACKAGE = __name__.rpartition(".")[0]
 
