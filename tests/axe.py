@@ -61,7 +61,7 @@ def fetch_axe(folder: Path) -> str:
 def find_violations(page: Page, script: str) -> list[Finding]:
     """Return the rules that a page violates in its current state.
 
-    The script is evaluated directly, because the Content Security Policy of the page would block it.
+    `page.evaluate` runs the script; the Content Security Policy would block it in a `<script>` element.
     """
     page.evaluate(script)
     result = page.evaluate(RUN, {"runOnly": STANDARDS, "resultTypes": ["violations"]})

@@ -122,7 +122,7 @@ def find_imbalances(metrics: Metrics) -> list[str]:
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[], Path]]:
-    """Yield a function that creates folders for servers; PostgreSQL's account cannot enter pytest's own."""
+    """Yield a function that creates folders for servers; PostgreSQL's account cannot enter `tmp_path`."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as root:
         numbers = itertools.count()
 

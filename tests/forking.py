@@ -1,4 +1,4 @@
-"""Forked child processes of the test process, as programs have that open the service before they fork."""
+"""Forks child processes of the test process, like a program that opens the service before it forks."""
 
 import json
 import multiprocessing

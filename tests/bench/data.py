@@ -105,7 +105,7 @@ class Choices:
         self._random = random.Random(seed)
         weights = (1 / number**ZIPF_EXPONENT for number in range(1, scale.keys + 1))
         self._cumulated = list(itertools.accumulate(weights))
-        # players from the whole table, and not only from its first pages; the hottest key first
+        # random players, so that the read rows are spread over the whole table; the first key is the hottest
         players = [player_id(n) for n in self._random.sample(range(1, scale.players + 1), scale.keys)]
         self._keys: list[UUID | int] = [
             HOT_LIMITS.get(number, player) for number, player in enumerate(players, start=1)

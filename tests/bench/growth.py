@@ -41,9 +41,9 @@ SIZES = (1_000, 10_000, 100_000)
 ROUNDS = 15
 FOREVER = 1e9
 DAY = date(2026, 3, 2)
-# Number of version keys on each of which one leaderboard depends.
+# Number of version keys that have one dependent leaderboard each.
 SINGLE_DEPENDENTS = 100
-# Number of version keys on each of which a hundred leaderboards depend. Portfolios depend on no version key.
+# Number of version keys that have a hundred dependent leaderboards each. Portfolios depend on no version key.
 SHARED_VERSION_KEYS = 5
 # Number of keys in one push.
 PUSHED = 1_000
@@ -70,7 +70,7 @@ def values_of(size: int) -> dict[str, tuple[str, ...]]:
 
 
 def open_near(size: int) -> NearCache:
-    """Return a full near cache, to which the portfolios were admitted last."""
+    """Return a full near cache: the leaderboards were admitted first, then the portfolios."""
     near = NearCache(ChangeLog(), max_entries=size, ttl_seconds=FOREVER)
     near.open()
     fill_near(near, values_of(size))

@@ -74,7 +74,7 @@ class _Versions:
 
 
 class _Outcome(NamedTuple):
-    """The seconds of all calls of one thread, the keys of its stale reads, and one item per read."""
+    """The results of a thread: the seconds of its calls, the keys of stale reads, and None per read."""
 
     seconds: list[float]
     stale: list[UUID | int]

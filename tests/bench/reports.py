@@ -27,7 +27,7 @@ ROUNDS = 3
 QUERY_TIMEOUT_MS = 300_000
 
 # `session_replication_role = replica` disables all triggers and the checks of foreign keys, which would take
-# most of the time. Quests are inserted with the default value, because triggers count them.
+# most of the time. It has its default value again when quests are inserted, because triggers must count them.
 FILL = (
     "SET work_mem = '512MB'; SET session_replication_role = replica; SELECT setseed(0.5)",
     # the ids ascend with `created_at`, like UUIDs of version 7
@@ -65,7 +65,7 @@ FILL = (
             CROSS JOIN LATERAL generate_series(1, trades)
        ORDER BY session_date""",
     "SET session_replication_role = DEFAULT",
-    # probability that a portfolio has a daily quest 10 %, a weekly quest 17 %, a milestone 2.5 %
+    # of all portfolios, 10 % have a daily quest, 17 % a weekly quest and 2.5 % a milestone
     """INSERT INTO quests (user_id, type, title, target_value, current_progress, status, reward_type,
                            reward_value, created_at, expires_at, completed_at)
        SELECT user_id, type, title, 10,

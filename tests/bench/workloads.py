@@ -116,7 +116,7 @@ def measure_one_score(stage: Stage) -> Mapping[str, float]:
 
 
 def measure_writers(stage: Stage) -> Mapping[str, float]:
-    """Measure eight threads that write scores on the small leaderboard, each of its own players."""
+    """Measure eight threads that write scores on the small leaderboard; each thread has its own players."""
     game, choices = _game_of(stage), stage.choices
     count = choices.scale.single_calls
     # no two threads have a player in common

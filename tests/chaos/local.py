@@ -80,7 +80,7 @@ class FaultInjector:
     def pause(self, name: str) -> Iterator[None]:
         """Pause a program and its descendants with SIGSTOP."""
         process = self._find(name)
-        # of the supervisor, pause only its own process: its descendants are the other programs
+        # pause only the supervisor's own process, because its descendants are the other programs
         with paused([process] if name == "supervisor" else list_tree(process)):
             yield
 

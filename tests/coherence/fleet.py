@@ -112,7 +112,7 @@ class Fleet:
         game: Game = self[0].call("create", f"g{uuid4().hex[:8]}", players)
         names = {f"username:{index}": 1 for index in range(players)}
         now = time.monotonic()
-        # taken now, because a scenario may kill the process that created the game
+        # take the events now, because a scenario may kill the process that created the game
         self._observed = [Write(OBSERVER, now, now, names, "acknowledged"), *self[0].call("take_events")]
         self._wait_until_near()
         return game

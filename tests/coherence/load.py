@@ -171,7 +171,7 @@ class Load:
         self._ledger.acknowledged[index] = version
 
     def _read(self, what: str, argument: int) -> list[str]:
-        """Read; return a text for each version that is older than acknowledged or was never begun."""
+        """Read; return a text for each version that is older than the acknowledged one or was never begun."""
         start = time.monotonic()
         due = self._ledger.acknowledged.tolist()
         seen, tier = self._read_with_tier(lambda: read_registers(self._service, self._game, what, argument))

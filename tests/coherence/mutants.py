@@ -97,7 +97,7 @@ def join_any_flight(service: EnhancedDatabaseService) -> None:
 
 
 def drop_outbox(service: EnhancedDatabaseService) -> None:
-    """Try a failed invalidation only once, instead of keeping it in the outbox."""
+    """Forget a failed invalidation after one more attempt, instead of keeping it in the outbox."""
     shared = _shared(service)
     outbox: Any = shared.guard.outbox
 

@@ -1,9 +1,9 @@
 """Interleavings that cause stale reads in a cache without safeguards; latches force each of them.
 
 Owns the steps. Each scenario controls three processes, whose history is then checked. Usually process 0
-writes, process 1 is held at a point, and process 2 reads afterwards. No step depends on chance or on time,
-except the wait for the bound of a near cache: each step waits until its messages have arrived or its thread
-has reached the point.
+writes, process 1 is held at a point, and process 2 reads afterwards. No step depends on chance: each step
+waits until its messages have arrived or its thread has reached the point. Only two scenarios wait for a time:
+for the bound of a near cache, and for the expiry of a fence.
 """
 
 import time
@@ -175,7 +175,7 @@ def write_while_cut_off(fleet: Fleet) -> None:
 
 
 def rename_players(fleet: Fleet) -> None:
-    """Two players are renamed whose leaderboard is cached with several limits."""
+    """Two players of a leaderboard are renamed; this leaderboard is cached with several limits."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
         fleet.read(1, game, "leaderboard", limit)
@@ -278,7 +278,7 @@ SCENARIOS: dict[str, Callable[[Fleet], None]] = {
     )
 }
 
-# mutant of every process -> scenarios in which it must cause a stale read
+# mutant -> scenarios in which a read must be stale if every process has this mutant
 REVEALED_BY: dict[str, tuple[str, ...]] = {
     "fill_without_lease": ("fill_late",),
     "invalidate_before_commit": ("fill_between_fence_and_commit", "fill_before_an_autocommit_statement"),

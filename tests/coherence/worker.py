@@ -200,7 +200,7 @@ class Worker:
         """Run a read; return its result and the tier that answered."""
         self._local.is_near = self._local.is_asked = False
         seen = read()
-        # a thread that joined another thread's read did not reach Redis; the near cache's bound holds for it
+        # a thread that joined another thread's read did not reach Redis; the bound for near reads applies
         is_near = self._local.is_near or not self._local.is_asked
         return seen, "near" if is_near else "shared"
 

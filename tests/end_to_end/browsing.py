@@ -64,7 +64,7 @@ def visit(page: Page, url: str) -> None:
 def wait_until_complete(page: Page) -> None:
     """Wait until Streamlit has run the page's script and drawn every element."""
     page.wait_for_selector(READY)
-    # not wait_for_function: the content security policy forbids JavaScript's eval, which it uses
+    # not wait_for_function: it uses JavaScript's eval, which the Content Security Policy forbids
     expect(page.locator(BUSY)).to_have_count(0, timeout=WAIT_MS)
 
 

@@ -56,7 +56,7 @@ def kill_process(service: str, number: int = 1) -> str:
 
 @contextmanager
 def run_checkout() -> Iterator[Checkout]:
-    """Yield a copy of the checkout for `MODE=docker`, and remove all that its stack created at the end."""
+    """Yield a copy of the checkout for `MODE=docker`; at the end, remove all that its stack has created."""
     if fault := find_engine_problem():
         pytest.skip(f"no container engine: {fault}")
     if missing := [image for image in IMAGES if not docker("image", "ls", "--quiet", image)]:
@@ -75,7 +75,10 @@ def run_checkout() -> Iterator[Checkout]:
 
 
 def assert_is_restricted(checkout: Checkout, service: str) -> None:
-    """Assert that a container is not root, read-only, bounded, on loopback only and shows no password."""
+    """Assert that a container runs read-only, with limits, without root, and only on loopback.
+
+    No password may be in its `docker inspect` document.
+    """
     found = inspect(service)
     host = found["HostConfig"]
     assert found["Config"]["User"].split(":")[0] in {str(APPLICATION_USER), "999", "65534"}, service

@@ -300,7 +300,7 @@ def running_postgres(folder: Path, port: int) -> Iterator[str]:
 
 
 def test_an_open_page_recovers_without_a_reload(page: Page, tmp_path: Path) -> None:
-    """While PostgreSQL is stopped, a page shows an error id of the log; later it shows the player."""
+    """Without PostgreSQL, a page shows an error id of the log; once PostgreSQL runs, it shows the player."""
     folder, port = tmp_path / "postgres", find_free_port()
     with running_postgres(folder, port) as url:
         Migrator(Settings(database_url=SecretStr(url))).up()

@@ -1,4 +1,4 @@
-"""`make up PROFILE=replica,pooler,scale,sentinel`: four profiles together; a container of each fails.
+"""`make up PROFILE=replica,pooler,scale,sentinel`: four profiles together; tests stop a container of each.
 
 The tests share one stack and run in any order: each test first runs `make up`, which is quick if the stack is
 already up.

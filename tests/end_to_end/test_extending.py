@@ -18,8 +18,8 @@ STEP = re.compile(
     r"""^```(?:python|text) (\S+)(?: (after|before|replace)=(["'])(.+?)\3)?\n(.*?)^```$""",
     re.DOTALL | re.MULTILINE,
 )
-# Reads a currency three times, after a change of it, and after its symbol was deleted; prints the values and
-# the number of loads of the first three reads.
+# Reads a currency three times, once more after a change, and once more after its symbol was deleted. Prints
+# the values, and the number of loads of the first three reads.
 CURRENCIES = """
 from core import open_service
 from core.queries import ticks

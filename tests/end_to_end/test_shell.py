@@ -144,7 +144,8 @@ def test_a_chosen_theme_is_kept(page: Page, dashboard: Dashboard) -> None:
     visit(page, f"{dashboard.url}/market?symbol=IBM")
     assert not is_dark(read_background())
     page.get_by_label("Theme").select_option("Dark")
-    # the reloaded page sets this attribute; a wait for navigation would end at a change of the address
+    # the reloaded page sets this attribute; a wait for a navigation could end before the reload, because a
+    # change of the address also counts as a navigation
     expect(page.locator("html")).to_have_attribute("data-echo-theme", "dark")
     expect(page.get_by_text("IBM at ")).to_be_visible(timeout=WAIT_MS)
     assert is_dark(read_background())
@@ -246,7 +247,7 @@ def test_print_shows_every_column(page: Page, dashboard: Dashboard) -> None:
 
 
 def test_print_does_not_enlarge_charts(page: Page, dashboard: Dashboard) -> None:
-    """A printed chart is at most 5 % larger than on the screen, and at least 60 % as wide."""
+    """A printed chart has 60 % to 105 % of its width on the screen, and at most 105 % of its height."""
     visit(page, f"{dashboard.url}/leaderboards")
     chart = page.locator("[data-testid=stVegaLiteChart] svg").first
     chart.wait_for(state="attached")
@@ -280,7 +281,7 @@ def test_no_text_of_a_metric_card_is_cut(
 
 
 def test_wrapped_options_have_complete_borders(browser: Browser, dashboard: Dashboard) -> None:
-    """Every option has a right border, also a line's last option before a chosen one on the next line."""
+    """Every option has a visible right border, even if the chosen option follows on the next line."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()

@@ -364,7 +364,7 @@ with open_service(role=sys.argv[1]) as service:
 
 
 def test_the_pool_drill_ignores_errors_of_other_programs(checkout: Checkout) -> None:
-    """`make chaos-pool` sees pool timeouts grow during the drill only, even if other programs get errors."""
+    """Errors of other programs do not affect `make chaos-pool`: timeouts grow only during its fault."""
     checkout.up()
     with contextlib.ExitStack() as stack:
         for role in ("job", "my-api"):

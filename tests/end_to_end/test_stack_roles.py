@@ -85,7 +85,7 @@ def test_each_program_has_its_role(checkout: Checkout) -> None:
 
 
 def test_faults_cause_no_lost_write_and_no_stale_read(checkout: Checkout) -> None:
-    """Two faults of `make chaos-all` lose no write and cause no stale read in the application role."""
+    """With the application role, two faults of `make chaos-all` cause no lost write and no stale read."""
     checkout.up()
     faults = ("everything paused", "postgres killed")
     result = checkout.python("-m", "tests.chaos.local", *(f"--only={fault}" for fault in faults))

@@ -122,7 +122,7 @@ class FaultProbe:
         # check before the next write, because its invalidation would hide a stale value
         row = self.read_row()
         assert row in {self.acknowledged, *self.unanswered}, f"{row}: an acknowledged write is lost"
-        # the time includes the checks: recovery goes on during them, so it would be too short without them
+        # the services still recover during the checks, so the measured time must include the checks
         started = time.monotonic()
         wait_until(self._reads_match_row, "both services read the row")
         if not is_fenced:

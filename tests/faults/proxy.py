@@ -26,9 +26,9 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._is_refusing = False
-        # maps data from a client to the data for the server and the data to send back at once
+        # gets data from a client; returns the data for the server and the data to send back to the client
         self.script: Callable[[bytes], tuple[bytes, bytes]] | None = None
-        # called with a client's data after it was forwarded
+        # called with a client's data after it was forwarded, or after `script` has held it back
         self.after_sent: Callable[[bytes], None] | None = None
         self._threads: list[threading.Thread] = []
         self._accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
