@@ -39,7 +39,7 @@ def _recount(ticks: pd.DataFrame) -> pd.DataFrame:
 
 
 def deviate(closes: list[float]) -> float | None:
-    """Return the annualised volatility in percent: of the last 20 daily log returns; None with fewer."""
+    """Return the annualised volatility of the last 20 daily log returns in percent; None with fewer."""
     returns = np.diff(np.log(closes[-21:]))
     return None if len(returns) < 20 else float(np.std(returns, ddof=1) * np.sqrt(252) * 100)
 

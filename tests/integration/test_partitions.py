@@ -96,7 +96,7 @@ def test_latest_ticks_are_found_in_every_month(service: EnhancedDatabaseService,
 
 
 def test_maintenance_creates_months_once(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Migrations create partitions for two months ahead; maintenance creates further months once."""
+    """Migrations create partitions for two months ahead; maintenance adds months, a second run adds none."""
     assert service.maintain_partitions() == PartitionReport((), (), 0)
     assert service.maintain_partitions(months_ahead=4).created == (partition_name(3), partition_name(4))
     assert service.maintain_partitions(months_ahead=4) == PartitionReport((), (), 0)
@@ -106,7 +106,7 @@ def test_maintenance_creates_months_once(service: EnhancedDatabaseService, execu
 def test_ticks_move_from_the_default_to_their_partition(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Maintenance moves ticks from the default partition to the months that it creates, and no others."""
+    """Maintenance moves ticks of the created months out of the default partition; other ticks stay there."""
     times = [month(3), month(4) - timedelta(microseconds=1), month(4), month(9)]
     service._clock = lambda: month(9)
     load(service, *times)
@@ -140,7 +140,7 @@ def test_old_partitions_are_dropped(service: EnhancedDatabaseService, execute: E
 
 
 def test_a_partition_with_recent_ticks_is_kept(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Maintenance keeps a partition whose end is more recent than `keep`."""
+    """Maintenance keeps a partition that ended less than `keep` ago, or ends in the future."""
     load(service, NOW)
     assert service.maintain_partitions(keep=timedelta(days=1)).dropped == ()
     assert execute("SELECT count(*) FROM ticks") == [(1,)]
@@ -179,7 +179,7 @@ def test_concurrent_maintenance_creates_partitions_once(service: EnhancedDatabas
 def test_invalid_arguments_drop_no_partition(
     service: EnhancedDatabaseService, execute: Execute, arguments: dict[str, object], message: str
 ) -> None:
-    """An invalid argument, such as a number as `keep`, raises InvalidInput and drops no partition."""
+    """An invalid argument, such as the number 30 for `keep`, raises InvalidInput and drops no partition."""
     before = execute(PARTITIONS)
     with pytest.raises(InvalidInput, match=message):
         service.maintain_partitions(**arguments)  # type: ignore[arg-type]  # wrong on purpose

@@ -150,7 +150,7 @@ def test_a_position_is_valued_at_the_last_price_of_its_day(
     write_session(
         game, alice, DAY, "25.00",
         trades=(("AAPL", "BUY", "10", "100"),), positions=(("AAPL", "10", "100"),),
-    )  # fmt: skip  # one argument a line would hide the session
+    )  # fmt: skip  # keep the session on a few lines
     write_prices(game, DAY, 10, AAPL="90")
     write_prices(game, DAY, 20, AAPL="102.5")
     write_prices(game, NEXT, 1, AAPL="999")
@@ -172,7 +172,7 @@ def test_a_sale_in_the_session_of_the_purchase_is_realised(
             ("FB", "BUY", "4", "50"), ("FB", "SELL", "1", "60"),
         ),
         positions=(("FB", "3", "50"),),
-    )  # fmt: skip  # one argument a line would hide the session
+    )  # fmt: skip  # keep the session on a few lines
     write_prices(game, DAY, 20, AAPL="1", FB="53.33")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     apple, facebook = gains.symbols
@@ -200,12 +200,12 @@ def test_a_position_without_trades_has_a_gain(game: EnhancedDatabaseService, ali
 
 
 def test_a_symbol_without_a_price_is_unexplained(game: EnhancedDatabaseService, alice: User) -> None:
-    """A symbol without a price of its day has a gain of 0: prices of the days around it are not used."""
+    """A symbol without a price on the session's day has a gain of 0; prices of other days are not used."""
     write_session(
         game, alice, DAY, "-12",
         trades=(("AAPL", "BUY", "1", "100"), ("FB", "BUY", "1", "20")),
         positions=(("AAPL", "1", "100"), ("FB", "1", "20")),
-    )  # fmt: skip  # one argument a line would hide the session
+    )  # fmt: skip  # keep the session on a few lines
     write_prices(game, DAY - timedelta(days=1), 23, AAPL="50")
     write_prices(game, DAY, 20, FB="18")
     write_prices(game, NEXT, 0, AAPL="70")
@@ -224,7 +224,7 @@ def test_a_portfolio_without_trades_is_unexplained(game: EnhancedDatabaseService
 
 
 def test_a_player_without_sessions_has_zeros(game: EnhancedDatabaseService, alice: User) -> None:
-    """A player without sessions has zero sessions, no change and no symbols, for any two dates."""
+    """A player without sessions has zero sessions, no change and no symbols, also for extreme dates."""
     for first, last in ((DAY, NEXT), (date.min, date.max), (date.max, date.max)):
         assert game.get_player_gains(alice.id, first, last) == PlayerGains(0, Decimal(0), ())
 
@@ -235,7 +235,7 @@ def test_the_open_session_follows_its_newest_price(game: EnhancedDatabaseService
         write_session(
             game, alice, day, "10",
             trades=(("AAPL", "BUY", "1", "100"),), positions=(("AAPL", "1", "100"),),
-        )  # fmt: skip  # one argument a line would hide the session
+        )  # fmt: skip  # keep the session on a few lines
         write_prices(game, day, 1, AAPL="110")
     assert find_gain(game.get_player_gains(alice.id, DAY, OPEN), "AAPL").unrealised == 20
     write_prices(game, OPEN, 2, AAPL="95")
@@ -252,7 +252,7 @@ def test_other_players_and_sessions_are_left_out(
         write_session(
             game, user, day, "1",
             trades=(("AAPL", "BUY", "1", "100"),), positions=(("AAPL", "1", "100"),),
-        )  # fmt: skip  # one argument a line would hide the session
+        )  # fmt: skip  # keep the session on a few lines
         write_prices(game, day, 1, AAPL="101")
     gains = game.get_player_gains(alice.id, DAY, DAY)
     assert (gains.sessions, find_gain(gains, "AAPL").trades) == (1, 1)
@@ -273,7 +273,7 @@ def test_gains_of_single_days_add_up(game: EnhancedDatabaseService, alice: User)
 
 
 def write_random_sessions(service: EnhancedDatabaseService, user: User, random: Random) -> None:
-    """Write thirteen days at random: sessions or prices are missing, trades do not match positions."""
+    """Write thirteen random days: some sessions or prices are missing, and some trades match no position."""
     for age in range(12, -1, -1):
         day = OPEN - timedelta(days=age)
         for hour in (1, 13, 22):
@@ -341,7 +341,7 @@ def test_complete_rows_explain_every_change(
 
 
 def test_gains_read_one_tick_a_session_and_symbol(execute: Execute) -> None:
-    """The query reads rows of one of 40 players, and one tick per session and symbol of 24."""
+    """The query reads only rows of one of 40 players, and one of the 24 ticks of each session and symbol."""
     execute(
         """
         INSERT INTO users (username) SELECT 'player' || n FROM generate_series(1, 40) n;

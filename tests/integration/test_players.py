@@ -147,7 +147,7 @@ def test_windows_count_played_joined_and_returned(service: EnhancedDatabaseServi
 
 
 def test_a_streak_counts_consecutive_sessions(service: EnhancedDatabaseService, recount: Recount) -> None:
-    """Days without a session and an unplayed session of today do not end a streak. It is counted up to 30."""
+    """A streak ends with a missed session before today's. Streaks over 30 are counted as 30."""
     streaks = Counter(min(recount.streak(user), 30) for user in recount.users)
     wanted = tuple(Streak(length, streaks[length]) for length in sorted(streaks) if length)
     assert service.get_player_report().streaks == wanted
@@ -156,7 +156,7 @@ def test_a_streak_counts_consecutive_sessions(service: EnhancedDatabaseService, 
 def test_cohorts_are_players_who_joined_in_one_week(
     service: EnhancedDatabaseService, recount: Recount
 ) -> None:
-    """A cohort has the number of its players who played in each week; None for a week without sessions."""
+    """A cohort has, for each week, the number of its players who played; None for a week without sessions."""
     for weeks in (1, 6, 13):
         assert service.get_player_report(weeks=weeks).cohorts == count_cohorts(recount, weeks)
 
@@ -270,7 +270,7 @@ FILTERS: tuple[dict[str, Any], ...] = (
 
 
 def test_filters_apply_to_silent_players(service: EnhancedDatabaseService, recount: Recount) -> None:
-    """The list is filtered by number of sessions, week of joining and username prefix in any case."""
+    """The list can be filtered by sessions, week of joining and username prefix; the prefix ignores case."""
     everyone = list(service.stream_silent_players(days=2))
     for filters in FILTERS:
         week = filters.get("joined")
@@ -301,7 +301,7 @@ def test_stored_and_computed_ranks_are_equal(service: EnhancedDatabaseService, e
 def test_players_with_equal_times_are_paged_without_loss(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Pages return every player once although last_active is equal, as after a replay, or NULL."""
+    """Pages return every player once, although seven have the same last_active and seven have none."""
     service._clock = lambda: NOW
     for moment in (NOW - 40 * DAY, None):
         for number in range(7):

@@ -88,7 +88,7 @@ def test_figures_equal_a_recount(service: EnhancedDatabaseService, execute: Exec
 def test_the_page_counts_the_lost_players(
     service: EnhancedDatabaseService, execute: Execute, name: str, lost_today: int
 ) -> None:
-    """The page counts all lost players, and those lost in the last and previous 7 finished days and today."""
+    """The page counts players lost in total, today, in the last 7 finished days, and in the 7 days before."""
     now = prepare_pages(service, name)
     if lost_today:
         execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (now - 30 * DAY,))
@@ -113,7 +113,7 @@ def test_the_page_counts_the_lost_players(
 def test_players_who_joined_before_the_cohorts_are_counted(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """The page counts players who joined before the 13 weeks of the retention, and can list them by week."""
+    """The page counts players who joined before the 13 cohort weeks; the list can show one of those weeks."""
     now = prepare_pages(service, name)
     monday = now.date() - timedelta(days=now.weekday())
     players = len(Recount(execute, now.date()).users)
@@ -165,7 +165,7 @@ def test_today_is_shown_when_the_report_times_out(
 
 
 def test_the_url_filters_the_list(service: EnhancedDatabaseService) -> None:
-    """Parameters of the URL filter the list by days, sessions and name; an unknown value is named."""
+    """The URL filters the list by days, sessions and name; a message names a value without a match."""
     prepare_pages(service, "players come and go")
     page = open_page(PAGE, silent="7", played="5", name="C")
     assert list(page.dataframe[-1].value["player"]) == ["portfolios?player=charlie"]

@@ -182,7 +182,7 @@ def test_a_quest_that_ends_on_monday_counts_for_the_week_before(
 def test_times_to_complete_are_medians(
     filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """Times to complete are medians of all quests and of each title; quests without a time are left out."""
+    """The medians are those of all quests and of each title; quests without completed_at are left out."""
     titles: dict[tuple[str, str], list[float]] = defaultdict(list)
     for quest in read_rows(execute, "quests"):
         done = quest["completed_at"]
@@ -207,7 +207,7 @@ def test_times_to_complete_are_medians(
 def test_returns_compare_sessions_of_the_same_days(
     filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """Sessions with and without a quest are compared by whether the player comes back within 7 days."""
+    """The report counts after how many sessions, with and without a quest, the player returned in 7 days."""
     played = {(row["user_id"], row["session_date"]) for row in read_rows(execute, "portfolios")}
     quests = read_rows(execute, "quests")
     last = min(until or TODAY, TODAY - timedelta(days=8))
@@ -246,7 +246,7 @@ def test_returns_compare_sessions_of_the_same_days(
 
 
 def test_stuck_quests_have_a_reason(filled_service: EnhancedDatabaseService, execute: Execute) -> None:
-    """A quest is stuck after half of its time without progress, with slow progress, or without its player."""
+    """A quest past half of its time is stuck if its progress is zero or slow, or its player stays away."""
     users = {row["id"]: row for row in read_rows(execute, "users")}
     seen_day = TODAY - timedelta(days=6)
     recent = {row["user_id"] for row in read_rows(execute, "portfolios") if row["session_date"] >= seen_day}
@@ -307,9 +307,9 @@ def test_a_quest_is_stuck_after_half_of_its_time(
     progress: int,
     reasons: tuple[bool, bool] | None,
 ) -> None:
-    """Alice's quest is stuck without progress or with slow progress, unless it expires within a day.
+    """Alice's quest with no or slow progress is stuck after half of its time, unless it expires in a day.
 
-    Bob was never seen. So his quest is stuck after half of its time, whatever its progress is.
+    Bob was never seen, so the same is true for his quest with any progress.
     """
     service._clock = lambda: NOW
     alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
@@ -336,7 +336,7 @@ def test_stuck_quests_are_counted_by_type(filled_service: EnhancedDatabaseServic
 
 
 def test_a_sample_limits_the_compared_players(service: EnhancedDatabaseService) -> None:
-    """A sample of 4 of 12 players has fewer sessions than all players; a sample of 12 has all of them."""
+    """A sample of 4 of the 12 players has fewer sessions; a sample of all 12 gives the full result."""
     service._clock = lambda: NOW
     write_scenario(service, "players come and go", NOW)
     everybody, some = service.get_quest_returns(), service.get_quest_returns(players=4)

@@ -66,7 +66,7 @@ def count_reads_on(service: EnhancedDatabaseService, server: str) -> int:
 
 
 def wait_until_lsn_is_known(service: EnhancedDatabaseService, user_id: str) -> None:
-    """Wait until a missing value of the user is loaded from the replica, so its LSN is known."""
+    """Read the user uncached until a read runs on the replica: then the LSN of the last write is known."""
 
     def is_read_on_replica() -> bool:
         before = count_reads(service).get(ON_REPLICA, 0)
@@ -97,7 +97,7 @@ def test_a_missing_value_is_loaded_once(service: EnhancedDatabaseService) -> Non
 def test_the_cache_is_not_filled_from_an_old_replica(
     service: EnhancedDatabaseService, settings: Settings, pair: ReplicaPair
 ) -> None:
-    """While replay is paused, another process loads each new value, never the older one of the replica."""
+    """While replay is paused, another process reads each new value, never the replica's older value."""
     user_id = add_user(service)
     wait_until_lsn_is_known(service, user_id)
     with open_service(settings) as other, pair.paused():

@@ -43,7 +43,7 @@ class LoggedServer(NamedTuple):
 
     @property
     def has_admin_options(self) -> bool:
-        """Return whether CREATEROLE alone does not permit changing roles that others created."""
+        """Return whether a role with CREATEROLE needs ADMIN OPTION to change roles that others created."""
         with connected(self.postgres.url()) as execute:
             [(version,)] = execute("SELECT current_setting('server_version_num')::int")
         return bool(version >= 160_000)
@@ -246,7 +246,7 @@ def test_concurrent_set_ups_succeed(clean_server: LoggedServer) -> None:
 def test_a_changed_password_is_read_from_its_file(
     clean_server: LoggedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a change of the password, open connections continue and new ones read it from its file."""
+    """After a password change open connections continue; new ones read the new password from its file."""
     url = make_database(clean_server)
     give_to_roles(url)
     file = tmp_path / "app.password"

@@ -42,7 +42,7 @@ SPECIAL_TEXTS = (
     "é💥", "a\nb", "a\r\nb", "a\tb", "\\", "\\N", "\\.", "\\n", '"', '""', "'", "{}", "{a,b}", "NULL", "null",
     ",", "%s", "%(a)s", "\x7f", "\x1b[31m", "\u2028", "\u202e", "\u200b", "\ufeff", "\U0010ffff", " ", "=1+1",
     "<b>",
-)  # fmt: skip  # one text a line would make a long list
+)  # fmt: skip  # keep several texts on a line
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
 
 
@@ -142,7 +142,7 @@ def open_uncached_service(url: str) -> Iterator[EnhancedDatabaseService]:
 def loader(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, template_database: str
 ) -> Iterator[tuple[EnhancedDatabaseService, Execute]]:
-    """Yield a service that may create temporary tables, then one that may not, and direct SQL access."""
+    """Yield a service with or without the permission to create temporary tables, and direct SQL access."""
     with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
         if request.param == "staged":
             with open_uncached_service(url) as service:
@@ -220,7 +220,7 @@ QUEST_FIELDS = {field: values for field, values in FIELD_VALUES["load_quests"].i
 
 
 def create_user(service: EnhancedDatabaseService, _: UUID, row: dict[str, Any]) -> User:
-    """Create a user and before that delete the user of the same name, if an earlier example created one."""
+    """Create a user; first delete a user of the same name, which an earlier example may have created."""
     with suppress(UserNotFound):
         service.delete_user(service.get_user_by_username(row["username"]).id)
     return service.create_user(**row)

@@ -257,7 +257,7 @@ def test_a_repeated_seed_changes_nothing(
 def test_a_repeated_seed_keeps_completed_quests(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """A second seed leaves a milestone completed that was completed after the first seed."""
+    """A milestone that was completed after the first seed is still completed after a second seed."""
     import_and_seed(service, tmp_path)
     for user_id in player_ids(range(PLAYERS)):
         (milestone,) = service.get_user_active_quests(user_id)

@@ -37,7 +37,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture
 def run(service: EnhancedDatabaseService, environment: dict[str, str], tmp_path: Path) -> Run:
-    """Return a function that runs the command without a terminal; a week of prices is imported."""
+    """Import a week of prices; return a function that runs the command without a terminal."""
     import_days(service, tmp_path, "2013-02-18")
     return lambda *arguments: CliRunner().invoke(main, ["seed", *arguments], env=environment)
 
@@ -56,7 +56,7 @@ def create_live_portfolio(service: EnhancedDatabaseService) -> Portfolio:
 def test_a_seed_beside_real_players_needs_consent(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """If real players exist, the command names them, exits with 1 and changes nothing, until --replace."""
+    """If real players exist, the command names them, changes nothing and exits with 1; --replace seeds."""
     for name in ("alice", "bob", "charlie", "dora"):
         service.create_user(username=name)
     before = read_all(execute)

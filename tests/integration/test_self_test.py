@@ -103,7 +103,7 @@ def test_the_lock_is_that_of_the_triggers() -> None:
 def test_the_cleanup_waits_for_other_writers(
     service: EnhancedDatabaseService, execute: Execute, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a writer holds the counter locks, the cleanup retries and at last fails; later it succeeds."""
+    """While a writer holds the counter locks, cleanup retries, then fails; after the release it succeeds."""
     writer = psycopg2.connect(database_url)
     with writer.cursor() as cursor:
         for slot in range(64):
@@ -202,7 +202,7 @@ def test_an_interrupted_run_leaves_no_row(
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(service, name, interrupt)
-            # `transaction` raises nothing: its block ends with an error of its own before the interruption
+            # not raised in `transaction`, because the self-test's block raises its own error for the rollback
             with suppress(KeyboardInterrupt):
                 run_self_test(service, report=lambda _: None)
         assert read_tables(execute) == before, name

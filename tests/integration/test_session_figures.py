@@ -49,7 +49,7 @@ def today() -> date:
 
 
 def write_current_scenario(service: EnhancedDatabaseService, execute: Execute, name: str) -> Rows:
-    """Write a scenario, complete about half of its completed quests at a known time, and return all rows."""
+    """Write a scenario, set completion times in about half of the completed quests, and return all rows."""
     write_scenario(service, name, datetime.now(UTC))
     execute(
         "UPDATE quests SET completed_at = NULL WHERE status = 'COMPLETED';"
@@ -311,7 +311,7 @@ def test_equal_returns_are_ranked_by_value(service: EnhancedDatabaseService) -> 
     assert "bob and 1 more" in [metric.delta for metric in page.metric]
     leaders = [line for line in read_text(open_page(OVERVIEW)).splitlines() if "+1.00%" in line]
     assert [line.split(".")[0] for line in leaders] == ["1", "1", "3", "4"]
-    # a return that does not follow from the value: now the page ranks by return
+    # dave's return no longer follows from his value, so the page ranks by return
     service.update_leaderboard_entry(ids["dave"], "daily_returns", Decimal(9), day)
     runtime.get_cache().clear()
     found = data.load_page(service, Selection(KNOWN_CATEGORIES[0], day, 1, None, 25, "rank", ""), 1)

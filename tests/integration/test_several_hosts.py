@@ -92,7 +92,7 @@ def site(
 
 @pytest.mark.slow
 def test_visitors_of_a_killed_host_reconnect(site: Site) -> None:
-    """Three of six visitors lose their host, reconnect to the other host, and no later request fails."""
+    """Three of six visitors lose their host and reconnect to the other host; new requests succeed."""
 
     async def visit() -> None:
         async with AsyncExitStack() as stack:

@@ -53,7 +53,7 @@ def test_a_sign_out_is_found_among_many_events(service: EnhancedDatabaseService)
 
 
 def test_a_sign_in_without_a_time_never_ends() -> None:
-    """A sign-in without a time never ends: the user's next sign-in would be equal to it and be refused."""
+    """A sign-in without a time never ends: otherwise the user's next one without a time would be refused."""
     sign_outs = SignOuts()
     unknown = datetime.fromtimestamp(0, UTC)
     sign_outs.end(ALICE, unknown)
@@ -66,7 +66,7 @@ def test_a_sign_in_without_a_time_never_ends() -> None:
 def test_a_detail_without_a_time_ends_no_sign_in(
     service: EnhancedDatabaseService, detail: str | None
 ) -> None:
-    """A sign-out event without a valid time in its detail, as of earlier releases, ends no sign-in."""
+    """A sign-out event without a valid time in its detail, as earlier releases wrote it, ends no sign-in."""
     service.record_audit_event(actor=ALICE, action="sign_out", target="dashboard", detail=detail)
     sign_outs = SignOuts()
     sign_outs.refresh(service)

@@ -183,7 +183,7 @@ def test_live_ticks_have_change_and_volatility(
         found = statistics[tick.symbol]
         assert (found.price, found.timestamp, found.change_24h) == (
             tick.price, tick.timestamp, tick.change_24h,
-        )  # fmt: skip  # one value a line would make the comparison long
+        )  # fmt: skip  # keep the values on one line
         assert found.change_percent_24h == tick.change_percent_24h
         assert found.volatility == pytest.approx(tick.volatility, abs=Decimal("0.0001"))
 

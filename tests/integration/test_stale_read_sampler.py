@@ -132,7 +132,7 @@ class ConstantCache:
 def test_a_restored_value_is_not_stale(
     service: EnhancedDatabaseService, values_read: tuple[int, ...], *, is_stale: bool
 ) -> None:
-    """A cached 1 is stale only if two reads return 2: the row may change to 2 and back between them."""
+    """A cached 1 is stale if two reads return 2, but not if the second returns 1: the row changed back."""
     loads = iter(values_read)
     read = Read(Cached(USER, int, str), lambda keys: {keys[0]: next(loads)}, ())
     sampler = counters.StaleReadSampler(

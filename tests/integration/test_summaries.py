@@ -175,7 +175,7 @@ def test_summaries_of_an_empty_database_are_empty(service: EnhancedDatabaseServi
 def test_active_players_are_counted_by_last_active(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """A player whose last_active equals the time counts; one without last_active does not."""
+    """A player whose last_active equals `since` is counted; a player without last_active is not."""
     execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (NOON,))
     assert service.count_active_players(NOON) == 1
     assert service.count_active_players(NOON + timedelta(seconds=1)) == 0
@@ -243,7 +243,7 @@ def quests(service: EnhancedDatabaseService, alice: User, bob: User, execute: Ex
 
 @pytest.mark.usefixtures("quests")
 def test_quests_are_counted_by_progress(service: EnhancedDatabaseService) -> None:
-    """A quest counts as given, started, halfway and completed; rewards of completed quests are earned."""
+    """Totals count the given, started, half done and completed quests, and the rewards that were earned."""
     daily, milestone = service.get_quest_totals()
     assert (daily.type, daily.reward_type) == ("DAILY", "COINS")
     assert (daily.given, daily.started, daily.halfway, daily.completed) == (4, 3, 2, 1)

@@ -99,7 +99,7 @@ def test_quests_of_a_player_read_only_their_rows(filled: Execute) -> None:
 
 
 def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
-    """Quests that end later or have ended are not read."""
+    """The query reads no quest that has ended, and none that ends after the requested time."""
     now = datetime.now(UTC)
     parameters = {
         "now": now - timedelta(hours=1),
@@ -111,7 +111,7 @@ def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
 
 
 def test_statistics_read_one_tick_a_day(filled: Execute) -> None:
-    """Statistics read, for each symbol, one tick of each of four days and one of 24 hours before."""
+    """Statistics read at most five ticks a symbol: one for each of four days, and one of 24 hours before."""
     parameters = {**ticks.STATISTICS_WALK, "beyond": ticks.month_after(datetime.now(UTC))}
     assert count_rows_read(filled, ticks.STATISTICS, parameters, "ticks") <= 5 * (4 + 1)
 
@@ -169,7 +169,7 @@ def build_silent_parameters() -> dict[str, Any]:
 
 @pytest.mark.parametrize("order", players.ORDERS)
 def test_a_page_of_silent_players_reads_few_rows(filled: Execute, order: str) -> None:
-    """A page of 50 silent players reads 51 users; in order of username it also reads users seen since."""
+    """A page of 50 silent players reads 51 users; by username, it also reads users seen in two days."""
     seen = 2 * 24 * 60 if order == "username" else 0
     assert count_rows_read(filled, players.SILENT[order], build_silent_parameters(), "users") <= 51 + seen
 

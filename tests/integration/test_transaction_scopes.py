@@ -58,7 +58,7 @@ def names(execute: Execute) -> Callable[[], list[str]]:
 
 
 def wait_until_idle(service: EnhancedDatabaseService, execute: Execute) -> bool:
-    """Return whether every transaction ends within seconds, without another checkout."""
+    """Return whether every transaction ends within seconds although no call checks out a connection."""
     deadline = time.monotonic() + stretch(5)
     while execute(IN_TRANSACTION) != [(0,)] or service.pool_stats().pool_in_use:
         if time.monotonic() > deadline:

@@ -127,7 +127,7 @@ def test_update_changes_only_the_given_columns(service: EnhancedDatabaseService,
 def test_update_refuses_other_columns(
     service: EnhancedDatabaseService, alice: User, changes: dict[str, Any]
 ) -> None:
-    """An update without a column, of the id or of an unknown column raises an error and changes nothing."""
+    """An update that names no column, the id or an unknown column raises an error and changes nothing."""
     with pytest.raises(InvalidInput, match="cannot change"):
         service.update_user_profile(alice.id, **changes)
     assert service.get_user_by_id(alice.id) == alice

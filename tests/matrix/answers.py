@@ -32,7 +32,7 @@ from core.records import (
 NOW = datetime(2026, 3, 11, 0, 30, tzinfo=UTC)
 DAYS = tuple(date(2026, 3, day) for day in (9, 10, 11))
 LEADERBOARD = "daily_returns"
-# The results of searches for these texts depend on the upper and lower case letters of the database's locale.
+# The locale decides which letters of these texts are upper and lower case, so searches for them can differ.
 FOLDED = ("οδ", "σί", "ΟΔ", "ος", "i", "İ", "ÄRGER")
 NAMES = ("alice", "Bob", "b_b%b", "ΟΔΟΣ", "ΣΊΣΥΦΟΣ", "İstanbul", "Ärger", "zoë", "O'Brien\\", "10-4")
 TRICKY = "\\'; -- \\\\'' \\n E'x' %s %% _"
@@ -280,7 +280,7 @@ def _play_quests(service: EnhancedDatabaseService, recorder: Recorder, ids: dict
             NOW - timedelta(days=2), NOW - timedelta(minutes=1),
         )
         for n in range(1, 30)
-    ]  # fmt: skip  # one argument a line would make the record harder to read
+    ]  # fmt: skip  # keep the fields on two lines
     recorder.record("load_quests", lambda: service.load_quests(bulk))
     recorder.record("quests", lambda: service.list_quests(limit=3))
     recorder.record("all quests", lambda: sum(1 for _ in service.stream_quests()))

@@ -88,7 +88,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         (data / name).write_bytes(content)
         set_owner(user, data / name, mode=0o600)
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "ssl": "on", **FAST}
-    settings["shared_preload_libraries"] = "pg_stat_statements"  # in Debian's package of the server
+    settings["shared_preload_libraries"] = "pg_stat_statements"  # part of Debian's server package
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def answers(port: int) -> bool:
@@ -174,7 +174,7 @@ def prepare_pgbouncer(
             psycopg2.connect(
                 host=LOOPBACK, port=port, dbname="postgres", user=server_user, password=server_password,
                 connect_timeout=2, options="",
-            ).close()  # fmt: skip  # one call
+            ).close()  # fmt: skip  # keep the arguments on two lines
         except psycopg2.OperationalError:
             return False
         return True

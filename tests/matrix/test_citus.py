@@ -36,7 +36,7 @@ from tests.matrix.citus_cluster import created_citus_database, require_citus
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
 LEADERBOARD = "daily_returns"
-# Queries of `HOT` that need rows of several shards: they name no player, session or symbol, or several.
+# Queries of `HOT` that need rows of several shards, because they name no single player, session or symbol.
 ON_ALL_SHARDS = {
     "batch update",
     "scores of players",
@@ -80,7 +80,7 @@ REFUSED: dict[str, Callable[[EnhancedDatabaseService], object]] = {
 OTHER_RESULTS = {
     "leaderboard: sessions", "gains", "player report", "silent", "all silent", "returns", "times", "effect",
     "audited profile", "audit changes", "all audit changes", "sealed",
-}  # fmt: skip  # one name a line would be as long as the test
+}  # fmt: skip  # keep several names on a line
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +362,7 @@ def test_replicas_are_refused(citus_settings: Settings) -> None:
 
 
 def test_migrations_check_the_topology(citus_settings: Settings, empty_database_url: str) -> None:
-    """Distributed tables cannot be migrated as plain tables or reverted; Citus needs its extension."""
+    """Distributed tables are neither migrated as plain tables nor reverted; Citus needs its extension."""
     plain = citus_settings.model_copy(update={"database_topology": "plain"})
     for migrate in (Migrator(plain).up, Migrator(citus_settings).down):
         with pytest.raises(MigrationFailed, match="DATABASE_TOPOLOGY=citus"):

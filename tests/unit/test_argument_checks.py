@@ -53,7 +53,7 @@ def test_refuses_an_invalid_symbol(value: Any) -> None:
         "A", "AAPL", "7203.T", "0700.HK", "600519.SH", "BRK_A", "BRK/B", "^GSPC", "CAD=X", "BTC/USDT",
         "NYSE:LMT", "M&M", ".DJI", "$SPX", "ES1!", "@ES#", "BTC-USD", "A" * 32,
     ],
-)  # fmt: skip  # one symbol a line would hide that they are a list
+)  # fmt: skip  # keep several symbols on a line
 def test_accepts_common_symbols(value: str) -> None:
     """Symbols with exchange suffixes, share classes, indices, currency pairs and futures are accepted."""
     assert argument_checks.check_symbol(value) == value

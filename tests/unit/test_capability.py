@@ -24,7 +24,7 @@ HEALTHY_REPLIES: dict[str, Any] = {
 
 
 def judge_with(**changed: Any) -> ErrorReply | None:
-    """Judge the replies of a healthy server, of which the replies in `changed` replace some."""
+    """Judge the replies of a healthy server; the replies in `changed` replace some of them."""
     return evaluate(STEPS, [{**HEALTHY_REPLIES, **changed}[step.name] for step in STEPS])
 
 

@@ -12,7 +12,7 @@ SLOTS = 16_384
 TAG = "{echo}:"
 
 
-# The other nodes mark a node that does not answer as failed after this time.
+# If a node does not answer for this time, the other nodes mark it as failed.
 NODE_TIMEOUT_MILLISECONDS = 1_000
 
 

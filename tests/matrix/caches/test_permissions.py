@@ -22,7 +22,7 @@ from tests.matrix.caches.conftest import MakeServer, set_user
 from tests.matrix.caches.servers import RedisServer, run_server
 from tests.patience import wait_until
 
-# ACL rules that forbid a command: the command that the reason and the log line must name.
+# For each set of ACL rules: the forbidden command that the reason and the log line must name.
 DENIED = {
     "-time": "TIME",
     "-unlink": "UNLINK",
@@ -81,7 +81,7 @@ def test_a_forbidden_command_bypasses_redis(
         pair.assert_recovered()
 
 
-# An invalidation needs none of these commands, so a process notices a missing one only when it sends it.
+# An invalidation needs none of these commands. A process notices a forbidden one only when it sends it.
 RARELY_SENT = {"-del", "-pttl", "-scan"}
 
 

@@ -39,7 +39,7 @@ def settings(server: RedisServer) -> Settings:
 
 
 class Process:
-    """The rate limits of one process; `counted` has the limit of each request and whether it was rejected."""
+    """The rate limits of one process; `counted` has each request's limit and whether it was rejected."""
 
     def __init__(self, settings: Settings) -> None:
         self.counted: list[tuple[str, bool]] = []
@@ -120,7 +120,7 @@ def test_a_key_contains_no_address(processes: tuple[Process, Process], server: R
 def test_without_redis_each_process_counts_alone(
     processes: tuple[Process, Process], server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While Redis hangs each process counts alone, and requests that fail closed are refused."""
+    """While Redis hangs, each process counts alone, and a request with `fails_closed` is refused."""
     caplog.set_level(logging.INFO, "core.web.rate_limits")
     one, other = processes
     one.take()
@@ -149,7 +149,7 @@ def test_an_invalid_counter_starts_again(processes: tuple[Process, Process], ser
 
 
 def test_a_process_without_redis_counts_in_memory(settings: Settings) -> None:
-    """With ENABLE_REDIS_CACHE=false the process counts in memory and allows requests that fail closed."""
+    """With ENABLE_REDIS_CACHE=false the process counts in memory, also requests with `fails_closed`."""
     process = Process(settings.model_copy(update={"enable_redis_cache": False}))
     taken = [process.take(fails_closed=True) for _ in range(4)]
     assert [each.is_allowed for each in taken] == [True, True, True, False]
