@@ -129,7 +129,7 @@ def test_writers_and_folds_do_not_block_a_fold(
         for other, quest in ((first, quests[1]), (second, quests[2])):
             other.cursor().execute(move, (str(quest.id),))
         folding.cursor().execute("SELECT quest_fold()")
-        # does nothing, because the open transaction of the other fold holds the advisory lock
+        # this fold does nothing, because the open transaction of the other fold holds the advisory lock
         execute("SELECT quest_fold()")
         assert_counted(execute)
         first.commit()

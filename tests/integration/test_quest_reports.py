@@ -207,7 +207,7 @@ def test_times_to_complete_are_medians(
 def test_returns_compare_sessions_of_the_same_days(
     filled_service: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
 ) -> None:
-    """The report counts after how many sessions, with and without a quest, the player returned in 7 days."""
+    """The report counts sessions, with and without a quest, after which the player returned within 7 days."""
     played = {(row["user_id"], row["session_date"]) for row in read_rows(execute, "portfolios")}
     quests = read_rows(execute, "quests")
     last = min(until or TODAY, TODAY - timedelta(days=8))
@@ -307,7 +307,7 @@ def test_a_quest_is_stuck_after_half_of_its_time(
     progress: int,
     reasons: tuple[bool, bool] | None,
 ) -> None:
-    """Alice's quest with no or slow progress is stuck after half of its time, unless it expires in a day.
+    """Alice's quest with no or slow progress is stuck after half of its time, unless it expires within a day.
 
     Bob was never seen, so the same is true for his quest with any progress.
     """

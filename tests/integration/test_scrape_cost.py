@@ -25,7 +25,7 @@ from tests.patience import stretch_processor
 WRITERS = 20
 SCRAPE_SECONDS = 0.050
 DATABASE_SECONDS = 0.005
-# Repetitions, of which the fastest counts: other programs of the machine slow down some of them.
+# Number of repetitions. Only the fastest one counts, because other programs slow down some of them.
 ROUNDS = 30
 
 

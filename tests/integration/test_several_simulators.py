@@ -81,7 +81,7 @@ def test_the_lock_survives_the_idle_transaction_timeout(
 def test_a_waiting_process_has_no_open_transaction(
     make_lock: Callable[[], ProcessLock], execute: Execute
 ) -> None:
-    """Only the holder has an open transaction: one of a waiting process would cause an alert."""
+    """Only the holder has an open transaction; a transaction of a waiting process would cause an alert."""
     alice, bob = make_lock(), make_lock()
     assert (alice.hold(), bob.hold()) == (True, False)
     assert execute(

@@ -169,7 +169,7 @@ def build_silent_parameters() -> dict[str, Any]:
 
 @pytest.mark.parametrize("order", players.ORDERS)
 def test_a_page_of_silent_players_reads_few_rows(filled: Execute, order: str) -> None:
-    """A page of 50 silent players reads 51 users; by username, it also reads users seen in two days."""
+    """A page of 50 silent players reads 51 users; in order of username also users seen in the last 2 days."""
     seen = 2 * 24 * 60 if order == "username" else 0
     assert count_rows_read(filled, players.SILENT[order], build_silent_parameters(), "users") <= 51 + seen
 
