@@ -33,11 +33,11 @@ EACH_TIME = """BEGIN
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Record in each transaction which leaderboards it has folded."""
+    """Let the trigger fold the counters of a leaderboard only once in a transaction."""
     db.execute_sql(_FOLD_LATER.format(body=ONCE).replace("%", "%%"))
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Restore the trigger function that folds for each row."""
+    """Let the trigger fold the counters of a leaderboard at each row that fires it, as before."""
     each_time = EACH_TIME.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)")
     db.execute_sql(_FOLD_LATER.format(body=each_time).replace("%", "%%"))

@@ -52,8 +52,8 @@ class Prefix(NamedTuple):
 def build_prefix(text: str) -> Prefix:
     """Return the parameters of a search for names that begin with `text`."""
     exact = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    # The characters before the first wildcard limit the range of the index. A sigma as the first letter
-    # stays, because `lower` of a first letter does not depend on its position.
+    # Replace each sigma by the wildcard `_`, except as the first letter: `lower` changes a sigma to another
+    # form at the end of a word only. The characters before the first wildcard limit the range of the index.
     pattern = exact[:1] + re.sub(f"[{_SIGMAS}]", "_", exact[1:])
     return Prefix(pattern, exact)
 

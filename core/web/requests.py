@@ -1,8 +1,8 @@
-"""Checks that refuse a request with an unknown host name or with two lengths.
+"""Refuses requests with an unknown host name, or with both Content-Length and Transfer-Encoding.
 
 Owns the check against DNS rebinding. In this attack the owner of another site lets the site's name resolve to
 this machine. A browser then takes this server for the other site, and lets the site's page read the
-responses. But the Host header of these requests has the name of the other site.
+responses. But the Host header of these requests has the name of the other site, so they are refused.
 """
 
 import re

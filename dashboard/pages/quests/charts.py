@@ -1,4 +1,4 @@
-"""The chart that shows how far ended quests came. Pure functions."""
+"""The chart of the progress that quests had when they ended. Pure functions."""
 
 from collections.abc import Sequence
 
