@@ -166,7 +166,7 @@ def test_delete_removes_all_rows_of_a_user(
 def test_no_portfolio_is_left_when_its_user_is_deleted(
     service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that opens a portfolio during its user's deletion gets `UserNotFound`, as do calls after it."""
+    """A thread that opens a portfolio while the user is deleted gets `UserNotFound`, as do later calls."""
     list_keys = users.list_portfolio_keys  # type: ignore[attr-defined]  # as the module knows it
     refused: list[BaseException] = []
 
