@@ -1,8 +1,8 @@
 """`python -m tests.bench.audit`: measure how much the audit log slows down writes.
 
-Each round makes each write in three ways, in changing order: without the audit triggers, with the triggers
-but without an actor, and with both. The fastest turns are compared, because other load on the machine can
-only make a turn slower.
+Each round makes each write in three ways: without the audit triggers, with the triggers but without an actor,
+and with both. The order of the ways rotates. The fastest turns are compared, because other load on the
+machine can only make a turn slower.
 """
 
 import time

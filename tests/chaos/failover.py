@@ -27,8 +27,8 @@ from tests.patience import HEAL_SECONDS
 from tests.replicas import hung
 from tests.replication import DATABASE, Pair
 
-# Limit for healing after a server hangs or is cut off. Every open and every new connection to this server
-# ends only after a timeout of two seconds.
+# Limit for healing after a server hangs or is cut off. Each open connection to this server, and each attempt
+# to connect to it, fails only after a timeout of two seconds.
 HANG_HEAL_SECONDS = 15.0
 # Timeouts of the service that compares the stored rows. With the defaults, a primary that is cut off would
 # block this service for 30 s.

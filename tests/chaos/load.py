@@ -157,7 +157,7 @@ class Load:
                 if run_round():
                     self._answered_rounds[name] = began
         except BaseException as error:
-            # raised again in the main thread; otherwise nobody would notice that this thread has ended
+            # the main thread raises the error again; otherwise the end of this thread would not be noticed
             self._thread_errors.append(error)
 
     def _write_round(self) -> bool:

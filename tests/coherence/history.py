@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-# How long the near cache of another process may return an old value: a dead feed is noticed within 2 s, and
-# later on a busy machine.
+# How long the near cache of another process may return an old value: a dead feed is noticed within 2 s; the
+# rest allows for a busy machine.
 NEAR_BOUND_SECONDS = 2.5
 
 Tier = Literal["near", "shared"]

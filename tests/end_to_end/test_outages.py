@@ -145,7 +145,7 @@ def test_every_page_keeps_its_content_during_an_outage(
     before = {path: read_content(page) for path, page in stack.pages.items()}
     assert all(titles for titles, _ in before.values())
     with fault(server):
-        # the pages notice the outage in parallel, so the limit of the first check bounds all pages
+        # all open pages notice the outage in parallel, so only the first check may have to wait long
         for path, page in stack.pages.items():
             expect(page.get_by_text(notice).first, path).to_be_visible(
                 timeout=stretch(NOTICED_SECONDS) * 1000

@@ -27,7 +27,7 @@ from tests.patience import stretch
 
 pytestmark = pytest.mark.slow
 
-RESTART_SECONDS = 20  # limit of a `make up` after the first
+RESTART_SECONDS = 20  # limit for each `make up` after the first one
 RESTARTS = 3
 
 

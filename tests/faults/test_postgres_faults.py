@@ -154,7 +154,7 @@ def test_hung(postgres_probe: FaultProbe, own_postgres: PostgresServer, stopped:
         second = time.monotonic() - started
         assert postgres_probe.read() == "answers", "cached values are served"
     assert first < BOUND_SECONDS
-    # two idle connections time out, then a new one does after DATABASE_CONNECT_TIMEOUT (2 s)
+    # first two idle connections time out, then a new connection after DATABASE_CONNECT_TIMEOUT (2 s)
     assert second < BOUND_SECONDS + 4
     reads = f"reads that miss: DatabaseUnavailable after {first:.1f} s"
     seen = f"{reads}; writes: ConnectFailed after {second:.1f} s"

@@ -110,7 +110,7 @@ def _add_crowd(table: Table, crowd: Crowd, visitors: int) -> None:
         "",
     )
     if crowd.runs:
-        # one process can serve the load only if the CPU time of a run is below 1 s / (runs per second)
+        # one process can serve the load only if CPU time of a run * runs per second is below 1 s
         spent = f"{crowd.processor / len(crowd.runs) * 1e3:.1f} ms"
         _add(
             table,
