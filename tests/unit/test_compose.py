@@ -20,7 +20,7 @@ from core.stack.settings import StackSettings
 
 
 def test_compose_output_is_read_as_lines_and_as_array() -> None:
-    """The output of Compose is read as a JSON array (before 2.21) and as one JSON object a line."""
+    """Both outputs of Compose are read: a JSON array (before 2.21), and one JSON object a line."""
     items = [
         {"Service": "redis", "State": "running", "Health": "healthy", "ExitCode": 0, "Publishers": None},
         {"Service": "seed", "State": "exited", "Health": "", "ExitCode": 0, "Publishers": []},
@@ -72,7 +72,7 @@ def test_pooler_and_sentinels_get_their_passwords(tmp_path: Path) -> None:
         encoding="utf-8"
     )
     assert f"sentinel sentinel-pass {password}\n" in (folder.secrets / "sentinel.conf").read_text("utf-8")
-    # the password allows a failover to any server, so only the sentinels' container gets it
+    # sentinel.conf is for the sentinels only; no container needs the file sentinel.password itself
     holders = {name for name, receiver in RECEIVERS.items() if "sentinel.conf" in receiver.names}
     assert holders == {"sentinel"}
     assert not any("sentinel.password" in receiver.names for receiver in RECEIVERS.values())

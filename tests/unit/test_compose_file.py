@@ -210,7 +210,7 @@ def test_every_secret_is_mounted_for_its_receiver(profile: str | None) -> None:
 
 @pytest.mark.parametrize("name", sorted({*list_secrets(Settings), *list_secrets(StackSettings)}))
 def test_secrets_of_the_settings_file_stay_out_of_containers(name: str) -> None:
-    """Compose overrides NAME and NAME_FILE of each secret in `.env`, and empties at least one of the two."""
+    """compose.yaml sets NAME and NAME_FILE of each secret, so `.env` has no effect; at least one is empty."""
     environment = COMPOSE["x-app"]["environment"]
     given = [environment[each] for each in (name.upper(), f"{name.upper()}_FILE")]
     assert "" in given, "both would be set"

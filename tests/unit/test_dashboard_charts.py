@@ -26,7 +26,7 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
 
 @pytest.mark.parametrize("sessions", [1, 2, 3, 4, 6, 12, 14, 90, 250])
 def test_the_newest_session_keeps_its_label(sessions: int) -> None:
-    """Above three, the number of labels is odd: a narrow chart hides every second label, but not the last."""
+    """More than three labels are an odd number: a narrow chart hides every second label, but not the last."""
     first = date(2012, 1, 2).toordinal()
     days = [date.fromordinal(first + n).isoformat() for n in range(sessions)]
     labels = charts.choose_labels(days, count=6)
@@ -39,7 +39,7 @@ def test_the_newest_session_keeps_its_label(sessions: int) -> None:
     ("most", "top"), [(1, 1), (7, 7), (10, 10), (14, 15), (16, 20), (101, 150), (14_999, 15_000)]
 )
 def test_a_histogram_axis_ends_at_a_round_number(most: int, top: int) -> None:
-    """The y axis ends at a round number that is at least the highest bar of both distributions."""
+    """The y axis ends at a round number that is at least the highest bar of `bins` and `before`."""
     low, high = (Bin(0.0, 1.0, 1),), (Bin(0.0, 1.0, most),)
     for bins, before in ((low, high), (high, low)):
         spec = charts.build_histogram(bins, unit="percent", median=Decimal(0), before=before)

@@ -58,5 +58,5 @@ def test_both_themes_set_the_same_colours(options: dict[str, Any]) -> None:
 
 
 def test_streamlits_message_for_uncaught_errors_is_known() -> None:
-    """Streamlit logs an uncaught error with this text, by which the server drops the duplicate log line."""
+    """Streamlit's log line for an uncaught error has this text, by which the dashboard drops the line."""
     assert '"Uncaught app execution"' in inspect.getsource(error_util)

@@ -32,7 +32,7 @@ def test_a_score_is_written_in_its_unit(score: Decimal, unit: formats.Unit, text
 
 @pytest.mark.parametrize(("amount", "text"), [("12.5", "+$12.50"), ("-1234.5", "-$1,234.50"), ("0", "$0.00")])
 def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
-    """A loss begins with a minus before the dollar sign, by which a metric card detects a loss."""
+    """A loss has its minus before the dollar sign: a metric card detects a loss by a leading minus."""
     assert formats.format_signed_money(Decimal(amount)) == text
 
 

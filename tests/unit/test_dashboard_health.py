@@ -169,7 +169,7 @@ def test_the_alert_of_an_ended_problem_is_ignored_for_a_while() -> None:
 
 
 def test_an_outage_that_ends_in_steps_is_one_incident() -> None:
-    """If Redis is limited for a second after an outage, the log has one incident, the outage."""
+    """If Redis works with limits for a second after an outage, the log still has only one incident."""
     log = IncidentLog()
     write_line(log, build_health(**REDIS_DOWN))
     limited = {"status": "degraded", "redis": "degraded", "redis_reason": "this process: not yet"}

@@ -140,7 +140,7 @@ def test_a_difference_has_its_sign(value: str, before: str, unit: str, text: str
 
 
 def test_bins_of_whole_numbers_are_drawn_around_them() -> None:
-    """The bin of the count 3 reaches from 2.5 to 3.5; a single bin is no distribution."""
+    """The bin of the count 3 reaches from 2.5 to 3.5; a single bin is not drawn."""
     bins = (ScoreBin(Decimal(3), Decimal(4), 2), ScoreBin(Decimal(4), Decimal(5), 1))
     assert tables.build_bins(bins, "count") == (Bin(2.5, 3.5, 2), Bin(3.5, 4.5, 1))
     assert tables.build_bins(bins, "percent")[0] == Bin(3.0, 4.0, 2)
@@ -198,7 +198,7 @@ def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names:
 
 
 def test_a_link_to_a_file_holds_the_filters() -> None:
-    """The link to a CSV file has only filters that differ from their defaults; a period has no order."""
+    """The link to a CSV file leaves out filters that have their default; a period's link has no order."""
     selection = Selection(RETURN, DAY, 1, None, 10, "-rank", "al")
     assert download.build_link(selection) == (
         "download/leaderboard.csv?category=daily_returns&day=2013-02-28&order=-rank&find=al"
@@ -223,7 +223,7 @@ def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
 @pytest.mark.parametrize(
     ("day", "expected"),
     [
-        # an open session: 0.90 is newer than the total value of 10,010.00, from which 0.10 is computed
+        # an open session: the stored 0.90 contradicts the total value 10,010.00, which gives 0.10
         (datetime.now(UTC).date() + timedelta(days=1), ["0.20", "0.10", "0.06"]),
         (DAY, ["0.20", "0.90", "0.06"]),
     ],

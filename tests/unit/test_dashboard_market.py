@@ -181,7 +181,7 @@ def test_a_chart_without_events_has_no_marks() -> None:
     [(timedelta(hours=-1), 0), (timedelta(0), 0), (timedelta(hours=30), 1), (timedelta(days=9), 2)],
 )
 def test_an_event_is_marked_above_the_candle_before_it(after: timedelta, place: int) -> None:
-    """The mark is above the last candle that had begun; an earlier event is above the first candle."""
+    """The mark is above the last candle that began before or at the event; without one, above the first."""
     candles = build_candles(3)
     window, chosen = find_window(RANGES[1], LAST), RANGES[1]
     spec = charts.build_candle_chart(candles, [build_event(LAST + after)], window=window, chosen=chosen)
@@ -202,7 +202,7 @@ def test_a_mark_shows_its_sentiment() -> None:
 
 @pytest.mark.parametrize("chosen", RANGES, ids=lambda chosen: chosen.name)
 def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
-    """Every range has 200 to 400 candles, each as wide as the bucket that is read."""
+    """Every range has 200 to 400 candles, and the width of a candle is the duration of its bucket."""
     window = find_window(chosen, LAST)
     assert 200 <= (window.end - window.start) / chosen.width <= 400
     assert check_bucket(chosen.bucket) == chosen.width
@@ -303,7 +303,7 @@ def test_a_section_shows_its_age() -> None:
 
 
 def test_moved_history_names_the_real_day() -> None:
-    """For prices moved by 715 weeks, the page names the weeks and the real day that today stands for."""
+    """If prices are moved by 715 weeks, the page shows this number and the real day that became today."""
     now = datetime(2026, 11, 26, tzinfo=UTC)
     assert tables.describe_moved_weeks(715, now) == (
         "Imported days are real trading days, moved by 715 weeks: 26 Nov 2026 stands for 14 Mar 2013."

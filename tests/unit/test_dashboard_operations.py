@@ -216,7 +216,7 @@ def test_conditions_match_the_alert_rules() -> None:
         if change[0] == "echo_cache_breaker_open":
             continue  # no rule of Prometheus is about a single process whose breaker is open
         [condition] = find_conditions(build_changed_scrape(change), {})
-        # leave out the template that names the host: only Prometheus knows several hosts
+        # remove the templates, for example the one with the host name: only Prometheus fills them in
         summary = re.sub(r"\{\{ with .*?\{\{ end \}\}|\{\{.*?\}\}", "", rules[name]["annotations"]["summary"])
         words = summary.split()
         assert [word for word in words if word not in condition.summary] == []

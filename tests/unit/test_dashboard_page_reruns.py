@@ -74,7 +74,7 @@ def test_a_running_page_is_rerun_after_its_run() -> None:
 
 
 def test_a_page_that_never_ran_is_not_rerun() -> None:
-    """A session whose page is not known yet is not rerun, because the first page would be shown."""
+    """A session without a known page is not rerun, because Streamlit would then show the first page."""
     opened = PageSession("charlie", page_script_hash="")
     pages = build_reruns(opened)
     for state in ("healthy", "no database"):

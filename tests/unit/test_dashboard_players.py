@@ -87,7 +87,7 @@ def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
 
 
 def test_retention_of_a_small_cohort_is_a_number() -> None:
-    """A small cohort shows counts such as 2/3; 100% means all players, and 0% means none."""
+    """A small cohort shows counts such as 2/3; a large one shows 100% only for all, and 0% only for none."""
     cohorts = (
         Cohort(MONDAY - timedelta(days=7), 3, (3, 2)),
         Cohort(MONDAY - timedelta(days=7), 1_000, (1_000, 999)),

@@ -458,7 +458,7 @@ def test_years_without_a_session_split_a_history() -> None:
 
 
 def test_no_span_is_longer_than_the_service_reads() -> None:
-    """Weekly sessions of eleven years are two spans without a gap; the first is below MAX_MARKET_DAYS."""
+    """Weekly sessions of eleven years are two spans, because a span has at most MAX_MARKET_DAYS days."""
     days = [TODAY + timedelta(weeks=week) for week in range(574)]
     (first, end), (begin, last) = split_days(days)
     assert (first, last) == (days[0], days[-1])

@@ -103,7 +103,7 @@ def test_a_restart_does_not_hide_in_a_sum() -> None:
 
 
 def test_a_later_series_counts_from_zero() -> None:
-    """A series that appears later counts from 0; a series missing in one scrape continues afterwards."""
+    """If earlier scrapes had counters, a new series counts from 0; a missing series keeps its value."""
     history = add_scrapes(
         MetricHistory([], [OPERATION_CALLS]),
         build_calls(0, 7, op="a"),
@@ -114,7 +114,7 @@ def test_a_later_series_counts_from_zero() -> None:
 
 
 def test_a_counter_missing_in_the_first_scrape_is_not_growth() -> None:
-    """If the first scrape has no series of a counter, the counter's first value is no growth."""
+    """If the first scrape has no counters, the first value of a counter is no growth."""
     scrapes = [build_scrape(0), build_calls(10, 1_000_000), build_calls(20, 1_000_010)]
     history = add_scrapes(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.5}

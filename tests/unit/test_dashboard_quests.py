@@ -275,7 +275,7 @@ def test_a_median_is_written_in_its_largest_units() -> None:
 
 
 def test_returns_are_compared_in_points() -> None:
-    """Types are ordered by their difference in percentage points; types without a comparison are last."""
+    """Types are ordered by the size of their difference in return rates; types without one are last."""
     returns = [
         QuestReturn("SAME", 1_000, 800, 1_000, 801),
         QuestReturn("ALL", 500, 500, 0, 0),
@@ -302,7 +302,7 @@ def test_returns_are_compared_in_points() -> None:
         ((100, 64, 100, 50), "more often"),  # p-value 0.045
         ((100, 63, 100, 50), "no visible difference"),  # p-value 0.064
         ((100, 50, 100, 64), "less often"),
-        ((1_000_000, 995_000, 1_000_000, 990_000), "no visible difference"),  # 0.5 points
+        ((1_000_000, 995_000, 1_000_000, 990_000), "no visible difference"),  # a difference of 0.5 points
         ((100, 100, 100, 100), "no visible difference"),
         ((100, 0, 100, 0), "no visible difference"),
         ((99, 99, 100, 0), "too few sessions"),

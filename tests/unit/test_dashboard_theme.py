@@ -1,4 +1,4 @@
-"""The cache of theme sections, and Streamlit versions without the theme builder that is replaced."""
+"""The cache that replaces Streamlit's theme builder, and Streamlit versions that have no theme builder."""
 
 from collections.abc import Callable
 from types import ModuleType

@@ -113,7 +113,7 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_the_index_finds_equal_addresses_under_every_key() -> None:
-    """Addresses that differ in case or Unicode composition have one index; another key has another index."""
+    """The index ignores case, outer spaces and Unicode composition; another key gives another index."""
     same = ("ALICE@Example.com", " alice@example.com ", "Alice@EXAMPLE.COM")
     assert {CIPHER.index(text) for text in same} == {CIPHER.index(ADDRESS)}
     assert CIPHER.index("zoe\u0301@example.com") == CIPHER.index("ZO\u00c9@example.com")

@@ -59,7 +59,7 @@ def test_few_keys_are_fenced_only_at_the_commit(cache: FakeCache) -> None:
 
 
 def test_keys_added_later_are_fenced_at_the_commit(cache: FakeCache) -> None:
-    """`finish` waits for the thread, and returns only the keys that were added later."""
+    """`finish` waits for the thread, and returns only the keys that the thread has not fenced."""
     cache.may_go_on.clear()
     ahead = start_fences(cache, MANY)
     threading.Timer(0.05, cache.may_go_on.set).start()

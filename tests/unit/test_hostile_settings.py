@@ -87,7 +87,7 @@ def find_faults(kind: type[EnvironmentSettings], values: Mapping[str, Any]) -> I
 
 
 def fill(kind: type[EnvironmentSettings], value: Any) -> dict[str, Any]:
-    """Return this value for every setting of a kind."""
+    """Return a dict that gives every setting of a class this value."""
     return dict.fromkeys(kind.model_fields, value)
 
 
@@ -177,7 +177,7 @@ def test_every_environment_variable_is_refused_or_accepted(kind: type[Environmen
 def test_every_secret_path_and_content_is_refused_or_accepted(
     kind: type[EnvironmentSettings], tmp_path: Path
 ) -> None:
-    """Each text is used as the path of a secret file, like a secret set by mistake, and as its content."""
+    """Each text is the content of a secret file, and also its path: a user may set X_FILE to the secret."""
     faults: list[str] = []
     file = tmp_path / "secret"
     file.touch(mode=0o600)

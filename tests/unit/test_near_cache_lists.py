@@ -68,7 +68,7 @@ def test_an_invalidated_version_key_drops_the_result(near: NearCache) -> None:
 
 
 def test_an_evicted_value_drops_the_result(near: NearCache) -> None:
-    """A kept result is dropped when a value is evicted: an invalidation of the value would be ignored."""
+    """An eviction drops the kept result, because a later invalidation does not find the evicted value."""
     read_until_kept(near)
     for number in range(3):
         admit(near, f"other{number}", number)

@@ -271,7 +271,7 @@ def test_a_failed_ping_causes_pings_of_idle_connections(fixture: PoolFixture) ->
 
 @pytest.mark.parametrize("is_dead", [False, True])
 def test_an_idle_connection_with_unread_data_is_pinged(fixture: PoolFixture, *, is_dead: bool) -> None:
-    """An idle connection with unread data is pinged: the data is a notice, or the server has closed it."""
+    """An idle connection with unread data is pinged: the server sent a notice or closed the connection."""
     fixture.pool.checkin(fixture.pool.checkout("a"))
     fixture.opened[0].is_dead = is_dead
     fixture.opened[0].receive()

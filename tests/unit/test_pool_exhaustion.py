@@ -35,7 +35,7 @@ def test_statistics_and_gauges_agree(limit: int, used: int, idle: int, is_exhaus
 
 
 def test_one_exhausted_pool_is_not_hidden_by_the_others() -> None:
-    """The sum of two pools is exhausted if one pool is, although the other pool has idle connections."""
+    """Two pools added up are exhausted if one of them is, even if the other has idle connections."""
     pools = [read_pool(make_gauges(2, 2, 0)), read_pool(make_gauges(10, 0, 5))]
     assert add_up_pools(pools) == PoolUse(12, 7, 5, 2, 0, is_exhausted=True)
 

@@ -50,7 +50,7 @@ def test_fractions_of_volumes_add_up(tmp_path: Path) -> None:
 
 
 def test_a_second_row_of_a_day_is_refused(tmp_path: Path) -> None:
-    """A daily file with two rows for the last day is refused: the second is the last trade, not a bar."""
+    """A daily file with two rows for its last day is refused: the second row is a trade, not a whole day."""
     rows = "".join(f"AAPL,2024-03-{day:02} 00:00:00,1,2,1,2,5\n" for day in range(1, 10))
     content = f"{HEADER}\n{rows}AAPL,2024-03-09 16:00:02,1,2,1,1.5,7\n"
     reason = refuse(tmp_path / "prices.csv", content)
@@ -88,7 +88,7 @@ def test_timezone_is_refused_for_times_without_an_offset(tmp_path: Path) -> None
 
 
 def test_days_from_sunday_to_thursday_need_a_timezone(tmp_path: Path) -> None:
-    """Unix times of midnight in Tokyo are Sunday to Thursday in UTC; the error asks for --timezone."""
+    """Midnights of a week in Tokyo are Sunday to Thursday in UTC; they are refused without --timezone."""
     rows = "".join(f"7203.T,{1_709_478_000 + 86_400 * n},1,2,1,2,5\n" for n in range(5))
     reason = refuse(tmp_path / "prices.csv", f"{HEADER}\n{rows}")
     assert "its days run from Sunday to Thursday in UTC; say in which zone a day is with --timezone" in reason

@@ -29,7 +29,7 @@ def test_pauses_double_and_have_jitter() -> None:
 
 @pytest.fixture
 def reports() -> list[bool]:
-    """Return the list to which the breaker appends whether it is open: first at its creation."""
+    """Return a list to which the breaker appends whether it is open: at its creation, then at each change."""
     return []
 
 
@@ -95,7 +95,7 @@ def test_a_refused_command_allows_invalidations(breaker: CircuitBreaker, reports
 
 
 def test_a_failure_while_half_open_keeps_the_breaker_open(breaker: CircuitBreaker) -> None:
-    """A command that fails while the breaker is half open prevents its close."""
+    """If a command fails while the breaker is half open, `close` does not close the breaker."""
     breaker.record_refusal("READONLY")
     breaker.half_open()
     breaker.record_refusal("READONLY")

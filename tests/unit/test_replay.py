@@ -274,7 +274,7 @@ def test_small_moves_and_first_days_give_no_event() -> None:
 
 
 def test_no_quest_mentions_the_market() -> None:
-    """No text of a quest has the word market, which means the symbols; quests compare players."""
+    """Quests compare players with each other, so no text of a quest has the word `market` (the symbols)."""
     texts = [text for rule in (*WEEKLY, *DAILY) for text in (rule.type, rule.title, rule.description)]
     assert not [text for text in texts if "market" in text.lower()]
 

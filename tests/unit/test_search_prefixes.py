@@ -1,4 +1,4 @@
-"""LIKE patterns for a search by prefix, whose case only the server folds, with the two Greek sigmas."""
+"""LIKE patterns for a search by prefix, and the Greek letter sigma, which has two lower-case forms."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_pattern_keeps_the_case(text: str, pattern: str) -> None:
 
 
 def test_a_statement_is_refined_only_for_a_sigma() -> None:
-    """Only for a prefix with a sigma, each LIKE condition gets an additional condition after it."""
+    """If the prefix has a sigma, each LIKE gets a second condition; otherwise the statement is unchanged."""
     statement = f"SELECT FROM users WHERE {match_prefix('username')} OR {match_prefix('u.name')} LIMIT 1"
     assert build_prefix("alice").refine(statement) == statement
     refined = build_prefix("ΟΔΟΣ").refine(statement)

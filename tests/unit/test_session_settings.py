@@ -60,7 +60,7 @@ def test_our_options_follow_the_options_of_the_url() -> None:
 
 
 def test_a_prefix_keeps_the_options_of_the_url() -> None:
-    """The statements keep the URL's options that the service does not set, without any percent sign."""
+    """The statements set the URL's options that the service does not set, and contain no percent sign."""
     url = URL + "-c%20timezone%3DCET%20-c%20my.note%3D50%25it's%20-c%20search_path%3Decho"
     prefix = SessionSettings(url, statement_timeout_ms=5).build_prefix(FACTS._replace(schema="odd'%\\name"))
     statements = prefix.removesuffix(PREFIX_END).rstrip().split("; ")

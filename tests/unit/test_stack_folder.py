@@ -126,7 +126,7 @@ def test_a_full_disk_is_reported(folder: StackFolder, monkeypatch: pytest.Monkey
 
 
 def test_recorded_secrets_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorded X or X_FILE replaces X and X_FILE of the environment: both together are an error."""
+    """A recorded X or X_FILE replaces both in the environment, as X and X_FILE together are refused."""
     monkeypatch.setenv("REDIS_PASSWORD", "of another server")
     monkeypatch.setenv("DIRECT_PASSWORD_FILE", "/of/another/server")
     record = {"REDIS_PASSWORD_FILE": "/secrets/redis", "DIRECT_PASSWORD": "secret"}
@@ -197,7 +197,7 @@ def test_stack_has_a_unique_name(folder: StackFolder, tmp_path: Path) -> None:
 
 
 def test_remove_deletes_everything(folder: StackFolder) -> None:
-    """`size_bytes` counts the record, and `remove` deletes the folder."""
+    """`size_bytes` is above 0 for a folder with recorded settings, and `remove` deletes the folder."""
     folder.record({"MODE": "local"})
     assert folder.size_bytes() > 0
     folder.remove()

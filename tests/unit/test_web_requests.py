@@ -97,7 +97,7 @@ def test_an_invalid_host_header_is_refused(header: str, host: str | None) -> Non
     ],
 )
 def test_the_accepted_encoding_is_chosen(header: str | None, chosen: str | None) -> None:
-    """`q=0` excludes an encoding, `*` means all others, identity is chosen last; without a choice: 406."""
+    """The encoding with the higher `q` is chosen, or gzip if both are equal; if both are 0: status 406."""
     assert parse_accepted(header).choose() == chosen
     given = [] if header is None else [("accept-encoding", header)]
     status, _ = send_request(ChosenEncoding(respond), *given)
