@@ -60,7 +60,10 @@ ROLE_SERVERS = ("PostgreSQL 18", "Debian's")
 def roles_url(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
 ) -> Iterator[str]:
-    """Yield a superuser's URL of a migrated database that belongs to the owner role, on each server."""
+    """Yield a superuser's URL of a migrated database that belongs to the owner role.
+
+    The tests run once for each of `ROLE_SERVERS`.
+    """
     if request.param == ROLE_SERVERS[0]:
         with created_database(postgres_server) as url:
             give_to_roles(url)

@@ -252,7 +252,7 @@ VALID: dict[str, dict[str, Any]] = {
 NUMBERS = {
     "total_value", "day_change", "score", "progress", "target_value", "reward_value", "impact_magnitude",
     "price", "bid", "ask", "change_24h", "change_percent_24h", "volatility", "least_width",
-}  # fmt: skip  # one name a line would hide that these are all money or prices
+}  # fmt: skip  # several names a line, because the list is long
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +395,7 @@ def test_a_price_of_any_type_is_stored_with_its_printed_digits(service: Any, pri
 
 
 def test_ticks_of_a_data_frame_are_accepted(service: EnhancedDatabaseService) -> None:
-    """Ticks built from a DataFrame's rows are stored: `Timestamp`, `numpy.float64` and `numpy.int64`."""
+    """Ticks built from the rows of a DataFrame are stored, although their times are pandas timestamps."""
     frame = pd.DataFrame(
         {
             "symbol": ["AAPL", "IBM"],

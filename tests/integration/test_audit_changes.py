@@ -52,7 +52,7 @@ def test_an_update_event_has_only_the_changed_columns(service: EnhancedDatabaseS
 def test_changes_in_every_table_of_a_player_are_recorded(
     service: EnhancedDatabaseService, alice: User
 ) -> None:
-    """Changes of a user, portfolio, quest or leaderboard entry are recorded, also deletes by cascade."""
+    """Changes of a user, portfolio, quest or leaderboard entry are recorded, including deletes by cascade."""
     with service.acting_as("operator"):
         bob = service.create_user(username="bob", name="Bob")
         service.update_user_profile(bob.id, name="Robert")
@@ -79,7 +79,7 @@ def test_changes_in_every_table_of_a_player_are_recorded(
 def test_batches_write_one_event_for_each_row_that_changed(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """A batch writes one event for each row that it inserts or changes, and none for an equal row."""
+    """A batch writes one event for each row that it inserts or changes, and none for an unchanged row."""
     for user in (alice, bob):
         service.get_current_portfolio(user.id, DAY)
     updates = [
@@ -119,7 +119,10 @@ def test_a_large_batch_after_a_small_one_is_fast(service: EnhancedDatabaseServic
 
 
 def test_changes_without_an_actor_are_not_recorded(service: EnhancedDatabaseService, alice: User) -> None:
-    """A change without an actor is not recorded. Changes of activity, ranks and ticks never are."""
+    """A change without an actor is not recorded.
+
+    Changes of activity, ranks and ticks are not recorded even with an actor.
+    """
     service.update_user_profile(alice.id, name="Simulated")
     service.update_leaderboard_entry(alice.id, "c", ONE, DAY)
     with service.acting_as("operator"):

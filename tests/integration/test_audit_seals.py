@@ -81,7 +81,7 @@ TAMPERED: dict[str, tuple[str, tuple[str, int, int | None]]] = {
     "an actor": ("UPDATE audit_events SET actor = 'mallory' WHERE id = %(e4)s", ("event_changed", 2, 4)),
     "a time": (
         "UPDATE audit_events SET created_at = created_at - interval '1 hour' WHERE id = %(e4)s",
-        # the seal looks for its events in a range of times, and this one has left it
+        # each seal covers a range of times; the changed time is outside of it, so the event counts as removed
         ("event_removed", 2, 4),
     ),
     "a time within its seal": (
@@ -273,7 +273,7 @@ def test_a_transaction_that_commits_late_is_sealed_later(
 def test_a_late_transaction_id_is_sealed_later(
     service: EnhancedDatabaseService, sealed: list[UUID], other_session: Callable[..., Any]
 ) -> None:
-    """An event is sealed although its transaction began before a seal and got its transaction id after it."""
+    """If a transaction begins before a seal and gets its id after it, the next seal has its event."""
     other_session("SELECT 1")
     service.record_audit_event(actor="a", action="sign_in", target="t")
     assert service.seal_audit_log().events == 1
@@ -415,7 +415,7 @@ def test_the_drop_of_an_empty_month_is_recorded(
 def test_the_migration_records_months_dropped_earlier(
     service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
 ) -> None:
-    """The migration adds a seal for months that were dropped before it. It cannot be reverted afterwards."""
+    """The migration adds a seal for months dropped before it ran; with this seal it cannot be reverted."""
     Migrator(settings).down("0025_audit_retention")
     assert service.maintain_audit_log(keep_months=2).dropped == (old_month,)
     Migrator(settings).up()

@@ -110,7 +110,7 @@ def test_a_missing_program_is_named(tmp_path: Path) -> None:
 def test_an_encrypted_dump_is_decrypted_unchanged(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int
 ) -> None:
-    """Decryption returns the encrypted bytes, for every length of the dump and every block size."""
+    """Decryption returns exactly the bytes of the dump, for every length of the dump and every block size."""
     folder = tmp_path_factory.mktemp("backup")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backup, "BLOCK_BYTES", size)

@@ -118,7 +118,7 @@ def test_connections_are_counted_by_application_and_state(
 def count_added(
     before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]
 ) -> dict[tuple[str, str], int]:
-    """Return by how much each count has increased, without those that have not."""
+    """Return the increase of each count that has increased."""
     return {key: count - before[key] for key, count in after.items() if count > before[key]}
 
 
@@ -187,9 +187,10 @@ def test_partitions_are_counted_with_their_table(
 def test_unused_indexes_are_those_that_no_query_used(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """An index is unused if no query has used it or an index of one of its partitions.
+    """An index is unused if no query has used it.
 
-    Indexes of constraints are never listed.
+    If a query uses the index of a partition, the index of the table counts as used. Indexes of constraints
+    are never listed.
     """
     unused = {(each.table, each.index): each for each in service.list_unused_indexes()}
     assert ("market_events", "market_events_recent") in unused

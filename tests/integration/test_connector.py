@@ -136,7 +136,7 @@ def test_texts_are_quoted_for_the_settings_of_the_session(
 
 
 def test_a_shared_session_keeps_no_settings(odd_defaults: Settings) -> None:
-    """If a pooler drops the start-up options, each statement sets its own settings, and they end with it."""
+    """If a pooler drops the start-up options, each statement is sent with settings that apply to it alone."""
     connector = Connector(odd_defaults, "probe")
     connector._sends_options = False
     with contextlib.closing(connector.open()) as raw, raw.cursor() as cursor:
@@ -279,7 +279,10 @@ def test_several_hosts_are_tried_in_turn(
 def test_a_read_only_host_is_refused_with_both_causes(
     settings: Settings, postgres_server: PostgresServer
 ) -> None:
-    """With target_session_attrs=read-write a read-only host is refused; the error names both causes."""
+    """With target_session_attrs=read-write a read-only host is refused.
+
+    The error names both possible causes: a standby, or `default_transaction_read_only`.
+    """
     url = settings.database_url.get_secret_value()
     with administered(postgres_server) as execute:
         execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET default_transaction_read_only = on")

@@ -281,7 +281,10 @@ def test_a_player_is_not_compared_with_the_same_player(game: EnhancedDatabaseSer
 
 
 def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseService) -> None:
-    """The page shows equity beside the best player's, drawdown, holdings, ranks and a masked address."""
+    """The page shows drawdown, holdings, ranks, a masked e-mail address, and the equity of two players.
+
+    The two players are the selected player and the best player.
+    """
     bob = game.get_user_by_username("bob")
     game.update_user_profile(bob.id, email="bob@example.com", preferences={"theme": "dark"})
     page = open_page(PORTFOLIOS, player="bob", board="Total value", window="All")
@@ -406,7 +409,7 @@ def test_retry_shows_the_page_again(unreachable: None, settings: Settings) -> No
 def test_a_timeout_has_its_own_message(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, error: Exception, title: str
 ) -> None:
-    """A pool timeout and a query timeout have other messages than an outage."""
+    """If the pool or a query times out, the page shows a message for this timeout, not for an outage."""
 
     def give_up(**_: object) -> None:
         raise error

@@ -90,7 +90,7 @@ def test_a_long_statement_is_cancelled(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_long_operation_may_take_longer(settings: Settings) -> None:
-    """`with_long_timeout` allows a statement over the query timeout. Later statements have the usual one."""
+    """`with_long_timeout` raises the limit of its statements. The next unit of work has the usual limit."""
     with open_service(without_cache(settings, database_query_timeout=300)) as service:
         with service._database.transaction_of("long") as database, database.with_long_timeout(60):
             # longer than the query timeout plus the grace period of the statement watch

@@ -232,7 +232,7 @@ NOT_A_MONTH = (
 
 @pytest.mark.parametrize("month", NOT_A_MONTH)
 def test_the_application_cannot_leave_a_gap_between_partitions(roles_url: str, month: str) -> None:
-    """`ticks_create_partition` runs as the owner and refuses any time but the next months' beginnings."""
+    """`ticks_create_partition` runs as the owner and refuses a time at which no coming month begins."""
     with cursor_as(APP, roles_url) as cursor, pytest.raises(errors.InvalidParameterValue):
         cursor.execute(f"SELECT ticks_create_partition({month})")
 

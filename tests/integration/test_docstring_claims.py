@@ -226,7 +226,7 @@ def test_the_ttl_of_a_key_is_the_documented_age(
 def test_a_part_of_a_cached_list_is_uncached(
     game: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
-    """A later page of a leaderboard and the sparklines of some symbols fill no key."""
+    """Reads of a later leaderboard page or of the sparklines of some symbols fill no cache key."""
     redis_client.flushall()
     game.get_leaderboard("total_value", DAY, 2, offset=1)
     game.get_sparklines(["AAPL"])
@@ -303,7 +303,7 @@ NO_CHANGE = {
     "clear_user_cache", "close", "consistency_token", "health", "invalidate_reports", "maintain_audit_log",
     "pool_stats", "record_audit_event", "replica_stats", "seal_audit_log", "stale_seconds", "to_frame",
     "to_json", "verify_audit_log", "warm_cache",
-}  # fmt: skip  # one name a line would hide that these are the rest
+}  # fmt: skip  # several names a line, because the list is long
 CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)]
 
 
@@ -493,7 +493,7 @@ def list_calls_with_ids() -> Iterator[tuple[str, dict[str, Any]]]:
         "category": "c", "session_date": DAY, "session_dates": [DAY], "score": 1, "total_value": 1,
         "day_change": 0, "progress": 1, "type": "T", "title": "T", "target_value": 1, "changes": "A",
         "start": DAY, "end": DAY,
-    }  # fmt: skip  # one argument a line would hide that these are all that there are
+    }  # fmt: skip  # several arguments a line, because the list is long
     for name in list_calls():
         parameters = inspect.signature(getattr(EnhancedDatabaseService, name)).parameters
         ids = [each for each in parameters if each in {"user_id", "quest_id", "event_id", "user_ids"}]

@@ -214,7 +214,7 @@ def test_a_missing_session_counts_as_zero_in_a_period(
 
 
 def test_a_days_return_is_from_first_to_last_price(service: EnhancedDatabaseService) -> None:
-    """A day's return is from its open or first price to its last, as the mean over symbols with prices.
+    """A day's return is the mean of its symbols' returns from open (or first price) to last price.
 
     Both dates of the call are included.
     """
@@ -251,9 +251,10 @@ def test_prices_keep_their_digits(service: EnhancedDatabaseService) -> None:
 def test_writes_and_deletes_of_ticks_return_their_number(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Of two ticks with one symbol and time the last is stored, and the number of stored ticks is returned.
+    """If two ticks have the same symbol and time, the last one is stored.
 
-    Deleting the ticks of a symbol returns their number and deletes the symbol.
+    Inserting ticks returns the number of stored ticks. Deleting the ticks of a symbol returns their number
+    and deletes the symbol.
     """
     ticks = [Tick("AAPL", NOON, Decimal(price)) for price in (1, 2)] + [
         Tick("AAPL", NOON - timedelta(1), ONE)
@@ -291,7 +292,7 @@ def test_event_types_are_sorted_and_since_is_inclusive(service: EnhancedDatabase
 
 
 def test_a_quest_changes_until_it_is_completed(service: EnhancedDatabaseService, alice: User) -> None:
-    """A quest's progress may fall and is rounded half-even. At the target the quest is completed for good."""
+    """A quest's progress may fall and is rounded half-even. A completed quest refuses new progress."""
     with pytest.raises(InvalidInput, match=r"expires_at is .* past"):
         service.create_quest(alice.id, type="T", title="T", target_value=ONE, expires_at=NOON)
     quest = service.create_quest(alice.id, type="T", title="T", target_value=Decimal("10.005"))
@@ -441,7 +442,7 @@ def test_warm_cache_fills_as_many_keys_as_it_reports(
     assert keys == {
         "market:all", "market:AAPL", f"user:{alice.id}", f"quests:{alice.id}",
         f"leaderboard:c:{today}:10", f"leaderboard:c:{today}:20",
-    }  # fmt: skip  # one key a line would hide that these are few
+    }  # fmt: skip  # several keys a line, because they are short
     assert total == len(keys)
     assert progress[-1] == (total, total)
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)

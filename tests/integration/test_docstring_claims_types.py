@@ -127,7 +127,7 @@ def test_a_record_cannot_be_changed(name: str) -> None:
 
 
 def test_a_batch_returns_the_keys_without_a_row(service: EnhancedDatabaseService, alice: User) -> None:
-    """A batch returns the number of written rows and the key of each update without a row."""
+    """A batch returns the number of written rows, and the key of each update that wrote no row."""
     opened = service.get_current_portfolio(alice.id, DAY)
     before = DAY - timedelta(days=1)
     updates = [

@@ -105,7 +105,7 @@ def test_an_occupied_pool_is_full_until_the_stop_request(settings: Settings) -> 
             assert wait_until(
                 lambda: service.pool_stats().requests_errors >= WAITING_THREADS, seconds=SECONDS
             )
-            # the threads of the drill time out at different moments, so a request waits almost all the time
+            # the drill's requests time out at different moments, so at almost any moment at least one waits
             samples = [has_waiting_request(service) for _ in range(200)]
             assert sum(samples) > 190
         finally:

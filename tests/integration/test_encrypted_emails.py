@@ -110,7 +110,10 @@ def test_messages_show_no_address(service: EnhancedDatabaseService, caplog: pyte
 
 
 def test_a_load_can_be_repeated(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """A repeated load does not encrypt equal addresses again, and writes changed or removed ones."""
+    """A second load does not encrypt unchanged addresses again.
+
+    It stores a changed address, and removes an address if the record has None.
+    """
     users = write_with_every_call(service)
     before = execute("SELECT xmin, * FROM users ORDER BY id")
     service.load_users(users[1:])

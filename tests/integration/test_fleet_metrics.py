@@ -120,7 +120,7 @@ def test_a_simulator_that_is_stopped_is_not_late(
 
 
 def test_series_do_not_grow_with_users_and_symbols(service: EnhancedDatabaseService) -> None:
-    """With 10,000 users and 500 symbols a scrape has less than 1,000 series, without their names."""
+    """With 10,000 users and 500 symbols a scrape has fewer than 1,000 series and no username or symbol."""
     now = datetime.now(UTC)
     users = [make_user(f"player_{number}", now) for number in range(USERS)]
     service.load_users(users)

@@ -176,7 +176,7 @@ def test_an_unexpected_message_ends_the_connection(
 
 
 def test_a_client_can_open_a_limited_number_of_pages(tmp_path: Path) -> None:
-    """A third page of a client is refused with a limit of two. After one is closed, a page can be opened."""
+    """With a limit of two a client's third page is refused, until one of its pages is closed."""
 
     async def visit(dashboard: Dashboard) -> None:
         first = await open_websocket(dashboard)

@@ -236,7 +236,7 @@ def test_a_child_knows_that_redis_is_bypassed(settings: Settings) -> None:
 def test_a_child_does_not_wait_for_the_parents_check_or_scrape(
     shared: Settings, preloaded: EnhancedDatabaseService
 ) -> None:
-    """A child forked during a health check and a scrape of the parent can run its own at once."""
+    """A child forked during the parent's health check and scrape does not wait to run its own."""
     health, metrics = preloaded._health, preloaded.metrics
     metrics.collect()
     metrics.list_gauges()

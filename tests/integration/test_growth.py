@@ -9,12 +9,12 @@ from tests.bench.growth import DAY, fill_cache, wait_for_near
 from tests.steps import count_steps
 
 CALLS = 20
-# The number of socket reads that a reply takes differs from call to call.
+# The limit is above 1, because the number of socket reads for one reply differs from call to call.
 STEPS_RATIO = 1.3
 
 
 def test_write_cost_is_independent_of_cache_size(settings: Settings, alice: User) -> None:
-    """With 10,000 cached values a score update takes at most 1.3 times the steps that it takes with none."""
+    """A score update takes at most 1.3 times as many steps with 10,000 cached values as with none."""
     with open_service(settings.model_copy(update={"near_cache_size": 20_000})) as service:
         wait_for_near(service)
         without = count_write(service, alice)

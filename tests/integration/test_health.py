@@ -187,7 +187,7 @@ def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute)
 def test_health_at_the_connection_limit_depends_on_the_pool(
     settings: Settings, postgres_server: PostgresServer, *, holds: bool
 ) -> None:
-    """If the server refuses new connections, health is degraded if the pool has one, else unhealthy."""
+    """If the server refuses connections, health is degraded if the pool has a connection, else unhealthy."""
     name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
     role = f"scarce_{name[-8:]}"
     with administered(postgres_server) as run:
@@ -276,7 +276,10 @@ def silent_server() -> Iterator[int]:
 
 
 def test_a_hanging_server_accumulates_no_threads(settings: Settings) -> None:
-    """Ten evaluations of a server that never replies leave at most one thread per check, which then ends."""
+    """Ten evaluations of a server that never replies leave at most one thread per check.
+
+    The thread of the database check ends within ten seconds.
+    """
     clock = Clock()
     with silent_server() as port:
         silent = settings.model_copy(

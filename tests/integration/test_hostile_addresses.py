@@ -53,7 +53,7 @@ MOST_LETTERS = 300
 # The browser sends parameters to a page in a message whose strings are UTF-8.
 FOR_PAGES = (
     "\x00\u202ea\n", "x" * 10_000, "9" * 5_000, "-1", "9999-12-31", "<b>[a](//b)</b>", "true",
-)  # fmt: skip  # for the reason above
+)  # fmt: skip  # several values a line, because they are short
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_has_written_detects_a_committed_row(game: Game) -> None:
 @pytest.mark.parametrize("name", VALID)
 def test_no_argument_leads_to_a_foreign_error(game: Game, name: str) -> None:
     """A call with one hostile argument and valid others returns, or raises one of the stack's own errors."""
-    # another test may have loaded a completed quest, which a call refuses after it has read the row
+    # another test may have loaded a completed quest, and a call would query it before the refusal
     game.execute("DELETE FROM quests")
     cases = (
         (f"{parameter}, value {place}", {parameter: value})

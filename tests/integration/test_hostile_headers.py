@@ -90,7 +90,7 @@ OWN_VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"X-Forwarded-Host": (b"evil.example", b"a@b", b"[", b"a, b"),
     b"X-Prometheus-Scrape-Timeout-Seconds": (b"0.5", b"1e-9", b"-inf"),
     b"Content-Type": (b"multipart/form-data", b"application/json; charset=utf-99"),
-}  # fmt: skip  # for the reason above
+}  # fmt: skip  # several values a line, because the list is long
 # These headers define where a request ends or which protocol follows, so the server may read the next request
 # as part of this one.
 FRAMING: dict[bytes, tuple[bytes, ...]] = {
@@ -99,7 +99,7 @@ FRAMING: dict[bytes, tuple[bytes, ...]] = {
     b"Connection": (b"close", b"keep-alive", b"Upgrade", b"close, keep-alive"),
     b"Upgrade": (b"websocket", b"h2c", b"websocket, h2c"),
     b"Expect": (b"100-continue", b"200-ok"),
-}  # fmt: skip  # for the reason above
+}  # fmt: skip  # several values a line, because the list is long
 USERS = {"monitor": bcrypt.hashpw(b"password", bcrypt.gensalt(4))}
 AUTHORIZATION = b"Basic " + base64.b64encode(b"monitor:password")
 SOCKET_TIMEOUT_SECONDS = 20
@@ -119,7 +119,7 @@ class Server(NamedTuple):
         return socket.create_connection((LOOPBACK, self.port), timeout=stretch(SOCKET_TIMEOUT_SECONDS))
 
     def write_request(self, path: bytes, *headers: tuple[bytes, bytes]) -> bytes:
-        """Return a GET request with these headers; each replaces Host or the credentials of the same name."""
+        """Return a GET request with these headers, which may replace the usual Host and credentials."""
         usual = ((b"Host", f"{LOOPBACK}:{self.port}".encode()), self.credentials)
         given = {name.lower() for name, _ in headers}
         lines = [*(pair for pair in usual if pair[0].lower() not in given), *headers]
@@ -181,7 +181,7 @@ def dashboard(game_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         b"/livez", b"/", b"/download/leaderboard.csv?category=daily_returns&day=2013-03-01",
         b"/download/stuck-quests.csv", b"/shell.js", b"/static/nothing.js", b"/market", b"/_stcore/health",
         b"/_stcore/host-config", b"/nothing",
-    )  # fmt: skip  # for the reason above
+    )  # fmt: skip  # several values a line, because the list is long
     with run_dashboard(tmp_path_factory.mktemp("headers"), port=port, **settings, **unlimited) as started:
         cookie = sign_cookie(claims)["cookie"].encode()
         yield Server(port, paths, (b"Cookie", cookie), started.log)

@@ -34,7 +34,7 @@ SYNTAX = (
 LITERAL = (
     "https://evil.example", "www.evil.example", "a@evil.example", ":smile:", ":+1:", ":-1:", ":100:",
     ":e-mail:", ":material/home:", ":streamlit:",
-)  # fmt: skip  # for the reason above
+)  # fmt: skip  # several texts a line, because the list is long
 HOSTILE = (*SYNTAX, *LITERAL)
 # Each value has two hostile texts, so that one is at the start of the line and one is not.
 VALUES = [f"{text} {HOSTILE[(place + 13) % len(HOSTILE)]}" for place, text in enumerate(HOSTILE)]
@@ -46,7 +46,7 @@ PLAIN = {
     "button.id", "code.code_text", "dataframe.alt", "link_button.url", "selectbox.options",
     "selectbox.raw_value", "text_input.value",
     "vega_lite_chart.alt", "vega_lite_chart.spec",
-}  # fmt: skip  # for the reason above
+}  # fmt: skip  # several texts a line, because the list is long
 VIEWS: tuple[tuple[str, dict[str, str]], ...] = (
     *((page, {}) for page in SCRIPTS),
     ("leaderboards", {"period": "7 sessions"}),

@@ -112,7 +112,10 @@ def test_a_day_is_one_tick_at_its_close(service: EnhancedDatabaseService, tmp_pa
 def test_importing_stored_days_again_changes_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Importing some stored days again changes no row: their changes use the stored days before them."""
+    """Importing some stored days again changes no row.
+
+    Their price changes are calculated with the stored days before them, which the file does not contain.
+    """
     import_days(service, tmp_path, "2012-06-01")
     rows = execute(ALL_TICKS)
     assert import_days(service, tmp_path, "2012-09-04", "2012-12-31").changed == 0
@@ -137,7 +140,7 @@ def test_only_a_corrected_row_changes(
 ) -> None:
     """If one row of a file is corrected, only its tick and cached price change.
 
-    A repeated row counts once.
+    A row that the file contains twice is counted once.
     """
     import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4)))
     service.get_latest_market_data()
@@ -322,7 +325,7 @@ def test_days_that_contradict_the_stored_prices_are_refused(
 def test_a_history_can_be_continued_and_replaced(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """The import accepts days that fit, a jump that `splits` declares to be no split, and a new history."""
+    """An import can add days that fit, add a fall that `splits` declares no split, or replace all days."""
     import_prices(service, write(tmp_path / "prices.csv", *build_rows(2, [100, 100, 100])))
     import_prices(service, write(tmp_path / "more.csv", *build_rows(4, [100.04, 101])))
     crash = write(tmp_path / "crash.csv", *build_rows(6, [25]))

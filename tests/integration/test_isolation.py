@@ -58,7 +58,10 @@ class Player(NamedTuple):
 
 @pytest.fixture(scope="module", params=SERVERS)
 def app_url(request: pytest.FixtureRequest, server_directory: Callable[[], Path]) -> Iterator[Settings]:
-    """Yield settings that connect as the application's role to a database of the owner's role, per server."""
+    """Yield settings that connect as the application role to a database that the owner role owns.
+
+    The tests run once for each of `SERVERS`.
+    """
     with ExitStack() as stack:
         if request.param == "Debian's":
             server = stack.enter_context(run_debian_postgres(server_directory()))

@@ -99,7 +99,7 @@ def test_repeated_folds_stay_exact(
 def test_empty_buckets_are_merged(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """When all scores rise twelve times, the number of buckets stays bounded."""
+    """When each of twelve batches raises all scores, the number of buckets stays bounded."""
     for hour in range(12):
         write(service, players, [100 * hour + n for n in range(40)], CATEGORIES[0])
         fold(execute, 4)

@@ -223,7 +223,10 @@ def test_arguments_out_of_bounds_are_refused(service: EnhancedDatabaseService, p
 def test_missing_entries_and_missing_users_raise_different_errors(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
-    """Reads raise LeaderboardEntryNotFound for a player without an entry, writes UserNotFound for no user."""
+    """Reads raise LeaderboardEntryNotFound for a player without an entry.
+
+    Writes raise UserNotFound for a user who does not exist.
+    """
     for call in (service.get_user_rank, service.get_leaderboard_around):
         with pytest.raises(LeaderboardEntryNotFound, match=CATEGORY):
             call(players[0].id, CATEGORY, DAY)

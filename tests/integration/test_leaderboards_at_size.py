@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 ENTRIES = 200_000
 # A bucket has up to 900 entries. A page reads the bucket where it begins and the bucket where the rank of its
-# first score begins; a page with equal and other scores also reads the next bucket of each.
+# first score begins. It reads equal scores and lower scores with two subqueries, and each of them may also
+# read the next bucket.
 MOST_ROWS = 4_500
 # A leaderboard has 450 to 900 buckets, each with one or two counter rows.
 MOST_COUNTERS = 2_500

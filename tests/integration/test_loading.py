@@ -60,7 +60,7 @@ def build_record(name: str, user_id: UUID) -> Any:
         "load_market_events": lambda: MarketEvent(
             new_id(), "T", "Title", None, ("AAPL",), Decimal("1.00"), "NEUTRAL", NOON
         ),
-    }  # fmt: skip  # one argument a line would hide which rows these are
+    }  # fmt: skip  # several arguments a line, because the list is long
     return records[name]()
 
 
@@ -282,13 +282,13 @@ def test_numpy_and_pandas_values_are_loaded(service: EnhancedDatabaseService, al
     portfolio = replace(
         build_record("load_portfolios", alice.id), id=str(new_id()), session_date=day,
         total_value=np.float64(10_500.5), created_at=pd.Timestamp(NOON),
-    )  # fmt: skip  # for the reason above
+    )  # fmt: skip  # several arguments a line, because the list is long
     assert service.load_portfolios([portfolio]) == 1
     assert service.get_portfolio(alice.id, DAY).total_value == Decimal("10500.50")
     entry = replace(
         build_record("load_leaderboard_entries", alice.id), rank=np.int64(1),
         metadata={"trades": np.int64(3)},
-    )  # fmt: skip  # for the reason above
+    )  # fmt: skip  # several arguments a line, because the list is long
     assert service.load_leaderboard_entries([entry]) == 1
     assert service.get_user_rank(alice.id, "c", DAY).metadata == {"trades": 3}
 

@@ -52,7 +52,7 @@ def read_times(execute: Execute, table: str, column: str) -> pd.DataFrame:
 def test_statistics_equal_those_calculated_from_all_ticks(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """For each symbol, `get_price_statistics` returns what a recount of all its ticks gives."""
+    """For each symbol `get_price_statistics` returns the values that pandas calculates from all its ticks."""
     statistics = {found.symbol: found for found in service.get_price_statistics()}
     if not statistics:
         assert execute("SELECT count(*) FROM ticks") == [(0,)]

@@ -54,7 +54,10 @@ def test_the_page_shows_prices_candles_and_events(market: EnhancedDatabaseServic
 
 
 def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService) -> None:
-    """The URL sets symbol, range and event filters; a filter may have the value that the database stores."""
+    """The URL sets symbol, range and event filters.
+
+    The filter of event types may be a label or the stored value, such as `PRICE_MOVE`.
+    """
     page = open_page(
         MARKET, symbol="IBM", range="10 years", type="PRICE_MOVE", sentiment="Negative", events="10"
     )

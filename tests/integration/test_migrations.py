@@ -174,7 +174,7 @@ def test_down_restores_adopted_tables(migrator: Migrator, empty_execute: Execute
 def test_adopted_ticks_keep_indexes_grants_and_ids(
     migrator: Migrator, empty_execute: Execute, database_url: str
 ) -> None:
-    """Partitioning adopted ticks keeps ids, an own index and grants; old ticks are in `ticks_before`."""
+    """Partitioning adopted ticks keeps ids, an added index and grants; old ticks are in `ticks_before`."""
     empty_execute(LEGACY)
     empty_execute("CREATE INDEX ticks_volume ON ticks (volume); GRANT SELECT ON ticks TO PUBLIC")
     empty_execute("INSERT INTO ticks (symbol, timestamp, price) VALUES ('AAPL', now() AT TIME ZONE 'UTC', 1)")

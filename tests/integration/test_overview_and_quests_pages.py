@@ -229,7 +229,10 @@ def check_rates(text: str, ended: list[dict[str, Any]] | None) -> None:
 def test_stuck_quests_are_shown_in_every_scenario(
     service: EnhancedDatabaseService, execute: Execute, name: str
 ) -> None:
-    """The page counts the stuck quests that the service returns, and compares no returns of few sessions."""
+    """The page counts the stuck quests that the service returns.
+
+    If there are too few sessions, it does not compare how often players return.
+    """
     write_scenario(service, name, datetime.now(UTC))
     # a quest of alice that is stuck: eight days old, without progress
     execute(

@@ -61,7 +61,7 @@ def replace_port(proxy: Proxy, url: str) -> str:
 
 
 async def wait_for_updates(visitors: list[Visitor], matches: Callable[[bytes], bool]) -> None:
-    """Wait until each open page has received a run that matches, without a request of the browser."""
+    """Wait until the server has sent every open page a run that matches. No browser asks for the run."""
 
     async def wait(visitor: Visitor) -> None:
         while not matches(await visitor.receive_run()):
@@ -76,7 +76,7 @@ async def wait_for_updates(visitors: list[Visitor], matches: Callable[[bytes], b
 def test_open_pages_are_updated_on_outage_and_recovery(
     dashboard: Dashboard, proxies: dict[str, Proxy], server: str, note: bytes, fault: str
 ) -> None:
-    """Open pages show a note within five seconds of an outage, and remove it as soon after its end."""
+    """Open pages show a note within 5 s of the start of an outage, and remove it within 5 s of its end."""
     proxy = proxies[server]
     begin, end = (proxy.refuse, proxy.accept_again) if fault == "gone" else (proxy.pause, proxy.resume)
 

@@ -115,7 +115,10 @@ def test_a_hanging_database_delays_a_page_only_once(game: EnhancedDatabaseServic
 def test_a_failing_section_leaves_the_others(
     game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A section whose read fails shows its last known value with an error id, or the error if it has none."""
+    """A section whose read fails shows its last known value with an error id.
+
+    A section without a last known value shows the error.
+    """
 
     def give_up(*_: object, **__: object) -> None:
         raise QueryTimeout("a statement ran too long")
