@@ -12,9 +12,9 @@ only limits the search for the next seal: all events of transactions with lower 
 because none of these transactions was still running (`pg_snapshot_xmin`).
 
 If a dump is restored on another server, transaction ids start anew; the column `system` shows which server
-wrote a seal. The first seal on the new server searches all events. Restored events can have higher
-transaction ids than the new server has used. Later seals skip these events, because the first seal contains
-them.
+wrote a seal. The first seal on the new server searches all events. Restored events can have transaction ids
+above `up_to`, so the search for a later seal finds them again. It leaves them out, because the first seal
+contains them.
 """
 
 from datetime import UTC, datetime

@@ -227,7 +227,7 @@ def describe(error: Exception) -> str:
 
 
 def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) -> list[Step]:
-    """Return the steps that are the same in each `recheck`. They change nothing: the keys do not exist."""
+    """Return the commands of each `recheck`. They change no data: SET with XX writes no missing key."""
     scratch = keys[-1]
     return [
         # HELLO signs in again. After a change of the password open connections still work, but other
@@ -249,7 +249,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
 
 
 def _list_commands(keys: Sequence[str]) -> list[Step]:
-    """Return steps with the single commands that `recheck` does not test. They change nothing."""
+    """Return steps that each test one command that `recheck` does not test. They change no data."""
     scratch = keys[-1]
     return [
         Step("MGET", encode_command("MGET", *keys), _is_list),

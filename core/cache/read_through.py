@@ -87,7 +87,7 @@ class ReadThrough:
         # Connect to the database before Redis is read, because the values in Redis may belong to another
         # timeline of the database.
         database_error = self._timeline.try_to_learn()
-        # ask for no lease before the timeline is known, because the loaded value is stored for a timeline
+        # ask for no lease before the database timeline is known: a stored value names its timeline
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
             found, missing, lease = self._look_up(self._shared, read, keys, with_lease=with_lease)

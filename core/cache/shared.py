@@ -135,7 +135,11 @@ class SharedCache:
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create all missing LSN slots at once, so that their LSNs are unknown during the same time."""
+        """Create all missing LSN slots in one command.
+
+        The LSN of a new slot is unknown for `UNKNOWN_MILLISECONDS`, and its keys are loaded from the primary.
+        Slots that are created together have this time together, instead of one after the other.
+        """
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):

@@ -84,8 +84,9 @@ TOP = f"""
     FROM page e JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
 # `bucket` is the bucket of the first entry of the page, and `skipped` is the number of entries of this bucket
-# that are before the page. Entries before the page can have the same score as the first entry of the page, so
-# the rank of this score is counted. The ranks of lower scores are computed from the offset.
+# that are before the page. The offset does not give the rank of the page's first score, because entries
+# before the page can have the same score. So this rank is one more than the number of higher scores. Entries
+# with a lower score are all after the start of the page, so their ranks are computed from the offset.
 PAGE = f"""
     WITH bucket AS MATERIALIZED (
         SELECT depth, created_at, id, (%(offset)s - before)::bigint AS skipped FROM (

@@ -19,8 +19,8 @@ from core.records import (
     StuckQuests,
 )
 
-# The counters have the day on which quests end, but not the time. So the active quests that ended earlier
-# today are read from `quests`, one by one.
+# The counters have the day on which quests end, but not the time. So quests that are still ACTIVE although
+# their end was earlier today are counted in `quests`.
 OUTCOMES = """
     SELECT ended_on - (extract(isodow FROM ended_on)::integer - 1) AS week, type, reward_type,
            sum(quests)::bigint, sum(started)::bigint, sum(halfway)::bigint,

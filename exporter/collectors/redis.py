@@ -32,7 +32,7 @@ class InfoConnection:
         self._connect = make_connection_factory(settings, f"{APPLICATION_PREFIX}collector")
 
     def ping(self) -> bool:
-        """Return True, because no connection is open between runs."""
+        """Return True: each run opens a new connection, so there is no old one that could be broken."""
         return True
 
     def read_info(self) -> dict[str, str]:
@@ -49,7 +49,7 @@ class InfoConnection:
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def close(self) -> None:
-        """Do nothing, because no connection is open between runs."""
+        """Do nothing: each run closes its own connection."""
 
 
 def open_redis_runner(settings: Settings) -> CollectorRunner[InfoConnection]:
