@@ -25,7 +25,7 @@ LOSS = "#e5484d"
 BASELINE = "#8b93a7"
 """Colours of all charts, readable on the light and the dark theme.
 
-ACCENT is the main colour, GAIN is green, LOSS is red, and BASELINE is grey: medians, averages, neutral
+ACCENT is the main colour, GAIN is green, and LOSS is red. BASELINE is grey, for medians, averages and neutral
 events.
 """
 

@@ -92,9 +92,9 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
 def write_to_address(defaults: Mapping[str, object]) -> None:
     """Write the current values of filters, and of the Live switch, into the address, except for defaults.
 
-    `defaults` maps the key of each filter to its default. Call this in a callback that sets the value of
-    another widget bound to the address. After such a callback, Streamlit restores the address with which the
-    page was opened. Without this call, all filter values that the visitor has selected later would be lost.
+    `defaults` maps the key of each filter to its default. Call this in a callback that sets another widget
+    whose value is in the address. After such a callback, Streamlit restores the address with which the page
+    was opened. Without this call, all filter values selected since the page was opened would be lost.
     """
     context = get_script_run_ctx()
     if context is None:
@@ -197,7 +197,7 @@ def select_segment(
 
 
 def _group(*, needed: bool) -> AbstractContextManager[object]:
-    """Return a container if it is `needed`: with it, a widget and its warning are in one cell of a grid."""
+    """Return a container if it is `needed`: it puts a widget and its warning into one cell of a grid."""
     return st.container() if needed else nullcontext()
 
 

@@ -54,14 +54,14 @@ class _Run:
     is_first: bool = False
     """Whether the page was just opened."""
     is_retry: bool = False
-    """Whether the page runs again because a read failed; sections that did not fail are not read again."""
+    """Whether the page runs again because a read failed; see RETRY_AGE_FRACTION."""
     is_update: bool = False
     """Whether the page runs again because the health has changed."""
     interval: int | None = None
     """Seconds between two refreshes of the current live part; None if the page is paused."""
     is_failing: bool = False
     oldest: datetime | None = None
-    """Time of the read of the oldest value that is shown without a note."""
+    """When the oldest of the values shown without a note was read; None if there is no such value."""
     parts: int = 0
 
 

@@ -14,7 +14,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset({"/livez", "/readyz"})
-"""Paths that are answered under any host name, because orchestrators use other names. They show no data."""
+"""Paths that are answered under any host name, because an orchestrator can send a name that is not known.
+
+The answers contain no data.
+"""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
 """The Host header of RFC 9110, 7.2, but without a user, a path and percent signs: browsers send none."""
@@ -46,8 +49,8 @@ def is_address(host: str) -> bool:
 def find_client(scope: Scope) -> str:
     """Return the name under which a client is counted: its IPv4 address or its IPv6 network.
 
-    The network is used because one machine has 2^64 IPv6 addresses, and could send each request from another
-    one.
+    The network is used because one machine can have 2^64 IPv6 addresses, and could send each request from a
+    different address.
     """
     host = str((scope.get("client") or ("unknown",))[0])
     try:
@@ -81,9 +84,9 @@ class KnownHosts:
     """ASGI middleware that refuses unknown host names. IP addresses, localhost and `names` are known."""
 
     def __init__(self, app: ASGIApp, *, names: Collection[str], is_open: bool) -> None:
-        """With `is_open` accept every name.
+        """Accept every host name if `is_open` is true.
 
-        This is for a server that asks for a password, because the page of another site does not have it.
+        Use `is_open` for a server that asks for a password: the page of another site does not know it.
         """
         self._app = app
         self._names = frozenset(name.lower() for name in names)

@@ -1,7 +1,7 @@
 """The queries of the Operations page. Their values come from Prometheus (PromQL) or from an hour of scrapes.
 
 Owns the names of the metrics that the page needs, and the computation of rates from scrapes. A counter whose
-value went down was restarted, as in Prometheus. Sends no requests itself.
+value went down has begun again at 0; Prometheus has the same rule. Sends no requests itself.
 """
 
 from collections import deque
@@ -111,7 +111,7 @@ class ReportedByAll(msgspec.Struct, frozen=True):
     by: tuple[str, ...] = ()
 
     def build_promql(self) -> str:
-        """Return the PromQL query for these metrics. It merges the equal series of all exporters into one."""
+        """Return the PromQL query for these metrics: one series for all exporters, not one per exporter."""
         return f"{self.aggregation} by ({', '.join(('__name__', *self.by))}) ({_select(self.metrics)})"
 
 
@@ -244,9 +244,9 @@ class MetricHistory:
     def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
         """Return the samples of a counter with their growth since the previous scrape.
 
-        The growth is computed for each sample and then summed. In a sum of values, the growth of other
-        samples would hide that one sample was restarted and went down. A sample that is new in a later scrape
-        has grown from 0.
+        The growth is computed for each sample, and the caller adds it up. If the values were added up first,
+        the growth of some samples could hide that another sample went down after a restart. A sample that
+        first appears after the first scrape with counters has grown from 0.
         """
         raw = self._raw.setdefault(name, {})
         found = []
@@ -275,7 +275,7 @@ class MetricHistory:
     def list_series(self) -> dict[Query, tuple[Series, ...]]:
         """Return the lines of each charted query.
 
-        A point of a rate is the rate in the window that ends at it.
+        For a rate, the value of a point is the rate in the window that ends at the time of the point.
         """
         return {
             query: tuple(Series(key, tuple(points)) for key, points in sorted(lines.items()))

@@ -201,7 +201,7 @@ def count_players(
     """Return how many players all pages together list; 0 if no username can have the prefix.
 
     `players` is the size of the leaderboard. For a leaderboard sorted by name, the result is at most
-    MATCHES_COUNTED: a visitor finds a later name faster with a search for its first letters.
+    MATCHES_COUNTED: for a name after these, a visitor can search for its first letters.
     """
     if not selection.prefix:
         return min(players, MATCHES_COUNTED) if selection.order.endswith("username") else players

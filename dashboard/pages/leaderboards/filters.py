@@ -154,7 +154,7 @@ def sort_by(column: str) -> None:
 def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
-        # after `page` is set, Streamlit restores an old address; this call keeps the other filters in it
+        # setting `page` makes Streamlit restore an old address; this call puts the filters' values into it
         filters.write_to_address(FILTERS)
         st.session_state["page"] = 1
 

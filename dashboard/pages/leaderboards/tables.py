@@ -223,8 +223,8 @@ def show_players(
 def find_clicked_player(selection: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Return the username in the row of the selected cell, or None.
 
-    Cells of the first column are ignored: with the keyboard, a visitor enters the table there and moves up
-    and down in it.
+    Cells of the first column are ignored, because a visitor with a keyboard selects them while moving up and
+    down in the table.
     """
     rows = [row for row, column in selection.get("cells", ()) if column != FIRST_COLUMN]
     return names[rows[0]] if rows and rows[0] < len(names) else None

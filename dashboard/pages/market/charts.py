@@ -153,7 +153,7 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
 
 
 def _milliseconds(time: datetime) -> float:
-    # a number, because the browser would first have to parse the text of a date
+    # charts get times as numbers: the browser would have to parse times that are text
     return time.timestamp() * 1000
 
 

@@ -131,7 +131,7 @@ def build_warm() -> Action:
 
 
 def build_expire_quests() -> Action:
-    """Return the action that marks active quests past their end as expired."""
+    """Return the action that marks active quests as expired if their end time has passed."""
 
     def run(service: EnhancedDatabaseService) -> str:
         return f"{service.expire_quests():,} quests have expired."

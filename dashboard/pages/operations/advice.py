@@ -14,7 +14,7 @@ from core.installation import TROUBLESHOOTING
 
 Topic = Literal[
     "health", "alerts", "pool", "replicas", "cache", "latency", "statements", "size", "redis", "migrations"
-]  # fmt: skip  # one topic per line would only be longer
+]  # fmt: skip  # the formatter would put each topic on its own line
 
 PAGE = "troubleshooting"
 

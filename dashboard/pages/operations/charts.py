@@ -149,7 +149,7 @@ def _build_lines(colours: dict[str, str], *, unit: str, scale: Spec, digits: str
     }
 
 
-# d3 time formats by the unit of time between two labels, which is a second soon after a start
+# d3 time formats by the unit of time between two labels; when the dashboard has just started, it is a second
 _TIMES = {
     "milliseconds": "%H:%M:%S",
     "seconds": "%H:%M:%S",

@@ -1,7 +1,7 @@
 """The script of the Operations page: health, incidents, alerts, metrics and database statistics.
 
 Health and metrics come from the sampler's last sample. The statistics of the database are expensive to
-compute and are read once a minute. A paused page shows no newer values of either.
+compute and are read once a minute. A paused page does not refresh these values.
 """
 
 from collections.abc import Iterable, Sequence

@@ -40,7 +40,7 @@ STREAK_BUCKETS = (
 
 
 SMALL_COHORT = 10
-"""A cohort with fewer players is shown as counts, not as percent: one player would be over 10 %."""
+"""A cohort with fewer players is shown as counts, not in percent: each player is more than 10 % of it."""
 
 
 class RetentionCell(msgspec.Struct, frozen=True):

@@ -376,9 +376,9 @@ def _fill_missed(
 
 
 def _build_point(sessions: int, color: str | None = None) -> Spec | bool:
-    """Return Vega-Lite's `point` of a line mark: False above POINTS sessions.
+    """Return Vega-Lite's `point` of a line mark: False (no points) if there are more than POINTS sessions.
 
-    Without points, a session between two missed sessions would not be visible, because it has no line.
+    A point makes a session between two missed sessions visible, because no line leads to it.
     """
     if sessions > POINTS:
         return False

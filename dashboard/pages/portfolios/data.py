@@ -1,8 +1,8 @@
 """Reads the values of the Portfolios page from the service. Each `load_` function loads one section.
 
-The market's returns are at most 30 seconds out of date. The leader is at most two minutes out of date, active
-quests three minutes, and gains of finished sessions five minutes. A player's sessions and ranks are read each
-time. No function creates a portfolio.
+The market's returns are at most 30 seconds out of date, the leader at most two minutes, active quests at most
+three minutes, and gains of finished sessions at most five minutes. A player's sessions and ranks are read
+each time. No function creates a portfolio.
 """
 
 from collections.abc import Callable, Sequence

@@ -301,7 +301,7 @@ def build_quest_card(quest: Quest, now: datetime) -> QuestCard:
 def list_profile(user: User) -> list[tuple[str, str]]:
     """Return the profile of a player as (label, text) pairs.
 
-    It shows only the strategy of the preferences.
+    Of the player's preferences, it has only the strategy.
     """
     facts = [
         ("Username", user.username),

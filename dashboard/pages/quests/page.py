@@ -93,7 +93,7 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
     """Show the filters. Return the first day of the window (None: all time) and the type (None: all)."""
     keys = {format_key(row.type): row.type for row in totals}
     if len(keys) < len({row.type for row in totals}):
-        # two types have the same text, so the filter shows the keys
+        # two quest types are the same in words, so the filter shows their database keys
         keys = {row.type: row.type for row in totals}
     with filters.collapse_filters(), st.container(horizontal=True):
         window = filters.select_segment(
