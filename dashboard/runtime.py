@@ -22,7 +22,10 @@ from dashboard.section_reads import Reader
 T = TypeVar("T")
 
 CACHE_SECONDS = 5.0
-"""Lifetime of a value in `ShortCache`: too short for visitors to notice, and many of them share one read."""
+"""How long `ShortCache` keeps a value.
+
+Visitors do not notice this delay, but many of them share one read.
+"""
 
 CACHE_ENTRIES = 256
 """Maximum number of values in `ShortCache`. A value has at most some hundred rows."""

@@ -32,7 +32,7 @@ RETRYING = "retrying"
 
 
 class ErrorState(NamedTuple):
-    """The texts that a page shows for a database error of one of these types.
+    """The texts that a page shows for a database error of one of the types in `errors`.
 
     `title`, `text`, `hint` and `command` replace the whole page. `summary` replaces a part of a page. `cause`
     is part of the note below a last known value.

@@ -4,8 +4,8 @@
 with the same start, and its number of entries is the sum over these rows. Writers only insert rows, so they
 do not wait for each other and cannot deadlock. `leaderboard_fold` replaces the rows of a bucket by their sum,
 and splits buckets that have grown. A start is a position in the order of a leaderboard (score descending,
-created_at, id); `depth` is minus the score. So buckets stay small for any scores, even for a million equal
-scores.
+created_at, id); `depth` is minus the score. A bucket can start between two entries with the same score, so
+even a million equal scores are divided into small buckets.
 
 A bucket can be split only when no uncommitted transaction has counted entries with the old start. Therefore
 writers hold a shared advisory lock until they commit. A split needs the exclusive lock, and gives up if it
@@ -211,8 +211,8 @@ FOLD_LATER = """
         RETURN NULL;
     END $$"""
 # Calls `leaderboard_fold` at random, so that no state has to be stored. On average there is one call for
-# every 4,000 new entries (a bucket with more entries is split) and one call for every 4,000 new rows of
-# counters. A reader sums 4,000 rows in a millisecond.
+# every 4,000 new entries, because a bucket with more than 4,000 entries is split. There is also one call for
+# every 4,000 new rows of counters, because a reader sums 4,000 rows in a millisecond.
 FOLDING = f"""
     CREATE CONSTRAINT TRIGGER leaderboard_counters_fold AFTER INSERT ON leaderboard_counters
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW

@@ -22,7 +22,10 @@ def up(_migrator: Any, db: Any) -> None:
 
 
 def down(_migrator: Any, db: Any) -> None:
-    """Restore the stricter check of symbols, for new rows only if existing rows break it."""
+    """Drop what `up` added, and restore the stricter check of symbols.
+
+    If existing rows break this check, it is enforced for new rows only.
+    """
     db.execute_sql("ALTER TABLE symbols DROP COLUMN currency")
     drop_check(db, "ticks_bar")
     drop_check(db, "ticks_symbol_format")

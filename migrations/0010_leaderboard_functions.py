@@ -53,8 +53,9 @@ _BOARD = "session_date = day AND category = board"
 _FIND = f"""
         SELECT id INTO place FROM leaderboard_entries
         WHERE user_id BETWEEN player AND player AND {_BOARD} ORDER BY user_id LIMIT 1"""
-# Computes the rank from the last bucket that starts above the score: the entries of all buckets before it,
-# and its own entries above the score.
+# Returns an entry with its rank: 1 plus the number of entries with a higher score. First finds the last
+# bucket that starts at a higher score. All entries of the buckets before it have a higher score. In this
+# bucket, only the entries with a higher score are counted.
 _RETURN = f"""
         RETURN QUERY SELECT e.id, e.user_id, u.username, e.session_date, e.category, e.score, 1 + COALESCE((
             SELECT (SELECT COALESCE(sum(entries), 0) FROM leaderboard_counters
@@ -110,8 +111,8 @@ def up(_migrator: Any, db: Any) -> None:
         BUCKET_SIZE,
         _FOLD_LATER.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)"),
         _DROP_FOLDING,
-        # on average `leaderboard_fold` runs once for every 128 new entries: a bucket of the smallest size is
-        # split when it has more
+        # on average `leaderboard_fold` runs once for every 128 new entries, because a bucket of the smallest
+        # size is split when it has more than 128 entries
         _FOLDING.format(chance=f"greatest(NEW.entries / {2 * MIN_BUCKET}.0, 0.001)"),
         RANK,
         SET_SCORE,

@@ -1,9 +1,9 @@
 """Fold the counters of a leaderboard at most once in a transaction.
 
 A fold replaces the counters of each bucket by one row with their sum (`leaderboard_fold`). Before this
-migration, each of these rows triggered another fold with a probability of one half. On a leaderboard with a
-thousand writes per second, every fold found enough new rows to fold again. So one write in several thousand
-folded for seconds.
+migration, the insertion of such a row often triggered another fold. On a leaderboard with a thousand writes
+per second, every fold found enough new counters of other writers to insert such rows again. So one write in
+several thousand took seconds, because it repeated the fold many times.
 """
 
 from typing import Any

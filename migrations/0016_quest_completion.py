@@ -1,8 +1,8 @@
 """Store the time at which a quest was completed.
 
-For quests that are completed already, this time is unknown (NULL): a quest had only its creation time, and
-leaderboard entries show at most the day of its completion. If `echo-markets seed` is run again, it sets the
-times of the quests in its replay from their sessions.
+For quests that are completed already, this time is unknown (NULL). Before this migration, a quest stored only
+the time of its creation. The entries of a leaderboard show at most the day on which a quest was completed. If
+`echo-markets seed` is run again, it sets the times of the quests in its replay from their sessions.
 """
 
 from typing import Any

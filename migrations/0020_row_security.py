@@ -6,8 +6,9 @@ table. The role of players does not exist in every database. Therefore the polic
 player's own rows are in `core.database.row_security`, and are created together with the privileges of the
 role.
 
-A leaderboard shows the usernames of other players. A separate view contains the usernames. The view is
-subject to the policies of its owner, so that a player sees no other column of another user.
+A leaderboard shows the usernames of other players. Players read them from the view `usernames`, which has no
+other column of `users` except the id. The view reads `users` under the policies of its owner, so it shows all
+users to every player.
 """
 
 from typing import Any

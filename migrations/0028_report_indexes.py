@@ -1,8 +1,8 @@
 """Order the indexes of trades and of the last activity as the reports read them.
 
 Trades are indexed by session and then by player. This index replaces two indexes. It finds the trades of a
-portfolio, and it lists the players who traded on the days of a report in order, so they are counted without
-reading the trades. A new trade is inserted next to the trades of its session.
+portfolio. It also contains the session and player of every trade in sorted order, so a report counts the
+players who traded without reading the table. A new trade is inserted next to the trades of its session.
 
 The index of the last activity also has the id of the player, so the list of silent players is read in the
 order of the index. The list includes players whose last activity is not known.

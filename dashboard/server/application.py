@@ -159,9 +159,9 @@ def create_app(settings: Settings, *, page_limits: PageLimits | None) -> st.App:
 
 
 def warm_caches(service: EnhancedDatabaseService) -> None:
-    """Read the data that the first visitors need into the caches.
+    """Fill the caches with the data that the first visitors need.
 
-    If this fails, these visitors wait longer.
+    If this fails, the first visitors wait longer.
     """
     try:
         keys = service.warm_cache(limits=WARMED_LIMITS)
@@ -311,7 +311,7 @@ def _prepare_logging(settings: Settings) -> None:
 def _exit_on_signal() -> None:
     """Exit with status 0 on SIGTERM and SIGINT.
 
-    This is necessary before uvicorn installs its own handlers, and when it has stopped: uvicorn then
+    uvicorn replaces these handlers by its own while it runs. When it has stopped because of a signal, it
     restores these handlers and raises the signal again.
     """
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,7 +18,7 @@ from core.metrics.names import Limiter
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
-"""Maximum size of a message, even if a part is missing. A browser sends values of widgets: some kilobytes."""
+"""Maximum size of a message, complete or not. A browser sends the values of widgets: a few kilobytes."""
 
 ANONYMOUS_BYTES = 64 * 1024
 """Maximum size of a message before a sign-in."""

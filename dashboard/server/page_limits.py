@@ -15,7 +15,7 @@ All clients that have not signed in share the second limit.
 
 
 RESERVED_FILES = MAX_WAITING + MANY_AHEAD + 50
-"""File descriptors of a process that pages may not use: other clients, PostgreSQL and Redis need them."""
+"""Number of file descriptors that each process keeps free for other clients, PostgreSQL and Redis."""
 
 
 class HostPageLimits:
@@ -30,7 +30,7 @@ class HostPageLimits:
     def of_host(cls, settings: Settings) -> Self:
         """Return the limits of the settings.
 
-        They are lower if the open-file limit of the processes is too low.
+        The limit for all clients together is lower if the processes may not open enough files.
         """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return cls(

@@ -1,7 +1,7 @@
 """Runs the script of every open page again when the health of the stack changes.
 
-All visitors then see the change in the health line, and pages need no timers. Compares the health checks of
-the sampler, and sends no request to a server.
+All visitors then see the change in the health line, and pages need no timer for this line. Compares the
+health checks of the sampler, and sends no request to a server.
 """
 
 import asyncio

@@ -41,20 +41,23 @@ T = TypeVar("T")
 MIN_ENDED = 10
 """A quest type is named best or worst only if it has at least this many ended quests.
 
-With fewer, one quest would be over 10 %.
+With fewer, a single quest would change the rate by more than 10 percentage points.
 """
 
 MIN_SESSIONS = 100
 """A comparison needs at least this many sessions with a quest of the type, and as many sessions without one.
 
-With fewer, one session would be over 1 %.
+With fewer, a single session would change the share by more than one percentage point.
 """
 
 MIN_DIFFERENCE = Decimal(1)
 """In percentage points. A smaller difference counts as no difference, for any number of sessions."""
 
 CHANCE_ERRORS = 1.96
-"""A difference of fewer standard errors counts as chance. Chance alone exceeds it in 5 % of comparisons."""
+"""A difference of fewer standard errors counts as chance.
+
+If there is no real difference, chance alone exceeds this limit in 5 % of comparisons.
+"""
 
 MORE_OFTEN, LESS_OFTEN = "more often", "less often"
 NO_DIFFERENCE, TOO_FEW = "no visible difference", "too few sessions"
