@@ -37,7 +37,10 @@ class Backoff:
         self.max_next_seconds = self._first_seconds
 
     def next_seconds(self) -> float:
-        """Return the pause before the next attempt, at most `max_next_seconds`, and double that limit."""
+        """Return the pause before the next attempt, which is at most `max_next_seconds`.
+
+        Then `max_next_seconds` is doubled for the following attempt, up to the longest pause.
+        """
         limit = self.max_next_seconds
         self.max_next_seconds = min(limit * GROWTH, self._max_seconds)
         return self._pick(limit * (1 - JITTER), limit)

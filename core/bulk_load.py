@@ -19,7 +19,7 @@ BATCH_ROWS: Final = 20_000
 """Rows in one batch, which the service writes in one transaction."""
 
 PLAIN_STEPS: Final = 4
-"""Lines printed for each stage of a load without a terminal: enough to see that the load continues."""
+"""Maximum number of lines per stage if the output is not a terminal: they show that the load continues."""
 
 
 class Progress(Protocol):

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 # The breaker opens after one failed command and this many failed recovery attempts. One timeout alone does
 # not open it, because a machine may stall for half a second.
 ATTEMPTS = 2
-# How long a recovery attempt of another process may take. Before this process reads from Redis again, it also
-# waits for this time.
+# How long a recovery attempt of another process may take. `Recovery` adds this time to its wait before Redis
+# is read again.
 GRACE_SECONDS = 0.1
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0
@@ -94,7 +94,10 @@ class CircuitBreaker:
             return self._open() if no_server or self._failed_attempts >= ATTEMPTS else False
 
     def record_refusal(self, reason: str) -> bool:
-        """Open the breaker after a refused command. Return whether this is the first refusal in a row."""
+        """Open the breaker after a refused command.
+
+        Returns False if the breaker is already open because of an earlier refusal, else True.
+        """
         with self._lock:
             is_new = not self._is_refused
             self._is_half_open, self._is_refused = False, True

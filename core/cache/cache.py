@@ -322,7 +322,7 @@ class Cache:
         )
 
     def find_bypass(self) -> str | None:
-        """Return why Redis or the near cache is off although it is enabled, or None. Addresses are hidden."""
+        """Return why an enabled Redis or near cache is not used, else None. The text hides addresses."""
         reason = self._shared and self._shared.guard.reason
         if not reason and self._feed is not None and self._feed.reason:
             reason = f"near cache off: {self._feed.reason}"

@@ -227,10 +227,13 @@ def describe(error: Exception) -> str:
 
 
 def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) -> list[Step]:
-    """Return the commands of each `recheck`. They change no data: SET with XX writes no missing key."""
+    """Return the commands of each `recheck`. They change no data, because none of the keys exists.
+
+    SET has the option XX, so it does not create its key.
+    """
     scratch = keys[-1]
     return [
-        # HELLO signs in again. After a change of the password open connections still work, but other
+        # HELLO signs in again. After the password was changed, open connections still work, but other
         # processes cannot connect to send invalidations. HELLO also reports the role. A writable replica
         # accepts writes, but loses them when its primary writes the same keys.
         Step(

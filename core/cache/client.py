@@ -180,8 +180,8 @@ class RedisClient:
     ) -> None:
         """Send a script without waiting for its reply. `on_reply` gets the reply or the error later.
 
-        The reply is read before the reply to any later command on the same connection. If the server may not
-        have the script, this method waits for the reply and raises errors.
+        The reply is read before the reply to any later command on the same connection. If it is not known
+        that the server has the script, this method waits for the reply and raises errors.
         """
         if script.sha not in self._known:
             on_reply(self.run(script, keys, arguments))
@@ -203,7 +203,7 @@ class RedisClient:
     def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> PendingReply | None:
         """Send a script and return its pending reply, which a later `run_each` takes as `after`.
 
-        If the server may not have the script, this method waits for the reply and returns None.
+        If it is not known that the server has the script, this method waits for the reply and returns None.
         """
         if script.sha not in self._known:
             self.run_each(script, [keys], arguments)

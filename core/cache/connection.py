@@ -376,6 +376,6 @@ def _seconds_until(deadline: float) -> float:
 
 
 def _describe(error: OSError) -> str:
-    """Return the message of the operating system or of OpenSSL, without OpenSSL's source line."""
+    """Return the message of the operating system or of OpenSSL, without a source position `(_ssl.c:LINE)`."""
     words = str(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
     return re.sub(r" \(_ssl\.c:\d+\)$", "", words)

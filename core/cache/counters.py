@@ -104,7 +104,7 @@ class CacheCounters:
                 metrics.count_cache_bypasses(cache, name.removeprefix("bypasses "), count)
 
     def snapshot(self) -> CacheCounts:
-        """Return all counters of one moment."""
+        """Return the current values of all counters, read together under the lock."""
         with self._lock:
             bypasses = self._bypasses.total()
             return CacheCounts(

@@ -34,9 +34,9 @@ from core.settings.redis_url import HostPort
 
 KEY: Final = "primary-epoch"
 TOKEN_BYTES: Final = 8
-# TTL of the record of an ended epoch. When it has expired, the server can be the primary in a new epoch. This
-# corrects a mistake: a process that asked a partitioned sentinel may have ended the epoch of the real
-# primary.
+# TTL of the record of an ended epoch. When the record has expired, a new epoch of the same server can begin.
+# This is needed if a process asked a partitioned sentinel, and then ended the epoch of the real primary by
+# mistake.
 ENDED_MILLISECONDS: Final = 10_000
 # Timeout of the command that ends the epoch of the former primary, because that server may hang.
 END_TIMEOUT_SECONDS = 0.25

@@ -37,9 +37,9 @@ HEARTBEAT_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 3.0
 # An invalidation feed that receives nothing for this time counts as dead.
 SILENCE_SECONDS = 1.5
-# A busy server sends thousands of pushes a second. Waking the thread for each push slows the other threads
-# more than reading the push. So after one push the thread waits this long, and then reads all that have
-# arrived.
+# A busy server sends thousands of pushes a second. To wake the thread for a push costs the other threads
+# more time than to read the push. So after one push the thread waits this long, and then reads all pushes
+# that have arrived.
 GATHER_SECONDS = 0.002
 # How long `close` waits for the thread.
 STOP_SECONDS = 2.0

@@ -91,7 +91,7 @@ class RedisGuard:
             self.topology.make_connection,
             check=self.capability.admit,
             recheck=self.capability.recheck,
-            # a shorter REDIS_TIMEOUT promises that reads notice a refusal earlier
+            # a check is valid for at most REDIS_TIMEOUT, so that reads notice a refusal within this time
             trust_seconds=min(TRUST_SECONDS, settings.redis_timeout / 1000),
             checks_writes=self.topology.can_move,
             on_error=self._record_refusal,

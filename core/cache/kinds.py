@@ -54,7 +54,7 @@ MAX_TTL_SECONDS: Final = 3_600
 TTL_JITTER: Final = 0.1
 """Each TTL is shortened by a random fraction of at most this, so that values do not expire together."""
 ABSENT_MILLISECONDS: Final = 5_000
-"""TTL of the result "no such row". It is short: a row inserted without the service invalidates nothing."""
+"""TTL of the result "no such row". It is short: an insert by another program does not invalidate it."""
 
 _VERSION: Final = "version:"
 # The prefixes of all value keys and version keys. The last prefix is that of version keys.

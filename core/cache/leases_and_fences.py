@@ -177,9 +177,10 @@ return stored
 # KEYS: the keys that a transaction changes. ARGV: the token of the writer's fence, the TTL of this fence in
 # milliseconds.
 #
-# Adds the fence of the writer to each key. It replaces a value, a lease or a version; the fences of other
-# writers stay. If the server's memory is full, the script deletes the key instead, unless another writer has
-# fenced it, and returns the server's error. Otherwise it returns the number of keys.
+# Adds the fence of the writer to each key. The fence replaces a value, a lease or a version; the fences of
+# other writers stay. If the memory of the server is too full to store a fence, the script deletes the key
+# instead, unless another writer has fenced the key, and returns the server's error. Otherwise the script
+# returns the number of keys.
 FENCE = Script(
     _FENCES
     + """

@@ -23,7 +23,7 @@ from core.cache.lsn_slots import ALL_SLOTS, UNKNOWN, list_slots
 
 # Maximum number of keys in one script call, because Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000
-# About how many keys Redis looks at in one call of SCAN.
+# Approximate number of keys that Redis examines in one call of SCAN.
 SCAN_COUNT = 1_000
 # Error codes that depend on the key: the server may accept the same command for other keys.
 KEY_ERROR_CODES = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
@@ -163,7 +163,8 @@ class InvalidationOutbox:
         self._unconfirmed: list[tuple[Collection[str], bytes]] = []
         # the number of pairs of key and fence token in each of the two collections
         self._waiting_count = self._unconfirmed_count = 0
-        # time since which no invalidation waits, as far as `add_unconfirmed_fences` knows; else None
+        # time at which `add_unconfirmed_fences` first found no waiting invalidation; None before that, and
+        # again after invalidations were added
         self._emptied_at: float | None = None
         # sequence number of the invalidation that exceeded the limit, so that every key must be dropped; 0 if
         # no invalidation did
@@ -201,9 +202,10 @@ class InvalidationOutbox:
             self._waiting, self._waiting_count = OrderedDict(), 0
 
     def record_unconfirmed_fence(self, keys: Collection[str], token: bytes) -> None:
-        """Record a fence that was sent but not confirmed, and release it again shortly after the outage.
+        """Record a fence that was sent but not confirmed, so that it is released again after the outage.
 
-        Otherwise a fence that reaches Redis late would block its keys until it expires.
+        Otherwise a fence that reaches Redis late would block its keys until it expires. Does nothing if more
+        than `OUTBOX_LIMIT` pairs of key and fence token are recorded already.
         """
         with self._lock:
             if self._unconfirmed_count <= OUTBOX_LIMIT:

@@ -138,7 +138,8 @@ class SharedCache:
         """Create all missing LSN slots in one command.
 
         The LSN of a new slot is unknown for `UNKNOWN_MILLISECONDS`, and its keys are loaded from the primary.
-        Slots that are created together have this time together, instead of one after the other.
+        If all slots are created now, this time is the same for all. Otherwise it would begin again with the
+        first use of each slot.
         """
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)

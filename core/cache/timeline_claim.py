@@ -69,10 +69,11 @@ class TimelineClaim:
         return encode_command("EVAL", CLAIM.text, len(keys) + 1, *keys, self._key, own, CLAIM_MILLISECONDS)
 
     def evaluate(self, connection: RedisConnection, reply: Any) -> bool:
-        """Evaluate the reply to the command of `encode`. Set `connection.timeline`, and return if it changed.
+        """Evaluate the reply to the command of `encode`. Return whether `connection.timeline` changed.
 
-        If the command replaced the timeline in the key, wait until every other process has noticed this.
-        Raises `ErrorReply` while the cache belongs to another timeline.
+        Sets `connection.timeline` to the timeline in the key. If the command replaced that timeline, this
+        waits until every other process has noticed the change. Raises `ErrorReply` while the cache belongs to
+        another timeline.
         """
         if isinstance(reply, ErrorReply):
             # the memory of the server is full: it stores no values, so no claim is needed
