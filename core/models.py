@@ -41,7 +41,8 @@ CATEGORY_PATTERN = "^[A-Za-z0-9_.-]{1,50}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 
 
-# Both columns are NULL, or both have their stored form, with the id of the same key. No plain address passes.
+# `email` and `email_index` are both NULL, or both have their stored form and contain the id of the same key.
+# An address that is not encrypted violates the condition.
 EMAIL_CONDITION = (
     "(email IS NULL) = (email_index IS NULL)"
     " AND email ~ '^v1[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
@@ -323,9 +324,9 @@ class QuestCounter(Model):
     `quests` counts all of them, `started` those with any progress, and `halfway` those that reached half of
     their target. A completed quest counts as started and halfway too. `rewards` is the sum of the rewards.
 
-    Each day, type, kind of reward and status has its own counts. A count may be spread over several rows,
-    which triggers insert: the count is the sum of these rows. A quest ends when it is completed, or else when
-    it expires.
+    Each day, type, kind of reward and status has its own counts. Triggers may insert several rows for the
+    same count: the count is the sum of these rows. A quest ends when it is completed. A quest that is not
+    completed ends when it expires.
     """
 
     ended_on = DateField(null=True)
@@ -385,8 +386,8 @@ class LeaderboardCounter(Model):
     """The number of entries in a bucket, which is a range of the entries of a leaderboard.
 
     `depth` (minus the score), `created_at` and `id` are the start of the bucket, in the order of the
-    leaderboard. The bucket ends where the next one starts. Its number may be spread over several rows with
-    the same start, which triggers insert: the number is the sum of these rows.
+    leaderboard. The bucket ends where the next one starts. Triggers may insert several rows with the same
+    start: the number of entries of the bucket is the sum of these rows.
     """
 
     session_date = DateField()

@@ -78,8 +78,9 @@ class Bars:
     def are_without_trade(self) -> Mask:
         """Return a mask of the rows in which nothing was traded.
 
-        In such a row, all prices are missing, or all prices are 0. The close may be above 0 if open, high and
-        low are 0 and the volume is 0 or missing: some vendors repeat the close of the day before.
+        Such a row is of one of three kinds. All prices are missing. All prices are 0. Or open, high and low
+        are 0, the volume is 0 or missing, and the close has any value: some vendors repeat the close of the
+        day before.
         """
         opens, high, low, close = (values == 0 for values in self.prices.values())
         is_still = opens & high & low & (close | (np.nan_to_num(self.volume) == 0))

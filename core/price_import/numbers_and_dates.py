@@ -239,7 +239,7 @@ def parse_days(texts: Any, form: str) -> Moments:
 
 def parse_times(texts: Any) -> tuple[NDArray[np.int32], Mask]:
     """Parse a column of trimmed times of day; return seconds since midnight, and a mask of valid times."""
-    # add missing leading zeros: 0 becomes 000000, and 93000 becomes 093000; 930 means 09:30, and stays
+    # add missing leading zeros: 0 becomes 000000, and 93000 becomes 093000; 930 (09:30) is not changed
     padded = pc.replace_substring_regex(texts, r"^(\d{1,2}|\d{5})$", r"00000\1")
     is_padded = pc.match_substring_regex(texts, r"^(\d{1,2}|\d{5})$")
     texts = pc.if_else(is_padded, pc.utf8_slice_codeunits(padded, -6), texts)

@@ -35,9 +35,9 @@ class ReadingOptions:
 
     `positions` has the meaning of each column of a file without a header, such as "close"; "-" is a column
     that is not used. `columns` maps meanings to column names; the name "-" says that no column has this
-    meaning. `where` maps column names to values: a row is loaded only if each of these columns has one of the
-    column's values. Prices are divided by `scale`. With `strict`, warnings are errors. With `skip_invalid`,
-    invalid rows are skipped and valid rows are loaded.
+    meaning. `where` maps each column name to the values that are allowed in this column: a row with another
+    value is not loaded. Prices are divided by `scale`. With `strict`, warnings are errors. With
+    `skip_invalid`, invalid rows are skipped and valid rows are loaded.
     """
 
     symbol: str | None = None

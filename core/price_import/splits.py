@@ -1,4 +1,4 @@
-"""Stock splits: adjusts prices for them, and finds price jumps that look like one.
+"""Adjusts prices for stock splits, and finds price jumps that look like a split.
 
 After a split of 4:1 one share has become four, and the price is a quarter of the price before.
 """

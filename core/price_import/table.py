@@ -33,7 +33,11 @@ _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
 
 class TableBuilder:
-    """Builds a table from batches of rows. Its arrays grow: joining the batches needs twice the memory."""
+    """Builds a table from batches of rows.
+
+    Each batch is appended to growing arrays. Collecting the batches and joining them at the end would need
+    twice the memory.
+    """
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}

@@ -107,7 +107,7 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
 def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
     """Copy records into a temporary table that exists until the transaction ends, and return its name."""
     staged = f"pg_temp.staged_{target.table}"
-    # The table exists if the same transaction has loaded the same target before.
+    # The table exists already if this transaction has loaded the same target before.
     database.execute_sql(
         f"DROP TABLE IF EXISTS {staged}; CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
     )
@@ -145,7 +145,8 @@ def _encode_column(column: Sequence[Any]) -> Iterable[str]:
     encode = _ENCODERS[kinds.pop()]
     if encode is not _encode_time:
         return map(encode, column)
-    # Many rows of one load have the same time, and a look-up in a dict takes less time than to encode one.
+    # Many rows of one load have the same time. Finding an encoded time in a dict is faster than encoding it
+    # again.
     encoded = {time: encode(time) for time in set(column)}
     return map(encoded.__getitem__, column)
 

@@ -196,8 +196,8 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     FROM everybody GROUP BY GROUPING SETS ((silent), (joined, weeks))"""
 
 
-# Returns the given days, also those without a session. The trades are read in the order of the index by
-# session and player, so DISTINCT needs no sort.
+# Returns a row of counts for each given day, also for a day without a session. The trades are read in the
+# order of the index by session and player, so DISTINCT needs no sort.
 DAYS = f"""
     WITH played AS (
         SELECT session_date AS day, count(*) AS players FROM portfolios

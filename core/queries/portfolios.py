@@ -68,8 +68,8 @@ def _set_values(new: str, *, cash: str) -> str:
 UPDATE = f"""
     UPDATE portfolios SET {_set_values("%({})s", cash="current_cash")}
     WHERE user_id = %(user_id)s AND session_date = %(session_date)s RETURNING {COLUMNS}"""
-# Rows are locked in the order of the batch. If the portfolio of an update does not exist, the statement
-# returns the index of that update in the batch (from 1). It returns no updated rows, because they are many.
+# Rows are locked in the order of the batch. The statement returns the index in the batch (from 1) of each
+# update whose portfolio does not exist. It does not return the updated rows, because there are many of them.
 UPDATE_MANY = f"""
     WITH updated AS (
         UPDATE portfolios p SET {_set_values("b.{}", cash="p.current_cash")}

@@ -19,8 +19,8 @@ from core.records import (
     StuckQuests,
 )
 
-# The counters have the day on which quests end, but not the time. So quests that are still ACTIVE although
-# their end was earlier today are counted in `quests`.
+# The counters have the day on which quests end, but not the time. So they do not show which of the ACTIVE
+# quests that end today have ended already. The statement counts these quests in the table `quests`.
 OUTCOMES = """
     SELECT ended_on - (extract(isodow FROM ended_on)::integer - 1) AS week, type, reward_type,
            sum(quests)::bigint, sum(started)::bigint, sum(halfway)::bigint,

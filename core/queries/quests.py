@@ -98,9 +98,9 @@ def build_player_quest(row: Row) -> PlayerQuest:
 def count_completed(
     database: Database, user_ids: Sequence[UUID], excluded: Sequence[UUID]
 ) -> dict[UUID, int]:
-    """Return how many quests each player has completed, without the quests in `excluded`.
+    """Return how many quests each player has completed. The quests in `excluded` are not counted.
 
-    A player without completed quests is missing in the dict.
+    The dict has no item for a player whose count is 0.
     """
     return dict(database.execute_sql(COUNT_COMPLETED, (list(user_ids), list(excluded))).fetchall())
 

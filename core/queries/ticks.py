@@ -146,7 +146,8 @@ def build_statistics_statement(walk: str, *, price: str) -> str:
     """Return the statement that selects each symbol's last price, its change in 24 hours and its volatility.
 
     `walk` is the WITH clause that selects the last price of each of the latest days. `price` is the query for
-    the price with which the last price is compared: the last one that is at least 24 hours older.
+    the earlier price from which the change is computed: the newest price that is at least 24 hours older than
+    the last price.
     """
     return f"""{walk}, returns AS (
         SELECT symbol, ln(price::float8) - ln(lag(price::float8) OVER days) AS gain
@@ -304,9 +305,9 @@ class _Search:
                 self._found.append(build_tick(row[1:]))
                 self._missing.pop(symbol, None)
             else:
-                # `latest` is the month in which the table `symbols` has the latest tick of this symbol. If it
-                # is the searched month, this tick was deleted. If it begins at or after `beyond`, this tick
-                # is ignored. In both cases the tick to return may be in any month.
+                # `latest` is the month that the table `symbols` stores for this symbol: the symbol has no
+                # tick after this month. The month has no tick to return if it is the searched month, or if it
+                # begins at or after `beyond`. In both cases the tick to return may be in any month.
                 is_elsewhere = latest is not None and month != latest < self._beyond
                 self._missing[symbol] = latest if is_elsewhere else None
 
@@ -384,7 +385,10 @@ def list_prices_at(
 
 
 def list_returns(database: Database, start: date, end: date) -> tuple[MarketReturn, ...]:
-    """Return the mean gain of all symbols on each day with prices from `start` to `end`, oldest first."""
+    """Return the mean gain of all symbols on each day from `start` to `end` (included), oldest first.
+
+    Days without prices are left out.
+    """
     return fetch_all(database, build_return, RETURNS, {"start": start, "end": end})
 
 

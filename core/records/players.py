@@ -81,10 +81,10 @@ class PlayerReport(Record, frozen=True):
     days, and the 30 days before those.
 
     `streaks` has the number of players for each length of a streak. A streak is the number of sessions that a
-    player has played without missing one, counted back from today. Today's session is added if the player has
-    played it, but does not end the streak if not. A day without a session of the game does not end a streak
-    either. Only the sessions of the last 62 days are examined, and a streak of more than 30 sessions counts
-    as 30.
+    player has played without missing one, counted back from today. Today's session counts if the player has
+    played it. If the player has not played it yet, the streak does not end. A day without a session of the
+    game does not end a streak either. Only the sessions of the last 62 days are examined, and a streak of
+    more than 30 sessions counts as 30.
 
     `cohorts` are ordered by week, oldest first.
     """

@@ -48,7 +48,7 @@ class PeriodEntry(Record, frozen=True):
 
     The caller chooses a base, which is subtracted from each score. `score` is the mean of these differences,
     in which a session without a score counts as 0. `sessions` is the number of sessions with a score. Players
-    with equal sums share `rank`.
+    share `rank` if the sums of their differences are equal.
     """
 
     user_id: UUID
@@ -173,7 +173,7 @@ class EventEffect(Record, frozen=True):
 
 
 class PriceStatistics(Record, frozen=True):
-    """The price change and the volatility at the last price of a symbol, computed from stored prices.
+    """The last price of a symbol, with the price change and the volatility at the time of this price.
 
     The changes and the volatility are defined as in `Tick`. The changes are None if no price is at least 24
     hours older. The volatility is None if fewer than 21 days have prices.
