@@ -5,9 +5,9 @@ Owns the keys, the list of encrypted columns, and the stored forms. Executes no 
 A value is encrypted with AES-256-GCM (NIST SP 800-38D) under a random nonce. Table, column and row id are the
 associated data. The stored form is `v1.KEY_ID.base64url(nonce, ciphertext, tag)`.
 
-The blind index is `KEY_ID.base64url(HMAC-SHA256)`. Equal values have equal indexes. Without the key, an index
-shows nothing more about its value. For each column, HKDF-SHA256 (RFC 5869) derives one key for the encryption
-and another key for the index.
+The blind index is `KEY_ID.base64url(HMAC-SHA256)`. Equal values have equal indexes. Without the key, the
+indexes show only which values are equal. For each column, HKDF-SHA256 (RFC 5869) derives one key for the
+encryption and another key for the index.
 """
 
 import base64

@@ -101,9 +101,9 @@ class HealthEvaluator:
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
         """Check PostgreSQL and Redis in parallel, and return the health, at most two seconds old.
 
-        `timestamp` of the health is the time when the checks began. The checks get `limit_seconds`, and at
-        most one second. A check that has not ended by then counts as failed. A call during the evaluation of
-        another call waits for the result of that evaluation.
+        `timestamp` of the health is the time when the checks began. The checks may take `limit_seconds`,
+        but at most one second. A check that has not ended by then counts as failed. A call during the
+        evaluation of another call waits for the result of that evaluation.
         """
         limit_seconds = min(limit_seconds, CHECK_SECONDS)
         deadline = time.monotonic() + limit_seconds

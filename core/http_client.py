@@ -97,6 +97,6 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
         if size > BODY_BYTES:
             raise http.client.HTTPException("the answer is too long")
         if time.monotonic() > deadline:
-            # the timeout of the socket limits only one read: a slow response, byte by byte, never exceeds it
+            # each read has its own socket timeout, which a server that sends single bytes never exceeds
             raise TimeoutError
     return b"".join(parts)

@@ -24,7 +24,7 @@ LogFormat = Literal["text", "json"]
 SILENCED_LOGGERS = ("peewee",)
 
 OWN_LOGGERS = ("core", "dashboard", "exporter", "echo_markets", "__main__")
-"""The loggers that may log at DEBUG. Other libraries log cookies and headers at this level."""
+"""The loggers that may log at DEBUG. At this level, libraries log cookies and headers."""
 
 # Matches characters that end a line, move the cursor, or change colours or the direction of writing, and
 # surrogates, which UTF-8 cannot encode.

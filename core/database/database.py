@@ -251,7 +251,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @contextmanager
     def with_long_timeout(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
-        """Set the statement timeout of the block to `timeout_seconds`, or the query timeout if it is longer.
+        """Set the statement timeout of the block to `timeout_seconds`.
+
+        If the query timeout is longer than `timeout_seconds`, the statement timeout is the query timeout.
 
         The server keeps this timeout until the current transaction ends, also for its COMMIT.
         """

@@ -3,7 +3,7 @@
 A read that begins its own unit of work requires an LSN. It runs on a replica, if the replica has replayed the
 write-ahead log up to this LSN. Otherwise it runs on the primary. A read in an open unit of work (such as a
 transaction) and every write run on the primary. Each thread always tries the same replica first: as long as
-its reads run on this replica, each of them sees at least the data of the read before.
+its reads run on this replica, no read sees older data than an earlier read.
 """
 
 import itertools

@@ -67,7 +67,7 @@ _ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d
 # Matches a key in messages such as "Key (user_id)=(...) is not present in table", in any language.
 _KEY = re.compile(r"\((?P<columns>[\w, ]+)\)=\((?P<values>.*)\)", re.DOTALL)
 
-# Maximum value in an error message, in characters.
+# Maximum length of a refused value in an error message, in characters.
 MAX_SHOWN = 80
 
 DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)

@@ -124,10 +124,11 @@ def _find_task() -> "asyncio.Task[Any] | None":
 
 
 def _find_call(frame: FrameType | None) -> tuple[bool, FrameType | None]:
-    """Return whether a package of RUNNERS called `frame`, and the frame of the function that it called.
+    """Return whether a package of RUNNERS called `frame`, and the frame that the package called directly.
 
-    The call may be indirect, through other functions. Generators, and context managers made from generators,
-    are skipped: they return to their caller while their block is open.
+    The package may have called `frame` through other functions. If no such package called `frame`, the
+    outermost frame is returned. Generators, and context managers made from generators, are skipped: they
+    return to their caller while their block is open.
     """
     call = None
     while frame is not None:

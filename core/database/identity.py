@@ -1,9 +1,9 @@
 """The identity of a unit of work: the role, player and actor for which its statements run.
 
 Owns the identity of the current thread or task, and the statements that tell the server the identity. They
-are sent in the same message as the first statement of a transaction, and they set parameters until the
-transaction ends. Parameters of the session would also give this identity to the next client of the
-connection. Without an identity nothing is sent.
+are sent in the same message as the first statement of a transaction, and they set parameters of this
+transaction. Parameters of the session would stay after the transaction, and the next client of the connection
+would get this identity too. Without an identity nothing is sent.
 
 The server reads the player with `nullif(current_setting('app.user_id', true), '')::uuid`. The `nullif` is
 needed: after a transaction that set the parameter, its value in this session is an empty string, not NULL.

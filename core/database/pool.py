@@ -213,7 +213,10 @@ class ConnectionPool:
         self._metrics.pool_max.set(size)
 
     def _record_opened(self) -> None:
-        """Increase `_server_limit` if the server accepted more, and let a request open another connection."""
+        """Increase `_server_limit` if the server accepted more connections than this limit.
+
+        Then let the oldest pending request open another connection.
+        """
         with self._lock:
             if self._size <= self._server_limit:
                 return
@@ -250,13 +253,13 @@ class ConnectionPool:
                     break
                 request.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
         except BaseException:
-            # this thread was interrupted: what it was granted meanwhile goes to the next pending request
+            # this thread was interrupted: a connection that it got meanwhile goes to the next pending request
             self._give_up(request)
             raise
         with self._lock:
             self._wait_seconds += self._clock() - started
             if request.is_granted:
-                # check after the deadline too: what was granted at the last moment must not be lost
+                # check after the deadline too: a connection granted at the last moment must not be lost
                 return request.granted
             self._pending.pop(request, None)
             self._refuse_when_closed()

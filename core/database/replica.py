@@ -55,7 +55,8 @@ CONNECT_MILLISECONDS = 2_000
 # The replica is not used for this time after its replay has cancelled a query (a recovery conflict), because
 # the replay usually cancels the next queries too.
 CONFLICT_SECONDS = 1.0
-# A statement that was cancelled before this fraction of the query timeout was not cancelled by the timeout.
+# If the server cancels a statement after at least this fraction of the query timeout, the timeout counts as
+# the reason. If the server cancels a statement sooner, there is another reason.
 TIMEOUT_FRACTION = 0.9
 # Two reasons why a replica is not used. They are not logged as warnings: the first applies only for a moment,
 # and the second is a failure of the primary, not of the replica.

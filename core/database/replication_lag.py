@@ -18,10 +18,10 @@ from core.database.read_consistency import LogTimeline, Lsn, parse_log_timeline,
 
 logger = logging.getLogger(__name__)
 
-# Maximum age of the data that a replica may return. It must be shorter than the time by which the fence of a
-# cache key outlasts a COMMIT (`FENCE_MARGIN_MILLISECONDS`). If a writer dies after its COMMIT, the cache key
-# can be filled only when the fence has expired. By then every replica that may be read has replayed the
-# COMMIT.
+# Maximum age of the data that a replica may return. It must be shorter than FENCE_MARGIN_MILLISECONDS:
+# after a COMMIT the fence of a cache key stays for at least this margin. If a writer dies after its COMMIT,
+# the cache key can be filled only when the fence has expired. By then every replica that may be read has
+# replayed the COMMIT.
 MAX_LAG_SECONDS = 1.5
 # How long samples are kept. A replica that is further behind is reported as about this far behind.
 REMEMBERED_SECONDS = 60.0

@@ -44,7 +44,7 @@ The advisory lock does not prevent this: it works only inside one database.
 """
 ATTEMPTS: Final = 50
 FIRST_WITH_OPTIONS: Final = 160_000
-"""From this server version on, INHERIT is an option of a membership. Before, only the member role has it."""
+"""From this server version on, INHERIT is an option of a membership. Before, it is an attribute of roles."""
 
 
 class RoleForm(NamedTuple):

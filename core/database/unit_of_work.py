@@ -332,7 +332,7 @@ class Session(Generic[T]):
 
     __slots__ = (
         "_before", "_is_joined", "_manager", "_operation", "_outer_operation", "_started", "_unit", "_value",
-    )  # fmt: skip  # one name per line would only be longer
+    )  # fmt: skip  # the formatter would put each name on its own line
 
     def __init__(self, manager: SessionManager, value: T, operation: str, holder: Holder | None) -> None:
         self._manager = manager

@@ -37,7 +37,7 @@ LOCK_POLL_SECONDS = 0.005
 # A lock file has the suffix `.starting` for less than a millisecond. If it still has this suffix after
 # ABANDONED_SECONDS, its writer was killed, and the file is removed.
 ABANDONED_SECONDS = 3600.0
-# The kinds of files that are archived. The other gauges of an ended writer have no meaning.
+# The kinds of files that are archived. Gauges of other modes have no meaning after their writer has ended.
 ARCHIVED_PREFIXES: frozenset[Prefix] = frozenset({"counter", "histogram", "gauge_mostrecent"})
 
 
@@ -94,7 +94,10 @@ class FleetReader:
             return self.collect_own()
 
     def collect_own(self) -> list[Metric]:
-        """Return the metrics of this process. Counts in files that became unusable are missing."""
+        """Return the metrics of this process.
+
+        If its files became unusable, the counts up to that moment are only in the files, and are missing.
+        """
         with self._lock:
             return self._index.build([self._index.read_values(self._own.snapshot()[1])])
 

@@ -30,7 +30,7 @@ MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 ReadReason = Literal["replayed", "current", "unknown", "behind", "conflict", "unavailable", "error"]
-"""Why a read ran on a replica (`replayed`: it has what the read must see) or on the primary (all others)."""
+"""Why a read ran on a replica (`replayed`: it has all required commits) or on the primary (all others)."""
 Task = Literal["simulator", "warm_cache", "seal_audit_log"]
 """A task that must succeed regularly."""
 Limiter = Literal["pages", "downloads", "sign_in", "operator_actions", "exporter", "connections", "messages"]
@@ -40,8 +40,8 @@ HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
 Labels = TypeVar("Labels", bound=Sequence[str])
 Kind = Literal["counter", "gauge", "histogram"]
-# How the values of several live processes are merged: added, the largest, or the newest. Only a `mostrecent`
-# value is kept after its process has ended.
+# How the values of several live processes are merged: `livesum` adds them, `livemax` takes the largest, and
+# `mostrecent` takes the newest. Only a `mostrecent` value is kept after its process has ended.
 GaugeMode = Literal["livesum", "livemax", "mostrecent"]
 # Upper bounds of the buckets in seconds. A warm read of one row takes 0.1 ms; the query timeout is 30 s.
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

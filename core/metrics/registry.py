@@ -299,7 +299,7 @@ def open_metrics(role: Role, directory: Path | None) -> Metrics:
     """Return the metrics of this process. Other processes can read them from files in `directory`.
 
     A missing directory is created. If the directory cannot be used, one warning is logged, and the metrics
-    stay in this process. They also do if `directory` is None.
+    stay in this process. If `directory` is None, the metrics stay in this process too.
     """
     metrics = Metrics(role)
     if directory is not None:

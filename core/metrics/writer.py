@@ -141,8 +141,8 @@ class MetricWriter:
     def snapshot(self) -> tuple[str | None, list[tuple[SeriesKey, float, float]]]:
         """Return the id of this writer, or None if it has no files, and its values in memory.
 
-        If the files became unusable, they still have the counts up to that time. Then the returned counts are
-        only the later ones.
+        If the files became unusable, the counts up to that moment stay in the files. The returned counts then
+        begin at zero at that moment.
         """
         with self._lock:
             values = [(value.key, *value.unshared()) for value in self._values.values()]
