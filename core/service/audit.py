@@ -48,7 +48,7 @@ MAX_ACTOR = 320  # length of the longest e-mail address
 MAX_TARGET = 200
 MAX_DETAIL = 500
 MAX_REQUEST_ID = 200
-# Number of seals that one statement reads. A seal has up to 240 kB of hashes, so they are at most 5 MB.
+# Number of seals that one statement reads. A seal has up to 240 kB of hashes, so 20 seals are at most 5 MB.
 SEALS_AT_ONCE = 20
 MAX_MONTHS_KEPT = 1_200
 

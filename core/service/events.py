@@ -156,9 +156,9 @@ class Events(ServiceBase):
 
         Counts trades, and the players who made them, in five periods: the `window` (a minute to 31 days)
         before the event, the `window` after it, the session of the event's day, the last session before that
-        day, and the first session after it. Sessions more than 7 days away are left out. Only sessions have a
-        median return, because a portfolio has one value per session. The answer is at most 60 s old. Raises
-        `InvalidInput`.
+        day, and the first session after it. Sessions more than 7 days away are left out. Each session also
+        has a median return. The two windows have none, because a portfolio has only one value per session.
+        The answer is at most 60 s old. Raises `InvalidInput`.
         """
         checked = check_id(event_id, "event_id")
         width = check_duration(window, "window", minimum=MIN_WINDOW, maximum=MAX_WINDOW)

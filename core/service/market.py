@@ -83,10 +83,10 @@ class Market(ServiceBase):
         """Return the latest tick of each symbol (None: of all), ordered by symbol.
 
         Ticks after tomorrow (UTC), which an older release could store, are ignored. A symbol without ticks is
-        left out. While the database does not answer, the call returns the last known ticks and leaves out the
-        other symbols (`stale_seconds()` is then a number); without any known tick it raises the error of the
-        database. The answer is at most 30 s old, and never older than the last tick inserted through the
-        service. Raises `InvalidInput`.
+        left out. While the database does not answer, the call returns the last known ticks, and leaves out
+        each symbol whose last tick is not known. `stale_seconds()` is then a number. If no tick is known, the
+        call raises the error of the database. The answer is at most 30 s old, and never older than the last
+        tick inserted through the service. Raises `InvalidInput`.
         """
         if symbols is None:
             return self._cache.get_or_load(
@@ -185,8 +185,8 @@ class Market(ServiceBase):
         with self._write() as (database, changes):
             changes.invalidate(*list_market_keys([checked]))
             deleted = queries.delete_ticks(database, checked)
-        # Delete the symbol in a second transaction, which blocks all writers of ticks until it ends:
-        # deleting the ticks can take long.
+        # Deleting the symbol blocks all writers of ticks until the transaction ends. So the symbol is deleted
+        # in a second, short transaction: deleting its ticks can take long.
         with self._write() as (database, _):
             queries.delete_unused_symbol(database, checked)
         return deleted
@@ -198,7 +198,7 @@ class Market(ServiceBase):
     def update_symbol_currencies(self, currencies: Mapping[str, str]) -> int:
         """Set the currency of each symbol's prices, such as USD or GBX (pence). Return how many changed.
 
-        Skips a symbol without ticks, which has no currency. Raises `InvalidInput`.
+        A symbol is stored with its first tick. Skips symbols that are not stored. Raises `InvalidInput`.
         """
         if not isinstance(currencies, Mapping):
             raise InvalidInput(f"currencies is {show(currencies)}; give a mapping of symbols to currencies")
@@ -332,8 +332,8 @@ class Market(ServiceBase):
         """Return the last price at or before a time, for each pair of a symbol and a time, uncached.
 
         The answer has the order of `places`, which are up to 50,000 pairs. A price is None if the symbol had
-        no price at that time. Runs one statement for all. Prices after tomorrow (UTC) are left out. Raises
-        `InvalidInput`.
+        no price at that time. Runs one statement for all pairs. Prices after tomorrow (UTC) are left out.
+        Raises `InvalidInput`.
         """
         checked = check_each(places, "places", _check_place)
         if len(checked) > MAX_PLACES:

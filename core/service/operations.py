@@ -64,8 +64,8 @@ class Operations(Users, Market, Leaderboards, Quests):
 
         A report is an answer that summarises many rows, for example a summary of sessions or quests, a period
         leaderboard, a number of players or the trend of a price. A write of these rows does not invalidate a
-        cached report: it stays until it expires. This call first runs a statement. If the database does not
-        answer, its error is raised, and the last known values stay in the cache.
+        cached report: it stays until it expires. This call first checks that the database answers. If it does
+        not, the call raises the error of the database, and drops nothing: the last known values stay cached.
         """
         self._read_current(server_statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])

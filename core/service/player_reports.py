@@ -71,9 +71,10 @@ class PlayerReports(ServiceBase):
     def get_player_report(self, *, weeks: int = 13) -> PlayerReport:
         """Return a report on all players, whose parts `PlayerReport` describes.
 
-        Players are counted by the day on which they were last seen, by the length of their streak of
-        sessions, in five periods, and in cohorts by the week in which they joined. There is a cohort for each
-        of the last `weeks` weeks (1 to 13), the current week included. The answer is up to 900 s old, even
+        Players are counted by the day on which they were last seen, and by the length of their streak of
+        sessions. For each of five periods, the report has the numbers of players who played, joined and
+        returned. A cohort is all players who joined in the same week. There is a cohort for each of the last
+        `weeks` weeks (1 to 13), the current week included. The answer is up to 900 s old, even
         after a change, because it has to read the sessions of 13 weeks. Raises `InvalidInput`.
         """
         count = check_int(weeks, "weeks", minimum=1, maximum=queries.MAX_WEEKS)

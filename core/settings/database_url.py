@@ -31,7 +31,8 @@ def check_database_url(url: str) -> str:
     """
     scheme = next((each for each in SCHEMES if url.startswith(each)), None)
     if scheme is None:
-        # without a text: the message for a wrong setting shows the allowed form, which begins with the scheme
+        # No reason is given: the message for a wrong setting shows the allowed form, and this form begins
+        # with the scheme.
         raise DatabaseUrlError
     rest = url.removeprefix(scheme)
     _check_signs(rest)
@@ -71,7 +72,8 @@ def check_replica_urls(urls: str) -> list[str]:
 def _find_server(parts: dict[str, str]) -> tuple[str, ...]:
     """Return host, port, database and service, which together identify a replica.
 
-    The name of the database is one of the four, because a pooler may have another server for each database.
+    The name of the database is one of the four, because a pooler may connect each database to another
+    server.
     """
     host = _find_hosts(parts).lower().replace("localhost", LOOPBACK)
     return host, parts.get("port") or DEFAULT_PORT, parts["dbname"], parts.get("service", "")

@@ -130,8 +130,8 @@ def is_too_open(found: os.stat_result) -> bool:
     """Return whether the mode of a file gives other users too many rights for a secret.
 
     If the file belongs to the user of this process, other users must have no access. If it belongs to another
-    user, an orchestrator has put it there, often readable for everybody in the container. In this
-    case, only the right to write is too much.
+    user, an orchestrator has put it there, often with the right to read for every user in the
+    container. Then other users may read the file, but must not have the right to write it.
     """
     if not stat.S_ISREG(found.st_mode):
         return False

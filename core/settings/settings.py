@@ -223,7 +223,7 @@ class Settings(SharedSettings):
     def read_redis_address(self) -> RedisAddress:
         """Return the parsed REDIS_URL. REDIS_PASSWORD is used if the URL has no password.
 
-        Raises `SettingsError` if a value that was not validated, as in `model_copy`, is wrong.
+        Raises `SettingsError` for a wrong value: `model_copy` sets values without validating them.
         """
         password = self.redis_password.get_secret_value() if self.redis_password else None
         try:
@@ -236,7 +236,7 @@ class Settings(SharedSettings):
     def read_keyring(self) -> Keyring:
         """Return the keyring with the keys of ENCRYPTION_KEYS, or an empty keyring if there are none.
 
-        Raises `SettingsError` if a value that was not validated, as in `model_copy`, is wrong.
+        Raises `SettingsError` for a wrong value: `model_copy` sets values without validating them.
         """
         keys = self.encryption_keys
         try:
