@@ -128,7 +128,7 @@ def _open_market(
 
 
 def _list_moments(midnight: datetime) -> list[datetime]:
-    """Return the times of a day's ticks, one in the middle of each step: the last one is before midnight."""
+    """Return the times of a day's ticks: one tick in the middle of each step, so all are within the day."""
     return [midnight + timedelta(seconds=(step + 0.5) * STEP_SECONDS) for step in range(STEPS)]
 
 

@@ -189,7 +189,8 @@ def _align_logs(closes: Sequence[Sequence[Decimal]]) -> Floats:
 def _find_ticks(prices: Floats, price_units: int) -> Integers:
     """Return the tick size of each price, as a number of units.
 
-    A tick is 0.0001. For a price below 0.1 it is the power of ten between price / 10000 and price / 1000.
+    The tick size is 0.0001. For a price below 0.1, it is the power of ten between price / 10000 and
+    price / 1000, but at least one unit.
     """
     small = 10.0 ** (np.floor(np.log10(np.maximum(prices, 1))) - 3)
     ticks = np.minimum(np.maximum(small, 1), price_units // PRICE_UNITS)

@@ -131,8 +131,8 @@ def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
     """Add new simulated players who join at the beginning of `day`; return their number.
 
     As many players join as on an average day of the previous month, at most MAX_JOINING. Nobody joins if
-    there is no player of a replay, or if players have already joined on this day. Nobody joins either if the
-    search for players returns MAX_LIMIT of them, because there may be more.
+    there is no player of a replay, or if players have already joined on this day. Nobody joins if the search
+    returns MAX_LIMIT players: then the database may have more players than the search has found.
     """
     midnight = datetime.combine(day, time(0), UTC)
     players = [user for user in service.search_users("", limit=MAX_LIMIT) if REPLAY_MARK in user.preferences]

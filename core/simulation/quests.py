@@ -199,9 +199,10 @@ class ReplayQuests:
         self._reached_on: Integers = np.zeros(count, np.int64)
 
     def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
-        """Update the quests with the result of a session; return the quests that ended in or before it.
+        """Update the quests with the result of a session; return the quests that ended.
 
-        `players` has the numbers of the players who took part.
+        These are the milestones completed in this session, and, if it is the first session of a week, the
+        quests of the previous week. `players` has the numbers of the players who took part.
         """
         over = self._start_week(day)
         self._assign_quests(day, players)

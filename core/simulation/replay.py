@@ -91,7 +91,7 @@ class SeedPlan:
         self._mark = mark
 
     def survey(self) -> Survey:
-        """Count the data in the database that `run` would replace, and the data that no replay has made."""
+        """Count the players that `run` would keep or remove, the real players, and the live sessions."""
         players, history = len(self._replay.user_ids), self._replay.history
         with reads_on_primary():
             return survey(self._service, players=players, mark=self._mark, history=history)
@@ -118,7 +118,9 @@ class SeedPlan:
 def plan_seed(
     service: EnhancedDatabaseService, *, players: int, sessions: int | None = None, seed: int = 1
 ) -> SeedPlan:
-    """Plan a replay of the last `sessions` trading days; of all days if there are fewer, or with None.
+    """Plan a replay of the last `sessions` trading days.
+
+    If `sessions` is None, or fewer days were imported, the replay has all imported days.
 
     `seed` is the seed of the random numbers; another seed gives other strategies to the players. Raises
     `InvalidInput` for a number out of range, or when no prices were imported.

@@ -1,8 +1,8 @@
 """Trading in one session: purchases at the open, the value of holdings later, and the rows to store.
 
-All sums are exact, because money and prices are integers: money is in cents, prices are in units of a power
-of ten (`amounts`). The same session always has the same rows, because their ids depend only on the seed, the
-session and the player. Writes nothing.
+All sums are exact, because money and prices are integers. Money is in cents. A price is a number of units:
+`price_units` units make a price of 1.00 (see `amounts`). The same session always has the same rows, because
+their ids depend only on the seed, the session and the player. Writes nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -296,7 +296,10 @@ def find_checkouts(text: str) -> set[str]:
 
 
 def _parse_items(text: str) -> list[dict[str, Any]]:
-    """Parse the output of `docker compose ps`: one JSON object per line, before Compose 2.21 an array."""
+    """Parse the output of `docker compose ps`.
+
+    The output is one JSON object per line. Versions of Compose before 2.21 print one JSON array.
+    """
     if text.startswith("["):
         items: list[dict[str, Any]] = json.loads(text)
         return items

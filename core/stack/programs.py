@@ -182,9 +182,9 @@ def find_superuser_url(environment: Mapping[str, str]) -> str:
 
 
 def find_address(name: str, environment: Mapping[str, str]) -> str:
-    """Return the address of a program of the stack that `up` recorded in `environment`.
+    """Return the address of a program of the stack. `environment` is the record that `up` has written.
 
-    It is empty if the program does not listen.
+    The address is empty if the program does not listen.
     """
     match name:
         case "postgres" | "valkey" | "replica":

@@ -59,7 +59,7 @@ class StackSettings(SharedSettings):
         others, has_replica = separate_replica(profile)
         if not has_replica:
             return values
-        # keep any other value of REPLICAS: if it is invalid, the validator of the field refuses it
+        # keep a value of REPLICAS other than 0: if it is invalid, the validator of the field refuses it
         replicas = values.get("replicas") or "0"
         return values | {"profile": others or None, "replicas": 1 if replicas == "0" else replicas}
 

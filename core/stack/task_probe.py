@@ -1,7 +1,7 @@
 """`python -m core.stack.task_probe TASK`: the health check of a program that listens on no port.
 
-TASK is the name of a task that the program repeats. The exit status is 0 if the task has not been stopped,
-and has succeeded within the last two intervals of the task plus 15 seconds. The probe reads two metrics,
+TASK is the name of a task that the program repeats. The exit status is 0 if the task runs, and its last
+success is not older than two intervals of the task plus 15 seconds. The probe reads two metrics,
 which the task's process writes to METRICS_DIR; the alert EchoTaskLate uses the same metrics. Importing the
 stack takes a second of processor time, so this probe runs less often than `probe`.
 """

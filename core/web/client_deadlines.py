@@ -17,14 +17,14 @@ from uvicorn.server import ServerState
 
 logger = logging.getLogger(__name__)
 
-# Deadline for the header of a request, from its first byte or from the start of the connection. A header
-# usually takes milliseconds.
+# Deadline for the header of a request. It starts when the connection is opened, and for later requests when
+# their first byte arrives. A header usually takes milliseconds.
 HEADER_SECONDS = 5.0
 # Deadline for the response, from the end of the header. It is longer than the longest scrape.
 RESPONSE_SECONDS = 90.0
-# Maximum number of connections that wait for a request, the first one or the next one. Each needs one open
-# file, and the smallest usual limit is 256. A browser opens six connections, and opens them again if they
-# were closed.
+# Maximum number of connections that wait for their first or next request. Each connection is an open file of
+# the process, and the smallest usual limit of open files is 256. A browser opens six connections, and opens
+# a new one if a connection was closed.
 MAX_WAITING = 100
 # Maximum number of connections whose TLS handshake is not complete. A handshake takes two round trips, and
 # each connection has 256 kB of buffers.
@@ -32,7 +32,8 @@ MAX_HANDSHAKES = 50
 # Length of the operating system's queue of new connections (listen backlog): 16 for asyncio, 64 for uvloop.
 # The event loop may accept this many connections, and a few more, before the first of them is counted here.
 FEW_AHEAD, MANY_AHEAD = 16, 64
-# Minimum time between two log messages that no open file is left. asyncio would log one for each connection.
+# Minimum time between two log messages that the limit of open files is reached. asyncio would log one message
+# for each connection.
 REPORT_SECONDS = 60.0
 
 # for each server its connections that wait for a request, the oldest first
@@ -57,7 +58,7 @@ class BoundedProtocol(H11Protocol):
         self._begin_waiting()
 
     def data_received(self, data: bytes) -> None:
-        """Receive a part of a request. Its first part starts the deadline, and no later part extends it.
+        """Receive a part of a request. The first part starts the deadline, and no later part extends it.
 
         The deadline of the first request of a connection starts earlier: when the connection is opened.
         """
@@ -153,7 +154,7 @@ class BoundedLoop(asyncio.SelectorEventLoop):
         return transport
 
     def call_exception_handler(self, context: Any) -> None:
-        """Log an error. The error "no open file is left" is logged at most once in `REPORT_SECONDS`."""
+        """Log an error, but log that the limit of open files is reached at most once in `REPORT_SECONDS`."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
             super().call_exception_handler(context)

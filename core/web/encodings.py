@@ -43,7 +43,11 @@ class Accepted(NamedTuple):
     identity: float | None
 
     def choose(self) -> Encoding | None:
-        """Return the encoding with the higher quality, or gzip if both are equal, or None if both are 0."""
+        """Return the encoding with the higher quality, or None if both qualities are 0.
+
+        If both have the same quality above 0, return gzip. If `identity` is None, return gzip unless its
+        quality is 0.
+        """
         if self.gzip > 0 and (self.identity is None or self.gzip >= self.identity):
             return "gzip"
         return None if self.identity == 0 else "identity"
