@@ -132,7 +132,7 @@ def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
 
     As many players join as on an average day of the previous month, at most MAX_JOINING. Nobody joins if
     there is no player of a replay, or if players have already joined on this day. Nobody joins if the search
-    returns MAX_LIMIT players: then the database may have more players than the search has found.
+    returns MAX_LIMIT simulated players: then the database may have more players than the search has found.
     """
     midnight = datetime.combine(day, time(0), UTC)
     players = [user for user in service.search_users("", limit=MAX_LIMIT) if REPLAY_MARK in user.preferences]
