@@ -185,7 +185,7 @@ def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
 
 
 def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
-    """Return the header, completed with the lines above and below it and with the first rows.
+    """Return the header, completed with the lines above and below it. Also add the first rows to it.
 
     In files of yfinance, a line above or below the header has the symbols of the columns, and another line
     below has the name of the date column. `place` is the index of the header in `records`.

@@ -43,8 +43,8 @@ _EARLIER_FROM = 31
 """Bit 0 of the column `earlier` stands for the session this many days ago.
 
 Bit n of the column `recent` stands for the session n days ago, and bit n of `earlier` for the session n + 31
-days ago. Each column contains one window of 30 days and the 7 days before this window: the 7 days show
-whether a player returned. Together the two columns contain all days of the report.
+days ago. Each column contains one window of 30 days and the 7 days before this window. A player who returned
+did not play in the 7 days before that session, so they are needed for the first days of the window.
 """
 
 

@@ -180,8 +180,8 @@ class ServiceBase:
     ) -> AbstractContextManager[tuple[Database, Changes]]:
         """Run a `with` block as one write, like `_write`, under the name `operation`.
 
-        `holder` is the thread, task or function that entered the block. Only `transaction()` sets it, because
-        its block is code outside of the service.
+        `holder` is the thread, task or function whose calls join the write; None means the current one.
+        `transaction()` sets it to the one that runs its block, which is code outside of the service.
         """
         unit = self._database.find_unit()
         if unit is not None and unit.transactions:

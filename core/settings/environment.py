@@ -92,7 +92,7 @@ def _hide_wrong_ports(found: re.Match[str]) -> str:
 def _hide_password(found: re.Match[str]) -> str:
     user, colon, _ = found["login"].partition(":")
     if re.search(r"[/?#@]", user):
-        # hide the user name too: a '/', '?', '#' or '@' before the colon may belong to the password
+        # hide the user name too: a '/', '?', '#' or '@' in it may in fact be a character of a password
         return "://***@"
     return f"://{user}:***@" if colon else found[0]
 

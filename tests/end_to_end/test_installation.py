@@ -241,7 +241,7 @@ def test_a_missing_extra_is_named(
     command: tuple[str, ...],
     extra: str,
 ) -> None:
-    """Without the needed extra, the last line of the output names it; programs print no other line."""
+    """Without the needed extra, the last line of the output names it; only `python -c` prints more lines."""
     ended = base_installation.run(*command, **settings_of_servers)
     lines = ended.stdout.splitlines()
     assert ended.returncode == 1, ended.stdout

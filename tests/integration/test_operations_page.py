@@ -114,7 +114,7 @@ def count_charts(test: AppTest) -> int:
 
 
 def answer_prometheus(path: str) -> tuple[int, bytes]:
-    """Return the response of a Prometheus with one role, one firing alert and one pending alert."""
+    """Return the response of a Prometheus with one process role, one firing alert and one pending alert."""
     parts = urlsplit(path)
     query = parse_qs(parts.query).get("query", [""])[0]
     now = datetime.now(UTC).timestamp()

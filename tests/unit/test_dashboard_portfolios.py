@@ -442,7 +442,7 @@ def test_the_chart_of_gains_has_a_bar_per_line() -> None:
     ]
 
 
-# -- days whose market is read ------------------------------------------------------------
+# -- spans of days for which market prices are read ---------------------------------------
 
 
 def test_days_without_a_long_gap_are_one_span() -> None:

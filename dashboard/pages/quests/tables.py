@@ -51,7 +51,7 @@ With fewer, a single session would change the share by more than one percentage 
 """
 
 MIN_DIFFERENCE = Decimal(1)
-"""In percentage points. A smaller difference counts as no difference, for any number of sessions."""
+"""In percentage points. A smaller difference counts as none, even if it was measured over many sessions."""
 
 CHANCE_ERRORS = 1.96
 """A difference of fewer standard errors counts as chance.
